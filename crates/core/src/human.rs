@@ -1,0 +1,123 @@
+//! How sizes, rates and times are read from people and said to them.
+
+use std::time::Duration;
+
+use bytesize::ByteSize;
+
+/// `100.0 MiB`.
+pub fn size(bytes: u64) -> String {
+    ByteSize::b(bytes).display().iec().to_string()
+}
+
+/// `5.1 MiB/s`.
+pub fn rate(bytes_per_second: u64) -> String {
+    format!("{}/s", size(bytes_per_second))
+}
+
+/// How long something took: `0.2 s`, `19.8 s`, `2 min 5 s`, `2 h 13 min`, `3 d 4 h`.
+pub fn took(time: Duration) -> String {
+    if time < Duration::from_mins(1) { format!("{:.1} s", time.as_secs_f64()) } else { span(time) }
+}
+
+/// A span in whole seconds: `8 s`, `2 min`, `2 h 13 min`, `3 d 4 h`.
+pub fn span(time: Duration) -> String {
+    let seconds = time.as_secs();
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
+    let two = |big: u64, big_unit: &str, small: u64, small_unit: &str| match small {
+        0 => format!("{big} {big_unit}"),
+        small => format!("{big} {big_unit} {small} {small_unit}"),
+    };
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => two(minutes, "min", seconds % 60, "s"),
+        (0, _, _) => two(hours, "h", minutes % 60, "min"),
+        _ => two(days, "d", hours % 24, "h"),
+    }
+}
+
+/// Reads `90s`, `5m`, `24h`, `7d`, `1h30m`, or a bare number of seconds.
+///
+/// # Errors
+/// Shows the forms that can be read.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    if let Ok(seconds) = text.parse::<u64>() {
+        return Ok(Duration::from_secs(seconds));
+    }
+    humantime::parse_duration(text)
+        .map_err(|_| format!("{text:?} is not a time. Write 90s, 5m, 24h or 7d."))
+}
+
+/// Reads `10GiB`, `512MiB`, `2GB`, or a bare number of bytes.
+///
+/// # Errors
+/// Shows the forms that can be read.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    text.parse::<ByteSize>()
+        .map(|size| size.as_u64())
+        .map_err(|_| format!("{text:?} is not a size. Write 10GiB, 512MiB or a number of bytes."))
+}
+
+/// Reads a rate such as `10MiB/s`; the `/s` may be left out. Bytes per second.
+///
+/// # Errors
+/// Shows the form that can be read.
+pub fn parse_rate(text: &str) -> Result<u64, String> {
+    match parse_size(text.strip_suffix("/s").unwrap_or(text)) {
+        Ok(0) | Err(_) => Err(format!("{text:?} is not a rate. Write for example 10MiB/s.")),
+        Ok(rate) => Ok(rate),
+    }
+}
+
+/// Makes text from another machine fit for a log line or a terminal: control characters become
+/// `?`, and it ends after `max_chars`.
+pub fn printable(text: &str, max_chars: usize) -> String {
+    text.chars().take(max_chars).map(|c| if is_unprintable(c) { '?' } else { c }).collect()
+}
+
+/// Control characters, and the marks that make a terminal show text in another order.
+fn is_unprintable(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_rates_read_like_prose() {
+        assert_eq!(size(0), "0 B");
+        assert_eq!(size(104_857_600), "100.0 MiB");
+        assert_eq!(rate(5_347_737), "5.1 MiB/s");
+    }
+
+    #[test]
+    fn spans_show_at_most_two_units() {
+        let check = |seconds, said: &str| assert_eq!(span(Duration::from_secs(seconds)), said);
+        check(0, "0 s");
+        check(59, "59 s");
+        check(60, "1 min");
+        check(125, "2 min 5 s");
+        check(2 * 3600 + 13 * 60 + 9, "2 h 13 min");
+        check(3 * 86400 + 4 * 3600, "3 d 4 h");
+        assert_eq!(took(Duration::from_millis(19_800)), "19.8 s");
+    }
+
+    #[test]
+    fn times_and_sizes_are_read_in_the_forms_people_write() {
+        assert_eq!(parse_duration("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_duration("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_duration("7d"), Ok(Duration::from_secs(7 * 86400)));
+        assert!(parse_duration("soon").is_err());
+        assert_eq!(parse_size("10GiB"), Ok(10 << 30));
+        assert_eq!(parse_rate("10MiB/s"), Ok(10 << 20));
+        assert!(parse_rate("0").is_err());
+        assert!(parse_size("big").is_err());
+    }
+
+    #[test]
+    fn foreign_text_cannot_forge_a_line() {
+        assert_eq!(printable("a\nb\u{1b}[31m\u{202e}c", 99), "a?b?[31m?c");
+        assert_eq!(printable("abcdef", 3), "abc");
+    }
+}

@@ -1,0 +1,191 @@
+//! The names of clients and of transfers, parsed once, at the door.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::Serialize;
+use uuid::Uuid;
+
+/// Names one client: what an operator types, and the folder its downloads land in.
+///
+/// 1 to 64 letters, digits, dots, dashes or underscores; the first is a letter or a digit. It is
+/// safe as a folder on every file system: no trailing dot, no device name of Windows, and nothing
+/// that looks like one of our own partials.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct ClientId(Arc<str>);
+
+/// Why a text is not a client id.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{found:?} is not a client id. {rule}")]
+pub struct ClientIdError {
+    found: String,
+    rule: &'static str,
+}
+
+impl ClientId {
+    /// The longest id, in bytes.
+    pub const MAX_LEN: usize = 64;
+
+    /// Parses an id typed by a person or sent by an agent.
+    ///
+    /// # Errors
+    /// Says which rule the text breaks, in words an operator can act on.
+    pub fn parse(text: &str) -> Result<Self, ClientIdError> {
+        match broken_rule(text) {
+            None => Ok(Self(text.into())),
+            // The text goes back to whoever sent it: bounded, and escaped by `{:?}` above.
+            Some(rule) => Err(ClientIdError { found: text.chars().take(80).collect(), rule }),
+        }
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The id without its letter case: two ids that share it would share a folder on some disks.
+    pub fn folded(&self) -> String {
+        self.0.to_ascii_lowercase()
+    }
+}
+
+fn broken_rule(text: &str) -> Option<&'static str> {
+    const GRAMMAR: &str = "Ids are 1-64 letters, digits, dot, dash or underscore.";
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    let stem = text.split('.').next().unwrap_or_default();
+    if text.is_empty() || ClientId::MAX_LEN < text.len() || !text.chars().all(allowed) {
+        Some(GRAMMAR)
+    } else if !text.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+        Some("Ids start with a letter or a digit.")
+    } else if text.ends_with('.') {
+        Some("Ids do not end in a dot.")
+    } else if text.to_ascii_lowercase().ends_with(".tmp") {
+        Some("Ids do not end in .tmp.")
+    } else if is_windows_device(stem) {
+        Some("It is the name of a device on Windows.")
+    } else {
+        None
+    }
+}
+
+fn is_windows_device(stem: &str) -> bool {
+    let stem = stem.to_ascii_uppercase();
+    let numbered = |prefix: &str| {
+        stem.strip_prefix(prefix).is_some_and(|n| matches!(n.as_bytes(), [b'0'..=b'9']))
+    };
+    matches!(stem.as_str(), "CON" | "PRN" | "AUX" | "NUL") || numbered("COM") || numbered("LPT")
+}
+
+impl fmt::Display for ClientId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl FromStr for ClientId {
+    type Err = ClientIdError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::parse(text)
+    }
+}
+
+/// Names one transfer: a UUIDv7 (RFC 9562), so ids sort by the time they were made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct TransferId(Uuid);
+
+/// The text is not the standard form of a UUID.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{found:?} is not a transfer id. They look like 01890a5d-ac96-774b-bcce-b302099a8057.")]
+pub struct TransferIdError {
+    found: String,
+}
+
+impl TransferId {
+    /// Makes a new id, unique without asking anyone.
+    pub fn generate() -> Self {
+        Self(Uuid::now_v7())
+    }
+
+    /// Parses the standard form: 36 characters, with dashes.
+    ///
+    /// # Errors
+    /// The text is anything else.
+    pub fn parse(text: &str) -> Result<Self, TransferIdError> {
+        let standard_form = text.len() == 36;
+        match Uuid::parse_str(text) {
+            Ok(uuid) if standard_form => Ok(Self(uuid)),
+            _ => Err(TransferIdError { found: text.chars().take(80).collect() }),
+        }
+    }
+}
+
+impl fmt::Display for TransferId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.hyphenated().fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_that_are_safe_as_a_folder_are_accepted() {
+        let longest = "a".repeat(64);
+        for text in ["client4", "A", "7", "store-12.lyon_2", "CONSOLE", "com10", "tmp", &longest] {
+            assert_eq!(ClientId::parse(text).map(|id| id.to_string()), Ok(text.to_owned()));
+        }
+    }
+
+    #[test]
+    fn ids_that_could_escape_or_clash_are_refused() {
+        let too_long = "a".repeat(65);
+        let refused = [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "a\\b",
+            "%2e%2e%2f",
+            "a\0b",
+            "a b",
+            "é",
+            "\u{202e}x",
+            "-rf",
+            "_x",
+            ".filepull",
+            "x.",
+            "x.tmp",
+            "x.TMP",
+            "CON",
+            "con.txt",
+            "nul",
+            "COM1",
+            "lpt9.log",
+            "a\r\nb",
+            &too_long,
+        ];
+        for text in refused {
+            assert!(ClientId::parse(text).is_err(), "{text:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn a_refused_id_is_quoted_without_its_control_characters() {
+        let said = ClientId::parse("a\u{1b}[31m\n").unwrap_err().to_string();
+        assert!(said.chars().all(|c| !c.is_control()), "{said:?}");
+    }
+
+    #[test]
+    fn a_transfer_id_is_read_back_from_its_text() {
+        let id = TransferId::generate();
+        assert_eq!(TransferId::parse(&id.to_string()), Ok(id));
+        for text in ["", "latest", "01890a5dac96774bbcceb302099a8057", "../../etc/passwd"] {
+            assert!(TransferId::parse(text).is_err(), "{text:?} was accepted");
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! The one catalogue of what can go wrong: an HTTP error, a transfer's `error`, an exit code and a
+//! page under `/problems` are all made from it.
+
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+
+/// Declares the catalogue: one row a problem, so that none can lack a status or a page.
+macro_rules! catalogue {
+    ($($(#[$doc:meta])* $name:ident = $text:literal, $status:literal, exit $exit:literal,
+        $title:literal, $next:literal;)*) => {
+        /// What can go wrong. The text form never changes its meaning; new ones may be added.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Code { $($(#[$doc])* $name,)* }
+
+        impl Code {
+            /// Every problem there is, in the order of the pages.
+            pub const ALL: &[Code] = &[$(Code::$name,)*];
+
+            /// The stable name, as in `/problems/client-offline`.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Code::$name => $text,)* }
+            }
+
+            /// The HTTP status. 4xx: cannot be done as things stand; 502 and 504: the far side
+            /// broke; 500, 503 and 507: this server.
+            pub fn status(self) -> u16 {
+                match self { $(Code::$name => $status,)* }
+            }
+
+            /// The exit code of a command that ends with this problem.
+            pub fn exit(self) -> u8 {
+                match self { $(Code::$name => $exit,)* }
+            }
+
+            /// The problem in a few words, the same each time (RFC 9457, `title`).
+            pub fn title(self) -> &'static str {
+                match self { $(Code::$name => $title,)* }
+            }
+
+            /// What to do next, in general; an occurrence may know better.
+            pub fn next(self) -> &'static str {
+                match self { $(Code::$name => $next,)* }
+            }
+        }
+    };
+}
+
+catalogue! {
+    /// A parameter is bad or missing.
+    InvalidRequest = "invalid-request", 400, exit 2, "The request cannot be understood",
+        "Correct the parameter that the answer names.";
+    /// No client with this id has ever connected.
+    ClientUnknown = "client-unknown", 404, exit 4, "No such client",
+        "List the clients: curl localhost:8080/clients";
+    /// No transfer with this id is on record.
+    TransferUnknown = "transfer-unknown", 404, exit 4, "No such transfer",
+        "List the transfers: curl localhost:8080/transfers";
+    /// The client has no such file.
+    FileMissing = "file-missing", 404, exit 4, "The client has no such file",
+        "Check the path on the client, or set FILE_PATH on its agent.";
+    /// The path names something that is not a file: a directory, a pipe, a device.
+    NotAFile = "not-a-file", 409, exit 6, "The path does not name a regular file",
+        "Ask for a file, not for a directory, a pipe or a device.";
+    /// The agent's own list does not contain the path.
+    PathNotShared = "path-not-shared", 403, exit 4, "The client does not share this path",
+        "Ask for a path that the client shares, or add it to SHARE on its agent.";
+    /// The download was removed from the server's disk.
+    DownloadDeleted = "download-deleted", 410, exit 4, "The download is no longer stored",
+        "Pull the file again.";
+    /// The client is known and not connected.
+    ClientOffline = "client-offline", 409, exit 5, "The client is offline",
+        "Add queue=24h to pull when it returns.";
+    /// The client did not return in time.
+    ClientGone = "client-gone", 504, exit 5, "The client did not return in time",
+        "Look at the client's last_disconnect, and at the agent's log on the client.";
+    /// The source changed each time it was read.
+    FileChanged = "file-changed", 409, exit 6, "The file changes while it is read",
+        "Pull again when nothing writes to the file, or share a snapshot of it.";
+    /// The client's system refused to read the source.
+    FileUnreadable = "file-unreadable", 502, exit 6, "The client cannot read the file",
+        "Give the agent's account the right to read the file.";
+    /// The bytes that arrived were not the bytes that were read, twice.
+    ChecksumMismatch = "checksum-mismatch", 502, exit 6, "The bytes were damaged on the way, twice",
+        "Suspect a disk, the memory, or a proxy that changes data.";
+    /// Anything else that the agent reports.
+    AgentError = "agent-error", 502, exit 6, "The agent could not send the file",
+        "Read the agent's log on the client.";
+    /// The source is larger than this server accepts.
+    FileTooLarge = "file-too-large", 413, exit 6, "The file is larger than this server accepts",
+        "Raise MAX_FILE_SIZE on the server.";
+    /// Connected, but no byte came for too long, again and again.
+    TransferStalled = "transfer-stalled", 504, exit 6, "The transfer stalled",
+        "Check the client's link; the server waits STALL_TIMEOUT for a byte.";
+    /// Somebody cancelled the transfer.
+    Cancelled = "cancelled", 409, exit 6, "The transfer was cancelled",
+        "Pull again if the file is still wanted.";
+    /// The file is asked for before its transfer is final.
+    TransferActive = "transfer-active", 409, exit 6, "The transfer is not finished",
+        "Add ?wait to the transfer's URL, or cancel it first.";
+    /// Too little free space.
+    ServerFull = "server-full", 507, exit 7, "The server has too little free space",
+        "Free space in DATA_DIR, or lower MIN_FREE.";
+    /// The server's disk failed.
+    StorageFailed = "storage-failed", 500, exit 7, "The server could not store the file",
+        "Look at the server's log and at its disk.";
+    /// The line of waiting transfers is full.
+    ServerBusy = "server-busy", 503, exit 7, "Too many transfers are waiting",
+        "Try again later, or raise MAX_WAITING.";
+    /// The server is shutting down.
+    ServerStopping = "server-stopping", 503, exit 7, "The server is restarting",
+        "Try again in 10 s.";
+    /// The URL does not exist.
+    NoSuchUrl = "no-such-url", 404, exit 1, "There is nothing at this URL",
+        "See what there is: curl localhost:8080";
+    /// The URL exists and does not take this method.
+    MethodNotAllowed = "method-not-allowed", 405, exit 1, "This URL does not take this method",
+        "Use a method that the Allow header names.";
+    /// A bug.
+    Internal = "internal", 500, exit 1, "The server made a mistake",
+        "Report it with the request id and the server's log.";
+}
+
+impl Code {
+    /// Reads the stable name.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|code| code.as_str() == text)
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl Serialize for Code {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+/// One occurrence of a problem: what happened, and what to do next.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
+#[error("{detail}")]
+pub struct Problem {
+    /// Which problem of the catalogue.
+    pub code: Code,
+    /// What happened, with the values: one sentence or two.
+    pub detail: String,
+    /// What to do next, often a command to paste.
+    pub hint: String,
+}
+
+impl Problem {
+    /// A problem whose next step is the catalogue's.
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        Self { code, detail: detail.into(), hint: code.next().to_owned() }
+    }
+
+    /// Replaces the next step by a better one.
+    #[must_use]
+    pub fn hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: hint.into(), ..self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_problem_is_complete_and_has_a_name_of_its_own() {
+        for &code in Code::ALL {
+            assert_eq!(Code::parse(code.as_str()), Some(code), "two problems are called {code}");
+            assert!((400..=599).contains(&code.status()), "{code}");
+            assert!((1..=9).contains(&code.exit()), "{code}");
+            assert!(!code.title().ends_with('.') && code.next().len() > 10, "{code}");
+        }
+    }
+}

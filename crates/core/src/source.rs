@@ -1,0 +1,142 @@
+//! The file on the client: what it was when it was opened, and whether it held still.
+
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::digest::{Digest, Hasher};
+
+/// A source as the agent saw it when it opened it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The last part of its path, for people and for the download's extension.
+    pub name: String,
+    /// How many bytes will be sent. Fixed at open: a file that grows is sent up to here.
+    pub size: u64,
+    /// Last change of its content, in nanoseconds since 1970.
+    pub modified_ns: i64,
+}
+
+/// What the file system says of an open file: read before the first byte and after the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stat {
+    /// Length in bytes.
+    pub size: u64,
+    /// Last change of the content, in nanoseconds since 1970. A program can set it back.
+    pub modified_ns: i64,
+    /// Last change of the content or the inode, in nanoseconds since 1970. No program can set it.
+    pub changed_ns: i64,
+}
+
+/// How hard the agent looks for a file that changes while it is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consistency {
+    /// Compare size and times before and after, then read the file again and compare.
+    ///
+    /// Needed because times alone miss writes: a store through `mmap` leaves them as they are.
+    DoubleRead,
+    /// Compare size and times only.
+    Stat,
+}
+
+/// The file changed while it was read, so its bytes belong to no single version of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the file changed while it was read")]
+pub struct SourceChanged;
+
+/// The first reading of a source: its digest, and a fingerprint to hold the second one against.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    before: Stat,
+    digest: Hasher,
+    fingerprint: Fingerprint,
+}
+
+impl Reading {
+    /// Starts to read a file that looked like `before` when it was opened.
+    pub fn new(before: Stat) -> Self {
+        Self { before, digest: Hasher::default(), fingerprint: Fingerprint::default() }
+    }
+
+    /// Takes the next bytes of the first reading.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.digest.update(bytes);
+        self.fingerprint.update(bytes);
+    }
+
+    /// The SHA-256 of all bytes so far.
+    pub fn digest(&self) -> Digest {
+        self.digest.digest()
+    }
+
+    /// Judges the file by what it looks like `after` the last byte was read.
+    ///
+    /// Growth alone is fine: the bytes that were there at open are what was asked for.
+    ///
+    /// # Errors
+    /// The file shrank, or was written to without growing.
+    pub fn check_stat(&self, after: Stat) -> Result<(), SourceChanged> {
+        let grew = self.before.size < after.size;
+        if grew || after == self.before { Ok(()) } else { Err(SourceChanged) }
+    }
+
+    /// Judges the file by a second reading of the same bytes.
+    ///
+    /// If both agree, the bytes are the file as it stood at one instant between the two readings
+    /// (barring a byte that changed and changed back).
+    ///
+    /// # Errors
+    /// The second reading found other bytes.
+    pub fn check_again(&self, second: &Fingerprint) -> Result<(), SourceChanged> {
+        if self.fingerprint.value() == second.value() { Ok(()) } else { Err(SourceChanged) }
+    }
+}
+
+/// A cheap fingerprint (XXH3, 128 bits) of bytes read in order: it finds accidents, not forgeries.
+#[derive(Clone, Default)]
+pub struct Fingerprint(Box<Xxh3>);
+
+impl Fingerprint {
+    /// Takes the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    fn value(&self) -> u128 {
+        self.0.digest128()
+    }
+}
+
+impl std::fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Fingerprint({:032x})", self.value())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BEFORE: Stat = Stat { size: 10, modified_ns: 5, changed_ns: 6 };
+
+    #[test]
+    fn growth_alone_is_fine_and_any_other_change_is_not() {
+        let check = |after, expected| assert_eq!(Reading::new(BEFORE).check_stat(after), expected);
+        check(BEFORE, Ok(()));
+        check(Stat { size: 11, modified_ns: 9, changed_ns: 9 }, Ok(()));
+        check(Stat { size: 9, ..BEFORE }, Err(SourceChanged));
+        check(Stat { modified_ns: 7, ..BEFORE }, Err(SourceChanged));
+        check(Stat { changed_ns: 7, ..BEFORE }, Err(SourceChanged));
+    }
+
+    #[test]
+    fn a_second_reading_that_differs_is_a_change() {
+        let mut first = Reading::new(BEFORE);
+        first.update(b"0123456789");
+        let mut same = Fingerprint::default();
+        same.update(b"01234");
+        same.update(b"56789");
+        assert_eq!(first.check_again(&same), Ok(()));
+        let mut other = Fingerprint::default();
+        other.update(b"0123456780");
+        assert_eq!(first.check_again(&other), Err(SourceChanged));
+    }
+}

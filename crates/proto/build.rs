@@ -1,0 +1,11 @@
+//! Compiles `proto/` without `protoc`: protox parses it, tonic generates from the result.
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let root = "../../proto";
+    println!("cargo::rerun-if-changed={root}");
+    let files = ["filepull/v1/control.proto", "filepull/v1/transfer.proto"];
+    let descriptors = protox::compile(files, [root])?;
+    // `bytes` as `Bytes`: a received chunk is a view of the receive buffer, not a copy of it.
+    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    Ok(())
+}

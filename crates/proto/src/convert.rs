@@ -1,0 +1,163 @@
+//! The conversions between the wire and the domain. What comes from another machine is made
+//! printable and bounded here, so that nobody behind this file has to think of it.
+
+use std::time::Duration;
+
+use filepull_core::backoff::ReconnectPolicy;
+use filepull_core::human;
+use filepull_core::problem::{Code, Problem};
+use filepull_core::source::Source;
+
+use crate::v1::{self, ErrorCode};
+
+/// The longest message of an [`v1::Error`], in characters: longer ones break header limits.
+const MAX_MESSAGE: usize = 512;
+
+/// The longest file name: what every common file system allows.
+const MAX_NAME: usize = 255;
+
+impl From<&Source> for v1::SourceInfo {
+    fn from(source: &Source) -> Self {
+        let Source { name, size, modified_ns } = source.clone();
+        Self { name, size, modified_unix_ns: modified_ns }
+    }
+}
+
+impl From<v1::SourceInfo> for Source {
+    fn from(info: v1::SourceInfo) -> Self {
+        let name = human::printable(&info.name, MAX_NAME);
+        Self { name, size: info.size, modified_ns: info.modified_unix_ns }
+    }
+}
+
+impl From<v1::DefaultFile> for Source {
+    fn from(file: v1::DefaultFile) -> Self {
+        let name = human::printable(&file.name, MAX_NAME);
+        Self { name, size: file.size, modified_ns: file.modified_unix_ns }
+    }
+}
+
+impl From<ReconnectPolicy> for v1::ReconnectPolicy {
+    fn from(policy: ReconnectPolicy) -> Self {
+        Self {
+            base_ms: millis(policy.base),
+            cap_ms: millis(policy.cap),
+            spread_ms: millis(policy.spread),
+            stable_ms: millis(policy.stable),
+        }
+    }
+}
+
+impl From<v1::ReconnectPolicy> for ReconnectPolicy {
+    fn from(policy: v1::ReconnectPolicy) -> Self {
+        let time = |ms: u32| Duration::from_millis(ms.into());
+        Self {
+            base: time(policy.base_ms),
+            cap: time(policy.cap_ms),
+            spread: time(policy.spread_ms),
+            stable: time(policy.stable_ms),
+        }
+    }
+}
+
+/// Milliseconds for the wire; a time too long for it becomes the longest it can say (49 days).
+pub fn millis(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
+}
+
+impl From<&Problem> for v1::Error {
+    fn from(problem: &Problem) -> Self {
+        Self {
+            code: wire_code(problem.code).into(),
+            message: problem.detail.chars().take(MAX_MESSAGE).collect(),
+            ..Self::default()
+        }
+    }
+}
+
+impl From<v1::Error> for Problem {
+    fn from(error: v1::Error) -> Self {
+        let message = human::printable(&error.message, MAX_MESSAGE);
+        Self::new(problem_code(error.code()), message)
+    }
+}
+
+/// The one problem of the catalogue that a wire code stands for.
+fn problem_code(code: ErrorCode) -> Code {
+    match code {
+        ErrorCode::FileNotFound => Code::FileMissing,
+        ErrorCode::FileNotShared => Code::PathNotShared,
+        ErrorCode::FileTooLarge => Code::FileTooLarge,
+        ErrorCode::ReadFailed => Code::FileUnreadable,
+        ErrorCode::SourceChanged => Code::FileChanged,
+        ErrorCode::NotAFile => Code::NotAFile,
+        ErrorCode::ChecksumMismatch => Code::ChecksumMismatch,
+        ErrorCode::StorageFull => Code::ServerFull,
+        ErrorCode::StorageFailed => Code::StorageFailed,
+        ErrorCode::Cancelled => Code::Cancelled,
+        ErrorCode::Draining => Code::ServerStopping,
+        ErrorCode::Overloaded => Code::ServerBusy,
+        ErrorCode::UnknownTransfer => Code::TransferUnknown,
+        ErrorCode::Unspecified
+        | ErrorCode::Protocol
+        | ErrorCode::Unsupported
+        | ErrorCode::Unauthenticated
+        | ErrorCode::Forbidden
+        | ErrorCode::Superseded
+        | ErrorCode::DuplicateId
+        | ErrorCode::OffsetMismatch
+        | ErrorCode::Internal => Code::AgentError,
+    }
+}
+
+/// The wire code that stands for a problem; those that never travel are `INTERNAL`.
+fn wire_code(code: Code) -> ErrorCode {
+    match code {
+        Code::FileMissing => ErrorCode::FileNotFound,
+        Code::PathNotShared => ErrorCode::FileNotShared,
+        Code::FileTooLarge => ErrorCode::FileTooLarge,
+        Code::FileUnreadable => ErrorCode::ReadFailed,
+        Code::FileChanged => ErrorCode::SourceChanged,
+        Code::NotAFile => ErrorCode::NotAFile,
+        Code::ChecksumMismatch => ErrorCode::ChecksumMismatch,
+        Code::ServerFull => ErrorCode::StorageFull,
+        Code::StorageFailed => ErrorCode::StorageFailed,
+        Code::Cancelled => ErrorCode::Cancelled,
+        Code::ServerStopping => ErrorCode::Draining,
+        Code::ServerBusy => ErrorCode::Overloaded,
+        Code::TransferUnknown => ErrorCode::UnknownTransfer,
+        Code::InvalidRequest
+        | Code::ClientUnknown
+        | Code::DownloadDeleted
+        | Code::ClientOffline
+        | Code::ClientGone
+        | Code::AgentError
+        | Code::TransferStalled
+        | Code::TransferActive
+        | Code::NoSuchUrl
+        | Code::MethodNotAllowed
+        | Code::Internal => ErrorCode::Internal,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_of_the_agent_crosses_the_wire_unchanged() {
+        for &code in Code::ALL {
+            let crossed = Problem::from(v1::Error::from(&Problem::new(code, "why")));
+            let travels = wire_code(code) != ErrorCode::Internal;
+            assert_eq!(crossed.code, if travels { code } else { Code::AgentError });
+        }
+    }
+
+    #[test]
+    fn text_from_another_machine_is_bounded_and_printable() {
+        let error = v1::Error { message: "x\n".repeat(9999), ..v1::Error::default() };
+        let detail = Problem::from(error).detail;
+        assert_eq!(detail.chars().count(), MAX_MESSAGE);
+        assert!(!detail.contains('\n'));
+    }
+}

@@ -1,0 +1,17 @@
+//! The wire contract: what `proto/filepull/v1` generates, and the only conversions between it and
+//! the domain.
+
+mod convert;
+
+pub use convert::millis;
+
+/// Generated from `proto/filepull/v1`; every message and field is described there.
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    reason = "generated; the comments are in the .proto files"
+)]
+pub mod v1 {
+    tonic::include_proto!("filepull.v1");
+}

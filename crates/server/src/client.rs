@@ -1,0 +1,139 @@
+//! What the server knows of a client: what its agent said of itself, and when it was last here.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use chrono::{DateTime, Utc};
+use filepull_core::id::{ClientId, TransferId};
+use filepull_core::source::Source;
+use serde::Serialize;
+use uuid::Uuid;
+
+/// How an agent introduces itself on a new line.
+#[derive(Clone, Debug)]
+pub struct Greeting {
+    /// The id it claims.
+    pub client: ClientId,
+    /// Made anew at each start of the agent: tells a clone from a line that came back.
+    pub instance: Uuid,
+    /// What it said of itself.
+    pub agent: Agent,
+    /// What `path` may ask for.
+    pub shares: Vec<String>,
+    /// What a trigger without a path would send.
+    pub default_file: Option<Source>,
+    /// Uploads it still runs on another connection.
+    pub active_transfers: Vec<TransferId>,
+    /// Where it dials from, as the server sees it.
+    pub remote_addr: SocketAddr,
+}
+
+/// The program and the machine, in its own words: for operators, never for decisions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Agent {
+    /// Version of the agent.
+    pub version: String,
+    /// Operating system.
+    pub os: String,
+    /// Processor.
+    pub arch: String,
+    /// Name of the machine.
+    pub hostname: String,
+}
+
+/// A client as it is on record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientRecord {
+    /// Its id.
+    pub id: ClientId,
+    /// The session that may act for it: rises with each accepted line.
+    pub epoch: u64,
+    /// What its agent said when it last connected.
+    pub agent: Agent,
+    /// What `path` may ask for.
+    pub shares: Vec<String>,
+    /// What a trigger without a path would send.
+    pub default_file: Option<Source>,
+    /// Where it last dialled from.
+    pub remote_addr: SocketAddr,
+    /// When its last line opened.
+    pub connected_at: DateTime<Utc>,
+    /// When it was last heard, as far as it is on record.
+    pub last_seen_at: DateTime<Utc>,
+    /// How its last line ended.
+    pub last_disconnect: Option<Disconnect>,
+}
+
+/// How a line ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Disconnect {
+    /// When.
+    #[serde(serialize_with = "crate::client::rfc3339")]
+    pub at: DateTime<Utc>,
+    /// In one word.
+    pub reason: DisconnectReason,
+    /// In a few words.
+    pub detail: String,
+}
+
+/// Why a line ended. "Offline" without a reason helps nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DisconnectReason {
+    /// The agent said goodbye.
+    Stopped,
+    /// Nothing was heard for too long.
+    Silent,
+    /// The connection broke.
+    Reset,
+    /// A newer line of the same client took over.
+    Replaced,
+    /// The server stopped.
+    ServerRestart,
+}
+
+impl DisconnectReason {
+    const ALL: [Self; 5] =
+        [Self::Stopped, Self::Silent, Self::Reset, Self::Replaced, Self::ServerRestart];
+
+    /// The word used in the API, the records and the log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stopped => "stopped",
+            Self::Silent => "silent",
+            Self::Reset => "reset",
+            Self::Replaced => "replaced",
+            Self::ServerRestart => "server-restart",
+        }
+    }
+
+    /// Reads that word.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == text)
+    }
+
+    /// The word as the end of a sentence: "Last seen 5 min ago: …".
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Self::Stopped => "its agent was stopped",
+            Self::Silent => "the connection went silent",
+            Self::Reset => "the connection broke",
+            Self::Replaced => "a newer connection took over",
+            Self::ServerRestart => "this server was restarted",
+        }
+    }
+}
+
+impl fmt::Display for DisconnectReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Times in JSON: RFC 3339 in UTC, to the second.
+pub(crate) fn rfc3339<S: serde::Serializer>(
+    time: &DateTime<Utc>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&time.to_rfc3339_opts(chrono::SecondsFormat::Secs, true))
+}
