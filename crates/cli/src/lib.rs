@@ -1,1 +1,83 @@
-//! stub
+//! `filepull`: the server, the demo, and what an operator types.
+
+mod demo;
+mod health;
+mod made_file;
+mod server;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use filepull_core::human;
+use filepull_process::telemetry;
+use filepull_server::VERSION;
+use filepull_server::config::ConfigError;
+
+/// Pull files on demand from machines that nobody can reach from outside.
+#[derive(Debug, Parser)]
+#[command(name = "filepull", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server: agents dial it, operators curl it.
+    Server(Box<filepull_server::Args>),
+    /// Run a server and five clients with made files in one process, to try things.
+    Demo(demo::Args),
+    /// Say whether the server on this machine is ready; exits with 0 if it is.
+    Health(health::Args),
+    /// Print the version.
+    Version,
+}
+
+/// Does what was typed; the exit code says how it went.
+pub fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) if error.is::<ConfigError>() => {
+            say_error(&error);
+            ExitCode::from(2)
+        }
+        Err(error) => {
+            say_error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Server(args) => {
+            telemetry::start(&args.log_level, args.log_format)?;
+            server::run(*args).await?;
+        }
+        Command::Demo(args) => {
+            telemetry::start(&args.log_level, telemetry::LogFormat::Text)?;
+            demo::run(args).await?;
+        }
+        Command::Health(args) => return health::run(&args).await,
+        Command::Version => say(&format!("filepull {VERSION}")),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What was asked for goes to standard output.
+#[allow(clippy::print_stdout, reason = "this is a command")]
+fn say(text: &str) {
+    println!("{text}");
+}
+
+/// Talk goes to standard error.
+#[allow(clippy::print_stderr, reason = "this is a command")]
+fn say_error(error: &anyhow::Error) {
+    eprintln!("filepull: {error:#}");
+}
+
+/// "812.4 GiB free", or nothing where the file system does not say.
+fn free(server: &filepull_server::Server) -> String {
+    server.free().map(|free| format!("{} free", human::size(free))).unwrap_or_default()
+}

@@ -51,7 +51,7 @@ pub struct Setbacks {
     pub changed: u32,
     /// What arrived was not what had been read.
     pub damaged: u32,
-    /// No byte came for too long.
+    /// Attempts in a row that brought nothing although the line was up.
     pub stalled: u32,
 }
 
@@ -129,7 +129,7 @@ pub enum BeginError {
         /// The attempt that tried.
         found: u32,
     },
-    /// It starts neither where the partial ends nor at zero.
+    /// It starts neither where the partial ends nor at zero, or it starts after its own end.
     #[error("expected an upload from {expected}, found one from {found}")]
     WrongOffset {
         /// Where the partial ends.
@@ -166,8 +166,9 @@ impl Transfer {
     pub const MAX_CHANGED: u32 = 3;
     /// How often an upload may arrive damaged before the transfer fails.
     pub const MAX_DAMAGED: u32 = 2;
-    /// How often in a row an upload may stall before the transfer fails.
-    pub const MAX_STALLED: u32 = 3;
+    /// How often in a row an attempt may bring nothing, over a line that is up, before the transfer
+    /// fails.
+    pub const MAX_STALLED: u32 = 5;
 
     /// A transfer that was asked for at `now`. [`Effect::Record`] it before anybody hears of it.
     pub fn new(
@@ -230,6 +231,10 @@ impl Transfer {
     }
 
     /// Counts a new order to the client, whose upload supersedes all earlier ones.
+    ///
+    /// The count reaches the records with the next effect only, so a server that is killed may
+    /// hand out a number twice. Each order therefore carries a random token besides, and an upload
+    /// is let in by both.
     pub fn next_attempt(&mut self, now: DateTime<Utc>) -> u32 {
         self.attempt += 1;
         self.started_at.get_or_insert(now);
@@ -256,7 +261,9 @@ impl Transfer {
             return Err(BeginError::StaleAttempt { current: self.attempt, found: attempt });
         }
         match (&mut self.phase, held) {
-            (Phase::Receiving { source: opened, .. }, Some(held)) if held == offset => {
+            (Phase::Receiving { source: opened, .. }, Some(held))
+                if held == offset && offset <= source.size =>
+            {
                 *opened = source;
                 Ok(Begin::GoOn)
             }
@@ -285,7 +292,6 @@ impl Transfer {
         if let Phase::Receiving { checkpoint, .. } = &mut self.phase {
             debug_assert!(checkpoint.len <= prefix.len, "a checkpoint never goes back");
             *checkpoint = prefix;
-            self.setbacks.stalled = 0;
         }
         [Effect::SyncPartial, Effect::Record]
     }

@@ -42,7 +42,10 @@ pub fn start(level: &str, format: LogFormat) -> anyhow::Result<()> {
     started.map_err(|error| anyhow::anyhow!("starting the log: {error}"))
 }
 
-#[allow(clippy::disallowed_methods, reason = "NO_COLOR is a convention of terminals, not a setting")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "NO_COLOR is a convention of terminals, not a setting"
+)]
 fn no_color() -> bool {
     std::env::var("NO_COLOR").is_ok_and(|value| !value.is_empty())
 }

@@ -1,4 +1,190 @@
-//! stub
+//! The server: agents dial it, operators curl it.
+//!
+//! [`Server::bind`] makes everything that must exist before the first request;
+//! [`Server::run_until`] serves until a future says stop, then ends what runs in order.
 
 pub mod client;
+pub mod config;
+pub mod grpc;
+pub mod http;
+pub mod receive;
 pub mod records;
+pub mod registry;
+pub mod store;
+pub mod transfers;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use chrono::Utc;
+use filepull_core::backoff::{Backoff, ReconnectPolicy};
+use filepull_process::Lifecycle;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+pub use config::{Args, Config};
+use grpc::Gateway;
+use records::Records;
+use registry::{Message, Registry, SessionEnds};
+use store::{RECORDS_FOLDER, Store};
+use transfers::Transfers;
+
+/// The version of this build.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Once nothing runs any more, lines and connections that do not end by themselves are cut.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+
+/// A server that listens and does not serve yet.
+#[derive(Debug)]
+pub struct Server {
+    config: Config,
+    http: TcpListener,
+    grpc: TcpListener,
+    registry: Registry,
+    records: Records,
+    store: Store,
+    transfers: Transfers,
+    /// The tasks of transfers.
+    work: Lifecycle,
+    /// The tasks of connections, which outlive the transfers that use them.
+    lines: Lifecycle,
+}
+
+impl Server {
+    /// Opens the data folder and the records, takes up what an earlier process left unfinished,
+    /// and listens. Port 0 takes a free one.
+    ///
+    /// # Errors
+    /// The folder is in use, an address is taken, or the disk failed.
+    pub async fn bind(config: Config) -> anyhow::Result<Self> {
+        let store = Store::open(&config.data_dir)?;
+        let records = Records::open(&config.data_dir.join(RECORDS_FOLDER)).await?;
+        let http = grpc::listen(config.http_addr)
+            .with_context(|| format!("listening on HTTP_ADDR={}", config.http_addr))?;
+        let grpc = grpc::listen(config.grpc_addr)
+            .with_context(|| format!("listening on GRPC_ADDR={}", config.grpc_addr))?;
+        let registry = Registry::new(records.clients().await?);
+        let (work, lines) = (Lifecycle::new(), Lifecycle::new());
+        let transfers = Transfers::start(
+            records.clone(),
+            registry.clone(),
+            store.clone(),
+            work.clone(),
+            config.limits,
+        )
+        .await?;
+        Ok(Self { config, http, grpc, registry, records, store, transfers, work, lines })
+    }
+
+    /// Where operators curl.
+    ///
+    /// # Errors
+    /// The system does not say.
+    pub fn http_addr(&self) -> std::io::Result<SocketAddr> {
+        self.http.local_addr()
+    }
+
+    /// Where agents dial.
+    ///
+    /// # Errors
+    /// The system does not say.
+    pub fn grpc_addr(&self) -> std::io::Result<SocketAddr> {
+        self.grpc.local_addr()
+    }
+
+    /// Free bytes in the data folder.
+    ///
+    /// # Errors
+    /// The file system does not say.
+    pub fn free(&self) -> std::io::Result<u64> {
+        self.store.free()
+    }
+
+    /// Serves until `stop` resolves; then takes no new work, sends the agents away, lets running
+    /// transfers finish within the grace of the settings, and ends the rest. Their bytes stay.
+    ///
+    /// # Errors
+    /// The address of a listener cannot be read.
+    pub async fn run_until(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+        let (http_addr, grpc_addr) = (self.http_addr()?, self.grpc_addr()?);
+        let about = http::About {
+            version: VERSION,
+            started_at: Utc::now(),
+            http_addr,
+            grpc_addr,
+            data_dir: self.config.data_dir.display().to_string(),
+            settings: self.config.settings(),
+        };
+        let app = http::App {
+            transfers: self.transfers.clone(),
+            registry: self.registry.clone(),
+            records: self.records.clone(),
+            store: self.store.clone(),
+            lifecycle: self.lines.clone(),
+            about,
+        };
+        let gateway = Gateway {
+            registry: self.registry.clone(),
+            records: self.records.clone(),
+            transfers: self.transfers.clone(),
+            lifecycle: self.lines.clone(),
+            line: self.config.line,
+        };
+        let doors = Doors::default();
+        self.lines.spawn(http::serve(self.http, http::router(app), self.lines.clone()));
+        self.lines.spawn(serve_agents(gateway, self.grpc, doors.clone()));
+        info!(event = "server.ready", %http_addr, %grpc_addr, version = VERSION, "server ready");
+        stop.await;
+        let grace = self.config.shutdown_grace;
+        info!(event = "server.stopping", grace_seconds = grace.as_secs(), "server stopping");
+        doors.close.cancel();
+        send_away(&self.registry, self.config.line.reconnect);
+        if let Err(cut_short) = self.work.shut_down(grace).await {
+            warn!(event = "server.stopping", %cut_short, "transfers will resume after the restart");
+        }
+        for session in self.registry.sessions() {
+            session.end(SessionEnds::Stopping);
+        }
+        doors.finish.cancel();
+        // What is cut here is idle: nothing of a transfer depends on it any more.
+        let _ = self.lines.shut_down(CLOSE_LIMIT).await;
+        doors.cut.cancel();
+        self.records.close().await?;
+        info!(event = "server.stopped", "server stopped");
+        Ok(())
+    }
+}
+
+/// The three steps in which the door for agents is shut.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Doors {
+    /// Accept nobody any more.
+    pub(crate) close: CancellationToken,
+    /// Let connections end once their streams have.
+    pub(crate) finish: CancellationToken,
+    /// End them.
+    pub(crate) cut: CancellationToken,
+}
+
+/// Ends when the doors are cut, or shut and every connection has ended.
+async fn serve_agents(gateway: Gateway, listener: TcpListener, doors: Doors) {
+    let stop = gateway.lifecycle.stop().clone();
+    let serving = grpc::serve(gateway, listener, doors.clone());
+    tokio::select! {
+        served = serving => if let Err(error) = served {
+            error!(event = "grpc.failed", %error, "the door for agents failed");
+        },
+        () = stop.cancelled() => doors.cut.cancel(),
+    }
+}
+
+/// Asks every agent to dial again soon: another server, or this one once it is back.
+fn send_away(registry: &Registry, reconnect: ReconnectPolicy) {
+    for session in registry.sessions() {
+        // An agent that does not hear it finds the line closed soon.
+        let _ = session.say(Message::Drain { min: Backoff::FLOOR, max: reconnect.spread });
+    }
+}

@@ -1,0 +1,224 @@
+//! The durable record of every transfer and client, in one SQLite file.
+//!
+//! What a method has written when it returns survives a power cut. Times are kept to the
+//! millisecond, and cut to it here. Which state may follow which is the rule of `core::transfer`;
+//! of it only this is held here too: what is final stays as it is.
+//!
+//! The SQL is the dialect that PostgreSQL shares, so that a second engine can go behind it.
+
+mod clients;
+mod fields;
+mod list;
+mod lock;
+mod schema;
+#[cfg(test)]
+mod tests;
+mod transfers;
+mod writer;
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use filepull_core::id::{ClientId, TransferId};
+use filepull_core::transfer::Transfer;
+use sqlx::sqlite::SqlitePool;
+use tracing::warn;
+
+use crate::client::{ClientRecord, Disconnect, Greeting};
+pub use list::{Cursor, Page, StateWord, TransferFilter};
+use lock::Lock;
+use writer::Writer;
+
+/// A handle on the records; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Records {
+    writer: Writer,
+    readers: SqlitePool,
+}
+
+/// Why the records cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordsError {
+    /// Another server uses the same data folder.
+    #[error("{} is in use by process {pid}", data_folder.display())]
+    InUse {
+        /// The folder around ours: the one that the operator named.
+        data_folder: PathBuf,
+        /// The process that holds it, or `unknown`.
+        pid: String,
+    },
+    /// A newer version of this program made the file.
+    #[error("{} was made by a newer filepull: its schema is {found}, this one knows {known}",
+        file.display())]
+    TooNew {
+        /// The file.
+        file: PathBuf,
+        /// Its version.
+        found: i64,
+        /// The newest version that we know.
+        known: usize,
+    },
+    /// The folder cannot be made or locked.
+    #[error("cannot use the folder {}", folder.display())]
+    Folder {
+        /// The folder, as it was given.
+        folder: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The database failed. What was being written may be durable or not.
+    #[error("the database of the records failed")]
+    Database(#[source] Arc<sqlx::Error>),
+    /// A row makes no sense to this version.
+    #[error("the record of {record} cannot be read: {column} is {found}")]
+    Damaged {
+        /// Which transfer or client.
+        record: String,
+        /// The column.
+        column: &'static str,
+        /// What it holds.
+        found: String,
+    },
+    /// The records have been closed.
+    #[error("the records are closed")]
+    Closed,
+}
+
+impl From<sqlx::Error> for RecordsError {
+    fn from(error: sqlx::Error) -> Self {
+        let closed = matches!(error, sqlx::Error::PoolClosed);
+        if closed { Self::Closed } else { Self::Database(Arc::new(error)) }
+    }
+}
+
+impl Records {
+    /// Opens the records in `folder`, which lies in the data folder; makes what is missing.
+    ///
+    /// # Errors
+    /// Another server uses them, a newer version made them, or the disk failed.
+    pub async fn open(folder: &Path) -> Result<Self, RecordsError> {
+        let lock = Lock::take(folder)?;
+        let file = folder.join("records.db");
+        let mut connection = schema::open_writer(&file).await?;
+        clients::cut_off(&mut connection, Utc::now()).await?;
+        let readers = schema::open_readers(&file).await?;
+        // The new file's entry is no less worth keeping than what is in it.
+        lock.sync_folder()?;
+        Ok(Self { writer: Writer::start(connection, lock), readers })
+    }
+
+    /// Writes what waits to be written, takes no more, and lets go of the folder.
+    ///
+    /// # Errors
+    /// The file was not closed well. Nothing is lost: the next start reads the log beside it.
+    pub async fn close(&self) -> Result<(), RecordsError> {
+        // Readers first: the last connection to close takes the log file away.
+        self.readers.close().await;
+        self.writer.stop().await
+    }
+
+    /// Makes a transfer durable as it now stands. One that is final on record stays as it is.
+    ///
+    /// # Errors
+    /// It may not be durable: the database failed, or is closed.
+    pub async fn save(&self, transfer: &Transfer) -> Result<(), RecordsError> {
+        let bind = |statement| transfers::bind(transfer, statement);
+        let saved = self.writer.write(transfers::SAVE, bind).await?;
+        if saved.is_none() {
+            warn!(transfer = %transfer.id, "a final transfer was not overwritten");
+        }
+        Ok(())
+    }
+
+    /// A transfer by its id.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub async fn transfer(&self, id: TransferId) -> Result<Option<Transfer>, RecordsError> {
+        transfers::one(&self.readers, id).await
+    }
+
+    /// Every transfer that is not final, oldest first.
+    ///
+    /// # Errors
+    /// One of them cannot be read.
+    pub async fn unfinished(&self) -> Result<Vec<Transfer>, RecordsError> {
+        transfers::unfinished(&self.readers).await
+    }
+
+    /// A page of the transfers that match, newest first.
+    ///
+    /// # Errors
+    /// One of them cannot be read.
+    pub async fn transfers(&self, filter: &TransferFilter) -> Result<Page, RecordsError> {
+        list::page(&self.readers, filter).await
+    }
+
+    /// The transfer of a client that became done last.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub async fn newest_download(
+        &self,
+        client: &ClientId,
+    ) -> Result<Option<Transfer>, RecordsError> {
+        transfers::newest_download(&self.readers, client).await
+    }
+
+    /// The transfer of a client that was asked for last.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub async fn newest(&self, client: &ClientId) -> Result<Option<Transfer>, RecordsError> {
+        transfers::newest(&self.readers, client).await
+    }
+
+    /// The same for every client on record that has one.
+    ///
+    /// # Errors
+    /// One of them cannot be read.
+    pub async fn newest_of_all(&self) -> Result<HashMap<ClientId, Transfer>, RecordsError> {
+        transfers::newest_of_all(&self.readers).await
+    }
+
+    /// Notes that a client has a new line, and gives that line its epoch: higher than any before.
+    ///
+    /// # Errors
+    /// The epoch may not be durable, so nobody may act on it.
+    pub async fn client_connected(
+        &self,
+        greeting: &Greeting,
+        now: DateTime<Utc>,
+    ) -> Result<u64, RecordsError> {
+        let bind = |statement| clients::bind_connected(greeting, now, statement);
+        let row = self.writer.write(clients::CONNECTED, bind).await?;
+        clients::read_epoch(&row.ok_or(sqlx::Error::RowNotFound)?)
+    }
+
+    /// Notes how a line ended, unless a newer one is open.
+    ///
+    /// # Errors
+    /// It may not be durable.
+    pub async fn client_left(
+        &self,
+        client: &ClientId,
+        epoch: u64,
+        last_seen_at: DateTime<Utc>,
+        disconnect: &Disconnect,
+    ) -> Result<(), RecordsError> {
+        let bind =
+            |statement| clients::bind_left(client, epoch, last_seen_at, disconnect, statement);
+        self.writer.write(clients::LEFT, bind).await.map(drop)
+    }
+
+    /// Every client that ever connected, by id.
+    ///
+    /// # Errors
+    /// One of them cannot be read.
+    pub async fn clients(&self) -> Result<Vec<ClientRecord>, RecordsError> {
+        clients::all(&self.readers).await
+    }
+}

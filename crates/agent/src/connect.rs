@@ -1,0 +1,259 @@
+//! Dials, and dials again, for as long as the process lives. Nothing the network or the server
+//! does ends it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use filepull_core::backoff::{Backoff, Ended};
+use filepull_core::{PROTOCOL, human};
+use filepull_process::Lifecycle;
+use filepull_proto::v1::{self, ErrorCode};
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+use tokio::time::{sleep, timeout};
+use uuid::Uuid;
+
+use crate::config::{self, Config};
+use crate::data::DataLine;
+use crate::journal::Journal;
+use crate::outage::{Cause, Outage, Tell};
+use crate::session::{End, News, Session};
+use crate::share::Shares;
+use crate::upload::Context;
+use crate::uploads::Uploads;
+
+/// No server can send an agent away for longer than this at a time.
+const LONGEST_REFUSAL: Duration = Duration::from_hours(1);
+
+/// How long a hello waits for the disk to say how large the default file is.
+const LOOK_LIMIT: Duration = Duration::from_secs(2);
+
+/// Keeps one line alive.
+#[derive(Debug)]
+pub(crate) struct Supervisor {
+    config: Config,
+    shares: Arc<Shares>,
+    lifecycle: Lifecycle,
+    journal: Journal,
+    uploads: Uploads,
+    /// Tells this start of the agent from others, and from clones of the machine.
+    instance: Uuid,
+    connects: u64,
+    backoff: Backoff,
+    outage: Outage,
+    past: Past,
+}
+
+/// What was before the next line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Past {
+    /// Nothing: the agent has just started.
+    None,
+    /// A line.
+    Line,
+    /// A line that is still there; the server wants another one in its place.
+    Drained,
+}
+
+/// How a line came to need a successor.
+#[derive(Debug)]
+enum Need {
+    Drained { min: Duration, max: Duration },
+    Ended { end: End, lived: Option<Duration> },
+}
+
+impl Supervisor {
+    pub(crate) fn new(config: Config, lifecycle: Lifecycle, journal: Journal) -> Self {
+        let shares = Arc::new(config.shares.clone());
+        let data = DataLine::new(config.server.clone(), config.data_conn, lifecycle.clone());
+        let context = Context {
+            client: config.client.clone(),
+            shares: Arc::clone(&shares),
+            max_rate: config.max_rate,
+            consistency: config.consistency,
+            data,
+            journal: journal.clone(),
+        };
+        Self {
+            config,
+            shares,
+            uploads: Uploads::new(context, lifecycle.clone()),
+            lifecycle,
+            journal,
+            instance: Uuid::new_v4(),
+            connects: 0,
+            backoff: Backoff::default(),
+            outage: Outage::default(),
+            past: Past::None,
+        }
+    }
+
+    /// Never returns: the caller drops it to stop.
+    pub(crate) async fn run(mut self) {
+        loop {
+            let need = self.line().await;
+            let wait = self.backoff.next(as_ended(&need), fastrand::f64());
+            self.tell(&need, wait);
+            sleep(wait).await;
+        }
+    }
+
+    /// Opens a line; resolves when another one is needed.
+    async fn line(&mut self) -> Need {
+        let dialled = Instant::now();
+        let (news_sender, mut news) = mpsc::channel(4);
+        let session = Session {
+            server: self.config.server.clone(),
+            hello: self.hello().await,
+            uploads: self.uploads.clone(),
+            lifecycle: self.lifecycle.clone(),
+            news: news_sender,
+        };
+        self.connects += 1;
+        self.lifecycle.spawn(session.run());
+        let mut up_since = None;
+        loop {
+            match news.recv().await {
+                Some(News::Up(policy)) => {
+                    self.backoff.follow(policy);
+                    self.connected(dialled.elapsed());
+                    up_since = Some(Instant::now());
+                }
+                Some(News::Drain { min, max }) => return Need::Drained { min, max },
+                Some(News::Over(end)) => {
+                    return Need::Ended { end, lived: up_since.map(|since| since.elapsed()) };
+                }
+                None => {
+                    let end = End::Lost("a mistake of the agent".to_owned());
+                    return Need::Ended { end, lived: None };
+                }
+            }
+        }
+    }
+
+    async fn hello(&self) -> v1::Hello {
+        let shares = Arc::clone(&self.shares);
+        let look = timeout(LOOK_LIMIT, spawn_blocking(move || shares.default_file()));
+        let default_file = look.await.ok().and_then(Result::ok).flatten();
+        v1::Hello {
+            client_id: self.config.client.to_string(),
+            instance_id: self.instance.as_bytes().to_vec().into(),
+            connects: self.connects,
+            protocol_min: *PROTOCOL.start(),
+            protocol_max: *PROTOCOL.end(),
+            capabilities: vec!["resume".to_owned(), "drain".to_owned()],
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            os: std::env::consts::OS.to_owned(),
+            arch: std::env::consts::ARCH.to_owned(),
+            hostname: config::host_name(),
+            active_transfers: self.uploads.active().iter().map(ToString::to_string).collect(),
+            shares: self.shares.shares().map(str::to_owned).collect(),
+            default_file: default_file.map(|file| v1::DefaultFile {
+                name: file.name,
+                size: file.size,
+                modified_unix_ns: file.modified_ns,
+            }),
+        }
+    }
+
+    fn connected(&mut self, took: Duration) {
+        let took = human::took(took);
+        let away = self.outage.over(Instant::now()).map(human::span);
+        let text = match (self.past, away) {
+            (Past::None, Some(away)) => format!("connected after {away}; waiting for pulls"),
+            (Past::Line | Past::Drained, Some(away)) => format!("connected again after {away}"),
+            (Past::Drained, None) => format!("connected anew in {took}, as the server asked"),
+            (Past::None | Past::Line, None) => format!("connected in {took}; waiting for pulls"),
+        };
+        self.past = Past::Line;
+        self.journal.connected(&text);
+    }
+
+    fn tell(&mut self, need: &Need, wait: Duration) {
+        let (end, was_up) = match need {
+            Need::Drained { .. } => {
+                self.past = Past::Drained;
+                return;
+            }
+            Need::Ended { end, lived } => (end, lived.is_some()),
+        };
+        self.journal.connecting();
+        let (why, cause) = match end {
+            End::Lost(why) => (why.as_str(), Cause::Lost),
+            End::Slept => ("this machine was asleep", Cause::Lost),
+            End::Left => return,
+            End::Told { why, code, .. } if needs_a_person(*code) => (why.as_str(), Cause::Refused),
+            End::Told { why, .. } => (why.as_str(), Cause::Lost),
+        };
+        // Rounded up: "in 0 s" would look like a mistake.
+        let next = human::span(wait + Duration::from_millis(999));
+        match (self.outage.failed(cause, Instant::now()), cause) {
+            (None, _) => tracing::debug!(why, next, "still not connected"),
+            (Some(Tell::Lasts(time)), _) => {
+                let time = human::span(time);
+                let text = format!("still not connected after {time}: {why}; next try in {next}");
+                self.journal.warn(&text);
+            }
+            (Some(Tell::Begins), Cause::Refused) => {
+                let text =
+                    format!("the server refuses this machine: {why}; trying again in {next}");
+                self.journal.error(&text);
+            }
+            (Some(Tell::Begins), Cause::Lost) => {
+                let what = if was_up { "connection lost" } else { "cannot connect" };
+                self.journal.warn(&format!("{what}: {why}; trying again in {next}"));
+            }
+        }
+    }
+}
+
+fn as_ended(need: &Need) -> Ended {
+    match *need {
+        Need::Drained { min, max } => Ended::Drained { min, max },
+        // At once: whoever woke the machine may be waiting.
+        Need::Ended { end: End::Slept, .. } => {
+            Ended::Drained { min: Duration::ZERO, max: Duration::ZERO }
+        }
+        Need::Ended { end: End::Told { retry_after, .. }, .. } if !retry_after.is_zero() => {
+            Ended::Refused { retry_after: retry_after.min(LONGEST_REFUSAL) }
+        }
+        Need::Ended { end: End::Told { code: ErrorCode::DuplicateId, .. }, .. } => {
+            Ended::Refused { retry_after: Duration::from_mins(5) }
+        }
+        Need::Ended { end: End::Told { .. } | End::Lost(_) | End::Left, lived } => {
+            Ended::Lost { lived: lived.unwrap_or_default() }
+        }
+    }
+}
+
+/// Trying again does not help until somebody changes a setting here or there.
+fn needs_a_person(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::DuplicateId
+            | ErrorCode::Unauthenticated
+            | ErrorCode::Forbidden
+            | ErrorCode::Unsupported
+            | ErrorCode::Protocol
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(code: ErrorCode, retry_after_s: u64, expected: Ended) {
+        let retry_after = Duration::from_secs(retry_after_s);
+        let end = End::Told { code, why: String::new(), retry_after };
+        assert_eq!(as_ended(&Need::Ended { end, lived: None }), expected);
+    }
+
+    #[test]
+    fn a_server_that_refuses_says_when_to_come_back() {
+        let refused = |seconds| Ended::Refused { retry_after: Duration::from_secs(seconds) };
+        check(ErrorCode::Overloaded, 7, refused(7));
+        check(ErrorCode::Overloaded, 999_999, refused(3600));
+        check(ErrorCode::DuplicateId, 0, refused(300));
+        check(ErrorCode::Draining, 0, Ended::Lost { lived: Duration::ZERO });
+    }
+}

@@ -1,0 +1,56 @@
+//! The program: what `main` does, kept in the library so that tests can build the same program.
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser as _;
+use filepull_process::signal;
+use filepull_process::telemetry::{self, LogFormat};
+use tokio::runtime;
+use tracing::error;
+
+use crate::config::{Args, Command, Config, ConfigError};
+use crate::{Agent, status};
+
+/// Parses the arguments, starts the log, and does what is asked. Exits with 2 for bad settings.
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    // Its readers are installers: text, unless somebody asks for JSON.
+    let format = if args.log_format == LogFormat::Json { LogFormat::Json } else { LogFormat::Text };
+    let done = telemetry::start(&args.log_level, format).and_then(|()| start(args));
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            error!("{error:#}");
+            // Settings that nobody can retry away: a supervisor shall show red, not start us anew.
+            ExitCode::from(if error.is::<ConfigError>() { 2 } else { 1 })
+        }
+    }
+}
+
+fn start(args: Args) -> anyhow::Result<ExitCode> {
+    let mut out = io::stdout();
+    match args.command.unwrap_or(Command::Run) {
+        Command::Run => run(Config::try_from(args)?),
+        Command::Status { check } => {
+            let (text, healthy) = status::report(args.status_dir().as_deref());
+            write!(out, "{text}")?;
+            Ok(if check && !healthy { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+        }
+        Command::Version => {
+            writeln!(out, "filepull-agent {}", env!("CARGO_PKG_VERSION"))?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn run(config: Config) -> anyhow::Result<ExitCode> {
+    // One thread for the network, and one for the disk while a file is read: measured faster than
+    // several, and a till has other things to do.
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let ended = runtime.block_on(Agent::new(config).run_until(signal::shutdown()));
+    // A reader may hang in a dead network drive: the process does not wait for it.
+    runtime.shutdown_timeout(Duration::from_millis(500));
+    ended.map(|()| ExitCode::SUCCESS)
+}

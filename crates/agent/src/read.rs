@@ -1,0 +1,220 @@
+//! Reads a file for one upload: the proof of what the server holds, the bytes, and the search for
+//! a change meanwhile.
+//!
+//! It blocks, so it runs on a thread of its own. Everything is read from one descriptor, and never
+//! past the size seen at open.
+
+use std::fs::File;
+use std::io;
+use std::mem;
+use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
+
+use bytes::{Bytes, BytesMut};
+use filepull_core::id::ClientId;
+use filepull_core::problem::{Code, Problem};
+use filepull_core::receive::Prefix;
+use filepull_core::source::{Consistency, Fingerprint, Reading};
+use filepull_proto::v1;
+use filepull_proto::v1::upload_request::Kind;
+
+use crate::order::Order;
+use crate::share::{self, Opened};
+
+/// What one read asks of the disk. Two blocks of it are all the memory an upload takes.
+const BLOCK_LEN: usize = 1024 * 1024;
+
+/// What the reader hands out as it goes.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// Goes to the server.
+    Send(Kind),
+    /// A block was read that does not travel: a moment to stop the reader.
+    Read,
+}
+
+/// Nobody wants the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stopped;
+
+/// Why a reading did not reach its trailer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ReadError {
+    /// Nobody wants the rest.
+    Stopped,
+    /// The file cannot be sent as it is; the server has been told.
+    Failed(Problem),
+}
+
+impl From<Stopped> for ReadError {
+    fn from(Stopped: Stopped) -> Self {
+        Self::Stopped
+    }
+}
+
+/// One file to read, and for which order.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    pub(crate) client: ClientId,
+    pub(crate) opened: Opened,
+    pub(crate) order: Order,
+    pub(crate) consistency: Consistency,
+    /// Bytes in a chunk.
+    pub(crate) chunk_len: usize,
+}
+
+/// Where the steps go; fails when nobody wants more.
+pub(crate) type Outlet<'a> = dyn FnMut(Step) -> Result<(), Stopped> + 'a;
+
+impl Reader {
+    /// Hands out a header, the chunks and a trailer; or an abort in the trailer's place.
+    ///
+    /// A trailer is handed out only for a file that held still. If this panics there is none, and
+    /// the server keeps the partial.
+    pub(crate) fn read(&self, out: &mut Outlet<'_>) -> Result<(), ReadError> {
+        let ended = self.read_whole(out);
+        if let Err(ReadError::Failed(problem)) = &ended {
+            out(Step::Send(Kind::Abort(problem.into())))?;
+        }
+        ended
+    }
+
+    fn read_whole(&self, out: &mut Outlet<'_>) -> Result<(), ReadError> {
+        let mut reading = Reading::new(self.opened.stat);
+        let offset = match self.order.resume {
+            Some(prefix) => self.agree(prefix, &mut reading, out)?,
+            None => 0,
+        };
+        out(Step::Send(Kind::Header(self.header(offset))))?;
+        self.blocks(offset..self.size(), |at, block| {
+            reading.update(&block);
+            self.chunks(at, &block).try_for_each(|chunk| out(Step::Send(Kind::Chunk(chunk))))
+        })?;
+        self.check(&reading, out)?;
+        let sha256 = Bytes::copy_from_slice(reading.digest().as_bytes());
+        out(Step::Send(Kind::Trailer(v1::UploadTrailer { total_size: self.size(), sha256 })))?;
+        Ok(())
+    }
+
+    /// From where to send: the end of `prefix` if the file begins with it, else the start.
+    fn agree(
+        &self,
+        prefix: Prefix,
+        reading: &mut Reading,
+        out: &mut Outlet<'_>,
+    ) -> Result<u64, ReadError> {
+        if self.size() < prefix.len {
+            return Ok(0);
+        }
+        let mut begun = reading.clone();
+        let read = self.blocks(0..prefix.len, |_, block| {
+            begun.update(&block);
+            out(Step::Read)
+        });
+        match read {
+            Err(ReadError::Stopped) => Err(ReadError::Stopped),
+            Ok(()) if begun.digest() == prefix.digest => {
+                *reading = begun;
+                Ok(prefix.len)
+            }
+            // An error of the disk meets the reading from the start again, and is reported there.
+            Ok(()) | Err(ReadError::Failed(_)) => Ok(0),
+        }
+    }
+
+    /// Did the file hold still?
+    fn check(&self, reading: &Reading, out: &mut Outlet<'_>) -> Result<(), ReadError> {
+        let after = share::stat(&self.opened.file).map_err(|error| self.unreadable(&error))?;
+        reading.check_stat(after).map_err(|_| self.changed())?;
+        match self.consistency {
+            Consistency::Stat => Ok(()),
+            Consistency::DoubleRead => {
+                let mut second = Fingerprint::default();
+                self.blocks(0..self.size(), |_, block| {
+                    second.update(&block);
+                    out(Step::Read)
+                })?;
+                reading.check_again(&second).map_err(|_| self.changed())
+            }
+        }
+    }
+
+    /// Reads `range` block by block.
+    fn blocks(
+        &self,
+        range: Range<u64>,
+        mut visit: impl FnMut(u64, Bytes) -> Result<(), Stopped>,
+    ) -> Result<(), ReadError> {
+        let mut buffers = Buffers::default();
+        let mut at = range.start;
+        while at < range.end {
+            let left = usize::try_from(range.end - at).unwrap_or(usize::MAX);
+            let len = left.min(BLOCK_LEN);
+            let block = buffers.fill(&self.opened.file, at, len);
+            visit(at, block.map_err(|error| self.failed(&error))?)?;
+            at += len as u64;
+        }
+        Ok(())
+    }
+
+    fn chunks(&self, at: u64, block: &Bytes) -> impl Iterator<Item = v1::DataChunk> {
+        (0..block.len()).step_by(self.chunk_len).map(move |start| {
+            let end = block.len().min(start + self.chunk_len);
+            v1::DataChunk { offset: at + start as u64, data: block.slice(start..end) }
+        })
+    }
+
+    fn header(&self, offset: u64) -> v1::UploadHeader {
+        v1::UploadHeader {
+            transfer_id: self.order.transfer.to_string(),
+            attempt: self.order.attempt,
+            upload_token: self.order.token.clone(),
+            offset,
+            source: Some((&self.opened.source).into()),
+        }
+    }
+
+    fn size(&self) -> u64 {
+        self.opened.source.size
+    }
+
+    fn failed(&self, error: &io::Error) -> ReadError {
+        // Fewer bytes than at open: it was cut.
+        let cut = error.kind() == io::ErrorKind::UnexpectedEof;
+        if cut { self.changed() } else { self.unreadable(error) }
+    }
+
+    fn changed(&self) -> ReadError {
+        let (client, name) = (&self.client, &self.opened.source.name);
+        let detail = format!("{name} on {client} changed while it was read.");
+        ReadError::Failed(Problem::new(Code::FileChanged, detail))
+    }
+
+    fn unreadable(&self, error: &io::Error) -> ReadError {
+        let (client, name) = (&self.client, &self.opened.source.name);
+        let detail = format!("{client} cannot read {name}: {}.", share::in_words(error));
+        ReadError::Failed(Problem::new(Code::FileUnreadable, detail))
+    }
+}
+
+/// Two buffers in turn: while chunks of the one are on their way, the other is filled. What waits
+/// for the network is shorter than a block, so the first is free again when its turn comes.
+#[derive(Debug, Default)]
+struct Buffers {
+    next: Bytes,
+    last: Bytes,
+}
+
+impl Buffers {
+    fn fill(&mut self, file: &File, at: u64, len: usize) -> io::Result<Bytes> {
+        let free = mem::take(&mut self.next).try_into_mut().ok().filter(|free| len <= free.len());
+        let mut buffer = free.unwrap_or_else(|| BytesMut::zeroed(len));
+        file.read_exact_at(&mut buffer[..len], at)?;
+        let filled = buffer.freeze();
+        self.next = mem::replace(&mut self.last, filled.clone());
+        Ok(filled.slice(..len))
+    }
+}
+
+#[cfg(test)]
+mod tests;

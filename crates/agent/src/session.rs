@@ -1,0 +1,229 @@
+//! One live line: hello out, welcome in, then orders in and answers out until it ends.
+//!
+//! It never waits for an upload: [`Uploads`] runs those, and they outlive the line.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use filepull_core::backoff::ReconnectPolicy;
+use filepull_core::human;
+use filepull_core::id::TransferId;
+use filepull_core::problem::{Code, Problem};
+use filepull_process::Lifecycle;
+use filepull_proto::v1::agent_control_client::AgentControlClient;
+use filepull_proto::v1::agent_message::Kind as Say;
+use filepull_proto::v1::server_message::Kind as Heard;
+use filepull_proto::v1::transfer_update::State;
+use filepull_proto::v1::{self, ErrorCode};
+use futures::StreamExt as _;
+use tokio::sync::mpsc;
+use tokio::time::{Instant as Deadline, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::Streaming;
+
+use crate::dial::ServerAddr;
+use crate::order::Order;
+use crate::pulse::{Death, Pulse};
+use crate::upload::Line;
+use crate::uploads::{TooMany, Uploads};
+use crate::words;
+
+/// Pongs and answers that wait for the network. A line that cannot send 64 small messages is dead,
+/// and its silence will say so: pongs that find no room are dropped.
+const OUTBOX_LEN: usize = 64;
+
+/// The server introduces itself within this time.
+const WELCOME_LIMIT: Duration = Duration::from_secs(10);
+
+/// A goodbye is worth this much of the time there is to stop.
+const GOODBYE_LIMIT: Duration = Duration::from_secs(1);
+
+/// What a line tells the supervisor. After `Drain` the line goes on until the server ends it.
+#[derive(Debug)]
+pub(crate) enum News {
+    /// The server said welcome.
+    Up(ReconnectPolicy),
+    /// The server wants another line in the place of this one.
+    Drain { min: Duration, max: Duration },
+    /// The last word.
+    Over(End),
+}
+
+/// How a line ended, or why it did not come about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The network, or a server that went away: in words.
+    Lost(String),
+    /// The server ended it with a reason.
+    Told { code: ErrorCode, why: String, retry_after: Duration },
+    /// The machine was suspended.
+    Slept,
+    /// We stop.
+    Left,
+}
+
+/// A line to be.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) server: ServerAddr,
+    pub(crate) hello: v1::Hello,
+    pub(crate) uploads: Uploads,
+    pub(crate) lifecycle: Lifecycle,
+    pub(crate) news: mpsc::Sender<News>,
+}
+
+/// A line on which the server has said welcome.
+struct Live<'a> {
+    session: &'a Session,
+    line: Line,
+    responses: Streaming<v1::ServerMessage>,
+    pulse: Pulse,
+}
+
+impl Session {
+    /// Opens the line and lives on it. Ends with the line, or soon after the process drains.
+    pub(crate) async fn run(self) {
+        let drain = self.lifecycle.drain();
+        // Ends what we send with this function, although uploads hold senders of it as well.
+        let over = CancellationToken::new();
+        let _over = over.clone().drop_guard();
+        let end = match drain.run_until_cancelled(self.open(over)).await {
+            None => End::Left,
+            Some(Err(end)) => end,
+            Some(Ok(live)) => live.run(drain).await,
+        };
+        // A supervisor that has moved on does not listen any more.
+        let _ = self.news.send(News::Over(end)).await;
+    }
+
+    async fn open(&self, over: CancellationToken) -> Result<Live<'_>, End> {
+        let (answers, outbox) = mpsc::channel(OUTBOX_LEN);
+        // Before the call: its response headers may wait for it.
+        let _ = answers.try_send(say(Say::Hello(self.hello.clone())));
+        let channel = self.server.dial().await.map_err(|error| End::Lost(words::why(&error)))?;
+        let requests = ReceiverStream::new(outbox).take_until(over.cancelled_owned());
+        let mut client =
+            AgentControlClient::new(channel.clone()).max_decoding_message_size(64 * 1024);
+        let responses = client.session(requests).await.map_err(|status| lost(&status))?;
+        let mut responses = responses.into_inner();
+        let first = timeout(WELCOME_LIMIT, responses.message()).await;
+        let first = first.map_err(|_| End::Lost("the server does not say welcome".to_owned()))?;
+        let welcome = match first.map_err(|status| lost(&status))?.map(|message| message.kind) {
+            Some(Some(Heard::Welcome(welcome))) => welcome,
+            Some(Some(Heard::End(end))) => return Err(told(end)),
+            Some(_) => return Err(End::Lost("the server does not begin with welcome".to_owned())),
+            None => return Err(End::Lost("the server hung up".to_owned())),
+        };
+        let policy = welcome.reconnect.map_or_else(ReconnectPolicy::default, Into::into);
+        let _ = self.news.send(News::Up(policy)).await;
+        let max_chunk =
+            if welcome.max_chunk_bytes == 0 { u32::MAX } else { welcome.max_chunk_bytes };
+        let pulse = Pulse::new(welcome.heartbeat_ms, welcome.dead_after_ms, now());
+        Ok(Live { session: self, line: Line { channel, answers, max_chunk }, responses, pulse })
+    }
+}
+
+impl Live<'_> {
+    async fn run(mut self, drain: &CancellationToken) -> End {
+        loop {
+            let look = Deadline::from_std(self.pulse.next_look());
+            let message = tokio::select! {
+                // First what has come: a process that was frozen finds its pings waiting.
+                biased;
+                message = self.responses.message() => message,
+                () = drain.cancelled() => return self.leave().await,
+                () = tokio::time::sleep_until(look) => match self.pulse.look(now()) {
+                    None => continue,
+                    Some(Death::Slept) => return End::Slept,
+                    Some(Death::Silence(time)) => {
+                        return End::Lost(format!("no heartbeat for {}", human::span(time)));
+                    }
+                },
+            };
+            match message {
+                Err(status) => return lost(&status),
+                Ok(None) => return End::Lost("the server hung up".to_owned()),
+                Ok(Some(message)) => {
+                    self.pulse.heard(Instant::now());
+                    if let Some(end) = self.hear(message).await {
+                        return end;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn hear(&mut self, message: v1::ServerMessage) -> Option<End> {
+        match message.kind {
+            Some(Heard::Ping(v1::Ping { seq, sent_unix_us })) => {
+                let pong = v1::Pong { seq, echo_unix_us: sent_unix_us };
+                let _ = self.line.answers.try_send(say(Say::Pong(pong)));
+            }
+            Some(Heard::Start(start)) => self.start(start),
+            Some(Heard::Cancel(cancel)) => match TransferId::parse(&cancel.transfer_id) {
+                Ok(transfer) => self.session.uploads.cancel(transfer, &cancel.reason),
+                Err(error) => tracing::debug!(%error, "cancel ignored"),
+            },
+            Some(Heard::Drain(drain)) => {
+                let time = |ms: u32| Duration::from_millis(ms.into());
+                let (min, max) = (time(drain.reconnect_min_ms), time(drain.reconnect_max_ms));
+                let _ = self.session.news.send(News::Drain { min, max }).await;
+            }
+            Some(Heard::End(end)) => return Some(told(end)),
+            // A newer server may say what we do not know yet.
+            Some(Heard::Welcome(_)) | None => tracing::debug!("message of unknown kind ignored"),
+        }
+        None
+    }
+
+    fn start(&self, start: v1::StartTransfer) {
+        let (transfer, attempt) = (human::printable(&start.transfer_id, 64), start.attempt);
+        let started = match Order::try_from(start) {
+            Ok(order) => self.session.uploads.start(order, self.line.clone()),
+            Err(problem) => return self.refuse(transfer, attempt, (&problem).into()),
+        };
+        if let Err(TooMany) = started {
+            let problem = Problem::new(Code::ServerBusy, "The agent sends too many files already.");
+            let error = v1::Error { retryable: true, ..v1::Error::from(&problem) };
+            self.refuse(transfer, attempt, error);
+        }
+    }
+
+    fn refuse(&self, transfer_id: String, attempt: u32, error: v1::Error) {
+        tracing::debug!(transfer = transfer_id, error = error.message, "order refused");
+        let state = Some(State::Failed(error));
+        let update = v1::TransferUpdate { transfer_id, attempt, state };
+        let _ = self.line.answers.try_send(say(Say::Transfer(update)));
+    }
+
+    /// Says goodbye, and waits a moment for the server to have heard it.
+    async fn leave(mut self) -> End {
+        let goodbye = v1::Goodbye { reason: "the agent was stopped".to_owned() };
+        let _ = self.line.answers.try_send(say(Say::Goodbye(goodbye)));
+        let hung_up = async { while let Ok(Some(_)) = self.responses.message().await {} };
+        let _ = timeout(GOODBYE_LIMIT, hung_up).await;
+        End::Left
+    }
+}
+
+fn say(kind: Say) -> v1::AgentMessage {
+    v1::AgentMessage { kind: Some(kind) }
+}
+
+fn now() -> (Instant, SystemTime) {
+    (Instant::now(), SystemTime::now())
+}
+
+fn lost(status: &tonic::Status) -> End {
+    End::Lost(words::why(status))
+}
+
+fn told(end: v1::SessionEnd) -> End {
+    let error = end.error.unwrap_or_default();
+    let why = match human::printable(&error.message, 300) {
+        empty if empty.is_empty() => "the server ended the line".to_owned(),
+        why => why,
+    };
+    let retry_after = Duration::from_millis(error.retry_after_ms.into());
+    End::Told { code: error.code(), why, retry_after }
+}

@@ -1,0 +1,71 @@
+//! What a failed connection means, for whoever stands before the machine. The libraries say
+//! "transport error"; the reason is at the bottom of their chain.
+
+use std::error::Error;
+
+use filepull_core::human;
+
+/// What a chain may say, and what that means. The first that fits is taken.
+const MEANINGS: &[(&str, &str)] = &[
+    ("connection refused", "refused: nothing listens there"),
+    ("temporary failure in name resolution", "this machine cannot reach its DNS server"),
+    ("dns error", "the name of the server does not exist"),
+    ("network is unreachable", "this machine has no network"),
+    ("no route to host", "there is no route to the server"),
+    ("keep-alive timed out", "the server does not answer any more"),
+    ("timed out", "no answer in time: a firewall may drop it"),
+    ("timeout expired", "no answer in time: a firewall may drop it"),
+    ("deadline has elapsed", "no answer in time: a firewall may drop it"),
+    ("connection reset", "the connection was cut"),
+    ("broken pipe", "the connection was cut"),
+    ("unexpected end of file", "the connection was cut"),
+    ("connection closed", "the connection was cut"),
+    ("frame with invalid size", "the server answers, but not gRPC"),
+    ("invalid compression flag", "the server answers, but not gRPC"),
+    ("mapped from http status", "a proxy answers in the place of the server"),
+    ("not implemented", "it answers, but it is not a filepull server"),
+];
+
+/// Says in words why `error` came about.
+pub(crate) fn why(error: &(dyn Error + 'static)) -> String {
+    let chain: Vec<String> = std::iter::successors(Some(error), |&error| error.source())
+        .map(|error| error.to_string())
+        .collect();
+    let all = chain.join(": ").to_lowercase();
+    match MEANINGS.iter().find(|(said, _)| all.contains(said)) {
+        Some((_, meaning)) => (*meaning).to_owned(),
+        // The bottom is the nearest to the cause.
+        None => human::printable(chain.last().map_or("", String::as_str), 200),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Error;
+
+    use crate::dial::ServerAddr;
+
+    #[tokio::test]
+    async fn a_closed_port_is_told_by_what_it_means() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let closed = listener.local_addr().unwrap().to_string();
+        drop(listener);
+        let error = ServerAddr::parse(&closed).unwrap().dial().await.unwrap_err();
+        assert_eq!(super::why(&error), "refused: nothing listens there");
+    }
+
+    #[test]
+    fn the_reason_is_found_wherever_it_stands() {
+        let check = |said: &str, means: &str| assert_eq!(super::why(&Error::other(said)), means);
+        check("dns error: Name or service not known", "the name of the server does not exist");
+        check("Temporary failure in name resolution", "this machine cannot reach its DNS server");
+        check("Timeout expired", "no answer in time: a firewall may drop it");
+        let by_the_kernel = Error::from_raw_os_error(113);
+        assert_eq!(super::why(&by_the_kernel), "there is no route to the server");
+    }
+
+    #[test]
+    fn what_nobody_foresaw_is_quoted_without_its_control_characters() {
+        assert_eq!(super::why(&Error::other("odd\u{1b}")), "odd?");
+    }
+}

@@ -1,0 +1,134 @@
+//! How long an operator waits for an answer: whether the agent accepted, and a small file whole.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use hyper::StatusCode;
+use serde::Serialize;
+
+use crate::Bench;
+use crate::http::Answer;
+use crate::machine::Machine;
+use crate::product::{CLIENT, Product};
+use crate::report::{Report, Table, print, tell, write_json};
+use crate::source::{self, Source};
+use crate::stats::Sorted;
+
+/// What was typed.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Measured runs of each question on each file system.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
+    runs: u32,
+}
+
+/// The file that is sent.
+const SIZE: u64 = 1024;
+
+const N_WARM_UP: u32 = 20;
+
+/// No single answer takes as long.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// The answers on one file system, in seconds.
+#[derive(Debug, Serialize)]
+struct Measured {
+    file_system: String,
+    accepted_seconds: Vec<f64>,
+    done_seconds: Vec<f64>,
+}
+
+/// Measures, prints and writes.
+pub(crate) async fn run(args: &Args, bench: &Bench) -> anyhow::Result<()> {
+    let head = bench.head(&bench.folder).await?;
+    print(&head);
+    let mut measured = Vec::new();
+    let shared_memory = PathBuf::from("/dev/shm");
+    for parent in [&bench.folder, &shared_memory] {
+        tell(format!("{} runs of each in {}", args.runs, parent.display()));
+        match measure(args.runs, bench, parent).await {
+            Ok(found) => measured.push(found),
+            Err(error) if parent == &shared_memory => tell(format!("without tmpfs: {error:#}")),
+            Err(error) => return Err(error),
+        }
+    }
+    print(table(&measured));
+    print(NOTES);
+    write_json(bench.json.as_deref(), &Report { mode: "latency", head: &head, results: measured })
+}
+
+const NOTES: &str = "\
+Each run opens a connection, as curl does, and measures until the whole answer is there.
+accepted: GET /trigger?id=client1, answered once the transfer is recorded durably and the agent has
+opened the file and said its name and size. The first chunk is on its way then; the API does not
+show when it arrives.
+done: GET /trigger?id=client1&wait, answered once a file of 1 KiB is recorded, sent, read twice,
+verified, synced, renamed, and recorded as done. Downloads are deleted between the runs.";
+
+async fn measure(n_runs: u32, bench: &Bench, parent: &Path) -> anyhow::Result<Measured> {
+    let folder = source::folder(parent)?;
+    let source = Source::make(&folder.path().join("source"), SIZE)?;
+    let product = Product::start(&bench.programs, folder.path(), &source).await?;
+    let mut measured = Measured {
+        file_system: Machine::look(folder.path()).file_system,
+        accepted_seconds: Vec::new(),
+        done_seconds: Vec::new(),
+    };
+    for round in 0..N_WARM_UP + n_runs {
+        let (accepted, done) = (accepted(&product).await?, done(&product).await?);
+        product.delete_downloads()?;
+        if N_WARM_UP <= round {
+            measured.accepted_seconds.push(accepted.as_secs_f64());
+            measured.done_seconds.push(done.as_secs_f64());
+        }
+    }
+    product.end().await?;
+    Ok(measured)
+}
+
+/// The time until the agent has accepted. Waits for the end of the transfer before it returns: the
+/// next trigger must not join this one.
+async fn accepted(product: &Product) -> anyhow::Result<Duration> {
+    let began = Instant::now();
+    let answer = product.http.get(&format!("/trigger?id={CLIENT}"), LIMIT).await?;
+    let took = began.elapsed();
+    if answer.status == StatusCode::OK {
+        // So small a file may be here before the answer is written.
+        return Ok(took);
+    }
+    let accepted = answer.status == StatusCode::ACCEPTED && answer.text().starts_with("Started");
+    anyhow::ensure!(accepted, refused(&answer));
+    let location = answer.location.as_deref().context("a 202 says where to look")?;
+    let transfer = product.http.get(&format!("{location}?wait=20s"), LIMIT).await?.json()?;
+    anyhow::ensure!(transfer["state"] == "done", "the transfer is not done: {transfer:#}");
+    Ok(took)
+}
+
+/// The time until a file is here.
+async fn done(product: &Product) -> anyhow::Result<Duration> {
+    let began = Instant::now();
+    let answer = product.http.get(&format!("/trigger?id={CLIENT}&wait=20s"), LIMIT).await?;
+    let took = began.elapsed();
+    anyhow::ensure!(answer.status == StatusCode::OK, refused(&answer));
+    Ok(took)
+}
+
+fn refused(answer: &Answer) -> String {
+    format!("the trigger was answered {}: {}", answer.status, answer.text())
+}
+
+fn table(measured: &[Measured]) -> String {
+    let mut table = Table::new(&["latency, ms", " on", "p50", "p99", "min", "max"]);
+    for measured in measured {
+        let rows = [("accepted", &measured.accepted_seconds), ("done", &measured.done_seconds)];
+        for (name, seconds) in rows {
+            let sorted = Sorted::of(seconds.iter().map(|seconds| seconds * 1e3));
+            let figures =
+                [sorted.percentile(50), sorted.percentile(99), sorted.min(), sorted.max()];
+            let names = [name.to_owned(), measured.file_system.clone()];
+            table.row(names.into_iter().chain(figures.map(|ms| format!("{ms:.2}"))));
+        }
+    }
+    table.to_string()
+}

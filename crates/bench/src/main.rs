@@ -1,0 +1,114 @@
+//! `filepull-bench`: what filepull costs, measured from outside.
+
+mod http;
+mod latency;
+mod machine;
+mod memory;
+mod peers;
+mod proc_files;
+mod process;
+mod product;
+mod report;
+mod source;
+mod stats;
+mod throughput;
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use filepull_process::signal;
+
+use machine::Machine;
+use product::Programs;
+use report::{Head, tell};
+
+/// The version of this build, which is that of the product beside it.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Measure filepull: a release server and a release agent, as processes, over loopback.
+///
+/// Every run uses throw-away folders and free ports; whatever was started is killed at the end, by
+/// Ctrl-C too. Absolute figures move by 30 % from hour to hour on most machines: compare only
+/// within one run, on a machine that does nothing else.
+#[derive(Debug, Parser)]
+#[command(name = "filepull-bench", version, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    mode: Mode,
+    /// Where `filepull` and `filepull-agent` are [default: the folder of this program].
+    #[arg(long, global = true)]
+    bin_dir: Option<PathBuf>,
+    /// Where the files go, and so which disk is measured [default: a folder in target/].
+    #[arg(long, global = true)]
+    dir: Option<PathBuf>,
+    /// Write every single run to this file.
+    #[arg(long, global = true)]
+    json: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Mode {
+    /// MB/s and CPU-seconds per GB of one file, from trigger to done.
+    Throughput(throughput::Args),
+    /// Milliseconds from a trigger to its answer, on disk and on tmpfs.
+    Latency(latency::Args),
+    /// Peak memory of both ends in a transfer of 10 MiB and in one of 1 GiB.
+    Memory,
+}
+
+const EXAMPLES: &str = "\
+Before:  cargo build --release -p filepull-cli -p filepull-agent
+Then:    cargo run --release -p filepull-bench -- throughput --peers --json throughput.json
+         cargo run --release -p filepull-bench -- throughput --size 100MiB,1GiB --runs 5
+         cargo run --release -p filepull-bench -- memory
+         cargo run --release -p filepull-bench -- latency --dir /srv/fast
+Peers:   apt-get install rsync openssh-server nginx-light";
+
+/// What every measurement needs.
+#[derive(Debug)]
+pub(crate) struct Bench {
+    programs: Programs,
+    /// Where folders for files are made.
+    folder: PathBuf,
+    json: Option<PathBuf>,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // Whoever loses is dropped, and with it every process and folder it made.
+    tokio::select! {
+        ended = run(&cli) => match ended {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                tell(format!("filepull-bench: {error:#}"));
+                ExitCode::FAILURE
+            }
+        },
+        () = signal::shutdown() => ExitCode::from(130),
+    }
+}
+
+async fn run(cli: &Cli) -> anyhow::Result<()> {
+    let own = env::current_exe()?;
+    let own_folder = own.parent().context("a program is in a folder")?;
+    let folder = cli.dir.clone().unwrap_or_else(|| own_folder.with_file_name("bench"));
+    std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    let programs = Programs::in_folder(cli.bin_dir.as_deref().unwrap_or(own_folder))?;
+    let bench = Bench { programs, folder, json: cli.json.clone() };
+    match &cli.mode {
+        Mode::Throughput(args) => throughput::run(args, &bench).await,
+        Mode::Latency(args) => latency::run(args, &bench).await,
+        Mode::Memory => memory::run(&bench).await,
+    }
+}
+
+impl Bench {
+    /// The machine and the programs under test; the files are in `folder`.
+    async fn head(&self, folder: &Path) -> anyhow::Result<Head> {
+        Ok(Head { machine: Machine::look(folder), versions: self.programs.versions().await? })
+    }
+}

@@ -1,0 +1,137 @@
+//! The processes this program starts: each in a group of its own, logged to a file, killed with all
+//! its children when its [`Running`] is dropped, whatever the reason.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::net::TcpStream;
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::time::{sleep, timeout};
+
+use crate::proc_files::{self, TreeUse};
+
+/// Nothing that starts here takes as long, even on a busy machine.
+pub(crate) const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// Between two looks at something that tells nobody when it changes.
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// A process that runs until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Running {
+    name: &'static str,
+    child: Child,
+    pid: u32,
+    log: PathBuf,
+}
+
+/// A command that knows nothing of our environment: settings of whoever runs the bench must not
+/// change what is measured.
+pub(crate) fn command(program: impl AsRef<Path>) -> Command {
+    let mut command = Command::new(program.as_ref());
+    command.env_clear().env("PATH", PATH).env("LC_ALL", "C").env("HOME", "/nonexistent");
+    command.stdin(Stdio::null()).kill_on_drop(true).process_group(0);
+    command
+}
+
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Where a program is installed.
+pub(crate) fn installed(program: &str) -> Option<PathBuf> {
+    PATH.split(':').map(|folder| Path::new(folder).join(program)).find(|path| path.is_file())
+}
+
+/// Runs a command to its end, at most for `limit`; its output, of both kinds.
+pub(crate) async fn finish(mut command: Command, limit: Duration) -> anyhow::Result<String> {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let program = command.as_std().get_program().to_owned();
+    let output = async { command.spawn()?.wait_with_output().await };
+    let output = timeout(limit, output).await.with_context(|| format!("{program:?} hangs"))?;
+    let output = output.with_context(|| format!("{program:?}"))?;
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text).trim().to_owned();
+    anyhow::ensure!(output.status.success(), "{program:?} failed: {}: {text}", output.status);
+    Ok(text)
+}
+
+impl Running {
+    /// Starts a process. Its standard error goes to `NAME.log` in `folder`; its standard output is
+    /// returned.
+    pub(crate) fn start(
+        name: &'static str,
+        mut command: Command,
+        folder: &Path,
+    ) -> anyhow::Result<(Self, ChildStdout)> {
+        let log = folder.join(format!("{name}.log"));
+        let log_file = File::create(&log).with_context(|| log.display().to_string())?;
+        command.stdout(Stdio::piped()).stderr(log_file);
+        let mut child = command.spawn().with_context(|| format!("starting {name}"))?;
+        let pid = child.id().context("it has just been started")?;
+        let stdout = child.stdout.take().context("its output is piped")?;
+        Ok((Self { name, child, pid, log }, stdout))
+    }
+
+    /// CPU of the process and its descendants so far.
+    pub(crate) fn usage(&self) -> anyhow::Result<TreeUse> {
+        proc_files::tree(self.pid).with_context(|| self.last_words())
+    }
+
+    /// The most memory it ever had resident, in bytes.
+    pub(crate) fn peak_rss(&self) -> anyhow::Result<u64> {
+        proc_files::peak_rss(self.pid).with_context(|| self.last_words())
+    }
+
+    /// Waits until a port of this machine answers.
+    pub(crate) async fn listens_on(&self, port: u16) -> anyhow::Result<()> {
+        self.until("listen", async || TcpStream::connect(("127.0.0.1", port)).await.is_ok()).await
+    }
+
+    /// Looks again and again until `ready`, or until it is too late.
+    pub(crate) async fn until(
+        &self,
+        what: &str,
+        mut ready: impl AsyncFnMut() -> bool,
+    ) -> anyhow::Result<()> {
+        let deadline = Instant::now() + START_LIMIT;
+        while !ready().await {
+            let late = deadline < Instant::now();
+            anyhow::ensure!(!late, "{} did not {what} in time; {}", self.name, self.last_words());
+            sleep(LOOK_AGAIN).await;
+        }
+        Ok(())
+    }
+
+    /// Ends it and waits until it is gone.
+    pub(crate) async fn end(mut self) -> anyhow::Result<()> {
+        self.kill();
+        let ended = timeout(START_LIMIT, self.child.wait()).await;
+        ended.with_context(|| format!("{} does not end", self.name))??;
+        Ok(())
+    }
+
+    /// The end of its log, for the message of an error.
+    pub(crate) fn last_words(&self) -> String {
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        let last = lines[lines.len().saturating_sub(5)..].join("\n");
+        format!("{} said last: {last}", self.name)
+    }
+
+    fn kill(&self) {
+        // Only while it is not reaped is its id certainly still its own.
+        let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok()) else { return };
+        let Some(group) = Pid::from_raw(pid) else { return };
+        // An error means that it is gone already.
+        let _ = kill_process_group(group, Signal::KILL);
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

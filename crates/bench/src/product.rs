@@ -1,0 +1,202 @@
+//! The product under test: one server and one agent, as processes, as an operator would start them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use serde::Serialize;
+use serde_json::json;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::ChildStdout;
+use tokio::time::timeout;
+
+use crate::http::Http;
+use crate::process::{self, Running, START_LIMIT};
+use crate::source::Source;
+
+/// The client that is asked for its files.
+pub(crate) const CLIENT: &str = "client1";
+
+/// The programs under test.
+#[derive(Clone, Debug)]
+pub(crate) struct Programs {
+    server: PathBuf,
+    agent: PathBuf,
+}
+
+/// One figure for each end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct Ends<T> {
+    pub(crate) server: T,
+    pub(crate) agent: T,
+}
+
+/// A server and an agent that is connected to it.
+#[derive(Debug)]
+pub(crate) struct Product {
+    server: Running,
+    agent: Running,
+    /// A banner that nobody reads must not end the server by a broken pipe.
+    _banner: [BufReader<ChildStdout>; 2],
+    pub(crate) http: Http,
+    downloads: PathBuf,
+}
+
+impl Programs {
+    /// Finds them in `folder`.
+    pub(crate) fn in_folder(folder: &Path) -> anyhow::Result<Self> {
+        let find = |name: &str| {
+            let path = folder.join(name);
+            anyhow::ensure!(
+                path.is_file(),
+                "no {name} in {}; build it first: cargo build --release -p filepull-cli -p \
+                 filepull-agent",
+                folder.display()
+            );
+            Ok(path)
+        };
+        Ok(Self { server: find("filepull")?, agent: find("filepull-agent")? })
+    }
+
+    /// Both versions, as the programs say them.
+    pub(crate) async fn versions(&self) -> anyhow::Result<Vec<String>> {
+        let mut versions = Vec::new();
+        for program in [&self.server, &self.agent] {
+            let mut command = process::command(program);
+            command.arg("version");
+            versions.push(process::finish(command, START_LIMIT).await?);
+        }
+        Ok(versions)
+    }
+}
+
+impl Product {
+    /// Starts both in `folder`, and waits until the agent is connected. The agent shares the files
+    /// beside `source`; what it is asked for without a path is `source`.
+    pub(crate) async fn start(
+        programs: &Programs,
+        folder: &Path,
+        source: &Source,
+    ) -> anyhow::Result<Self> {
+        let data_dir = folder.join("server-data");
+        let mut command = process::command(&programs.server);
+        command.args(["server", "--http-addr=127.0.0.1:0", "--grpc-addr=127.0.0.1:0"]);
+        command.arg("--data-dir").arg(&data_dir).env("LOG_FORMAT", "json");
+        let (server, stdout) = Running::start("server", command, folder)?;
+        let mut stdout = BufReader::new(stdout);
+        let banner = timeout(START_LIMIT, read_banner(&mut stdout)).await;
+        let banner = banner.context("it does not become ready").and_then(|banner| banner);
+        let Banner { http, agents } = banner.with_context(|| server.last_words())?;
+
+        let mut command = process::command(&programs.agent);
+        command.args(["run", "--client-id", CLIENT, "--server-addr", &agents]);
+        command.arg("--file-path").arg(&source.path).args(["--share", "*.bin"]);
+        command.arg("--state-dir").arg(folder).env("LOG_FORMAT", "json");
+        let (agent, agent_stdout) = Running::start("agent", command, folder)?;
+        let _banner = [stdout, BufReader::new(agent_stdout)];
+        let downloads = data_dir.join(CLIENT);
+        let product = Self { server, agent, _banner, http: Http::new(http), downloads };
+        product.agent.until("connect", async || product.is_connected().await).await?;
+        Ok(product)
+    }
+
+    /// Pulls a file: the time from the request to the answer that says `done`. The file that came
+    /// is checked by its size and deleted, both after the clock has stopped.
+    pub(crate) async fn pull(&self, source: &Source) -> anyhow::Result<Duration> {
+        let order = json!({ "client": CLIENT, "path": source.name() });
+        let began = Instant::now();
+        let answer = self.http.post("/api/v1/transfers?wait=10m", &order, source.limit()).await?;
+        let took = began.elapsed();
+        let transfer = answer.json()?;
+        anyhow::ensure!(transfer["state"] == "done", "the transfer is not done: {transfer:#}");
+        let path = transfer["download"]["path"].as_str().context("a download has a path")?;
+        source.check_copy(Path::new(path))?;
+        fs::remove_file(path).with_context(|| path.to_owned())?;
+        Ok(took)
+    }
+
+    /// Deletes what has arrived, so that no later transfer has to look for a free name.
+    pub(crate) fn delete_downloads(&self) -> anyhow::Result<()> {
+        for entry in fs::read_dir(&self.downloads)? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with("download-") {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The CPU both have used so far, user and system.
+    pub(crate) fn cpu(&self) -> anyhow::Result<Ends<Duration>> {
+        Ok(Ends { server: self.server.usage()?.cpu, agent: self.agent.usage()?.cpu })
+    }
+
+    /// The most memory both ever had resident, in bytes.
+    pub(crate) fn peak_rss(&self) -> anyhow::Result<Ends<u64>> {
+        Ok(Ends { server: self.server.peak_rss()?, agent: self.agent.peak_rss()? })
+    }
+
+    /// Ends both and waits until they are gone.
+    pub(crate) async fn end(self) -> anyhow::Result<()> {
+        self.agent.end().await?;
+        self.server.end().await
+    }
+
+    async fn is_connected(&self) -> bool {
+        let path = format!("/api/v1/clients/{CLIENT}");
+        let answer = self.http.get(&path, START_LIMIT).await;
+        answer.and_then(|answer| answer.json()).is_ok_and(|client| client["online"] == true)
+    }
+}
+
+/// Where a server listens, as its banner says.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Banner {
+    http: String,
+    agents: String,
+}
+
+async fn read_banner(stdout: &mut BufReader<ChildStdout>) -> anyhow::Result<Banner> {
+    let mut banner = Banner::default();
+    let mut line = String::new();
+    while stdout.read_line(&mut line).await? != 0 {
+        if line.trim() == "Ready." {
+            return Ok(banner);
+        }
+        banner.take(&line);
+        line.clear();
+    }
+    anyhow::bail!("it ended before it was ready")
+}
+
+impl Banner {
+    fn take(&mut self, line: &str) {
+        let mut words = line.split_whitespace();
+        match (words.next(), words.next()) {
+            (Some("pages"), Some(url)) => self.http = url.to_owned(),
+            (Some("agents"), Some(addr)) => self.agents = addr.to_owned(),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_banner_says_where_the_server_listens() {
+        let mut banner = Banner::default();
+        for line in [
+            "filepull server 0.1.0",
+            "  pages    http://127.0.0.1:8080",
+            "  agents   127.0.0.1:50051  (this machine only)",
+            "  files    server-data  (1 GiB free)",
+        ] {
+            banner.take(line);
+        }
+        let (http, agents) = ("http://127.0.0.1:8080".into(), "127.0.0.1:50051".into());
+        assert_eq!(banner, Banner { http, agents });
+    }
+}

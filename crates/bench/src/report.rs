@@ -1,0 +1,117 @@
+//! What is printed and what is written: the head, aligned tables, and the raw figures as JSON.
+
+use std::fmt;
+use std::fs;
+use std::path::Path;
+
+use anyhow::Context as _;
+use serde::Serialize;
+
+use crate::machine::Machine;
+
+/// What stands before every figure.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Head {
+    pub(crate) machine: Machine,
+    pub(crate) versions: Vec<String>,
+}
+
+/// A whole measurement, as it is written to a file.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report<'a, T> {
+    pub(crate) mode: &'static str,
+    pub(crate) head: &'a Head,
+    pub(crate) results: T,
+}
+
+/// Rows under headings. The first column and those whose heading starts with a blank hold text,
+/// which stands on the left.
+#[derive(Clone, Debug)]
+pub(crate) struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    pub(crate) fn new(headings: &[&str]) -> Self {
+        let headings = headings.iter().map(|&heading| heading.to_owned()).collect();
+        Self { rows: vec![headings] }
+    }
+
+    pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        self.rows.push(cells.into_iter().collect());
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(headings) = self.rows.first() else { return Ok(()) };
+        let width = |column: usize| {
+            let cells = self.rows.iter().filter_map(|row| row.get(column));
+            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+        };
+        let widths: Vec<usize> = (0..headings.len()).map(width).collect();
+        let is_text: Vec<bool> = headings
+            .iter()
+            .enumerate()
+            .map(|(column, heading)| column == 0 || heading.starts_with(' '))
+            .collect();
+        for row in &self.rows {
+            let mut line = String::new();
+            for ((cell, &width), &is_text) in row.iter().zip(&widths).zip(&is_text) {
+                let cell =
+                    if is_text { format!("{cell:<width$}") } else { format!("{cell:>width$}") };
+                line.push_str(&cell);
+                line.push_str("  ");
+            }
+            writeln!(f, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Head {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "machine   {}", self.machine.in_words())?;
+        writeln!(f, "versions  {}", self.versions.join("; "))
+    }
+}
+
+/// Writes the raw figures, if a file was asked for.
+pub(crate) fn write_json(file: Option<&Path>, report: &impl Serialize) -> anyhow::Result<()> {
+    let Some(file) = file else { return Ok(()) };
+    let text = serde_json::to_string_pretty(report)? + "\n";
+    fs::write(file, text).with_context(|| file.display().to_string())
+}
+
+/// Figures go to standard output.
+#[allow(clippy::print_stdout, reason = "printing figures is what this program is for")]
+pub(crate) fn print(text: impl fmt::Display) {
+    println!("{text}");
+}
+
+/// Talk goes to standard error.
+#[allow(clippy::print_stderr, reason = "a measurement takes a while; whoever waits is told")]
+pub(crate) fn tell(text: impl fmt::Display) {
+    eprintln!("{text}");
+}
+
+/// `30.1`: bytes as MiB.
+pub(crate) fn mib(bytes: u64) -> String {
+    #[allow(clippy::cast_precision_loss, reason = "one digit after the point is printed")]
+    let mib = bytes as f64 / f64::from(1 << 20);
+    format!("{mib:.1}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_stand_on_the_right_and_text_on_the_left() {
+        let mut table = Table::new(&["what", "MB/s", " assures"]);
+        table.row(["filepull".into(), "1050".into(), "all".into()]);
+        table.row(["scp".into(), "9".into(), "nothing".into()]);
+        let expected = "what      MB/s   assures\nfilepull  1050  all\nscp          9  nothing\n";
+        assert_eq!(table.to_string(), expected);
+    }
+}

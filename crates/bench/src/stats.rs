@@ -1,0 +1,76 @@
+//! The few figures that stand for many measurements.
+
+/// Measurements in ascending order.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Sorted(Vec<f64>);
+
+impl Sorted {
+    /// Sorts what was measured. Without any measurement every figure is "not a number".
+    pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Self {
+        let mut values: Vec<f64> = values.into_iter().collect();
+        values.sort_by(f64::total_cmp);
+        Self(values)
+    }
+
+    pub(crate) fn min(&self) -> f64 {
+        self.at(0)
+    }
+
+    pub(crate) fn max(&self) -> f64 {
+        self.at(self.0.len().wrapping_sub(1))
+    }
+
+    /// The middle one, or the mean of the two in the middle.
+    pub(crate) fn median(&self) -> f64 {
+        let n_values = self.0.len();
+        self.at(n_values.wrapping_sub(1) / 2).midpoint(self.at(n_values / 2))
+    }
+
+    /// The least value that `percent` of all values do not exceed (nearest rank): always one that
+    /// was measured.
+    pub(crate) fn percentile(&self, percent: usize) -> f64 {
+        let rank = (self.0.len() * percent).div_ceil(100);
+        self.at(rank.saturating_sub(1))
+    }
+
+    fn at(&self, idx: usize) -> f64 {
+        self.0.get(idx).copied().unwrap_or(f64::NAN)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle_whatever_the_order() {
+        let check = |values: &[f64], median: f64| {
+            assert_eq!(Sorted::of(values.iter().copied()).median(), median, "{values:?}");
+        };
+        check(&[7.0], 7.0);
+        check(&[9.0, 1.0, 5.0], 5.0);
+        check(&[4.0, 1.0, 2.0, 3.0], 2.5);
+    }
+
+    #[test]
+    fn a_percentile_is_a_measured_value() {
+        let hundred = Sorted::of((1..=100).rev().map(f64::from));
+        assert_eq!(hundred.percentile(50), 50.0);
+        assert_eq!(hundred.percentile(99), 99.0);
+        assert_eq!(hundred.percentile(100), 100.0);
+        assert_eq!(hundred.percentile(0), 1.0);
+        assert_eq!(Sorted::of([1.0, 2.0, 3.0]).percentile(99), 3.0);
+    }
+
+    #[test]
+    fn the_ends_are_the_least_and_the_greatest() {
+        let sorted = Sorted::of([3.0, 1.0, 2.0]);
+        assert_eq!((sorted.min(), sorted.max()), (1.0, 3.0));
+    }
+
+    #[test]
+    fn nothing_measured_is_not_a_number() {
+        let none = Sorted::of([]);
+        assert!(none.median().is_nan() && none.max().is_nan() && none.percentile(50).is_nan());
+    }
+}

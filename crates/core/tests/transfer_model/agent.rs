@@ -1,0 +1,270 @@
+//! The client's machine: a source file that changes when it likes, and the agent that reads it.
+
+use filepull_core::digest::Digest;
+use filepull_core::id::TransferId;
+use filepull_core::receive::Prefix;
+use filepull_core::source::{Consistency, Fingerprint, Reading, Source, SourceChanged, Stat};
+
+/// A cell says which version wrote it and where it belongs: torn and shifted files show.
+pub(crate) const CELL_LEN: usize = 8;
+/// Not a divisor of every file's length, so that last chunks are short.
+const CHUNK_LEN: usize = 2 * CELL_LEN;
+
+/// The source as a path: every version it ever had, and the files that still can be read.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    /// The last one has the path; the others are open in an upload at most.
+    files: Vec<File>,
+    consistency: Consistency,
+    pub(crate) versions: Vec<Vec<u8>>,
+}
+
+#[derive(Clone, Debug)]
+struct File {
+    bytes: Vec<u8>,
+    modified_ns: i64,
+    changed_ns: i64,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mutation {
+    pub(crate) change: Change,
+    pub(crate) trace: Trace,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Change {
+    InPlace { from: usize, n_cells: usize },
+    Append { n_cells: usize },
+    Truncate { n_cells: usize },
+    Replace { n_cells: usize },
+    Revert { pick: usize },
+}
+
+/// Which times a mutation leaves behind.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Trace {
+    /// Both, as `write` does.
+    Both,
+    /// The modification time was set back, as `touch -d` does.
+    SetBack,
+    /// None at all, as a store through `mmap`.
+    Nothing,
+}
+
+impl Client {
+    pub(crate) fn new(n_cells: usize, consistency: Consistency) -> Self {
+        let bytes = cells(0, 0..n_cells);
+        let file = File { bytes: bytes.clone(), modified_ns: 0, changed_ns: 0 };
+        Self { files: vec![file], consistency, versions: vec![bytes] }
+    }
+
+    /// The number of the version that has the path now.
+    pub(crate) fn version(&self) -> usize {
+        self.versions.len() - 1
+    }
+
+    pub(crate) fn mutate(&mut self, Mutation { change, trace }: Mutation) {
+        let version = self.versions.len();
+        let file = self.files.last_mut().expect("there is always a source");
+        let n_cells_now = file.bytes.len() / CELL_LEN;
+        match change {
+            Change::InPlace { from, n_cells } => {
+                let from = from.min(n_cells_now);
+                let to = (from + n_cells).min(n_cells_now);
+                file.bytes[from * CELL_LEN..to * CELL_LEN]
+                    .copy_from_slice(&cells(version, from..to));
+            }
+            Change::Append { n_cells } => {
+                file.bytes.extend(cells(version, n_cells_now..n_cells_now + n_cells));
+            }
+            Change::Truncate { n_cells } => file.bytes.truncate(n_cells * CELL_LEN),
+            Change::Replace { n_cells } => {
+                // The old file loses its last name; an upload may still have it open.
+                file.touch(version, trace);
+                let bytes = cells(version, 0..n_cells);
+                self.files.push(File { bytes, modified_ns: 0, changed_ns: 0 });
+            }
+            Change::Revert { pick } => file.bytes.clone_from(&self.versions[pick % version]),
+        }
+        let file = self.files.last_mut().expect("there is always a source");
+        file.touch(version, trace);
+        self.versions.push(file.bytes.clone());
+    }
+}
+
+impl File {
+    fn touch(&mut self, version: usize, trace: Trace) {
+        let now = i64::try_from(version).expect("versions are few");
+        match trace {
+            Trace::Both => (self.modified_ns, self.changed_ns) = (now, now),
+            Trace::SetBack => self.changed_ns = now,
+            Trace::Nothing => {}
+        }
+    }
+
+    fn stat(&self) -> Stat {
+        let Self { ref bytes, modified_ns, changed_ns } = *self;
+        Stat { size: bytes.len() as u64, modified_ns, changed_ns }
+    }
+}
+
+fn cells(version: usize, indices: std::ops::Range<usize>) -> Vec<u8> {
+    let word = |n: usize| u32::try_from(n).expect("model files are small").to_le_bytes();
+    indices.flat_map(|index| [word(version), word(index)].concat()).collect()
+}
+
+/// What the server asks for: the attempt's number, and the bytes it already holds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Order {
+    pub(crate) id: TransferId,
+    pub(crate) attempt: u32,
+    pub(crate) held: Prefix,
+    pub(crate) token: usize,
+}
+
+/// How an agent can be wrong about what it sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lie {
+    /// The trailer's digest is of other bytes.
+    Digest,
+    /// It goes on after the server's bytes without having compared them.
+    Proof,
+    /// It starts where the server's bytes do not end.
+    Offset,
+    /// It leaves out a chunk.
+    Gap,
+    /// It ends before the last byte.
+    Short,
+}
+
+/// One attempt, as the agent makes it.
+#[derive(Clone, Debug)]
+pub(crate) struct Upload {
+    pub(crate) order: Order,
+    pub(crate) lie: Option<Lie>,
+    /// The version that had the path when the file was opened.
+    pub(crate) opened: usize,
+    file_idx: usize,
+    before: Stat,
+    reading: Reading,
+    at: usize,
+    stage: Stage,
+}
+
+#[derive(Clone, Debug)]
+enum Stage {
+    Proving,
+    Sending,
+    Again(Fingerprint),
+}
+
+/// What the agent sends next.
+#[derive(Debug)]
+pub(crate) enum Message {
+    Nothing,
+    Begin { offset: u64, source: Source },
+    Chunk { offset: u64, bytes: Vec<u8> },
+    Trailer { size: u64, digest: Digest },
+    Changed,
+}
+
+impl Upload {
+    pub(crate) fn open(client: &Client, order: Order, lie: Option<Lie>) -> Self {
+        let file_idx = client.files.len() - 1;
+        let before = client.files[file_idx].stat();
+        Self {
+            order,
+            lie,
+            opened: client.version(),
+            file_idx,
+            before,
+            reading: Reading::new(before),
+            at: 0,
+            stage: Stage::Proving,
+        }
+    }
+
+    /// Does one small thing; the source may change before the next.
+    pub(crate) fn next(&mut self, client: &Client) -> Message {
+        match self.stage {
+            Stage::Proving => self.prove(client),
+            Stage::Sending => self.send(client).unwrap_or(Message::Changed),
+            Stage::Again(_) => self.read_again(client).unwrap_or(Message::Changed),
+        }
+    }
+
+    fn prove(&mut self, client: &Client) -> Message {
+        let Prefix { len, digest } = self.order.held;
+        let end = usize::try_from(len.min(self.before.size)).expect("model files are small");
+        if self.at < end
+            && let Ok(bytes) = self.read(client, end)
+        {
+            self.reading.update(&bytes);
+            return Message::Nothing;
+        }
+        let proved = self.at as u64 == len && self.reading.digest() == digest;
+        if !proved && self.lie != Some(Lie::Proof) {
+            (self.at, self.reading) = (0, Reading::new(self.before));
+        }
+        self.stage = Stage::Sending;
+        let offset = match self.lie {
+            Some(Lie::Proof) => len,
+            Some(Lie::Offset) => self.at as u64 + 1,
+            Some(Lie::Digest | Lie::Gap | Lie::Short) | None => self.at as u64,
+        };
+        let Stat { size, modified_ns, .. } = self.before;
+        Message::Begin { offset, source: Source { name: "data.bin".to_owned(), size, modified_ns } }
+    }
+
+    fn send(&mut self, client: &Client) -> Result<Message, SourceChanged> {
+        let offset = self.at as u64;
+        if offset < self.before.size && self.lie == Some(Lie::Short) {
+            return Ok(self.trailer());
+        }
+        if offset < self.before.size {
+            let bytes = self.read(client, usize::MAX)?;
+            self.reading.update(&bytes);
+            if self.lie == Some(Lie::Gap) {
+                self.lie = None;
+                return Ok(Message::Nothing);
+            }
+            return Ok(Message::Chunk { offset, bytes });
+        }
+        self.reading.check_stat(client.files[self.file_idx].stat())?;
+        match client.consistency {
+            Consistency::Stat => Ok(self.trailer()),
+            Consistency::DoubleRead => {
+                (self.at, self.stage) = (0, Stage::Again(Fingerprint::default()));
+                Ok(Message::Nothing)
+            }
+        }
+    }
+
+    fn read_again(&mut self, client: &Client) -> Result<Message, SourceChanged> {
+        let bytes = self.read(client, usize::MAX)?;
+        let Stage::Again(fingerprint) = &mut self.stage else { return Err(SourceChanged) };
+        if !bytes.is_empty() {
+            fingerprint.update(&bytes);
+            return Ok(Message::Nothing);
+        }
+        self.reading.check_again(fingerprint)?;
+        Ok(self.trailer())
+    }
+
+    fn trailer(&self) -> Message {
+        let told_wrong = self.lie == Some(Lie::Digest);
+        let digest = if told_wrong { Digest::of(b"a lie") } else { self.reading.digest() };
+        Message::Trailer { size: self.before.size, digest }
+    }
+
+    /// Reads the next chunk of the file that was opened, up to `end`.
+    fn read(&mut self, client: &Client, end: usize) -> Result<Vec<u8>, SourceChanged> {
+        let size = usize::try_from(self.before.size).expect("model files are small");
+        let start = self.at.min(size);
+        let end = end.min(size).min(start + CHUNK_LEN);
+        let bytes = client.files[self.file_idx].bytes.get(start..end).ok_or(SourceChanged)?;
+        self.at = end;
+        Ok(bytes.to_vec())
+    }
+}

@@ -1,0 +1,190 @@
+//! The core's rules in a world that goes wrong: the real [`Transfer`], [`Receiver`] and [`Reading`]
+//! between a model of a disk that loses power, a server that is killed between any two effects,
+//! and an agent whose file changes under its hands.
+//!
+//! `world` runs the steps, `oracle` holds the invariants of RELIABILITY.md 3.6 against it.
+//!
+//! [`Transfer`]: filepull_core::transfer::Transfer
+//! [`Receiver`]: filepull_core::receive::Receiver
+//! [`Reading`]: filepull_core::source::Reading
+
+mod agent;
+mod disk;
+mod machine;
+mod oracle;
+mod server;
+mod world;
+
+use filepull_core::source::Consistency;
+use proptest::prelude::*;
+
+use agent::{Change, Lie, Mutation, Trace};
+use disk::Fate;
+use world::{Crash, Op, Step, World};
+
+/// What the server and its machine go through; the source and the agent are blameless.
+fn server_op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        1 => Just(Op::Idle),
+        2 => any::<bool>().prop_map(|fresh| Op::Trigger { fresh }),
+        10 => (1usize..12).prop_map(|n_beats| Op::Deliver { n_beats }),
+        2 => Just(Op::DropLine),
+        1 => Just(Op::KillAgent),
+        3 => Just(Op::Checkpoint),
+        1 => (1usize..4, any::<bool>())
+            .prop_map(|(n_names, same_bytes)| Op::NameTaken { n_names, same_bytes }),
+        2 => any::<usize>().prop_map(|pick| Op::StaleUpload { pick }),
+    ]
+}
+
+fn any_op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        16 => server_op(),
+        4 => mutation().prop_map(Op::Mutate),
+        1 => prop::sample::select(vec![Lie::Digest, Lie::Proof, Lie::Offset, Lie::Gap, Lie::Short])
+            .prop_map(Op::Lie),
+        1 => Just(Op::Cancel),
+    ]
+}
+
+fn mutation() -> impl Strategy<Value = Mutation> {
+    let change = prop_oneof![
+        4 => (0usize..10, 1usize..4).prop_map(|(from, n_cells)| Change::InPlace { from, n_cells }),
+        2 => (1usize..4).prop_map(|n_cells| Change::Append { n_cells }),
+        1 => (0usize..10).prop_map(|n_cells| Change::Truncate { n_cells }),
+        1 => (0usize..10).prop_map(|n_cells| Change::Replace { n_cells }),
+        1 => any::<usize>().prop_map(|pick| Change::Revert { pick }),
+    ];
+    let trace = prop::sample::select(vec![Trace::Nothing, Trace::SetBack, Trace::Both]);
+    (change, trace).prop_map(|(change, trace)| Mutation { change, trace })
+}
+
+/// A write that neither grows the file nor hides its time.
+fn plain_write() -> impl Strategy<Value = Op> {
+    let change = prop_oneof![
+        3 => (0usize..10, 1usize..4).prop_map(|(from, n_cells)| Change::InPlace { from, n_cells }),
+        1 => (0usize..10).prop_map(|n_cells| Change::Replace { n_cells }),
+    ];
+    let trace = prop::sample::select(vec![Trace::SetBack, Trace::Both]);
+    (change, trace).prop_map(|(change, trace)| Op::Mutate(Mutation { change, trace }))
+}
+
+/// Steps of which every fifth ends in a crash, which may damage a partial as `flip` says.
+fn story(
+    op: impl Strategy<Value = Op>,
+    flip: impl Strategy<Value = Option<usize>>,
+) -> impl Strategy<Value = Vec<Step>> {
+    let power_cut = prop::option::of(any::<u64>().prop_map(Fate));
+    // Most effects come in twos and threes; recoveries and deliveries are longer.
+    let after = prop_oneof![2 => 0usize..3, 1 => 0usize..12];
+    let crash = (after, power_cut, flip).prop_map(|(after, power_cut, flip)| Crash {
+        after,
+        power_cut,
+        flip,
+    });
+    let step = (op, prop::option::weighted(0.2, crash)).prop_map(|(op, crash)| Step { op, crash });
+    prop::collection::vec(step, 1..40)
+}
+
+fn run(n_cells: usize, links: bool, story: &[Step]) -> World {
+    tell(World::new(n_cells, Consistency::DoubleRead, links), story)
+}
+
+fn tell(mut world: World, story: &[Step]) -> World {
+    world.step(&Step { op: Op::Trigger { fresh: false }, crash: None });
+    story.iter().for_each(|step| world.step(step));
+    world.settle();
+    world
+}
+
+/// `PROPTEST_CASES` asks for more.
+fn config() -> ProptestConfig {
+    let config = ProptestConfig::default();
+    ProptestConfig { cases: config.cases.max(2_000), max_shrink_iters: 20_000, ..config }
+}
+
+/// Two checkpoints, a lost line, a source that changes, a name that is taken, a second transfer.
+fn eventful_story() -> Vec<Op> {
+    let replace = Mutation { change: Change::Replace { n_cells: 3 }, trace: Trace::Both };
+    vec![
+        Op::Deliver { n_beats: 4 },
+        Op::Checkpoint,
+        Op::Deliver { n_beats: 1 },
+        Op::Checkpoint,
+        Op::DropLine,
+        Op::Deliver { n_beats: 5 },
+        Op::Mutate(replace),
+        Op::NameTaken { n_names: 1, same_bytes: true },
+        Op::DropLine,
+        Op::Deliver { n_beats: 5 },
+        Op::Checkpoint,
+        Op::Trigger { fresh: true },
+        Op::Deliver { n_beats: 6 },
+        Op::Deliver { n_beats: 4 },
+        Op::Deliver { n_beats: 20 },
+    ]
+}
+
+#[test]
+fn a_crash_before_any_single_effect_is_survived() {
+    let power_cuts = [None, Some(0), Some(u64::MAX), Some(0x5555_5555_5555_5555)];
+    for step_idx in 0..eventful_story().len() {
+        for after in 0..12 {
+            for power_cut in power_cuts.map(|cut| cut.map(Fate)) {
+                let crash = Crash { after, power_cut, flip: None };
+                survive(step_idx, crash);
+            }
+        }
+    }
+}
+
+fn survive(step_idx: usize, crash: Crash) {
+    let planned = |(idx, op)| Step { op, crash: (idx == step_idx).then_some(crash) };
+    let story: Vec<_> = eventful_story().into_iter().enumerate().map(planned).collect();
+    for links in [false, true] {
+        assert!(run(8, links, &story).all_are_done(), "step {step_idx}, {crash:?}");
+    }
+}
+
+#[test]
+fn an_upload_that_starts_after_its_own_end_is_refused() {
+    let shrink = Mutation { change: Change::Truncate { n_cells: 1 }, trace: Trace::Both };
+    let story = [
+        Op::Deliver { n_beats: 4 },
+        Op::DropLine,
+        Op::Mutate(shrink),
+        Op::Lie(Lie::Proof),
+        Op::Deliver { n_beats: 3 },
+    ];
+    run(4, false, &story.map(|op| Step { op, crash: None }));
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn no_fault_breaks_a_promise(
+        n_cells in 0usize..10,
+        links: bool,
+        story in story(any_op(), prop::option::weighted(0.1, any::<usize>())),
+    ) {
+        run(n_cells, links, &story);
+    }
+
+    #[test]
+    fn size_and_times_alone_find_a_writer_that_leaves_them(
+        n_cells in 0usize..10,
+        story in story(prop_oneof![8 => server_op(), 4 => plain_write()], Just(None)),
+    ) {
+        tell(World::new(n_cells, Consistency::Stat, false), &story);
+    }
+
+    #[test]
+    fn crashes_alone_never_keep_a_file_from_arriving(
+        n_cells in 0usize..10,
+        links: bool,
+        story in story(server_op(), Just(None)),
+    ) {
+        prop_assert!(run(n_cells, links, &story).all_are_done());
+    }
+}

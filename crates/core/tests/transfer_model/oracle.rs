@@ -1,0 +1,220 @@
+//! Remembers everything promised and everything seen, and fails on the first contradiction.
+//!
+//! I1 to I15 are the invariants of RELIABILITY.md 3.6.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use filepull_core::digest::Digest;
+use filepull_core::id::TransferId;
+use filepull_core::transfer::{Download, Phase, Transfer};
+
+use crate::agent::{CELL_LEN, Client};
+use crate::disk::Inode;
+use crate::machine::{Machine, Said, is, is_partial, partial_name};
+use crate::server::{Live, Server};
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Oracle {
+    /// The records when they were last looked at.
+    seen: BTreeMap<TransferId, Transfer>,
+    accepted: BTreeSet<TransferId>,
+    durable: BTreeMap<TransferId, u64>,
+    ordered: BTreeMap<TransferId, u32>,
+    /// Files that must stay as they are, for ever: downloads that are done, and other people's.
+    kept: BTreeMap<String, (Inode, Digest)>,
+    intruders: BTreeSet<String>,
+    /// The version that the source had when the transfer was asked for.
+    asked: BTreeMap<TransferId, usize>,
+    commits: Vec<Commit>,
+}
+
+/// The agent has read a file twice, alike, between two versions of its path.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Commit {
+    pub(crate) id: TransferId,
+    pub(crate) digest: Digest,
+    pub(crate) opened: usize,
+    pub(crate) closed: usize,
+}
+
+impl Oracle {
+    pub(crate) fn asked(&mut self, id: TransferId, version: usize) {
+        self.asked.insert(id, version);
+    }
+
+    pub(crate) fn intruded(&mut self, machine: &Machine, name: &str) {
+        self.intruders.insert(name.to_owned());
+        self.keep(machine, name);
+    }
+
+    pub(crate) fn committed(&mut self, commit: Commit) {
+        self.commits.push(commit);
+    }
+
+    /// Holds the world against everything known so far.
+    pub(crate) fn check(&mut self, machine: &mut Machine, server: Option<&Server>) {
+        std::mem::take(&mut machine.said).into_iter().for_each(|said| self.hear(said));
+        for (id, now) in &machine.records {
+            if let Some(before) = self.seen.get(id) {
+                check_history(before, now);
+            }
+            if now.download().is_some_and(|download| !self.has_kept(download)) {
+                self.done(machine, now);
+            }
+        }
+        self.seen.clone_from(&machine.records);
+        let lost = self.accepted.iter().find(|id| !machine.records.contains_key(id));
+        assert_eq!(lost, None, "I15: accepted and then forgotten");
+        self.check_names(machine);
+        if let Some(server) = server {
+            let found = machine.disk.names().filter(|name| is_partial(name));
+            assert_eq!(found.map(str::to_owned).collect::<BTreeSet<_>>(), server.partials(), "I12");
+            server.transfers().for_each(|live| self.check_live(machine, live));
+        }
+    }
+
+    /// Is what is done the source as it stood at one instant, after it was asked for?
+    pub(crate) fn check_truth(&self, machine: &Machine, client: &Client) {
+        for done in machine.records.values() {
+            let Some(download) = done.download() else { continue };
+            let name = download.name.to_string();
+            let bytes = machine.disk.bytes(&name).expect("I3: a download is gone");
+            assert_eq!(download.size, download.source.size, "I9: not all that was announced");
+            let is_its =
+                |commit: &&Commit| commit.id == done.id && commit.digest == download.digest;
+            let mut commits = self.commits.iter().filter(is_its).peekable();
+            assert!(commits.peek().is_some(), "I9: published without a commit: {done:?}");
+            let is_true = |commit: &Commit| {
+                let is_fresh = self.asked[&done.id] <= commit.opened;
+                is_fresh && stood(&client.versions[commit.opened..=commit.closed], bytes)
+            };
+            assert!(commits.any(is_true), "I10: not the source at one instant: {bytes:?}");
+        }
+    }
+
+    fn hear(&mut self, said: Said) {
+        match said {
+            Said::Accepted(id) => _ = self.accepted.insert(id),
+            Said::Durable(id, len) => _ = self.durable.insert(id, len),
+            Said::Lapsed(id) => _ = self.durable.remove(&id),
+            Said::Ordered(id, attempt) => {
+                let before = self.ordered.insert(id, attempt);
+                assert!(before < Some(attempt), "I2: attempt {attempt} was ordered before");
+            }
+            Said::Restarted => self.ordered.clear(),
+            Said::Began(id, attempt) => {
+                let newest = Some(&attempt) == self.ordered.get(&id);
+                assert!(newest, "I2: an upload of a superseded attempt may write");
+            }
+        }
+    }
+
+    fn keep(&mut self, machine: &Machine, name: &str) {
+        let inode = machine.disk.inode(name).expect("what is kept exists");
+        let bytes = machine.disk.bytes(name).expect("what is kept exists");
+        self.kept.insert(name.to_owned(), (inode, Digest::of(bytes)));
+    }
+
+    fn has_kept(&self, download: &Download) -> bool {
+        let kept = self.kept.get(&download.name.to_string());
+        kept == Some(&(download.inode, download.digest))
+    }
+
+    fn done(&mut self, machine: &Machine, done: &Transfer) {
+        let name = done.download().expect("it is done").name.to_string();
+        assert!(machine.disk.inode(&name).is_some(), "I15: done and not there: {done:?}");
+        assert!(!self.kept.contains_key(&name), "I3: {name} belongs to somebody else");
+        self.keep(machine, &name);
+    }
+
+    fn check_names(&self, machine: &Machine) {
+        for (name, kept) in &self.kept {
+            let now = machine.disk.inode(name).zip(machine.disk.bytes(name).map(Digest::of));
+            assert_eq!(now, Some(*kept), "I3: {name} did not stay as it was");
+        }
+        for name in machine.disk.names() {
+            if is_partial(name) || self.intruders.contains(name) {
+                continue;
+            }
+            let inode = machine.disk.inode(name);
+            let owners: Vec<_> = machine.records.values().filter_map(named).collect();
+            let owners = owners.iter().filter(|download| {
+                download.name.to_string() == name && Some(download.inode) == inode
+            });
+            let owners: Vec<_> = owners.collect();
+            assert_eq!(owners.len(), 1, "I4: {name} belongs to {owners:?}");
+            let bytes = machine.disk.bytes(name).expect("it was just listed");
+            assert!(is(owners[0], bytes), "I1: {name} is not what was committed: {bytes:?}");
+        }
+    }
+
+    fn check_live(&self, machine: &Machine, live: &Live) {
+        let Live { transfer, receiver } = live;
+        let durable = self.durable.get(&transfer.id).copied().unwrap_or(0);
+        match &transfer.phase {
+            Phase::Queued => assert_eq!(durable, 0, "I5: acknowledged and lost: {transfer:?}"),
+            Phase::Receiving { source, checkpoint } => {
+                let receiver = receiver.as_ref().expect("a partial has a receiver");
+                let partial = partial_name(transfer, transfer.generation);
+                let bytes = machine.disk.bytes(&partial).expect("I12 holds");
+                assert_eq!(receiver.received(), bytes.len() as u64, "I7: a hole in {partial}");
+                assert_eq!(receiver.prefix().digest, Digest::of(bytes), "I7: other bytes");
+                assert!(durable <= receiver.received(), "I5: acknowledged and lost: {transfer:?}");
+                assert!(checkpoint.len <= receiver.received(), "I6: {transfer:?}");
+                assert!(receiver.received() <= source.size, "I8: more than announced");
+            }
+            Phase::Sealed(_) => panic!("a sealed transfer was left alone: {transfer:?}"),
+            Phase::Done(_) | Phase::Failed(_) | Phase::Cancelled(_) => {
+                assert_eq!(Some(transfer), machine.records.get(&transfer.id), "I15");
+            }
+        }
+    }
+}
+
+fn check_history(before: &Transfer, now: &Transfer) {
+    if before.is_final() {
+        assert_eq!(before, now, "I4: a final state does not change");
+    }
+    assert!(before.generation <= now.generation, "I6: {before:?} became {now:?}");
+    assert!(before.attempt <= now.attempt, "I2: {before:?} became {now:?}");
+    let same_generation = before.generation == now.generation;
+    if let (Phase::Receiving { checkpoint: before, .. }, Phase::Receiving { checkpoint, .. }) =
+        (&before.phase, &now.phase)
+        && same_generation
+    {
+        assert!(before.len <= checkpoint.len, "I6: {before:?} became {checkpoint:?}");
+    }
+}
+
+/// The download whose name may be on the disk.
+fn named(transfer: &Transfer) -> Option<&Download> {
+    match &transfer.phase {
+        Phase::Sealed(download) | Phase::Done(download) => Some(download),
+        Phase::Queued | Phase::Receiving { .. } | Phase::Failed(_) | Phase::Cancelled(_) => None,
+    }
+}
+
+/// Were these bytes the beginning of one version? A byte that changed and changed back between two
+/// readings is beyond what reading twice can see: then each cell was there at some time.
+fn stood(versions: &[Vec<u8>], bytes: &[u8]) -> bool {
+    let is_one_version = versions.iter().any(|version| version.starts_with(bytes));
+    is_one_version || came_back(versions) && is_patchwork(versions, bytes)
+}
+
+/// Is there a version that an earlier one equals, at some cell, with another one between them?
+fn came_back(versions: &[Vec<u8>]) -> bool {
+    let cells: BTreeSet<&[u8]> = versions.iter().flat_map(|v| v.chunks(CELL_LEN)).collect();
+    cells.into_iter().any(|cell| {
+        let holds = |version: &Vec<u8>| version.chunks(CELL_LEN).any(|other| other == cell);
+        let mut spans = versions.iter().map(holds).collect::<Vec<_>>();
+        spans.dedup();
+        2 <= spans.into_iter().filter(|&held| held).count()
+    })
+}
+
+fn is_patchwork(versions: &[Vec<u8>], bytes: &[u8]) -> bool {
+    bytes.chunks(CELL_LEN).enumerate().all(|(idx, cell)| {
+        let at = idx * CELL_LEN;
+        versions.iter().any(|version| version.get(at..at + cell.len()) == Some(cell))
+    })
+}

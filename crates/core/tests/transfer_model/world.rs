@@ -1,0 +1,253 @@
+//! Everything together, one step at a time; and what a step is.
+
+use filepull_core::name::DownloadName;
+use filepull_core::source::{Consistency, Source};
+
+use crate::agent::{Client, Lie, Message, Mutation, Upload};
+use crate::disk::Fate;
+use crate::machine::{Machine, Stop};
+use crate::oracle::{Commit, Oracle};
+use crate::server::{NOW, Server};
+
+#[derive(Clone, Debug)]
+pub(crate) struct Step {
+    pub(crate) op: Op,
+    pub(crate) crash: Option<Crash>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Op {
+    Idle,
+    Trigger { fresh: bool },
+    Deliver { n_beats: usize },
+    DropLine,
+    KillAgent,
+    Checkpoint,
+    Cancel,
+    Mutate(Mutation),
+    Lie(Lie),
+    NameTaken { n_names: usize, same_bytes: bool },
+    StaleUpload { pick: usize },
+}
+
+/// The end of a server process, at the latest when the step ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Crash {
+    /// How many effects are still performed.
+    pub(crate) after: usize,
+    /// None: only the process is killed.
+    pub(crate) power_cut: Option<Fate>,
+    /// Damages a partial while nobody looks.
+    pub(crate) flip: Option<usize>,
+}
+
+#[derive(Debug)]
+pub(crate) struct World {
+    machine: Machine,
+    server: Option<Server>,
+    client: Client,
+    upload: Option<Upload>,
+    /// What the next upload will be wrong about.
+    lie: Option<Lie>,
+    /// Nobody has lied or damaged anything.
+    is_honest: bool,
+    /// The openings of uploads that may arrive once more, late.
+    begun: Vec<(Upload, u64, Source)>,
+    oracle: Oracle,
+}
+
+impl World {
+    pub(crate) fn new(n_cells: usize, consistency: Consistency, links: bool) -> Self {
+        Self {
+            machine: Machine { links, ..Machine::default() },
+            server: None,
+            client: Client::new(n_cells, consistency),
+            upload: None,
+            lie: None,
+            is_honest: true,
+            begun: Vec::new(),
+            oracle: Oracle::default(),
+        }
+    }
+
+    pub(crate) fn step(&mut self, step: &Step) {
+        self.machine.fuse = step.crash.map(|crash| crash.after);
+        let stop = self.act(&step.op);
+        self.machine.fuse = None;
+        match step.crash {
+            Some(crash) => self.crash(crash),
+            None => assert_eq!(stop, Ok(()), "nothing was to go wrong in {step:?}"),
+        }
+        self.check();
+        self.check_power_cut(Fate(0));
+        if let Some(fate) = step.crash.and_then(|crash| crash.power_cut) {
+            self.check_power_cut(fate);
+        }
+    }
+
+    /// I11: once nothing goes wrong any more, every transfer ends.
+    pub(crate) fn settle(&mut self) {
+        let limit = 1000 * (1 + self.machine.records.len());
+        for _ in 0..limit {
+            assert_eq!(self.beat(), Ok(()), "nothing goes wrong any more");
+            if self.machine.records.values().all(|transfer| transfer.is_final()) {
+                return self.check();
+            }
+        }
+        panic!("I11: no end in {limit} beats: {:?}", self.machine.records);
+    }
+
+    pub(crate) fn all_are_done(&self) -> bool {
+        self.machine.records.values().all(|transfer| transfer.download().is_some())
+    }
+
+    fn check(&mut self) {
+        self.oracle.check(&mut self.machine, self.server.as_ref());
+        self.oracle.check_truth(&self.machine, &self.client);
+        let is_damaged = self.machine.records.values().any(|of| of.setbacks.damaged != 0);
+        assert!(!(is_damaged && self.is_honest), "a change of the source passed for damage");
+    }
+
+    /// What if the power went out now? Everything must hold after a recovery, and after two.
+    fn check_power_cut(&self, fate: Fate) {
+        let (mut machine, mut oracle) = (self.machine.clone(), self.oracle.clone());
+        machine.disk.power_cut(fate);
+        let mut recover = || {
+            let server = Server::start(&mut machine).expect("no crash was planned");
+            oracle.check(&mut machine, Some(&server));
+            (machine.disk.contents(), machine.records.clone())
+        };
+        let once = recover();
+        assert_eq!(once, recover(), "I13: a second recovery went further");
+    }
+
+    fn crash(&mut self, Crash { power_cut, flip, .. }: Crash) {
+        (self.server, self.upload) = (None, None);
+        if let Some(fate) = power_cut {
+            self.machine.disk.power_cut(fate);
+        }
+        if let Some(pick) = flip {
+            self.is_honest = false;
+            self.machine.flip_bit(pick);
+        }
+    }
+
+    fn act(&mut self, op: &Op) -> Result<(), Stop> {
+        match *op {
+            Op::Idle => {}
+            Op::Trigger { fresh } => self.trigger(fresh)?,
+            Op::Deliver { n_beats } => (0..n_beats).try_for_each(|_| self.beat())?,
+            Op::DropLine => self.upload = None,
+            Op::KillAgent => (self.upload, self.begun) = (None, Vec::new()),
+            Op::Checkpoint => {
+                let (server, machine) = self.running()?;
+                server.checkpoint(machine)?;
+            }
+            Op::Cancel => {
+                let (server, machine) = self.running()?;
+                server.cancel(machine)?;
+            }
+            Op::Mutate(mutation) => self.client.mutate(mutation),
+            Op::Lie(lie) => {
+                self.is_honest = false;
+                match &mut self.upload {
+                    Some(upload) => upload.lie = Some(lie),
+                    None => self.lie = Some(lie),
+                }
+            }
+            Op::NameTaken { n_names, same_bytes } => self.intrude(n_names, same_bytes),
+            Op::StaleUpload { pick } => self.replay(pick)?,
+        }
+        Ok(())
+    }
+
+    /// The server process and its machine; a new process recovers first.
+    fn running(&mut self) -> Result<(&mut Server, &mut Machine), Stop> {
+        let server = match self.server.take() {
+            Some(server) => server,
+            None => Server::start(&mut self.machine)?,
+        };
+        Ok((self.server.insert(server), &mut self.machine))
+    }
+
+    fn trigger(&mut self, fresh: bool) -> Result<(), Stop> {
+        let version = self.client.version();
+        let (server, machine) = self.running()?;
+        let (id, is_unordered) = server.trigger(machine, fresh)?;
+        if is_unordered {
+            self.oracle.asked(id, version);
+        }
+        Ok(())
+    }
+
+    /// Somebody else puts files where the next downloads would go.
+    fn intrude(&mut self, n_names: usize, same_bytes: bool) {
+        let mut name = DownloadName::new(NOW, "data.bin");
+        let bytes = if same_bytes { &self.client.versions[self.client.version()] } else { &vec![] };
+        for _ in 0..n_names {
+            let text = name.to_string();
+            if self.machine.disk.inode(&text).is_none() {
+                self.machine.disk.create(&text);
+                self.machine.disk.write(&text, 0, bytes);
+                self.machine.disk.sync(&text);
+                self.machine.disk.sync_folder();
+                self.oracle.intruded(&self.machine, &text);
+            }
+            name = name.next();
+        }
+    }
+
+    /// The agent does one small thing, and the server what follows from it.
+    fn beat(&mut self) -> Result<(), Stop> {
+        self.running()?;
+        let Some(upload) = &mut self.upload else {
+            let (server, machine) = self.running()?;
+            let order = server.order(machine);
+            let lie = self.lie.take();
+            self.upload = order.map(|order| Upload::open(&self.client, order, lie));
+            return Ok(());
+        };
+        let message = upload.next(&self.client);
+        if let Message::Begin { offset, source } = &message {
+            self.begun.push((upload.clone(), *offset, source.clone()));
+        }
+        let ends = matches!(message, Message::Trailer { .. } | Message::Changed);
+        let upload = upload.clone();
+        let heard = self.deliver(&upload, message);
+        if ends || heard == Err(Stop::Refused) {
+            self.upload = None;
+        }
+        if heard == Err(Stop::Crashed) { heard } else { Ok(()) }
+    }
+
+    /// The opening of an earlier upload arrives once more.
+    fn replay(&mut self, pick: usize) -> Result<(), Stop> {
+        if self.begun.is_empty() {
+            return Ok(());
+        }
+        let (upload, offset, source) = self.begun[pick % self.begun.len()].clone();
+        match self.deliver(&upload, Message::Begin { offset, source }) {
+            Ok(()) => self.upload = Some(upload),
+            Err(Stop::Refused) => {}
+            Err(Stop::Crashed) => return Err(Stop::Crashed),
+        }
+        Ok(())
+    }
+
+    fn deliver(&mut self, upload: &Upload, message: Message) -> Result<(), Stop> {
+        let order = &upload.order;
+        if let Message::Trailer { digest, .. } = message {
+            let (opened, closed) = (upload.opened, self.client.version());
+            self.oracle.committed(Commit { id: order.id, digest, opened, closed });
+        }
+        let (server, machine) = self.running()?;
+        let live = server.live(order)?;
+        match message {
+            Message::Nothing => Ok(()),
+            Message::Begin { offset, source } => live.begin(machine, order, offset, source),
+            Message::Chunk { offset, bytes } => live.chunk(machine, order, offset, &bytes),
+            Message::Trailer { size, digest } => live.trailer(machine, order, size, digest),
+            Message::Changed => live.changed(machine, order),
+        }
+    }
+}

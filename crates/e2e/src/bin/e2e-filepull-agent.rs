@@ -1,0 +1,5 @@
+//! `filepull-agent`, built by this package so that its tests can start it.
+
+fn main() -> std::process::ExitCode {
+    filepull_agent::main()
+}

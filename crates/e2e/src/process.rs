@@ -1,0 +1,158 @@
+//! One of our programs, running.
+
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::Context as _;
+use rustix::process::{Pid, Signal};
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+
+use crate::soon;
+
+/// A running program and everything it has said so far. It is killed when dropped.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    said: Said,
+}
+
+/// Lines of standard output and standard error, in the order they came.
+#[derive(Clone, Debug)]
+struct Said {
+    lines: Arc<Mutex<Vec<String>>>,
+    count: Arc<watch::Sender<usize>>,
+}
+
+impl Process {
+    /// Starts a program that this package builds, with these settings in its environment and no
+    /// others of ours; through a `launcher`, which takes the program as its last argument.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn start(
+        launcher: &[String],
+        program: &str,
+        arg: &str,
+        settings: &[(&str, String)],
+    ) -> anyhow::Result<Self> {
+        let program = program_path(program)?;
+        let mut command = match launcher {
+            [] => Command::new(program),
+            [first, rest @ ..] => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(program);
+                command
+            }
+        };
+        command.arg(arg).env_clear().envs(settings.iter().map(|(key, value)| (key, value)));
+        command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.kill_on_drop(true).spawn().context("starting the program")?;
+        let said = Said { lines: Arc::default(), count: Arc::new(watch::Sender::new(0)) };
+        said.follow(child.stdout.take());
+        said.follow(child.stderr.take());
+        Ok(Self { child, said })
+    }
+
+    /// Waits for a line that contains `text`, said at any time, and returns it.
+    ///
+    /// # Errors
+    /// No such line came in time; the error shows what was said instead.
+    pub async fn says(&self, text: &str) -> anyhow::Result<String> {
+        self.says_times(text, 1).await
+    }
+
+    /// Waits until that many lines contain `text`, and returns the last of them.
+    ///
+    /// # Errors
+    /// As [`says`](Self::says).
+    pub async fn says_times(&self, text: &str, times: usize) -> anyhow::Result<String> {
+        let mut count = self.said.count.subscribe();
+        let found = async {
+            loop {
+                count.borrow_and_update();
+                let nth = self.said().into_iter().filter(|line| line.contains(text)).nth(times - 1);
+                if let Some(line) = nth {
+                    return line;
+                }
+                if count.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        soon(&format!("the line {text:?}"), found)
+            .await
+            .with_context(|| format!("it said:\n{}", self.said().join("\n")))
+    }
+
+    /// Everything it has said.
+    pub fn said(&self) -> Vec<String> {
+        self.said.lines.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Its process id.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn pid(&self) -> anyhow::Result<u32> {
+        self.child.id().context("the program has ended")
+    }
+
+    /// Ends it without a word (SIGKILL).
+    ///
+    /// # Errors
+    /// It has ended already.
+    pub async fn kill(mut self) -> anyhow::Result<()> {
+        self.child.kill().await.context("killing the program")
+    }
+
+    /// Asks it to end (SIGTERM).
+    ///
+    /// # Errors
+    /// It has ended already.
+    pub fn terminate(&self) -> anyhow::Result<()> {
+        self.signal(Signal::TERM)
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// It has ended already.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        let pid = i32::try_from(self.pid()?).ok().and_then(Pid::from_raw);
+        rustix::process::kill_process(pid.context("no process id")?, signal)?;
+        Ok(())
+    }
+
+    /// Waits until it ends by itself.
+    ///
+    /// # Errors
+    /// It does not end in time.
+    pub async fn ended(&mut self) -> anyhow::Result<ExitStatus> {
+        Ok(soon("the end of the program", self.child.wait()).await??)
+    }
+}
+
+impl Said {
+    fn follow(&self, from: Option<impl AsyncRead + Unpin + Send + 'static>) {
+        let (said, Some(from)) = (self.clone(), from) else { return };
+        let mut lines = BufReader::new(from).lines();
+        #[allow(clippy::disallowed_methods, reason = "it ends with the pipe of the program")]
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                said.lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+                said.count.send_modify(|count| *count += 1);
+            }
+        });
+    }
+}
+
+/// Programs lie one folder above the tests that start them.
+fn program_path(program: &str) -> anyhow::Result<PathBuf> {
+    let test = std::env::current_exe()?;
+    let folder = test.parent().and_then(|deps| deps.parent()).context("no folder of programs")?;
+    Ok(folder.join(program))
+}

@@ -1,0 +1,236 @@
+//! The settings of the server: as typed, and as meant.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use filepull_core::human::{self, parse_duration, parse_size};
+use filepull_process::telemetry::LogFormat;
+
+use crate::grpc::LineSettings;
+use crate::transfers::Limits;
+
+/// What was typed: flags, or the environment.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// Where operators curl.
+    #[arg(long, env = "HTTP_ADDR", default_value = "127.0.0.1:8080")]
+    pub http_addr: SocketAddr,
+    /// Where agents dial.
+    #[arg(long, env = "GRPC_ADDR", default_value = "127.0.0.1:50051")]
+    pub grpc_addr: SocketAddr,
+    /// Folder of the downloads and the records; made if missing.
+    #[arg(long, env = "DATA_DIR", default_value = "server-data")]
+    pub data_dir: PathBuf,
+    /// Who may call: `auto` lets everybody in on loopback and refuses to start elsewhere, `none`
+    /// lets everybody in.
+    #[arg(long, env = "HTTP_AUTH", default_value = "auto")]
+    pub http_auth: HttpAuth,
+    /// Which agents may connect: `auto` lets all in on loopback and refuses to start elsewhere,
+    /// `open` lets any agent take any free id.
+    #[arg(long, env = "AGENT_AUTH", default_value = "auto")]
+    pub agent_auth: AgentAuth,
+    /// Transfers at once.
+    #[arg(long, env = "MAX_RUNNING", default_value_t = 20)]
+    pub max_running: usize,
+    /// Transfers in line.
+    #[arg(long, env = "MAX_WAITING", default_value_t = 10_000)]
+    pub max_waiting: usize,
+    /// Largest file that is accepted, such as 10GiB.
+    #[arg(long, env = "MAX_FILE_SIZE", default_value = "10GiB", value_parser = parse_size)]
+    pub max_file_size: u64,
+    /// Space that stays free on the disk, such as 1GiB.
+    #[arg(long, env = "MIN_FREE", default_value = "1GiB", value_parser = parse_size)]
+    pub min_free: u64,
+    /// An upload that brings no byte for this long is started again.
+    #[arg(long, env = "STALL_TIMEOUT", default_value = "60s", value_parser = parse_duration)]
+    pub stall_timeout: Duration,
+    /// How long an interrupted transfer waits for its client.
+    #[arg(long, env = "RESUME_WITHIN", default_value = "15m", value_parser = parse_duration)]
+    pub resume_within: Duration,
+    /// Flow-control window of an upload: its throughput is at most this over the round trip.
+    #[arg(long, env = "STREAM_WINDOW", default_value = "16MiB", value_parser = parse_size)]
+    pub stream_window: u64,
+    /// How long running transfers may go on at shutdown; the rest resume after the restart.
+    #[arg(long, env = "SHUTDOWN_GRACE", default_value = "30s", value_parser = parse_duration)]
+    pub shutdown_grace: Duration,
+    /// Least level that is logged: error, warn, info, debug, trace, or a filter.
+    #[arg(long, env = "LOG_LEVEL", default_value = "info")]
+    pub log_level: String,
+    /// How log lines look.
+    #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t)]
+    pub log_format: LogFormat,
+}
+
+/// Who may call the HTTP API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum HttpAuth {
+    /// Everybody on loopback; nobody elsewhere.
+    Auto,
+    /// Everybody.
+    None,
+}
+
+/// Which agents may connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum AgentAuth {
+    /// All of them on loopback; none elsewhere.
+    Auto,
+    /// All of them.
+    Open,
+}
+
+/// What is meant.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where operators curl.
+    pub http_addr: SocketAddr,
+    /// Where agents dial.
+    pub grpc_addr: SocketAddr,
+    /// Folder of the downloads and the records.
+    pub data_dir: PathBuf,
+    /// The bounds that transfers keep to.
+    pub limits: Limits,
+    /// How the lines to the agents are kept.
+    pub line: LineSettings,
+    /// How long running transfers may go on at shutdown.
+    pub shutdown_grace: Duration,
+}
+
+/// Everything that is wrong with the settings, one line each.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct ConfigError(pub Vec<String>);
+
+impl TryFrom<Args> for Config {
+    type Error = ConfigError;
+
+    fn try_from(args: Args) -> Result<Self, ConfigError> {
+        let mistakes = mistakes(&args);
+        if !mistakes.is_empty() {
+            return Err(ConfigError(mistakes));
+        }
+        let limits = Limits {
+            max_running: args.max_running,
+            max_waiting: args.max_waiting,
+            max_file_size: args.max_file_size,
+            min_free: args.min_free,
+            stall_timeout: args.stall_timeout,
+            resume_within: args.resume_within,
+            checkpoint_every: CHECKPOINT_EVERY,
+        };
+        // Checked above to fit HTTP/2's windows.
+        let stream_window = u32::try_from(args.stream_window).unwrap_or(MAX_WINDOW);
+        Ok(Self {
+            http_addr: args.http_addr,
+            grpc_addr: args.grpc_addr,
+            data_dir: args.data_dir,
+            limits,
+            line: LineSettings { stream_window, ..LineSettings::default() },
+            shutdown_grace: args.shutdown_grace,
+        })
+    }
+}
+
+impl Config {
+    /// Every setting and its value, as an operator would type it.
+    pub fn settings(&self) -> Vec<(String, String)> {
+        let Self { http_addr, grpc_addr, data_dir, limits, line, shutdown_grace } = self;
+        let rows = [
+            ("http_addr", http_addr.to_string()),
+            ("grpc_addr", grpc_addr.to_string()),
+            ("data_dir", data_dir.display().to_string()),
+            ("max_running", limits.max_running.to_string()),
+            ("max_waiting", limits.max_waiting.to_string()),
+            ("max_file_size", human::size(limits.max_file_size)),
+            ("min_free", human::size(limits.min_free)),
+            ("stall_timeout", human::span(limits.stall_timeout)),
+            ("resume_within", human::span(limits.resume_within)),
+            ("stream_window", human::size(line.stream_window.into())),
+            ("shutdown_grace", human::span(*shutdown_grace)),
+        ];
+        rows.map(|(key, value)| (key.to_owned(), value)).into()
+    }
+}
+
+/// An interruption of the server costs about this much transfer time; a transfer that is shorter
+/// pays for no checkpoint at all.
+pub const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
+
+/// RFC 9113, section 6.9.1, less the headroom that the connection has over its streams.
+const MAX_WINDOW: u32 = (1 << 31) - 1 - (4 << 20);
+
+fn mistakes(args: &Args) -> Vec<String> {
+    let mut mistakes = Vec::new();
+    let mut check = |wrong: bool, mistake: String| {
+        if wrong {
+            mistakes.push(mistake);
+        }
+    };
+    let exposed = |ip: IpAddr| !ip.is_loopback();
+    check(
+        args.http_auth == HttpAuth::Auto && exposed(args.http_addr.ip()),
+        format!(
+            "HTTP_ADDR={} lets other machines in, and nothing asks them who they are. Listen on \
+             127.0.0.1, or say HTTP_AUTH=none to let everybody in.",
+            args.http_addr
+        ),
+    );
+    check(
+        args.agent_auth == AgentAuth::Auto && exposed(args.grpc_addr.ip()),
+        format!(
+            "GRPC_ADDR={} lets agents of other machines in, and nothing asks them who they are. \
+             Listen on 127.0.0.1, or say AGENT_AUTH=open to let any agent take any free id.",
+            args.grpc_addr
+        ),
+    );
+    check(args.max_running == 0, "MAX_RUNNING is 0: nothing could ever be sent.".into());
+    check(args.stall_timeout.is_zero(), "STALL_TIMEOUT is 0: every upload would stall.".into());
+    let window = 64 * 1024..=u64::from(MAX_WINDOW);
+    check(
+        !window.contains(&args.stream_window),
+        "STREAM_WINDOW is not between 64KiB and 2GiB.".into(),
+    );
+    mistakes
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Typed {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn config(typed: &[&str]) -> Result<Config, ConfigError> {
+        let typed = Typed::try_parse_from([&["server"], typed].concat()).unwrap();
+        Config::try_from(typed.args)
+    }
+
+    #[test]
+    fn the_defaults_listen_on_loopback_only() {
+        let config = config(&[]).unwrap();
+        assert!(config.http_addr.ip().is_loopback() && config.grpc_addr.ip().is_loopback());
+    }
+
+    #[test]
+    fn open_access_elsewhere_must_be_said_aloud() {
+        let typed = ["--http-addr", "0.0.0.0:8080", "--grpc-addr", "0.0.0.0:50051"];
+        let ConfigError(mistakes) = config(&typed).unwrap_err();
+        assert!(mistakes[0].contains("HTTP_AUTH=none"), "{mistakes:?}");
+        assert!(mistakes[1].contains("AGENT_AUTH=open"), "{mistakes:?}");
+        let said = ["--http-auth", "none", "--agent-auth", "open"];
+        assert!(config(&[typed.as_slice(), &said].concat()).is_ok());
+    }
+
+    #[test]
+    fn every_mistake_is_reported_at_once() {
+        let typed = ["--max-running", "0", "--stall-timeout", "0", "--stream-window", "1"];
+        let ConfigError(mistakes) = config(&typed).unwrap_err();
+        assert_eq!(mistakes.len(), 3, "{mistakes:?}");
+    }
+}

@@ -1,0 +1,120 @@
+//! The line to the agents: wire in, domain out. Generated types do not leave this room.
+
+mod incoming;
+mod session;
+mod upload;
+
+use std::time::Duration;
+
+use filepull_core::backoff::ReconnectPolicy;
+use filepull_process::Lifecycle;
+use filepull_proto::v1::agent_control_server::{AgentControl, AgentControlServer};
+use filepull_proto::v1::agent_transfer_server::{AgentTransfer, AgentTransferServer};
+use filepull_proto::v1::{AgentMessage, ServerMessage, UploadRequest, UploadResponse};
+use futures::stream::BoxStream;
+use tokio::net::TcpListener;
+use tonic::transport::Server;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::Doors;
+use crate::records::Records;
+use crate::registry::Registry;
+use crate::transfers::Transfers;
+
+pub use incoming::listen;
+
+/// How the line is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct LineSettings {
+    /// The server pings each agent about this often.
+    pub heartbeat: Duration,
+    /// Longer silence is death, for either side.
+    pub dead_after: Duration,
+    /// How lost agents come back.
+    pub reconnect: ReconnectPolicy,
+    /// Flow-control window of an upload, in bytes: its throughput is this over the round trip.
+    pub stream_window: u32,
+}
+
+impl Default for LineSettings {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_secs(15),
+            dead_after: Duration::from_secs(45),
+            reconnect: ReconnectPolicy::default(),
+            stream_window: 16 << 20,
+        }
+    }
+}
+
+/// What both services need.
+#[derive(Clone, Debug)]
+pub(crate) struct Gateway {
+    pub(crate) registry: Registry,
+    pub(crate) records: Records,
+    pub(crate) transfers: Transfers,
+    pub(crate) lifecycle: Lifecycle,
+    pub(crate) line: LineSettings,
+}
+
+/// The first message of an agent, and every step before it, must come within this time.
+const GREETING_LIMIT: Duration = Duration::from_secs(10);
+
+/// Serves agents until the doors are shut.
+pub(crate) async fn serve(
+    gateway: Gateway,
+    listener: TcpListener,
+    doors: Doors,
+) -> Result<(), tonic::transport::Error> {
+    let stream_window = gateway.line.stream_window;
+    let control = AgentControlServer::new(gateway.clone()).max_decoding_message_size(64 * 1024);
+    let transfer = AgentTransferServer::new(gateway).max_decoding_message_size(256 * 1024);
+    let incoming = incoming::incoming(listener, doors.clone());
+    let serving = Server::builder()
+        .initial_stream_window_size(stream_window)
+        // Headroom, so that a stalled upload on a shared connection cannot silence the session.
+        .initial_connection_window_size(stream_window + (4 << 20))
+        // A chunk and its framing in one frame, one write.
+        .max_frame_size(128 * 1024)
+        // tonic's default is no limit at all (CVE-2023-44487).
+        .max_concurrent_streams(16)
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+        .http2_max_pending_accept_reset_streams(Some(20))
+        // tonic passes "no limit" on (RUSTSEC-2024-0003).
+        .http2_max_local_error_reset_streams(Some(128))
+        .http2_max_header_list_size(16 * 1024)
+        // Until response headers only: a stream is not cut by it.
+        .timeout(Duration::from_secs(15))
+        .add_service(control)
+        .add_service(transfer)
+        .serve_with_incoming_shutdown(incoming, doors.finish.cancelled_owned());
+    tokio::select! {
+        served = serving => served,
+        () = doors.cut.cancelled() => Ok(()),
+    }
+}
+
+#[tonic::async_trait]
+impl AgentControl for Gateway {
+    type SessionStream = BoxStream<'static, Result<ServerMessage, Status>>;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<AgentMessage>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        session::open(self.clone(), request).await.map(Response::new)
+    }
+}
+
+#[tonic::async_trait]
+impl AgentTransfer for Gateway {
+    type UploadStream = BoxStream<'static, Result<UploadResponse, Status>>;
+
+    async fn upload(
+        &self,
+        request: Request<Streaming<UploadRequest>>,
+    ) -> Result<Response<Self::UploadStream>, Status> {
+        upload::open(self, request.into_inner()).await.map(Response::new)
+    }
+}

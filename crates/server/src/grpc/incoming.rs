@@ -1,0 +1,185 @@
+//! The door for agents: accepts connections, sets their options, and drops those that never speak.
+//!
+//! It replaces tonic's own, which spins when file descriptors run out and lets a connection that
+//! never sends its HTTP/2 preface block the end of the server (hyperium/hyper#4170).
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures::Stream;
+use rustix::io::Errno;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::time::{Sleep, sleep};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::transport::server::{Connected, TcpConnectInfo};
+use tracing::{debug, warn};
+
+use super::GREETING_LIMIT;
+use crate::Doors;
+
+/// Connections that wait to be accepted: a fleet that comes back at once must not lose its SYNs.
+/// The system's own bound (`net.core.somaxconn`) holds as well.
+const BACKLOG: u32 = 4096;
+
+/// What a client of HTTP/2 sends first (RFC 9113, section 3.4): 24 bytes.
+const PREFACE_LEN: usize = 24;
+
+/// Listens on `addr`.
+///
+/// # Errors
+/// The address is in use or not ours.
+pub fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    socket.listen(BACKLOG)
+}
+
+/// The connections of `listener` until its doors are closed. The stream itself goes on until they
+/// finish: tonic takes its end as the word to end all connections.
+pub(super) fn incoming(
+    listener: TcpListener,
+    doors: Doors,
+) -> impl Stream<Item = io::Result<Connection>> {
+    futures::stream::unfold((listener, doors), |(listener, doors)| async {
+        match doors.close.run_until_cancelled(accept(&listener)).await {
+            Some(stream) => {
+                let connection = Connection::new(stream, doors.cut.clone());
+                Some((Ok(connection), (listener, doors)))
+            }
+            None => {
+                drop(listener);
+                doors.finish.cancelled().await;
+                None
+            }
+        }
+    })
+}
+
+async fn accept(listener: &TcpListener) -> TcpStream {
+    let mut pause = Duration::from_millis(100);
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                if let Err(error) = set_options(&stream) {
+                    debug!(%error, "socket options");
+                }
+                return stream;
+            }
+            Err(error) if is_exhausted(&error) => {
+                warn!(event = "accept.paused", %error, "no file descriptors left for agents");
+                sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_secs(1));
+            }
+            // The peer was gone before it was accepted.
+            Err(error) => debug!(%error, "accept"),
+        }
+    }
+}
+
+fn is_exhausted(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
+}
+
+fn set_options(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    let keepalive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(60))
+        .with_interval(Duration::from_secs(15))
+        .with_retries(3);
+    socket.set_tcp_keepalive(&keepalive)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(Duration::from_secs(45)))?;
+    Ok(())
+}
+
+/// A connection that must speak in time, and can be cut.
+pub(super) struct Connection {
+    stream: TcpStream,
+    /// Bytes of the preface read so far, and when it must be whole; none once it is.
+    greeting: Option<(usize, Pin<Box<Sleep>>)>,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl Connection {
+    fn new(stream: TcpStream, cut: CancellationToken) -> Self {
+        let greeting = Some((0, Box::pin(sleep(GREETING_LIMIT))));
+        Self { stream, greeting, cut: Box::pin(cut.cancelled_owned()) }
+    }
+
+    /// Notes `len` more bytes; without any, checks whether it is too late for them.
+    fn greeted(&mut self, len: usize, context: &mut Context<'_>) -> io::Result<()> {
+        if let Some((read, deadline)) = &mut self.greeting {
+            *read += len;
+            if PREFACE_LEN <= *read {
+                self.greeting = None;
+            } else if deadline.as_mut().poll(context).is_ready() {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "no HTTP/2 preface came"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.cut.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        let len = buffer.filled().len() - before;
+        self.greeted(len, context)?;
+        ready!(read)?;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = TcpConnectInfo;
+
+    fn connect_info(&self) -> Self::ConnectInfo {
+        self.stream.connect_info()
+    }
+}

@@ -1,0 +1,350 @@
+//! The Session rpc: greets an agent, carries orders out and answers in, and notices its death.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use chrono::Utc;
+use filepull_core::id::{ClientId, TransferId};
+use filepull_core::problem::Problem;
+use filepull_core::{CHUNK_LEN, PROTOCOL, human};
+use filepull_proto::millis;
+use filepull_proto::v1::agent_message::Kind as FromAgent;
+use filepull_proto::v1::server_message::Kind as ToAgent;
+use filepull_proto::v1::transfer_update::State;
+use filepull_proto::v1::{
+    AgentMessage, CancelTransfer, Drain, Error, ErrorCode, Hello, Ping, ServerMessage, SessionEnd,
+    StartTransfer, TransferUpdate, Welcome,
+};
+use futures::StreamExt as _;
+use futures::stream::{self, BoxStream};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, interval_at, sleep_until, timeout};
+use tonic::{Request, Status, Streaming};
+use tracing::{debug, info, warn};
+use uuid::Uuid;
+
+use super::{GREETING_LIMIT, Gateway, LineSettings};
+use crate::client::{Agent, Disconnect, DisconnectReason, Greeting};
+use crate::registry::{Heard, Message, Order, RefusedLine, Session, SessionEnds};
+use crate::transfers::Answer;
+
+type Outgoing = BoxStream<'static, Result<ServerMessage, Status>>;
+
+/// A refused clone waits this long, at least.
+const CLONE_RETRY: Duration = Duration::from_secs(5 * 60);
+
+/// An agent that meets a server which stops comes back after this.
+const STOPPING_RETRY: Duration = Duration::from_secs(1);
+
+pub(super) async fn open(
+    gateway: Gateway,
+    request: Request<Streaming<AgentMessage>>,
+) -> Result<Outgoing, Status> {
+    let remote_addr = request.remote_addr();
+    let remote_addr = remote_addr.ok_or_else(|| Status::internal("no address"))?;
+    let mut messages = request.into_inner();
+    let first = timeout(GREETING_LIMIT, messages.message()).await;
+    let first = first.map_err(|_| Status::deadline_exceeded("no hello came"))??;
+    let Some(FromAgent::Hello(hello)) = first.and_then(|message| message.kind) else {
+        return Err(Status::invalid_argument("a session begins with its hello"));
+    };
+    match welcome(&gateway, hello, remote_addr).await {
+        Ok((client, session, outgoing, pulse)) => {
+            let line = Line { gateway: gateway.clone(), client, session, pulse };
+            gateway.lifecycle.spawn(line.run(messages));
+            Ok(outgoing)
+        }
+        Err(refusal) => Ok(stream::iter([Ok(session_end(refusal))]).boxed()),
+    }
+}
+
+/// Admits an agent, or says what to send instead of the welcome.
+async fn welcome(
+    gateway: &Gateway,
+    hello: Hello,
+    remote_addr: SocketAddr,
+) -> Result<(ClientId, Session, Outgoing, watch::Sender<Heard>), Error> {
+    if gateway.lifecycle.drain().is_cancelled() {
+        let retry = STOPPING_RETRY;
+        return Err(refusal(ErrorCode::Draining, "the server is stopping", retry));
+    }
+    let spoken = hello.protocol_min..=hello.protocol_max;
+    let Some(protocol) = PROTOCOL.rev().find(|version| spoken.contains(version)) else {
+        let why = format!(
+            "this server speaks protocol {}-{}, the agent {}-{}: update the older one",
+            PROTOCOL.start(),
+            PROTOCOL.end(),
+            spoken.start(),
+            spoken.end()
+        );
+        return Err(refusal(ErrorCode::Unsupported, &why, CLONE_RETRY));
+    };
+    let greeting = greeting(hello, remote_addr)?;
+    let client = greeting.client.clone();
+    gateway.registry.admit(&greeting).await.map_err(|refused| refused_line(&client, &refused))?;
+    let now = Utc::now();
+    let epoch = gateway.records.client_connected(&greeting, now).await.map_err(|error| {
+        warn!(event = "records.failed", %client, %error, "the records failed");
+        refusal(ErrorCode::StorageFailed, "the server's records failed", STOPPING_RETRY)
+    })?;
+    let (pulse, heard) = watch::channel(Heard { at: now, round_trip: None });
+    let (session, messages) = Session::new(epoch, greeting.instance, remote_addr, heard);
+    log_connected(&greeting, &session);
+    let outgoing = outgoing(gateway.line, protocol, &session, messages);
+    gateway
+        .registry
+        .enter(greeting, session.clone(), now)
+        .map_err(|refused| refused_line(&client, &refused))?;
+    Ok((client, session, outgoing, pulse))
+}
+
+fn greeting(hello: Hello, remote_addr: SocketAddr) -> Result<Greeting, Error> {
+    let invalid = |why: String| refusal(ErrorCode::Protocol, &why, CLONE_RETRY);
+    let client = ClientId::parse(&hello.client_id).map_err(|error| invalid(error.to_string()))?;
+    let instance = Uuid::from_slice(&hello.instance_id)
+        .map_err(|_| invalid("instance_id has not 16 bytes".into()))?;
+    let word = |text: &str| human::printable(text, 64);
+    let agent = Agent {
+        version: word(&hello.agent_version),
+        os: word(&hello.os),
+        arch: word(&hello.arch),
+        hostname: word(&hello.hostname),
+    };
+    let shares = hello.shares.iter().take(32).map(|share| human::printable(share, 255)).collect();
+    let active = hello.active_transfers.iter().filter_map(|id| TransferId::parse(id).ok());
+    Ok(Greeting {
+        client,
+        instance,
+        agent,
+        shares,
+        default_file: hello.default_file.map(Into::into),
+        active_transfers: active.collect(),
+        remote_addr,
+    })
+}
+
+fn refusal(code: ErrorCode, why: &str, retry_after: Duration) -> Error {
+    Error {
+        code: code.into(),
+        message: why.chars().take(512).collect(),
+        retryable: true,
+        retry_after_ms: millis(retry_after),
+        expected_offset: 0,
+    }
+}
+
+fn refused_line(client: &ClientId, refused: &RefusedLine) -> Error {
+    match refused {
+        RefusedLine::Duplicate { hostname, other, newcomer, .. } => {
+            tracing::error!(
+                event = "client.duplicate_id", %client, hostname, %other, %newcomer,
+                "two machines use one client id"
+            );
+            refusal(ErrorCode::DuplicateId, &refused.to_string(), CLONE_RETRY)
+        }
+        RefusedLine::Confusable { known, .. } => {
+            warn!(event = "client.refused", %client, %known, "client refused");
+            refusal(ErrorCode::DuplicateId, &refused.to_string(), CLONE_RETRY)
+        }
+        RefusedLine::Outrun(_) => {
+            refusal(ErrorCode::Superseded, &refused.to_string(), STOPPING_RETRY)
+        }
+    }
+}
+
+fn session_end(error: Error) -> ServerMessage {
+    ServerMessage { kind: Some(ToAgent::End(SessionEnd { error: Some(error) })) }
+}
+
+fn log_connected(greeting: &Greeting, session: &Session) {
+    let Greeting { client, agent, remote_addr, .. } = greeting;
+    info!(
+        event = "client.connected", %client, %remote_addr, agent_version = agent.version,
+        os = agent.os, hostname = agent.hostname, session = %session.id, epoch = session.epoch,
+        "client connected"
+    );
+}
+
+/// What the agent is sent: the welcome, then messages, then why the line ends.
+fn outgoing(
+    line: LineSettings,
+    protocol: u32,
+    session: &Session,
+    messages: mpsc::Receiver<Message>,
+) -> Outgoing {
+    let welcome = ToAgent::Welcome(Welcome {
+        session_id: session.id.to_string(),
+        protocol,
+        capabilities: vec!["drain".into(), "resume".into()],
+        heartbeat_ms: millis(line.heartbeat),
+        dead_after_ms: millis(line.dead_after),
+        max_chunk_bytes: u32::try_from(CHUNK_LEN).unwrap_or(u32::MAX),
+        reconnect: Some(line.reconnect.into()),
+    });
+    let welcome = stream::iter([Ok(ServerMessage { kind: Some(welcome) })]);
+    let session = session.clone();
+    let rest = stream::unfold(Some((session, messages, 0)), |open| async {
+        let (session, mut messages, seq) = open?;
+        tokio::select! {
+            biased;
+            why = session.ended() => Some((Ok(session_end(last_words(&why))), None)),
+            message = messages.recv() => {
+                let kind = Some(wire(message?, seq));
+                Some((Ok(ServerMessage { kind }), Some((session, messages, seq + 1))))
+            }
+        }
+    });
+    welcome.chain(rest).boxed()
+}
+
+fn last_words(why: &SessionEnds) -> Error {
+    match why {
+        SessionEnds::Replaced => {
+            refusal(ErrorCode::Superseded, "a newer line took over", Duration::ZERO)
+        }
+        SessionEnds::Silent(why) => refusal(ErrorCode::Protocol, why, Duration::ZERO),
+        SessionEnds::Stopping => {
+            refusal(ErrorCode::Draining, "the server is stopping", STOPPING_RETRY)
+        }
+    }
+}
+
+fn wire(message: Message, seq: u64) -> ToAgent {
+    match message {
+        Message::Ping => {
+            let sent = Utc::now().timestamp_micros();
+            ToAgent::Ping(Ping { seq, sent_unix_us: u64::try_from(sent).unwrap_or(0) })
+        }
+        Message::Start(order) => ToAgent::Start(start(order)),
+        Message::Cancel { transfer, reason } => {
+            ToAgent::Cancel(CancelTransfer { transfer_id: transfer.to_string(), reason })
+        }
+        Message::Drain { min, max } => {
+            ToAgent::Drain(Drain { reconnect_min_ms: millis(min), reconnect_max_ms: millis(max) })
+        }
+    }
+}
+
+fn start(order: Order) -> StartTransfer {
+    StartTransfer {
+        transfer_id: order.transfer.to_string(),
+        attempt: order.attempt,
+        path: order.path.map(|path| path.as_str().to_owned()).unwrap_or_default(),
+        offset: order.prefix.len,
+        prefix_sha256: order.prefix.digest.as_bytes().to_vec().into(),
+        upload_token: order.token.as_bytes().to_vec().into(),
+        max_bytes_per_s: 0,
+        max_size: order.max_size,
+        requested_by: order.requested_by,
+    }
+}
+
+/// A live line, as its own task sees it.
+struct Line {
+    gateway: Gateway,
+    client: ClientId,
+    session: Session,
+    pulse: watch::Sender<Heard>,
+}
+
+impl Line {
+    /// Reads what the agent says and pings it. Ends when the line is dead, when the server ends it,
+    /// or when the process stops.
+    async fn run(self, mut messages: Streaming<AgentMessage>) {
+        let (reason, detail) = self.listen(&mut messages).await;
+        // Whatever the reason, the other half must end too.
+        self.session.end(SessionEnds::Stopping);
+        let last_seen_at = self.pulse.borrow().at;
+        let disconnect = Disconnect { at: Utc::now(), reason, detail };
+        let (client, epoch) = (&self.client, self.session.epoch);
+        let was_current = self.gateway.registry.leave(client, epoch, last_seen_at, &disconnect);
+        let level_detail = human::printable(&disconnect.detail, 255);
+        info!(
+            event = "client.disconnected", %client, %reason, detail = level_detail,
+            session = %self.session.id, "client disconnected"
+        );
+        if was_current {
+            let records = &self.gateway.records;
+            let left = records.client_left(client, epoch, last_seen_at, &disconnect).await;
+            if let Err(error) = left {
+                warn!(event = "records.failed", %client, %error, "the records failed");
+            }
+        }
+    }
+
+    async fn listen(&self, messages: &mut Streaming<AgentMessage>) -> (DisconnectReason, String) {
+        let LineSettings { heartbeat, dead_after, .. } = self.gateway.line;
+        // Every line has a beat of its own, so that a fleet does not answer all at once.
+        let heartbeat = heartbeat.mul_f64(0.8 + 0.4 * fastrand::f64());
+        let mut beat = interval_at(Instant::now() + heartbeat, heartbeat);
+        let mut dead_at = Instant::now() + dead_after;
+        let stop = self.gateway.lifecycle.stop().clone();
+        loop {
+            tokio::select! {
+                message = messages.message() => match message {
+                    Ok(Some(message)) => {
+                        dead_at = Instant::now() + dead_after;
+                        if let Some(reason) = self.heard(message.kind) {
+                            return (DisconnectReason::Stopped, reason);
+                        }
+                    }
+                    Ok(None) => return (DisconnectReason::Reset, "the agent hung up".into()),
+                    Err(status) => return (DisconnectReason::Reset, status.message().into()),
+                },
+                _ = beat.tick() => { self.session.probe(); }
+                () = sleep_until(dead_at) => {
+                    let limit = human::span(dead_after);
+                    return (DisconnectReason::Silent, format!("no heartbeat for {limit}"));
+                }
+                why = self.session.ended() => return ended(why),
+                () = stop.cancelled() => return ended(SessionEnds::Stopping),
+            }
+        }
+    }
+
+    /// Takes in one message; returns the reason if it was a goodbye.
+    fn heard(&self, kind: Option<FromAgent>) -> Option<String> {
+        let mut round_trip = self.pulse.borrow().round_trip;
+        let mut goodbye = None;
+        match kind {
+            Some(FromAgent::Pong(pong)) => {
+                let sent = i64::try_from(pong.echo_unix_us).unwrap_or(i64::MAX);
+                let took = Utc::now().timestamp_micros().saturating_sub(sent);
+                // The agent echoes our own clock; if that was set meanwhile, the time is nonsense.
+                let took = u64::try_from(took).ok().map(Duration::from_micros);
+                round_trip = took.filter(|&took| took < self.gateway.line.dead_after);
+            }
+            Some(FromAgent::Transfer(update)) => self.update(update),
+            Some(FromAgent::Goodbye(bye)) => goodbye = Some(human::printable(&bye.reason, 255)),
+            Some(FromAgent::Hello(_)) | None => {
+                debug!(client = %self.client, "a message of unknown kind was ignored");
+            }
+        }
+        self.pulse.send_replace(Heard { at: Utc::now(), round_trip });
+        goodbye
+    }
+
+    fn update(&self, update: TransferUpdate) {
+        let Ok(id) = TransferId::parse(&update.transfer_id) else { return };
+        let answer = match update.state {
+            Some(State::Accepted(accepted)) => match accepted.source {
+                Some(source) => Answer::Accepted(source.into()),
+                None => return,
+            },
+            Some(State::Failed(error)) if error.retryable => {
+                Answer::TryAgain(human::printable(&error.message, 255))
+            }
+            Some(State::Failed(error)) => Answer::Refused(Problem::from(error)),
+            None => return,
+        };
+        self.gateway.transfers.answer(id, update.attempt, answer);
+    }
+}
+
+fn ended(why: SessionEnds) -> (DisconnectReason, String) {
+    match why {
+        SessionEnds::Replaced => (DisconnectReason::Replaced, "a newer line took over".into()),
+        SessionEnds::Silent(why) => (DisconnectReason::Silent, why),
+        SessionEnds::Stopping => (DisconnectReason::ServerRestart, "the server stopped".into()),
+    }
+}

@@ -1,0 +1,101 @@
+//! The Upload rpc: checks the header, then hands pieces and replies to the transfer.
+
+use std::str::from_utf8;
+
+use filepull_core::digest::Digest;
+use filepull_core::id::TransferId;
+use filepull_core::problem::Problem;
+use filepull_core::source::Source;
+use filepull_proto::v1::upload_request::Kind as Request;
+use filepull_proto::v1::upload_response::Kind as Response;
+use filepull_proto::v1::{
+    Error, ErrorCode, Stored, UploadAck, UploadHeader, UploadRequest, UploadResponse,
+};
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+use uuid::Uuid;
+
+use super::{GREETING_LIMIT, Gateway};
+use crate::receive::{Piece, Pieces};
+use crate::transfers::{Reply, Upload};
+
+/// Acks that the agent has not read; the last word always finds room, or the agent is gone.
+const REPLIES_LEN: usize = 16;
+
+pub(super) async fn open(
+    gateway: &Gateway,
+    mut requests: Streaming<UploadRequest>,
+) -> Result<BoxStream<'static, Result<UploadResponse, Status>>, Status> {
+    let first = timeout(GREETING_LIMIT, requests.message()).await;
+    let first = first.map_err(|_| Status::deadline_exceeded("no header came"))??;
+    let Some(Request::Header(header)) = first.and_then(|request| request.kind) else {
+        return Err(Status::invalid_argument("an upload begins with its header"));
+    };
+    let id = from_utf8(header.transfer_id.as_bytes())
+        .ok()
+        .and_then(|id| TransferId::parse(id).ok())
+        .ok_or_else(|| Status::invalid_argument("transfer_id is not a UUID"))?;
+    let (replies, answers) = mpsc::channel(REPLIES_LEN);
+    gateway.transfers.upload(id, upload(header, requests, replies)?);
+    Ok(ReceiverStream::new(answers).map(|reply| Ok(response(reply))).boxed())
+}
+
+fn upload(
+    header: UploadHeader,
+    requests: Streaming<UploadRequest>,
+    replies: mpsc::Sender<Reply>,
+) -> Result<Upload, Status> {
+    let token = Uuid::from_slice(&header.upload_token)
+        .map_err(|_| Status::invalid_argument("upload_token has not 16 bytes"))?;
+    let source = header.source.ok_or_else(|| Status::invalid_argument("source is missing"))?;
+    let source = Source::from(source);
+    let pieces: Pieces = Box::pin(requests.map(|request| match request {
+        Ok(request) => piece(request),
+        Err(status) => Err(broken(&status)),
+    }));
+    Ok(Upload { attempt: header.attempt, token, offset: header.offset, source, pieces, replies })
+}
+
+fn piece(request: UploadRequest) -> Result<Piece, String> {
+    match request.kind {
+        Some(Request::Chunk(chunk)) => Ok(Piece::Chunk { offset: chunk.offset, bytes: chunk.data }),
+        Some(Request::Trailer(trailer)) => match Digest::try_from(trailer.sha256.as_ref()) {
+            Ok(digest) => Ok(Piece::End { total_size: trailer.total_size, digest }),
+            Err(_) => Err("the trailer's sha256 has not 32 bytes".into()),
+        },
+        Some(Request::Abort(error)) => Ok(Piece::Abort(Problem::from(error))),
+        Some(Request::Header(_)) => Err("a second header came".into()),
+        None => Err("a piece of unknown kind came".into()),
+    }
+}
+
+/// How a stream broke, in words an operator knows.
+fn broken(status: &Status) -> String {
+    let mut cause: Option<&dyn std::error::Error> = std::error::Error::source(status);
+    let mut said = status.message().to_owned();
+    while let Some(error) = cause {
+        said = error.to_string();
+        cause = error.source();
+    }
+    format!("the connection broke: {said}")
+}
+
+fn response(reply: Reply) -> UploadResponse {
+    let kind = match reply {
+        Reply::Ack { received, durable } => Response::Ack(UploadAck { received, durable }),
+        Reply::Stored { name, proof } => {
+            let sha256 = proof.digest().as_bytes().to_vec().into();
+            Response::Stored(Stored { name, size: proof.size(), sha256 })
+        }
+        Reply::Refused { problem, expected_offset: None } => Response::Error((&problem).into()),
+        Reply::Refused { problem, expected_offset: Some(expected_offset) } => {
+            let code = ErrorCode::OffsetMismatch.into();
+            Response::Error(Error { code, expected_offset, ..(&problem).into() })
+        }
+    };
+    UploadResponse { kind: Some(kind) }
+}

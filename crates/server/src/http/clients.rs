@@ -1,0 +1,82 @@
+//! Clients: who is online, and since when the others are not.
+
+mod json;
+mod list;
+mod words;
+
+use axum::Extension;
+use axum::extract::{RawQuery, State};
+use axum::response::Response;
+use chrono::Utc;
+use filepull_core::problem::{Code, Problem};
+use filepull_core::transfer::Transfer;
+use tracing::error;
+
+use super::App;
+use super::caller::Caller;
+use super::ids::ClientIn;
+use super::paging;
+use super::params::Params;
+use super::reply::{self, Refusal};
+use crate::records::RecordsError;
+use crate::registry::ClientView;
+use crate::transfers::View;
+use json::ClientJson;
+
+/// A client and its transfers.
+#[derive(Debug)]
+struct Known {
+    client: ClientView,
+    /// The unfinished one.
+    current: Option<View>,
+    /// The one that was asked for last, which may be the same.
+    last: Option<View>,
+}
+
+impl Known {
+    fn of(app: &App, client: ClientView, last: Option<Transfer>) -> Self {
+        let current = app.transfers.current(&client.record.id);
+        let last = last.map(|last| match app.transfers.watch(last.id) {
+            Some(live) => live.borrow().clone(),
+            None => View::new(last),
+        });
+        Self { client, current, last }
+    }
+}
+
+/// `/clients` and `GET /api/v1/clients`
+pub(super) async fn list(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Refusal> {
+    let params = Params::from_query(query.as_deref())?;
+    let page = list::page(app.registry.clients(), &params)?;
+    let mut newest = app.records.newest_of_all().await.map_err(|error| failed(&error))?;
+    let page = page.map(|client| {
+        let last = newest.remove(&client.record.id);
+        Known::of(&app, client, last)
+    });
+    let words = || words::list(&page, app.registry.counts(), Utc::now());
+    Ok(paging::answer(&caller, "clients", &params, &page, words, ClientJson::new))
+}
+
+/// `/clients/ID` and `GET /api/v1/clients/ID`
+pub(super) async fn show(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    ClientIn(id): ClientIn,
+) -> Result<Response, Refusal> {
+    let client = app.registry.known(&id)?;
+    let last = app.records.newest(&id).await.map_err(|error| failed(&error))?;
+    let known = Known::of(&app, client, last);
+    let words = || words::one(&known, Utc::now(), &caller.host);
+    Ok(reply::page(&caller, words, || ClientJson::new(&known)))
+}
+
+/// The records failed: the log gets the reason, the caller a sentence.
+pub(super) fn failed(error: &RecordsError) -> Problem {
+    let cause = std::error::Error::source(error).map(ToString::to_string);
+    error!(event = "records.failed", %error, cause, "the records failed");
+    Problem::new(Code::StorageFailed, "The server could not read its records.")
+}

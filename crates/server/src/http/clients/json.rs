@@ -1,0 +1,63 @@
+//! A client as JSON. Fields may be added here, never removed or given another meaning.
+
+use filepull_core::id::{ClientId, TransferId};
+use serde::Serialize;
+
+use super::super::reply::time;
+use super::super::transfers::FileJson;
+use super::Known;
+use crate::client::{Agent, Disconnect};
+use crate::transfers::View;
+
+/// A client, as the API shows it.
+#[derive(Debug, Serialize)]
+pub(super) struct ClientJson<'a> {
+    id: &'a ClientId,
+    online: bool,
+    connected_at: String,
+    last_seen_at: String,
+    last_disconnect: Option<&'a Disconnect>,
+    agent: &'a Agent,
+    remote_addr: String,
+    round_trip_ms: Option<u128>,
+    default_file: Option<FileJson<'a>>,
+    shares: &'a [String],
+    current_transfer: Option<TransferId>,
+    last_transfer: Option<LastJson>,
+}
+
+#[derive(Debug, Serialize)]
+struct LastJson {
+    id: TransferId,
+    state: &'static str,
+    finished_at: Option<String>,
+}
+
+impl<'a> ClientJson<'a> {
+    pub(super) fn new(known: &'a Known) -> Self {
+        let Known { client, current, .. } = known;
+        let record = &client.record;
+        Self {
+            id: &record.id,
+            online: client.online,
+            connected_at: time(record.connected_at),
+            last_seen_at: time(client.last_seen_at),
+            last_disconnect: record.last_disconnect.as_ref(),
+            agent: &record.agent,
+            remote_addr: record.remote_addr.ip().to_canonical().to_string(),
+            round_trip_ms: client.round_trip.map(|time| time.as_millis()),
+            default_file: record.default_file.as_ref().map(FileJson::from),
+            shares: &record.shares,
+            current_transfer: current.as_ref().map(|view| view.transfer.id),
+            last_transfer: known.last.as_ref().map(LastJson::from),
+        }
+    }
+}
+
+impl From<&View> for LastJson {
+    fn from(view: &View) -> Self {
+        let transfer = &view.transfer;
+        let (id, state) = (transfer.id, view.state().as_str());
+        Self { id, state, finished_at: transfer.finished_at.map(time) }
+    }
+}

@@ -1,0 +1,110 @@
+//! Clients in words: one, and a table of many.
+
+use chrono::{DateTime, Utc};
+use filepull_core::human;
+use filepull_core::source::Source;
+
+use super::super::paging::Page;
+use super::super::say;
+use super::super::table::table;
+use super::Known;
+use crate::registry::{self, ClientView};
+use crate::transfers::{State, View};
+
+/// What `/clients` says.
+pub(super) fn list(
+    page: &Page<Known>,
+    (n_online, n_known): (usize, usize),
+    now: DateTime<Utc>,
+) -> String {
+    let header = ["CLIENT", "STATE", "SEEN", "AGENT", "OS", "FILE", "SIZE", "LAST TRANSFER"];
+    let rows = page.items.iter().map(|known| row(known, now));
+    let rows: Vec<_> = std::iter::once(header.map(str::to_owned)).chain(rows).collect();
+    let (clients, n_offline) = (say::count(n_known, "client", "clients"), n_known - n_online);
+    let shown = page.items.len();
+    let shown = if shown == n_known { String::new() } else { format!("  {shown} shown.") };
+    format!("{}{clients}: {n_online} online, {n_offline} offline.{shown}\n", table(&rows))
+}
+
+fn row(known: &Known, now: DateTime<Utc>) -> [String; 8] {
+    let Known { client, current, last } = known;
+    let agent = &client.record.agent;
+    let (file, size) = file(client.record.default_file.as_ref(), current.as_ref());
+    [
+        client.record.id.to_string(),
+        state(client, current.as_ref()).to_owned(),
+        seen(client, now),
+        word(&agent.version),
+        word(&agent.os),
+        file,
+        size,
+        last_transfer(last.as_ref(), now),
+    ]
+}
+
+fn state(client: &ClientView, current: Option<&View>) -> &'static str {
+    let sending = current.is_some_and(|view| view.state() == State::Running);
+    match (client.online, sending) {
+        (true, true) => "sending",
+        (true, false) => "online",
+        (false, _) => "offline",
+    }
+}
+
+fn seen(client: &ClientView, now: DateTime<Utc>) -> String {
+    if client.online { "now".to_owned() } else { say::ago(client.last_seen_at, now) }
+}
+
+/// The default file and its size; while a file is sent, that one and how much of it is here.
+fn file(default: Option<&Source>, current: Option<&View>) -> (String, String) {
+    let sent = current.and_then(|view| view.source.as_ref().zip(view.percent()));
+    match (sent, default) {
+        (Some((source, percent)), _) => (say::name(&source.name), format!("{percent} %")),
+        (None, Some(source)) => (say::name(&source.name), human::size(source.size)),
+        (None, None) => ("missing".to_owned(), String::new()),
+    }
+}
+
+fn last_transfer(last: Option<&View>, now: DateTime<Utc>) -> String {
+    let Some(view) = last else { return "never".to_owned() };
+    let (state, transfer) = (view.state().as_str(), &view.transfer);
+    let problem = transfer.problem().map(|problem| format!("{}, ", problem.code));
+    match transfer.finished_at {
+        None => state.to_owned(),
+        Some(at) => format!("{state}  {}{}", problem.unwrap_or_default(), say::ago(at, now)),
+    }
+}
+
+/// One word from another machine, which may be missing.
+fn word(text: &str) -> String {
+    if text.is_empty() { "-".to_owned() } else { human::printable(text, 24).replace(' ', "_") }
+}
+
+/// What `/clients/ID` says.
+pub(super) fn one(known: &Known, now: DateTime<Utc>, host: &str) -> String {
+    let Known { client, current, last } = known;
+    let record = &client.record;
+    let id = &record.id;
+    let head = if client.online {
+        let since = (now - record.connected_at).to_std().unwrap_or_default();
+        format!("{id} is online, for {}.", human::span(since))
+    } else {
+        format!("{id} is offline. {}", registry::last_seen(client, now))
+    };
+    let (file, size) = file(record.default_file.as_ref(), current.as_ref());
+    let agent = &record.agent;
+    let shares: Vec<String> = record.shares.iter().map(|share| say::name(share)).collect();
+    let machine = [&agent.hostname, &agent.os, &agent.arch].map(|text| word(text)).join("  ");
+    let rows = [
+        ["  pull".to_owned(), format!("curl \"{host}/trigger?id={id}\"")],
+        ["  file".to_owned(), format!("curl -OJ {host}/clients/{id}/file")],
+        [String::new(), String::new()],
+        ["agent".to_owned(), word(&agent.version)],
+        ["machine".to_owned(), machine],
+        ["address".to_owned(), record.remote_addr.ip().to_canonical().to_string()],
+        ["file".to_owned(), format!("{file}  {size}")],
+        ["shares".to_owned(), shares.join("  ")],
+        ["last".to_owned(), last_transfer(last.as_ref(), now)],
+    ];
+    format!("{head}\n{}", table(&rows))
+}

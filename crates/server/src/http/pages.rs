@@ -1,0 +1,63 @@
+//! The first page, which teaches the others, and a word to robots.
+
+use axum::Extension;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+
+use super::App;
+use super::caller::{Caller, Format};
+use super::{reply, say, server};
+
+/// `/`: what can be done here, as commands to paste.
+pub(super) async fn cheat_sheet(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+) -> Response {
+    if caller.format == Format::Json {
+        return server::answer(&app, &caller).await;
+    }
+    let clients = app.registry.clients();
+    let example = clients.iter().find(|client| client.online).or(clients.first());
+    let example = example.map_or("client1".to_owned(), |client| client.record.id.to_string());
+    let (online, known) = app.registry.counts();
+    let running = app.transfers.counts().running;
+    let head = format!(
+        "filepull {}: {} online, {} offline, {} running",
+        app.about.version,
+        say::count(online, "client", "clients"),
+        known - online,
+        say::count(running, "transfer", "transfers"),
+    );
+    reply::text(StatusCode::OK, format!("{head}\n\n{}", commands(&caller.host, &example)))
+}
+
+fn commands(host: &str, client: &str) -> String {
+    format!(
+        "pull a file     curl \"{host}/trigger?id={client}\"
+  and wait      curl \"{host}/trigger?id={client}&wait\"
+  another file  curl \"{host}/trigger?id={client}&path=logs/pos.log\"
+see clients     curl {host}/clients
+see transfers   curl {host}/transfers
+get the file    curl -OJ {host}/clients/{client}/file
+JSON            the same under /api/v1
+"
+    )
+}
+
+/// `/robots.txt`: nothing here is for search engines, and `/trigger` least of all.
+pub(super) async fn robots() -> Response {
+    reply::text(StatusCode::OK, "User-agent: *\nDisallow: /\n".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_names_the_host_that_was_asked() {
+        let sheet = commands("pull:8080", "client2");
+        assert!(sheet.starts_with("pull a file     curl \"pull:8080/trigger?id=client2\"\n"));
+        assert_eq!(sheet.matches("curl").count(), sheet.matches("pull:8080/").count());
+    }
+}

@@ -1,0 +1,124 @@
+//! Lists, page by page: `limit`, `cursor`, and the link to the next one (RFC 8288).
+
+use axum::http::HeaderValue;
+use axum::http::header::LINK;
+use axum::response::Response;
+use filepull_core::problem::Problem;
+use serde::Serialize;
+
+use super::caller::Caller;
+use super::params::Params;
+use super::reply::{self, invalid};
+
+const DEFAULT_LIMIT: u32 = 100;
+const MAX_LIMIT: u32 = 1000;
+
+/// Some of the things that match.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Page<T> {
+    pub(super) items: Vec<T>,
+    /// What the next page begins after.
+    pub(super) next_cursor: Option<String>,
+    /// How many match, on all pages.
+    pub(super) total: u64,
+}
+
+impl<T> Page<T> {
+    pub(super) fn map<U>(self, map: impl FnMut(T) -> U) -> Page<U> {
+        let Self { items, next_cursor, total } = self;
+        Page { items: items.into_iter().map(map).collect(), next_cursor, total }
+    }
+}
+
+/// The page of `all` that comes after a cursor. `key` is the cursor of an item.
+pub(super) fn cut<T>(
+    all: Vec<T>,
+    limit: u32,
+    is_after: impl Fn(&T) -> bool,
+    key: impl Fn(&T) -> String,
+) -> Page<T> {
+    let total = all.len() as u64;
+    let mut items: Vec<T> = all.into_iter().filter(is_after).collect();
+    let is_last = items.len() <= limit as usize;
+    items.truncate(limit as usize);
+    let next_cursor = items.last().filter(|_| !is_last).map(key);
+    Page { items, next_cursor, total }
+}
+
+/// How many items a page has.
+pub(super) fn limit(params: &Params) -> Result<u32, Problem> {
+    let Some(text) = params.get("limit") else { return Ok(DEFAULT_LIMIT) };
+    let limit = text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit));
+    let bad = || invalid(format!("limit is a number from 1 to {MAX_LIMIT}."), "limit=100");
+    limit.ok_or_else(bad)
+}
+
+#[derive(Debug, Serialize)]
+struct PageJson<'a, J> {
+    items: Vec<J>,
+    next_cursor: Option<&'a str>,
+    total: u64,
+}
+
+/// A page in words or as JSON, with the link to the next one.
+pub(super) fn answer<'a, T, J: Serialize>(
+    caller: &Caller,
+    name: &str,
+    params: &Params,
+    page: &'a Page<T>,
+    words: impl FnOnce() -> String,
+    resource: impl Fn(&'a T) -> J,
+) -> Response {
+    let next = page.next_cursor.as_deref().map(|cursor| params.with("cursor", cursor).to_query());
+    let next = next.map(|query| format!("{name}?{query}"));
+    let in_words = || match &next {
+        Some(next) => format!("{}next page: curl \"{}/{next}\"\n", words(), caller.host),
+        None => words(),
+    };
+    let in_json = || PageJson {
+        items: page.items.iter().map(resource).collect(),
+        next_cursor: page.next_cursor.as_deref(),
+        total: page.total,
+    };
+    let mut response = reply::page(caller, in_words, in_json);
+    let link = next.as_ref().map(|next| format!("</api/v1/{next}>; rel=\"next\""));
+    if let Some(link) = link.and_then(|link| HeaderValue::try_from(link).ok()) {
+        response.headers_mut().insert(LINK, link);
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_follow_one_another_without_gap_or_overlap() {
+        let mut seen = Vec::new();
+        let mut cursor = String::new();
+        loop {
+            let all = vec!["a", "b", "c", "d", "e"];
+            let page = cut(all, 2, |item| *item > cursor.as_str(), |item| (*item).to_owned());
+            assert_eq!(page.total, 5);
+            seen.extend(page.items);
+            match page.next_cursor {
+                Some(next) => cursor = next,
+                None => break,
+            }
+        }
+        assert_eq!(seen, ["a", "b", "c", "d", "e"]);
+    }
+
+    #[test]
+    fn a_page_has_one_to_a_thousand_items() {
+        let check = |query, expected| {
+            let params = Params::from_query(Some(query)).unwrap();
+            assert_eq!(limit(&params).ok(), expected, "{query}");
+        };
+        check("", Some(100));
+        check("limit=1000", Some(1000));
+        check("limit=0", None);
+        check("limit=1001", None);
+        check("limit=-1", None);
+    }
+}

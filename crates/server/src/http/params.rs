@@ -1,0 +1,272 @@
+//! The parameters of a request: decoded, each given once, and parsed into what they mean.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use filepull_core::human;
+use filepull_core::id::ClientId;
+use filepull_core::problem::Problem;
+
+use super::nearest::nearest;
+use super::reply::invalid;
+
+/// Parameters by name. One that was given without a value has an empty one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Params(BTreeMap<String, String>);
+
+impl Params {
+    /// Reads a query, or a form: `a=1&b=x+y%21&bare`.
+    pub(super) fn from_query(query: Option<&str>) -> Result<Self, Problem> {
+        let mut params = Self::default();
+        for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            params.add(decode(name)?, decode(value)?)?;
+        }
+        Ok(params)
+    }
+
+    /// Adds one more. A name that is already there is a contradiction.
+    pub(super) fn add(&mut self, name: String, value: String) -> Result<(), Problem> {
+        if self.0.contains_key(&name) {
+            let detail = format!("The parameter {:?} is given twice.", human::printable(&name, 80));
+            return Err(invalid(detail, "Give each parameter once."));
+        }
+        self.0.insert(name, value);
+        Ok(())
+    }
+
+    /// Adds those of the other.
+    pub(super) fn merge(&mut self, other: Self) -> Result<(), Problem> {
+        other.0.into_iter().try_for_each(|(name, value)| self.add(name, value))
+    }
+
+    /// Refuses a name that is not one of `known`. `format` is known everywhere.
+    pub(super) fn only(&self, known: &[&str]) -> Result<(), Problem> {
+        let is_known = |name: &str| name == "format" || known.contains(&name);
+        let Some(name) = self.0.keys().find(|name| !is_known(name)) else { return Ok(()) };
+        let meant = nearest(name, known.iter().copied());
+        let meant = meant.map(|meant| format!(" Did you mean {meant}?")).unwrap_or_default();
+        let name = human::printable(name, 80);
+        let detail = format!("There is no parameter {name:?} here.{meant}");
+        Err(invalid(detail, format!("Parameters are: {}.", known.join(", "))))
+    }
+
+    /// The same parameters, but for one.
+    pub(super) fn with(&self, name: &str, value: &str) -> Self {
+        let mut params = self.clone();
+        params.0.insert(name.to_owned(), value.to_owned());
+        params
+    }
+
+    /// Writes them as a query.
+    pub(super) fn to_query(&self) -> String {
+        let pairs = self.0.iter();
+        let pairs = pairs.map(|(name, value)| format!("{}={}", encode(name), encode(value)));
+        pairs.collect::<Vec<_>>().join("&")
+    }
+
+    /// The value, as it was typed.
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    /// The value as a client id.
+    pub(super) fn client(&self, name: &str) -> Result<Option<ClientId>, Problem> {
+        self.get(name).map(parse_client).transpose()
+    }
+
+    /// A time span. Given without a value it is `bare`; nought is none.
+    pub(super) fn span(
+        &self,
+        name: &str,
+        bare: Duration,
+        max: Duration,
+    ) -> Result<Option<Duration>, Problem> {
+        let hint = || format!("For example: {name}={}", short(bare));
+        let span = match self.get(name) {
+            None => return Ok(None),
+            Some("") => bare,
+            Some(text) => human::parse_duration(text)
+                .map_err(|error| invalid(format!("{name}: {error}"), hint()))?,
+        };
+        if max < span {
+            return Err(invalid(format!("{name} is at most {}.", short(max)), hint()));
+        }
+        Ok(Some(span).filter(|span| !span.is_zero()))
+    }
+
+    /// A point in time: RFC 3339, or so long ago.
+    pub(super) fn time(
+        &self,
+        name: &str,
+        now: DateTime<Utc>,
+    ) -> Result<Option<DateTime<Utc>>, Problem> {
+        let Some(text) = self.get(name) else { return Ok(None) };
+        if let Ok(time) = DateTime::parse_from_rfc3339(text) {
+            return Ok(Some(time.to_utc()));
+        }
+        let ago = human::parse_duration(text).ok();
+        let ago = ago.and_then(|ago| chrono::TimeDelta::from_std(ago).ok());
+        ago.and_then(|ago| now.checked_sub_signed(ago)).map(Some).ok_or_else(|| {
+            let text = human::printable(text, 80);
+            let hint = format!("For example: {name}=24h or {name}=2026-02-05T14:00:00Z");
+            invalid(format!("{name}: {text:?} is neither a time nor a span."), hint)
+        })
+    }
+
+    /// A switch: bare, `1` or `true` is on.
+    pub(super) fn flag(&self, name: &str) -> Result<bool, Problem> {
+        match self.get(name) {
+            None | Some("0" | "false") => Ok(false),
+            Some("" | "1" | "true") => Ok(true),
+            Some(other) => {
+                let detail = format!("{name}: {:?} is not a switch.", human::printable(other, 80));
+                Err(invalid(detail, format!("Write {name}=1, or leave it out.")))
+            }
+        }
+    }
+
+    /// One of a few words.
+    pub(super) fn choice<T: Copy>(
+        &self,
+        name: &str,
+        choices: &[(&str, T)],
+    ) -> Result<Option<T>, Problem> {
+        let Some(text) = self.get(name) else { return Ok(None) };
+        let words = || choices.iter().map(|(word, _)| *word);
+        match choices.iter().find(|(word, _)| *word == text) {
+            Some((_, choice)) => Ok(Some(*choice)),
+            None => {
+                let meant = nearest(text, words()).map(|meant| format!(" Did you mean {meant}?"));
+                let (text, meant) = (human::printable(text, 80), meant.unwrap_or_default());
+                let detail = format!("{name}: {text:?} is not a choice.{meant}");
+                let choices = words().collect::<Vec<_>>().join(", ");
+                Err(invalid(detail, format!("Choices are: {choices}.")))
+            }
+        }
+    }
+}
+
+/// Parses a client id, and says where the good ones are listed.
+pub(super) fn parse_client(text: &str) -> Result<ClientId, Problem> {
+    ClientId::parse(text)
+        .map_err(|error| invalid(error.to_string(), "list them: curl localhost:8080/clients"))
+}
+
+/// A span as it can be typed: `50s`, `10m`, `24h`, `30d`.
+fn short(span: Duration) -> String {
+    let seconds = span.as_secs();
+    let units = [(86400 * 7, 86400, "d"), (3600, 3600, "h"), (60, 60, "m")];
+    let unit =
+        units.into_iter().find(|(from, unit, _)| *from <= seconds && seconds.is_multiple_of(*unit));
+    unit.map_or(format!("{seconds}s"), |(_, unit, letter)| format!("{}{letter}", seconds / unit))
+}
+
+/// Makes text fit for a query, and for double quotes in a shell.
+pub(super) fn encode(text: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'/' | b'~');
+    let bytes = text.bytes();
+    bytes.map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+}
+
+/// Undoes the encoding of a query. What is no UTF-8 afterwards is refused.
+fn decode(text: &str) -> Result<String, Problem> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, tail)) = rest.split_first() {
+        rest = tail;
+        match (first, tail.first_chunk::<2>().and_then(hex)) {
+            (b'%', Some(byte)) => {
+                bytes.push(byte);
+                rest = &tail[2..];
+            }
+            (b'+', _) => bytes.push(b' '),
+            (other, _) => bytes.push(other),
+        }
+    }
+    String::from_utf8(bytes).map_err(|_| {
+        let hint = "Encode text as UTF-8, then percent-encode it: a space is %20.";
+        invalid("A parameter is not UTF-8.", hint)
+    })
+}
+
+fn hex(digits: &[u8; 2]) -> Option<u8> {
+    let [high, low] = digits.map(|digit| char::from(digit).to_digit(16));
+    u8::try_from(high? * 16 + low?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_mins(1);
+
+    fn params(query: &str) -> Params {
+        Params::from_query(Some(query)).unwrap()
+    }
+
+    #[test]
+    fn a_query_is_decoded() {
+        let params = params("id=client4&path=logs%2Fa+b.log&wait&&q=%zz%4");
+        assert_eq!(params.get("id"), Some("client4"));
+        assert_eq!(params.get("path"), Some("logs/a b.log"));
+        assert_eq!(params.get("wait"), Some(""));
+        assert_eq!(params.get("q"), Some("%zz%4"));
+        assert_eq!(params.get("queue"), None);
+    }
+
+    #[test]
+    fn a_query_is_written_as_it_was_read() {
+        let params = params("q=a%26b%3d%C3%A9&limit=2").with("cursor", "1~x");
+        assert_eq!(params.to_query(), "cursor=1~x&limit=2&q=a%26b%3D%C3%A9");
+        assert_eq!(Params::from_query(Some(&params.to_query())), Ok(params));
+    }
+
+    #[test]
+    fn text_that_is_no_utf_8_and_names_given_twice_are_refused() {
+        for query in ["id=%ff", "%c3=1", "id=a&id=b"] {
+            assert!(Params::from_query(Some(query)).is_err(), "{query}");
+        }
+    }
+
+    #[test]
+    fn a_misspelt_name_is_named_with_the_right_one() {
+        let problem = params("wiat=1").only(&["id", "wait"]).unwrap_err();
+        assert_eq!(problem.detail, "There is no parameter \"wiat\" here. Did you mean wait?");
+        assert_eq!(problem.hint, "Parameters are: id, wait.");
+        assert_eq!(params("wait&format=json").only(&["id", "wait"]), Ok(()));
+    }
+
+    #[test]
+    fn a_span_has_a_bare_form_and_a_limit() {
+        let check = |query: &str, expected: Result<Option<u64>, &str>| {
+            let span = params(query).span("wait", 50 * Duration::from_secs(1), 10 * MINUTE);
+            let span = span.map(|span| span.map(|span| span.as_secs()));
+            let expected = expected.map_err(str::to_owned);
+            assert_eq!(span.map_err(|problem| problem.detail), expected, "{query}");
+        };
+        check("", Ok(None));
+        check("wait", Ok(Some(50)));
+        check("wait=", Ok(Some(50)));
+        check("wait=90", Ok(Some(90)));
+        check("wait=10m", Ok(Some(600)));
+        check("wait=0", Ok(None));
+        check("wait=11m", Err("wait is at most 10m."));
+        check("wait=soon", Err("wait: \"soon\" is not a time. Write 90s, 5m, 24h or 7d."));
+    }
+
+    #[test]
+    fn a_time_is_absolute_or_so_long_ago() {
+        let now = DateTime::from_timestamp(1_000_000, 0).unwrap();
+        let check = |query: &str, expected: Option<i64>| {
+            let time = params(query).time("since", now).ok().flatten();
+            assert_eq!(time.map(|time| time.timestamp()), expected, "{query}");
+        };
+        check("since=1h", Some(1_000_000 - 3600));
+        check("since=1970-01-01T00:00:05Z", Some(5));
+        check("since=1970-01-01T01:00:05%2B01:00", Some(5));
+        check("since=yesterday", None);
+        check("since=99999999999999d", None);
+    }
+}

@@ -1,0 +1,100 @@
+//! Sentences about transfers that more than one page says.
+
+use chrono::{DateTime, Utc};
+use filepull_core::human;
+use filepull_core::transfer::Download;
+
+use crate::transfers::{View, WaitingFor};
+
+/// `42 %, about 12 s left`, as far as it is known.
+pub(super) fn progress(view: &View) -> Option<String> {
+    let percent = view.percent()?;
+    let left = view.eta().map(|eta| format!(", about {} left", human::span(eta)));
+    Some(format!("{percent} %{}", left.unwrap_or_default()))
+}
+
+/// `client4 is sending menu.txt (100.0 MiB)`, or less while less is known.
+pub(super) fn sending(view: &View) -> String {
+    let client = &view.transfer.client;
+    match &view.source {
+        None => format!("{client} is sending the file"),
+        Some(source) => {
+            format!("{client} is sending {} ({})", name(&source.name), human::size(source.size))
+        }
+    }
+}
+
+/// `client4 is number 3 in line`, or what else it waits for.
+pub(super) fn waits(view: &View, waiting_for: WaitingFor, place: Option<usize>) -> String {
+    let client = &view.transfer.client;
+    match (waiting_for, place) {
+        (WaitingFor::Turn, Some(place)) => format!("{client} is number {place} in line"),
+        (WaitingFor::Turn, None) => format!("{client} is in line"),
+        (WaitingFor::Client, _) => {
+            let begun = 0 < view.bytes_done;
+            let next = if begun { "the transfer goes on" } else { "the pull starts" };
+            let until = view.expires_at.map(|at| format!(", until {}", minute(at)));
+            format!("{client} is offline; {next} when it returns{}", until.unwrap_or_default())
+        }
+    }
+}
+
+/// `Done: client4 sent menu.txt, 100.0 MiB in 19.8 s (5.1 MiB/s).` and where it is.
+pub(super) fn done(view: &View, download: &Download, data_dir: &str) -> String {
+    let transfer = &view.transfer;
+    let (client, source) = (&transfer.client, name(&download.source.name));
+    let amount = match download.size {
+        0 => "which is empty (0 B)".to_owned(),
+        size => format!("{} in {}", human::size(size), took(view, size)),
+    };
+    let saved = saved_path(view, download, data_dir);
+    let digest = download.digest;
+    format!("Done: {client} sent {source}, {amount}.\n  saved   {saved}\n  sha256  {digest}\n")
+}
+
+/// Where a download lies, beginning with the data folder as the operator gave it.
+pub(super) fn saved_path(view: &View, download: &Download, data_dir: &str) -> String {
+    let folder = data_dir.trim_start_matches("./").trim_end_matches('/');
+    format!("{folder}/{}/{}", view.transfer.client, download.name)
+}
+
+fn took(view: &View, size: u64) -> String {
+    let transfer = &view.transfer;
+    let (started, finished) = (transfer.started_at, transfer.finished_at);
+    let time = started.zip(finished).and_then(|(from, to)| (to - from).to_std().ok());
+    match time {
+        None => "an unknown time".to_owned(),
+        // A rate of so short a time would say nothing about the line.
+        Some(time) if time.as_millis() < 50 => "under 0.1 s".to_owned(),
+        Some(time) => {
+            let rate = u128::from(size) * 1000 / time.as_millis();
+            let rate = human::rate(u64::try_from(rate).unwrap_or(u64::MAX));
+            format!("{} ({rate})", human::took(time))
+        }
+    }
+}
+
+/// A file's name as its client has it, fit for a terminal.
+pub(super) fn name(name: &str) -> String {
+    human::printable(name, 200)
+}
+
+/// `2025-06-13 14:23 UTC`.
+pub(super) fn minute(time: DateTime<Utc>) -> String {
+    time.format("%Y-%m-%d %H:%M UTC").to_string()
+}
+
+/// `2025-06-13 14:23:05 UTC`.
+pub(super) fn second(time: DateTime<Utc>) -> String {
+    time.format("%Y-%m-%d %H:%M:%S UTC").to_string()
+}
+
+/// `2 min 5 s ago`.
+pub(super) fn ago(time: DateTime<Utc>, now: DateTime<Utc>) -> String {
+    format!("{} ago", human::span((now - time).to_std().unwrap_or_default()))
+}
+
+/// `1 transfer is`, `2 transfers are`.
+pub(super) fn count(n: usize, one: &str, more: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { more })
+}

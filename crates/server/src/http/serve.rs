@@ -1,0 +1,155 @@
+//! Accepts connections and serves HTTP/1 on them, without believing that the other end behaves.
+//!
+//! `axum::serve` sets no timer, so that a head that never ends would hold its connection for ever.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::ConnectInfo;
+use axum::response::Response;
+use filepull_process::Lifecycle;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tower::ServiceExt as _;
+use tracing::{debug, warn};
+
+/// From the first moment of a connection, and again after each answer: so long may a request's
+/// head take. It ends connections that never send a byte and those that are kept alive for nothing.
+const HEAD_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long to wait after an accept that failed for want of something: at first, and at most.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+
+/// Accepts connections until the server drains. Those that are open then end by themselves once
+/// their answer is sent, or when everything stops.
+pub async fn serve(listener: TcpListener, router: Router, lifecycle: Lifecycle) {
+    let drain = lifecycle.drain().clone();
+    let mut pause = PAUSES.0;
+    while let Some(accepted) = drain.run_until_cancelled(listener.accept()).await {
+        match accepted {
+            Ok((stream, peer)) => {
+                pause = PAUSES.0;
+                lifecycle.spawn(connection(stream, peer, router.clone(), lifecycle.clone()));
+            }
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                // Mostly too many open files. The connection stays in the backlog, so that
+                // another accept would fail at once: without a pause this loop takes a whole core.
+                warn!(event = "http.accept-failed", %error, "cannot accept connections");
+                let _ = drain.run_until_cancelled(tokio::time::sleep(pause)).await;
+                pause = PAUSES.1.min(pause * 2);
+            }
+        }
+    }
+}
+
+/// The peer was gone before it was accepted: nothing is wrong here.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+/// Serves one connection. Ends when the peer hangs up, when the server drains and no request is
+/// being answered, or at once when everything stops.
+async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, lifecycle: Lifecycle) {
+    // Answers are written in one piece; waiting for more only delays them.
+    let _ = stream.set_nodelay(true);
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_LIMIT)
+        .serve_connection(TokioIo::new(stream), service(router, peer));
+    let mut connection = pin!(connection);
+    let mut ended = lifecycle.drain().run_until_cancelled(connection.as_mut()).await;
+    if ended.is_none() {
+        connection.as_mut().graceful_shutdown();
+        ended = lifecycle.stop().run_until_cancelled(connection).await;
+    }
+    if let Some(Err(error)) = ended {
+        debug!(event = "http.connection-broke", %peer, %error);
+    }
+}
+
+/// The router, for requests from `peer`.
+fn service(
+    router: Router,
+    peer: SocketAddr,
+) -> impl Service<
+    hyper::Request<Incoming>,
+    Response = Response,
+    Error = Infallible,
+    Future: Send + 'static,
+> {
+    service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(ConnectInfo(peer));
+        router.clone().oneshot(request)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::sync::Notify;
+
+    use super::*;
+
+    /// A server with a page that is answered when the server drains.
+    struct Served {
+        addr: SocketAddr,
+        lifecycle: Lifecycle,
+        waits: Arc<Notify>,
+    }
+
+    async fn served() -> Served {
+        let (lifecycle, waits) = (Lifecycle::new(), Arc::new(Notify::new()));
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (begun, drain) = (waits.clone(), lifecycle.drain().clone());
+        let wait = get(move || async move {
+            begun.notify_one();
+            drain.cancelled().await;
+        });
+        let router = Router::new().route("/", get(|| async { "hello" })).route("/wait", wait);
+        lifecycle.spawn(serve(listener, router, lifecycle.clone()));
+        Served { addr, lifecycle, waits }
+    }
+
+    async fn ask(addr: SocketAddr, path: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        let head = format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream
+    }
+
+    #[tokio::test]
+    async fn idle_and_silent_connections_do_not_delay_the_end() {
+        let Served { addr, lifecycle, .. } = served().await;
+        let _silent = TcpStream::connect(addr).await.unwrap();
+        let mut idle = ask(addr, "/").await;
+        let mut answer = [0; 256];
+        let len = idle.read(&mut answer).await.unwrap();
+        assert!(String::from_utf8_lossy(&answer[..len]).ends_with("hello"));
+        lifecycle.shut_down(Duration::from_secs(4)).await.unwrap();
+        assert_eq!(idle.read(&mut answer).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_being_answered_is_answered() {
+        let Served { addr, lifecycle, waits } = served().await;
+        let mut waiting = ask(addr, "/wait").await;
+        waits.notified().await;
+        lifecycle.shut_down(Duration::from_secs(4)).await.unwrap();
+        let mut answer = String::new();
+        waiting.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer:?}");
+    }
+}

@@ -1,0 +1,131 @@
+//! `/server`: what this server is, has and may use.
+
+use axum::Extension;
+use axum::extract::State;
+use axum::response::Response;
+use chrono::Utc;
+use filepull_core::human;
+use serde::Serialize;
+use serde_json::{Map, Value};
+use tokio::task::spawn_blocking;
+
+use super::caller::Caller;
+use super::reply::{self, time};
+use super::table::table;
+use super::{About, App};
+use crate::transfers::{Counts, Limits};
+
+/// What was found out when somebody asked.
+#[derive(Debug)]
+struct Now {
+    uptime: std::time::Duration,
+    clients: (usize, usize),
+    counts: Counts,
+    limits: Limits,
+    free_bytes: Option<u64>,
+}
+
+/// `/server` and `GET /api/v1/server`
+pub(super) async fn show(State(app): State<App>, Extension(caller): Extension<Caller>) -> Response {
+    answer(&app, &caller).await
+}
+
+pub(super) async fn answer(app: &App, caller: &Caller) -> Response {
+    let store = app.store.clone();
+    let free = spawn_blocking(move || store.free()).await;
+    let now = Now {
+        uptime: (Utc::now() - app.about.started_at).to_std().unwrap_or_default(),
+        clients: app.registry.counts(),
+        counts: app.transfers.counts(),
+        limits: app.transfers.limits(),
+        free_bytes: free.ok().and_then(Result::ok),
+    };
+    reply::page(caller, || words(&app.about, &now), || ServerJson::new(&app.about, &now))
+}
+
+fn words(about: &About, now: &Now) -> String {
+    let (online, known) = now.clients;
+    let Counts { running, waiting } = now.counts;
+    let free = now.free_bytes.map_or("unknown".to_owned(), human::size);
+    let (up, min_free) = (human::span(now.uptime), human::size(now.limits.min_free));
+    let mut rows = vec![
+        ["server".to_owned(), format!("{}  up {up}", about.version)],
+        ["clients".to_owned(), format!("{online} online, {} offline", known - online)],
+        ["transfers".to_owned(), format!("{running} running, {waiting} waiting")],
+        ["disk".to_owned(), format!("{}  {free} free, {min_free} must stay free", about.data_dir)],
+        [String::new(), String::new()],
+    ];
+    rows.extend(about.settings.iter().map(|(name, value)| [name.clone(), value.clone()]));
+    table(&rows)
+}
+
+#[derive(Debug, Serialize)]
+struct ServerJson<'a> {
+    version: &'static str,
+    started_at: String,
+    uptime_seconds: u64,
+    http_addr: String,
+    grpc_addr: String,
+    clients: ClientsJson,
+    transfers: TransfersJson,
+    disk: DiskJson<'a>,
+    limits: LimitsJson,
+    settings: Map<String, Value>,
+}
+
+#[derive(Debug, Serialize)]
+struct ClientsJson {
+    online: usize,
+    offline: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct TransfersJson {
+    running: usize,
+    waiting: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct DiskJson<'a> {
+    path: &'a str,
+    free_bytes: Option<u64>,
+    min_free_bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct LimitsJson {
+    max_running: usize,
+    max_waiting: usize,
+    max_file_size: u64,
+    stall_timeout_seconds: u64,
+    resume_within_seconds: u64,
+}
+
+impl<'a> ServerJson<'a> {
+    fn new(about: &'a About, now: &Now) -> Self {
+        let settings = about.settings.iter().cloned();
+        let (limits, (online, known)) = (&now.limits, now.clients);
+        Self {
+            version: about.version,
+            started_at: time(about.started_at),
+            uptime_seconds: now.uptime.as_secs(),
+            http_addr: about.http_addr.to_string(),
+            grpc_addr: about.grpc_addr.to_string(),
+            clients: ClientsJson { online, offline: known - online },
+            transfers: TransfersJson { running: now.counts.running, waiting: now.counts.waiting },
+            disk: DiskJson {
+                path: &about.data_dir,
+                free_bytes: now.free_bytes,
+                min_free_bytes: limits.min_free,
+            },
+            limits: LimitsJson {
+                max_running: limits.max_running,
+                max_waiting: limits.max_waiting,
+                max_file_size: limits.max_file_size,
+                stall_timeout_seconds: limits.stall_timeout.as_secs(),
+                resume_within_seconds: limits.resume_within.as_secs(),
+            },
+            settings: settings.map(|(name, value)| (name, Value::String(value))).collect(),
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! The whole of `http` without a network and without agents.
+
+use axum::body::Body;
+use axum::http::{Method, Request, StatusCode};
+use axum::routing::get;
+use chrono::Utc;
+use filepull_core::id::TransferId;
+use filepull_core::problem::{Code, Problem};
+use filepull_core::transfer::Transfer;
+use serde_json::Value;
+use tower::ServiceExt as _;
+
+use super::*;
+use bed::{Bed, client4};
+
+mod bed;
+mod files;
+
+#[tokio::test]
+async fn every_trigger_that_cannot_start_says_why_and_what_to_do() {
+    let bed = Bed::start().await;
+    let check = async |url: &str, status: u16, lines: [&str; 2]| {
+        let answered = bed.get(url).await;
+        assert_eq!(answered.body.lines().collect::<Vec<_>>(), lines, "{url}");
+        assert_eq!(answered.status.as_u16(), status, "{url}");
+        assert_eq!(answered.header("content-type"), "text/plain; charset=utf-8");
+        assert_eq!(answered.header("cache-control"), "no-store");
+    };
+    check("/trigger", 400, ["Which client? Add ?id=…", "online now: none of 1"]).await;
+    let grammar =
+        "\"../etc\" is not a client id. Ids are 1-64 letters, digits, dot, dash or underscore.";
+    check("/trigger?id=../etc", 400, [grammar, "list them: curl pull:80/clients"]).await;
+    check("/trigger/..%2fetc", 400, [grammar, "list them: curl pull:80/clients"]).await;
+    let unknown = "No client called cleint4 has ever connected. Did you mean client4?";
+    check("/trigger?id=cleint4", 404, [unknown, "list them: curl pull:80/clients"]).await;
+    let misspelt = "There is no parameter \"wiat\" here. Did you mean wait?";
+    let known = "Parameters are: id, path, wait, queue, fresh.";
+    check("/trigger?id=client4&wiat", 400, [misspelt, known]).await;
+    let offline = bed.get("/trigger?id=client4").await;
+    assert_eq!(offline.status, StatusCode::CONFLICT);
+    assert!(
+        offline.body.starts_with("client4 is offline. Last seen 0 s ago: "),
+        "{}",
+        offline.body
+    );
+    let hint = "\npull when it returns: curl \"pull:80/trigger?id=client4&queue=24h\"\n";
+    assert!(offline.body.ends_with(hint), "{}", offline.body);
+    assert_eq!(bed.n_transfers().await, 0);
+}
+
+#[tokio::test]
+async fn head_and_other_methods_start_nothing() {
+    let bed = Bed::start().await;
+    for method in [Method::HEAD, Method::PUT, Method::OPTIONS] {
+        for url in ["/trigger?id=client4&queue", "/trigger/client4?queue"] {
+            let answered = bed.ask(method.clone(), url).await;
+            assert_eq!(answered.status, StatusCode::METHOD_NOT_ALLOWED, "{method} {url}");
+            assert_eq!(answered.header("allow"), "GET, POST", "{method} {url}");
+        }
+    }
+    assert_eq!(bed.n_transfers().await, 0);
+}
+
+#[tokio::test]
+async fn a_queued_pull_is_accepted_once_and_joined_after() {
+    let bed = Bed::start().await;
+    let first = bed.ask(Method::POST, "/trigger/client4?queue=2h").await;
+    assert_eq!(first.status, StatusCode::ACCEPTED, "{}", first.body);
+    assert!(first.body.starts_with("Queued: client4 is offline; the pull starts when it returns"));
+    let url = first.header("location").to_owned();
+    let form =
+        Request::post("/trigger").header("content-type", "application/x-www-form-urlencoded");
+    let second = bed.send(form.body(Body::from("id=client4&queue")).unwrap()).await;
+    assert!(second.body.starts_with("Already waiting: client4 is offline;"), "{}", second.body);
+    assert_eq!(second.header("location"), url);
+    let json = Request::post("/api/v1/transfers").header("content-type", "application/json");
+    let body = Body::from(r#"{"client": "client4", "queue": "24h"}"#);
+    let third = bed.send(json.body(body).unwrap()).await;
+    assert_eq!(third.status, StatusCode::OK);
+    assert_eq!((&third.json()["joined"], third.header("location")), (&Value::Bool(true), &*url));
+    let listed = bed.get("/api/v1/transfers?state=waiting").await.json();
+    assert_eq!(
+        (&listed["total"], &listed["items"][0]["waiting_for"]),
+        (&1.into(), &"client".into())
+    );
+    assert_eq!(bed.get("/api/v1/transfers?state=running").await.json()["total"], 0);
+    let file = bed.get(&format!("{url}/file")).await;
+    assert_eq!(
+        (file.status, &file.json()["code"]),
+        (StatusCode::CONFLICT, &"transfer-active".into())
+    );
+    let cancelled = bed.ask(Method::POST, &format!("{url}/cancel")).await.json();
+    assert_eq!(
+        (&cancelled["state"], &cancelled["error"]["code"]),
+        (&"cancelled".into(), &"cancelled".into())
+    );
+    assert_eq!(bed.ask(Method::POST, &format!("{url}/cancel")).await.json(), cancelled);
+}
+
+#[tokio::test]
+async fn a_problem_is_the_same_in_words_and_as_json() {
+    let bed = Bed::start().await;
+    let request = Request::get("/trigger?id=client4").header("accept", "application/json");
+    let answered = bed.send(request.body(Body::empty()).unwrap()).await;
+    assert_eq!(answered.header("content-type"), "application/problem+json");
+    let start = "{\n  \"type\": \"/problems/client-offline\",\n  \"code\": \"client-offline\",\n  \"title\": \"The client is offline\",\n  \"status\": 409,\n";
+    assert!(answered.body.starts_with(start), "{}", answered.body);
+    assert!(answered.body.ends_with("\n}\n"));
+    let problem = answered.json();
+    assert_eq!(problem["client"], "client4");
+    assert_eq!(problem["request_id"], answered.header("x-request-id"));
+    assert_eq!(bed.get("/trigger?id=client4&format=json").await.json()["code"], "client-offline");
+    assert_eq!(bed.get("/trigger?id=client4&format=xml").await.status, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn whatever_is_typed_is_answered_and_never_breaks_the_server() {
+    let bed = Bed::start().await;
+    let check = async |method: Method, url: &str, status: u16, code: &str| {
+        let answered = bed.ask(method, url).await;
+        assert_eq!(answered.status.as_u16(), status, "{url}: {}", answered.body);
+        assert_eq!(answered.json()["code"], code, "{url}");
+    };
+    check(Method::GET, "/api/v1/client", 404, "no-such-url").await;
+    check(Method::GET, "/api/v1/clients/%ff", 400, "invalid-request").await;
+    check(Method::GET, "/api/v1/clients/a%00b", 400, "invalid-request").await;
+    check(Method::GET, "/api/v1/clients/nobody", 404, "client-unknown").await;
+    check(Method::GET, "/api/v1/clients/nobody/file", 404, "client-unknown").await;
+    check(Method::GET, "/api/v1/clients/client4/file", 404, "transfer-unknown").await;
+    check(Method::GET, "/api/v1/clients?q=%ff", 400, "invalid-request").await;
+    check(Method::GET, "/api/v1/clients?limit=0", 400, "invalid-request").await;
+    check(Method::GET, "/api/v1/transfers?state=don", 400, "invalid-request").await;
+    check(Method::GET, "/api/v1/transfers?cursor=x", 400, "invalid-request").await;
+    check(Method::GET, "/api/v1/transfers/latest", 400, "invalid-request").await;
+    check(Method::DELETE, "/api/v1/transfers", 405, "method-not-allowed").await;
+    check(Method::POST, "/api/v1/transfers", 400, "invalid-request").await;
+    let id = TransferId::generate();
+    check(Method::GET, &format!("/api/v1/transfers/{id}"), 404, "transfer-unknown").await;
+    let answered = bed.ask(Method::DELETE, "/clients").await;
+    assert_eq!(answered.header("allow"), "GET,HEAD");
+    let answered = bed.get("/client/client4").await;
+    assert!(answered.body.contains("Did you mean /clients/client4?"), "{}", answered.body);
+}
+
+#[tokio::test]
+async fn every_page_has_a_text_and_a_json_form() {
+    let bed = Bed::start().await;
+    let transfer = bed.stored().await;
+    let one = format!("/transfers/{}", transfer.id);
+    let pages = ["/", "/clients", "/clients/client4", "/transfers", &one, "/server", "/problems"];
+    for page in pages {
+        let text = bed.get(page).await;
+        assert_eq!(text.status, StatusCode::OK, "{page}");
+        assert!(text.body.is_ascii() && text.body.ends_with('\n'), "{page}: {}", text.body);
+        assert!(!text.body.contains("localhost"), "{page}: {}", text.body);
+        let json = bed.get(&format!("{page}?format=json")).await;
+        assert!(json.json().is_object(), "{page}");
+        println!("$ curl {page}\n{}\n{}", text.body, json.body);
+    }
+    let ready = bed.get("/readyz?verbose").await;
+    assert_eq!(ready.status, StatusCode::OK, "{}", ready.body);
+    assert!(ready.body.ends_with("\nready\n"), "{}", ready.body);
+    bed.app.lifecycle.drain().cancel();
+    assert_eq!(bed.get("/readyz").await.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(bed.get("/livez").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_transfer_that_failed_is_told_with_its_own_problem() {
+    let bed = Bed::start().await;
+    let mut transfer = Transfer::new(client4(), None, "test".to_owned(), Utc::now());
+    let problem = Problem::new(Code::FileMissing, "client4 has no file.");
+    transfer.fail(problem, Utc::now());
+    bed.app.records.save(&transfer).await.unwrap();
+    let url = format!("/api/v1/transfers/{}", transfer.id);
+    let shown = bed.get(&url).await;
+    assert_eq!(shown.status, StatusCode::OK);
+    assert_eq!(shown.json()["error"]["code"], "file-missing");
+    let file = bed.get(&format!("{url}/file")).await;
+    assert_eq!(
+        (file.status, &file.json()["code"]),
+        (StatusCode::NOT_FOUND, &"file-missing".into())
+    );
+    let failed = bed.get("/api/v1/transfers?state=failed&error=file-missing&since=1h").await.json();
+    assert_eq!(failed["total"], 1);
+}
+
+#[tokio::test]
+async fn waiting_ends_when_the_server_stops() {
+    let bed = Bed::start().await;
+    bed.get("/trigger?id=client4&queue").await;
+    let drain = bed.app.lifecycle.drain().clone();
+    let (answered, ()) = tokio::join!(bed.get("/trigger?id=client4&queue&wait=10m"), async {
+        tokio::task::yield_now().await;
+        drain.cancel();
+    });
+    // Whether the pull came before the end or after it, it is answered at once.
+    assert!(matches!(answered.status.as_u16(), 202 | 503), "{}", answered.body);
+}
+
+#[tokio::test]
+async fn a_panic_is_an_answer_like_any_other() {
+    let bed = Bed::start().await;
+    let broken = Router::new().route("/boom", get(async || -> () { panic!("a bug") }));
+    let request = Request::get("/boom?format=json").body(Body::empty()).unwrap();
+    let response = framed(broken, bed.app).oneshot(request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    assert!(response.headers().contains_key("x-request-id"));
+    assert_eq!(response.headers()["content-type"], "application/problem+json");
+}

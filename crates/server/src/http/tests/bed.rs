@@ -1,0 +1,129 @@
+//! A server without agents, asked without a network.
+
+use std::io::Write as _;
+use std::time::Duration;
+
+use axum::body::{Body, to_bytes};
+use axum::http::{HeaderMap, Method, Request, StatusCode};
+use chrono::Utc;
+use filepull_core::digest::Digest;
+use filepull_core::id::ClientId;
+use filepull_core::name::DownloadName;
+use filepull_core::source::Source;
+use filepull_core::transfer::{Download, Phase, Transfer};
+use filepull_process::Lifecycle;
+use serde_json::Value;
+use tower::ServiceExt as _;
+
+use super::super::{About, App, router};
+use crate::client::{Agent, Greeting};
+use crate::records::{Records, TransferFilter};
+use crate::registry::Registry;
+use crate::store::{RECORDS_FOLDER, Store};
+use crate::transfers::{Limits, Transfers};
+
+pub(super) const LIMITS: Limits = Limits {
+    max_running: 2,
+    max_waiting: 2,
+    max_file_size: 1 << 30,
+    min_free: 0,
+    stall_timeout: Duration::from_mins(1),
+    resume_within: Duration::from_mins(1),
+    checkpoint_every: Duration::from_secs(1),
+};
+
+/// A server without agents, asked without a network.
+pub(super) struct Bed {
+    pub(super) app: App,
+    pub(super) folder: tempfile::TempDir,
+}
+
+/// What came back.
+pub(super) struct Answered {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: String,
+}
+
+impl Answered {
+    pub(super) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    pub(super) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap()
+    }
+}
+
+impl Bed {
+    /// Starts with `client4` known and offline.
+    pub(super) async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::open(&folder.path().join(RECORDS_FOLDER)).await.unwrap();
+        let greeting = Greeting {
+            client: client4(),
+            instance: uuid::Uuid::nil(),
+            agent: Agent::default(),
+            shares: Vec::new(),
+            default_file: None,
+            active_transfers: Vec::new(),
+            remote_addr: ([203, 0, 113, 7], 1).into(),
+        };
+        records.client_connected(&greeting, Utc::now()).await.unwrap();
+        let registry = Registry::new(records.clients().await.unwrap());
+        let (store, lifecycle) = (Store::open(folder.path()).unwrap(), Lifecycle::new());
+        let started = (records.clone(), registry.clone(), store.clone(), lifecycle.clone());
+        let transfers = Transfers::start(started.0, started.1, started.2, started.3, LIMITS);
+        let transfers = transfers.await.unwrap();
+        let about = About {
+            version: "1.4.0",
+            started_at: Utc::now(),
+            http_addr: ([127, 0, 0, 1], 8080).into(),
+            grpc_addr: ([127, 0, 0, 1], 50051).into(),
+            data_dir: "./server-data".to_owned(),
+            settings: Vec::new(),
+        };
+        Self { app: App { transfers, registry, records, store, lifecycle, about }, folder }
+    }
+
+    pub(super) async fn send(&self, request: Request<Body>) -> Answered {
+        let response = router(self.app.clone()).oneshot(request).await.unwrap();
+        let (head, body) = response.into_parts();
+        let body = to_bytes(body, usize::MAX).await.unwrap();
+        let body = String::from_utf8(body.to_vec()).unwrap();
+        Answered { status: head.status, headers: head.headers, body }
+    }
+
+    pub(super) async fn ask(&self, method: Method, url: &str) -> Answered {
+        let request = Request::builder().method(method).uri(url).header("host", "pull:80");
+        self.send(request.body(Body::empty()).unwrap()).await
+    }
+
+    pub(super) async fn get(&self, url: &str) -> Answered {
+        self.ask(Method::GET, url).await
+    }
+
+    /// Puts a finished transfer of `test` on record and on the disk.
+    pub(super) async fn stored(&self) -> Transfer {
+        let now = Utc::now();
+        let mut transfer = Transfer::new(client4(), None, "test".to_owned(), now);
+        let name = DownloadName::new(now, "data.txt");
+        let path = self.app.store.download_path(&transfer.client, &name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::File::create(&path).unwrap().write_all(b"test").unwrap();
+        let source = Source { name: "data.txt".to_owned(), size: 4, modified_ns: 0 };
+        let digest = Digest::of(b"test");
+        transfer.phase = Phase::Done(Download { source, name, size: 4, digest, inode: 1 });
+        transfer.finished_at = Some(now);
+        self.app.records.save(&transfer).await.unwrap();
+        transfer
+    }
+
+    pub(super) async fn n_transfers(&self) -> u64 {
+        self.app.transfers.list(&TransferFilter::default()).await.unwrap().total
+    }
+}
+
+pub(super) fn client4() -> ClientId {
+    ClientId::parse("client4").unwrap()
+}

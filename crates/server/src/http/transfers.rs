@@ -1,0 +1,100 @@
+//! Transfers: made, listed, shown and cancelled.
+
+mod json;
+mod list;
+mod words;
+
+use axum::Extension;
+use axum::extract::{RawQuery, State};
+use axum::http::header::LOCATION;
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use chrono::Utc;
+use filepull_core::id::TransferId;
+
+use super::App;
+use super::body::Asked;
+use super::caller::Caller;
+use super::ids::TransferIn;
+use super::params::Params;
+use super::reply::{self, Refusal};
+use super::trigger::{self, Order};
+use super::{paging, waiting};
+pub(super) use json::{FileJson, TransferJson};
+
+/// The fields of a pull in its machine form, and `wait`.
+const PULL: &[&str] = &["client", "path", "queue", "fresh", "wait"];
+
+/// `POST /api/v1/transfers`. The status is about the request; how the transfer fares is in its
+/// `state`.
+pub(super) async fn create(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Asked(params): Asked,
+) -> Result<Response, Refusal> {
+    if params.get("client").is_none_or(str::is_empty) {
+        params.only(PULL)?;
+        return Err(trigger::which_client(&app, "Add \"client\" to the JSON body.").into());
+    }
+    let order = Order::parse(&params, "client", PULL)?;
+    let explain = |problem| trigger::explain_for_api(&app, &order, problem);
+    let pulled = app.transfers.pull(order.pull(&caller)).await.map_err(explain)?;
+    let view = match order.wait {
+        Some(limit) => app.watch(pulled.view, limit, |view| view.transfer.is_final()).await,
+        None => pulled.view.borrow().clone(),
+    };
+    let resource = TransferJson::new(&view, &app.about.data_dir).joined(pulled.joined);
+    let status = if pulled.joined { StatusCode::OK } else { StatusCode::CREATED };
+    Ok(([(LOCATION, url(pulled.id))], reply::json(status, &resource)).into_response())
+}
+
+/// `/transfers` and `GET /api/v1/transfers`
+pub(super) async fn list(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Refusal> {
+    let params = Params::from_query(query.as_deref())?;
+    let now = Utc::now();
+    let page = list::fetch(&app, &params, now).await?;
+    let page = page.map(|view| (app.transfers.place_in_line(view.transfer.id), view));
+    let words = || words::list(&page, now, &app.transfers.counts());
+    Ok(paging::answer(&caller, "transfers", &params, &page, words, |(_, view)| {
+        TransferJson::new(view, &app.about.data_dir)
+    }))
+}
+
+/// `/transfers/ID` and `GET /api/v1/transfers/ID`, both with `wait`.
+pub(super) async fn show(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    TransferIn(id): TransferIn,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Refusal> {
+    let params = Params::from_query(query.as_deref())?;
+    params.only(&["wait"])?;
+    let view = app.find(id, waiting::asked(&params)?).await?;
+    let data_dir = &app.about.data_dir;
+    let place = app.transfers.place_in_line(id);
+    Ok(reply::page(
+        &caller,
+        || words::one(&view, place, data_dir, &caller.host),
+        || TransferJson::new(&view, data_dir),
+    ))
+}
+
+/// `POST /api/v1/transfers/ID/cancel`. May be repeated.
+pub(super) async fn cancel(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    TransferIn(id): TransferIn,
+) -> Result<Response, Refusal> {
+    let view = app.transfers.cancel(id, &caller.name()).await?;
+    Ok(reply::json(StatusCode::OK, &TransferJson::new(&view, &app.about.data_dir)))
+}
+
+/// Where the transfer can be looked at.
+pub(super) fn url(id: TransferId) -> HeaderValue {
+    let url = format!("/api/v1/transfers/{id}");
+    HeaderValue::try_from(url).expect("an id is hexadecimal digits and dashes")
+}

@@ -1,0 +1,113 @@
+//! A transfer as JSON. Fields may be added here, never removed or given another meaning.
+
+use filepull_core::digest::Digest;
+use filepull_core::id::{ClientId, TransferId};
+use filepull_core::path::SharedPath;
+use filepull_core::source::Source;
+use filepull_core::transfer::Download;
+use serde::Serialize;
+
+use super::super::reply::{ProblemJson, time};
+use super::super::say;
+use crate::transfers::{State, View, WaitingFor};
+
+/// A transfer, as the API shows it.
+#[derive(Debug, Serialize)]
+pub(in super::super) struct TransferJson<'a> {
+    id: TransferId,
+    client: &'a ClientId,
+    state: &'static str,
+    waiting_for: Option<&'static str>,
+    path: Option<&'a SharedPath>,
+    file: Option<FileJson<'a>>,
+    bytes_done: u64,
+    bytes_per_second: Option<u64>,
+    eta_seconds: Option<u64>,
+    attempt: u32,
+    joined: bool,
+    requested_by: &'a str,
+    created_at: String,
+    started_at: Option<String>,
+    finished_at: Option<String>,
+    expires_at: Option<String>,
+    download: Option<DownloadJson<'a>>,
+    error: Option<ProblemJson<'a>>,
+}
+
+impl<'a> TransferJson<'a> {
+    /// The transfer as `view` shows it.
+    pub(in super::super) fn new(view: &'a View, data_dir: &str) -> Self {
+        let (transfer, state) = (&view.transfer, view.state());
+        let under_way = !transfer.is_final();
+        Self {
+            id: transfer.id,
+            client: &transfer.client,
+            state: state.as_str(),
+            waiting_for: waiting_for(state),
+            path: transfer.path.as_ref(),
+            file: view.source.as_ref().map(FileJson::from),
+            bytes_done: view.bytes_done,
+            bytes_per_second: view.bytes_per_second.filter(|_| under_way),
+            eta_seconds: view.eta().filter(|_| under_way).map(|eta| eta.as_secs()),
+            attempt: transfer.attempt,
+            joined: false,
+            requested_by: &transfer.requested_by,
+            created_at: time(transfer.created_at),
+            started_at: transfer.started_at.map(time),
+            finished_at: transfer.finished_at.map(time),
+            expires_at: view.expires_at.filter(|_| under_way).map(time),
+            download: transfer.download().map(|d| DownloadJson::new(view, d, data_dir)),
+            error: transfer.problem().map(ProblemJson::from),
+        }
+    }
+
+    /// Says whether the pull that is answered found this transfer under way.
+    pub(in super::super) fn joined(self, joined: bool) -> Self {
+        Self { joined, ..self }
+    }
+}
+
+fn waiting_for(state: State) -> Option<&'static str> {
+    match state {
+        State::Waiting(WaitingFor::Client) => Some("client"),
+        State::Waiting(WaitingFor::Turn) => Some("turn"),
+        State::Running | State::Done | State::Failed | State::Cancelled => None,
+    }
+}
+
+/// A file on its client.
+#[derive(Debug, Serialize)]
+pub(in super::super) struct FileJson<'a> {
+    name: &'a str,
+    size: u64,
+    modified_at: String,
+}
+
+impl<'a> From<&'a Source> for FileJson<'a> {
+    fn from(source: &'a Source) -> Self {
+        let modified_at = chrono::DateTime::from_timestamp_nanos(source.modified_ns);
+        Self { name: &source.name, size: source.size, modified_at: time(modified_at) }
+    }
+}
+
+/// A finished download.
+#[derive(Debug, Serialize)]
+struct DownloadJson<'a> {
+    name: String,
+    path: String,
+    url: String,
+    size: u64,
+    sha256: &'a Digest,
+}
+
+impl<'a> DownloadJson<'a> {
+    fn new(view: &View, download: &'a Download, data_dir: &str) -> Self {
+        Self {
+            name: download.name.to_string(),
+            path: say::saved_path(view, download, data_dir),
+            url: format!("/api/v1/transfers/{}/file", view.transfer.id),
+            size: download.size,
+            sha256: &download.digest,
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Which transfers a list shows.
+
+use chrono::{DateTime, Utc};
+use filepull_core::problem::{Code, Problem};
+
+use super::super::App;
+use super::super::paging::{self, Page};
+use super::super::params::Params;
+use super::super::reply::invalid;
+use crate::records::{Cursor, StateWord, TransferFilter};
+use crate::transfers::{State, View};
+
+const PARAMS: &[&str] = &["client", "state", "since", "until", "error", "limit", "cursor"];
+
+/// The words of the `state` parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wanted {
+    /// In line, or away.
+    Waiting,
+    /// Asked for, or being received.
+    Running,
+    /// This state, which is as final in the records as it is here.
+    Final(StateWord),
+}
+
+const STATES: &[(&str, Wanted)] = &[
+    ("waiting", Wanted::Waiting),
+    ("running", Wanted::Running),
+    ("done", Wanted::Final(StateWord::Done)),
+    ("failed", Wanted::Final(StateWord::Failed)),
+    ("cancelled", Wanted::Final(StateWord::Cancelled)),
+];
+
+/// The page that the parameters ask for, newest first.
+pub(super) async fn fetch(
+    app: &App,
+    params: &Params,
+    now: DateTime<Utc>,
+) -> Result<Page<View>, Problem> {
+    params.only(PARAMS)?;
+    let wanted = params.choice("state", STATES)?;
+    let mut filter = filter(params, now)?;
+    match wanted {
+        Some(Wanted::Waiting) => {
+            unfinished(app, filter, |state| matches!(state, State::Waiting(_))).await
+        }
+        Some(Wanted::Running) => unfinished(app, filter, |state| state == State::Running).await,
+        Some(Wanted::Final(word)) => {
+            filter.states = vec![word];
+            recorded(app, &filter).await
+        }
+        None => recorded(app, &filter).await,
+    }
+}
+
+fn filter(params: &Params, now: DateTime<Utc>) -> Result<TransferFilter, Problem> {
+    Ok(TransferFilter {
+        client: params.client("client")?,
+        states: Vec::new(),
+        since: params.time("since", now)?,
+        until: params.time("until", now)?,
+        error: error(params)?,
+        limit: paging::limit(params)?,
+        cursor: cursor(params)?,
+    })
+}
+
+async fn recorded(app: &App, filter: &TransferFilter) -> Result<Page<View>, Problem> {
+    let page = app.transfers.list(filter).await?;
+    Ok(Page { items: page.items, next_cursor: page.next_cursor, total: page.total })
+}
+
+/// Whether an unfinished transfer waits or runs is not on record: all of them are looked at. There
+/// are at most `MAX_RUNNING` and `MAX_WAITING` together.
+async fn unfinished(
+    app: &App,
+    wanted: TransferFilter,
+    is_wanted: impl Fn(State) -> bool,
+) -> Result<Page<View>, Problem> {
+    let (limit, cursor) = (wanted.limit, wanted.cursor.map(|cursor| cursor.to_string()));
+    let states = vec![StateWord::Queued, StateWord::Receiving, StateWord::Sealed];
+    let all = TransferFilter::MAX_LIMIT;
+    let mut filter = TransferFilter { states, limit: all, cursor: None, ..wanted };
+    let mut views = Vec::new();
+    loop {
+        let page = app.transfers.list(&filter).await?;
+        views.extend(page.items.into_iter().filter(|view| is_wanted(view.state())));
+        match page.next_cursor.as_deref().and_then(Cursor::parse) {
+            Some(cursor) => filter.cursor = Some(cursor),
+            None => break,
+        }
+    }
+    let key = |view: &View| view.transfer.id.to_string();
+    Ok(paging::cut(views, limit, |view| cursor.as_ref().is_none_or(|c| key(view) < *c), key))
+}
+
+fn error(params: &Params) -> Result<Option<Code>, Problem> {
+    let codes: Vec<(&str, Code)> = Code::ALL.iter().map(|&code| (code.as_str(), code)).collect();
+    params.choice("error", &codes)
+}
+
+fn cursor(params: &Params) -> Result<Option<Cursor>, Problem> {
+    let Some(text) = params.get("cursor") else { return Ok(None) };
+    let bad = || invalid("cursor: this is not a cursor.", "Take next_cursor from the page before.");
+    Cursor::parse(text).map(Some).ok_or_else(bad)
+}

@@ -1,0 +1,90 @@
+//! Transfers in words: one, and a table of many.
+
+use chrono::{DateTime, Utc};
+use filepull_core::human;
+use filepull_core::transfer::Phase;
+
+use super::super::paging::Page;
+use super::super::table::table;
+use super::super::{reply, say};
+use crate::transfers::{Counts, Stage, State, View};
+
+/// What `/transfers/ID` says.
+pub(super) fn one(view: &View, place: Option<usize>, data_dir: &str, host: &str) -> String {
+    let transfer = &view.transfer;
+    let path = transfer.path.as_ref().map_or("the default file".to_owned(), ToString::to_string);
+    let (asked, by) = (say::second(transfer.created_at), say::name(&transfer.requested_by));
+    let head = match &transfer.phase {
+        Phase::Done(download) => {
+            let (client, done) = (&transfer.client, say::done(view, download, data_dir));
+            format!("{done}  file    curl -OJ {host}/clients/{client}/file\n")
+        }
+        Phase::Failed(problem) => format!("Failed: {}", reply::in_words(problem)),
+        Phase::Cancelled(problem) => reply::in_words(problem),
+        Phase::Queued | Phase::Receiving { .. } | Phase::Sealed(_) => {
+            let id = transfer.id;
+            let cancel = format!("curl -X POST {host}/api/v1/transfers/{id}/cancel");
+            let wait = format!("curl \"{host}/transfers/{id}?wait\"");
+            format!("{}\n  wait    {wait}\n  cancel  {cancel}\n", under_way(view, place))
+        }
+    };
+    format!(
+        "{head}\ntransfer  {}\nasked     {asked} by {by}\npath      {path}\nattempt   {}\n",
+        transfer.id, transfer.attempt
+    )
+}
+
+/// `Running: client4 is sending menu.txt (100.0 MiB), 42 %, about 12 s left.`
+fn under_way(view: &View, place: Option<usize>) -> String {
+    match view.stage {
+        Stage::Waiting(waiting_for) => {
+            format!("Waiting: {}.", say::waits(view, waiting_for, place))
+        }
+        Stage::Recording | Stage::Starting | Stage::Asked => {
+            format!("Asked {}, no answer yet.", view.transfer.client)
+        }
+        Stage::Running => {
+            let progress = say::progress(view).map(|progress| format!(", {progress}"));
+            format!("Running: {}{}.", say::sending(view), progress.unwrap_or_default())
+        }
+    }
+}
+
+/// What `/transfers` says.
+pub(super) fn list(
+    page: &Page<(Option<usize>, View)>,
+    now: DateTime<Utc>,
+    counts: &Counts,
+) -> String {
+    let header = ["TRANSFER", "CLIENT", "STATE", "FILE", "ASKED", ""].map(str::to_owned);
+    let rows = page.items.iter().map(|(place, view)| row(view, *place, now));
+    let rows: Vec<_> = std::iter::once(header).chain(rows).collect();
+    let Counts { running, waiting } = counts;
+    let (shown, total) = (page.items.len(), page.total);
+    format!("{}{shown} of {total} transfers; {running} running, {waiting} waiting.\n", table(&rows))
+}
+
+fn row(view: &View, place: Option<usize>, now: DateTime<Utc>) -> [String; 6] {
+    let transfer = &view.transfer;
+    let file = view.source.as_ref().map(|source| say::name(&source.name));
+    let file = file.or_else(|| transfer.path.as_ref().map(ToString::to_string));
+    [
+        transfer.id.to_string(),
+        transfer.client.to_string(),
+        view.state().as_str().to_owned(),
+        file.unwrap_or_else(|| "-".to_owned()),
+        say::ago(transfer.created_at, now),
+        outcome(view, place),
+    ]
+}
+
+/// The last column: what matters about a transfer in this state.
+fn outcome(view: &View, place: Option<usize>) -> String {
+    match (view.state(), &view.transfer.phase) {
+        (State::Waiting(waiting_for), _) => say::waits(view, waiting_for, place),
+        (State::Running, _) => say::progress(view).unwrap_or_else(|| "no answer yet".to_owned()),
+        (_, Phase::Done(download)) => human::size(download.size),
+        (_, Phase::Failed(problem) | Phase::Cancelled(problem)) => problem.code.to_string(),
+        (_, Phase::Queued | Phase::Receiving { .. } | Phase::Sealed(_)) => String::new(),
+    }
+}

@@ -1,0 +1,117 @@
+//! `/trigger`: the one curl that pulls a file and says in words what came of it.
+
+mod answer;
+mod hints;
+mod order;
+
+use std::time::{Duration, Instant};
+
+use axum::Extension;
+use axum::extract::State;
+use axum::handler::Handler;
+use axum::http::header::{ALLOW, LOCATION};
+use axum::http::{HeaderValue, Method, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get};
+use chrono::Utc;
+use filepull_core::problem::{Code, Problem};
+
+use super::App;
+use super::body::Asked;
+use super::caller::{Caller, Format};
+use super::ids::TextIn;
+use super::reply::{self, Refusal};
+use super::transfers::{TransferJson, url};
+use crate::transfers::{Pulled, View};
+use answer::Told;
+pub(super) use hints::{explain_for_api, which_client};
+pub(super) use order::Order;
+
+/// So long the client gets to accept or to refuse before the trigger is answered: "no such file"
+/// then comes back in the same curl.
+const SETTLE_LIMIT: Duration = Duration::from_secs(2);
+
+/// GET and POST pull; everything else is refused and starts nothing. HEAD must be named: a `get`
+/// route answers it too, and a link checker would start a transfer.
+pub(super) fn methods<H, T>(pull: H) -> MethodRouter<App>
+where
+    H: Handler<T, App> + Clone,
+    T: 'static,
+{
+    get(pull.clone()).post(pull).head(refuse_method).fallback(refuse_method)
+}
+
+async fn refuse_method(method: Method, uri: Uri) -> Response {
+    let detail = format!("{} does not take {method}; nothing was started.", uri.path());
+    let refusal = Refusal::from(Problem::new(Code::MethodNotAllowed, detail));
+    ([(ALLOW, HeaderValue::from_static("GET, POST"))], refusal).into_response()
+}
+
+/// `/trigger?id=client4`
+pub(super) async fn by_parameter(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Asked(params): Asked,
+) -> Result<Response, Refusal> {
+    if params.get("id").is_none_or(str::is_empty) {
+        params.only(order::TRIGGER)?;
+        return Err(which_client(&app, "Add ?id=…").into());
+    }
+    pull(&app, &caller, Order::parse(&params, "id", order::TRIGGER)?).await
+}
+
+/// `/trigger/client4`, for shells in which `?` needs quotes.
+pub(super) async fn by_path(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    TextIn(id): TextIn,
+    Asked(mut params): Asked,
+) -> Result<Response, Refusal> {
+    params.add("id".to_owned(), id)?;
+    pull(&app, &caller, Order::parse(&params, "id", order::TRIGGER)?).await
+}
+
+async fn pull(app: &App, caller: &Caller, order: Order) -> Result<Response, Refusal> {
+    let asked_at = Instant::now();
+    let pull = order.pull(caller);
+    let explain = |problem| hints::explain_for_curl(app, caller, &order, problem);
+    let pulled = app.transfers.pull(pull).await.map_err(explain)?;
+    let view = match order.wait {
+        Some(limit) => app.watch(pulled.view.clone(), limit, |view| view.transfer.is_final()).await,
+        None => app.watch(pulled.view.clone(), SETTLE_LIMIT, View::is_settled).await,
+    };
+    let waited = order.wait.map(|_| asked_at.elapsed());
+    let mut response = answered(app, caller, &pulled, &view, waited)?;
+    if response.status() == StatusCode::ACCEPTED {
+        response.headers_mut().insert(LOCATION, url(pulled.id));
+    }
+    Ok(response)
+}
+
+fn answered(
+    app: &App,
+    caller: &Caller,
+    pulled: &Pulled,
+    view: &View,
+    waited: Option<Duration>,
+) -> Result<Response, Refusal> {
+    let told = Told {
+        view,
+        joined: pulled.joined,
+        waited,
+        place: app.transfers.place_in_line(pulled.id),
+        n_running: app.transfers.counts().running,
+        data_dir: &app.about.data_dir,
+        host: &caller.host,
+        now: Utc::now(),
+    };
+    let (status, words) = answer::answer(&told)
+        .map_err(|problem| Refusal::from(problem).with("transfer", pulled.id.to_string()))?;
+    Ok(match caller.format {
+        Format::Text => reply::text(status, words),
+        Format::Json => {
+            let resource = TransferJson::new(view, &app.about.data_dir).joined(pulled.joined);
+            reply::json(status, &resource)
+        }
+    })
+}

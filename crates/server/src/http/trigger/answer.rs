@@ -1,0 +1,127 @@
+//! What a trigger is told: a status and words, made from nothing but what is known by then.
+
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use chrono::{DateTime, Utc};
+use filepull_core::human;
+use filepull_core::problem::Problem;
+use filepull_core::transfer::Phase;
+
+use super::super::say;
+use crate::transfers::{Stage, View, WaitingFor};
+
+#[cfg(test)]
+mod tests;
+
+/// Everything that the answer depends on.
+#[derive(Debug)]
+pub(super) struct Told<'a> {
+    /// The transfer, by the time it is told.
+    pub(super) view: &'a View,
+    /// It was under way before.
+    pub(super) joined: bool,
+    /// How long the caller has waited for its end, if it wanted to.
+    pub(super) waited: Option<Duration>,
+    /// Its place in line, if it stands there.
+    pub(super) place: Option<usize>,
+    /// How many transfers run.
+    pub(super) n_running: usize,
+    /// The data folder as it was given.
+    pub(super) data_dir: &'a str,
+    /// The name under which the caller reaches this server.
+    pub(super) host: &'a str,
+    /// The time.
+    pub(super) now: DateTime<Utc>,
+}
+
+/// The status and the text. A transfer that has ended without a file is its problem.
+pub(super) fn answer(told: &Told<'_>) -> Result<(StatusCode, String), Problem> {
+    match &told.view.transfer.phase {
+        Phase::Done(download) => {
+            Ok((StatusCode::OK, say::done(told.view, download, told.data_dir)))
+        }
+        Phase::Failed(problem) | Phase::Cancelled(problem) => Err(problem.clone()),
+        Phase::Queued | Phase::Receiving { .. } | Phase::Sealed(_) => {
+            let sentence = match (told.waited, told.joined) {
+                (Some(waited), _) => time_is_up(told, waited),
+                (None, true) => joined(told),
+                (None, false) => started(told),
+            };
+            Ok((StatusCode::ACCEPTED, format!("{sentence}\n{}", next_steps(told))))
+        }
+    }
+}
+
+fn started(told: &Told<'_>) -> String {
+    let (view, id) = (told.view, told.view.transfer.id);
+    let sentence = match view.stage {
+        Stage::Running => format!("Started: {}.", say::sending(view)),
+        Stage::Waiting(WaitingFor::Turn) => {
+            let running = say::count(told.n_running, "transfer is", "transfers are");
+            let place = say::waits(view, WaitingFor::Turn, told.place);
+            format!("Waiting: {running} running; {place}.")
+        }
+        Stage::Waiting(waiting_for @ WaitingFor::Client) => {
+            format!("Queued: {}.", say::waits(view, waiting_for, told.place))
+        }
+        Stage::Recording | Stage::Starting | Stage::Asked => {
+            format!("Asked {}, no answer yet.", view.transfer.client)
+        }
+    };
+    format!("{sentence} Transfer {id}")
+}
+
+fn joined(told: &Told<'_>) -> String {
+    let view = told.view;
+    let client = &view.transfer.client;
+    let sentence = match view.stage {
+        Stage::Running => format!("Already running: {}", running_since(told)),
+        Stage::Waiting(waiting_for) => {
+            format!("Already waiting: {}", say::waits(view, waiting_for, told.place))
+        }
+        Stage::Recording | Stage::Starting | Stage::Asked => {
+            format!("Already asked: {client} has not answered yet")
+        }
+    };
+    format!("{sentence}. Nothing new was started.")
+}
+
+/// `client4 is sending menu.txt since 14:23:05 (42 %, about 12 s left)`
+fn running_since(told: &Told<'_>) -> String {
+    let view = told.view;
+    let since = view.transfer.started_at.unwrap_or(view.transfer.created_at);
+    let today = since.date_naive() == told.now.date_naive();
+    let since = since.format(if today { "%H:%M:%S" } else { "%Y-%m-%d %H:%M:%S" });
+    let name = view.source.as_ref().map_or("the file".to_owned(), |source| say::name(&source.name));
+    let progress = say::progress(view).map(|progress| format!(" ({progress})"));
+    let client = &view.transfer.client;
+    format!("{client} is sending {name} since {since}{}", progress.unwrap_or_default())
+}
+
+fn time_is_up(told: &Told<'_>, waited: Duration) -> String {
+    let (view, waited) = (told.view, human::span(waited));
+    let client = &view.transfer.client;
+    match view.stage {
+        Stage::Running => {
+            let progress = say::progress(view).unwrap_or_else(|| say::sending(view));
+            format!("Still running after {waited}: {progress}. The transfer goes on.")
+        }
+        Stage::Waiting(waiting_for) => {
+            let waits = say::waits(view, waiting_for, told.place);
+            format!("Still waiting after {waited}: {waits}.")
+        }
+        Stage::Recording | Stage::Starting | Stage::Asked => {
+            format!("Still no answer after {waited}: {client} has been asked to send the file.")
+        }
+    }
+}
+
+fn next_steps(told: &Told<'_>) -> String {
+    let Told { host, view, .. } = told;
+    let (id, client) = (view.transfer.id, &view.transfer.client);
+    format!(
+        "  wait   curl \"{host}/transfers/{id}?wait\"\n  \
+           file   curl -OJ {host}/clients/{client}/file\n"
+    )
+}

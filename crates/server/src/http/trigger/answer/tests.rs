@@ -1,0 +1,188 @@
+use filepull_core::digest::Digest;
+use filepull_core::id::ClientId;
+use filepull_core::name::DownloadName;
+use filepull_core::problem::Code;
+use filepull_core::receive::Prefix;
+use filepull_core::source::Source;
+use filepull_core::transfer::{Download, Transfer};
+
+use super::*;
+
+const MIB: u64 = 1024 * 1024;
+
+fn at(time: &str) -> DateTime<Utc> {
+    DateTime::parse_from_rfc3339(&format!("2025-06-12T{time}Z")).unwrap().to_utc()
+}
+
+fn view(stage: Stage) -> View {
+    let client = ClientId::parse("client4").unwrap();
+    let mut transfer = Transfer::new(client, None, "test".to_owned(), at("14:23:05"));
+    transfer.started_at = Some(at("14:23:05"));
+    View { transfer, stage, source: None, bytes_done: 0, bytes_per_second: None, expires_at: None }
+}
+
+fn source(size: u64) -> Source {
+    Source { name: "menu.txt".to_owned(), size, modified_ns: 0 }
+}
+
+fn running() -> View {
+    let mut view = view(Stage::Running);
+    let phase = Phase::Receiving { source: source(100 * MIB), checkpoint: Prefix::empty() };
+    view.transfer.phase = phase;
+    view.source = Some(source(100 * MIB));
+    view
+}
+
+fn half_way() -> View {
+    View { bytes_done: 42 * MIB, bytes_per_second: Some(58 * MIB / 12), ..running() }
+}
+
+fn done(size: u64) -> View {
+    let mut view = view(Stage::Running);
+    let name = DownloadName::new(at("14:23:25"), "menu.txt");
+    let digest = Digest::of(b"test");
+    view.transfer.phase =
+        Phase::Done(Download { source: source(size), name, size, digest, inode: 1 });
+    view.transfer.finished_at = Some(at("14:23:24.800"));
+    view
+}
+
+fn told(view: &View) -> Told<'_> {
+    Told {
+        view,
+        joined: false,
+        waited: None,
+        place: None,
+        n_running: 20,
+        data_dir: "./server-data",
+        host: "localhost:8080",
+        now: at("14:30:00"),
+    }
+}
+
+/// Checks the text, in which `TID` stands for the id of the transfer.
+fn check(told: &Told<'_>, status: u16, text: &str) {
+    let (found_status, found) = answer(told).unwrap();
+    assert_eq!(found.replace(&told.view.transfer.id.to_string(), "TID"), text);
+    assert_eq!(found_status.as_u16(), status);
+}
+
+/// Checks an answer that promises more to come.
+fn check_accepted(told: &Told<'_>, sentence: &str) {
+    let steps = "  wait   curl \"localhost:8080/transfers/TID?wait\"\n  \
+                   file   curl -OJ localhost:8080/clients/client4/file\n";
+    check(told, 202, &format!("{sentence}\n{steps}"));
+}
+
+#[test]
+fn a_pull_that_has_begun_names_the_file_and_its_size() {
+    check_accepted(
+        &told(&running()),
+        "Started: client4 is sending menu.txt (100.0 MiB). Transfer TID",
+    );
+}
+
+#[test]
+fn an_agent_that_has_not_answered_yet_is_said_so() {
+    for stage in [Stage::Asked, Stage::Starting] {
+        check_accepted(&told(&view(stage)), "Asked client4, no answer yet. Transfer TID");
+    }
+}
+
+#[test]
+fn a_pull_in_line_is_told_its_place() {
+    let view = view(Stage::Waiting(WaitingFor::Turn));
+    let sentence = "Waiting: 20 transfers are running; client4 is number 3 in line. Transfer TID";
+    check_accepted(&Told { place: Some(3), ..told(&view) }, sentence);
+    let sentence = "Waiting: 1 transfer is running; client4 is number 1 in line. Transfer TID";
+    check_accepted(&Told { place: Some(1), n_running: 1, ..told(&view) }, sentence);
+}
+
+#[test]
+fn a_pull_for_an_offline_client_is_told_how_long_it_waits() {
+    let mut view = view(Stage::Waiting(WaitingFor::Client));
+    view.expires_at = Some(at("14:23:05") + chrono::TimeDelta::days(1));
+    check_accepted(
+        &told(&view),
+        "Queued: client4 is offline; the pull starts when it returns, until 2025-06-13 14:23 UTC. Transfer TID",
+    );
+    check_accepted(
+        &Told { joined: true, ..told(&view) },
+        "Already waiting: client4 is offline; the pull starts when it returns, until 2025-06-13 14:23 UTC. Nothing new was started.",
+    );
+    check_accepted(
+        &Told { waited: Some(Duration::from_secs(50)), ..told(&view) },
+        "Still waiting after 50 s: client4 is offline; the pull starts when it returns, until 2025-06-13 14:23 UTC.",
+    );
+}
+
+#[test]
+fn a_repeated_pull_is_told_how_far_the_first_one_is() {
+    let half_way = half_way();
+    let joined = Told { joined: true, ..told(&half_way) };
+    check_accepted(
+        &joined,
+        "Already running: client4 is sending menu.txt since 14:23:05 (42 %, about 12 s left). Nothing new was started.",
+    );
+    let tomorrow = at("14:30:00") + chrono::TimeDelta::days(1);
+    check_accepted(
+        &Told { now: tomorrow, ..joined },
+        "Already running: client4 is sending menu.txt since 2025-06-12 14:23:05 (42 %, about 12 s left). Nothing new was started.",
+    );
+    check_accepted(
+        &Told { joined: true, ..told(&view(Stage::Asked)) },
+        "Already asked: client4 has not answered yet. Nothing new was started.",
+    );
+    let in_line = view(Stage::Waiting(WaitingFor::Turn));
+    check_accepted(
+        &Told { joined: true, place: Some(2), ..told(&in_line) },
+        "Already waiting: client4 is number 2 in line. Nothing new was started.",
+    );
+}
+
+#[test]
+fn a_finished_pull_says_where_the_file_is() {
+    let digest = Digest::of(b"test");
+    let done = done(100 * MIB);
+    let text = format!(
+        "Done: client4 sent menu.txt, 100.0 MiB in 19.8 s (5.1 MiB/s).\n  \
+           saved   server-data/client4/download-20250612-142325.txt\n  \
+           sha256  {digest}\n"
+    );
+    check(&Told { waited: Some(Duration::from_secs(20)), ..told(&done) }, 200, &text);
+    check(&told(&done), 200, &text);
+}
+
+#[test]
+fn an_empty_file_and_a_quick_one_have_sentences_of_their_own() {
+    let first_line =
+        |view: &View| answer(&told(view)).unwrap().1.lines().next().unwrap_or_default().to_owned();
+    assert_eq!(first_line(&done(0)), "Done: client4 sent menu.txt, which is empty (0 B).");
+    let mut quick = done(12);
+    quick.transfer.finished_at = Some(at("14:23:05.020"));
+    assert_eq!(first_line(&quick), "Done: client4 sent menu.txt, 12 B in under 0.1 s.");
+}
+
+#[test]
+fn a_caller_whose_time_is_up_learns_how_far_it_is() {
+    let waited = Some(Duration::from_millis(50_010));
+    let view = View { bytes_done: 71 * MIB, bytes_per_second: Some(29 * MIB / 8), ..running() };
+    check_accepted(
+        &Told { waited, ..told(&view) },
+        "Still running after 50 s: 71 %, about 8 s left. The transfer goes on.",
+    );
+    check_accepted(
+        &Told { waited, ..told(&super::tests::view(Stage::Asked)) },
+        "Still no answer after 50 s: client4 has been asked to send the file.",
+    );
+}
+
+#[test]
+fn a_pull_that_failed_is_its_problem() {
+    let mut view = view(Stage::Asked);
+    let problem = Problem::new(Code::FileMissing, "client4 has no file at logs/pos.log.");
+    view.transfer.phase = Phase::Failed(problem.clone());
+    assert_eq!(answer(&told(&view)), Err(problem.clone()));
+    view.transfer.phase = Phase::Cancelled(problem.clone());
+    assert_eq!(answer(&Told { joined: true, ..told(&view) }), Err(problem));
+}

@@ -1,0 +1,105 @@
+//! What to do next when a pull was refused: a command to paste, or a field to add.
+
+use filepull_core::problem::{Code, Problem};
+
+use super::super::App;
+use super::super::caller::Caller;
+use super::super::params::encode;
+use super::super::reply::{self, Refusal, invalid};
+use super::Order;
+
+/// More would hide the sentence they belong to.
+const MAX_NAMED: usize = 20;
+
+/// No client was named: says which ones could be. `how` shows where the id belongs.
+pub(in super::super) fn which_client(app: &App, how: &str) -> Problem {
+    let clients = app.registry.clients();
+    let online: Vec<&str> =
+        clients.iter().filter(|client| client.online).map(|c| c.record.id.as_str()).collect();
+    invalid(format!("Which client? {how}"), online_now(&online, clients.len()))
+}
+
+fn online_now(online: &[&str], n_known: usize) -> String {
+    let (n_online, named) = (online.len(), online.iter().take(MAX_NAMED));
+    let mut named = named.copied().collect::<Vec<_>>().join(" ");
+    if MAX_NAMED < n_online {
+        named.push_str(" ...");
+    }
+    match (n_known, n_online) {
+        (0, _) => "No client has ever connected. Start an agent first.".to_owned(),
+        (_, 0) => format!("online now: none of {n_known}"),
+        _ => format!("online now: {named} ({n_online} of {n_known})"),
+    }
+}
+
+/// A refused pull, with the curl to try next.
+pub(super) fn explain_for_curl(
+    app: &App,
+    caller: &Caller,
+    order: &Order,
+    problem: Problem,
+) -> Refusal {
+    let offline = problem.code == Code::ClientOffline;
+    explain(app, order, problem, offline.then(|| queue_command(&caller.host, order)))
+}
+
+/// A refused pull, with the field to add.
+pub(in super::super) fn explain_for_api(app: &App, order: &Order, problem: Problem) -> Refusal {
+    let offline = problem.code == Code::ClientOffline;
+    let hint = offline.then(|| "Add \"queue\": \"24h\" to pull when it returns.".to_owned());
+    explain(app, order, problem, hint)
+}
+
+fn explain(app: &App, order: &Order, problem: Problem, hint: Option<String>) -> Refusal {
+    let client = app.registry.client(&order.client).filter(|client| !client.online);
+    let unknown = problem.code == Code::ClientUnknown;
+    let hint = hint.or(unknown.then(|| "list them: curl localhost:8080/clients".to_owned()));
+    let hint = hint.unwrap_or_else(|| problem.hint.clone());
+    let refusal = Refusal::from(problem.hint(hint)).with("client", order.client.as_str());
+    match client {
+        Some(client) => refusal.with("last_seen_at", reply::time(client.last_seen_at)),
+        None => refusal,
+    }
+}
+
+fn queue_command(host: &str, order: &Order) -> String {
+    let path = order.path.as_ref().map(|path| format!("&path={}", encode(path.as_str())));
+    let (client, path) = (&order.client, path.unwrap_or_default());
+    format!("pull when it returns: curl \"{host}/trigger?id={client}{path}&queue=24h\"")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::params::Params;
+    use super::super::order::TRIGGER;
+    use super::*;
+
+    #[test]
+    fn those_who_are_online_are_named_in_one_line() {
+        let line = online_now(&["client1", "client2", "client4"], 5);
+        assert_eq!(line, "online now: client1 client2 client4 (3 of 5)");
+        assert_eq!(online_now(&[], 5), "online now: none of 5");
+        let many = vec!["x"; 30];
+        assert_eq!(
+            online_now(&many, 30),
+            format!("online now: {} ... (30 of 30)", ["x"; 20].join(" "))
+        );
+    }
+
+    #[test]
+    fn the_command_for_later_pulls_the_same_file() {
+        let check = |query, command: &str| {
+            let params = Params::from_query(Some(query)).unwrap();
+            let order = Order::parse(&params, "id", TRIGGER).unwrap();
+            assert_eq!(queue_command("localhost:8080", &order), command);
+        };
+        check(
+            "id=client4",
+            "pull when it returns: curl \"localhost:8080/trigger?id=client4&queue=24h\"",
+        );
+        check(
+            "id=client4&path=C:\\a%20$b",
+            "pull when it returns: curl \"localhost:8080/trigger?id=client4&path=C%3A%5Ca%20%24b&queue=24h\"",
+        );
+    }
+}

@@ -1,0 +1,191 @@
+//! Drives an upload's pieces through a core [`Receiver`] into a partial.
+//!
+//! One blocking job writes at a time; what arrives meanwhile is the next batch. So batches are
+//! small on a slow line and large on a fast one, and a slow disk slows the line down through its
+//! flow-control window instead of filling the memory.
+
+use std::pin::Pin;
+
+use bytes::Bytes;
+use filepull_core::digest::Digest;
+use filepull_core::problem::Problem;
+use filepull_core::receive::{ReceiveError, Receiver};
+use futures::{Stream, StreamExt as _};
+use tokio::task::{JoinHandle, spawn_blocking};
+
+use crate::store::{Partial, StoreError};
+
+/// What an agent sends after the header of an upload.
+#[derive(Clone, Debug)]
+pub enum Piece {
+    /// The next bytes.
+    Chunk {
+        /// Where they belong.
+        offset: u64,
+        /// At most `CHUNK_LEN` of them.
+        bytes: Bytes,
+    },
+    /// The whole file has been sent.
+    End {
+        /// Its size.
+        total_size: u64,
+        /// The digest of what the agent read.
+        digest: Digest,
+    },
+    /// The file cannot be sent as it is.
+    Abort(Problem),
+}
+
+/// The pieces of one upload, or the words for how its stream broke.
+pub type Pieces = Pin<Box<dyn Stream<Item = Result<Piece, String>> + Send>>;
+
+/// What has been received of a transfer: its partial, and the judge of what may follow.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) partial: Partial,
+    pub(crate) receiver: Receiver,
+}
+
+/// How an upload ended.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// With its trailer: the agent has sent everything.
+    Complete { total_size: u64, digest: Digest },
+    /// The agent gave up.
+    Abort(Problem),
+    /// The stream broke, or ended without a trailer.
+    Broken(String),
+    /// A chunk was not the next one.
+    Bad(ReceiveError),
+    /// The disk failed: the partial must not be used any more.
+    Disk(StoreError),
+}
+
+/// What [`Reception::next`] saw.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// This many bytes of the file have been received and written.
+    Wrote(u64),
+    /// The upload is over, and everything that arrived has been written.
+    Ended(End),
+}
+
+/// Enough for one large write; while it runs, at most as much again waits in memory.
+const BATCH_LEN: usize = 1024 * 1024;
+
+/// An upload on its way to the disk.
+pub(crate) struct Reception {
+    pieces: Pieces,
+    batch: Vec<(u64, Bytes)>,
+    batch_len: usize,
+    job: Option<JoinHandle<(Held, Result<(), End>)>>,
+    end: Option<End>,
+}
+
+impl Reception {
+    pub(crate) fn new(pieces: Pieces) -> Self {
+        Self { pieces, batch: Vec::new(), batch_len: 0, job: None, end: None }
+    }
+
+    /// Waits for the next thing worth telling. `held` is empty while a job writes to it, and full
+    /// again whenever this returns. Dropping the future loses nothing.
+    pub(crate) async fn next(&mut self, held: &mut Option<Held>) -> Event {
+        loop {
+            if !self.batch.is_empty()
+                && let Some(held) = held.take()
+            {
+                self.start_job(held);
+            }
+            if self.job.is_none()
+                && let Some(end) = self.end.take()
+            {
+                return Event::Ended(end);
+            }
+            let takes_more = self.end.is_none() && self.batch_len < BATCH_LEN;
+            tokio::select! {
+                piece = self.pieces.next(), if takes_more => self.take(piece),
+                (written, result) = finished(&mut self.job) => {
+                    self.job = None;
+                    return self.job_done(held.insert(written), result);
+                }
+            }
+        }
+    }
+
+    /// Waits for the job that still writes, if any, and drops what it has not taken.
+    pub(crate) async fn settle(mut self, held: &mut Option<Held>) {
+        if self.job.is_some() {
+            let (written, result) = finished(&mut self.job).await;
+            // After a failed write nobody may build on this partial.
+            *held = match result {
+                Ok(()) | Err(End::Bad(_)) => Some(written),
+                Err(_) => None,
+            };
+        }
+    }
+
+    fn start_job(&mut self, mut held: Held) {
+        let batch = std::mem::take(&mut self.batch);
+        self.batch_len = 0;
+        self.job = Some(spawn_blocking(move || {
+            let result = held.write(batch);
+            (held, result)
+        }));
+    }
+
+    fn take(&mut self, piece: Option<Result<Piece, String>>) {
+        match piece {
+            Some(Ok(Piece::Chunk { offset, bytes })) => {
+                self.batch_len += bytes.len();
+                self.batch.push((offset, bytes));
+            }
+            Some(Ok(Piece::End { total_size, digest })) => {
+                self.end = Some(End::Complete { total_size, digest });
+            }
+            Some(Ok(Piece::Abort(problem))) => self.end = Some(End::Abort(problem)),
+            Some(Err(why)) => self.end = Some(End::Broken(why)),
+            // To a server, a reset stream looks as if it had ended: only a trailer is an end.
+            None => self.end = Some(End::Broken("the upload ended without its trailer".into())),
+        }
+    }
+
+    fn job_done(&mut self, held: &Held, result: Result<(), End>) -> Event {
+        match result {
+            Ok(()) => Event::Wrote(held.receiver.received()),
+            Err(end) => {
+                self.batch.clear();
+                Event::Ended(end)
+            }
+        }
+    }
+}
+
+impl Held {
+    /// Takes the chunks that follow each other, up to the first that does not.
+    fn write(&mut self, batch: Vec<(u64, Bytes)>) -> Result<(), End> {
+        let mut accepted = Vec::with_capacity(batch.len());
+        let mut judged = Ok(());
+        for (offset, bytes) in batch {
+            // Hashed while the bytes are still in the processor's cache from the line.
+            judged = self.receiver.chunk(offset, &bytes);
+            if judged.is_err() {
+                break;
+            }
+            accepted.push(bytes);
+        }
+        self.partial.append(&accepted).map_err(End::Disk)?;
+        judged.map_err(End::Bad)
+    }
+}
+
+/// The job's result; for ever pending without a job.
+async fn finished(
+    job: &mut Option<JoinHandle<(Held, Result<(), End>)>>,
+) -> (Held, Result<(), End>) {
+    match job {
+        None => std::future::pending().await,
+        Some(job) => {
+            job.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Clients in the records: one row each, from their first line on.
+
+use chrono::{DateTime, Utc};
+use filepull_core::id::ClientId;
+use sqlx::SqliteConnection;
+use sqlx::sqlite::{SqlitePool, SqliteRow};
+
+use super::RecordsError;
+use super::fields::Fields;
+use super::transfers::bind_source;
+use super::writer::Statement;
+use crate::client::{Agent, ClientRecord, Disconnect, DisconnectReason, Greeting};
+
+/// Returns the new epoch.
+pub(super) const CONNECTED: &str = include_str!("connected.sql");
+
+/// Does nothing when a newer line is open: the old one's end is then no news.
+pub(super) const LEFT: &str = "UPDATE clients SET connected = 0, last_seen_at = $3, \
+     disconnected_at = $4, disconnect_reason = $5, disconnect_detail = $6 \
+     WHERE id = $1 AND epoch = $2";
+
+const CUT_OFF: &str = "UPDATE clients SET connected = 0, \
+     disconnected_at = $1, disconnect_reason = $2, disconnect_detail = $3 WHERE connected = 1";
+
+const ALL: &str = "SELECT * FROM clients ORDER BY id";
+
+/// Binds a greeting to [`CONNECTED`].
+pub(super) fn bind_connected(
+    greeting: &Greeting,
+    now: DateTime<Utc>,
+    statement: Statement,
+) -> Statement {
+    let agent = greeting.agent.clone();
+    let shares = serde_json::json!(greeting.shares).to_string();
+    let statement = statement
+        .bind(greeting.client.to_string())
+        .bind(agent.version)
+        .bind(agent.os)
+        .bind(agent.arch)
+        .bind(agent.hostname)
+        .bind(shares);
+    bind_source(greeting.default_file.as_ref(), statement)
+        .bind(greeting.remote_addr.to_string())
+        .bind(now.timestamp_millis())
+}
+
+/// Binds the end of a line to [`LEFT`].
+pub(super) fn bind_left(
+    client: &ClientId,
+    epoch: u64,
+    last_seen_at: DateTime<Utc>,
+    disconnect: &Disconnect,
+    statement: Statement,
+) -> Statement {
+    statement
+        .bind(client.to_string())
+        .bind(epoch.cast_signed())
+        .bind(last_seen_at.timestamp_millis())
+        .bind(disconnect.at.timestamp_millis())
+        .bind(disconnect.reason.as_str())
+        .bind(disconnect.detail.clone())
+}
+
+/// Notes for every client that was connected when the last server ended that it no longer is.
+pub(super) async fn cut_off(
+    connection: &mut SqliteConnection,
+    now: DateTime<Utc>,
+) -> Result<(), sqlx::Error> {
+    // The last word we have of it may be days older than its line was: `now` is nearer the truth.
+    let noted = sqlx::query(CUT_OFF)
+        .bind(now.timestamp_millis())
+        .bind(DisconnectReason::ServerRestart.as_str())
+        .bind("the server was started again; the one before it had this client connected");
+    noted.execute(connection).await.map(drop)
+}
+
+pub(super) async fn all(readers: &SqlitePool) -> Result<Vec<ClientRecord>, RecordsError> {
+    sqlx::query(ALL).fetch_all(readers).await?.iter().map(read).collect()
+}
+
+/// Reads the row that [`CONNECTED`] returns.
+pub(super) fn read_epoch(row: &SqliteRow) -> Result<u64, RecordsError> {
+    Fields::new("client", row).unsigned("epoch")
+}
+
+fn read(row: &SqliteRow) -> Result<ClientRecord, RecordsError> {
+    let fields = Fields::new("client", row);
+    let has_default = fields.get_if_any::<&str>("default_name")?.is_some();
+    let default_columns = ["default_name", "default_size", "default_modified_ns"];
+    Ok(ClientRecord {
+        id: fields.parse("id", |text| ClientId::parse(text).ok())?,
+        epoch: fields.unsigned("epoch")?,
+        agent: Agent {
+            version: fields.get("agent_version")?,
+            os: fields.get("agent_os")?,
+            arch: fields.get("agent_arch")?,
+            hostname: fields.get("agent_hostname")?,
+        },
+        shares: fields.parse("shares", |text| serde_json::from_str(text).ok())?,
+        default_file: has_default.then(|| fields.source(default_columns)).transpose()?,
+        remote_addr: fields.parse("remote_addr", |text| text.parse().ok())?,
+        connected_at: fields.time("connected_at")?,
+        last_seen_at: fields.time("last_seen_at")?,
+        last_disconnect: read_disconnect(&fields)?,
+    })
+}
+
+fn read_disconnect(fields: &Fields<'_>) -> Result<Option<Disconnect>, RecordsError> {
+    let Some(at) = fields.time_if_any("disconnected_at")? else { return Ok(None) };
+    let reason = fields.parse("disconnect_reason", DisconnectReason::parse)?;
+    Ok(Some(Disconnect { at, reason, detail: fields.get("disconnect_detail")? }))
+}

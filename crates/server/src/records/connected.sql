@@ -1,0 +1,19 @@
+INSERT INTO clients (
+    id, epoch, connected, agent_version, agent_os, agent_arch, agent_hostname, shares,
+    default_name, default_size, default_modified_ns, remote_addr, connected_at, last_seen_at
+) VALUES ($1, 1, 1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $11)
+ON CONFLICT (id) DO UPDATE SET
+    epoch = clients.epoch + 1,
+    connected = 1,
+    agent_version = excluded.agent_version,
+    agent_os = excluded.agent_os,
+    agent_arch = excluded.agent_arch,
+    agent_hostname = excluded.agent_hostname,
+    shares = excluded.shares,
+    default_name = excluded.default_name,
+    default_size = excluded.default_size,
+    default_modified_ns = excluded.default_modified_ns,
+    remote_addr = excluded.remote_addr,
+    connected_at = excluded.connected_at,
+    last_seen_at = excluded.last_seen_at
+RETURNING id, epoch

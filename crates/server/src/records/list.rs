@@ -1,0 +1,179 @@
+//! Lists of transfers: which ones, page by page, newest first.
+
+use std::fmt;
+
+use chrono::{DateTime, Utc};
+use filepull_core::id::{ClientId, TransferId};
+use filepull_core::problem::Code;
+use filepull_core::transfer::{Phase, Transfer};
+use sqlx::sqlite::{Sqlite, SqlitePool};
+use sqlx::{QueryBuilder, Row};
+
+use super::{RecordsError, transfers};
+
+/// How far a transfer is, in the word that is on record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StateWord {
+    /// Nothing has been received.
+    Queued,
+    /// A partial exists.
+    Receiving,
+    /// Whole; the name may or may not be there yet.
+    Sealed,
+    /// Whole, and named.
+    Done,
+    /// Ended without a download.
+    Failed,
+    /// Ended because somebody asked for it.
+    Cancelled,
+}
+
+impl StateWord {
+    const ALL: [Self; 6] =
+        [Self::Queued, Self::Receiving, Self::Sealed, Self::Done, Self::Failed, Self::Cancelled];
+
+    /// The word for a phase.
+    pub fn of(phase: &Phase) -> Self {
+        match phase {
+            Phase::Queued => Self::Queued,
+            Phase::Receiving { .. } => Self::Receiving,
+            Phase::Sealed(_) => Self::Sealed,
+            Phase::Done(_) => Self::Done,
+            Phase::Failed(_) => Self::Failed,
+            Phase::Cancelled(_) => Self::Cancelled,
+        }
+    }
+
+    /// The word as text.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Receiving => "receiving",
+            Self::Sealed => "sealed",
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// Reads that text.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|word| word.as_str() == text)
+    }
+}
+
+/// Which transfers to list. What is left open matches every transfer.
+#[derive(Clone, Debug)]
+pub struct TransferFilter {
+    /// Of this client.
+    pub client: Option<ClientId>,
+    /// In one of these states; none named is any state.
+    pub states: Vec<StateWord>,
+    /// Asked for at this time or later.
+    pub since: Option<DateTime<Utc>>,
+    /// Asked for before this time.
+    pub until: Option<DateTime<Utc>>,
+    /// Ended with this problem.
+    pub error: Option<Code>,
+    /// How many at most, 1 to [`MAX_LIMIT`](Self::MAX_LIMIT).
+    pub limit: u32,
+    /// Where an earlier page ended.
+    pub cursor: Option<Cursor>,
+}
+
+impl TransferFilter {
+    /// The longest page.
+    pub const MAX_LIMIT: u32 = 1000;
+    /// A page when nobody says how long.
+    pub const DEFAULT_LIMIT: u32 = 100;
+}
+
+impl Default for TransferFilter {
+    fn default() -> Self {
+        Self {
+            client: None,
+            states: Vec::new(),
+            since: None,
+            until: None,
+            error: None,
+            limit: Self::DEFAULT_LIMIT,
+            cursor: None,
+        }
+    }
+}
+
+/// Where a page ended: at the transfer with this id. Newer ones do not move it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cursor(TransferId);
+
+impl Cursor {
+    /// Reads what [`Page::next_cursor`] gave away.
+    pub fn parse(text: &str) -> Option<Self> {
+        TransferId::parse(text).ok().map(Self)
+    }
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Some of the transfers that match.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// The transfers, newest first.
+    pub items: Vec<Transfer>,
+    /// The [`Cursor`] of the next page, if there is one.
+    pub next_cursor: Option<String>,
+    /// How many match, on all pages.
+    pub total: u64,
+}
+
+pub(super) async fn page(
+    readers: &SqlitePool,
+    filter: &TransferFilter,
+) -> Result<Page, RecordsError> {
+    let limit = filter.limit.clamp(1, TransferFilter::MAX_LIMIT);
+    let mut query = matching("SELECT *", filter);
+    if let Some(cursor) = filter.cursor {
+        query.push(" AND id < ").push_bind(cursor.to_string());
+    }
+    // One more than asked for tells whether there is a next page.
+    query.push(" ORDER BY id DESC LIMIT ").push_bind(limit + 1);
+    let rows = query.build().fetch_all(readers).await?;
+    let shown = rows.iter().take(limit as usize);
+    let items = shown.map(transfers::read).collect::<Result<Vec<_>, _>>()?;
+    let last = items.last().filter(|_| items.len() < rows.len());
+    let next_cursor = last.map(|transfer| Cursor(transfer.id).to_string());
+
+    let row = matching("SELECT COUNT(*)", filter).build().fetch_one(readers).await?;
+    let total = row.try_get::<i64, _>(0)?.cast_unsigned();
+    Ok(Page { items, next_cursor, total })
+}
+
+fn matching(select: &str, filter: &TransferFilter) -> QueryBuilder<Sqlite> {
+    let mut query = QueryBuilder::new(select);
+    query.push(" FROM transfers WHERE 1 = 1");
+    if let Some(client) = &filter.client {
+        query.push(" AND client = ").push_bind(client.to_string());
+    }
+    if !filter.states.is_empty() {
+        query.push(" AND state IN (");
+        let mut words = query.separated(", ");
+        for word in &filter.states {
+            words.push_bind(word.as_str());
+        }
+        words.push_unseparated(")");
+    }
+    if let Some(since) = filter.since {
+        query.push(" AND created_at >= ").push_bind(since.timestamp_millis());
+    }
+    if let Some(until) = filter.until {
+        query.push(" AND created_at < ").push_bind(until.timestamp_millis());
+    }
+    if let Some(error) = filter.error {
+        query.push(" AND error_code = ").push_bind(error.as_str());
+    }
+    query
+}

@@ -1,0 +1,42 @@
+-- What is final stays as it is, whatever is saved after it: then no row is returned.
+INSERT INTO transfers (
+    id, client, path, requested_by, created_at, queue_until, started_at, finished_at,
+    attempt, generation, changed, damaged, stalled, state,
+    source_name, source_size, source_modified_ns, checkpoint_len, checkpoint_digest,
+    download_name, download_size, download_digest, download_inode,
+    error_code, error_detail, error_hint
+) VALUES (
+    $1, $2, $3, $4, $5, $6, $7, $8,
+    $9, $10, $11, $12, $13, $14,
+    $15, $16, $17, $18, $19,
+    $20, $21, $22, $23,
+    $24, $25, $26
+)
+ON CONFLICT (id) DO UPDATE SET
+    client = excluded.client,
+    path = excluded.path,
+    requested_by = excluded.requested_by,
+    created_at = excluded.created_at,
+    queue_until = excluded.queue_until,
+    started_at = excluded.started_at,
+    finished_at = excluded.finished_at,
+    attempt = excluded.attempt,
+    generation = excluded.generation,
+    changed = excluded.changed,
+    damaged = excluded.damaged,
+    stalled = excluded.stalled,
+    state = excluded.state,
+    source_name = excluded.source_name,
+    source_size = excluded.source_size,
+    source_modified_ns = excluded.source_modified_ns,
+    checkpoint_len = excluded.checkpoint_len,
+    checkpoint_digest = excluded.checkpoint_digest,
+    download_name = excluded.download_name,
+    download_size = excluded.download_size,
+    download_digest = excluded.download_digest,
+    download_inode = excluded.download_inode,
+    error_code = excluded.error_code,
+    error_detail = excluded.error_detail,
+    error_hint = excluded.error_hint
+WHERE transfers.state NOT IN ('done', 'failed', 'cancelled')
+RETURNING id

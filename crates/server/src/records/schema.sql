@@ -1,0 +1,66 @@
+-- The first version of the records. Times are milliseconds since 1970, UTC; digests are SHA-256
+-- in hexadecimal; NULL means that there is nothing to say yet. To read it by hand:
+--   sqlite3 -readonly server-data/.filepull/records.db 'SELECT id, client, state FROM transfers'
+
+CREATE TABLE transfers (
+    id                 TEXT PRIMARY KEY, -- UUIDv7: sorts by the time it was made
+    client             TEXT NOT NULL,    -- whose file
+    path               TEXT,             -- which file; NULL is the client's default file
+    requested_by       TEXT NOT NULL,    -- who asked
+    created_at         BIGINT NOT NULL,  -- when it was asked for
+    queue_until        BIGINT,           -- when the client must have come back
+    started_at         BIGINT,           -- when the first order went out
+    finished_at        BIGINT,           -- when it became done, failed or cancelled
+    attempt            BIGINT NOT NULL,  -- counts the orders sent
+    generation         BIGINT NOT NULL,  -- counts the partials begun: <id>-<generation>.tmp
+    changed            BIGINT NOT NULL,  -- how often the source changed while it was read
+    damaged            BIGINT NOT NULL,  -- how often an upload arrived damaged
+    stalled            BIGINT NOT NULL,  -- how often in a row no byte came for too long
+    state              TEXT NOT NULL,    -- queued, receiving, sealed, done, failed or cancelled
+
+    -- receiving, sealed, done: the source as the agent opened it
+    source_name        TEXT,
+    source_size        BIGINT,           -- bytes
+    source_modified_ns BIGINT,           -- nanoseconds since 1970
+
+    -- receiving: what of the partial survives a power cut
+    checkpoint_len     BIGINT,           -- bytes
+    checkpoint_digest  TEXT,             -- of those bytes
+
+    -- sealed, done: the file
+    download_name      TEXT,             -- in the client's folder
+    download_size      BIGINT,           -- bytes
+    download_digest    TEXT,
+    download_inode     BIGINT,           -- a 64-bit number; negative from 2^63 on
+
+    -- failed, cancelled: why
+    error_code         TEXT,             -- as in /problems/<code>
+    error_detail       TEXT,             -- what happened
+    error_hint         TEXT              -- what to do next
+);
+
+CREATE INDEX transfers_by_client ON transfers (client, id);
+CREATE INDEX transfers_by_state ON transfers (state, id);
+CREATE INDEX transfers_by_time ON transfers (created_at);
+CREATE INDEX transfers_by_error ON transfers (error_code, id) WHERE error_code IS NOT NULL;
+CREATE INDEX transfers_done ON transfers (client, finished_at, id) WHERE state = 'done';
+
+CREATE TABLE clients (
+    id                  TEXT PRIMARY KEY, -- as its agent claims it
+    epoch               BIGINT NOT NULL,  -- counts its lines; only the newest may act for it
+    connected           BIGINT NOT NULL,  -- 1 while its line is open, else 0
+    agent_version       TEXT NOT NULL,    -- what its agent said when it last connected…
+    agent_os            TEXT NOT NULL,
+    agent_arch          TEXT NOT NULL,
+    agent_hostname      TEXT NOT NULL,
+    shares              TEXT NOT NULL,    -- a JSON list: what a path may ask for
+    default_name        TEXT,             -- the file that a trigger without a path would send…
+    default_size        BIGINT,           -- bytes
+    default_modified_ns BIGINT,           -- nanoseconds since 1970
+    remote_addr         TEXT NOT NULL,    -- where it last dialled from
+    connected_at        BIGINT NOT NULL,  -- when its last line opened
+    last_seen_at        BIGINT NOT NULL,  -- when it was last heard, as far as was noted
+    disconnected_at     BIGINT,           -- how its last line ended, if one ever did: when…
+    disconnect_reason   TEXT,             -- in one word…
+    disconnect_detail   TEXT              -- and in a few
+);

@@ -1,0 +1,184 @@
+//! The file and its folder; what lies in it is tested in the modules below.
+
+mod clients;
+mod transfers;
+
+use filepull_core::digest::Digest;
+use filepull_core::name::DownloadName;
+use filepull_core::path::SharedPath;
+use filepull_core::problem::{Code, Problem};
+use filepull_core::receive::Prefix;
+use filepull_core::source::Source;
+use filepull_core::transfer::{Download, Phase, Setbacks};
+use futures::future::{join, join_all, try_join_all};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use super::*;
+use crate::client::Agent;
+
+/// A folder that does not exist yet, in one that goes away with the test.
+struct Room(TempDir);
+
+impl Room {
+    fn new() -> Self {
+        Self(TempDir::new().unwrap())
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.0.path().join("server-data/.filepull")
+    }
+
+    async fn open(&self) -> Records {
+        Records::open(&self.folder()).await.unwrap()
+    }
+
+    /// What an operator with `sqlite3`, or another version of this program, may do.
+    async fn run(&self, sql: String) {
+        let options = SqliteConnectOptions::new().filename(self.folder().join("records.db"));
+        let mut connection = options.connect().await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+    }
+}
+
+fn client(text: &str) -> ClientId {
+    ClientId::parse(text).unwrap()
+}
+
+fn time(millis: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp_millis(1_770_000_000_000 + millis).unwrap()
+}
+
+fn queued(client_id: &str) -> Transfer {
+    Transfer::new(client(client_id), None, "curl from 127.0.0.1".to_owned(), time(0))
+}
+
+fn in_phase(phase: Phase) -> Transfer {
+    Transfer { phase, ..queued("client4") }
+}
+
+fn done_at(millis: i64) -> Transfer {
+    Transfer { finished_at: Some(time(millis)), ..in_phase(Phase::Done(download())) }
+}
+
+fn source() -> Source {
+    Source { name: "Kasse 1 – ’täglich’.txt".to_owned(), size: u64::MAX, modified_ns: -1 }
+}
+
+fn download() -> Download {
+    Download {
+        source: source(),
+        name: DownloadName::new(time(0), "data.txt").next(),
+        size: 104_857_600,
+        digest: Digest::of(b"abc"),
+        inode: u64::MAX - 1,
+    }
+}
+
+fn phases() -> [Phase; 6] {
+    let checkpoint = Prefix { len: 3, digest: Digest::of(b"abc") };
+    let missing = Problem::new(Code::FileMissing, "There is no \"data.txt\".").hint("Look again.");
+    [
+        Phase::Queued,
+        Phase::Receiving { source: source(), checkpoint },
+        Phase::Sealed(download()),
+        Phase::Done(download()),
+        Phase::Failed(missing),
+        Phase::Cancelled(Problem::new(Code::Cancelled, "Cancelled by 127.0.0.1.")),
+    ]
+}
+
+fn full(phase: Phase) -> Transfer {
+    Transfer {
+        path: Some(SharedPath::parse("logs/pos.log").unwrap()),
+        queue_until: Some(time(1)),
+        started_at: Some(time(2)),
+        finished_at: Some(time(3)),
+        attempt: u32::MAX,
+        generation: 2,
+        setbacks: Setbacks { changed: 1, damaged: 2, stalled: 3 },
+        ..in_phase(phase)
+    }
+}
+
+fn greeting() -> Greeting {
+    Greeting {
+        client: client("client4"),
+        instance: Uuid::new_v4(),
+        agent: Agent { version: "0.1.0".to_owned(), os: "linux".to_owned(), ..Agent::default() },
+        shares: vec!["menu.txt".to_owned(), "logs/*.log".to_owned()],
+        default_file: Some(source()),
+        active_transfers: Vec::new(),
+        remote_addr: "[2001:db8::1]:4711".parse().unwrap(),
+    }
+}
+
+#[tokio::test]
+async fn a_thousand_saves_share_a_few_commits() {
+    let room = Room::new();
+    let records = room.open().await;
+    let transfers: Vec<Transfer> = (0..1000).map(|_| queued("client4")).collect();
+    try_join_all(transfers.iter().map(|transfer| records.save(transfer))).await.unwrap();
+    assert_eq!(records.unfinished().await.unwrap(), transfers);
+    assert!(records.writer.commits() < 20, "{} commits", records.writer.commits());
+}
+
+#[tokio::test]
+async fn a_statement_that_fails_does_not_fail_its_neighbours() {
+    let room = Room::new();
+    let records = room.open().await;
+    let transfers = [queued("a"), queued("b")];
+    let saves = || join_all(transfers.iter().map(|transfer| records.save(transfer)));
+    let bad = records.writer.write("INSERT INTO clients (id) VALUES ($1)", |it| it.bind("x"));
+    let (before, (bad, after)) = join(saves(), join(bad, saves())).await;
+    assert!(matches!(bad, Err(RecordsError::Database(_))), "{bad:?}");
+    assert!(before.iter().chain(&after).all(Result::is_ok), "{before:?} {after:?}");
+    assert_eq!(records.unfinished().await.unwrap(), transfers);
+}
+
+#[tokio::test]
+async fn what_waits_at_the_end_is_written_and_nothing_after_it() {
+    let room = Room::new();
+    let records = room.open().await;
+    let transfers: Vec<Transfer> = (0..500).map(|_| queued("client4")).collect();
+    let saves = try_join_all(transfers.iter().map(|transfer| records.save(transfer)));
+    let (saved, closed) = join(saves, records.close()).await;
+    saved.and(closed).unwrap();
+    assert!(matches!(records.save(&transfers[0]).await, Err(RecordsError::Closed)));
+    assert!(matches!(records.unfinished().await, Err(RecordsError::Closed)));
+    assert!(!room.folder().join("records.db-wal").exists());
+    assert_eq!(room.open().await.unfinished().await.unwrap(), transfers);
+}
+
+#[tokio::test]
+async fn a_second_server_is_told_who_is_there() {
+    let room = Room::new();
+    let records = room.open().await;
+    let refused = Records::open(&room.folder()).await.unwrap_err().to_string();
+    let data_folder = room.0.path().join("server-data");
+    let pid = std::process::id();
+    assert_eq!(refused, format!("{} is in use by process {pid}", data_folder.display()));
+    records.close().await.unwrap();
+    room.open().await;
+}
+
+#[tokio::test]
+async fn only_we_can_look_into_the_folder() {
+    use std::os::unix::fs::PermissionsExt;
+    let room = Room::new();
+    room.open().await;
+    let mode = std::fs::metadata(room.folder()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+}
+
+#[tokio::test]
+async fn records_of_a_newer_version_are_left_alone() {
+    let room = Room::new();
+    room.open().await.close().await.unwrap();
+    room.run("PRAGMA user_version = 99".to_owned()).await;
+    let refused = Records::open(&room.folder()).await.unwrap_err();
+    assert!(matches!(refused, RecordsError::TooNew { found: 99, .. }), "{refused}");
+}

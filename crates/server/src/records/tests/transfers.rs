@@ -1,0 +1,154 @@
+use chrono::TimeDelta;
+
+use super::*;
+
+#[tokio::test]
+async fn every_phase_survives_a_restart() {
+    let room = Room::new();
+    let records = room.open().await;
+    let saved: Vec<Transfer> =
+        phases().map(full).into_iter().chain(phases().map(in_phase)).collect();
+    for transfer in &saved {
+        records.save(transfer).await.unwrap();
+    }
+    records.close().await.unwrap();
+    let records = room.open().await;
+    for transfer in &saved {
+        assert_eq!(records.transfer(transfer.id).await.unwrap().as_ref(), Some(transfer));
+    }
+    let unfinished = records.unfinished().await.unwrap();
+    let expected: Vec<_> = saved.iter().filter(|transfer| !transfer.is_final()).cloned().collect();
+    assert_eq!(unfinished, expected, "oldest first");
+}
+
+#[tokio::test]
+async fn times_are_cut_to_the_millisecond() {
+    let room = Room::new();
+    let records = room.open().await;
+    let created_at = time(7) + TimeDelta::nanoseconds(999_999);
+    let transfer = Transfer { created_at, ..queued("client4") };
+    records.save(&transfer).await.unwrap();
+    let found = records.transfer(transfer.id).await.unwrap().unwrap();
+    assert_eq!(found.created_at, time(7));
+}
+
+#[tokio::test]
+async fn a_transfer_goes_through_every_phase_in_one_row() {
+    let room = Room::new();
+    let records = room.open().await;
+    let [queued, receiving, sealed, done, ..] = phases();
+    let mut transfer = full(queued.clone());
+    for phase in [queued.clone(), receiving, queued, sealed, done] {
+        transfer.phase = phase;
+        records.save(&transfer).await.unwrap();
+        assert_eq!(records.transfer(transfer.id).await.unwrap().as_ref(), Some(&transfer));
+    }
+    assert_eq!(records.transfers(&TransferFilter::default()).await.unwrap().total, 1);
+}
+
+#[tokio::test]
+async fn what_is_final_is_never_overwritten() {
+    let room = Room::new();
+    let records = room.open().await;
+    for transfer in phases().map(full) {
+        records.save(&transfer).await.unwrap();
+        for phase in phases() {
+            if transfer.is_final() {
+                records.save(&Transfer { phase, ..transfer.clone() }).await.unwrap();
+            }
+        }
+        assert_eq!(records.transfer(transfer.id).await.unwrap(), Some(transfer));
+    }
+}
+
+#[tokio::test]
+async fn pages_show_everything_once_while_transfers_come_in() {
+    let room = Room::new();
+    let records = room.open().await;
+    let transfers: Vec<Transfer> = (0..25).map(|_| queued("client4")).collect();
+    try_join_all(transfers.iter().map(|transfer| records.save(transfer))).await.unwrap();
+    let mut filter = TransferFilter { limit: 4, ..TransferFilter::default() };
+    let mut seen = Vec::new();
+    loop {
+        let page = records.transfers(&filter).await.unwrap();
+        seen.extend(page.items);
+        records.save(&queued("client5")).await.unwrap();
+        let Some(cursor) = page.next_cursor else { break };
+        filter.cursor = Cursor::parse(&cursor);
+    }
+    seen.reverse();
+    assert_eq!(seen, transfers);
+}
+
+#[tokio::test]
+async fn a_filter_finds_what_it_names() {
+    let room = Room::new();
+    let records = room.open().await;
+    let mut transfers: Vec<Transfer> = phases().map(full).to_vec();
+    transfers.push(queued("client5"));
+    for (n, transfer) in (0..).zip(&mut transfers) {
+        transfer.created_at = time(n);
+        records.save(transfer).await.unwrap();
+    }
+    let check = async |filter: TransferFilter, expected: &[usize]| {
+        let page = records.transfers(&filter).await.unwrap();
+        let expected: Vec<_> = expected.iter().map(|&n| transfers[n].clone()).collect();
+        assert_eq!(page.items, expected, "{filter:?}");
+        assert_eq!((page.total, page.next_cursor), (expected.len() as u64, None), "{filter:?}");
+    };
+    let any = TransferFilter::default;
+    let running = vec![StateWord::Receiving, StateWord::Sealed];
+    check(any(), &[6, 5, 4, 3, 2, 1, 0]).await;
+    check(TransferFilter { client: Some(client("client5")), ..any() }, &[6]).await;
+    check(TransferFilter { states: running.clone(), ..any() }, &[2, 1]).await;
+    check(TransferFilter { since: Some(time(5)), ..any() }, &[6, 5]).await;
+    check(TransferFilter { until: Some(time(2)), ..any() }, &[1, 0]).await;
+    check(TransferFilter { error: Some(Code::FileMissing), ..any() }, &[4]).await;
+    check(TransferFilter { states: running, until: Some(time(2)), ..any() }, &[1]).await;
+    check(TransferFilter { client: Some(client("nobody")), ..any() }, &[]).await;
+}
+
+#[tokio::test]
+async fn the_newest_is_found_for_one_and_for_all() {
+    let room = Room::new();
+    let records = room.open().await;
+    let four = client("client4");
+    assert_eq!(records.newest(&four).await.unwrap(), None);
+    records.client_connected(&greeting(), time(0)).await.unwrap();
+    assert!(records.newest_of_all().await.unwrap().is_empty());
+
+    let [late, early, last, other] = [done_at(9), done_at(1), queued("client4"), queued("other")];
+    for transfer in [&late, &early, &last, &other] {
+        records.save(transfer).await.unwrap();
+    }
+    assert_eq!(records.newest_download(&four).await.unwrap(), Some(late));
+    assert_eq!(records.newest(&four).await.unwrap().as_ref(), Some(&last));
+    assert_eq!(records.newest_of_all().await.unwrap(), HashMap::from([(four, last)]));
+}
+
+#[tokio::test]
+async fn a_damaged_record_is_named() {
+    let room = Room::new();
+    let records = room.open().await;
+    let damages = [
+        ("state", "'melted'"),
+        ("client", "'../x'"),
+        ("path", "'/../x'"),
+        ("attempt", "-1"),
+        ("created_at", "9223372036854775807"),
+        ("source_size", "NULL"),
+        ("download_name", "'passwd'"),
+        ("download_digest", "x'ff00'"),
+        ("requested_by", "CAST(x'ff00' AS TEXT)"),
+    ];
+    for (column, value) in damages {
+        let transfer = full(Phase::Done(download()));
+        records.save(&transfer).await.unwrap();
+        let id = transfer.id;
+        room.run(format!("UPDATE transfers SET {column} = {value} WHERE id = '{id}'")).await;
+        let error = records.transfer(id).await.unwrap_err();
+        assert!(matches!(error, RecordsError::Damaged { .. }), "{error:?}");
+        let said = error.to_string();
+        assert!(said.contains(&id.to_string()) && said.contains(column), "{said}");
+    }
+}

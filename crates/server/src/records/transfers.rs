@@ -1,0 +1,182 @@
+//! Transfers in the records: one row each, from the trigger on.
+
+use std::collections::HashMap;
+
+use filepull_core::digest::Digest;
+use filepull_core::id::{ClientId, TransferId};
+use filepull_core::name::DownloadName;
+use filepull_core::path::SharedPath;
+use filepull_core::problem::{Code, Problem};
+use filepull_core::receive::Prefix;
+use filepull_core::source::Source;
+use filepull_core::transfer::{Download, Phase, Setbacks, Transfer};
+use sqlx::sqlite::{SqlitePool, SqliteRow};
+
+use super::RecordsError;
+use super::fields::Fields;
+use super::list::StateWord;
+use super::writer::Statement;
+
+pub(super) const SAVE: &str = include_str!("save.sql");
+
+const ONE: &str = "SELECT * FROM transfers WHERE id = $1";
+
+const UNFINISHED: &str =
+    "SELECT * FROM transfers WHERE state IN ('queued', 'receiving', 'sealed') ORDER BY id";
+
+const NEWEST: &str = "SELECT * FROM transfers WHERE client = $1 ORDER BY id DESC LIMIT 1";
+
+const NEWEST_DOWNLOAD: &str = "SELECT * FROM transfers WHERE client = $1 AND state = 'done' \
+     ORDER BY finished_at DESC, id DESC LIMIT 1";
+
+/// A look into the index for each client; grouping all transfers would read all of it.
+const NEWEST_OF_ALL: &str = "SELECT transfers.* FROM clients JOIN transfers ON transfers.id = \
+     (SELECT id FROM transfers WHERE client = clients.id ORDER BY id DESC LIMIT 1)";
+
+/// Binds a transfer to [`SAVE`].
+pub(super) fn bind(transfer: &Transfer, statement: Statement) -> Statement {
+    let setbacks = transfer.setbacks;
+    let statement = statement
+        .bind(transfer.id.to_string())
+        .bind(transfer.client.to_string())
+        .bind(transfer.path.as_ref().map(ToString::to_string))
+        .bind(transfer.requested_by.clone())
+        .bind(transfer.created_at.timestamp_millis())
+        .bind(transfer.queue_until.map(|at| at.timestamp_millis()))
+        .bind(transfer.started_at.map(|at| at.timestamp_millis()))
+        .bind(transfer.finished_at.map(|at| at.timestamp_millis()))
+        .bind(transfer.attempt)
+        .bind(transfer.generation)
+        .bind(setbacks.changed)
+        .bind(setbacks.damaged)
+        .bind(setbacks.stalled);
+    bind_phase(&transfer.phase, statement)
+}
+
+fn bind_phase(phase: &Phase, statement: Statement) -> Statement {
+    let (source, checkpoint, download, problem) = match phase {
+        Phase::Queued => (None, None, None, None),
+        Phase::Receiving { source, checkpoint } => (Some(source), Some(checkpoint), None, None),
+        Phase::Sealed(file) | Phase::Done(file) => (Some(&file.source), None, Some(file), None),
+        Phase::Failed(problem) | Phase::Cancelled(problem) => (None, None, None, Some(problem)),
+    };
+    bind_source(source, statement.bind(StateWord::of(phase).as_str()))
+        .bind(checkpoint.map(|prefix| prefix.len.cast_signed()))
+        .bind(checkpoint.map(|prefix| prefix.digest.to_string()))
+        .bind(download.map(|file| file.name.to_string()))
+        .bind(download.map(|file| file.size.cast_signed()))
+        .bind(download.map(|file| file.digest.to_string()))
+        .bind(download.map(|file| file.inode.cast_signed()))
+        .bind(problem.map(|problem| problem.code.as_str()))
+        .bind(problem.map(|problem| problem.detail.clone()))
+        .bind(problem.map(|problem| problem.hint.clone()))
+}
+
+/// Binds a source to three columns. All 64 bits of a size are kept: beyond 2^63 bytes, which no
+/// disk holds, it only looks negative.
+pub(super) fn bind_source(source: Option<&Source>, statement: Statement) -> Statement {
+    statement
+        .bind(source.map(|source| source.name.clone()))
+        .bind(source.map(|source| source.size.cast_signed()))
+        .bind(source.map(|source| source.modified_ns))
+}
+
+/// Reads a row of the table.
+pub(super) fn read(row: &SqliteRow) -> Result<Transfer, RecordsError> {
+    let fields = Fields::new("transfer", row);
+    let path: Option<&str> = fields.get_if_any("path")?;
+    let parse_path = |_| fields.parse("path", |text| SharedPath::parse(text).ok());
+    Ok(Transfer {
+        id: fields.parse("id", |text| TransferId::parse(text).ok())?,
+        client: fields.parse("client", |text| ClientId::parse(text).ok())?,
+        path: path.map(parse_path).transpose()?,
+        requested_by: fields.get("requested_by")?,
+        created_at: fields.time("created_at")?,
+        queue_until: fields.time_if_any("queue_until")?,
+        started_at: fields.time_if_any("started_at")?,
+        finished_at: fields.time_if_any("finished_at")?,
+        attempt: fields.count("attempt")?,
+        generation: fields.count("generation")?,
+        setbacks: Setbacks {
+            changed: fields.count("changed")?,
+            damaged: fields.count("damaged")?,
+            stalled: fields.count("stalled")?,
+        },
+        phase: read_phase(&fields)?,
+    })
+}
+
+fn read_phase(fields: &Fields<'_>) -> Result<Phase, RecordsError> {
+    Ok(match fields.parse("state", StateWord::parse)? {
+        StateWord::Queued => Phase::Queued,
+        StateWord::Receiving => Phase::Receiving {
+            source: read_source(fields)?,
+            checkpoint: Prefix {
+                len: fields.unsigned("checkpoint_len")?,
+                digest: fields.parse("checkpoint_digest", Digest::parse)?,
+            },
+        },
+        StateWord::Sealed => Phase::Sealed(read_download(fields)?),
+        StateWord::Done => Phase::Done(read_download(fields)?),
+        StateWord::Failed => Phase::Failed(read_problem(fields)?),
+        StateWord::Cancelled => Phase::Cancelled(read_problem(fields)?),
+    })
+}
+
+fn read_source(fields: &Fields<'_>) -> Result<Source, RecordsError> {
+    fields.source(["source_name", "source_size", "source_modified_ns"])
+}
+
+fn read_download(fields: &Fields<'_>) -> Result<Download, RecordsError> {
+    Ok(Download {
+        source: read_source(fields)?,
+        name: fields.parse("download_name", DownloadName::parse)?,
+        size: fields.unsigned("download_size")?,
+        digest: fields.parse("download_digest", Digest::parse)?,
+        inode: fields.unsigned("download_inode")?,
+    })
+}
+
+fn read_problem(fields: &Fields<'_>) -> Result<Problem, RecordsError> {
+    Ok(Problem {
+        code: fields.parse("error_code", Code::parse)?,
+        detail: fields.get("error_detail")?,
+        hint: fields.get("error_hint")?,
+    })
+}
+
+pub(super) async fn one(
+    readers: &SqlitePool,
+    id: TransferId,
+) -> Result<Option<Transfer>, RecordsError> {
+    let row = sqlx::query(ONE).bind(id.to_string()).fetch_optional(readers).await?;
+    row.as_ref().map(read).transpose()
+}
+
+pub(super) async fn unfinished(readers: &SqlitePool) -> Result<Vec<Transfer>, RecordsError> {
+    sqlx::query(UNFINISHED).fetch_all(readers).await?.iter().map(read).collect()
+}
+
+pub(super) async fn newest(
+    readers: &SqlitePool,
+    client: &ClientId,
+) -> Result<Option<Transfer>, RecordsError> {
+    let row = sqlx::query(NEWEST).bind(client.as_str()).fetch_optional(readers).await?;
+    row.as_ref().map(read).transpose()
+}
+
+pub(super) async fn newest_download(
+    readers: &SqlitePool,
+    client: &ClientId,
+) -> Result<Option<Transfer>, RecordsError> {
+    let row = sqlx::query(NEWEST_DOWNLOAD).bind(client.as_str()).fetch_optional(readers).await?;
+    row.as_ref().map(read).transpose()
+}
+
+pub(super) async fn newest_of_all(
+    readers: &SqlitePool,
+) -> Result<HashMap<ClientId, Transfer>, RecordsError> {
+    let rows = sqlx::query(NEWEST_OF_ALL).fetch_all(readers).await?;
+    let by_client = |transfer: Transfer| (transfer.client.clone(), transfer);
+    rows.iter().map(|row| read(row).map(by_client)).collect()
+}

@@ -1,0 +1,161 @@
+//! One live line, as the rest of the server holds it: a bounded outbox and the pulse.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use filepull_core::id::TransferId;
+use filepull_core::path::SharedPath;
+use filepull_core::receive::Prefix;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// A handle on a live line.
+#[derive(Clone, Debug)]
+pub struct Session {
+    /// Quoted in logs.
+    pub id: Uuid,
+    /// Fences this line against earlier and later ones of the same client.
+    pub epoch: u64,
+    /// The start of the agent that opened it.
+    pub instance: Uuid,
+    /// Where the agent dials from.
+    pub remote_addr: SocketAddr,
+    /// When the agent was last heard.
+    pub heard: watch::Receiver<Heard>,
+    outbox: mpsc::Sender<Message>,
+    ending: Arc<Ending>,
+}
+
+/// The pulse of a line.
+#[derive(Clone, Copy, Debug)]
+pub struct Heard {
+    /// When the last message came.
+    pub at: DateTime<Utc>,
+    /// How long the last ping took there and back.
+    pub round_trip: Option<Duration>,
+}
+
+/// What can be said to an agent.
+#[derive(Clone, Debug)]
+pub enum Message {
+    /// Are you there?
+    Ping,
+    /// Send this file.
+    Start(Order),
+    /// Do not send it after all.
+    Cancel {
+        /// Which transfer.
+        transfer: TransferId,
+        /// For the agent's log.
+        reason: String,
+    },
+    /// Dial again between these times, and hang up this line afterwards.
+    Drain {
+        /// Not sooner.
+        min: Duration,
+        /// Not later.
+        max: Duration,
+    },
+}
+
+/// An order: send this file, from this byte.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// The transfer it is for.
+    pub transfer: TransferId,
+    /// Supersedes all lower ones.
+    pub attempt: u32,
+    /// Which file; none is the default file.
+    pub path: Option<SharedPath>,
+    /// What the server holds already.
+    pub prefix: Prefix,
+    /// Proves that an upload answers this order.
+    pub token: Uuid,
+    /// Refuse a larger file.
+    pub max_size: u64,
+    /// For the agent's log.
+    pub requested_by: String,
+}
+
+/// Why a line ends, when the server ends it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SessionEnds {
+    /// A newer line of the same client took over.
+    Replaced,
+    /// The agent did not do what a live one does.
+    Silent(String),
+    /// The server stops.
+    Stopping,
+}
+
+#[derive(Debug, Default)]
+struct Ending {
+    why: OnceLock<SessionEnds>,
+    token: CancellationToken,
+}
+
+/// Why an order could not be handed to a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OrderError {
+    /// The agent reads too slowly.
+    #[error("the line is busy")]
+    Busy,
+    /// The line has ended.
+    #[error("the line has ended")]
+    Ended,
+}
+
+/// 64 messages of at most a few KiB: one stuck agent holds little, then hears "busy".
+const OUTBOX_LEN: usize = 64;
+
+impl Session {
+    /// A new line, and the other end of its outbox.
+    pub fn new(
+        epoch: u64,
+        instance: Uuid,
+        remote_addr: SocketAddr,
+        heard: watch::Receiver<Heard>,
+    ) -> (Self, mpsc::Receiver<Message>) {
+        let (outbox, messages) = mpsc::channel(OUTBOX_LEN);
+        let ending = Arc::default();
+        let id = Uuid::new_v4();
+        (Self { id, epoch, instance, remote_addr, heard, outbox, ending }, messages)
+    }
+
+    /// Says something to the agent, without waiting.
+    ///
+    /// # Errors
+    /// The outbox is full, or the line has ended.
+    pub fn say(&self, message: Message) -> Result<(), OrderError> {
+        self.outbox.try_send(message).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => OrderError::Busy,
+            mpsc::error::TrySendError::Closed(_) => OrderError::Ended,
+        })
+    }
+
+    /// Asks for a sign of life. False if the line has already ended.
+    pub fn probe(&self) -> bool {
+        // A full outbox is no death: what is in it will be answered too.
+        self.say(Message::Ping) != Err(OrderError::Ended)
+    }
+
+    /// Ends the line. The first reason given is the one that counts.
+    pub fn end(&self, why: SessionEnds) {
+        let _ = self.ending.why.set(why);
+        self.ending.token.cancel();
+    }
+
+    /// Waits until the server ends the line, and says why.
+    pub async fn ended(&self) -> SessionEnds {
+        self.ending.token.cancelled().await;
+        self.why_ended().unwrap_or(SessionEnds::Stopping)
+    }
+
+    /// Why the server ended the line, if it did.
+    pub fn why_ended(&self) -> Option<SessionEnds> {
+        self.ending.why.get().cloned()
+    }
+}

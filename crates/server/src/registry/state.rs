@@ -1,0 +1,205 @@
+//! Who is known, who is connected, and who may replace whom. Data and rules only.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use chrono::{DateTime, Utc};
+use filepull_core::id::ClientId;
+use uuid::Uuid;
+
+use crate::client::{ClientRecord, Disconnect, Greeting};
+
+/// Every client that ever connected; `L` is what the registry keeps of a live line.
+#[derive(Debug)]
+pub(super) struct State<L> {
+    clients: BTreeMap<ClientId, Known<L>>,
+    /// Ids without their letter case: two that share one would share a folder on some disks.
+    folded: std::collections::HashMap<String, ClientId>,
+}
+
+/// A client, and its line while it is connected.
+#[derive(Debug)]
+pub(super) struct Known<L> {
+    pub(super) record: ClientRecord,
+    pub(super) line: Option<Line<L>>,
+}
+
+/// A live line and the numbers that fence it.
+#[derive(Debug)]
+pub(super) struct Line<L> {
+    pub(super) epoch: u64,
+    pub(super) instance: Uuid,
+    pub(super) live: L,
+}
+
+/// Whether a newcomer may open a line.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Judgement {
+    /// Nobody is in its way, or only an earlier line of its own.
+    Welcome,
+    /// Another instance has the line: it must be probed first.
+    Probe {
+        /// Where that one dials from.
+        other: SocketAddr,
+        /// The name of its machine.
+        hostname: String,
+    },
+    /// The id differs from a known one by letter case only.
+    Confusable(ClientId),
+}
+
+/// A newer line of this client was accepted meanwhile.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Outrun;
+
+impl<L> State<L> {
+    /// Starts with the clients on record, all offline.
+    pub(super) fn new(records: Vec<ClientRecord>) -> Self {
+        let mut state = Self { clients: BTreeMap::new(), folded: Default::default() };
+        for record in records {
+            state.folded.insert(record.id.folded(), record.id.clone());
+            state.clients.insert(record.id.clone(), Known { record, line: None });
+        }
+        state
+    }
+
+    pub(super) fn get(&self, id: &ClientId) -> Option<&Known<L>> {
+        self.clients.get(id)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Known<L>> {
+        self.clients.values()
+    }
+
+    /// May this newcomer open a line?
+    pub(super) fn judge(&self, greeting: &Greeting) -> Judgement {
+        if let Some(known) = self.folded.get(&greeting.client.folded())
+            && *known != greeting.client
+        {
+            return Judgement::Confusable(known.clone());
+        }
+        match self.clients.get(&greeting.client) {
+            Some(Known { record, line: Some(line) }) if line.instance != greeting.instance => {
+                let hostname = record.agent.hostname.clone();
+                Judgement::Probe { other: record.remote_addr, hostname }
+            }
+            _ => Judgement::Welcome,
+        }
+    }
+
+    /// Makes `live` the line of its client and returns the one it replaces.
+    ///
+    /// # Errors
+    /// A line with a higher epoch is already there: of two that came at once, the later one wins.
+    pub(super) fn enter(
+        &mut self,
+        greeting: Greeting,
+        epoch: u64,
+        live: L,
+        now: DateTime<Utc>,
+    ) -> Result<Option<L>, Outrun> {
+        let id = greeting.client.clone();
+        let known = self.clients.get_mut(&id);
+        let current = known.as_ref().and_then(|known| known.line.as_ref());
+        if current.is_some_and(|line| epoch < line.epoch) {
+            return Err(Outrun);
+        }
+        let last_disconnect = known.as_ref().and_then(|known| known.record.last_disconnect.clone());
+        let replaced = known.and_then(|known| known.line.take());
+        let line = Some(Line { epoch, instance: greeting.instance, live });
+        let record = ClientRecord {
+            id: id.clone(),
+            epoch,
+            agent: greeting.agent,
+            shares: greeting.shares,
+            default_file: greeting.default_file,
+            remote_addr: greeting.remote_addr,
+            connected_at: now,
+            last_seen_at: now,
+            last_disconnect,
+        };
+        self.folded.insert(id.folded(), id.clone());
+        self.clients.insert(id, Known { record, line });
+        Ok(replaced.map(|line| line.live))
+    }
+
+    /// Removes the line of `epoch`, unless a newer one has replaced it. Was it the current one?
+    pub(super) fn leave(
+        &mut self,
+        id: &ClientId,
+        epoch: u64,
+        last_seen_at: DateTime<Utc>,
+        disconnect: &Disconnect,
+    ) -> bool {
+        let Some(known) = self.clients.get_mut(id) else { return false };
+        let superseded = known.line.as_ref().is_none_or(|line| line.epoch != epoch);
+        if superseded {
+            return false;
+        }
+        known.line = None;
+        known.record.last_seen_at = last_seen_at;
+        known.record.last_disconnect = Some(disconnect.clone());
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::{Agent, DisconnectReason};
+
+    fn greeting(client: &str, instance: u128) -> Greeting {
+        Greeting {
+            client: ClientId::parse(client).unwrap(),
+            instance: Uuid::from_u128(instance),
+            agent: Agent { hostname: format!("host{instance}"), ..Agent::default() },
+            shares: Vec::new(),
+            default_file: None,
+            active_transfers: Vec::new(),
+            remote_addr: SocketAddr::from(([127, 0, 0, 1], 1000)),
+        }
+    }
+
+    const NOW: DateTime<Utc> = DateTime::UNIX_EPOCH;
+
+    fn lost() -> Disconnect {
+        Disconnect { at: NOW, reason: DisconnectReason::Reset, detail: String::new() }
+    }
+
+    #[test]
+    fn cleanup_of_an_old_line_leaves_the_newer_one() {
+        let mut state = State::new(Vec::new());
+        let id = ClientId::parse("client4").unwrap();
+        assert_eq!(state.enter(greeting("client4", 1), 1, "old", NOW), Ok(None));
+        assert_eq!(state.enter(greeting("client4", 1), 2, "new", NOW), Ok(Some("old")));
+        assert!(!state.leave(&id, 1, NOW, &lost()), "the old line's cleanup came late");
+        assert_eq!(state.get(&id).unwrap().line.as_ref().unwrap().live, "new");
+        assert!(state.leave(&id, 2, NOW, &lost()));
+        assert!(state.get(&id).unwrap().line.is_none());
+    }
+
+    #[test]
+    fn of_two_lines_accepted_at_once_the_higher_epoch_wins() {
+        let mut state = State::new(Vec::new());
+        assert_eq!(state.enter(greeting("client4", 2), 2, "second", NOW), Ok(None));
+        assert_eq!(state.enter(greeting("client4", 1), 1, "first", NOW), Err(Outrun));
+    }
+
+    #[test]
+    fn only_another_instance_is_probed() {
+        let mut state = State::new(Vec::new());
+        assert_eq!(state.judge(&greeting("client4", 1)), Judgement::Welcome);
+        state.enter(greeting("client4", 1), 1, "line", NOW).unwrap();
+        assert_eq!(state.judge(&greeting("client4", 1)), Judgement::Welcome);
+        let clone = state.judge(&greeting("client4", 2));
+        assert!(matches!(clone, Judgement::Probe { hostname, .. } if hostname == "host1"));
+    }
+
+    #[test]
+    fn an_id_that_differs_by_letter_case_only_is_refused() {
+        let mut state = State::new(Vec::new());
+        state.enter(greeting("client4", 1), 1, "line", NOW).unwrap();
+        let judged = state.judge(&greeting("Client4", 1));
+        assert_eq!(judged, Judgement::Confusable(ClientId::parse("client4").unwrap()));
+    }
+}

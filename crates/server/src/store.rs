@@ -1,0 +1,267 @@
+//! The disk of the server: each client's folder, partials in it, and downloads.
+//!
+//! Every method blocks and is called from the blocking pool. Nothing here decides anything: which
+//! step comes after which is the order of effects in `core::transfer`.
+//!
+//! All access is relative to open folders, and links are never followed, so that nobody who may
+//! write into a client's folder can lead the server out of it.
+
+mod partial;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use filepull_core::id::{ClientId, TransferId};
+use filepull_core::name::DownloadName;
+use rustix::fs::{AtFlags, Dir, Mode, OFlags};
+use rustix::io::Errno;
+
+pub use partial::{Partial, Published, digest_of};
+
+/// The folder of the records inside the data folder. No client id starts with a dot.
+pub const RECORDS_FOLDER: &str = ".filepull";
+
+/// A disk operation that failed: the step, the file and the system's reason.
+#[derive(Debug, thiserror::Error)]
+#[error("{step} {path}")]
+pub struct StoreError {
+    step: &'static str,
+    path: PathBuf,
+    source: io::Error,
+}
+
+impl StoreError {
+    /// There was no room: for the bytes, or for one more file.
+    pub fn is_full(&self) -> bool {
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        matches!(self.source.kind(), StorageFull | QuotaExceeded)
+    }
+}
+
+/// The data folder.
+#[derive(Clone, Debug)]
+pub struct Store {
+    root: Arc<Root>,
+}
+
+#[derive(Debug)]
+struct Root {
+    path: PathBuf,
+    folder: OwnedFd,
+}
+
+const FOLDER: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+impl Store {
+    /// Opens the data folder, and makes it if it is missing.
+    ///
+    /// # Errors
+    /// It cannot be made or opened.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let failed = |step| move |source| StoreError { step, path: path.to_owned(), source };
+        std::fs::create_dir_all(path).map_err(failed("make"))?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = rustix::fs::open(path, flags, Mode::empty())
+            .map_err(|errno| failed("open")(errno.into()))?;
+        Ok(Self { root: Arc::new(Root { path: path.to_owned(), folder }) })
+    }
+
+    /// The data folder, as it was given.
+    pub fn root(&self) -> &Path {
+        &self.root.path
+    }
+
+    /// Free bytes that this process may use.
+    ///
+    /// # Errors
+    /// The file system does not say.
+    pub fn free(&self) -> io::Result<u64> {
+        let stat = rustix::fs::fstatvfs(&self.root.folder)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    /// Creates, syncs and removes a small file, to see whether that works.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn check_writable(&self) -> io::Result<()> {
+        let name = format!("{RECORDS_FOLDER}/probe-{}", TransferId::generate());
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.root.folder, &name, flags, Mode::RUSR | Mode::WUSR)?;
+        let synced = rustix::fs::fsync(&file);
+        rustix::fs::unlinkat(&self.root.folder, &name, AtFlags::empty())?;
+        Ok(synced?)
+    }
+
+    /// Where a download lies, as a path for people and for the file service.
+    pub fn download_path(&self, client: &ClientId, name: &DownloadName) -> PathBuf {
+        self.root.path.join(client.as_str()).join(name.to_string())
+    }
+
+    /// Creates the partial of a generation, which must not exist, and reserves `size` bytes.
+    /// The client's folder is made, durably, if it is missing.
+    ///
+    /// # Errors
+    /// It exists, there is no room, or the disk failed.
+    pub fn create_partial(
+        &self,
+        client: &ClientId,
+        transfer: TransferId,
+        generation: u32,
+        size: u64,
+    ) -> Result<Partial, StoreError> {
+        let folder = self.make_folder(client)?;
+        Partial::create(folder, self.partial_place(client, transfer, generation), size)
+    }
+
+    /// Opens a partial that an earlier process left, and cuts it to `len` bytes.
+    ///
+    /// `None` if it is missing or shorter: its size alone never says how much of it is valid.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn open_partial(
+        &self,
+        client: &ClientId,
+        transfer: TransferId,
+        generation: u32,
+        len: u64,
+    ) -> Result<Option<Partial>, StoreError> {
+        match self.open_folder(client)? {
+            None => Ok(None),
+            Some(folder) => {
+                Partial::open(folder, self.partial_place(client, transfer, generation), len)
+            }
+        }
+    }
+
+    /// Removes a partial, if there is one.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn remove_partial(
+        &self,
+        client: &ClientId,
+        transfer: TransferId,
+        generation: u32,
+    ) -> Result<(), StoreError> {
+        let Some(folder) = self.open_folder(client)? else { return Ok(()) };
+        let place = self.partial_place(client, transfer, generation);
+        match rustix::fs::unlinkat(&folder, &place.name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(place.failed("remove", errno.into())),
+        }
+    }
+
+    /// Brings the entries of the client's folder to the disk.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn sync_folder(&self, client: &ClientId) -> Result<(), StoreError> {
+        let Some(folder) = self.open_folder(client)? else { return Ok(()) };
+        rustix::fs::fsync(&folder).map_err(|errno| self.folder_failed("sync", client, errno))
+    }
+
+    /// Opens a download by its name.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn find_download(
+        &self,
+        client: &ClientId,
+        name: &DownloadName,
+    ) -> Result<Option<File>, StoreError> {
+        let Some(folder) = self.open_folder(client)? else { return Ok(None) };
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match rustix::fs::openat(&folder, name.to_string(), flags, Mode::empty()) {
+            Ok(file) => Ok(Some(file.into())),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => {
+                let path = self.download_path(client, name);
+                Err(StoreError { step: "open", path, source: errno.into() })
+            }
+        }
+    }
+
+    /// Removes every partial that `is_wanted` does not know, and counts them.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn sweep(&self, is_wanted: impl Fn(&str) -> bool) -> Result<usize, StoreError> {
+        let failed = |source| StoreError { step: "read", path: self.root.path.clone(), source };
+        let mut n_removed = 0;
+        for entry in std::fs::read_dir(&self.root.path).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            let Some(client) = name.to_str().and_then(|name| ClientId::parse(name).ok()) else {
+                continue; // ours to sweep are only the folders of clients
+            };
+            n_removed += self.sweep_folder(&client, &is_wanted)?;
+        }
+        Ok(n_removed)
+    }
+
+    fn sweep_folder(
+        &self,
+        client: &ClientId,
+        is_wanted: impl Fn(&str) -> bool,
+    ) -> Result<usize, StoreError> {
+        let Ok(Some(folder)) = self.open_folder(client) else { return Ok(0) };
+        let failed = |errno| self.folder_failed("read", client, errno);
+        let mut n_removed = 0;
+        for entry in Dir::read_from(&folder).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name().to_string_lossy();
+            if partial::is_partial(&name) && !is_wanted(&name) {
+                rustix::fs::unlinkat(&folder, entry.file_name(), AtFlags::empty())
+                    .map_err(failed)?;
+                n_removed += 1;
+            }
+        }
+        Ok(n_removed)
+    }
+
+    fn open_folder(&self, client: &ClientId) -> Result<Option<OwnedFd>, StoreError> {
+        match rustix::fs::openat(&self.root.folder, client.as_str(), FOLDER, Mode::empty()) {
+            Ok(folder) => Ok(Some(folder)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(self.folder_failed("open", client, errno)),
+        }
+    }
+
+    fn make_folder(&self, client: &ClientId) -> Result<OwnedFd, StoreError> {
+        if let Some(folder) = self.open_folder(client)? {
+            return Ok(folder);
+        }
+        let failed = |errno| self.folder_failed("make", client, errno);
+        let mode = Mode::RWXU | Mode::RGRP | Mode::XGRP;
+        match rustix::fs::mkdirat(&self.root.folder, client.as_str(), mode) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(failed(errno)),
+        }
+        // The folder's own entry: without it a power cut takes the folder and all that is in it.
+        rustix::fs::fsync(&self.root.folder).map_err(failed)?;
+        rustix::fs::openat(&self.root.folder, client.as_str(), FOLDER, Mode::empty())
+            .map_err(failed)
+    }
+
+    fn folder_failed(&self, step: &'static str, client: &ClientId, errno: Errno) -> StoreError {
+        StoreError { step, path: self.root.path.join(client.as_str()), source: errno.into() }
+    }
+
+    fn partial_place(
+        &self,
+        client: &ClientId,
+        transfer: TransferId,
+        generation: u32,
+    ) -> partial::Place {
+        let name = partial::partial_name(transfer, generation);
+        partial::Place { folder_path: self.root.path.join(client.as_str()), name }
+    }
+}
+
+#[cfg(test)]
+mod tests;

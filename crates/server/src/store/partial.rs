@@ -1,0 +1,224 @@
+//! A file before its upload is whole: `<transfer>-<generation>.tmp`.
+
+use std::fs::File;
+use std::io::{self, IoSlice, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use filepull_core::digest::{Digest, Hasher};
+use filepull_core::id::TransferId;
+use filepull_core::name::DownloadName;
+use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+
+use super::StoreError;
+
+/// A file that is being received. Its bytes become durable by [`sync`](Self::sync) only.
+#[derive(Debug)]
+pub struct Partial {
+    file: File,
+    folder: OwnedFd,
+    place: Place,
+}
+
+/// What became of an attempt to give a partial its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Published {
+    /// It has the name now.
+    Named,
+    /// Another file has the name. Nothing changed.
+    Taken,
+}
+
+/// Where a partial lies.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub(super) folder_path: PathBuf,
+    pub(super) name: String,
+}
+
+impl Place {
+    pub(super) fn failed(&self, step: &'static str, source: io::Error) -> StoreError {
+        StoreError { step, path: self.folder_path.join(&self.name), source }
+    }
+}
+
+pub(super) fn partial_name(transfer: TransferId, generation: u32) -> String {
+    format!("{transfer}-{generation}.tmp")
+}
+
+/// Whether a file name is one that [`partial_name`] makes.
+pub(super) fn is_partial(name: &str) -> bool {
+    let Some((transfer, generation)) =
+        name.strip_suffix(".tmp").and_then(|stem| stem.rsplit_once('-'))
+    else {
+        return false;
+    };
+    TransferId::parse(transfer).is_ok() && generation.parse::<u32>().is_ok()
+}
+
+impl Partial {
+    pub(super) fn create(folder: OwnedFd, place: Place, size: u64) -> Result<Self, StoreError> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP;
+        let file = rustix::fs::openat(&folder, &place.name, flags, mode)
+            .map_err(|errno| place.failed("create", errno.into()))?;
+        let partial = Self { file: file.into(), folder, place };
+        // A disk that cannot hold the file says so now, not after an hour of bytes.
+        match partial.reserve(size) {
+            Ok(()) => Ok(partial),
+            Err(error) => {
+                // Nobody knows of the file yet; if it stays, the next start sweeps it.
+                let _ =
+                    rustix::fs::unlinkat(&partial.folder, &partial.place.name, AtFlags::empty());
+                Err(error)
+            }
+        }
+    }
+
+    fn reserve(&self, size: u64) -> Result<(), StoreError> {
+        if size == 0 {
+            return Ok(());
+        }
+        match rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, 0, size) {
+            // Some file systems cannot reserve; the bytes then fail when they come.
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+            Err(errno) => Err(self.place.failed("reserve space for", errno.into())),
+        }
+    }
+
+    pub(super) fn open(
+        folder: OwnedFd,
+        place: Place,
+        len: u64,
+    ) -> Result<Option<Self>, StoreError> {
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file: File = match rustix::fs::openat(&folder, &place.name, flags, Mode::empty()) {
+            Ok(file) => file.into(),
+            Err(Errno::NOENT) => return Ok(None),
+            Err(errno) => return Err(place.failed("open", errno.into())),
+        };
+        let at = &place;
+        let failed = |step| move |error| at.failed(step, error);
+        if file.metadata().map_err(failed("stat"))?.len() < len {
+            return Ok(None);
+        }
+        file.set_len(len).map_err(failed("cut"))?;
+        (&file).seek(SeekFrom::Start(len)).map_err(failed("seek in"))?;
+        Ok(Some(Self { file, folder, place }))
+    }
+
+    /// Appends chunks, in order.
+    ///
+    /// # Errors
+    /// There is no room, or the disk failed. How much was written is then unknown.
+    pub fn append(&mut self, chunks: &[Bytes]) -> Result<(), StoreError> {
+        let mut slices: Vec<IoSlice<'_>> = chunks.iter().map(|chunk| IoSlice::new(chunk)).collect();
+        let mut left = slices.as_mut_slice();
+        while left.iter().any(|slice| !slice.is_empty()) {
+            match self.file.write_vectored(left) {
+                Ok(0) => {
+                    return Err(self.place.failed("write", io::ErrorKind::WriteZero.into()));
+                }
+                Ok(written) => IoSlice::advance_slices(&mut left, written),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.place.failed("write", error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the whole partial from its start, feeding `hasher`; the next append follows it.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn read_back(&mut self, mut take: impl FnMut(&[u8])) -> Result<(), StoreError> {
+        let failed = |error| self.place.failed("read", error);
+        self.file.seek(SeekFrom::Start(0)).map_err(failed)?;
+        read_all(&self.file, &mut take).map_err(failed)
+    }
+
+    /// Brings its bytes to the disk. After an error the partial must not be used any more: the
+    /// system reports a lost write only once (Rebello et al., "Can Applications Recover from fsync
+    /// Failures?", 2020).
+    ///
+    /// # Errors
+    /// The disk failed, or a delayed write found no room.
+    pub fn sync(&self) -> Result<(), StoreError> {
+        self.file.sync_data().map_err(|error| self.place.failed("sync", error))
+    }
+
+    /// The number of its inode, which it keeps when it gets its name.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn inode(&self) -> Result<u64, StoreError> {
+        let stat = self.file.metadata().map_err(|error| self.place.failed("stat", error))?;
+        Ok(stat.ino())
+    }
+
+    /// Makes it read-only. Done before the last sync, so that a download is never writable.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn protect(&self) -> Result<(), StoreError> {
+        rustix::fs::fchmod(&self.file, Mode::RUSR | Mode::RGRP)
+            .map_err(|errno| self.place.failed("protect", errno.into()))
+    }
+
+    /// Gives it the name `name` in its folder, unless another file has it.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn publish(&self, name: &DownloadName) -> Result<Published, StoreError> {
+        let (folder, from, to) = (&self.folder, self.place.name.as_str(), name.to_string());
+        match rustix::fs::renameat_with(folder, from, folder, &to, RenameFlags::NOREPLACE) {
+            Ok(()) => Ok(Published::Named),
+            Err(Errno::EXIST) => Ok(Published::Taken),
+            // Never a plain rename, which replaces: a link does not.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => self.publish_by_link(&to),
+            Err(errno) => Err(self.place.failed("publish", errno.into())),
+        }
+    }
+
+    pub(super) fn publish_by_link(&self, to: &str) -> Result<Published, StoreError> {
+        let (folder, from) = (&self.folder, self.place.name.as_str());
+        match rustix::fs::linkat(folder, from, folder, to, AtFlags::empty()) {
+            Ok(()) => {}
+            Err(Errno::EXIST) => return Ok(Published::Taken),
+            Err(errno) => return Err(self.place.failed("publish", errno.into())),
+        }
+        rustix::fs::unlinkat(folder, from, AtFlags::empty())
+            .map_err(|errno| self.place.failed("unlink", errno.into()))?;
+        Ok(Published::Named)
+    }
+}
+
+/// The digest and the length of a whole open file, read from its start.
+///
+/// # Errors
+/// The disk failed.
+pub fn digest_of(mut file: &File) -> io::Result<(u64, Digest)> {
+    let mut hasher = Hasher::default();
+    let mut len = 0;
+    file.seek(SeekFrom::Start(0))?;
+    read_all(file, &mut |bytes: &[u8]| {
+        hasher.update(bytes);
+        len += bytes.len() as u64;
+    })?;
+    Ok((len, hasher.digest()))
+}
+
+fn read_all(mut file: &File, take: &mut impl FnMut(&[u8])) -> io::Result<()> {
+    let mut buffer = vec![0; 256 * 1024];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(len) => take(&buffer[..len]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}

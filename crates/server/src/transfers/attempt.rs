@@ -1,0 +1,119 @@
+//! One attempt of a transfer: an order to a client that is there, and the wait for its answer.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use filepull_core::human;
+use filepull_core::problem::Problem;
+use filepull_core::receive::Prefix;
+use filepull_core::transfer::Transfer;
+use tokio::time::{Instant, sleep_until};
+use uuid::Uuid;
+
+use super::life::{Attempted, Ending, Life};
+use super::view::Stage;
+use super::{Answer, Ask, Upload, now};
+use crate::registry::{Message, Order, Session, SessionEnds};
+
+/// An agent that lives answers an order within this time.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+
+/// A source is hashed at least this fast before a resumed upload begins, in bytes per second.
+const SLOWEST_DISK: u64 = 10 * 1024 * 1024;
+
+/// An attempt that brought nothing.
+pub(super) fn fruitless(why: impl Into<String>) -> Attempted {
+    Attempted::Interrupted { why: why.into(), progress: false }
+}
+
+impl Life {
+    /// Orders the file from a client that is there, and sees the upload through.
+    pub(super) async fn attempt(&mut self, session: &Session) -> Result<Attempted, Ending> {
+        self.recover_prefix().await?;
+        // From here on the source may be open.
+        self.ordered.store(true, Ordering::SeqCst);
+        let order = self.next_order();
+        let token = order.token;
+        self.show(Stage::Asked);
+        if let Err(error) = session.say(Message::Start(order)) {
+            return Ok(fruitless(error.to_string()));
+        }
+        match self.answered(session, token).await? {
+            Answered::Upload(upload) => self.receive(session, *upload).await,
+            Answered::Nothing(why) => Ok(fruitless(why)),
+        }
+    }
+
+    fn next_order(&mut self) -> Order {
+        let attempt = self.transfer.next_attempt(now());
+        let Transfer { id, path, requested_by, .. } = self.transfer.clone();
+        let prefix = self.held.as_ref().map_or_else(Prefix::empty, |held| held.receiver.prefix());
+        let max_size = self.shared.limits.max_file_size;
+        let token = Uuid::new_v4();
+        Order { transfer: id, attempt, path, prefix, token, max_size, requested_by }
+    }
+
+    /// Waits for the upload that answers the order.
+    async fn answered(&mut self, session: &Session, token: Uuid) -> Result<Answered, Ending> {
+        let attempt = self.transfer.attempt;
+        let mut accepted = false;
+        let mut deadline = Instant::now() + ANSWER_LIMIT;
+        let line_changed = self.line_changed(session.epoch);
+        tokio::pin!(line_changed);
+        let stop = self.shared.lifecycle.stop().clone();
+        loop {
+            let ask = tokio::select! {
+                Some(ask) = self.asks.recv() => ask,
+                () = &mut line_changed => return Ok(Answered::Nothing("the line was lost".into())),
+                () = stop.cancelled() => return Err(Ending::Left),
+                () = sleep_until(deadline) => return Ok(no_answer(session, accepted)),
+            };
+            match ask {
+                Ask::Upload(upload) if upload.attempt == attempt && upload.token == token => {
+                    return Ok(Answered::Upload(upload));
+                }
+                Ask::Answer { attempt: about, answer } if about == attempt => match answer {
+                    Answer::Accepted(source) => {
+                        accepted = true;
+                        deadline = Instant::now() + self.upload_limit();
+                        self.view.send_modify(|view| view.source = Some(source));
+                        self.show(Stage::Running);
+                    }
+                    Answer::Refused(problem) => return Err(problem.into()),
+                    Answer::TryAgain(why) => return Ok(Answered::Nothing(why)),
+                },
+                Ask::Cancel(problem) => return Err(self.cancelled(session, problem)),
+                stale => self.heed_idly(stale)?,
+            }
+        }
+    }
+
+    /// How long an agent that has opened the file may take before its upload begins: it first
+    /// hashes what the server holds already.
+    fn upload_limit(&self) -> Duration {
+        self.shared.limits.stall_timeout + Duration::from_secs(self.received() / SLOWEST_DISK)
+    }
+
+    /// Ends a transfer that somebody cancelled, and tells the agent.
+    pub(super) fn cancelled(&self, session: &Session, problem: Problem) -> Ending {
+        let reason = problem.detail.clone();
+        // If the line is gone the agent has nothing to stop.
+        let _ = session.say(Message::Cancel { transfer: self.transfer.id, reason });
+        problem.into()
+    }
+}
+
+enum Answered {
+    Upload(Box<Upload>),
+    Nothing(String),
+}
+
+fn no_answer(session: &Session, accepted: bool) -> Answered {
+    if accepted {
+        return Answered::Nothing("the agent opened the file and sent nothing".into());
+    }
+    let limit = human::span(ANSWER_LIMIT);
+    let why = format!("no answer to an order in {limit}");
+    session.end(SessionEnds::Silent(why.clone()));
+    Answered::Nothing(why)
+}

@@ -1,0 +1,171 @@
+//! A transfer as others may see it: what is on record, and how far it has come since.
+
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use filepull_core::source::Source;
+use filepull_core::transfer::{Phase, Transfer};
+
+/// A transfer at one moment.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// What is on record.
+    pub transfer: Transfer,
+    /// What it does right now; means nothing once the transfer is final.
+    pub stage: Stage,
+    /// The file, as soon as the agent has opened it.
+    pub source: Option<Source>,
+    /// Bytes received so far.
+    pub bytes_done: u64,
+    /// How fast bytes come, smoothed; none while nothing comes.
+    pub bytes_per_second: Option<u64>,
+    /// When it fails unless the client is back.
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
+/// What an unfinished transfer does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// It is not on record yet: nobody may be told of it.
+    Recording,
+    /// It is on record; whether the client can be asked is not known yet.
+    Starting,
+    /// It waits for something.
+    Waiting(WaitingFor),
+    /// The client has been asked and has not answered yet.
+    Asked,
+    /// The client has opened the file; bytes come or have come.
+    Running,
+}
+
+/// What a waiting transfer waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitingFor {
+    /// The client is not connected.
+    Client,
+    /// The client sends another file, or the server runs its maximum.
+    Turn,
+}
+
+/// The public state of a transfer: five words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Not begun, or interrupted.
+    Waiting(WaitingFor),
+    /// Asked for, being sent, or being published.
+    Running,
+    /// The file is here.
+    Done,
+    /// It ended with an error.
+    Failed,
+    /// Somebody cancelled it.
+    Cancelled,
+}
+
+impl State {
+    /// The word, as the API says it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting(_) => "waiting",
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+impl View {
+    pub(crate) fn new(transfer: Transfer) -> Self {
+        let source = transfer.source().cloned();
+        let bytes_done = match &transfer.phase {
+            Phase::Receiving { checkpoint, .. } => checkpoint.len,
+            Phase::Sealed(download) | Phase::Done(download) => download.size,
+            Phase::Queued | Phase::Failed(_) | Phase::Cancelled(_) => 0,
+        };
+        let expires_at = transfer.queue_until;
+        let stage = Stage::Recording;
+        Self { transfer, stage, source, bytes_done, bytes_per_second: None, expires_at }
+    }
+
+    /// The public state.
+    pub fn state(&self) -> State {
+        match (&self.transfer.phase, self.stage) {
+            (Phase::Done(_), _) => State::Done,
+            (Phase::Failed(_), _) => State::Failed,
+            (Phase::Cancelled(_), _) => State::Cancelled,
+            (_, Stage::Waiting(waiting_for)) => State::Waiting(waiting_for),
+            (_, Stage::Recording | Stage::Starting) => State::Waiting(WaitingFor::Turn),
+            (_, Stage::Asked | Stage::Running) => State::Running,
+        }
+    }
+
+    /// The trigger can be answered in full: the client agreed, refused, or cannot be asked now.
+    pub fn is_settled(&self) -> bool {
+        self.transfer.is_final() || matches!(self.stage, Stage::Waiting(_) | Stage::Running)
+    }
+
+    /// Share of the file that is here, 0 to 100; none while the size is unknown.
+    pub fn percent(&self) -> Option<u64> {
+        let size = self.source.as_ref()?.size;
+        if size == 0 { Some(100) } else { Some(self.bytes_done.saturating_mul(100) / size) }
+    }
+
+    /// How long the rest takes at the present speed.
+    pub fn eta(&self) -> Option<Duration> {
+        let left = self.source.as_ref()?.size.saturating_sub(self.bytes_done);
+        let bytes_per_second = self.bytes_per_second.filter(|&rate| 0 < rate)?;
+        Some(Duration::from_secs(left / bytes_per_second))
+    }
+}
+
+/// Measures how fast bytes come: an exponential mean with a half-life of a second.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Speed {
+    since: Instant,
+    at: u64,
+    smoothed: Option<f64>,
+}
+
+impl Speed {
+    /// Shorter stretches are not measured: they say more about the scheduler than about the line.
+    const STRETCH: Duration = Duration::from_millis(100);
+
+    pub(crate) fn new(bytes: u64, now: Instant) -> Self {
+        Self { since: now, at: bytes, smoothed: None }
+    }
+
+    /// Notes that `bytes` are here now; returns the speed whenever it was measured anew.
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "a speed for people, never negative, far below 2^53 bytes per second"
+    )]
+    pub(crate) fn update(&mut self, bytes: u64, now: Instant) -> Option<u64> {
+        let seconds = now.duration_since(self.since);
+        if seconds < Self::STRETCH {
+            return None;
+        }
+        let seconds = seconds.as_secs_f64();
+        let present = bytes.saturating_sub(self.at) as f64 / seconds;
+        let keep = 0.5f64.powf(seconds);
+        let smoothed = self.smoothed.map_or(present, |old| old * keep + present * (1.0 - keep));
+        *self = Self { since: now, at: bytes, smoothed: Some(smoothed) };
+        Some(smoothed as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn speed_follows_the_line() {
+        let start = Instant::now();
+        let mut speed = Speed::new(0, start);
+        assert_eq!(speed.update(10, start), None);
+        assert_eq!(speed.update(1000, start + Duration::from_secs(1)), Some(1000));
+        assert_eq!(speed.update(1000, start + Duration::from_secs(2)), Some(500));
+    }
+}
