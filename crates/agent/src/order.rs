@@ -13,7 +13,7 @@ use filepull_proto::v1;
 #[derive(Clone, Debug)]
 pub(crate) struct Order {
     pub(crate) transfer: TransferId,
-    /// Supersedes all lower ones of the same transfer.
+    /// Told back to the server, which counts them.
     pub(crate) attempt: u32,
     /// None is the default file.
     pub(crate) path: Option<SharedPath>,

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use filepull_core::human;
 use filepull_core::id::TransferId;
 use filepull_process::Lifecycle;
@@ -22,7 +23,8 @@ pub(crate) struct Uploads {
 
 #[derive(Clone, Debug)]
 struct Running {
-    attempt: u32,
+    /// Of its order: no two orders share one.
+    token: Bytes,
     stop: CancellationToken,
     ended: CancellationToken,
 }
@@ -46,7 +48,8 @@ impl Uploads {
     pub(crate) fn start(&self, order: Order, line: Line) -> Result<(), TooMany> {
         let mut running = self.running();
         let earlier = running.get(&order.transfer).cloned();
-        if earlier.as_ref().is_some_and(|earlier| order.attempt <= earlier.attempt) {
+        // Not told by the number of the attempt: a server that crashed may count one twice.
+        if earlier.as_ref().is_some_and(|earlier| order.token == earlier.token) {
             tracing::debug!(transfer = %order.transfer, attempt = order.attempt, "order repeated");
             return Ok(());
         }
@@ -55,8 +58,8 @@ impl Uploads {
         }
         let stop = self.lifecycle.drain().child_token();
         let ended = CancellationToken::new();
-        let attempt = order.attempt;
-        let now = Running { attempt, stop: stop.clone(), ended: ended.clone() };
+        let token = order.token.clone();
+        let now = Running { token, stop: stop.clone(), ended: ended.clone() };
         running.insert(order.transfer, now);
         let context = Arc::clone(&self.context);
         self.lifecycle.spawn(async move {

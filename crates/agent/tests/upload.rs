@@ -98,17 +98,22 @@ async fn a_cancelled_upload_ends_without_a_trailer() {
 }
 
 #[tokio::test]
-async fn a_higher_attempt_takes_the_place_of_a_lower_one() {
-    let mut bed = Bed::start().await;
-    let (mut line, _) = bed.greeted().await;
-    let order = order(1);
-    let mut lower = ordered(&mut bed, &mut line, order.clone()).await;
-    lower.header().await;
-    let again = v1::StartTransfer { attempt: 2, ..order };
-    let mut higher = ordered(&mut bed, &mut line, again).await;
-    assert_eq!(lower.rest().await.1, None);
-    assert_eq!(higher.header().await.attempt, 2);
-    assert!(higher.rest().await.1.is_some());
+async fn a_later_order_takes_the_place_of_an_earlier_one_and_a_repeated_one_does_not() {
+    // A server that crashed before it recorded the attempt counts it again.
+    for attempt in [2, 1] {
+        let mut bed = Bed::start().await;
+        let (mut line, _) = bed.greeted().await;
+        let order = v1::StartTransfer { upload_token: "first".into(), ..order(1) };
+        let mut earlier = ordered(&mut bed, &mut line, order.clone()).await;
+        earlier.header().await;
+        line.say(Say::Start(order.clone())).await;
+        line.check_alive().await;
+        let again = v1::StartTransfer { attempt, upload_token: "second".into(), ..order };
+        let mut later = ordered(&mut bed, &mut line, again).await;
+        assert_eq!(earlier.rest().await.1, None);
+        assert_eq!(later.header().await.attempt, attempt);
+        assert!(later.rest().await.1.is_some());
+    }
 }
 
 #[tokio::test]

@@ -27,8 +27,10 @@ pub(crate) struct Peer {
     /// The end that is dialled, if there are two ends.
     daemon: Option<Running>,
     /// The command that copies a source to a new file of that name in the inbox.
-    copy: Box<dyn Fn(&Source, &str) -> Command>,
+    copy: Box<CopyCommand>,
 }
+
+type CopyCommand = dyn Fn(&Source, &str) -> Command;
 
 /// What a reader must know of a peer to judge its figures.
 #[derive(Clone, Debug, Serialize)]

@@ -54,7 +54,7 @@ struct Results {
 
 /// One that runs in turn with the others.
 enum Contestant {
-    Product(Product),
+    Product(Box<Product>),
     Peer(Peer),
 }
 
@@ -75,7 +75,7 @@ pub(crate) async fn run(args: &Args, bench: &Bench) -> anyhow::Result<()> {
         true => peers::start_all(folder.path()).await,
         false => (Vec::new(), Vec::new()),
     };
-    let mut contestants = vec![Contestant::Product(product)];
+    let mut contestants = vec![Contestant::Product(Box::new(product))];
     contestants.extend(peers.into_iter().map(Contestant::Peer));
     warm_up(&mut contestants, first, &mut missing).await?;
 

@@ -26,6 +26,10 @@ struct Shared {
     n_connections: AtomicU64,
     /// Raised to cut all present connections.
     cut: watch::Sender<u64>,
+    /// Raised to cut those that have carried much.
+    cut_uploads: watch::Sender<u64>,
+    /// Raised to hang up on the agents only.
+    strand: watch::Sender<u64>,
     /// Nothing passes while this is true; connections stay open.
     frozen: watch::Sender<bool>,
 }
@@ -43,10 +47,12 @@ impl Proxy {
             sent: watch::Sender::new(0),
             n_connections: AtomicU64::new(0),
             cut: watch::Sender::new(0),
+            cut_uploads: watch::Sender::new(0),
+            strand: watch::Sender::new(0),
             frozen: watch::Sender::new(false),
         });
         let accepting = Arc::clone(&shared);
-        #[allow(clippy::disallowed_methods, reason = "it ends with the runtime of the test")]
+        #[allow(clippy::disallowed_methods, reason = "they end with the runtime of the test")]
         tokio::spawn(async move {
             while let Ok((agent, _)) = listener.accept().await {
                 accepting.n_connections.fetch_add(1, Ordering::SeqCst);
@@ -69,6 +75,17 @@ impl Proxy {
     /// Resets every present connection, both ways.
     pub fn cut(&self) {
         self.shared.cut.send_modify(|cut| *cut += 1);
+    }
+
+    /// Resets the connections that carry uploads, and leaves the lines alone.
+    pub fn cut_uploads(&self) {
+        self.shared.cut_uploads.send_modify(|cut| *cut += 1);
+    }
+
+    /// Hangs up on the agents; the server sees nothing of it until the next [`cut`](Self::cut), as
+    /// when a router has forgotten a connection.
+    pub fn strand(&self) {
+        self.shared.strand.send_modify(|strand| *strand += 1);
     }
 
     /// Lets nothing through, without closing anything.
@@ -102,23 +119,42 @@ impl Proxy {
     }
 }
 
-#[allow(clippy::disallowed_methods, reason = "both end with their connection")]
+/// What a line carries in a test; an upload carries more.
+const LINE_BYTES: u64 = 128 * 1024;
+
 async fn forward(shared: Arc<Shared>, agent: TcpStream) {
     let target = *shared.target.borrow();
-    let mut cut = shared.cut.subscribe();
-    cut.mark_unchanged();
+    let (mut cut, mut strand) = (shared.cut.subscribe(), shared.strand.subscribe());
+    let mut cut_uploads = shared.cut_uploads.subscribe();
     let Ok(server) = TcpStream::connect(target).await else { return };
     for stream in [&agent, &server] {
         let _ = stream.set_nodelay(true);
         // Closing resets the connection instead of ending it politely.
         let _ = socket2::SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO));
     }
+    let carried = AtomicU64::new(0);
     let (agent_in, agent_out) = agent.into_split();
-    let (server_in, server_out) = server.into_split();
-    tokio::select! {
-        () = pump(&shared, agent_in, server_out, true) => {}
-        () = pump(&shared, server_in, agent_out, false) => {}
-        _ = cut.changed() => {}
+    let (mut server_in, mut server_out) = server.into_split();
+    let upload_cut = async {
+        while cut_uploads.changed().await.is_ok() {
+            if LINE_BYTES < carried.load(Ordering::SeqCst) {
+                return;
+            }
+        }
+    };
+    let stranded = {
+        let up = pump(&shared, agent_in, &mut server_out, Some(&carried));
+        let down = pump(&shared, &mut server_in, agent_out, None);
+        tokio::select! {
+            () = up => false,
+            () = down => false,
+            _ = cut.changed() => false,
+            () = upload_cut => false,
+            _ = strand.changed() => true,
+        }
+    };
+    if stranded {
+        let _ = cut.changed().await;
     }
 }
 
@@ -126,7 +162,7 @@ async fn pump(
     shared: &Shared,
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    counted: bool,
+    carried: Option<&AtomicU64>,
 ) {
     let mut frozen = shared.frozen.subscribe();
     // Small, so that a cut can come at almost any byte.
@@ -138,7 +174,8 @@ async fn pump(
         if to.write_all(&buffer[..len]).await.is_err() {
             return;
         }
-        if counted {
+        if let Some(carried) = carried {
+            carried.fetch_add(len as u64, Ordering::SeqCst);
             shared.sent.send_modify(|sent| *sent += len as u64);
         }
     }

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use filepull_core::backoff::ReconnectPolicy;
 use filepull_core::human::{self, parse_duration, parse_size};
 use filepull_process::telemetry::LogFormat;
 
@@ -51,6 +52,15 @@ pub struct Args {
     /// Flow-control window of an upload: its throughput is at most this over the round trip.
     #[arg(long, env = "STREAM_WINDOW", default_value = "16MiB", value_parser = parse_size)]
     pub stream_window: u64,
+    /// Every agent is pinged about this often; a larger fleet may be asked less often.
+    #[arg(long, env = "HEARTBEAT", default_value = "15s", value_parser = parse_duration)]
+    pub heartbeat: Duration,
+    /// A line that is silent for this long is dead, for the server and for the agent.
+    #[arg(long, env = "DEAD_AFTER", default_value = "45s", value_parser = parse_duration)]
+    pub dead_after: Duration,
+    /// Agents that lost the server dial again within this time at the most.
+    #[arg(long, env = "RECONNECT_CAP", default_value = "60s", value_parser = parse_duration)]
+    pub reconnect_cap: Duration,
     /// How long running transfers may go on at shutdown; the rest resume after the restart.
     #[arg(long, env = "SHUTDOWN_GRACE", default_value = "30s", value_parser = parse_duration)]
     pub shutdown_grace: Duration,
@@ -126,7 +136,12 @@ impl TryFrom<Args> for Config {
             grpc_addr: args.grpc_addr,
             data_dir: args.data_dir,
             limits,
-            line: LineSettings { stream_window, ..LineSettings::default() },
+            line: LineSettings {
+                heartbeat: args.heartbeat,
+                dead_after: args.dead_after,
+                reconnect: ReconnectPolicy { cap: args.reconnect_cap, ..Default::default() },
+                stream_window,
+            },
             shutdown_grace: args.shutdown_grace,
         })
     }
@@ -146,6 +161,9 @@ impl Config {
             ("min_free", human::size(limits.min_free)),
             ("stall_timeout", human::span(limits.stall_timeout)),
             ("resume_within", human::span(limits.resume_within)),
+            ("heartbeat", human::span(line.heartbeat)),
+            ("dead_after", human::span(line.dead_after)),
+            ("reconnect_cap", human::span(line.reconnect.cap)),
             ("stream_window", human::size(line.stream_window.into())),
             ("shutdown_grace", human::span(*shutdown_grace)),
         ];
@@ -186,6 +204,10 @@ fn mistakes(args: &Args) -> Vec<String> {
     );
     check(args.max_running == 0, "MAX_RUNNING is 0: nothing could ever be sent.".into());
     check(args.stall_timeout.is_zero(), "STALL_TIMEOUT is 0: every upload would stall.".into());
+    check(
+        args.heartbeat.is_zero() || args.dead_after < args.heartbeat * 2,
+        "DEAD_AFTER is less than twice HEARTBEAT: one late answer would end a line.".into(),
+    );
     let window = 64 * 1024..=u64::from(MAX_WINDOW);
     check(
         !window.contains(&args.stream_window),

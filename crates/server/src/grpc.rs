@@ -36,17 +36,6 @@ pub struct LineSettings {
     pub stream_window: u32,
 }
 
-impl Default for LineSettings {
-    fn default() -> Self {
-        Self {
-            heartbeat: Duration::from_secs(15),
-            dead_after: Duration::from_secs(45),
-            reconnect: ReconnectPolicy::default(),
-            stream_window: 16 << 20,
-        }
-    }
-}
-
 /// What both services need.
 #[derive(Clone, Debug)]
 pub(crate) struct Gateway {

@@ -1,0 +1,92 @@
+//! Bounds: of turns, of sizes, of the disk, and of who may listen where.
+
+use filepull_e2e::{Process, TestBed, made};
+
+#[tokio::test]
+async fn transfers_wait_for_their_turn() -> anyhow::Result<()> {
+    let bed = TestBed::with(&[("MAX_RUNNING", "1"), ("MAX_WAITING", "1")]).await?;
+    let mut first = bed.client("client1", &made("client1", 2 << 20))?.setting("MAX_RATE", "1MiB/s");
+    first.connect().await?;
+    let _second = bed.connected("client2", b"second").await?;
+    let _third = bed.connected("client3", b"third").await?;
+    bed.get("/trigger?id=client1").await?;
+    let waiting = bed.get("/trigger?id=client2").await?;
+    let id = waiting.header("location").rsplit('/').next().unwrap_or_default().to_owned();
+    let said = format!("Waiting: 1 transfer is running; client2 is number 1 in line. Transfer {id}");
+    assert_eq!((waiting.status, waiting.first_line()), (202, said));
+    let busy = bed.get("/trigger?id=client3").await?;
+    assert_eq!(busy.status, 503, "{}", busy.text());
+    assert!(!busy.header("retry-after").is_empty());
+    let done = bed.json(&format!("{}?wait=100s", waiting.header("location"))).await?;
+    assert_eq!(done["state"], "done", "{done}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_file_that_is_too_large_is_refused() -> anyhow::Result<()> {
+    let bed = TestBed::with(&[("MAX_FILE_SIZE", "1KiB")]).await?;
+    let _client = bed.connected("client4", &made("client4", 2048)).await?;
+    let reply = bed.get("/trigger?id=client4").await?;
+    assert_eq!(reply.status, 413, "{}", reply.text());
+    assert!(reply.text().contains("2.0 KiB") && reply.text().contains("1.0 KiB"), "{}", reply.text());
+    assert!(bed.leftovers("client4")?.is_empty());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_disk_that_is_almost_full_takes_nothing() -> anyhow::Result<()> {
+    let bed = TestBed::with(&[("MIN_FREE", "1000TiB")]).await?;
+    let _client = bed.connected("client4", b"data").await?;
+    let reply = bed.get("/trigger?id=client4").await?;
+    assert_eq!(reply.status, 507, "{}", reply.text());
+    assert!(reply.first_line().ends_with("1000.0 TiB must stay free. Nothing was started."), "{}", reply.text());
+    let ready = bed.get("/readyz?verbose").await?;
+    assert_eq!(ready.status, 503, "{}", ready.text());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_write_error_ends_the_transfer_and_leaves_nothing() -> anyhow::Result<()> {
+    // No file of the server may grow past 1 MiB: what comes after that fails to be written.
+    let ignore = "trap '' XFSZ; ulimit -f 2048; exec \"$@\"";
+    let bed = TestBed::launched_by(&["sh", "-c", ignore, "sh"], &[]).await?;
+    let client = bed.connected("client4", &made("client4", 8 << 20)).await?;
+    let reply = bed.get("/trigger?id=client4&wait=100s").await?;
+    assert_eq!(reply.status, 500, "{}", reply.text());
+    let last = bed.json("/api/v1/transfers?limit=1").await?;
+    assert_eq!(last["items"][0]["error"]["code"], "storage-failed", "{last}");
+    assert!(bed.downloads("client4")?.is_empty());
+    assert!(bed.leftovers("client4")?.is_empty());
+    // The next one, which fits, succeeds.
+    std::fs::write(client.data(), "small")?;
+    bed.pull("client4").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn one_folder_serves_one_server() -> anyhow::Result<()> {
+    let bed = TestBed::start().await?;
+    let data_dir = bed.data_dir().display().to_string();
+    let pid = bed.server()?.pid()?;
+    let settings = [
+        ("DATA_DIR", data_dir.clone()),
+        ("HTTP_ADDR", "127.0.0.1:0".into()),
+        ("GRPC_ADDR", "127.0.0.1:0".into()),
+    ];
+    let mut second = Process::start(&[], "e2e-filepull", "server", &settings)?;
+    assert_eq!(second.ended().await?.code(), Some(1));
+    second.says(&format!("{data_dir} is in use by process {pid}")).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn nobody_is_exposed_by_accident() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let data_dir = folder.path().join("server-data").display().to_string();
+    let settings = [("DATA_DIR", data_dir), ("HTTP_ADDR", "0.0.0.0:0".into())];
+    let mut server = Process::start(&[], "e2e-filepull", "server", &settings)?;
+    assert_eq!(server.ended().await?.code(), Some(2));
+    server.says("HTTP_AUTH=none").await?;
+    assert!(!folder.path().join("server-data").exists());
+    Ok(())
+}

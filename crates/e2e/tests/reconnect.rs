@@ -1,0 +1,131 @@
+//! Lines that break, hang, come back, or belong to somebody else.
+
+use filepull_e2e::{TestBed, made};
+
+/// Lines that are noticed to be dead within seconds.
+const HURRIED: [(&str, &str); 2] = [("HEARTBEAT", "500ms"), ("DEAD_AFTER", "2s")];
+
+#[tokio::test]
+async fn cleanup_of_an_old_line_leaves_the_client_reachable() -> anyhow::Result<()> {
+    let bed = TestBed::start().await?;
+    let proxy = bed.proxy().await?;
+    let mut client = bed.client("client4", b"data")?.dialling(proxy.addr());
+    client.connect().await?;
+    // The agent comes back while the server still believes in the old line.
+    proxy.strand();
+    client.agent()?.says("connected again").await?;
+    bed.server()?.says("\"reason\":\"replaced\"").await?;
+    bed.pull("client4").await?;
+    // Only now does the old connection end on the server's side.
+    proxy.cut();
+    client.agent()?.says_times("connected again", 2).await?;
+    bed.pull("client4").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_agent_survives_the_restart_of_its_server() -> anyhow::Result<()> {
+    let mut bed = TestBed::start().await?;
+    let proxy = bed.proxy().await?;
+    let mut client = bed.client("client4", b"data")?.dialling(proxy.addr());
+    client.connect().await?;
+    bed.take_server()?.kill().await?;
+    client.agent()?.says("connection lost").await?;
+    bed.start_server().await?;
+    proxy.retarget(bed.grpc());
+    client.agent()?.says("connected again").await?;
+    bed.pull("client4").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_agent_started_before_its_server_waits_for_it() -> anyhow::Result<()> {
+    let mut bed = TestBed::start().await?;
+    let proxy = bed.proxy().await?;
+    bed.take_server()?.kill().await?;
+    let mut client = bed.client("client4", b"data")?.dialling(proxy.addr());
+    client.start()?;
+    client.agent()?.says("WARN").await?;
+    bed.start_server().await?;
+    proxy.retarget(bed.grpc());
+    client.agent()?.says("connected").await?;
+    bed.pull("client4").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_silent_line_is_noticed_on_both_sides() -> anyhow::Result<()> {
+    let bed = TestBed::with(&HURRIED).await?;
+    let proxy = bed.proxy().await?;
+    let mut client = bed.client("client4", b"data")?.dialling(proxy.addr());
+    client.connect().await?;
+    proxy.freeze();
+    client.agent()?.says("connection lost: no heartbeat for 2 s").await?;
+    bed.server()?.says("\"reason\":\"silent\"").await?;
+    let offline = bed.get("/trigger?id=client4").await?;
+    assert_eq!(offline.status, 409, "{}", offline.text());
+    assert!(offline.text().contains("the connection went silent"), "{}", offline.text());
+    proxy.thaw();
+    proxy.cut();
+    client.agent()?.says("connected again").await?;
+    bed.pull("client4").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_order_into_a_dead_line_is_not_lost() -> anyhow::Result<()> {
+    let bed = TestBed::start().await?;
+    let proxy = bed.proxy().await?;
+    let mut client = bed.client("client4", b"data")?.dialling(proxy.addr());
+    client.connect().await?;
+    proxy.freeze();
+    let asked = bed.get("/trigger?id=client4").await?;
+    assert_eq!(asked.status, 202);
+    assert!(asked.text().starts_with("Asked client4, no answer yet."), "{}", asked.text());
+    bed.server()?.says("no answer to an order in 10 s").await?;
+    proxy.thaw();
+    proxy.cut();
+    let done = bed.json(&format!("{}?wait=100s", asked.header("location"))).await?;
+    assert_eq!(done["state"], "done", "{done}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_clone_is_refused_and_the_first_machine_is_not_disturbed() -> anyhow::Result<()> {
+    let bed = TestBed::start().await?;
+    let _first = bed.connected("client4", &made("first", 1000)).await?;
+    let other = TestBed::start().await?;
+    let mut clone = other.client("client4", &made("clone", 1000))?.dialling(bed.grpc());
+    clone.start()?;
+    let said = clone.agent()?.says("is connected right now from another machine").await?;
+    assert!(said.contains("ERROR") && said.matches("127.0.0.1:").count() == 2, "{said}");
+    bed.server()?.says("client.duplicate_id").await?;
+    let download = bed.pull("client4").await?;
+    assert_eq!(std::fs::read(download)?, made("first", 1000));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_machine_that_was_replaced_gets_back_in() -> anyhow::Result<()> {
+    let bed = TestBed::start().await?;
+    let proxy = bed.proxy().await?;
+    let mut client = bed.client("client4", b"data")?.dialling(proxy.addr());
+    client.connect().await?;
+    // The box loses its power: no FIN reaches the server, and the agent is another instance.
+    proxy.freeze();
+    client.take_agent()?.kill().await?;
+    let mut rebooted = client.dialling(bed.grpc());
+    rebooted.connect().await?;
+    bed.pull("client4").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_id_that_differs_by_letter_case_only_is_refused() -> anyhow::Result<()> {
+    let bed = TestBed::start().await?;
+    let _client = bed.connected("client4", b"data").await?;
+    let mut other = bed.client("Client4", b"other")?;
+    other.start()?;
+    other.agent()?.says("differs from the known client client4 by letter case only").await?;
+    Ok(())
+}

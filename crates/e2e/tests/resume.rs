@@ -1,0 +1,179 @@
+//! Interruptions cost little and damage nothing.
+
+use filepull_e2e::{Client, Proxy, TestBed, made, same, soon};
+use serde_json::Value;
+
+/// The window of an upload: what may be in flight when a line is cut.
+const WINDOW: u64 = 16 << 20;
+
+/// A client behind a wire, sending at a rate that leaves time to do things to it.
+async fn behind(proxy: &Proxy, bed: &TestBed, data: &[u8], rate: &str) -> anyhow::Result<Client> {
+    let client = bed.client("client4", data)?.setting("MAX_RATE", rate);
+    let mut client = client.dialling(proxy.addr());
+    client.connect().await?;
+    Ok(client)
+}
+
+async fn trigger(bed: &TestBed) -> anyhow::Result<String> {
+    let started = bed.get("/trigger?id=client4").await?;
+    assert_eq!(started.status, 202, "{}", started.text());
+    Ok(started.header("location").to_owned())
+}
+
+/// Waits for the end of the transfer, and checks that the one download is the client's file.
+async fn arrives(bed: &TestBed, client: &Client, location: &str) -> anyhow::Result<Value> {
+    let done = bed.json(&format!("{location}?wait=100s")).await?;
+    assert_eq!(done["state"], "done", "{done}");
+    let downloads = bed.downloads("client4")?;
+    assert_eq!(downloads.len(), 1);
+    assert!(same(&downloads[0], &client.data())?, "the download is not the client's file");
+    assert!(bed.leftovers("client4")?.is_empty());
+    Ok(done)
+}
+
+#[tokio::test]
+async fn a_cut_upload_goes_on_where_it_was() -> anyhow::Result<()> {
+    let bed = TestBed::start().await?;
+    let proxy = bed.proxy().await?;
+    let size = 48 << 20;
+    let client = behind(&proxy, &bed, &made("client4", size), "24MiB/s").await?;
+    let location = trigger(&bed).await?;
+    proxy.sent_at_least(30 << 20).await?;
+    proxy.cut_uploads();
+    let done = arrives(&bed, &client, &location).await?;
+    assert_eq!(done["attempt"], 2, "{done}");
+    let sent_again = proxy.sent() - size as u64;
+    assert!(sent_again < WINDOW, "{sent_again} bytes were sent again");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_restarted_agent_goes_on() -> anyhow::Result<()> {
+    let bed = TestBed::start().await?;
+    let proxy = bed.proxy().await?;
+    let mut client = behind(&proxy, &bed, &made("client4", 16 << 20), "16MiB/s").await?;
+    let location = trigger(&bed).await?;
+    proxy.sent_at_least(8 << 20).await?;
+    client.take_agent()?.kill().await?;
+    bed.server()?.says("transfer.interrupted").await?;
+    let waiting = bed.json(&location).await?;
+    assert_eq!(waiting["state"], "waiting", "{waiting}");
+    assert_eq!(waiting["waiting_for"], "client", "{waiting}");
+    client.connect().await?;
+    let done = arrives(&bed, &client, &location).await?;
+    assert_eq!(done["attempt"], 2, "{done}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_killed_server_goes_on_from_its_last_checkpoint() -> anyhow::Result<()> {
+    let mut bed = TestBed::start().await?;
+    let proxy = bed.proxy().await?;
+    let size = 48 << 20;
+    let client = behind(&proxy, &bed, &made("client4", size), "12MiB/s").await?;
+    let location = trigger(&bed).await?;
+    // At this rate two checkpoints at least.
+    proxy.sent_at_least(36 << 20).await?;
+    bed.take_server()?.kill().await?;
+    bed.start_server().await?;
+    proxy.retarget(bed.grpc());
+    let done = arrives(&bed, &client, &location).await?;
+    assert_eq!(done["attempt"], 2, "{done}");
+    let sent_again = proxy.sent() - size as u64;
+    assert!(sent_again < (24 << 20) + WINDOW, "{sent_again} bytes were sent again");
+    Ok(())
+}
+
+#[tokio::test]
+async fn two_versions_of_a_file_are_never_glued_together() -> anyhow::Result<()> {
+    let bed = TestBed::start().await?;
+    let proxy = bed.proxy().await?;
+    let mut client = behind(&proxy, &bed, &made("old", 16 << 20), "16MiB/s").await?;
+    let location = trigger(&bed).await?;
+    proxy.sent_at_least(8 << 20).await?;
+    client.take_agent()?.kill().await?;
+    std::fs::write(client.data(), made("new", 16 << 20))?;
+    client.connect().await?;
+    arrives(&bed, &client, &location).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_partial_that_was_damaged_while_the_server_was_down_is_not_built_on() -> anyhow::Result<()> {
+    use std::os::unix::fs::FileExt as _;
+    let mut bed = TestBed::start().await?;
+    let proxy = bed.proxy().await?;
+    let client = behind(&proxy, &bed, &made("client4", 36 << 20), "12MiB/s").await?;
+    let location = trigger(&bed).await?;
+    proxy.sent_at_least(30 << 20).await?;
+    bed.take_server()?.kill().await?;
+    let partials = bed.leftovers("client4")?;
+    assert_eq!(partials.len(), 1);
+    let partial = std::fs::OpenOptions::new().write(true).open(&partials[0])?;
+    partial.write_all_at(b"flipped", 1000)?;
+    bed.start_server().await?;
+    proxy.retarget(bed.grpc());
+    arrives(&bed, &client, &location).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn partials_that_belong_to_no_transfer_are_swept_at_the_start() -> anyhow::Result<()> {
+    let mut bed = TestBed::start().await?;
+    let _client = bed.connected("client4", b"data").await?;
+    bed.pull("client4").await?;
+    bed.take_server()?.kill().await?;
+    let stray = format!("{}-1.tmp", filepull_core::id::TransferId::generate());
+    std::fs::write(bed.data_dir().join("client4").join(stray), "stray")?;
+    bed.start_server().await?;
+    assert!(bed.leftovers("client4")?.is_empty());
+    assert_eq!(bed.downloads("client4")?.len(), 1);
+    Ok(())
+}
+
+/// Ten cuts, two kills of the agent and two of the server, at random bytes of 100 MiB.
+#[tokio::test]
+async fn a_hundred_mebibytes_arrive_through_everything() -> anyhow::Result<()> {
+    let mut bed = TestBed::start().await?;
+    let proxy = bed.proxy().await?;
+    let (size, rate) = (100 << 20, 40 << 20);
+    let mut client = behind(&proxy, &bed, &made("client4", size), "40MiB/s").await?;
+    let seed = fastrand::u64(..);
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut faults = [vec![Fault::Cut; 10], vec![Fault::KillAgent; 2], vec![Fault::KillServer; 2]].concat();
+    random.shuffle(&mut faults);
+    println!("seed {seed}: {faults:?}");
+    let location = trigger(&bed).await?;
+    let mut at = 0;
+    for fault in faults {
+        at = at.max(proxy.sent()) + random.u64(1 << 20..5 << 20);
+        proxy.sent_at_least(at).await?;
+        match fault {
+            Fault::Cut => proxy.cut_uploads(),
+            Fault::KillAgent => {
+                client.take_agent()?.kill().await?;
+                client.start()?;
+            }
+            Fault::KillServer => {
+                bed.take_server()?.kill().await?;
+                bed.start_server().await?;
+                proxy.retarget(bed.grpc());
+            }
+        }
+    }
+    let done = soon("the file", arrives(&bed, &client, &location)).await??;
+    let attempts = done["attempt"].as_u64().unwrap_or_default();
+    assert!(2 < attempts, "{done}");
+    let sent = proxy.sent();
+    println!("{size} bytes, {sent} sent, {attempts} attempts");
+    // R10: a window for each interruption, and two seconds of transfer for each kill of the server.
+    assert!(sent <= size as u64 + 14 * WINDOW + 2 * 2 * rate, "{sent} bytes were sent");
+    Ok(())
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    Cut,
+    KillAgent,
+    KillServer,
+}

@@ -1,0 +1,93 @@
+//! The end of both programs: asked for, it comes; what runs is finished or kept.
+
+use filepull_e2e::{TestBed, made, same};
+use tokio::net::TcpStream;
+
+/// A grace that no test waits for: whoever does wait for it fails by the deadline.
+const ENDLESS: [(&str, &str); 1] = [("SHUTDOWN_GRACE", "1h")];
+
+#[tokio::test]
+async fn an_idle_server_ends_when_it_is_asked_to() -> anyhow::Result<()> {
+    let mut bed = TestBed::with(&ENDLESS).await?;
+    let client = bed.connected("client4", b"data").await?;
+    let mut server = bed.take_server()?;
+    server.terminate()?;
+    assert!(server.ended().await?.success());
+    server.says("server.stopped").await?;
+    client.agent()?.says("connection lost: the server is stopping").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn connections_that_never_speak_do_not_hold_the_server() -> anyhow::Result<()> {
+    let mut bed = TestBed::with(&ENDLESS).await?;
+    let _silent = [TcpStream::connect(bed.grpc()).await?, TcpStream::connect(bed.http()).await?];
+    let mut server = bed.take_server()?;
+    server.terminate()?;
+    assert!(server.ended().await?.success());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_running_transfer_may_finish_before_the_server_ends() -> anyhow::Result<()> {
+    let mut bed = TestBed::with(&ENDLESS).await?;
+    let client = bed.client("client4", &made("client4", 4 << 20))?.setting("MAX_RATE", "2MiB/s");
+    let mut client = client;
+    client.connect().await?;
+    bed.get("/trigger?id=client4").await?;
+    let mut server = bed.take_server()?;
+    server.says("transfer.started").await?;
+    server.terminate()?;
+    assert!(server.ended().await?.success());
+    assert!(same(&bed.downloads("client4")?[0], &client.data())?);
+    assert!(bed.leftovers("client4")?.is_empty());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_transfer_that_was_cut_short_goes_on_after_the_restart() -> anyhow::Result<()> {
+    let mut bed = TestBed::with(&[("SHUTDOWN_GRACE", "0s")]).await?;
+    let proxy = bed.proxy().await?;
+    let size = 16 << 20;
+    let client = bed.client("client4", &made("client4", size))?.setting("MAX_RATE", "8MiB/s");
+    let mut client = client.dialling(proxy.addr());
+    client.connect().await?;
+    let started = bed.get("/trigger?id=client4").await?;
+    proxy.sent_at_least(10 << 20).await?;
+    let mut server = bed.take_server()?;
+    server.terminate()?;
+    assert!(server.ended().await?.success());
+    bed.start_server().await?;
+    proxy.retarget(bed.grpc());
+    let done = bed.json(&format!("{}?wait=100s", started.header("location"))).await?;
+    assert_eq!((&done["state"], &done["attempt"]), (&"done".into(), &2.into()), "{done}");
+    assert!(same(&bed.downloads("client4")?[0], &client.data())?);
+    // What had come was made durable at the end, not only at the last checkpoint.
+    let sent_again = proxy.sent() - size as u64;
+    assert!(sent_again < 6 << 20, "{sent_again} bytes were sent again");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_agent_says_goodbye() -> anyhow::Result<()> {
+    let bed = TestBed::start().await?;
+    let mut client = bed.connected("client4", b"data").await?;
+    let mut agent = client.take_agent()?;
+    agent.terminate()?;
+    assert!(agent.ended().await?.success());
+    bed.server()?.says("\"reason\":\"stopped\"").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_agent_ends_without_its_server() -> anyhow::Result<()> {
+    let bed = TestBed::start().await?;
+    let proxy = bed.proxy().await?;
+    let mut client = bed.client("client4", b"data")?.dialling(proxy.addr());
+    client.connect().await?;
+    proxy.freeze();
+    let mut agent = client.take_agent()?;
+    agent.terminate()?;
+    assert!(agent.ended().await?.success());
+    Ok(())
+}
