@@ -49,7 +49,10 @@ fn run(config: Config) -> anyhow::Result<ExitCode> {
     // One thread for the network, and one for the disk while a file is read: measured faster than
     // several, and a till has other things to do.
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-    let ended = runtime.block_on(Agent::new(config).run_until(signal::shutdown()));
+    let ended = runtime.block_on(async {
+        let asked_to_stop = signal::shutdown()?;
+        Agent::new(config).run_until(asked_to_stop).await
+    });
     // A reader may hang in a dead network drive: the process does not wait for it.
     runtime.shutdown_timeout(Duration::from_millis(500));
     ended.map(|()| ExitCode::SUCCESS)

@@ -9,6 +9,7 @@ use std::io;
 use std::mem;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use filepull_core::id::ClientId;
@@ -23,6 +24,9 @@ use crate::share::{self, Opened};
 
 /// What one read asks of the disk. Two blocks of it are all the memory an upload takes.
 const BLOCK_LEN: usize = 1024 * 1024;
+
+/// An empty chunk tells the server this often that the second reading goes on.
+const SIGN_OF_LIFE_EVERY: Duration = Duration::from_secs(5);
 
 /// What the reader hands out as it goes.
 #[derive(Debug)]
@@ -126,17 +130,24 @@ impl Reader {
     fn check(&self, reading: &Reading, out: &mut Outlet<'_>) -> Result<(), ReadError> {
         let after = share::stat(&self.opened.file).map_err(|error| self.unreadable(&error))?;
         reading.check_stat(after).map_err(|_| self.changed())?;
-        match self.consistency {
-            Consistency::Stat => Ok(()),
-            Consistency::DoubleRead => {
-                let mut second = Fingerprint::default();
-                self.blocks(0..self.size(), |_, block| {
-                    second.update(&block);
-                    out(Step::Read)
-                })?;
-                reading.check_again(&second).map_err(|_| self.changed())
-            }
+        if self.consistency == Consistency::Stat {
+            return Ok(());
         }
+        let mut second = Fingerprint::default();
+        let mut last_sign = Instant::now();
+        self.blocks(0..self.size(), |_, block| {
+            second.update(&block);
+            if last_sign.elapsed() < SIGN_OF_LIFE_EVERY {
+                return out(Step::Read);
+            }
+            last_sign = Instant::now();
+            // Without it a large file on a slow disk would look like a stalled upload.
+            let nothing_more = v1::DataChunk { offset: self.size(), data: Bytes::new() };
+            out(Step::Send(Kind::Chunk(nothing_more)))
+        })?;
+        reading.check_again(&second).map_err(|_| self.changed())?;
+        let after = share::stat(&self.opened.file).map_err(|error| self.unreadable(&error))?;
+        reading.check_stat(after).map_err(|_| self.changed())
     }
 
     /// Reads `range` block by block.

@@ -79,6 +79,13 @@ pub(crate) struct Bench {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
+    let asked_to_stop = match signal::shutdown() {
+        Ok(asked_to_stop) => asked_to_stop,
+        Err(error) => {
+            tell(format!("filepull-bench: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
     // Whoever loses is dropped, and with it every process and folder it made.
     tokio::select! {
         ended = run(&cli) => match ended {
@@ -88,7 +95,7 @@ async fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
-        () = signal::shutdown() => ExitCode::from(130),
+        () = asked_to_stop => ExitCode::from(130),
     }
 }
 

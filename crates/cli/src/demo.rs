@@ -44,6 +44,7 @@ pub(crate) struct Args {
 /// Runs until Ctrl-C or SIGTERM.
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let files = make_files(&args).await?;
+    let asked_to_stop = signal::shutdown()?;
     let server = Server::bind(server_config(&args)?).await?;
     let (http, grpc) = (server.http_addr()?, server.grpc_addr()?);
     let agents = Lifecycle::new();
@@ -59,7 +60,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         });
     }
     say(&what_next(&args, http));
-    let ended = server.run_until(signal::shutdown()).await;
+    let ended = server.run_until(asked_to_stop).await;
     // Their lines are down by now. Each ends within five seconds, whatever the network does.
     let _ = agents.shut_down(std::time::Duration::from_secs(5)).await;
     say("Stopped. The files stay in server-data/.");

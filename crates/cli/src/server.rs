@@ -11,6 +11,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let open_said_aloud = args.agent_auth == AgentAuth::Open;
     let config = Config::try_from(args)?;
     let data_dir = config.data_dir.display().to_string();
+    // Before the first word: whoever hears "Ready." may ask for the end.
+    let asked_to_stop = signal::shutdown()?;
     let server = Server::bind(config).await?;
     let (http, grpc) = (server.http_addr()?, server.grpc_addr()?);
     let reach = match (grpc.ip().is_loopback(), open_said_aloud) {
@@ -33,5 +35,5 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
          Add a client:  CLIENT_ID=client1 SERVER_ADDR={grpc} FILE_PATH=menu.txt filepull-agent\n\
          Ready."
     ));
-    server.run_until(signal::shutdown()).await
+    server.run_until(asked_to_stop).await
 }

@@ -224,6 +224,24 @@ impl TestBed {
         self.send(Method::GET, path, &[("accept", "application/json")], "").await?.json()
     }
 
+    /// Asks for a resource until it is as wanted.
+    ///
+    /// # Errors
+    /// The server does not answer.
+    pub async fn until(
+        &self,
+        path: &str,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> anyhow::Result<Value> {
+        loop {
+            let found = self.json(path).await?;
+            if wanted(&found) {
+                return Ok(found);
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// `curl -X METHOD -H … -d …`.
     ///
     /// # Errors

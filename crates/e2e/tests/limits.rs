@@ -12,7 +12,8 @@ async fn transfers_wait_for_their_turn() -> anyhow::Result<()> {
     bed.get("/trigger?id=client1").await?;
     let waiting = bed.get("/trigger?id=client2").await?;
     let id = waiting.header("location").rsplit('/').next().unwrap_or_default().to_owned();
-    let said = format!("Waiting: 1 transfer is running; client2 is number 1 in line. Transfer {id}");
+    let said =
+        format!("Waiting: 1 transfer is running; client2 is number 1 in line. Transfer {id}");
     assert_eq!((waiting.status, waiting.first_line()), (202, said));
     let busy = bed.get("/trigger?id=client3").await?;
     assert_eq!(busy.status, 503, "{}", busy.text());
@@ -28,7 +29,11 @@ async fn a_file_that_is_too_large_is_refused() -> anyhow::Result<()> {
     let _client = bed.connected("client4", &made("client4", 2048)).await?;
     let reply = bed.get("/trigger?id=client4").await?;
     assert_eq!(reply.status, 413, "{}", reply.text());
-    assert!(reply.text().contains("2.0 KiB") && reply.text().contains("1.0 KiB"), "{}", reply.text());
+    assert!(
+        reply.text().contains("2.0 KiB") && reply.text().contains("1.0 KiB"),
+        "{}",
+        reply.text()
+    );
     assert!(bed.leftovers("client4")?.is_empty());
     Ok(())
 }
@@ -39,7 +44,11 @@ async fn a_disk_that_is_almost_full_takes_nothing() -> anyhow::Result<()> {
     let _client = bed.connected("client4", b"data").await?;
     let reply = bed.get("/trigger?id=client4").await?;
     assert_eq!(reply.status, 507, "{}", reply.text());
-    assert!(reply.first_line().ends_with("1000.0 TiB must stay free. Nothing was started."), "{}", reply.text());
+    assert!(
+        reply.first_line().ends_with("1000.0 TiB must stay free. Nothing was started."),
+        "{}",
+        reply.text()
+    );
     let ready = bed.get("/readyz?verbose").await?;
     assert_eq!(ready.status, 503, "{}", ready.text());
     Ok(())

@@ -55,13 +55,13 @@ async fn a_restarted_agent_goes_on() -> anyhow::Result<()> {
     let location = trigger(&bed).await?;
     proxy.sent_at_least(8 << 20).await?;
     client.take_agent()?.kill().await?;
-    bed.server()?.says("transfer.interrupted").await?;
-    let waiting = bed.json(&location).await?;
+    let waits = |transfer: &Value| transfer["waiting_for"] == "client";
+    let waiting = soon("the wait for the client", bed.until(&location, waits)).await??;
     assert_eq!(waiting["state"], "waiting", "{waiting}");
-    assert_eq!(waiting["waiting_for"], "client", "{waiting}");
+    assert!(0 < waiting["bytes_done"].as_u64().unwrap_or_default(), "{waiting}");
     client.connect().await?;
     let done = arrives(&bed, &client, &location).await?;
-    assert_eq!(done["attempt"], 2, "{done}");
+    assert!(2 <= done["attempt"].as_u64().unwrap_or_default(), "{done}");
     Ok(())
 }
 
@@ -99,7 +99,8 @@ async fn two_versions_of_a_file_are_never_glued_together() -> anyhow::Result<()>
 }
 
 #[tokio::test]
-async fn a_partial_that_was_damaged_while_the_server_was_down_is_not_built_on() -> anyhow::Result<()> {
+async fn a_partial_that_was_damaged_while_the_server_was_down_is_not_built_on() -> anyhow::Result<()>
+{
     use std::os::unix::fs::FileExt as _;
     let mut bed = TestBed::start().await?;
     let proxy = bed.proxy().await?;
@@ -140,7 +141,8 @@ async fn a_hundred_mebibytes_arrive_through_everything() -> anyhow::Result<()> {
     let mut client = behind(&proxy, &bed, &made("client4", size), "40MiB/s").await?;
     let seed = fastrand::u64(..);
     let mut random = fastrand::Rng::with_seed(seed);
-    let mut faults = [vec![Fault::Cut; 10], vec![Fault::KillAgent; 2], vec![Fault::KillServer; 2]].concat();
+    let mut faults =
+        [vec![Fault::Cut; 10], vec![Fault::KillAgent; 2], vec![Fault::KillServer; 2]].concat();
     random.shuffle(&mut faults);
     println!("seed {seed}: {faults:?}");
     let location = trigger(&bed).await?;

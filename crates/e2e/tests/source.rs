@@ -64,7 +64,7 @@ async fn an_unreadable_file_says_why() -> anyhow::Result<()> {
         bed.open_to_all()?;
     }
     client.connect().await?;
-    fs::set_permissions(client.data(), fs::Permissions::from_mode(0))?;
+    fs::set_permissions(client.data(), fs::Permissions::from_mode(0o000))?;
     let reply = refused(&bed, "/trigger?id=client4", 502, "file-unreadable").await?;
     assert!(reply.text().to_lowercase().contains("permission denied"), "{}", reply.text());
     Ok(())

@@ -1,40 +1,63 @@
 //! The signals that ask a process to end.
 
-/// Resolves at the first Ctrl-C or SIGTERM.
+use std::io;
+
+/// Listens from this call on, and resolves at the first Ctrl-C or SIGTERM.
 ///
 /// A second one ends the process at once: whoever asks twice does not want to wait.
-pub async fn shutdown() {
-    asked().await;
-    // A thread of its own: the runtime does not wait for it, it ends with the process.
-    std::thread::spawn(|| {
-        let again = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        if let Ok(again) = again {
-            again.block_on(asked());
-            std::process::exit(130);
-        }
-    });
+///
+/// # Errors
+/// The system does not let this process listen to signals.
+pub fn shutdown() -> io::Result<impl Future<Output = ()>> {
+    let mut signals = Signals::listen()?;
+    Ok(async move {
+        signals.asked().await;
+        // A thread of its own: the runtime does not wait for it, it ends with the process.
+        std::thread::spawn(|| {
+            let again = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let Ok(again) = again else { return };
+            again.block_on(async {
+                if let Ok(mut signals) = Signals::listen() {
+                    signals.asked().await;
+                    std::process::exit(130);
+                }
+            });
+        });
+    })
 }
 
 #[cfg(unix)]
-async fn asked() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
-        // Without a handler SIGTERM ends the process the hard way; Ctrl-C is still heard.
-        return ctrl_c().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        () = ctrl_c() => {}
+struct Signals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let interrupt = signal(SignalKind::interrupt())?;
+        Ok(Self { interrupt, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
     }
 }
 
-#[cfg(not(unix))]
-async fn asked() {
-    ctrl_c().await;
-}
+#[cfg(windows)]
+struct Signals(tokio::signal::windows::CtrlC);
 
-async fn ctrl_c() {
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending::<()>().await;
+#[cfg(windows)]
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        tokio::signal::windows::ctrl_c().map(Self)
+    }
+
+    async fn asked(&mut self) {
+        let _ = self.0.recv().await;
     }
 }

@@ -1,6 +1,6 @@
 //! Makes, joins, orders and ends transfers: the only writer of their state.
 //!
-//! Each unfinished transfer is one task ([`life`]) that owns it; others see its [`View`] and send
+//! Each unfinished transfer is one task (`life`) that owns it; others see its [`View`] and send
 //! it asks. The registry, the records and the store meet here and nowhere else.
 
 mod attempt;
@@ -305,7 +305,7 @@ impl Transfers {
     /// A page of transfers; those that are unfinished as they are right now.
     ///
     /// # Errors
-    /// The records cannot be read, or the cursor is not one of ours.
+    /// The records cannot be read.
     pub async fn list(&self, filter: &TransferFilter) -> Result<ListPage, Problem> {
         let page = self.shared.records.transfers(filter).await.map_err(|e| records_failed(&e))?;
         let live = |transfer: Transfer| match self.watch(transfer.id) {
@@ -347,6 +347,11 @@ impl Transfers {
     /// How many transfers are unfinished.
     pub fn counts(&self) -> Counts {
         self.shared.open.counts()
+    }
+
+    /// The server takes no new transfers: it is about to end.
+    pub fn is_stopping(&self) -> bool {
+        self.shared.lifecycle.drain().is_cancelled()
     }
 
     /// The bounds that transfers keep to.

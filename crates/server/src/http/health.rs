@@ -80,7 +80,7 @@ fn grpc(app: &App) -> Check {
 }
 
 fn draining(app: &App) -> Check {
-    let ok = !app.lifecycle.drain().is_cancelled();
+    let ok = !app.transfers.is_stopping();
     let finding = if ok {
         "no".to_owned()
     } else {

@@ -1,5 +1,7 @@
 //! Sentences about transfers that more than one page says.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use filepull_core::human;
 use filepull_core::transfer::Download;
@@ -9,7 +11,9 @@ use crate::transfers::{View, WaitingFor};
 /// `42 %, about 12 s left`, as far as it is known.
 pub(super) fn progress(view: &View) -> Option<String> {
     let percent = view.percent()?;
-    let left = view.eta().map(|eta| format!(", about {} left", human::span(eta)));
+    // "0 s left" would be a promise that is already broken.
+    let left = view.eta().map(|eta| eta.max(Duration::from_secs(1)));
+    let left = left.map(|left| format!(", about {} left", human::span(left)));
     Some(format!("{percent} %{}", left.unwrap_or_default()))
 }
 

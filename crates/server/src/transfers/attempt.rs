@@ -83,7 +83,7 @@ impl Life {
                     Answer::TryAgain(why) => return Ok(Answered::Nothing(why)),
                 },
                 Ask::Cancel(problem) => return Err(self.cancelled(session, problem)),
-                stale => self.heed_idly(stale)?,
+                stale @ (Ask::Upload(_) | Ask::Answer { .. }) => self.heed_idly(stale)?,
             }
         }
     }

@@ -20,11 +20,10 @@ pub(super) async fn perform(
 ) -> Result<Published, Problem> {
     let mut published = Published::Named;
     for effect in effects {
-        match effect {
-            Effect::Record => {
-                shared.records.save(transfer).await.map_err(|e| records_failed(&e))?;
-            }
-            effect => published = on_disk(shared, transfer, held, effect).await?,
+        if *effect == Effect::Record {
+            shared.records.save(transfer).await.map_err(|e| records_failed(&e))?;
+        } else {
+            published = on_disk(shared, transfer, held, effect).await?;
         }
     }
     Ok(published)

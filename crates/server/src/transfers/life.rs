@@ -58,13 +58,17 @@ pub(super) enum Attempted {
     Interrupted { why: String, progress: bool },
 }
 
-/// How soon a line that is up is asked again after an attempt that brought nothing.
-const AGAIN: ReconnectPolicy = ReconnectPolicy {
-    base: Duration::from_millis(250),
-    cap: Duration::from_secs(30),
-    spread: Duration::ZERO,
-    stable: Duration::MAX,
-};
+/// How soon a line that is up is asked again after an attempt that was cut short.
+fn again() -> Backoff {
+    let mut backoff = Backoff::default();
+    backoff.follow(ReconnectPolicy {
+        base: Duration::from_millis(125),
+        cap: Duration::from_secs(30),
+        spread: Duration::ZERO,
+        stable: Duration::MAX,
+    });
+    backoff
+}
 
 impl Life {
     /// A new transfer, not on record yet.
@@ -74,8 +78,6 @@ impl Life {
         // An order may be what an earlier process did last.
         let ordered = Arc::new(AtomicBool::new(transfer.started_at.is_some()));
         let berth = shared.registry.berth(&transfer.client);
-        let mut backoff = Backoff::default();
-        backoff.follow(AGAIN);
         let handle = Handle {
             id: transfer.id,
             client: transfer.client.clone(),
@@ -85,7 +87,10 @@ impl Life {
             ordered: Arc::clone(&ordered),
         };
         let shared = Arc::clone(shared);
-        (Self { shared, transfer, held: None, view, asks, ordered, berth, backoff }, handle)
+        (
+            Self { shared, transfer, held: None, view, asks, ordered, berth, backoff: again() },
+            handle,
+        )
     }
 
     /// A transfer that an earlier process left unfinished.
@@ -231,19 +236,25 @@ impl Life {
         let line_is_up = self.current_line().is_some_and(|line| line.epoch == session.epoch);
         if progress || !line_is_up {
             self.transfer.setbacks.stalled = 0;
-            self.backoff = Backoff::default();
-            self.backoff.follow(AGAIN);
-            return Ok(());
+            self.backoff = again();
+        } else {
+            self.transfer.setbacks.stalled += 1;
         }
-        self.transfer.setbacks.stalled += 1;
         if Transfer::MAX_STALLED <= self.transfer.setbacks.stalled {
             let detail =
                 format!("{} is connected, but no bytes come: {why}.", self.transfer.client);
             return Err(Problem::new(Code::TransferStalled, detail).into());
         }
+        // What broke the upload has mostly broken the line too: it is given time to be noticed.
         let wait = self.backoff.next(Ended::Lost { lived: Duration::ZERO }, fastrand::f64());
-        let again = Instant::now() + wait;
-        self.unless_ended(sleep_until(again)).await
+        let (again, line_changed) = (Instant::now() + wait, self.line_changed(session.epoch));
+        let pause = async {
+            tokio::select! {
+                () = sleep_until(again) => {}
+                () = line_changed => {}
+            }
+        };
+        self.unless_ended(pause).await
     }
 
     /// Waits for `work`, unless the transfer is cancelled or the process takes no new work.

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::attempt::fruitless;
 use super::life::{Attempted, Ending, Life};
 use super::view::{Speed, Stage};
-use super::{Answer, Ask, Reply, Upload, now, refuse};
+use super::{Ask, Reply, Upload, now, refuse};
 use crate::receive::{End, Event, Reception};
 use crate::registry::Session;
 
@@ -187,8 +187,9 @@ impl Life {
                 },
                 Some(ask) = self.asks.recv() => match ask {
                     Ask::Cancel(problem) => return Drove::Cut(self.cancelled(session, problem)),
-                    Ask::Answer { answer: Answer::Accepted(_), .. } => {}
-                    stale => { let _ = self.heed_idly(stale); }
+                    stale @ (Ask::Upload(_) | Ask::Answer { .. }) => {
+                        let _ = self.heed_idly(stale);
+                    }
                 },
                 () = &mut superseded => {
                     return Drove::Ended(End::Broken("another machine took over the client".into()));
@@ -288,19 +289,18 @@ impl Life {
     /// The agent could not send the file as it is.
     async fn aborted(&mut self, problem: Problem, progress: bool) -> Result<Attempted, Ending> {
         let why = problem.detail.clone();
-        match problem.code {
-            Code::FileChanged => {
-                self.transfer.setbacks.changed += 1;
-                if Transfer::MAX_CHANGED <= self.transfer.setbacks.changed {
-                    return Err(problem.into());
-                }
-                self.start_over().await?;
-                Ok(Attempted::Interrupted { why, progress: true })
-            }
-            // The agent stops, or was told to: what came stays.
-            Code::Cancelled | Code::ServerStopping => Ok(Attempted::Interrupted { why, progress }),
-            _ => Err(problem.into()),
+        if problem.code == Code::Cancelled {
+            // The agent stops: what came stays.
+            return Ok(Attempted::Interrupted { why, progress });
         }
+        if problem.code == Code::FileChanged {
+            self.transfer.setbacks.changed += 1;
+            if self.transfer.setbacks.changed < Transfer::MAX_CHANGED {
+                self.start_over().await?;
+                return Ok(Attempted::Interrupted { why, progress: true });
+            }
+        }
+        Err(problem.into())
     }
 
     async fn start_over(&mut self) -> Result<(), Problem> {

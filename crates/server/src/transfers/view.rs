@@ -108,7 +108,8 @@ impl View {
     /// Share of the file that is here, 0 to 100; none while the size is unknown.
     pub fn percent(&self) -> Option<u64> {
         let size = self.source.as_ref()?.size;
-        if size == 0 { Some(100) } else { Some(self.bytes_done.saturating_mul(100) / size) }
+        // An empty file is whole from the start.
+        Some(self.bytes_done.saturating_mul(100).checked_div(size).unwrap_or(100))
     }
 
     /// How long the rest takes at the present speed.

@@ -1,0 +1,233 @@
+//! Agents that lie, and uploads that end wrongly: nothing of them is ever published.
+
+use filepull_core::digest::Digest;
+use filepull_e2e::{TestBed, soon};
+use filepull_proto::v1::agent_control_client::AgentControlClient;
+use filepull_proto::v1::agent_message::Kind as FromAgent;
+use filepull_proto::v1::agent_transfer_client::AgentTransferClient;
+use filepull_proto::v1::server_message::Kind as ToAgent;
+use filepull_proto::v1::upload_request::Kind;
+use filepull_proto::v1::upload_response::Kind as Answer;
+use filepull_proto::v1::{
+    AgentMessage, DataChunk, Error, ErrorCode, Hello, ServerMessage, SourceInfo, StartTransfer,
+    UploadHeader, UploadRequest, UploadTrailer,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use tonic::transport::Channel;
+
+/// An agent that says what the test wants.
+struct Liar {
+    channel: Channel,
+    _says: mpsc::Sender<AgentMessage>,
+    hears: Streaming<ServerMessage>,
+}
+
+impl Liar {
+    async fn connect(bed: &TestBed) -> anyhow::Result<Self> {
+        let channel = Channel::from_shared(format!("http://{}", bed.grpc()))?.connect().await?;
+        let (says, said) = mpsc::channel(8);
+        let hello = Hello {
+            client_id: "client4".into(),
+            instance_id: uuid::Uuid::new_v4().as_bytes().to_vec().into(),
+            protocol_min: 1,
+            protocol_max: 1,
+            ..Hello::default()
+        };
+        says.send(AgentMessage { kind: Some(FromAgent::Hello(hello)) }).await?;
+        let mut control = AgentControlClient::new(channel.clone());
+        let hears = control.session(ReceiverStream::new(said)).await?.into_inner();
+        let mut liar = Self { channel, _says: says, hears };
+        let first = soon("the welcome", liar.hears.message()).await??;
+        assert!(matches!(first.and_then(|message| message.kind), Some(ToAgent::Welcome(_))));
+        Ok(liar)
+    }
+
+    /// The next order.
+    async fn order(&mut self) -> anyhow::Result<StartTransfer> {
+        loop {
+            let message = soon("an order", self.hears.message()).await??;
+            let message = message.ok_or_else(|| anyhow::anyhow!("the line ended"))?;
+            if let Some(ToAgent::Start(order)) = message.kind {
+                return Ok(order);
+            }
+        }
+    }
+
+    /// Uploads these pieces, ends the stream, and returns the last word of the server, if any.
+    async fn upload(&self, pieces: Vec<Kind>) -> anyhow::Result<Option<Answer>> {
+        let pieces = pieces.into_iter().map(|kind| UploadRequest { kind: Some(kind) });
+        let mut transfer = AgentTransferClient::new(self.channel.clone());
+        let answers = transfer.upload(tokio_stream::iter(pieces.collect::<Vec<_>>())).await?;
+        let mut answers = answers.into_inner();
+        let mut last = None;
+        while let Ok(Some(answer)) = soon("the server's answer", answers.message()).await? {
+            last = answer.kind;
+        }
+        Ok(last)
+    }
+}
+
+fn header(order: &StartTransfer, size: u64) -> Kind {
+    let source = SourceInfo { name: "../../data.txt\n".into(), size, modified_unix_ns: 0 };
+    Kind::Header(UploadHeader {
+        transfer_id: order.transfer_id.clone(),
+        attempt: order.attempt,
+        upload_token: order.upload_token.clone(),
+        offset: 0,
+        source: Some(source),
+    })
+}
+
+fn chunk(offset: u64, data: &'static [u8]) -> Kind {
+    Kind::Chunk(DataChunk { offset, data: data.into() })
+}
+
+fn trailer(total_size: u64, of: &[u8]) -> Kind {
+    let sha256 = Digest::of(of).as_bytes().to_vec().into();
+    Kind::Trailer(UploadTrailer { total_size, sha256 })
+}
+
+fn error_code(answer: Option<Answer>) -> Option<ErrorCode> {
+    match answer {
+        Some(Answer::Error(error)) => Some(error.code()),
+        Some(Answer::Ack(_) | Answer::Stored(_)) | None => None,
+    }
+}
+
+/// A bed whose client is a liar that has been ordered to send its file.
+async fn ordered() -> anyhow::Result<(TestBed, Liar, StartTransfer, String)> {
+    let bed = TestBed::start().await?;
+    let mut liar = Liar::connect(&bed).await?;
+    let made = bed
+        .send(
+            hyper::Method::POST,
+            "/api/v1/transfers",
+            &[("content-type", "application/json")],
+            r#"{"client":"client4"}"#,
+        )
+        .await?;
+    assert_eq!(made.status, 201, "{}", made.text());
+    let order = liar.order().await?;
+    Ok((bed, liar, order, made.header("location").to_owned()))
+}
+
+#[tokio::test]
+async fn an_honest_upload_is_published_under_a_harmless_name() -> anyhow::Result<()> {
+    let (bed, liar, order, _) = ordered().await?;
+    let answer =
+        liar.upload(vec![header(&order, 4), chunk(0, b"data"), trailer(4, b"data")]).await?;
+    assert!(matches!(answer, Some(Answer::Stored(_))), "{answer:?}");
+    let downloads = bed.downloads("client4")?;
+    assert_eq!(downloads.len(), 1);
+    assert_eq!(std::fs::read(&downloads[0])?, b"data");
+    assert!(bed.leftovers("client4")?.is_empty());
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_end_of_the_stream_publishes_nothing() -> anyhow::Result<()> {
+    let (bed, mut liar, order, _) = ordered().await?;
+    // Every byte has come, and no trailer.
+    liar.upload(vec![header(&order, 4), chunk(0, b"data")]).await?;
+    let again = liar.order().await?;
+    assert_eq!((again.attempt, again.offset), (2, 4), "what came is kept");
+    assert!(bed.downloads("client4")?.is_empty());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_flipped_bit_never_gets_a_final_name() -> anyhow::Result<()> {
+    let (bed, mut liar, order, location) = ordered().await?;
+    let damaged =
+        |order: &StartTransfer| vec![header(order, 4), chunk(0, b"dat\x60"), trailer(4, b"data")];
+    let answer = liar.upload(damaged(&order)).await?;
+    assert_eq!(error_code(answer), Some(ErrorCode::ChecksumMismatch));
+    let again = liar.order().await?;
+    assert_eq!(again.offset, 0, "nothing of it is kept");
+    liar.upload(damaged(&again)).await?;
+    let failed = bed.json(&format!("{location}?wait=100s")).await?;
+    assert_eq!(failed["error"]["code"], "checksum-mismatch", "{failed}");
+    assert!(bed.downloads("client4")?.is_empty());
+    assert!(bed.leftovers("client4")?.is_empty());
+    Ok(())
+}
+
+#[tokio::test]
+async fn lost_doubled_and_surplus_chunks_are_refused() -> anyhow::Result<()> {
+    let wrong = [
+        vec![chunk(0, b"da"), chunk(3, b"a"), trailer(4, b"data")],
+        vec![chunk(0, b"da"), chunk(0, b"da"), trailer(4, b"data")],
+        vec![chunk(0, b"data"), chunk(4, b"!"), trailer(5, b"data!")],
+    ];
+    for pieces in wrong {
+        let (bed, mut liar, order, _) = ordered().await?;
+        let answer = liar.upload([vec![header(&order, 4)], pieces].concat()).await?;
+        assert_eq!(error_code(answer), Some(ErrorCode::OffsetMismatch));
+        assert_eq!(liar.order().await?.attempt, 2);
+        assert!(bed.downloads("client4")?.is_empty());
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_short_upload_is_not_published() -> anyhow::Result<()> {
+    let (bed, mut liar, order, _) = ordered().await?;
+    let pieces = vec![header(&order, 8), chunk(0, b"data"), trailer(4, b"data")];
+    let answer = liar.upload(pieces).await?;
+    assert_eq!(error_code(answer), Some(ErrorCode::ChecksumMismatch));
+    liar.order().await?;
+    assert!(bed.downloads("client4")?.is_empty());
+    Ok(())
+}
+
+#[tokio::test]
+async fn only_the_token_of_the_current_order_lets_an_upload_in() -> anyhow::Result<()> {
+    let (bed, mut liar, order, _) = ordered().await?;
+    let mut forged = order.clone();
+    forged.upload_token = uuid::Uuid::new_v4().as_bytes().to_vec().into();
+    let pieces =
+        |order: &StartTransfer| vec![header(order, 4), chunk(0, b"data"), trailer(4, b"data")];
+    let answer = liar.upload(pieces(&forged)).await?;
+    assert_eq!(error_code(answer), Some(ErrorCode::UnknownTransfer));
+    // The current order is ended by an upload that breaks off; its token is worth nothing after.
+    liar.upload(vec![header(&order, 4), chunk(0, b"da")]).await?;
+    let current = liar.order().await?;
+    let answer = liar.upload(pieces(&order)).await?;
+    assert_eq!(error_code(answer), Some(ErrorCode::UnknownTransfer));
+    assert!(bed.downloads("client4")?.is_empty());
+    let answer = liar.upload(pieces(&current)).await?;
+    assert!(matches!(answer, Some(Answer::Stored(_))), "{answer:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_size_that_nobody_could_store_is_refused_before_the_first_byte() -> anyhow::Result<()> {
+    let (bed, liar, order, location) = ordered().await?;
+    let answer = liar.upload(vec![header(&order, u64::MAX)]).await?;
+    assert_eq!(error_code(answer), Some(ErrorCode::FileTooLarge));
+    let failed = bed.json(&format!("{location}?wait=100s")).await?;
+    assert_eq!(failed["error"]["code"], "file-too-large", "{failed}");
+    assert!(bed.leftovers("client4")?.is_empty());
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_an_agent_says_cannot_forge_a_log_line() -> anyhow::Result<()> {
+    let (bed, liar, order, location) = ordered().await?;
+    let forged = Error {
+        code: ErrorCode::ReadFailed.into(),
+        message: "gone\n{\"event\":\"forged\"}\u{1b}[31m".into(),
+        ..Error::default()
+    };
+    liar.upload(vec![header(&order, 4), Kind::Abort(forged)]).await?;
+    let failed = bed.json(&format!("{location}?wait=100s")).await?;
+    assert_eq!(failed["error"]["code"], "file-unreadable", "{failed}");
+    bed.server()?.says("transfer.failed").await?;
+    for line in bed.server()?.said() {
+        let forged = line.starts_with("{\"event\":\"forged\"");
+        assert!(!forged && !line.contains('\u{1b}'), "{line:?}");
+    }
+    Ok(())
+}
