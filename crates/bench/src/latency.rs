@@ -53,7 +53,7 @@ pub(crate) async fn run(args: &Args, bench: &Bench) -> anyhow::Result<()> {
             Err(error) => return Err(error),
         }
     }
-    print(table(&measured));
+    print(format!("\n{}", table(&measured)));
     print(NOTES);
     write_json(bench.json.as_deref(), &Report { mode: "latency", head: &head, results: measured })
 }

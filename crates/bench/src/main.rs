@@ -1,9 +1,11 @@
 //! `filepull-bench`: what filepull costs, measured from outside.
 
+mod contestant;
 mod http;
 mod latency;
 mod machine;
 mod memory;
+mod must;
 mod peers;
 mod proc_files;
 mod process;

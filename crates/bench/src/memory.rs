@@ -5,6 +5,7 @@ use filepull_core::human;
 use serde::Serialize;
 
 use crate::Bench;
+use crate::must::{self, Must};
 use crate::product::{Ends, Product};
 use crate::report::{Report, Table, mib, print, tell, write_json};
 use crate::source::{self, Source};
@@ -28,7 +29,7 @@ pub(crate) async fn run(bench: &Bench) -> anyhow::Result<()> {
         tell(format!("one transfer of {}", human::size(size)));
         measured.push(measure(bench, size).await?);
     }
-    print(table(&measured));
+    print(format!("\n{}", table(&measured)));
     print(NOTES);
     write_json(bench.json.as_deref(), &Report { mode: "memory", head: &head, results: measured })
 }
@@ -51,15 +52,21 @@ async fn measure(bench: &Bench, bytes: u64) -> anyhow::Result<Measured> {
 fn table(measured: &[Measured]) -> String {
     let mut headings = vec!["peak memory, MiB".to_owned(), "connected".to_owned()];
     headings.extend(measured.iter().map(|measured| human::size(measured.bytes)));
+    headings.push(" must".to_owned());
     let headings: Vec<&str> = headings.iter().map(String::as_str).collect();
     let mut table = Table::new(&headings);
     type End = fn(&Ends<u64>) -> u64;
-    let ends: [(&str, End); 2] = [("server", |ends| ends.server), ("agent", |ends| ends.agent)];
-    for (name, end) in ends {
+    let ends: [(&str, Must, End); 2] = [
+        ("server", must::SERVER_MIB, |ends| ends.server),
+        ("agent", must::AGENT_MIB, |ends| ends.agent),
+    ];
+    for (name, must, end) in ends {
         let before = measured.iter().map(|measured| end(&measured.peak_before)).max();
         let after = measured.iter().map(|measured| end(&measured.peak_after));
-        let figures = before.into_iter().chain(after).map(mib);
-        table.row(std::iter::once(name.to_owned()).chain(figures));
+        let most = after.clone().max().map(mib).unwrap_or_default();
+        let figures = before.into_iter().chain(after).map(mib).map(|mib| format!("{mib:.1}"));
+        let row = std::iter::once(name.to_owned()).chain(figures).chain([must.verdict(most)]);
+        table.row(row);
     }
     table.to_string()
 }

@@ -15,6 +15,7 @@ use serde::Serialize;
 use tokio::process::Command;
 use tokio::time::sleep;
 
+use crate::must::Must;
 use crate::proc_files;
 use crate::process::{self, LOOK_AGAIN, Running, START_LIMIT};
 use crate::source::Source;
@@ -40,7 +41,7 @@ pub(crate) struct Facts {
     /// What is certain about the copy when it says it is done.
     pub(crate) assures: &'static str,
     /// How many times as fast filepull must be in a release (PERFORMANCE.md).
-    pub(crate) must: Option<f64>,
+    pub(crate) must: Option<Must>,
 }
 
 /// One copy: the time it took, and the CPU of both ends.
@@ -125,12 +126,13 @@ fn find(program: &str) -> anyhow::Result<PathBuf> {
     process::installed(program).with_context(|| format!("{program} is not installed"))
 }
 
-/// The first line of what a program says of itself when asked with `flag`.
-async fn version(program: &Path, flag: &str) -> anyhow::Result<String> {
+/// The first words of what a program says of itself when asked with `flag`.
+async fn version(program: &Path, flag: &str, n_words: usize) -> anyhow::Result<String> {
     let mut command = process::command(program);
     command.arg(flag);
     let said = process::finish(command, START_LIMIT).await?;
-    Ok(said.lines().next().unwrap_or_default().trim().to_owned())
+    let words: Vec<&str> = said.split_whitespace().take(n_words).collect();
+    Ok(words.join(" ").trim_end_matches(',').to_owned())
 }
 
 /// A folder of its own for a peer, with a folder for the copies in it.

@@ -32,6 +32,13 @@ pub(crate) struct Ends<T> {
     pub(crate) agent: T,
 }
 
+impl<T> Ends<T> {
+    /// The same of both.
+    pub(crate) fn map<U>(self, change: impl Fn(T) -> U) -> Ends<U> {
+        Ends { server: change(self.server), agent: change(self.agent) }
+    }
+}
+
 /// A server and an agent that is connected to it.
 #[derive(Debug)]
 pub(crate) struct Product {

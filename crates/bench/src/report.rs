@@ -72,7 +72,7 @@ impl fmt::Display for Table {
 impl fmt::Display for Head {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "machine   {}", self.machine.in_words())?;
-        writeln!(f, "versions  {}", self.versions.join("; "))
+        write!(f, "versions  {}", self.versions.join("; "))
     }
 }
 
@@ -95,11 +95,11 @@ pub(crate) fn tell(text: impl fmt::Display) {
     eprintln!("{text}");
 }
 
-/// `30.1`: bytes as MiB.
-pub(crate) fn mib(bytes: u64) -> String {
+/// Bytes as MiB.
+pub(crate) fn mib(bytes: u64) -> f64 {
     #[allow(clippy::cast_precision_loss, reason = "one digit after the point is printed")]
-    let mib = bytes as f64 / f64::from(1 << 20);
-    format!("{mib:.1}")
+    let bytes = bytes as f64;
+    bytes / f64::from(1 << 20)
 }
 
 #[cfg(test)]

@@ -28,13 +28,13 @@ pub(crate) struct Args {
     #[arg(long, env = "DATA_DIR", default_value = "server-data")]
     data_dir: PathBuf,
     /// Folder of the clients' files; made if missing.
-    #[arg(long, default_value = "client-data")]
+    #[arg(long, env = "CLIENT_DIR", default_value = "client-data")]
     client_dir: PathBuf,
     /// How many clients.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, env = "CLIENTS", default_value_t = 5)]
     clients: u32,
     /// Size of a made file.
-    #[arg(long, default_value = "100MiB", value_parser = parse_size)]
+    #[arg(long, env = "SIZE", default_value = "100MiB", value_parser = parse_size)]
     size: u64,
     /// Least level that is logged: error, warn, info, debug, trace, or a filter.
     #[arg(long, env = "LOG_LEVEL", default_value = "info")]

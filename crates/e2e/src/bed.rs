@@ -253,19 +253,7 @@ impl TestBed {
         headers: &[(&str, &str)],
         body: &str,
     ) -> anyhow::Result<Reply> {
-        let mut request =
-            Request::builder().method(method).uri(format!("http://{}{path}", self.http));
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let request = request.body(Full::new(Bytes::copy_from_slice(body.as_bytes())))?;
-        let client = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build_http();
-        let answer = async {
-            let (head, body) = client.request(request).await?.into_parts();
-            let body = body.collect().await?.to_bytes();
-            anyhow::Ok(Reply { status: head.status.as_u16(), headers: head.headers, body })
-        };
-        soon(&format!("an answer to {path}"), answer).await?
+        send(self.http, method, path, headers, body).await
     }
 
     /// Pulls the default file and waits for it; the download.
@@ -376,6 +364,31 @@ impl Client {
     pub fn data(&self) -> PathBuf {
         self.files.join("data.txt")
     }
+}
+
+/// Sends one request to the server at `http`, on a connection of its own.
+///
+/// # Errors
+/// The server does not answer.
+pub async fn send(
+    http: SocketAddr,
+    method: Method,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> anyhow::Result<Reply> {
+    let mut request = Request::builder().method(method).uri(format!("http://{http}{path}"));
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(Full::new(Bytes::copy_from_slice(body.as_bytes())))?;
+    let client = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build_http();
+    let answer = async {
+        let (head, body) = client.request(request).await?.into_parts();
+        let body = body.collect().await?.to_bytes();
+        anyhow::Ok(Reply { status: head.status.as_u16(), headers: head.headers, body })
+    };
+    soon(&format!("an answer to {path}"), answer).await?
 }
 
 /// Whether two files hold the same bytes.

@@ -12,7 +12,7 @@ pub(super) async fn start(folder: &Path) -> anyhow::Result<Peer> {
     let (_, inbox) = folders(folder, "disk")?;
     let facts = Facts {
         name: "dd conv=fsync, no network",
-        version: version(&program, "--version").await?,
+        version: version(&program, "--version", 3).await?,
         assures: "synced",
         must: None,
     };

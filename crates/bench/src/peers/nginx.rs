@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::{Facts, Peer, find, folders, free_port, version};
+use crate::must::Must;
 use crate::process::{self, Running};
 use crate::source::Source;
 
@@ -18,12 +19,12 @@ pub(super) async fn start(folder: &Path) -> anyhow::Result<Peer> {
     let (daemon, _) = Running::start("nginx", command, &home)?;
     daemon.listens_on(port).await?;
 
-    let versions = [version(&nginx, "-v").await?, version(&curl, "--version").await?];
+    let versions = [version(&nginx, "-v", 3).await?, version(&curl, "--version", 2).await?];
     let facts = Facts {
         name: "curl -T to nginx",
         version: versions.join("; "),
         assures: "nothing, not synced",
-        must: Some(0.6),
+        must: Some(Must::AtLeast(0.6)),
     };
     let copy = move |source: &Source, name: &str| {
         let mut command = process::command(&curl);

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use super::{Facts, Peer, find, folders, free_port, version};
+use crate::must::Must;
 use crate::process::{self, Running};
 use crate::source::Source;
 
@@ -29,9 +30,9 @@ pub(super) async fn start(folder: &Path) -> anyhow::Result<Peer> {
 
     let facts = Facts {
         name: "rsync daemon",
-        version: version(&program, "--version").await?,
+        version: version(&program, "--version", 3).await?,
         assures: "its own checksum, not synced",
-        must: Some(1.3),
+        must: Some(Must::AtLeast(1.3)),
     };
     let (root, target) = (folder.to_owned(), inbox.clone());
     let copy = move |source: &Source, name: &str| {

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::{Facts, Peer, find, folders, free_port, version};
+use crate::must::Must;
 use crate::process::{self, Running, START_LIMIT};
 use crate::source::Source;
 
@@ -32,9 +33,9 @@ pub(super) async fn start(folder: &Path) -> anyhow::Result<Peer> {
 
     let facts = Facts {
         name: "scp",
-        version: version(&ssh, "-V").await?,
+        version: version(&ssh, "-V", 1).await?,
         assures: "encrypted, not synced",
-        must: Some(3.0),
+        must: Some(Must::AtLeast(3.0)),
     };
     let (key, target) = (home.join("user_key"), inbox.clone());
     let copy = move |source: &Source, name: &str| {

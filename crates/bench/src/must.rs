@@ -1,0 +1,63 @@
+//! The floors of a release, as PERFORMANCE.md sets them.
+
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+
+/// CPU-seconds per GB of both ends, plain.
+pub(crate) const CPU_PER_GB: Must = Must::AtMost(2.6);
+
+/// Peak memory of the server during one transfer of any size, in MiB.
+pub(crate) const SERVER_MIB: Must = Must::AtMost(40.0);
+
+/// Peak memory of the agent during one transfer of any size, in MiB.
+pub(crate) const AGENT_MIB: Must = Must::AtMost(16.0);
+
+/// The size in bytes that the floors for throughput and CPU were set for.
+pub(crate) const SIZE: u64 = 100 << 20;
+
+/// What a figure has to be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Must {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+impl Must {
+    /// `(must be 1.3 or more: kept)`
+    pub(crate) fn verdict(self, figure: f64) -> String {
+        let kept = match self {
+            Self::AtLeast(least) => least <= figure,
+            Self::AtMost(most) => figure <= most,
+        };
+        format!("(must be {self}: {})", if kept { "kept" } else { "MISSED" })
+    }
+}
+
+impl fmt::Display for Must {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AtLeast(least) => write!(f, "{least:.1} or more"),
+            Self::AtMost(most) => write!(f, "{most:.1} or less"),
+        }
+    }
+}
+
+impl Serialize for Must {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_floor_that_is_missed_is_said_so() {
+        assert_eq!(Must::AtLeast(1.3).verdict(1.25), "(must be 1.3 or more: MISSED)");
+        assert_eq!(Must::AtLeast(1.3).verdict(1.3), "(must be 1.3 or more: kept)");
+        assert_eq!(Must::AtMost(2.6).verdict(2.61), "(must be 2.6 or less: MISSED)");
+        assert_eq!(Must::AtMost(2.6).verdict(f64::NAN), "(must be 2.6 or less: MISSED)");
+    }
+}
