@@ -3,6 +3,7 @@
 mod incoming;
 mod session;
 mod upload;
+mod wire;
 
 use std::time::Duration;
 

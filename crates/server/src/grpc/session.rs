@@ -12,8 +12,7 @@ use filepull_proto::v1::agent_message::Kind as FromAgent;
 use filepull_proto::v1::server_message::Kind as ToAgent;
 use filepull_proto::v1::transfer_update::State;
 use filepull_proto::v1::{
-    AgentMessage, CancelTransfer, Drain, Error, ErrorCode, Hello, Ping, ServerMessage, SessionEnd,
-    StartTransfer, TransferUpdate, Welcome,
+    AgentMessage, Error, ErrorCode, Hello, ServerMessage, TransferUpdate, Welcome,
 };
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
@@ -21,20 +20,16 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, interval_at, sleep_until, timeout};
 use tonic::{Request, Status, Streaming};
 use tracing::{debug, info, warn};
-use uuid::Uuid;
 
+use super::wire::{
+    CLONE_RETRY, STOPPING_RETRY, greeting, last_words, refusal, refused_line, session_end, wire,
+};
 use super::{GREETING_LIMIT, Gateway, LineSettings};
-use crate::client::{Agent, Disconnect, DisconnectReason, Greeting};
-use crate::registry::{Heard, Message, Order, RefusedLine, Session, SessionEnds};
+use crate::client::{Disconnect, DisconnectReason, Greeting};
+use crate::registry::{Heard, Message, Session, SessionEnds};
 use crate::transfers::Answer;
 
 type Outgoing = BoxStream<'static, Result<ServerMessage, Status>>;
-
-/// A refused clone waits this long, at least.
-const CLONE_RETRY: Duration = Duration::from_secs(5 * 60);
-
-/// An agent that meets a server which stops comes back after this.
-const STOPPING_RETRY: Duration = Duration::from_secs(1);
 
 pub(super) async fn open(
     gateway: Gateway,
@@ -98,64 +93,6 @@ async fn welcome(
     Ok((client, session, outgoing, pulse))
 }
 
-fn greeting(hello: Hello, remote_addr: SocketAddr) -> Result<Greeting, Error> {
-    let invalid = |why: String| refusal(ErrorCode::Protocol, &why, CLONE_RETRY);
-    let client = ClientId::parse(&hello.client_id).map_err(|error| invalid(error.to_string()))?;
-    let instance = Uuid::from_slice(&hello.instance_id)
-        .map_err(|_| invalid("instance_id has not 16 bytes".into()))?;
-    let word = |text: &str| human::printable(text, 64);
-    let agent = Agent {
-        version: word(&hello.agent_version),
-        os: word(&hello.os),
-        arch: word(&hello.arch),
-        hostname: word(&hello.hostname),
-    };
-    let shares = hello.shares.iter().take(32).map(|share| human::printable(share, 255)).collect();
-    let active = hello.active_transfers.iter().filter_map(|id| TransferId::parse(id).ok());
-    Ok(Greeting {
-        client,
-        instance,
-        agent,
-        shares,
-        default_file: hello.default_file.map(Into::into),
-        active_transfers: active.collect(),
-        remote_addr,
-    })
-}
-
-fn refusal(code: ErrorCode, why: &str, retry_after: Duration) -> Error {
-    Error {
-        code: code.into(),
-        message: why.chars().take(512).collect(),
-        retryable: true,
-        retry_after_ms: millis(retry_after),
-        expected_offset: 0,
-    }
-}
-
-fn refused_line(client: &ClientId, refused: &RefusedLine) -> Error {
-    match refused {
-        RefusedLine::Duplicate { hostname, other, newcomer, .. } => {
-            tracing::error!(
-                event = "client.duplicate_id", %client, hostname, %other, %newcomer,
-                "two machines use one client id"
-            );
-            refusal(ErrorCode::DuplicateId, &refused.to_string(), CLONE_RETRY)
-        }
-        RefusedLine::Confusable { known, .. } => {
-            warn!(event = "client.refused", %client, %known, "client refused");
-            refusal(ErrorCode::DuplicateId, &refused.to_string(), CLONE_RETRY)
-        }
-        RefusedLine::Outrun(_) => {
-            refusal(ErrorCode::Superseded, &refused.to_string(), STOPPING_RETRY)
-        }
-    }
-}
-
-fn session_end(error: Error) -> ServerMessage {
-    ServerMessage { kind: Some(ToAgent::End(SessionEnd { error: Some(error) })) }
-}
-
 fn log_connected(greeting: &Greeting, session: &Session) {
     let Greeting { client, agent, remote_addr, .. } = greeting;
     info!(
@@ -195,48 +132,6 @@ fn outgoing(
         }
     });
     welcome.chain(rest).boxed()
-}
-
-fn last_words(why: &SessionEnds) -> Error {
-    match why {
-        SessionEnds::Replaced => {
-            refusal(ErrorCode::Superseded, "a newer line took over", Duration::ZERO)
-        }
-        SessionEnds::Silent(why) => refusal(ErrorCode::Protocol, why, Duration::ZERO),
-        SessionEnds::Stopping => {
-            refusal(ErrorCode::Draining, "the server is stopping", STOPPING_RETRY)
-        }
-    }
-}
-
-fn wire(message: Message, seq: u64) -> ToAgent {
-    match message {
-        Message::Ping => {
-            let sent = Utc::now().timestamp_micros();
-            ToAgent::Ping(Ping { seq, sent_unix_us: u64::try_from(sent).unwrap_or(0) })
-        }
-        Message::Start(order) => ToAgent::Start(start(order)),
-        Message::Cancel { transfer, reason } => {
-            ToAgent::Cancel(CancelTransfer { transfer_id: transfer.to_string(), reason })
-        }
-        Message::Drain { min, max } => {
-            ToAgent::Drain(Drain { reconnect_min_ms: millis(min), reconnect_max_ms: millis(max) })
-        }
-    }
-}
-
-fn start(order: Order) -> StartTransfer {
-    StartTransfer {
-        transfer_id: order.transfer.to_string(),
-        attempt: order.attempt,
-        path: order.path.map(|path| path.as_str().to_owned()).unwrap_or_default(),
-        offset: order.prefix.len,
-        prefix_sha256: order.prefix.digest.as_bytes().to_vec().into(),
-        upload_token: order.token.as_bytes().to_vec().into(),
-        max_bytes_per_s: 0,
-        max_size: order.max_size,
-        requested_by: order.requested_by,
-    }
 }
 
 /// A live line, as its own task sees it.

@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use filepull_core::human;
-use filepull_core::name::DownloadName;
 use filepull_core::problem::{Code, Problem};
-use filepull_core::receive::{ReceiveError, Verified};
 use filepull_core::source::Source;
 use filepull_core::transfer::{Begin, BeginError, Transfer};
 use tokio::sync::mpsc;
@@ -16,8 +14,8 @@ use uuid::Uuid;
 use super::attempt::fruitless;
 use super::life::{Attempted, Ending, Life};
 use super::view::{Speed, Stage};
-use super::{Ask, Reply, Upload, now, refuse};
-use crate::receive::{End, Event, Reception};
+use super::{Ask, Reply, Upload, refuse};
+use crate::receive::{End, Event, Pieces, Reception};
 use crate::registry::Session;
 
 /// The agent hears of its progress at least this often while bytes flow ...
@@ -33,46 +31,47 @@ impl Life {
         upload: Upload,
     ) -> Result<Attempted, Ending> {
         let Upload { offset, source, pieces, replies, .. } = upload;
-        if let Err(problem) = self.admit(offset, source, &replies).await? {
-            return Ok(fruitless(problem.detail));
-        }
-        let before = self.received();
-        let end = {
-            let mut reception = Reception::new(pieces);
-            let end = self.drive(session, &mut reception, &replies).await;
-            reception.settle(&mut self.held).await;
-            end
+        let ended = match self.admit(offset, source, &replies).await {
+            Ok(Admitted::Yes) => self.take(session, pieces, &replies).await,
+            Ok(Admitted::No(why)) => Ok(fruitless(why)),
+            Err(ending) => Err(ending),
         };
+        if let Err(Ending::Failed(problem)) = &ended {
+            refuse(&replies, problem.clone(), None);
+        }
+        ended
+    }
+
+    /// Takes the pieces of an upload that may begin.
+    async fn take(
+        &mut self,
+        session: &Session,
+        pieces: Pieces,
+        replies: &mpsc::Sender<Reply>,
+    ) -> Result<Attempted, Ending> {
+        let before = self.received();
+        let mut reception = Reception::new(pieces);
+        let end = self.drive(session, &mut reception, replies).await;
+        reception.settle(&mut self.held).await;
         let progress = before < self.received();
         match end {
             Drove::Ended(End::Complete { total_size, digest }) => {
-                match self.held.as_ref().map(|held| held.receiver.finish(total_size, digest)) {
-                    Some(Ok(proof)) => self.publish(proof, &replies).await,
-                    Some(Err(error)) => self.damaged(error, &replies).await,
-                    None => Ok(fruitless("the partial is gone")),
-                }
+                self.complete(total_size, digest, replies).await
             }
             Drove::Ended(End::Abort(problem)) => self.aborted(problem, progress).await,
             Drove::Ended(End::Broken(why)) => Ok(Attempted::Interrupted { why, progress }),
             Drove::Ended(End::Bad(error)) => {
-                let expected = Some(self.received());
-                refuse(&replies, Problem::new(Code::AgentError, error.to_string()), expected);
-                Ok(Attempted::Interrupted { why: error.to_string(), progress })
+                let why = error.to_string();
+                refuse(replies, Problem::new(Code::AgentError, &*why), Some(self.received()));
+                Ok(Attempted::Interrupted { why, progress })
             }
-            Drove::Ended(End::Disk(error)) => {
-                let problem = super::store_failed(&error);
-                refuse(&replies, problem.clone(), None);
-                Err(problem.into())
-            }
+            Drove::Ended(End::Disk(error)) => Err(super::store_failed(&error).into()),
             Drove::Cut(Ending::Left) => {
                 // The process stops: what has come survives it.
                 self.checkpoint().await?;
                 Err(Ending::Left)
             }
-            Drove::Cut(Ending::Failed(problem)) => {
-                refuse(&replies, problem.clone(), None);
-                Err(problem.into())
-            }
+            Drove::Cut(ending) => Err(ending),
         }
     }
 
@@ -87,41 +86,33 @@ impl Life {
         offset: u64,
         source: Source,
         replies: &mpsc::Sender<Reply>,
-    ) -> Result<Result<(), Problem>, Ending> {
-        if let Err(problem) = self.fits(source.size) {
-            refuse(replies, problem.clone(), None);
-            return Err(problem.into());
-        }
+    ) -> Result<Admitted, Ending> {
+        self.fits(source.size)?;
         let held = self.held.as_ref().map(|held| held.receiver.received());
         let (attempt, size) = (self.transfer.attempt, source.size);
         match self.transfer.begin(attempt, offset, source, held) {
             Ok(Begin::GoOn) => {}
             Ok(Begin::Anew(effects)) => {
                 self.held = None;
-                if let Err(problem) = self.perform(&effects).await {
-                    refuse(replies, problem.clone(), None);
-                    return Err(problem.into());
-                }
+                self.perform(&effects).await?;
             }
             Err(error) => {
                 let expected = match error {
                     BeginError::WrongOffset { expected, .. } => Some(expected),
                     BeginError::StaleAttempt { .. } => None,
                 };
-                let problem = Problem::new(Code::TransferUnknown, error.to_string());
-                refuse(replies, problem.clone(), expected);
-                return Ok(Err(problem));
+                let why = error.to_string();
+                refuse(replies, Problem::new(Code::TransferUnknown, &*why), expected);
+                return Ok(Admitted::No(why));
             }
         }
         if let Some(held) = &mut self.held
             && let Err(error) = held.receiver.expect(size)
         {
-            let problem = Problem::new(Code::AgentError, error.to_string());
-            refuse(replies, problem.clone(), None);
-            return Ok(Err(problem));
+            return Ok(Admitted::No(error.to_string()));
         }
         self.began(offset);
-        Ok(Ok(()))
+        Ok(Admitted::Yes)
     }
 
     fn began(&self, offset: u64) {
@@ -248,67 +239,12 @@ impl Life {
         let effects = self.transfer.checkpoint(held.receiver.prefix());
         self.perform(&effects).await.map(|_| ())
     }
+}
 
-    async fn publish(
-        &mut self,
-        proof: Verified,
-        replies: &mpsc::Sender<Reply>,
-    ) -> Result<Attempted, Ending> {
-        let Some(held) = &self.held else { return Ok(fruitless("the partial is gone")) };
-        let inode = held.partial.inode().map_err(|error| super::store_failed(&error))?;
-        let source_name = self.transfer.source().map_or("", |source| source.name.as_str());
-        let name = DownloadName::new(now(), source_name);
-        let effects = self.transfer.seal(proof, name, inode);
-        let published = self.perform(&effects).await?;
-        self.finish_publishing(published).await?;
-        if let Some(download) = self.transfer.download() {
-            let name = download.name.to_string();
-            // The agent may have hung up: the file is published all the same.
-            let _ = replies.try_send(Reply::Stored { name, proof });
-        }
-        Ok(Attempted::Done)
-    }
-
-    /// The agent says that it has sent everything, and that is not what is here.
-    async fn damaged(
-        &mut self,
-        error: ReceiveError,
-        replies: &mpsc::Sender<Reply>,
-    ) -> Result<Attempted, Ending> {
-        let problem =
-            Problem::new(Code::ChecksumMismatch, format!("The bytes were damaged: {error}."));
-        refuse(replies, problem.clone(), None);
-        self.transfer.setbacks.damaged += 1;
-        if Transfer::MAX_DAMAGED <= self.transfer.setbacks.damaged {
-            return Err(problem.into());
-        }
-        self.start_over().await?;
-        Ok(Attempted::Interrupted { why: error.to_string(), progress: true })
-    }
-
-    /// The agent could not send the file as it is.
-    async fn aborted(&mut self, problem: Problem, progress: bool) -> Result<Attempted, Ending> {
-        let why = problem.detail.clone();
-        if problem.code == Code::Cancelled {
-            // The agent stops: what came stays.
-            return Ok(Attempted::Interrupted { why, progress });
-        }
-        if problem.code == Code::FileChanged {
-            self.transfer.setbacks.changed += 1;
-            if self.transfer.setbacks.changed < Transfer::MAX_CHANGED {
-                self.start_over().await?;
-                return Ok(Attempted::Interrupted { why, progress: true });
-            }
-        }
-        Err(problem.into())
-    }
-
-    async fn start_over(&mut self) -> Result<(), Problem> {
-        self.held = None;
-        let effects = self.transfer.start_over();
-        self.view.send_modify(|view| view.bytes_done = 0);
-        self.perform(&effects).await.map(|_| ())
-    }
+/// Whether an upload may begin.
+enum Admitted {
+    Yes,
+    No(String),
 }
 
 /// How an upload that had begun came to its end.

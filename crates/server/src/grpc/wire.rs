@@ -1,0 +1,124 @@
+//! The session's messages, from the wire and to the wire.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use chrono::Utc;
+use filepull_core::human;
+use filepull_core::id::{ClientId, TransferId};
+use filepull_proto::millis;
+use filepull_proto::v1::server_message::Kind as ToAgent;
+use filepull_proto::v1::{
+    CancelTransfer, Drain, Error, ErrorCode, Hello, Ping, ServerMessage, SessionEnd, StartTransfer,
+};
+use tracing::warn;
+use uuid::Uuid;
+
+use crate::client::{Agent, Greeting};
+use crate::registry::{Message, Order, RefusedLine, SessionEnds};
+
+/// A refused clone waits this long, at least; so does whatever else a person must mend.
+pub(super) const CLONE_RETRY: Duration = Duration::from_secs(5 * 60);
+
+/// An agent that meets a server which stops comes back after this.
+pub(super) const STOPPING_RETRY: Duration = Duration::from_secs(1);
+
+pub(super) fn greeting(hello: Hello, remote_addr: SocketAddr) -> Result<Greeting, Error> {
+    let invalid = |why: String| refusal(ErrorCode::Protocol, &why, CLONE_RETRY);
+    let client = ClientId::parse(&hello.client_id).map_err(|error| invalid(error.to_string()))?;
+    let instance = Uuid::from_slice(&hello.instance_id)
+        .map_err(|_| invalid("instance_id has not 16 bytes".into()))?;
+    let word = |text: &str| human::printable(text, 64);
+    let agent = Agent {
+        version: word(&hello.agent_version),
+        os: word(&hello.os),
+        arch: word(&hello.arch),
+        hostname: word(&hello.hostname),
+    };
+    let shares = hello.shares.iter().take(32).map(|share| human::printable(share, 255)).collect();
+    let active = hello.active_transfers.iter().filter_map(|id| TransferId::parse(id).ok());
+    Ok(Greeting {
+        client,
+        instance,
+        agent,
+        shares,
+        default_file: hello.default_file.map(Into::into),
+        active_transfers: active.collect(),
+        remote_addr,
+    })
+}
+
+pub(super) fn refusal(code: ErrorCode, why: &str, retry_after: Duration) -> Error {
+    Error {
+        code: code.into(),
+        message: why.chars().take(512).collect(),
+        retryable: true,
+        retry_after_ms: millis(retry_after),
+        expected_offset: 0,
+    }
+}
+
+pub(super) fn refused_line(client: &ClientId, refused: &RefusedLine) -> Error {
+    match refused {
+        RefusedLine::Duplicate { hostname, other, newcomer, .. } => {
+            tracing::error!(
+                event = "client.duplicate_id", %client, hostname, %other, %newcomer,
+                "two machines use one client id"
+            );
+            refusal(ErrorCode::DuplicateId, &refused.to_string(), CLONE_RETRY)
+        }
+        RefusedLine::Confusable { known, .. } => {
+            warn!(event = "client.refused", %client, %known, "client refused");
+            refusal(ErrorCode::DuplicateId, &refused.to_string(), CLONE_RETRY)
+        }
+        RefusedLine::Outrun(_) => {
+            refusal(ErrorCode::Superseded, &refused.to_string(), STOPPING_RETRY)
+        }
+    }
+}
+
+pub(super) fn session_end(error: Error) -> ServerMessage {
+    ServerMessage { kind: Some(ToAgent::End(SessionEnd { error: Some(error) })) }
+}
+
+pub(super) fn last_words(why: &SessionEnds) -> Error {
+    match why {
+        SessionEnds::Replaced => {
+            refusal(ErrorCode::Superseded, "a newer line took over", Duration::ZERO)
+        }
+        SessionEnds::Silent(why) => refusal(ErrorCode::Protocol, why, Duration::ZERO),
+        SessionEnds::Stopping => {
+            refusal(ErrorCode::Draining, "the server is stopping", STOPPING_RETRY)
+        }
+    }
+}
+
+pub(super) fn wire(message: Message, seq: u64) -> ToAgent {
+    match message {
+        Message::Ping => {
+            let sent = Utc::now().timestamp_micros();
+            ToAgent::Ping(Ping { seq, sent_unix_us: u64::try_from(sent).unwrap_or(0) })
+        }
+        Message::Start(order) => ToAgent::Start(start(order)),
+        Message::Cancel { transfer, reason } => {
+            ToAgent::Cancel(CancelTransfer { transfer_id: transfer.to_string(), reason })
+        }
+        Message::Drain { min, max } => {
+            ToAgent::Drain(Drain { reconnect_min_ms: millis(min), reconnect_max_ms: millis(max) })
+        }
+    }
+}
+
+fn start(order: Order) -> StartTransfer {
+    StartTransfer {
+        transfer_id: order.transfer.to_string(),
+        attempt: order.attempt,
+        path: order.path.map(|path| path.as_str().to_owned()).unwrap_or_default(),
+        offset: order.prefix.len,
+        prefix_sha256: order.prefix.digest.as_bytes().to_vec().into(),
+        upload_token: order.token.as_bytes().to_vec().into(),
+        max_bytes_per_s: 0,
+        max_size: order.max_size,
+        requested_by: order.requested_by,
+    }
+}

@@ -1,0 +1,97 @@
+//! How a transfer ends: published, or failed; shown and said.
+
+use filepull_core::problem::{Code, Problem};
+use filepull_core::transfer::{Phase, Transfer};
+use tracing::{error, info, warn};
+
+use super::life::{Ending, Life};
+use super::now;
+use super::view::Stage;
+use crate::store::Published;
+
+impl Life {
+    /// From the first try of a name to the download.
+    pub(super) async fn finish_publishing(
+        &mut self,
+        mut published: Published,
+    ) -> Result<(), Ending> {
+        while published == Published::Taken {
+            let effects = self.transfer.name_taken();
+            published = self.perform(&effects).await?;
+        }
+        self.held = None;
+        let effects = self.transfer.published(now());
+        if let Err(problem) = self.perform(&effects).await {
+            // The name may or may not survive a power cut. The record still says "sealed", and the
+            // next start finds out; until then nobody is told that the file is safe.
+            error!(event = "transfer.unknown", transfer = %self.transfer.id, "{problem}");
+            self.transfer.phase = Phase::Failed(problem);
+            self.view.send_modify(|view| view.transfer = self.transfer.clone());
+            return Err(Ending::Left);
+        }
+        self.show_done();
+        Ok(())
+    }
+
+    pub(super) async fn fail(&mut self, problem: Problem) {
+        let effects = self.transfer.fail(problem, now());
+        self.held = None;
+        if self.perform(&effects).await.is_err() {
+            // Said in the log already. The next start finds it unfinished and tries again.
+        }
+        self.log_failed();
+        self.view.send_modify(|view| {
+            view.transfer = self.transfer.clone();
+            view.stage = Stage::Starting;
+            view.bytes_per_second = None;
+        });
+    }
+
+    pub(super) fn show_done(&self) {
+        let Transfer { id, client, attempt, .. } = &self.transfer;
+        if let Some(download) = self.transfer.download() {
+            let seconds = seconds_taken(&self.transfer);
+            info!(
+                event = "transfer.done", transfer = %id, %client, size = download.size,
+                duration_seconds = seconds, attempt, sha256 = %download.digest,
+                file = %download.name, "transfer done"
+            );
+        }
+        self.view.send_modify(|view| {
+            view.transfer = self.transfer.clone();
+            view.bytes_done = self.transfer.download().map_or(0, |download| download.size);
+            view.bytes_per_second = None;
+        });
+    }
+
+    pub(super) fn log_created(&self) {
+        let Transfer { id, client, path, requested_by, .. } = &self.transfer;
+        let path = path.as_ref().map(|path| path.as_str());
+        tracing::debug!(
+            event = "transfer.created", transfer = %id, %client, path, requested_by,
+            "transfer created"
+        );
+    }
+
+    fn log_failed(&self) {
+        let Transfer { id, client, .. } = &self.transfer;
+        let Some(problem) = self.transfer.problem() else { return };
+        let (code, detail) = (problem.code, problem.detail.as_str());
+        if code == Code::Cancelled {
+            info!(event = "transfer.cancelled", transfer = %id, %client, detail, "transfer cancelled");
+        } else {
+            warn!(
+                event = "transfer.failed", transfer = %id, %client, %code, detail,
+                "transfer failed"
+            );
+        }
+    }
+}
+
+/// How long a transfer took from its first order to its end, in seconds.
+fn seconds_taken(transfer: &Transfer) -> f64 {
+    let (Some(started), Some(finished)) = (transfer.started_at, transfer.finished_at) else {
+        return 0.0;
+    };
+    (finished - started).to_std().unwrap_or_default().as_secs_f64()
+}

@@ -1,0 +1,93 @@
+//! What an upload that has ended came to.
+
+use filepull_core::digest::Digest;
+use filepull_core::name::DownloadName;
+use filepull_core::problem::{Code, Problem};
+use filepull_core::receive::{ReceiveError, Verified};
+use filepull_core::transfer::Transfer;
+use tokio::sync::mpsc;
+
+use super::attempt::fruitless;
+use super::life::{Attempted, Ending, Life};
+use super::{Reply, now, refuse, store_failed};
+
+impl Life {
+    /// The agent has sent everything: is it what it read?
+    pub(super) async fn complete(
+        &mut self,
+        total_size: u64,
+        digest: Digest,
+        replies: &mpsc::Sender<Reply>,
+    ) -> Result<Attempted, Ending> {
+        match self.held.as_ref().map(|held| held.receiver.finish(total_size, digest)) {
+            Some(Ok(proof)) => self.publish(proof, replies).await,
+            Some(Err(error)) => self.damaged(error, replies).await,
+            None => Ok(fruitless("the partial is gone")),
+        }
+    }
+
+    async fn publish(
+        &mut self,
+        proof: Verified,
+        replies: &mpsc::Sender<Reply>,
+    ) -> Result<Attempted, Ending> {
+        let Some(held) = &self.held else { return Ok(fruitless("the partial is gone")) };
+        let inode = held.partial.inode().map_err(|error| store_failed(&error))?;
+        let source_name = self.transfer.source().map_or("", |source| source.name.as_str());
+        let name = DownloadName::new(now(), source_name);
+        let effects = self.transfer.seal(proof, name, inode);
+        let published = self.perform(&effects).await?;
+        self.finish_publishing(published).await?;
+        if let Some(download) = self.transfer.download() {
+            let name = download.name.to_string();
+            // The agent may have hung up: the file is published all the same.
+            let _ = replies.try_send(Reply::Stored { name, proof });
+        }
+        Ok(Attempted::Done)
+    }
+
+    /// The agent says that it has sent everything, and that is not what is here.
+    async fn damaged(
+        &mut self,
+        error: ReceiveError,
+        replies: &mpsc::Sender<Reply>,
+    ) -> Result<Attempted, Ending> {
+        let problem =
+            Problem::new(Code::ChecksumMismatch, format!("The bytes were damaged: {error}."));
+        self.transfer.setbacks.damaged += 1;
+        if Transfer::MAX_DAMAGED <= self.transfer.setbacks.damaged {
+            return Err(problem.into());
+        }
+        refuse(replies, problem, None);
+        self.start_over().await?;
+        Ok(Attempted::Interrupted { why: error.to_string(), progress: true })
+    }
+
+    /// The agent could not send the file as it is.
+    pub(super) async fn aborted(
+        &mut self,
+        problem: Problem,
+        progress: bool,
+    ) -> Result<Attempted, Ending> {
+        let why = problem.detail.clone();
+        if problem.code == Code::Cancelled {
+            // The agent stops: what came stays.
+            return Ok(Attempted::Interrupted { why, progress });
+        }
+        if problem.code == Code::FileChanged {
+            self.transfer.setbacks.changed += 1;
+            if self.transfer.setbacks.changed < Transfer::MAX_CHANGED {
+                self.start_over().await?;
+                return Ok(Attempted::Interrupted { why, progress: true });
+            }
+        }
+        Err(problem.into())
+    }
+
+    async fn start_over(&mut self) -> Result<(), Problem> {
+        self.held = None;
+        let effects = self.transfer.start_over();
+        self.view.send_modify(|view| view.bytes_done = 0);
+        self.perform(&effects).await.map(|_| ())
+    }
+}

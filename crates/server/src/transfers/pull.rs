@@ -1,0 +1,116 @@
+//! What an operator asks for: joined to what runs already, or begun and put on record.
+
+use std::time::Duration;
+
+use chrono::Utc;
+use filepull_core::human;
+use filepull_core::id::{ClientId, TransferId};
+use filepull_core::path::SharedPath;
+use filepull_core::problem::{Code, Problem};
+use filepull_core::transfer::Transfer;
+use tokio::sync::watch;
+
+use super::life::Life;
+use super::open::{Handle, Joined};
+use super::view::{Stage, View};
+use super::{Transfers, now};
+use crate::registry::{self, ClientView};
+
+/// What an operator asks for.
+#[derive(Clone, Debug)]
+pub struct Pull {
+    /// Whose file.
+    pub client: ClientId,
+    /// Which file; none is the default file.
+    pub path: Option<SharedPath>,
+    /// Wait this long for a client that is offline.
+    pub queue: Option<Duration>,
+    /// Do not join a transfer whose source may be open already.
+    pub fresh: bool,
+    /// Who asks.
+    pub requested_by: String,
+}
+
+/// The transfer that answers a pull. It is on record.
+#[derive(Clone, Debug)]
+pub struct Pulled {
+    /// Which one.
+    pub id: TransferId,
+    /// It was under way already.
+    pub joined: bool,
+    /// How it goes.
+    pub view: watch::Receiver<View>,
+}
+
+impl Transfers {
+    /// Joins the transfer that already runs for the same file, or makes one and has it recorded.
+    ///
+    /// # Errors
+    /// Says in full sentences why nothing was started.
+    pub async fn pull(&self, pull: Pull) -> Result<Pulled, Problem> {
+        let shared = &self.shared;
+        if shared.lifecycle.drain().is_cancelled() {
+            let detail = "The server is restarting; try again in 10 s.";
+            return Err(Problem::new(Code::ServerStopping, detail));
+        }
+        let client = shared.registry.known(&pull.client)?;
+        let joined = shared.open.join(&pull.client, pull.path.as_ref(), pull.fresh);
+        if let Some(handle) = joined {
+            return recorded(&handle, true).await;
+        }
+        if !client.online && pull.queue.is_none() {
+            return Err(offline(&client));
+        }
+        self.check_space().await?;
+        let mut transfer = Transfer::new(pull.client, pull.path, pull.requested_by, now());
+        transfer.queue_until = pull.queue.map(|queue| transfer.created_at + queue);
+        let (life, handle) = Life::begin(shared, transfer);
+        let max_open = shared.limits.max_running + shared.limits.max_waiting;
+        match shared.open.join_or_insert(handle, pull.fresh, max_open)? {
+            Joined::Other(handle) => recorded(&handle, true).await,
+            Joined::Inserted(handle) => {
+                shared.lifecycle.spawn(life.run());
+                recorded(&handle, false).await
+            }
+        }
+    }
+
+    async fn check_space(&self) -> Result<(), Problem> {
+        let (store, min_free) = (self.shared.store.clone(), self.shared.limits.min_free);
+        let free = tokio::task::spawn_blocking(move || store.free()).await;
+        match free {
+            Ok(Ok(free)) if free < min_free => {
+                let (free, min_free) = (human::size(free), human::size(min_free));
+                let detail = format!(
+                    "The server has {free} free; {min_free} must stay free. Nothing was started."
+                );
+                Err(Problem::new(Code::ServerFull, detail))
+            }
+            // A file system that does not tell will tell when the bytes come.
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Waits until a transfer is on record: earlier nobody may be told of it.
+async fn recorded(handle: &Handle, joined: bool) -> Result<Pulled, Problem> {
+    let mut view = handle.view.clone();
+    // A task that ended before its record was made leaves its view as it was.
+    let _ = view.wait_for(|view| view.stage != Stage::Recording).await;
+    let seen = view.borrow().clone();
+    let never_recorded = seen.transfer.attempt == 0
+        && seen.transfer.problem().is_some_and(|problem| problem.code == Code::StorageFailed);
+    match seen.transfer.problem() {
+        Some(problem) if never_recorded => Err(problem.clone()),
+        _ if seen.stage == Stage::Recording => {
+            Err(Problem::new(Code::ServerStopping, "The server is restarting; try again in 10 s."))
+        }
+        _ => Ok(Pulled { id: handle.id, joined, view }),
+    }
+}
+
+fn offline(client: &ClientView) -> Problem {
+    let id = &client.record.id;
+    let detail = format!("{id} is offline. {}", registry::last_seen(client, Utc::now()));
+    Problem::new(Code::ClientOffline, detail)
+}
