@@ -18,6 +18,7 @@ mod throughput;
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
@@ -69,6 +70,9 @@ Then:    cargo run --release -p filepull-bench -- throughput --peers --json thro
          cargo run --release -p filepull-bench -- latency --dir /srv/fast
 Peers:   apt-get install rsync openssh-server nginx-light";
 
+/// Long enough for killed processes to be gone.
+const COLLECT: Duration = Duration::from_millis(100);
+
 /// What every measurement needs.
 #[derive(Debug)]
 pub(crate) struct Bench {
@@ -89,7 +93,7 @@ async fn main() -> ExitCode {
         }
     };
     // Whoever loses is dropped, and with it every process and folder it made.
-    tokio::select! {
+    let code = tokio::select! {
         ended = run(&cli) => match ended {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
@@ -98,7 +102,10 @@ async fn main() -> ExitCode {
             }
         },
         () = asked_to_stop => ExitCode::from(130),
-    }
+    };
+    // The runtime collects what was killed.
+    tokio::time::sleep(COLLECT).await;
+    code
 }
 
 async fn run(cli: &Cli) -> anyhow::Result<()> {

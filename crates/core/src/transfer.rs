@@ -232,9 +232,9 @@ impl Transfer {
 
     /// Counts a new order to the client, whose upload supersedes all earlier ones.
     ///
-    /// The count reaches the records with the next effect only, so a server that is killed may
-    /// hand out a number twice. Each order therefore carries a random token besides, and an upload
-    /// is let in by both.
+    /// The server records it before the order goes out, but for the first: that one costs nothing,
+    /// and a server killed right after it may hand out the number 1 twice. Each order therefore
+    /// carries a random token besides, and an upload is let in by both.
     pub fn next_attempt(&mut self, now: DateTime<Utc>) -> u32 {
         self.attempt += 1;
         self.started_at.get_or_insert(now);

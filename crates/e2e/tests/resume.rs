@@ -165,7 +165,8 @@ async fn a_hundred_mebibytes_arrive_through_everything() -> anyhow::Result<()> {
     }
     let done = soon("the file", arrives(&bed, &client, &location)).await??;
     let attempts = done["attempt"].as_u64().unwrap_or_default();
-    assert!(2 < attempts, "{done}");
+    // Each fault cost an attempt; one that came before the order was out was not counted twice.
+    assert!(10 < attempts, "{done}");
     let sent = proxy.sent();
     println!("{size} bytes, {sent} sent, {attempts} attempts");
     // R10: a window for each interruption, and two seconds of transfer for each kill of the server.

@@ -13,12 +13,11 @@ pub(super) async fn start(folder: &Path) -> anyhow::Result<Peer> {
     let program = find("rsync")?;
     let (home, inbox) = folders(folder, "rsync")?;
     let port = free_port()?;
-    let user = rustix::process::getuid().as_raw();
-    let group = rustix::process::getgid().as_raw();
+    // As root it would become `nobody`, who may not see our folder; others cannot become anybody.
+    let user = if rustix::process::getuid().is_root() { "uid = 0\ngid = 0\n" } else { "" };
     let shared = folder.display();
-    // As root it would become `nobody`, who may not see our folder.
     let config = format!(
-        "address = 127.0.0.1\nport = {port}\nuse chroot = no\nuid = {user}\ngid = {group}\n\
+        "address = 127.0.0.1\nport = {port}\nuse chroot = no\n{user}\
          [files]\npath = {shared}\nread only = yes\n"
     );
     let config_path = home.join("rsyncd.conf");

@@ -6,7 +6,7 @@ use std::time::Duration;
 use filepull_core::human;
 use filepull_core::problem::Problem;
 use filepull_core::receive::Prefix;
-use filepull_core::transfer::Transfer;
+use filepull_core::transfer::{Effect, Transfer};
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
@@ -34,6 +34,10 @@ impl Life {
         self.ordered.store(true, Ordering::SeqCst);
         let order = self.next_order();
         let token = order.token;
+        if 1 < order.attempt {
+            // So that a killed server does not count anew. The first order does not wait for it.
+            self.perform(&[Effect::Record]).await?;
+        }
         self.show(Stage::Asked);
         if let Err(error) = session.say(Message::Start(order)) {
             return Ok(fruitless(error.to_string()));
