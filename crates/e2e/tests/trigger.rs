@@ -266,3 +266,17 @@ fn everything_in(bed: &TestBed) -> anyhow::Result<BTreeSet<std::path::PathBuf>> 
     let entries = std::fs::read_dir(bed.data_dir())?;
     Ok(entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?)
 }
+
+#[tokio::test]
+async fn a_file_travels_on_the_line_itself_where_only_one_connection_is_allowed()
+-> anyhow::Result<()> {
+    let bed = TestBed::start().await?;
+    let proxy = bed.proxy().await?;
+    let client = bed.client("client4", &made("client4", 20 << 20))?.dialling(proxy.addr());
+    let mut client = client.setting("DATA_CONN", "shared").setting("CONSISTENCY", "stat");
+    client.connect().await?;
+    let download = bed.pull("client4").await?;
+    assert!(same(&download, &client.data())?);
+    assert_eq!(proxy.n_connections(), 1);
+    Ok(())
+}
