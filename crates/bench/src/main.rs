@@ -23,6 +23,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use filepull_process::signal;
+use tokio::time::sleep;
 
 use machine::Machine;
 use product::Programs;
@@ -84,28 +85,22 @@ pub(crate) struct Bench {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let asked_to_stop = match signal::shutdown() {
-        Ok(asked_to_stop) => asked_to_stop,
-        Err(error) => {
-            tell(format!("filepull-bench: {error}"));
-            return ExitCode::FAILURE;
-        }
-    };
+    let ended = run_until_asked_to_stop(&Cli::parse()).await;
+    // The runtime collects the processes that were killed by a drop; then nobody else has to.
+    sleep(COLLECT).await;
+    ended.unwrap_or_else(|error| {
+        tell(format!("filepull-bench: {error:#}"));
+        ExitCode::FAILURE
+    })
+}
+
+async fn run_until_asked_to_stop(cli: &Cli) -> anyhow::Result<ExitCode> {
+    let asked_to_stop = signal::shutdown()?;
     // Whoever loses is dropped, and with it every process and folder it made.
-    let code = tokio::select! {
-        ended = run(&cli) => match ended {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                tell(format!("filepull-bench: {error:#}"));
-                ExitCode::FAILURE
-            }
-        },
-        () = asked_to_stop => ExitCode::from(130),
-    };
-    // The runtime collects what was killed.
-    tokio::time::sleep(COLLECT).await;
-    code
+    tokio::select! {
+        ended = run(cli) => ended.map(|()| ExitCode::SUCCESS),
+        () = asked_to_stop => Ok(ExitCode::from(130)),
+    }
 }
 
 async fn run(cli: &Cli) -> anyhow::Result<()> {

@@ -5,9 +5,12 @@ use std::io::IsTerminal as _;
 
 use anyhow::Context as _;
 use chrono::{SecondsFormat, Utc};
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -37,7 +40,7 @@ pub fn start(level: &str, format: LogFormat) -> anyhow::Result<()> {
         log.json().flatten_event(true).with_timer(WallClock).with_target(false).try_init()
     } else {
         let colours = std::io::stderr().is_terminal() && !no_color();
-        log.with_ansi(colours).with_timer(WallClock).with_target(false).try_init()
+        log.with_ansi(colours).event_format(Sentence).try_init()
     };
     started.map_err(|error| anyhow::anyhow!("starting the log: {error}"))
 }
@@ -48,6 +51,37 @@ pub fn start(level: &str, format: LogFormat) -> anyhow::Result<()> {
 )]
 fn no_color() -> bool {
     std::env::var("NO_COLOR").is_ok_and(|value| !value.is_empty())
+}
+
+/// `2026-02-05T14:00:00Z INFO  connected again after 11 min 22 s`, then fields, if there are any.
+struct Sentence;
+
+impl<S, N> FormatEvent<S, N> for Sentence
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        WallClock.format_time(&mut writer)?;
+        let level = *event.metadata().level();
+        let colour = match level {
+            Level::ERROR => "31",
+            Level::WARN => "33",
+            _ => "32",
+        };
+        if writer.has_ansi_escapes() {
+            write!(writer, " \u{1b}[{colour}m{level:<5}\u{1b}[0m ")?;
+        } else {
+            write!(writer, " {level:<5} ")?;
+        }
+        context.field_format().format_fields(writer.by_ref(), event)?;
+        writeln!(writer)
+    }
 }
 
 /// RFC 3339 in UTC, to the second: `2026-02-05T14:00:00Z`.

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, IoSlice, Read as _, Seek as _, SeekFrom, Write as _};
+use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
@@ -10,7 +11,7 @@ use bytes::Bytes;
 use filepull_core::digest::{Digest, Hasher};
 use filepull_core::id::TransferId;
 use filepull_core::name::DownloadName;
-use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, RenameFlags};
+use rustix::fs::{Advice, AtFlags, FallocateFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::StoreError;
@@ -21,7 +22,14 @@ pub struct Partial {
     file: File,
     folder: OwnedFd,
     place: Place,
+    /// Bytes appended, and how many of them the system has been asked to bring to the disk.
+    appended: u64,
+    started: u64,
 }
+
+/// The system is asked to write after this many bytes, so that little is left for the sync at the
+/// end.
+const WRITE_BACK_LEN: u64 = 8 * 1024 * 1024;
 
 /// What became of an attempt to give a partial its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +73,7 @@ impl Partial {
         let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP;
         let file = rustix::fs::openat(&folder, &place.name, flags, mode)
             .map_err(|errno| place.failed("create", errno.into()))?;
-        let partial = Self { file: file.into(), folder, place };
+        let partial = Self { file: file.into(), folder, place, appended: 0, started: 0 };
         // A disk that cannot hold the file says so now, not after an hour of bytes.
         match partial.reserve(size) {
             Ok(()) => Ok(partial),
@@ -107,7 +115,7 @@ impl Partial {
         }
         file.set_len(len).map_err(failed("cut"))?;
         (&file).seek(SeekFrom::Start(len)).map_err(failed("seek in"))?;
-        Ok(Some(Self { file, folder, place }))
+        Ok(Some(Self { file, folder, place, appended: len, started: len }))
     }
 
     /// Appends chunks, in order.
@@ -127,7 +135,21 @@ impl Partial {
                 Err(error) => return Err(self.place.failed("write", error)),
             }
         }
+        self.appended += chunks.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
+        self.start_write_back();
         Ok(())
+    }
+
+    /// Starts to bring what was appended to the disk, without waiting for it.
+    fn start_write_back(&mut self) {
+        let Some(len) = NonZeroU64::new(self.appended - self.started) else { return };
+        if len.get() < WRITE_BACK_LEN {
+            return;
+        }
+        // On Linux "not needed" starts the write of dirty pages and drops clean ones. It is a hint:
+        // without it the sync takes longer, and nothing else.
+        let _ = rustix::fs::fadvise(&self.file, self.started, Some(len), Advice::DontNeed);
+        self.started = self.appended;
     }
 
     /// Reads the whole partial from its start, feeding `hasher`; the next append follows it.
