@@ -22,8 +22,6 @@ use crate::records::Records;
 use crate::registry::Registry;
 use crate::transfers::Transfers;
 
-pub use incoming::listen;
-
 /// How the line is kept.
 #[derive(Clone, Copy, Debug)]
 pub struct LineSettings {

@@ -5,6 +5,7 @@
 
 pub mod client;
 pub mod config;
+mod door;
 pub mod grpc;
 pub mod http;
 pub mod receive;
@@ -62,9 +63,9 @@ impl Server {
     pub async fn bind(config: Config) -> anyhow::Result<Self> {
         let store = Store::open(&config.data_dir)?;
         let records = Records::open(&config.data_dir.join(RECORDS_FOLDER)).await?;
-        let http = grpc::listen(config.http_addr)
+        let http = door::listen(config.http_addr)
             .with_context(|| format!("listening on HTTP_ADDR={}", config.http_addr))?;
-        let grpc = grpc::listen(config.grpc_addr)
+        let grpc = door::listen(config.grpc_addr)
             .with_context(|| format!("listening on GRPC_ADDR={}", config.grpc_addr))?;
         let registry = Registry::new(records.clients().await?);
         let (work, lines) = (Lifecycle::new(), Lifecycle::new());

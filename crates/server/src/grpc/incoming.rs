@@ -1,44 +1,27 @@
-//! The door for agents: accepts connections, sets their options, and drops those that never speak.
+//! Connections of agents: sets their options, and drops those that never speak.
 //!
 //! It replaces tonic's own, which spins when file descriptors run out and lets a connection that
 //! never sends its HTTP/2 preface block the end of the server (hyperium/hyper#4170).
 
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures::Stream;
-use rustix::io::Errno;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Sleep, sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::{Connected, TcpConnectInfo};
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::GREETING_LIMIT;
-use crate::Doors;
-
-/// Connections that wait to be accepted: a fleet that comes back at once must not lose its SYNs.
-/// The system's own bound (`net.core.somaxconn`) holds as well.
-const BACKLOG: u32 = 4096;
+use crate::{Doors, door};
 
 /// What a client of HTTP/2 sends first (RFC 9113, section 3.4): 24 bytes.
 const PREFACE_LEN: usize = 24;
-
-/// Listens on `addr`.
-///
-/// # Errors
-/// The address is in use or not ours.
-pub fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    socket.set_reuseaddr(true)?;
-    socket.bind(addr)?;
-    socket.listen(BACKLOG)
-}
 
 /// The connections of `listener` until its doors are closed. The stream itself goes on until they
 /// finish: tonic takes its end as the word to end all connections.
@@ -47,8 +30,11 @@ pub(super) fn incoming(
     doors: Doors,
 ) -> impl Stream<Item = io::Result<Connection>> {
     futures::stream::unfold((listener, doors), |(listener, doors)| async {
-        match doors.close.run_until_cancelled(accept(&listener)).await {
-            Some(stream) => {
+        match doors.close.run_until_cancelled(door::accept(&listener, "agents")).await {
+            Some((stream, _)) => {
+                if let Err(error) = set_options(&stream) {
+                    debug!(%error, "socket options");
+                }
                 let connection = Connection::new(stream, doors.cut.clone());
                 Some((Ok(connection), (listener, doors)))
             }
@@ -59,32 +45,6 @@ pub(super) fn incoming(
             }
         }
     })
-}
-
-async fn accept(listener: &TcpListener) -> TcpStream {
-    let mut pause = Duration::from_millis(100);
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                if let Err(error) = set_options(&stream) {
-                    debug!(%error, "socket options");
-                }
-                return stream;
-            }
-            Err(error) if is_exhausted(&error) => {
-                warn!(event = "accept.paused", %error, "no file descriptors left for agents");
-                sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_secs(1));
-            }
-            // The peer was gone before it was accepted.
-            Err(error) => debug!(%error, "accept"),
-        }
-    }
-}
-
-fn is_exhausted(error: &io::Error) -> bool {
-    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
-    matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
 }
 
 fn set_options(stream: &TcpStream) -> io::Result<()> {

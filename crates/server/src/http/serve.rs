@@ -3,7 +3,6 @@
 //! `axum::serve` sets no timer, so that a head that never ends would hold its connection for ever.
 
 use std::convert::Infallible;
-use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::Duration;
@@ -18,42 +17,22 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tower::ServiceExt as _;
-use tracing::{debug, warn};
+use tracing::debug;
+
+use crate::door;
 
 /// From the first moment of a connection, and again after each answer: so long may a request's
 /// head take. It ends connections that never send a byte and those that are kept alive for nothing.
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long to wait after an accept that failed for want of something: at first, and at most.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
-
 /// Accepts connections until the server drains. Those that are open then end by themselves once
 /// their answer is sent, or when everything stops.
 pub async fn serve(listener: TcpListener, router: Router, lifecycle: Lifecycle) {
     let drain = lifecycle.drain().clone();
-    let mut pause = PAUSES.0;
-    while let Some(accepted) = drain.run_until_cancelled(listener.accept()).await {
-        match accepted {
-            Ok((stream, peer)) => {
-                pause = PAUSES.0;
-                lifecycle.spawn(connection(stream, peer, router.clone(), lifecycle.clone()));
-            }
-            Err(error) if is_of_one_connection(&error) => {}
-            Err(error) => {
-                // Mostly too many open files. The connection stays in the backlog, so that
-                // another accept would fail at once: without a pause this loop takes a whole core.
-                warn!(event = "http.accept-failed", %error, "cannot accept connections");
-                let _ = drain.run_until_cancelled(tokio::time::sleep(pause)).await;
-                pause = PAUSES.1.min(pause * 2);
-            }
-        }
+    let next = || door::accept(&listener, "operators");
+    while let Some((stream, peer)) = drain.run_until_cancelled(next()).await {
+        lifecycle.spawn(connection(stream, peer, router.clone(), lifecycle.clone()));
     }
-}
-
-/// The peer was gone before it was accepted: nothing is wrong here.
-fn is_of_one_connection(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
 /// Serves one connection. Ends when the peer hangs up, when the server drains and no request is
