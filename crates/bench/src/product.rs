@@ -113,8 +113,9 @@ impl Product {
     pub(crate) async fn pull(&self, source: &Source) -> anyhow::Result<Duration> {
         let order = json!({ "client": CLIENT, "path": source.name() });
         let began = Instant::now();
-        let answer = self.http.post("/api/v1/transfers?wait=10m", &order, source.limit()).await?;
+        let answer = self.http.post("/api/v1/transfers?wait=10m", &order, source.limit()).await;
         let took = began.elapsed();
+        let answer = answer.with_context(|| self.server.last_words())?;
         let transfer = answer.json()?;
         anyhow::ensure!(transfer["state"] == "done", "the transfer is not done: {transfer:#}");
         let path = transfer["download"]["path"].as_str().context("a download has a path")?;

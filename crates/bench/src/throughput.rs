@@ -18,7 +18,7 @@ use crate::stats::Sorted;
 /// What was typed.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Measured runs of each; one more before them warms up.
+    /// Measured runs of each; before them one of the first size warms up.
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
     /// Sizes of the file, comma separated.

@@ -230,6 +230,15 @@ impl Transfer {
         }
     }
 
+    /// How many received bytes survive a power cut.
+    pub fn durable(&self) -> u64 {
+        match &self.phase {
+            Phase::Receiving { checkpoint, .. } => checkpoint.len,
+            Phase::Sealed(download) | Phase::Done(download) => download.size,
+            Phase::Queued | Phase::Failed(_) | Phase::Cancelled(_) => 0,
+        }
+    }
+
     /// Counts a new order to the client, whose upload supersedes all earlier ones.
     ///
     /// The server records it before the order goes out, but for the first: that one costs nothing,

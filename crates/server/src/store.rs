@@ -19,7 +19,7 @@ use filepull_core::name::DownloadName;
 use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 use rustix::io::Errno;
 
-pub use partial::{Partial, Published, digest_of};
+pub use partial::{Partial, Published, Syncer, digest_of};
 
 /// The folder of the records inside the data folder. No client id starts with a dot.
 pub const RECORDS_FOLDER: &str = ".filepull";

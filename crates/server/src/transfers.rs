@@ -5,6 +5,7 @@
 
 mod agent;
 mod attempt;
+mod checkpoint;
 mod effects;
 mod failed;
 mod finish;

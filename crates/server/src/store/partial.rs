@@ -162,14 +162,21 @@ impl Partial {
         read_all(&self.file, &mut take).map_err(failed)
     }
 
-    /// Brings its bytes to the disk. After an error the partial must not be used any more: the
-    /// system reports a lost write only once (Rebello et al., "Can Applications Recover from fsync
-    /// Failures?", 2020).
+    /// Brings its bytes to the disk: see [`Syncer::sync`].
     ///
     /// # Errors
     /// The disk failed, or a delayed write found no room.
     pub fn sync(&self) -> Result<(), StoreError> {
-        self.file.sync_data().map_err(|error| self.place.failed("sync", error))
+        sync(&self.file, &self.place)
+    }
+
+    /// A second handle, which brings to the disk what has been appended while more is.
+    ///
+    /// # Errors
+    /// No file descriptor is left.
+    pub fn syncer(&self) -> Result<Syncer, StoreError> {
+        let failed = |error| self.place.failed("open again", error);
+        Ok(Syncer { file: self.file.try_clone().map_err(failed)?, place: self.place.clone() })
     }
 
     /// The number of its inode, which it keeps when it gets its name.
@@ -216,6 +223,29 @@ impl Partial {
             .map_err(|errno| self.place.failed("unlink", errno.into()))?;
         Ok(Published::Named)
     }
+}
+
+/// A handle on a partial that can only bring it to the disk.
+#[derive(Debug)]
+pub struct Syncer {
+    file: File,
+    place: Place,
+}
+
+impl Syncer {
+    /// Brings the bytes appended so far to the disk. After an error the partial must not be used
+    /// any more: the system reports a lost write only once (Rebello et al., "Can Applications
+    /// Recover from fsync Failures?", 2020).
+    ///
+    /// # Errors
+    /// The disk failed, or a delayed write found no room.
+    pub fn sync(&self) -> Result<(), StoreError> {
+        sync(&self.file, &self.place)
+    }
+}
+
+fn sync(file: &File, place: &Place) -> Result<(), StoreError> {
+    file.sync_data().map_err(|error| place.failed("sync", error))
 }
 
 /// The digest and the length of a whole open file, read from its start.

@@ -12,6 +12,7 @@ use tracing::info;
 use uuid::Uuid;
 
 use super::attempt::fruitless;
+use super::checkpoint::Checkpoints;
 use super::life::{Attempted, Ending, Life};
 use super::view::{Speed, Stage};
 use super::{Ask, Reply, Upload, refuse};
@@ -161,6 +162,25 @@ impl Life {
         reception: &mut Reception,
         replies: &mpsc::Sender<Reply>,
     ) -> Drove {
+        let mut checkpoints = Checkpoints::new(self.shared.limits.checkpoint_every);
+        let drove = self.watch(session, reception, &mut checkpoints, replies).await;
+        match checkpoints.settle().await {
+            Some(Err(problem)) => Drove::Cut(problem.into()),
+            Some(Ok(noted)) => {
+                self.transfer.phase = noted.phase;
+                drove
+            }
+            None => drove,
+        }
+    }
+
+    async fn watch(
+        &mut self,
+        session: &Session,
+        reception: &mut Reception,
+        checkpoints: &mut Checkpoints,
+        replies: &mpsc::Sender<Reply>,
+    ) -> Drove {
         let mut pulse = Pulse::new(self.received());
         let superseded = self.superseded(session.instance);
         tokio::pin!(superseded);
@@ -170,11 +190,19 @@ impl Life {
             tokio::select! {
                 event = reception.next(&mut self.held) => match event {
                     Event::Wrote(received) => {
-                        if let Err(problem) = self.wrote(received, &mut pulse, replies).await {
+                        self.wrote(received, &mut pulse, replies);
+                        if let Err(problem) = checkpoints.start_if_due(self) {
                             return Drove::Cut(problem.into());
                         }
                     }
                     Event::Ended(end) => return Drove::Ended(end),
+                },
+                made = checkpoints.made() => match made {
+                    Ok(noted) => {
+                        self.transfer.phase = noted.phase;
+                        pulse.durable = self.transfer.durable();
+                    }
+                    Err(problem) => return Drove::Cut(problem.into()),
                 },
                 Some(ask) = self.asks.recv() => match ask {
                     Ask::Cancel(problem) => return Drove::Cut(self.cancelled(session, problem)),
@@ -205,13 +233,8 @@ impl Life {
         }
     }
 
-    /// Shows and acknowledges progress, and makes it durable when that is due.
-    async fn wrote(
-        &mut self,
-        received: u64,
-        pulse: &mut Pulse,
-        replies: &mpsc::Sender<Reply>,
-    ) -> Result<(), Problem> {
+    /// Shows and acknowledges progress.
+    fn wrote(&self, received: u64, pulse: &mut Pulse, replies: &mpsc::Sender<Reply>) {
         let now = Instant::now();
         pulse.last_bytes = now;
         if let Some(speed) = pulse.speed.update(received, now.into_std()) {
@@ -220,18 +243,12 @@ impl Life {
                 view.bytes_per_second = Some(speed);
             });
         }
-        if self.shared.limits.checkpoint_every <= now - pulse.last_checkpoint {
-            self.checkpoint().await?;
-            pulse.durable = received;
-            pulse.last_checkpoint = Instant::now();
-        }
         let ack_due = ACK_EVERY <= now - pulse.last_ack || ACK_LEN <= received - pulse.acked;
         if ack_due {
             // A full queue means that the agent has not read the last one yet.
             let _ = replies.try_send(Reply::Ack { received, durable: pulse.durable });
             (pulse.last_ack, pulse.acked) = (now, received);
         }
-        Ok(())
     }
 
     async fn checkpoint(&mut self) -> Result<(), Problem> {
@@ -256,7 +273,6 @@ enum Drove {
 /// When things last happened during an upload.
 struct Pulse {
     last_bytes: Instant,
-    last_checkpoint: Instant,
     last_ack: Instant,
     acked: u64,
     durable: u64,
@@ -268,7 +284,6 @@ impl Pulse {
         let now = Instant::now();
         Self {
             last_bytes: now,
-            last_checkpoint: now,
             last_ack: now,
             acked: received,
             durable: 0,

@@ -78,11 +78,7 @@ impl State {
 impl View {
     pub(crate) fn new(transfer: Transfer) -> Self {
         let source = transfer.source().cloned();
-        let bytes_done = match &transfer.phase {
-            Phase::Receiving { checkpoint, .. } => checkpoint.len,
-            Phase::Sealed(download) | Phase::Done(download) => download.size,
-            Phase::Queued | Phase::Failed(_) | Phase::Cancelled(_) => 0,
-        };
+        let bytes_done = transfer.durable();
         let expires_at = transfer.queue_until;
         let stage = Stage::Recording;
         Self { transfer, stage, source, bytes_done, bytes_per_second: None, expires_at }

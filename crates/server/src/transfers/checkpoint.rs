@@ -1,0 +1,80 @@
+//! Makes what has come survive a power cut, beside the upload that goes on.
+//!
+//! The upload does not wait for the disk: meanwhile its bytes would pile up in memory, a whole
+//! flow-control window of them.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use filepull_core::problem::Problem;
+use filepull_core::transfer::{Effect, Transfer};
+use tokio::time::{Duration, Instant};
+
+use super::effects::run;
+use super::life::Life;
+use super::{Shared, records_failed, store_failed};
+use crate::store::Syncer;
+
+/// The checkpoints of one upload, at most one of them in the making.
+pub(super) struct Checkpoints {
+    making: Option<Making>,
+    every: Duration,
+    due: Instant,
+}
+
+/// Resolves to the transfer as it is on record then.
+type Making = Pin<Box<dyn Future<Output = Result<Transfer, Problem>> + Send>>;
+
+impl Checkpoints {
+    pub(super) fn new(every: Duration) -> Self {
+        Self { making: None, every, due: Instant::now() + every }
+    }
+
+    /// Starts to make what `life` holds durable, if that is due.
+    pub(super) fn start_if_due(&mut self, life: &Life) -> Result<(), Problem> {
+        let Some(held) = &life.held else { return Ok(()) };
+        if self.making.is_some() || Instant::now() < self.due {
+            return Ok(());
+        }
+        let syncer = held.partial.syncer().map_err(|error| store_failed(&error))?;
+        let mut noted = life.transfer.clone();
+        let effects = noted.checkpoint(held.receiver.prefix());
+        self.making = Some(Box::pin(make(Arc::clone(&life.shared), noted, syncer, effects)));
+        Ok(())
+    }
+
+    /// Resolves when the one in the making is durable; without one, never. Dropping the future
+    /// loses nothing.
+    pub(super) async fn made(&mut self) -> Result<Transfer, Problem> {
+        let Some(making) = &mut self.making else { return std::future::pending().await };
+        let made = making.await;
+        self.making = None;
+        self.due = Instant::now() + self.every;
+        made
+    }
+
+    /// Waits for the one in the making, if there is one.
+    pub(super) async fn settle(mut self) -> Option<Result<Transfer, Problem>> {
+        self.making.as_ref()?;
+        Some(self.made().await)
+    }
+}
+
+/// Performs the effects of a checkpoint in their order.
+async fn make(
+    shared: Arc<Shared>,
+    noted: Transfer,
+    syncer: Syncer,
+    effects: [Effect; 2],
+) -> Result<Transfer, Problem> {
+    let mut syncer = Some(syncer);
+    for effect in effects {
+        if effect == Effect::Record {
+            shared.records.save(&noted).await.map_err(|error| records_failed(&error))?;
+        } else if let Some(syncer) = syncer.take() {
+            run(move || syncer.sync()).await.map_err(|error| store_failed(&error))?;
+        }
+    }
+    Ok(noted)
+}
