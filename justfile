@@ -10,7 +10,7 @@ check:
 test *ARGS:
     cargo test --workspace {{ARGS}}
 
-# A server and five clients in one process, with made-up files in a temporary folder.
+# A server and five clients in one process; files in client-data/, downloads in server-data/
 demo:
     cargo run --release -- demo
 

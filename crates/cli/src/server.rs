@@ -25,6 +25,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     } else {
         "off, as HTTP_AUTH=none says: everybody who reaches this address may pull"
     };
+    let dial = match grpc.ip().is_unspecified() {
+        true => format!("this-machine:{}", grpc.port()),
+        false => grpc.to_string(),
+    };
     let free = free(&server);
     say(&format!(
         "filepull server {VERSION}\n\
@@ -32,7 +36,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
          \x20 agents   {grpc}  ({reach})\n\
          \x20 files    {data_dir}  ({free})\n\
          \x20 sign-in  {sign_in}\n\
-         Add a client:  CLIENT_ID=client1 SERVER_ADDR={grpc} FILE_PATH=menu.txt filepull-agent\n\
+         Add a client:  CLIENT_ID=client1 SERVER_ADDR={dial} FILE_PATH=menu.txt filepull-agent\n\
          Ready."
     ));
     server.run_until(asked_to_stop).await
