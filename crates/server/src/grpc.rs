@@ -103,6 +103,6 @@ impl AgentTransfer for Gateway {
         &self,
         request: Request<Streaming<UploadRequest>>,
     ) -> Result<Response<Self::UploadStream>, Status> {
-        upload::open(self, request.into_inner()).await.map(Response::new)
+        upload::open(self, request).await.map(Response::new)
     }
 }

@@ -3,6 +3,7 @@
 //! [`Server::bind`] makes everything that must exist before the first request;
 //! [`Server::run_until`] serves until a future says stop, then ends what runs in order.
 
+pub mod brake;
 pub mod client;
 pub mod config;
 mod door;

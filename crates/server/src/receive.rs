@@ -1,8 +1,8 @@
 //! Drives an upload's pieces through a core [`Receiver`] into a partial.
 //!
 //! One blocking job writes at a time; what arrives meanwhile is the next batch. So batches are
-//! small on a slow line and large on a fast one, and a slow disk slows the line down through its
-//! flow-control window instead of filling the memory.
+//! small on a slow line and large on a fast one. While a batch waits behind a slow disk nothing more
+//! is read from the connection: the line slows down instead of filling the memory.
 
 use std::pin::Pin;
 
@@ -13,6 +13,7 @@ use filepull_core::receive::{ReceiveError, Receiver};
 use futures::{Stream, StreamExt as _};
 use tokio::task::{JoinHandle, spawn_blocking};
 
+use crate::brake::Brake;
 use crate::store::{Partial, StoreError};
 
 /// What an agent sends after the header of an upload.
@@ -76,6 +77,7 @@ const BATCH_LEN: usize = 1024 * 1024;
 /// An upload on its way to the disk.
 pub(crate) struct Reception {
     pieces: Pieces,
+    brake: Brake,
     batch: Vec<(u64, Bytes)>,
     batch_len: usize,
     job: Option<JoinHandle<(Held, Result<(), End>)>>,
@@ -83,8 +85,8 @@ pub(crate) struct Reception {
 }
 
 impl Reception {
-    pub(crate) fn new(pieces: Pieces) -> Self {
-        Self { pieces, batch: Vec::new(), batch_len: 0, job: None, end: None }
+    pub(crate) fn new(pieces: Pieces, brake: Brake) -> Self {
+        Self { pieces, brake, batch: Vec::new(), batch_len: 0, job: None, end: None }
     }
 
     /// Waits for the next thing worth telling. `held` is empty while a job writes to it, and full
@@ -102,6 +104,11 @@ impl Reception {
                 return Event::Ended(end);
             }
             let takes_more = self.end.is_none() && self.batch_len < BATCH_LEN;
+            if takes_more {
+                self.brake.release();
+            } else {
+                self.brake.pull();
+            }
             tokio::select! {
                 piece = self.pieces.next(), if takes_more => self.take(piece),
                 (written, result) = finished(&mut self.job) => {
@@ -157,6 +164,13 @@ impl Reception {
                 Event::Ended(end)
             }
         }
+    }
+}
+
+impl Drop for Reception {
+    fn drop(&mut self) {
+        // The connection may carry other uploads.
+        self.brake.release();
     }
 }
 

@@ -87,6 +87,20 @@ pub enum RecordsError {
     Closed,
 }
 
+impl RecordsError {
+    /// The disk had no room for the records.
+    pub fn is_full(&self) -> bool {
+        // SQLITE_FULL, <https://www.sqlite.org/rescode.html#full>
+        let full = |error: &sqlx::Error| {
+            error
+                .as_database_error()
+                .and_then(|error| error.code())
+                .is_some_and(|code| code == "13")
+        };
+        matches!(self, Self::Database(error) if full(error))
+    }
+}
+
 impl From<sqlx::Error> for RecordsError {
     fn from(error: sqlx::Error) -> Self {
         let closed = matches!(error, sqlx::Error::PoolClosed);

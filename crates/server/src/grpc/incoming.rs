@@ -4,6 +4,7 @@
 //! never sends its HTTP/2 preface block the end of the server (hyperium/hyper#4170).
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -14,10 +15,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Sleep, sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tonic::transport::server::Connected;
 use tracing::debug;
 
 use super::GREETING_LIMIT;
+use crate::brake::Brake;
 use crate::{Doors, door};
 
 /// What a client of HTTP/2 sends first (RFC 9113, section 3.4): 24 bytes.
@@ -66,12 +68,23 @@ pub(super) struct Connection {
     /// Bytes of the preface read so far, and when it must be whole; none once it is.
     greeting: Option<(usize, Pin<Box<Sleep>>)>,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    brake: Brake,
+}
+
+/// What the handlers of a connection's requests know of it.
+#[derive(Clone, Debug)]
+pub(super) struct Caller {
+    /// Where the agent dials from.
+    pub(super) remote_addr: Option<SocketAddr>,
+    /// Stops reading from the connection.
+    pub(super) brake: Brake,
 }
 
 impl Connection {
     fn new(stream: TcpStream, cut: CancellationToken) -> Self {
         let greeting = Some((0, Box::pin(sleep(GREETING_LIMIT))));
-        Self { stream, greeting, cut: Box::pin(cut.cancelled_owned()) }
+        let cut = Box::pin(cut.cancelled_owned());
+        Self { stream, greeting, cut, brake: Brake::default() }
     }
 
     /// Notes `len` more bytes; without any, checks whether it is too late for them.
@@ -96,6 +109,9 @@ impl AsyncRead for Connection {
     ) -> Poll<io::Result<()>> {
         if self.cut.as_mut().poll(context).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        if self.brake.holds(context) {
+            return Poll::Pending;
         }
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
@@ -137,9 +153,9 @@ impl AsyncWrite for Connection {
 }
 
 impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
+    type ConnectInfo = Caller;
 
     fn connect_info(&self) -> Self::ConnectInfo {
-        self.stream.connect_info()
+        Caller { remote_addr: self.stream.peer_addr().ok(), brake: self.brake.clone() }
     }
 }

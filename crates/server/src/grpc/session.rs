@@ -21,6 +21,7 @@ use tokio::time::{Instant, interval_at, sleep_until, timeout};
 use tonic::{Request, Status, Streaming};
 use tracing::{debug, info, warn};
 
+use super::incoming::Caller;
 use super::wire::{
     CLONE_RETRY, STOPPING_RETRY, greeting, last_words, refusal, refused_line, session_end, wire,
 };
@@ -35,8 +36,10 @@ pub(super) async fn open(
     gateway: Gateway,
     request: Request<Streaming<AgentMessage>>,
 ) -> Result<Outgoing, Status> {
-    let remote_addr = request.remote_addr();
-    let remote_addr = remote_addr.ok_or_else(|| Status::internal("no address"))?;
+    let caller = request.extensions().get::<Caller>().cloned();
+    let caller = caller.ok_or_else(|| Status::internal("an unknown connection"))?;
+    let remote_addr = caller.remote_addr.ok_or_else(|| Status::internal("no address"))?;
+    caller.brake.carries_session();
     let mut messages = request.into_inner();
     let first = timeout(GREETING_LIMIT, messages.message()).await;
     let first = first.map_err(|_| Status::deadline_exceeded("no hello came"))??;

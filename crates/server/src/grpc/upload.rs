@@ -6,7 +6,7 @@ use filepull_core::digest::Digest;
 use filepull_core::id::TransferId;
 use filepull_core::problem::Problem;
 use filepull_core::source::Source;
-use filepull_proto::v1::upload_request::Kind as Request;
+use filepull_proto::v1::upload_request::Kind as Asked;
 use filepull_proto::v1::upload_response::Kind as Response;
 use filepull_proto::v1::{
     Error, ErrorCode, Stored, UploadAck, UploadHeader, UploadRequest, UploadResponse,
@@ -16,10 +16,12 @@ use futures::stream::BoxStream;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming};
+use tonic::{Request, Status, Streaming};
 use uuid::Uuid;
 
+use super::incoming::Caller;
 use super::{GREETING_LIMIT, Gateway};
+use crate::brake::Brake;
 use crate::receive::{Piece, Pieces};
 use crate::transfers::{Reply, Upload};
 
@@ -28,11 +30,14 @@ const REPLIES_LEN: usize = 16;
 
 pub(super) async fn open(
     gateway: &Gateway,
-    mut requests: Streaming<UploadRequest>,
+    request: Request<Streaming<UploadRequest>>,
 ) -> Result<BoxStream<'static, Result<UploadResponse, Status>>, Status> {
+    let caller = request.extensions().get::<Caller>().cloned();
+    let brake = caller.map(|caller| caller.brake).unwrap_or_default();
+    let mut requests = request.into_inner();
     let first = timeout(GREETING_LIMIT, requests.message()).await;
     let first = first.map_err(|_| Status::deadline_exceeded("no header came"))??;
-    let Some(Request::Header(header)) = first.and_then(|request| request.kind) else {
+    let Some(Asked::Header(header)) = first.and_then(|request| request.kind) else {
         return Err(Status::invalid_argument("an upload begins with its header"));
     };
     let id = from_utf8(header.transfer_id.as_bytes())
@@ -40,13 +45,14 @@ pub(super) async fn open(
         .and_then(|id| TransferId::parse(id).ok())
         .ok_or_else(|| Status::invalid_argument("transfer_id is not a UUID"))?;
     let (replies, answers) = mpsc::channel(REPLIES_LEN);
-    gateway.transfers.upload(id, upload(header, requests, replies)?);
+    gateway.transfers.upload(id, upload(header, requests, brake, replies)?);
     Ok(ReceiverStream::new(answers).map(|reply| Ok(response(reply))).boxed())
 }
 
 fn upload(
     header: UploadHeader,
     requests: Streaming<UploadRequest>,
+    brake: Brake,
     replies: mpsc::Sender<Reply>,
 ) -> Result<Upload, Status> {
     let token = Uuid::from_slice(&header.upload_token)
@@ -57,18 +63,19 @@ fn upload(
         Ok(request) => piece(request),
         Err(status) => Err(broken(&status)),
     }));
-    Ok(Upload { attempt: header.attempt, token, offset: header.offset, source, pieces, replies })
+    let (attempt, offset) = (header.attempt, header.offset);
+    Ok(Upload { attempt, token, offset, source, pieces, brake, replies })
 }
 
 fn piece(request: UploadRequest) -> Result<Piece, String> {
     match request.kind {
-        Some(Request::Chunk(chunk)) => Ok(Piece::Chunk { offset: chunk.offset, bytes: chunk.data }),
-        Some(Request::Trailer(trailer)) => match Digest::try_from(trailer.sha256.as_ref()) {
+        Some(Asked::Chunk(chunk)) => Ok(Piece::Chunk { offset: chunk.offset, bytes: chunk.data }),
+        Some(Asked::Trailer(trailer)) => match Digest::try_from(trailer.sha256.as_ref()) {
             Ok(digest) => Ok(Piece::End { total_size: trailer.total_size, digest }),
             Err(_) => Err("the trailer's sha256 has not 32 bytes".into()),
         },
-        Some(Request::Abort(error)) => Ok(Piece::Abort(Problem::from(error))),
-        Some(Request::Header(_)) => Err("a second header came".into()),
+        Some(Asked::Abort(error)) => Ok(Piece::Abort(Problem::from(error))),
+        Some(Asked::Header(_)) => Err("a second header came".into()),
         None => Err("a piece of unknown kind came".into()),
     }
 }

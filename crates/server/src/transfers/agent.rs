@@ -6,6 +6,7 @@ use filepull_core::source::Source;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
+use crate::brake::Brake;
 use crate::receive::Pieces;
 
 /// What an agent said about an order.
@@ -31,6 +32,8 @@ pub struct Upload {
     pub source: Source,
     /// The bytes.
     pub pieces: Pieces,
+    /// Stops them from being read ahead.
+    pub brake: Brake,
     /// What the agent is told.
     pub replies: mpsc::Sender<Reply>,
 }

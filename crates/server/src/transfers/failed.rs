@@ -8,6 +8,9 @@ use crate::store::StoreError;
 
 pub(super) fn records_failed(error: &RecordsError) -> Problem {
     error!(event = "records.failed", error = %chain(error), "the records failed");
+    if error.is_full() {
+        return Problem::new(Code::ServerFull, "The server's disk is full.");
+    }
     Problem::new(Code::StorageFailed, "The server could not read or write its records.")
 }
 

@@ -98,9 +98,10 @@ async fn recorded(handle: &Handle, joined: bool) -> Result<Pulled, Problem> {
     // A task that ended before its record was made leaves its view as it was.
     let _ = view.wait_for(|view| view.stage != Stage::Recording).await;
     let seen = view.borrow().clone();
-    let never_recorded = seen.transfer.attempt == 0
-        && seen.transfer.problem().is_some_and(|problem| problem.code == Code::StorageFailed);
-    match seen.transfer.problem() {
+    let records_failed =
+        |problem: &&Problem| matches!(problem.code, Code::StorageFailed | Code::ServerFull);
+    let never_recorded = seen.transfer.attempt == 0;
+    match seen.transfer.problem().filter(records_failed) {
         Some(problem) if never_recorded => Err(problem.clone()),
         _ if seen.stage == Stage::Recording => {
             Err(Problem::new(Code::ServerStopping, "The server is restarting; try again in 10 s."))

@@ -16,7 +16,7 @@ use super::checkpoint::Checkpoints;
 use super::life::{Attempted, Ending, Life};
 use super::view::{Speed, Stage};
 use super::{Ask, Reply, Upload, refuse};
-use crate::receive::{End, Event, Pieces, Reception};
+use crate::receive::{End, Event, Reception};
 use crate::registry::Session;
 
 /// The agent hears of its progress at least this often while bytes flow ...
@@ -31,9 +31,9 @@ impl Life {
         session: &Session,
         upload: Upload,
     ) -> Result<Attempted, Ending> {
-        let Upload { offset, source, pieces, replies, .. } = upload;
+        let Upload { offset, source, pieces, brake, replies, .. } = upload;
         let ended = match self.admit(offset, source, &replies).await {
-            Ok(Admitted::Yes) => self.take(session, pieces, &replies).await,
+            Ok(Admitted::Yes) => self.take(session, Reception::new(pieces, brake), &replies).await,
             Ok(Admitted::No(why)) => Ok(fruitless(why)),
             Err(ending) => Err(ending),
         };
@@ -47,11 +47,10 @@ impl Life {
     async fn take(
         &mut self,
         session: &Session,
-        pieces: Pieces,
+        mut reception: Reception,
         replies: &mpsc::Sender<Reply>,
     ) -> Result<Attempted, Ending> {
         let before = self.received();
-        let mut reception = Reception::new(pieces);
         let end = self.drive(session, &mut reception, replies).await;
         reception.settle(&mut self.held).await;
         let progress = before < self.received();
