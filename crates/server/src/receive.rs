@@ -4,6 +4,7 @@
 //! small on a slow line and large on a fast one. While a batch waits behind a slow disk nothing more
 //! is read from the connection: the line slows down instead of filling the memory.
 
+use std::fmt;
 use std::pin::Pin;
 
 use bytes::Bytes;
@@ -75,7 +76,7 @@ pub(crate) enum Event {
 const BATCH_LEN: usize = 1024 * 1024;
 
 /// An upload on its way to the disk.
-pub(crate) struct Reception {
+pub struct Reception {
     pieces: Pieces,
     brake: Brake,
     batch: Vec<(u64, Bytes)>,
@@ -85,7 +86,9 @@ pub(crate) struct Reception {
 }
 
 impl Reception {
+    /// Reads nothing ahead until the first call of `next`: by then the partial is there.
     pub(crate) fn new(pieces: Pieces, brake: Brake) -> Self {
+        brake.pull();
         Self { pieces, brake, batch: Vec::new(), batch_len: 0, job: None, end: None }
     }
 
@@ -164,6 +167,12 @@ impl Reception {
                 Event::Ended(end)
             }
         }
+    }
+}
+
+impl fmt::Debug for Reception {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Reception({} bytes wait)", self.batch_len)
     }
 }
 

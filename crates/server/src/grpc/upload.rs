@@ -22,7 +22,7 @@ use uuid::Uuid;
 use super::incoming::Caller;
 use super::{GREETING_LIMIT, Gateway};
 use crate::brake::Brake;
-use crate::receive::{Piece, Pieces};
+use crate::receive::{Piece, Pieces, Reception};
 use crate::transfers::{Reply, Upload};
 
 /// Acks that the agent has not read; the last word always finds room, or the agent is gone.
@@ -64,7 +64,8 @@ fn upload(
         Err(status) => Err(broken(&status)),
     }));
     let (attempt, offset) = (header.attempt, header.offset);
-    Ok(Upload { attempt, token, offset, source, pieces, brake, replies })
+    let reception = Reception::new(pieces, brake);
+    Ok(Upload { attempt, token, offset, source, reception, replies })
 }
 
 fn piece(request: UploadRequest) -> Result<Piece, String> {

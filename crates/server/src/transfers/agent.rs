@@ -6,8 +6,7 @@ use filepull_core::source::Source;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use crate::brake::Brake;
-use crate::receive::Pieces;
+use crate::receive::Reception;
 
 /// What an agent said about an order.
 #[derive(Clone, Debug)]
@@ -21,6 +20,7 @@ pub enum Answer {
 }
 
 /// One attempt, as it arrives from an agent.
+#[derive(Debug)]
 pub struct Upload {
     /// The order it answers.
     pub attempt: u32,
@@ -31,17 +31,9 @@ pub struct Upload {
     /// The file as the agent opened it.
     pub source: Source,
     /// The bytes.
-    pub pieces: Pieces,
-    /// Stops them from being read ahead.
-    pub brake: Brake,
+    pub reception: Reception,
     /// What the agent is told.
     pub replies: mpsc::Sender<Reply>,
-}
-
-impl std::fmt::Debug for Upload {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Upload(attempt {} from {})", self.attempt, self.offset)
-    }
 }
 
 /// What an agent is told about its upload.

@@ -31,9 +31,9 @@ impl Life {
         session: &Session,
         upload: Upload,
     ) -> Result<Attempted, Ending> {
-        let Upload { offset, source, pieces, brake, replies, .. } = upload;
+        let Upload { offset, source, reception, replies, .. } = upload;
         let ended = match self.admit(offset, source, &replies).await {
-            Ok(Admitted::Yes) => self.take(session, Reception::new(pieces, brake), &replies).await,
+            Ok(Admitted::Yes) => self.take(session, reception, &replies).await,
             Ok(Admitted::No(why)) => Ok(fruitless(why)),
             Err(ending) => Err(ending),
         };
