@@ -170,6 +170,10 @@ impl Transfer {
     /// fails.
     pub const MAX_STALLED: u32 = 5;
 
+    /// How often in a row an attempt may be lost with its line before the transfer fails: an agent
+    /// that dies of each order comes back for ever.
+    pub const MAX_LOST: u32 = 50;
+
     /// A transfer that was asked for at `now`. [`Effect::Record`] it before anybody hears of it.
     pub fn new(
         client: ClientId,

@@ -6,11 +6,12 @@ use filepull_proto::v1::agent_control_client::AgentControlClient;
 use filepull_proto::v1::agent_message::Kind as FromAgent;
 use filepull_proto::v1::agent_transfer_client::AgentTransferClient;
 use filepull_proto::v1::server_message::Kind as ToAgent;
+use filepull_proto::v1::transfer_update::State;
 use filepull_proto::v1::upload_request::Kind;
 use filepull_proto::v1::upload_response::Kind as Answer;
 use filepull_proto::v1::{
     AgentMessage, DataChunk, Error, ErrorCode, Hello, ServerMessage, SourceInfo, StartTransfer,
-    UploadHeader, UploadRequest, UploadTrailer,
+    TransferUpdate, UploadHeader, UploadRequest, UploadTrailer,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -20,16 +21,20 @@ use tonic::transport::Channel;
 /// An agent that says what the test wants.
 struct Liar {
     channel: Channel,
-    _says: mpsc::Sender<AgentMessage>,
+    says: mpsc::Sender<AgentMessage>,
     hears: Streaming<ServerMessage>,
 }
 
 impl Liar {
     async fn connect(bed: &TestBed) -> anyhow::Result<Self> {
+        Self::named(bed, "client4").await
+    }
+
+    async fn named(bed: &TestBed, client_id: &str) -> anyhow::Result<Self> {
         let channel = Channel::from_shared(format!("http://{}", bed.grpc()))?.connect().await?;
         let (says, said) = mpsc::channel(8);
         let hello = Hello {
-            client_id: "client4".into(),
+            client_id: client_id.into(),
             instance_id: uuid::Uuid::new_v4().as_bytes().to_vec().into(),
             protocol_min: 1,
             protocol_max: 1,
@@ -38,7 +43,7 @@ impl Liar {
         says.send(AgentMessage { kind: Some(FromAgent::Hello(hello)) }).await?;
         let mut control = AgentControlClient::new(channel.clone());
         let hears = control.session(ReceiverStream::new(said)).await?.into_inner();
-        let mut liar = Self { channel, _says: says, hears };
+        let mut liar = Self { channel, says, hears };
         let first = soon("the welcome", liar.hears.message()).await??;
         assert!(matches!(first.and_then(|message| message.kind), Some(ToAgent::Welcome(_))));
         Ok(liar)
@@ -198,6 +203,26 @@ async fn only_the_token_of_the_current_order_lets_an_upload_in() -> anyhow::Resu
     assert_eq!(error_code(answer), Some(ErrorCode::UnknownTransfer));
     assert!(bed.downloads("client4")?.is_empty());
     let answer = liar.upload(pieces(&current)).await?;
+    assert!(matches!(answer, Some(Answer::Stored(_))), "{answer:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn no_agent_answers_for_another_client() -> anyhow::Result<()> {
+    let (bed, liar, order, _) = ordered().await?;
+    let other = Liar::named(&bed, "client5").await?;
+    let refused = TransferUpdate {
+        transfer_id: order.transfer_id.clone(),
+        attempt: order.attempt,
+        state: Some(State::Failed(Error::default())),
+    };
+    other.says.send(AgentMessage { kind: Some(FromAgent::Transfer(refused)) }).await?;
+    // Its line is read in order: once it has said goodbye, the server has read the lie.
+    let goodbye = filepull_proto::v1::Goodbye::default();
+    other.says.send(AgentMessage { kind: Some(FromAgent::Goodbye(goodbye)) }).await?;
+    bed.server()?.says("\"reason\":\"stopped\"").await?;
+    let answer =
+        liar.upload(vec![header(&order, 4), chunk(0, b"data"), trailer(4, b"data")]).await?;
     assert!(matches!(answer, Some(Answer::Stored(_))), "{answer:?}");
     Ok(())
 }

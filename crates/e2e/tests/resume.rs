@@ -132,6 +132,30 @@ async fn partials_that_belong_to_no_transfer_are_swept_at_the_start() -> anyhow:
     Ok(())
 }
 
+#[tokio::test]
+async fn a_partial_whose_record_was_cut_off_is_not_in_the_way() -> anyhow::Result<()> {
+    let mut bed = TestBed::start().await?;
+    let proxy = bed.proxy().await?;
+    let mut client = bed.client("client4", b"data")?.dialling(proxy.addr());
+    client.connect().await?;
+    bed.pull("client4").await?;
+    client.take_agent()?.kill().await?;
+    bed.server()?.says("client.disconnected").await?;
+    let queued = bed.get("/trigger?id=client4&queue=1h").await?;
+    let location = queued.header("location").to_owned();
+    bed.take_server()?.kill().await?;
+    // As a server leaves it that is killed between the first two effects of an upload.
+    let id = location.rsplit('/').next().unwrap_or_default();
+    std::fs::write(bed.data_dir().join(format!("client4/{id}-1.tmp")), "half")?;
+    bed.start_server().await?;
+    assert!(bed.leftovers("client4")?.is_empty());
+    proxy.retarget(bed.grpc());
+    client.connect().await?;
+    let done = bed.json(&format!("{location}?wait=100s")).await?;
+    assert_eq!(done["state"], "done", "{done}");
+    Ok(())
+}
+
 /// Ten cuts, two kills of the agent and two of the server, at random bytes of 100 MiB.
 #[tokio::test]
 async fn a_hundred_mebibytes_arrive_through_everything() -> anyhow::Result<()> {

@@ -75,6 +75,9 @@ pub(crate) enum Event {
 /// Enough for one large write; while it runs, at most as much again waits in memory.
 const BATCH_LEN: usize = 1024 * 1024;
 
+/// What a chunk costs at least, in bytes: its place in the batch.
+const LEAST_COST: usize = 256;
+
 /// An upload on its way to the disk.
 pub struct Reception {
     pieces: Pieces,
@@ -146,7 +149,8 @@ impl Reception {
     fn take(&mut self, piece: Option<Result<Piece, String>>) {
         match piece {
             Some(Ok(Piece::Chunk { offset, bytes })) => {
-                self.batch_len += bytes.len();
+                // An empty chunk is a sign of life; many of them are still not free.
+                self.batch_len += bytes.len().max(LEAST_COST);
                 self.batch.push((offset, bytes));
             }
             Some(Ok(Piece::End { total_size, digest })) => {
@@ -194,7 +198,9 @@ impl Held {
             if judged.is_err() {
                 break;
             }
-            accepted.push(bytes);
+            if !bytes.is_empty() {
+                accepted.push(bytes);
+            }
         }
         self.partial.append(&accepted).map_err(End::Disk)?;
         judged.map_err(End::Bad)

@@ -19,6 +19,7 @@ use filepull_core::name::DownloadName;
 use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 use rustix::io::Errno;
 
+pub(crate) use partial::partial_name;
 pub use partial::{Partial, Published, Syncer, digest_of};
 
 /// The folder of the records inside the data folder. No client id starts with a dot.
@@ -137,6 +138,16 @@ impl Store {
                 Partial::open(folder, self.partial_place(client, transfer, generation), len)
             }
         }
+    }
+
+    /// Says that a download could not be read.
+    pub(crate) fn unreadable(
+        &self,
+        client: &ClientId,
+        name: &DownloadName,
+        source: io::Error,
+    ) -> StoreError {
+        StoreError { step: "read", path: self.download_path(client, name), source }
     }
 
     /// Removes a partial, if there is one.

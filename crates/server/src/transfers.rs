@@ -18,6 +18,7 @@ mod turn;
 mod upload;
 mod view;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +33,7 @@ use tokio::time::timeout;
 
 use crate::records::{Records, TransferFilter};
 use crate::registry::Registry;
-use crate::store::Store;
+use crate::store::{self, Store};
 pub use agent::{Answer, Reply, Upload};
 use agent::{Ask, refuse};
 use failed::{records_failed, store_failed};
@@ -115,10 +116,13 @@ impl Transfers {
         limits: Limits,
     ) -> anyhow::Result<Self> {
         let unfinished = records.unfinished().await?;
-        let wanted: std::collections::HashSet<String> =
-            unfinished.iter().map(|transfer| transfer.id.to_string()).collect();
+        // By its full name: a partial whose record was cut off would be in the way of the next.
+        let with_partial = unfinished.iter().filter(|transfer| transfer.source().is_some());
+        let wanted: HashSet<String> = with_partial
+            .map(|transfer| store::partial_name(transfer.id, transfer.generation))
+            .collect();
         let sweeper = store.clone();
-        let is_wanted = move |name: &str| name.get(..36).is_some_and(|id| wanted.contains(id));
+        let is_wanted = move |name: &str| wanted.contains(name);
         tokio::task::spawn_blocking(move || sweeper.sweep(is_wanted)).await??;
         let turns = Arc::new(Semaphore::new(limits.max_running));
         let open = Open::default();
@@ -228,9 +232,11 @@ impl Transfers {
         Some(self.shared.store.download_path(&transfer.client, &download.name))
     }
 
-    /// Takes what an agent said about an order; news of a finished transfer is ignored.
-    pub fn answer(&self, id: TransferId, attempt: u32, answer: Answer) {
-        if let Some(handle) = self.shared.open.get(id) {
+    /// Takes what the agent of `client` said about an order; news of a finished transfer, or of
+    /// another client's, is ignored.
+    pub fn answer(&self, client: &ClientId, id: TransferId, attempt: u32, answer: Answer) {
+        let handle = self.shared.open.get(id).filter(|handle| handle.client == *client);
+        if let Some(handle) = handle {
             let _ = handle.asks.try_send(Ask::Answer { attempt, answer });
         }
     }

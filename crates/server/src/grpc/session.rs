@@ -235,7 +235,7 @@ impl Line {
             Some(State::Failed(error)) => Answer::Refused(Problem::from(error)),
             None => return,
         };
-        self.gateway.transfers.answer(id, update.attempt, answer);
+        self.gateway.transfers.answer(&self.client, id, update.attempt, answer);
     }
 }
 

@@ -27,6 +27,9 @@ pub struct Partial {
     started: u64,
 }
 
+/// Nobody but us writes to a partial.
+const MODE: Mode = Mode::RUSR.union(Mode::WUSR).union(Mode::RGRP);
+
 /// The system is asked to write after this many bytes, so that little is left for the sync at the
 /// end.
 const WRITE_BACK_LEN: u64 = 8 * 1024 * 1024;
@@ -53,7 +56,7 @@ impl Place {
     }
 }
 
-pub(super) fn partial_name(transfer: TransferId, generation: u32) -> String {
+pub(crate) fn partial_name(transfer: TransferId, generation: u32) -> String {
     format!("{transfer}-{generation}.tmp")
 }
 
@@ -70,8 +73,7 @@ pub(super) fn is_partial(name: &str) -> bool {
 impl Partial {
     pub(super) fn create(folder: OwnedFd, place: Place, size: u64) -> Result<Self, StoreError> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP;
-        let file = rustix::fs::openat(&folder, &place.name, flags, mode)
+        let file = rustix::fs::openat(&folder, &place.name, flags, MODE)
             .map_err(|errno| place.failed("create", errno.into()))?;
         let partial = Self { file: file.into(), folder, place, appended: 0, started: 0 };
         // A disk that cannot hold the file says so now, not after an hour of bytes.
@@ -86,7 +88,11 @@ impl Partial {
         }
     }
 
-    fn reserve(&self, size: u64) -> Result<(), StoreError> {
+    /// Reserves room for `size` bytes in all; what is reserved already stays.
+    ///
+    /// # Errors
+    /// There is no room, or the disk failed.
+    pub fn reserve(&self, size: u64) -> Result<(), StoreError> {
         if size == 0 {
             return Ok(());
         }
@@ -102,8 +108,16 @@ impl Partial {
         place: Place,
         len: u64,
     ) -> Result<Option<Self>, StoreError> {
-        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file: File = match rustix::fs::openat(&folder, &place.name, flags, Mode::empty()) {
+        let open = |access: OFlags| {
+            let flags = access | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            rustix::fs::openat(&folder, &place.name, flags, Mode::empty())
+        };
+        // An earlier process may have protected it already, and only root may write to it then.
+        let opened = open(OFlags::RDONLY).and_then(|readable| {
+            rustix::fs::fchmod(&readable, MODE)?;
+            open(OFlags::RDWR)
+        });
+        let file: File = match opened {
             Ok(file) => file.into(),
             Err(Errno::NOENT) => return Ok(None),
             Err(errno) => return Err(place.failed("open", errno.into())),
@@ -188,6 +202,12 @@ impl Partial {
         Ok(stat.ino())
     }
 
+    /// How many bytes of the disk it has taken or reserved.
+    pub fn allocated(&self) -> u64 {
+        // The unit of `st_blocks` is 512 bytes, whatever the file system.
+        self.file.metadata().map_or(0, |stat| stat.blocks().saturating_mul(512))
+    }
+
     /// Makes it read-only. Done before the last sync, so that a download is never writable.
     ///
     /// # Errors
@@ -219,8 +239,8 @@ impl Partial {
             Err(Errno::EXIST) => return Ok(Published::Taken),
             Err(errno) => return Err(self.place.failed("publish", errno.into())),
         }
-        rustix::fs::unlinkat(folder, from, AtFlags::empty())
-            .map_err(|errno| self.place.failed("unlink", errno.into()))?;
+        // The link is the publication. A second name that stays is swept at the next start.
+        let _ = rustix::fs::unlinkat(folder, from, AtFlags::empty());
         Ok(Published::Named)
     }
 }

@@ -105,3 +105,30 @@ fn the_probe_of_the_disk_leaves_nothing() {
     store.check_writable().unwrap();
     assert_eq!(std::fs::read_dir(folder.path().join(RECORDS_FOLDER)).unwrap().count(), 0);
 }
+
+#[test]
+fn a_partial_that_was_protected_already_can_be_opened_again() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let (folder, store) = store();
+    let transfer = TransferId::generate();
+    let partial = store.create_partial(&client(), transfer, 1, 0).unwrap();
+    partial.protect().unwrap();
+    drop(partial);
+    let reopened = store.open_partial(&client(), transfer, 1, 0).unwrap();
+    assert!(reopened.is_some());
+    let path = folder.path().join("client4").join(partial_name(transfer, 1));
+    // Root may write to anything: what counts is that nobody needs to be root.
+    assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o640);
+}
+
+#[test]
+fn a_partial_owns_the_room_that_it_reserved() {
+    let (_folder, store) = store();
+    let (transfer, size) = (TransferId::generate(), 4 << 20);
+    let partial = store.create_partial(&client(), transfer, 1, size).unwrap();
+    assert!(size <= partial.allocated());
+    drop(partial);
+    let reopened = store.open_partial(&client(), transfer, 1, 0).unwrap().unwrap();
+    reopened.reserve(size).unwrap();
+    assert!(size <= reopened.allocated());
+}

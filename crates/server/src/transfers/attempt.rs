@@ -78,8 +78,10 @@ impl Life {
                 }
                 Ask::Answer { attempt: about, answer } if about == attempt => match answer {
                     Answer::Accepted(source) => {
+                        if !accepted {
+                            deadline = Instant::now() + self.upload_limit();
+                        }
                         accepted = true;
-                        deadline = Instant::now() + self.upload_limit();
                         self.view.send_modify(|view| view.source = Some(source));
                         self.show(Stage::Running);
                     }

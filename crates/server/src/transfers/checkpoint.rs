@@ -23,8 +23,10 @@ pub(super) struct Checkpoints {
     due: Instant,
 }
 
-/// Resolves to the transfer as it is on record then.
-type Making = Pin<Box<dyn Future<Output = Result<Transfer, Problem>> + Send>>;
+/// What a checkpoint came to: the transfer as it is on record then; nothing if the records failed,
+/// for then the last checkpoint still holds; an error if the disk did.
+type Made = Result<Option<Transfer>, Problem>;
+type Making = Pin<Box<dyn Future<Output = Made> + Send>>;
 
 impl Checkpoints {
     pub(super) fn new(every: Duration) -> Self {
@@ -46,7 +48,7 @@ impl Checkpoints {
 
     /// Resolves when the one in the making is durable; without one, never. Dropping the future
     /// loses nothing.
-    pub(super) async fn made(&mut self) -> Result<Transfer, Problem> {
+    pub(super) async fn made(&mut self) -> Made {
         let Some(making) = &mut self.making else { return std::future::pending().await };
         let made = making.await;
         self.making = None;
@@ -55,26 +57,25 @@ impl Checkpoints {
     }
 
     /// Waits for the one in the making, if there is one.
-    pub(super) async fn settle(mut self) -> Option<Result<Transfer, Problem>> {
+    pub(super) async fn settle(mut self) -> Option<Made> {
         self.making.as_ref()?;
         Some(self.made().await)
     }
 }
 
 /// Performs the effects of a checkpoint in their order.
-async fn make(
-    shared: Arc<Shared>,
-    noted: Transfer,
-    syncer: Syncer,
-    effects: [Effect; 2],
-) -> Result<Transfer, Problem> {
+async fn make(shared: Arc<Shared>, noted: Transfer, syncer: Syncer, effects: [Effect; 2]) -> Made {
     let mut syncer = Some(syncer);
     for effect in effects {
         if effect == Effect::Record {
-            shared.records.save(&noted).await.map_err(|error| records_failed(&error))?;
+            if let Err(error) = shared.records.save(&noted).await {
+                // Said in the log. The next one will do.
+                records_failed(&error);
+                return Ok(None);
+            }
         } else if let Some(syncer) = syncer.take() {
             run(move || syncer.sync()).await.map_err(|error| store_failed(&error))?;
         }
     }
-    Ok(noted)
+    Ok(Some(noted))
 }

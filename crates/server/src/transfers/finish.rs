@@ -1,13 +1,17 @@
 //! How a transfer ends: published, or failed; shown and said.
 
 use filepull_core::problem::{Code, Problem};
-use filepull_core::transfer::{Phase, Transfer};
+use filepull_core::transfer::{Effect, Phase, Transfer};
+use tokio::time::{Duration, sleep};
 use tracing::{error, info, warn};
 
 use super::life::{Ending, Life};
 use super::now;
 use super::view::Stage;
 use crate::store::Published;
+
+/// Records that failed are tried again after this time.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 impl Life {
     /// From the first try of a name to the download.
@@ -20,8 +24,12 @@ impl Life {
             published = self.perform(&effects).await?;
         }
         self.held = None;
-        let effects = self.transfer.published(now());
-        if let Err(problem) = self.perform(&effects).await {
+        let [sync_folder, record] = self.transfer.published(now());
+        let synced = self.perform(&[sync_folder]).await;
+        if synced.is_ok() && !self.perform_at_last(record).await {
+            return Err(Ending::Left);
+        }
+        if let Err(problem) = synced {
             // The name may or may not survive a power cut. The record still says "sealed", and the
             // next start finds out; until then nobody is told that the file is safe.
             error!(event = "transfer.unknown", transfer = %self.transfer.id, "{problem}");
@@ -34,10 +42,15 @@ impl Life {
     }
 
     pub(super) async fn fail(&mut self, problem: Problem) {
-        let effects = self.transfer.fail(problem, now());
+        let on_record = self.view.borrow().stage != Stage::Recording;
+        let [record, remove] = self.transfer.fail(problem, now());
         self.held = None;
-        if self.perform(&effects).await.is_err() {
-            // Said in the log already. The next start finds it unfinished and tries again.
+        let recorded = self.perform(std::slice::from_ref(&record)).await.is_ok();
+        // Also when the records failed, perhaps for want of the room that it takes: a record that
+        // speaks of a partial which is gone begins anew.
+        let _ = self.perform(&[remove]).await;
+        if on_record && !recorded && !self.perform_at_last(record).await {
+            return;
         }
         self.log_failed();
         self.view.send_modify(|view| {
@@ -45,6 +58,20 @@ impl Life {
             view.stage = Stage::Starting;
             view.bytes_per_second = None;
         });
+    }
+
+    /// Performs an effect again and again while it fails; false if the process ends first. What is
+    /// not on record is told to nobody.
+    async fn perform_at_last(&mut self, effect: Effect) -> bool {
+        let drain = self.shared.lifecycle.drain().clone();
+        loop {
+            if self.perform(std::slice::from_ref(&effect)).await.is_ok() {
+                return true;
+            }
+            if drain.run_until_cancelled(sleep(AGAIN_AFTER)).await.is_none() {
+                return false;
+            }
+        }
     }
 
     pub(super) fn show_done(&self) {

@@ -32,6 +32,8 @@ pub(super) struct Life {
     pub(super) ordered: Arc<AtomicBool>,
     pub(super) berth: Berth,
     backoff: Backoff,
+    /// Attempts in a row that brought nothing because the line was lost.
+    lost: u32,
 }
 
 /// Why the task of a transfer ends without a download.
@@ -69,6 +71,14 @@ fn again() -> Backoff {
     backoff
 }
 
+impl Drop for Life {
+    fn drop(&mut self) {
+        // However it ended: nobody may join a transfer that has no task. Whoever finds it until
+        // then still sees how it ended.
+        self.shared.open.remove(self.transfer.id);
+    }
+}
+
 impl Life {
     /// A new transfer, not on record yet.
     pub(super) fn begin(shared: &Arc<Shared>, transfer: Transfer) -> (Self, Handle) {
@@ -87,7 +97,17 @@ impl Life {
         };
         let shared = Arc::clone(shared);
         (
-            Self { shared, transfer, held: None, view, asks, ordered, berth, backoff: again() },
+            Self {
+                shared,
+                transfer,
+                held: None,
+                view,
+                asks,
+                ordered,
+                berth,
+                backoff: again(),
+                lost: 0,
+            },
             handle,
         )
     }
@@ -101,12 +121,9 @@ impl Life {
 
     /// Ends when the transfer is final, or when the process stops.
     pub(super) async fn run(mut self) {
-        let ending = self.live().await;
-        // In this order: whoever finds it in the list still sees how it ended.
-        if let Err(Ending::Failed(problem)) = ending {
+        if let Err(Ending::Failed(problem)) = self.live().await {
             self.fail(problem).await;
         }
-        self.shared.open.remove(self.transfer.id);
     }
 
     async fn live(&mut self) -> Result<(), Ending> {
@@ -119,6 +136,9 @@ impl Life {
             return Ok(());
         }
         loop {
+            if self.shared.lifecycle.drain().is_cancelled() {
+                return Err(Ending::Left);
+            }
             let session = self.online().await?;
             let turn = self.turn(&session).await?;
             if self.current_line().is_none_or(|line| line.epoch != session.epoch) {
@@ -151,15 +171,15 @@ impl Life {
         );
         self.view.send_modify(|view| view.bytes_per_second = None);
         let line_is_up = self.current_line().is_some_and(|line| line.epoch == session.epoch);
-        if progress || !line_is_up {
-            self.transfer.setbacks.stalled = 0;
-            self.backoff = again();
-        } else {
-            self.transfer.setbacks.stalled += 1;
+        let stalled = &mut self.transfer.setbacks.stalled;
+        match (progress, line_is_up) {
+            (true, _) => (*stalled, self.lost, self.backoff) = (0, 0, again()),
+            (false, true) => *stalled += 1,
+            (false, false) => self.lost += 1,
         }
-        if Transfer::MAX_STALLED <= self.transfer.setbacks.stalled {
+        if Transfer::MAX_STALLED <= *stalled || Transfer::MAX_LOST <= self.lost {
             let detail =
-                format!("{} is connected, but no bytes come: {why}.", self.transfer.client);
+                format!("{} was connected, but no bytes came: {why}.", self.transfer.client);
             return Err(Problem::new(Code::TransferStalled, detail).into());
         }
         // What broke the upload has mostly broken the line too: it is given time to be noticed.

@@ -49,9 +49,13 @@ impl Life {
             let Transfer { client, id, generation, .. } = &transfer;
             if let Some(file) = store.find_download(client, &download.name)?
                 && inode(&file) == Some(download.inode)
-                && digest_of(&file).is_ok_and(|found| found == whole)
             {
-                return Ok((SealedFound::Named, None));
+                let read = digest_of(&file);
+                let found =
+                    read.map_err(|error| store.unreadable(client, &download.name, error))?;
+                if found == whole {
+                    return Ok((SealedFound::Named, None));
+                }
             }
             let partial = store.open_partial(client, *id, *generation, download.size)?;
             let Some(mut partial) = partial else { return Ok((SealedFound::Nowhere, None)) };
@@ -73,7 +77,12 @@ impl Life {
         })?;
         self.held = held;
         let effects = self.transfer.sealed_found(found, now());
-        let published = self.perform(&effects).await?;
+        let published = match self.perform(&effects).await {
+            Ok(published) => published,
+            Err(problem) if found == SealedFound::Nowhere => return Err(problem.into()),
+            // Whole and maybe named already: it stays sealed, and the next start tries again.
+            Err(_) => return Err(Ending::Left),
+        };
         match found {
             SealedFound::Named => self.show_done(),
             SealedFound::Partial => self.finish_publishing(published).await?,

@@ -13,9 +13,10 @@ use uuid::Uuid;
 
 use super::attempt::fruitless;
 use super::checkpoint::Checkpoints;
+use super::effects::run;
 use super::life::{Attempted, Ending, Life};
 use super::view::{Speed, Stage};
-use super::{Ask, Reply, Upload, refuse};
+use super::{Answer, Ask, Reply, Upload, refuse};
 use crate::receive::{End, Event, Reception};
 use crate::registry::Session;
 
@@ -67,8 +68,8 @@ impl Life {
             }
             Drove::Ended(End::Disk(error)) => Err(super::store_failed(&error).into()),
             Drove::Cut(Ending::Left) => {
-                // The process stops: what has come survives it.
-                self.checkpoint().await?;
+                // The process stops: what has come survives it, or is sent again.
+                let _ = self.checkpoint().await;
                 Err(Ending::Left)
             }
             Drove::Cut(ending) => Err(ending),
@@ -87,11 +88,11 @@ impl Life {
         source: Source,
         replies: &mpsc::Sender<Reply>,
     ) -> Result<Admitted, Ending> {
-        self.fits(source.size)?;
+        self.fits(offset, source.size)?;
         let held = self.held.as_ref().map(|held| held.receiver.received());
         let (attempt, size) = (self.transfer.attempt, source.size);
         match self.transfer.begin(attempt, offset, source, held) {
-            Ok(Begin::GoOn) => {}
+            Ok(Begin::GoOn) => self.reserve(size).await?,
             Ok(Begin::Anew(effects)) => {
                 self.held = None;
                 self.perform(&effects).await?;
@@ -115,6 +116,18 @@ impl Life {
         Ok(Admitted::Yes)
     }
 
+    /// Reserves what an earlier process gave back when it cut the partial to its checkpoint.
+    async fn reserve(&mut self, size: u64) -> Result<(), Problem> {
+        let Some(held) = self.held.take() else { return Ok(()) };
+        let job = move || {
+            let reserved = held.partial.reserve(size);
+            (held, reserved)
+        };
+        let (held, reserved) = run(job).await;
+        self.held = Some(held);
+        reserved.map_err(|error| super::store_failed(&error))
+    }
+
     fn began(&self, offset: u64) {
         let Transfer { id, client, attempt, .. } = &self.transfer;
         let Some(source) = self.transfer.source() else { return };
@@ -132,7 +145,7 @@ impl Life {
     }
 
     /// Is there room for a source of `size` bytes?
-    fn fits(&self, size: u64) -> Result<(), Problem> {
+    fn fits(&self, offset: u64, size: u64) -> Result<(), Problem> {
         let limits = &self.shared.limits;
         let client = &self.transfer.client;
         if limits.max_file_size < size {
@@ -141,7 +154,10 @@ impl Life {
             return Err(Problem::new(Code::FileTooLarge, detail));
         }
         let Ok(free) = self.shared.store.free() else { return Ok(()) };
-        let needed = size.saturating_sub(self.received());
+        // A partial that goes on owns its room already; one that begins anew owns nothing.
+        let goes_on = self.held.as_ref().filter(|held| held.receiver.received() == offset);
+        let owned = goes_on.map_or(0, |held| held.partial.allocated());
+        let needed = size.saturating_sub(owned);
         if free < needed.saturating_add(limits.min_free) {
             let (free, min_free) = (human::size(free), human::size(limits.min_free));
             let needed = human::size(needed);
@@ -166,7 +182,7 @@ impl Life {
         match checkpoints.settle().await {
             Some(Err(problem)) => Drove::Cut(problem.into()),
             Some(Ok(noted)) => {
-                self.transfer.phase = noted.phase;
+                self.note(noted);
                 drove
             }
             None => drove,
@@ -198,13 +214,18 @@ impl Life {
                 },
                 made = checkpoints.made() => match made {
                     Ok(noted) => {
-                        self.transfer.phase = noted.phase;
+                        self.note(noted);
                         pulse.durable = self.transfer.durable();
                     }
                     Err(problem) => return Drove::Cut(problem.into()),
                 },
                 Some(ask) = self.asks.recv() => match ask {
                     Ask::Cancel(problem) => return Drove::Cut(self.cancelled(session, problem)),
+                    Ask::Answer { attempt, answer: Answer::TryAgain(why) }
+                        if attempt == self.transfer.attempt =>
+                    {
+                        return Drove::Ended(End::Broken(why));
+                    }
                     stale @ (Ask::Upload(_) | Ask::Answer { .. }) => {
                         let _ = self.heed_idly(stale);
                     }
@@ -218,6 +239,13 @@ impl Life {
                 }
                 () = stop.cancelled() => return Drove::Cut(Ending::Left),
             }
+        }
+    }
+
+    /// Takes over a checkpoint that is on record.
+    fn note(&mut self, noted: Option<Transfer>) {
+        if let Some(noted) = noted {
+            self.transfer.phase = noted.phase;
         }
     }
 
