@@ -4,9 +4,9 @@
 //! It blocks, so it runs on a thread of its own. Everything is read from one descriptor, and never
 //! past the size seen at open.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
-use std::mem;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::time::{Duration, Instant};
@@ -22,8 +22,13 @@ use filepull_proto::v1::upload_request::Kind;
 use crate::order::Order;
 use crate::share::{self, Opened};
 
-/// What one read asks of the disk. Two blocks of it are all the memory an upload takes.
-const BLOCK_LEN: usize = 1024 * 1024;
+/// What one read asks of the disk, and what one message to the network carries: [`N_BLOCKS`] of it
+/// are all the memory an upload takes. Small enough to stay in a processor's cache from the read
+/// to the send.
+const BLOCK_LEN: usize = 512 * 1024;
+
+/// One is cut into chunks, one waits for that, and one is filled.
+const N_BLOCKS: usize = 3;
 
 /// An empty chunk tells the server this often that the second reading goes on.
 const SIGN_OF_LIFE_EVERY: Duration = Duration::from_secs(5);
@@ -33,6 +38,13 @@ const SIGN_OF_LIFE_EVERY: Duration = Duration::from_secs(5);
 pub(crate) enum Step {
     /// Goes to the server.
     Send(Kind),
+    /// Bytes of the file go to the server, in chunks.
+    Block {
+        /// Where they belong.
+        offset: u64,
+        /// At most a block of them.
+        bytes: Bytes,
+    },
     /// A block was read that does not travel: a moment to stop the reader.
     Read,
 }
@@ -63,15 +75,13 @@ pub(crate) struct Reader {
     pub(crate) opened: Opened,
     pub(crate) order: Order,
     pub(crate) consistency: Consistency,
-    /// Bytes in a chunk.
-    pub(crate) chunk_len: usize,
 }
 
 /// Where the steps go; fails when nobody wants more.
 pub(crate) type Outlet<'a> = dyn FnMut(Step) -> Result<(), Stopped> + 'a;
 
 impl Reader {
-    /// Hands out a header, the chunks and a trailer; or an abort in the trailer's place.
+    /// Hands out a header, the blocks and a trailer; or an abort in the trailer's place.
     ///
     /// A trailer is handed out only for a file that held still. If this panics there is none, and
     /// the server keeps the partial.
@@ -90,9 +100,9 @@ impl Reader {
             None => 0,
         };
         out(Step::Send(Kind::Header(self.header(offset))))?;
-        self.blocks(offset..self.size(), |at, block| {
-            reading.update(&block);
-            self.chunks(at, &block).try_for_each(|chunk| out(Step::Send(Kind::Chunk(chunk))))
+        self.blocks(offset..self.size(), |offset, bytes| {
+            reading.update(&bytes);
+            out(Step::Block { offset, bytes })
         })?;
         self.check(&reading, out)?;
         let sha256 = Bytes::copy_from_slice(reading.digest().as_bytes());
@@ -168,13 +178,6 @@ impl Reader {
         Ok(())
     }
 
-    fn chunks(&self, at: u64, block: &Bytes) -> impl Iterator<Item = v1::DataChunk> {
-        (0..block.len()).step_by(self.chunk_len).map(move |start| {
-            let end = block.len().min(start + self.chunk_len);
-            v1::DataChunk { offset: at + start as u64, data: block.slice(start..end) }
-        })
-    }
-
     fn header(&self, offset: u64) -> v1::UploadHeader {
         v1::UploadHeader {
             transfer_id: self.order.transfer.to_string(),
@@ -208,22 +211,26 @@ impl Reader {
     }
 }
 
-/// Two buffers in turn: while chunks of the one are on their way, the other is filled. What waits
-/// for the network is shorter than a block, so the first is free again when its turn comes.
+/// Buffers in turn: while the blocks of some are on their way, the next is filled. The oldest is
+/// free again when its turn comes, unless somebody holds its block for longer.
 #[derive(Debug, Default)]
 struct Buffers {
-    next: Bytes,
-    last: Bytes,
+    in_turn: VecDeque<Bytes>,
 }
 
 impl Buffers {
     fn fill(&mut self, file: &File, at: u64, len: usize) -> io::Result<Bytes> {
-        let free = mem::take(&mut self.next).try_into_mut().ok().filter(|free| len <= free.len());
-        let mut buffer = free.unwrap_or_else(|| BytesMut::zeroed(len));
+        let mut buffer = self.free(len);
         file.read_exact_at(&mut buffer[..len], at)?;
         let filled = buffer.freeze();
-        self.next = mem::replace(&mut self.last, filled.clone());
+        self.in_turn.push_back(filled.clone());
         Ok(filled.slice(..len))
+    }
+
+    fn free(&mut self, len: usize) -> BytesMut {
+        let oldest = if self.in_turn.len() < N_BLOCKS { None } else { self.in_turn.pop_front() };
+        let free = oldest.and_then(|bytes| bytes.try_into_mut().ok());
+        free.filter(|free| len <= free.len()).unwrap_or_else(|| BytesMut::zeroed(len))
     }
 }
 

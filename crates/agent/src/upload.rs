@@ -20,21 +20,16 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 use tokio_stream::StreamExt as _;
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 use crate::data::DataLine;
 use crate::journal::Journal;
 use crate::order::Order;
-use crate::outlet::Outlet;
+use crate::outlet::{Cutter, outlet};
 use crate::read::{ReadError, Reader};
 use crate::share::{Opened, Shares};
 use crate::words;
-
-/// 8 chunks, 512 KiB: less than the block that the reader fills meanwhile. When it is full the
-/// reader waits, which is how the network slows the disk.
-const QUEUE_LEN: usize = 8;
 
 /// An order is answered within 10 s, even if the disk is a network drive that hangs.
 const OPEN_LIMIT: Duration = Duration::from_secs(8);
@@ -153,13 +148,13 @@ impl Context {
         let _stop_reader = stop.clone().drop_guard();
         let (mut messages, reading) = self.read(order, opened, line.max_chunk, stop.clone());
         // The proof of a prefix takes as long as the disk does: the rpc begins when it is done.
-        let Some(header) = messages.recv().await else {
+        let Some(header) = messages.next().await else {
             return Ended::Broken("the reader broke off".to_owned());
         };
         let offset = offset_of(&header);
         let how_much = format!("{}{}", human::size(size), from(offset));
         self.journal.info(&format!("sending {name}, {how_much} {about}"));
-        let requests = tokio_stream::once(header).chain(ReceiverStream::new(messages));
+        let requests = tokio_stream::once(header).chain(messages.rest());
         let channel = self.data.borrow(&line.channel);
         let answer = answer(Channel::clone(&channel), requests).await;
         stop.cancel();
@@ -186,12 +181,11 @@ impl Context {
         opened: Opened,
         max_chunk: u32,
         stop: CancellationToken,
-    ) -> (mpsc::Receiver<v1::UploadRequest>, JoinHandle<Result<(), ReadError>>) {
-        let (outbox, messages) = mpsc::channel(QUEUE_LEN);
-        let outlet = Outlet { outbox, pace: self.pace(&order), stop };
+    ) -> (Cutter, JoinHandle<Result<(), ReadError>>) {
         let chunk_len = CHUNK_LEN.min(usize::try_from(max_chunk).unwrap_or(CHUNK_LEN));
+        let (outlet, messages) = outlet(chunk_len, self.pace(&order), stop);
         let (client, consistency) = (self.client.clone(), self.consistency);
-        let reader = Reader { client, opened, order, consistency, chunk_len };
+        let reader = Reader { client, opened, order, consistency };
         (messages, spawn_blocking(move || outlet.drive(&reader)))
     }
 

@@ -12,7 +12,7 @@ use super::*;
 use crate::share::Shares;
 
 /// Not a multiple of a block, nor of a chunk.
-const LEN: usize = 2 * BLOCK_LEN + 12_345;
+const LEN: usize = 3 * BLOCK_LEN + 12_345;
 
 struct Bed {
     folder: TempDir,
@@ -58,8 +58,7 @@ impl Bed {
             max_size: None,
             requested_by: String::new(),
         };
-        let (consistency, chunk_len) = (Consistency::DoubleRead, filepull_core::CHUNK_LEN);
-        Reader { client, opened, order, consistency, chunk_len }
+        Reader { client, opened, order, consistency: Consistency::DoubleRead }
     }
 }
 
@@ -70,11 +69,12 @@ fn run(reader: &Reader, mut hook: impl FnMut(&Step)) -> (Sent, Result<(), ReadEr
         hook(&step);
         match step {
             Step::Send(Kind::Header(header)) => sent.offset = header.offset,
-            Step::Send(Kind::Chunk(chunk)) => {
-                assert_eq!(chunk.offset, sent.offset + sent.bytes.len() as u64);
-                assert!(chunk.data.len() <= filepull_core::CHUNK_LEN);
-                sent.bytes.extend_from_slice(&chunk.data);
+            Step::Block { offset, bytes } => {
+                assert_eq!(offset, sent.offset + sent.bytes.len() as u64);
+                assert!(bytes.len() <= BLOCK_LEN);
+                sent.bytes.extend_from_slice(&bytes);
             }
+            Step::Send(Kind::Chunk(chunk)) => assert!(chunk.data.is_empty(), "a sign of life"),
             Step::Send(Kind::Trailer(trailer)) => sent.trailer = Some(trailer),
             Step::Send(Kind::Abort(error)) => sent.abort = Some(error.into()),
             Step::Read => {}
@@ -100,8 +100,8 @@ fn check_changed(sent: &Sent, ended: &Result<(), ReadError>) {
     assert_eq!(sent.trailer, None);
 }
 
-fn is_chunk(step: &Step) -> bool {
-    matches!(step, Step::Send(Kind::Chunk(_)))
+fn is_block(step: &Step) -> bool {
+    matches!(step, Step::Block { .. })
 }
 
 #[test]
@@ -143,7 +143,7 @@ fn growth_is_not_sent_and_does_no_harm() {
     let bed = Bed::new(LEN);
     let reader = bed.reader(None);
     let (sent, ended) = run(&reader, |step| {
-        if is_chunk(step) {
+        if is_block(step) {
             bed.write_at(LEN as u64, b"one more line");
         }
     });
@@ -155,7 +155,7 @@ fn growth_is_not_sent_and_does_no_harm() {
 fn a_file_that_is_cut_has_changed() {
     let bed = Bed::new(LEN);
     let (sent, ended) = run(&bed.reader(None), |step| {
-        if is_chunk(step) {
+        if is_block(step) {
             let file = OpenOptions::new().write(true).open(bed.path()).unwrap();
             file.set_len(10).unwrap();
         }
@@ -166,11 +166,11 @@ fn a_file_that_is_cut_has_changed() {
 #[test]
 fn a_write_behind_the_reader_is_found_by_the_times() {
     let bed = Bed::new(LEN);
-    let mut chunks = 0;
+    let mut blocks = 0;
     let (sent, ended) =
         run(&Reader { consistency: Consistency::Stat, ..bed.reader(None) }, |step| {
-            chunks += u32::from(is_chunk(step));
-            if chunks == 20 {
+            blocks += u32::from(is_block(step));
+            if blocks == 2 {
                 bed.write_at(0, b"changed");
                 // The clock of the file system ticks slowly: two writes may fall into one tick.
                 let file = OpenOptions::new().write(true).open(bed.path()).unwrap();
@@ -207,14 +207,16 @@ fn a_reader_that_nobody_listens_to_stops_without_a_trailer() {
 }
 
 #[test]
-fn a_buffer_is_used_again_when_its_chunks_are_gone() {
+fn a_buffer_is_used_again_when_its_block_is_gone() {
     let bed = Bed::new(LEN);
     let file = File::open(bed.path()).unwrap();
     let mut buffers = Buffers::default();
     let first = buffers.fill(&file, 0, BLOCK_LEN).unwrap().as_ptr();
-    let held = buffers.fill(&file, 0, BLOCK_LEN).unwrap();
+    let held: Vec<_> = (1..N_BLOCKS).map(|_| buffers.fill(&file, 0, BLOCK_LEN).unwrap()).collect();
     assert_eq!(buffers.fill(&file, 0, 10).unwrap().as_ptr(), first);
-    // A chunk of the second buffer is still on its way: it must not change.
-    assert_ne!(buffers.fill(&file, 5, BLOCK_LEN).unwrap().as_ptr(), held.as_ptr());
-    assert!(held == bed.content[..BLOCK_LEN], "a chunk on its way was overwritten");
+    // These are still on their way: they must not change.
+    for block in held {
+        assert_ne!(buffers.fill(&file, 5, BLOCK_LEN).unwrap().as_ptr(), block.as_ptr());
+        assert!(block == bed.content[..BLOCK_LEN], "a block on its way was overwritten");
+    }
 }
