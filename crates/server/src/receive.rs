@@ -99,12 +99,9 @@ impl Reception {
     /// again whenever this returns. Dropping the future loses nothing.
     pub(crate) async fn next(&mut self, held: &mut Option<Held>) -> Event {
         loop {
-            if !self.batch.is_empty()
-                && let Some(held) = held.take()
-            {
-                self.start_job(held);
-            }
-            if self.job.is_none()
+            let idle = held.is_some() && self.job.is_none();
+            if self.batch.is_empty()
+                && self.job.is_none()
                 && let Some(end) = self.end.take()
             {
                 return Event::Ended(end);
@@ -116,7 +113,14 @@ impl Reception {
                 self.brake.pull();
             }
             tokio::select! {
+                // What has come already joins the batch: a job costs two changes of thread.
+                biased;
                 piece = self.pieces.next(), if takes_more => self.take(piece),
+                () = std::future::ready(()), if idle && !self.batch.is_empty() => {
+                    if let Some(held) = held.take() {
+                        self.start_job(held);
+                    }
+                }
                 (written, result) = finished(&mut self.job) => {
                     self.job = None;
                     return self.job_done(held.insert(written), result);
