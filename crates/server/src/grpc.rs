@@ -1,5 +1,6 @@
 //! The line to the agents: wire in, domain out. Generated types do not leave this room.
 
+mod frames;
 mod incoming;
 mod session;
 mod upload;
@@ -56,7 +57,7 @@ pub(crate) async fn serve(
 ) -> Result<(), tonic::transport::Error> {
     let stream_window = gateway.line.stream_window;
     let control = AgentControlServer::new(gateway.clone()).max_decoding_message_size(64 * 1024);
-    let transfer = AgentTransferServer::new(gateway).max_decoding_message_size(256 * 1024);
+    let transfer = frames::Raw(AgentTransferServer::new(gateway));
     let incoming = incoming::incoming(listener, doors.clone());
     let serving = Server::builder()
         .initial_stream_window_size(stream_window)

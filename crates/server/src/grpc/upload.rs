@@ -11,18 +11,19 @@ use filepull_proto::v1::upload_response::Kind as Response;
 use filepull_proto::v1::{
     Error, ErrorCode, Stored, UploadAck, UploadHeader, UploadRequest, UploadResponse,
 };
-use futures::StreamExt as _;
 use futures::stream::BoxStream;
+use futures::{Stream, StreamExt as _};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, Streaming};
 use uuid::Uuid;
 
+use super::frames::{self, Arrived, RawBody};
 use super::incoming::Caller;
 use super::{GREETING_LIMIT, Gateway};
 use crate::brake::Brake;
-use crate::receive::{Piece, Pieces, Reception};
+use crate::receive::{Piece, Reception};
 use crate::transfers::{Reply, Upload};
 
 /// Acks that the agent has not read; the last word always finds room, or the agent is gone.
@@ -34,10 +35,12 @@ pub(super) async fn open(
 ) -> Result<BoxStream<'static, Result<UploadResponse, Status>>, Status> {
     let caller = request.extensions().get::<Caller>().cloned();
     let brake = caller.map(|caller| caller.brake).unwrap_or_default();
-    let mut requests = request.into_inner();
-    let first = timeout(GREETING_LIMIT, requests.message()).await;
-    let first = first.map_err(|_| Status::deadline_exceeded("no header came"))??;
-    let Some(Asked::Header(header)) = first.and_then(|request| request.kind) else {
+    let body = request.extensions().get::<RawBody>().and_then(RawBody::take);
+    let body = body.ok_or_else(|| Status::internal("a request without its body"))?;
+    let mut arrivals = Box::pin(frames::arrivals(body));
+    let first = timeout(GREETING_LIMIT, arrivals.next()).await;
+    let first = first.map_err(|_| Status::deadline_exceeded("no header came"))?.transpose()?;
+    let Some(Arrived::Message(UploadRequest { kind: Some(Asked::Header(header)) })) = first else {
         return Err(Status::invalid_argument("an upload begins with its header"));
     };
     let id = from_utf8(header.transfer_id.as_bytes())
@@ -45,13 +48,13 @@ pub(super) async fn open(
         .and_then(|id| TransferId::parse(id).ok())
         .ok_or_else(|| Status::invalid_argument("transfer_id is not a UUID"))?;
     let (replies, answers) = mpsc::channel(REPLIES_LEN);
-    gateway.transfers.upload(id, upload(header, requests, brake, replies)?);
+    gateway.transfers.upload(id, upload(header, arrivals.map(piece), brake, replies)?);
     Ok(ReceiverStream::new(answers).map(|reply| Ok(response(reply))).boxed())
 }
 
 fn upload(
     header: UploadHeader,
-    requests: Streaming<UploadRequest>,
+    pieces: impl Stream<Item = Result<Piece, String>> + Send + 'static,
     brake: Brake,
     replies: mpsc::Sender<Reply>,
 ) -> Result<Upload, Status> {
@@ -59,16 +62,17 @@ fn upload(
         .map_err(|_| Status::invalid_argument("upload_token has not 16 bytes"))?;
     let source = header.source.ok_or_else(|| Status::invalid_argument("source is missing"))?;
     let source = Source::from(source);
-    let pieces: Pieces = Box::pin(requests.map(|request| match request {
-        Ok(request) => piece(request),
-        Err(status) => Err(broken(&status)),
-    }));
     let (attempt, offset) = (header.attempt, header.offset);
-    let reception = Reception::new(pieces, brake);
+    let reception = Reception::new(Box::pin(pieces), brake);
     Ok(Upload { attempt, token, offset, source, reception, replies })
 }
 
-fn piece(request: UploadRequest) -> Result<Piece, String> {
+fn piece(arrived: Result<Arrived, Status>) -> Result<Piece, String> {
+    let request = match arrived {
+        Ok(Arrived::Bytes { offset, bytes }) => return Ok(Piece::Chunk { offset, bytes }),
+        Ok(Arrived::Message(request)) => request,
+        Err(status) => return Err(broken(&status)),
+    };
     match request.kind {
         Some(Asked::Chunk(chunk)) => Ok(Piece::Chunk { offset: chunk.offset, bytes: chunk.data }),
         Some(Asked::Trailer(trailer)) => match Digest::try_from(trailer.sha256.as_ref()) {

@@ -1,0 +1,122 @@
+//! Messages as prost encodes them, cut anywhere.
+
+use filepull_proto::v1::upload_request::Kind;
+use filepull_proto::v1::{DataChunk, UploadHeader, UploadTrailer};
+use proptest::prelude::*;
+use tonic::Code;
+
+use super::*;
+
+fn message() -> impl Strategy<Value = Option<Kind>> {
+    let offset = prop_oneof![Just(0), 0..1_u64 << 62];
+    let bytes = prop::collection::vec(any::<u8>(), 0..300).prop_map(Bytes::from);
+    prop_oneof![
+        8 => (offset, bytes.clone()).prop_map(|(offset, data)| Some(Kind::Chunk(DataChunk { offset, data }))),
+        1 => bytes.prop_map(|sha256| Some(Kind::Trailer(UploadTrailer { total_size: 7, sha256 }))),
+        1 => ".{0,40}".prop_map(|transfer_id| {
+            Some(Kind::Header(UploadHeader { transfer_id, ..UploadHeader::default() }))
+        }),
+        1 => Just(None),
+    ]
+}
+
+fn on_the_wire(messages: &[Vec<u8>]) -> Vec<u8> {
+    let mut wire = Vec::new();
+    for message in messages {
+        wire.push(0);
+        wire.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
+        wire.extend(message);
+    }
+    wire
+}
+
+/// Reads `wire`, cut at `cuts`.
+fn parse(wire: &[u8], cuts: &[prop::sample::Index]) -> Result<Vec<Arrived>, Status> {
+    let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(wire.len() + 1)).collect();
+    cuts.extend([0, wire.len()]);
+    cuts.sort_unstable();
+    let (mut parser, mut arrived) = (Parser::default(), Vec::new());
+    for cut in cuts.windows(2) {
+        parser.push(Bytes::copy_from_slice(&wire[cut[0]..cut[1]]));
+        while let Some(next) = parser.next()? {
+            arrived.push(next);
+        }
+    }
+    assert_eq!(parser.len, parser.frames.iter().map(Bytes::len).sum::<usize>());
+    Ok(arrived)
+}
+
+/// Pieces of chunks that follow each other as one, and chunks that came as messages as such pieces.
+fn joined(arrived: Vec<Arrived>) -> Vec<Arrived> {
+    let mut joined: Vec<Arrived> = Vec::new();
+    for next in arrived {
+        let next = match next {
+            Arrived::Message(UploadRequest { kind: Some(Kind::Chunk(chunk)) })
+                if !chunk.data.is_empty() =>
+            {
+                Arrived::Bytes { offset: chunk.offset, bytes: chunk.data }
+            }
+            other @ (Arrived::Message(_) | Arrived::Bytes { .. }) => other,
+        };
+        match (joined.last_mut(), next) {
+            (
+                Some(Arrived::Bytes { offset, bytes }),
+                Arrived::Bytes { offset: next_offset, bytes: next },
+            ) if offset.checked_add(bytes.len() as u64) == Some(next_offset) => {
+                *bytes = [&bytes[..], &next[..]].concat().into();
+            }
+            (_, next) => joined.push(next),
+        }
+    }
+    joined
+}
+
+proptest! {
+    #[test]
+    fn any_cut_of_any_messages_reads_as_prost_does(
+        kinds in prop::collection::vec(message(), 0..8),
+        cuts: Vec<prop::sample::Index>,
+    ) {
+        let messages: Vec<_> = kinds.into_iter().map(|kind| UploadRequest { kind }).collect();
+        let encoded: Vec<Vec<u8>> = messages.iter().map(|message| message.encode_to_vec()).collect();
+        let arrived = parse(&on_the_wire(&encoded), &cuts).unwrap();
+        let expected = messages.into_iter().map(Arrived::Message).collect();
+        prop_assert_eq!(joined(arrived), joined(expected));
+    }
+
+    /// Whatever comes is either understood as prost does, or refused as prost does.
+    #[test]
+    fn any_bytes_read_as_prost_reads_them(
+        message in prop::collection::vec(prop_oneof![Just(0x12), Just(0x08), Just(1), any::<u8>()], 0..60),
+        cuts: Vec<prop::sample::Index>,
+    ) {
+        let arrived = parse(&on_the_wire(std::slice::from_ref(&message)), &cuts);
+        match UploadRequest::decode(&message[..]) {
+            Ok(decoded) => {
+                prop_assert_eq!(joined(arrived.unwrap()), joined(vec![Arrived::Message(decoded)]));
+            }
+            Err(_) => prop_assert!(arrived.is_err()),
+        }
+    }
+}
+
+#[test]
+fn a_chunk_is_not_copied() {
+    let data = Bytes::from(vec![7; 64 * 1024]);
+    let chunk = Kind::Chunk(DataChunk { offset: 1 << 40, data });
+    let message = UploadRequest { kind: Some(chunk) }.encode_to_vec();
+    let wire = Bytes::from(on_the_wire(&[message]));
+    let mut parser = Parser::default();
+    parser.push(wire.clone());
+    let Ok(Some(Arrived::Bytes { offset, bytes })) = parser.next() else { panic!("no chunk") };
+    assert_eq!((offset, bytes.len()), (1 << 40, 64 * 1024));
+    assert_eq!(bytes.as_ptr(), wire[wire.len() - bytes.len()..].as_ptr());
+}
+
+#[test]
+fn what_is_too_long_or_compressed_is_refused_before_it_is_gathered() {
+    let refused = |wire: &[u8]| parse(wire, &[]).unwrap_err().code();
+    assert_eq!(refused(&[0, 0, 4, 0, 1]), Code::OutOfRange);
+    assert_eq!(refused(&[0, 255, 255, 255, 255]), Code::OutOfRange);
+    assert_eq!(refused(&[1, 0, 0, 0, 1]), Code::Unimplemented);
+}
