@@ -2,6 +2,7 @@
 //! environment.
 
 use std::env;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -93,6 +94,9 @@ pub struct Config {
     pub client: ClientId,
     /// Whom to dial.
     pub server: ServerAddr,
+    /// The address to dial from; none lets the system choose. Not a setting: one machine has at most
+    /// 28,000 ports for one address, and the bench runs more agents than that on loopback.
+    pub source_addr: Option<IpAddr>,
     /// What may be asked for.
     pub shares: Shares,
     /// Bytes per second, for each upload.
@@ -121,6 +125,7 @@ impl Config {
         Self {
             client,
             server,
+            source_addr: None,
             shares,
             max_rate: None,
             consistency: Consistency::DoubleRead,

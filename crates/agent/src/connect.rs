@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use crate::config::{self, Config};
 use crate::data::DataLine;
+use crate::dial::Dialler;
 use crate::journal::Journal;
 use crate::outage::{Cause, Outage, Tell};
 use crate::session::{End, News, Session};
@@ -32,6 +33,7 @@ const LOOK_LIMIT: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Supervisor {
     config: Config,
+    dialler: Dialler,
     shares: Arc<Shares>,
     lifecycle: Lifecycle,
     journal: Journal,
@@ -65,7 +67,8 @@ enum Need {
 impl Supervisor {
     pub(crate) fn new(config: Config, lifecycle: Lifecycle, journal: Journal) -> Self {
         let shares = Arc::new(config.shares.clone());
-        let data = DataLine::new(config.server.clone(), config.data_conn, lifecycle.clone());
+        let dialler = Dialler { server: config.server.clone(), source_addr: config.source_addr };
+        let data = DataLine::new(dialler.clone(), config.data_conn, lifecycle.clone());
         let context = Context {
             client: config.client.clone(),
             shares: Arc::clone(&shares),
@@ -76,6 +79,7 @@ impl Supervisor {
         };
         Self {
             config,
+            dialler,
             shares,
             uploads: Uploads::new(context, lifecycle.clone()),
             lifecycle,
@@ -103,7 +107,7 @@ impl Supervisor {
         let dialled = Instant::now();
         let (news_sender, mut news) = mpsc::channel(4);
         let session = Session {
-            server: self.config.server.clone(),
+            dialler: self.dialler.clone(),
             hello: self.hello().await,
             uploads: self.uploads.clone(),
             lifecycle: self.lifecycle.clone(),

@@ -7,7 +7,7 @@ use filepull_process::Lifecycle;
 use tonic::transport::Channel;
 
 use crate::config::DataConn;
-use crate::dial::ServerAddr;
+use crate::dial::Dialler;
 
 /// After this long without an upload the connection is closed.
 const IDLE: Duration = Duration::from_secs(60);
@@ -15,7 +15,7 @@ const IDLE: Duration = Duration::from_secs(60);
 /// Lends connections to uploads.
 #[derive(Debug)]
 pub(crate) struct DataLine {
-    server: ServerAddr,
+    dialler: Dialler,
     conn: DataConn,
     lifecycle: Lifecycle,
     /// Alive as long as an upload uses it, or one did lately.
@@ -23,8 +23,8 @@ pub(crate) struct DataLine {
 }
 
 impl DataLine {
-    pub(crate) fn new(server: ServerAddr, conn: DataConn, lifecycle: Lifecycle) -> Self {
-        Self { server, conn, lifecycle, open: Mutex::default() }
+    pub(crate) fn new(dialler: Dialler, conn: DataConn, lifecycle: Lifecycle) -> Self {
+        Self { dialler, conn, lifecycle, open: Mutex::default() }
     }
 
     /// A connection for an upload that was ordered on `line`.
@@ -34,7 +34,7 @@ impl DataLine {
             DataConn::Separate => {
                 let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
                 open.upgrade().unwrap_or_else(|| {
-                    let channel = Arc::new(self.server.dial_lazily());
+                    let channel = Arc::new(self.dialler.dial_lazily());
                     *open = Arc::downgrade(&channel);
                     channel
                 })

@@ -3,6 +3,7 @@
 //! TLS belongs here and nowhere else: [`ServerAddr::parse`] decides, `endpoint` carries it out.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -19,6 +20,14 @@ pub struct ServerAddr {
     /// Host and port, as said in the log.
     shown: String,
     uri: Uri,
+}
+
+/// Opens connections to one server.
+#[derive(Clone, Debug)]
+pub(crate) struct Dialler {
+    pub(crate) server: ServerAddr,
+    /// Where to dial from; none lets the system choose.
+    pub(crate) source_addr: Option<IpAddr>,
 }
 
 /// Why a text is not the address of a server.
@@ -65,19 +74,21 @@ impl ServerAddr {
     pub fn protection(&self) -> &'static str {
         "plain text"
     }
+}
 
+impl Dialler {
     /// Dials now. Every dial asks the DNS anew: a server may have moved.
     pub(crate) async fn dial(&self) -> Result<Channel, Error> {
-        self.endpoint().connect_with_connector(connector()).await
+        self.endpoint().connect_with_connector(self.connector()).await
     }
 
     /// Dials when the channel is first used.
     pub(crate) fn dial_lazily(&self) -> Channel {
-        self.endpoint().connect_with_connector_lazy(connector())
+        self.endpoint().connect_with_connector_lazy(self.connector())
     }
 
     fn endpoint(&self) -> Endpoint {
-        Endpoint::from(self.uri.clone())
+        Endpoint::from(self.server.uri.clone())
             .connect_timeout(Duration::from_secs(20))
             // Bounds the wait for response headers only; streams live for days.
             .timeout(Duration::from_secs(10))
@@ -90,6 +101,21 @@ impl ServerAddr {
             .user_agent(concat!("filepull-agent/", env!("CARGO_PKG_VERSION")))
             .expect("a constant is a valid header")
     }
+
+    fn connector(&self) -> MapResponse<HttpConnector, Tuned> {
+        let mut http = HttpConnector::new();
+        http.enforce_http(false);
+        http.set_local_address(self.source_addr);
+        // Without it a small message waits for the acknowledgement of the last one.
+        http.set_nodelay(true);
+        http.set_connect_timeout(Some(Duration::from_secs(10)));
+        http.set_keepalive(Some(Duration::from_secs(60)));
+        http.set_keepalive_interval(Some(Duration::from_secs(15)));
+        http.set_keepalive_retries(Some(3));
+        #[cfg(target_os = "linux")]
+        http.set_tcp_user_timeout(Some(Duration::from_secs(45)));
+        http.map_response(keep_unsent_small)
+    }
 }
 
 impl fmt::Display for ServerAddr {
@@ -99,20 +125,6 @@ impl fmt::Display for ServerAddr {
 }
 
 type Tuned = fn(TokioIo<TcpStream>) -> TokioIo<TcpStream>;
-
-fn connector() -> MapResponse<HttpConnector, Tuned> {
-    let mut http = HttpConnector::new();
-    http.enforce_http(false);
-    // Without it a small message waits for the acknowledgement of the last one.
-    http.set_nodelay(true);
-    http.set_connect_timeout(Some(Duration::from_secs(10)));
-    http.set_keepalive(Some(Duration::from_secs(60)));
-    http.set_keepalive_interval(Some(Duration::from_secs(15)));
-    http.set_keepalive_retries(Some(3));
-    #[cfg(target_os = "linux")]
-    http.set_tcp_user_timeout(Some(Duration::from_secs(45)));
-    http.map_response(keep_unsent_small)
-}
 
 /// Bounds what waits unsent in the kernel to 128 KiB.
 ///

@@ -21,7 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
-use crate::dial::ServerAddr;
+use crate::dial::Dialler;
 use crate::order::Order;
 use crate::pulse::{Death, Pulse};
 use crate::upload::Line;
@@ -65,7 +65,7 @@ pub(crate) enum End {
 /// A line to be.
 #[derive(Debug)]
 pub(crate) struct Session {
-    pub(crate) server: ServerAddr,
+    pub(crate) dialler: Dialler,
     pub(crate) hello: v1::Hello,
     pub(crate) uploads: Uploads,
     pub(crate) lifecycle: Lifecycle,
@@ -100,7 +100,7 @@ impl Session {
         let (answers, outbox) = mpsc::channel(OUTBOX_LEN);
         // Before the call: its response headers may wait for it.
         let _ = answers.try_send(say(Say::Hello(self.hello.clone())));
-        let channel = self.server.dial().await.map_err(|error| End::Lost(words::why(&error)))?;
+        let channel = self.dialler.dial().await.map_err(|error| End::Lost(words::why(&error)))?;
         let requests = ReceiverStream::new(outbox).take_until(over.cancelled_owned());
         let mut client =
             AgentControlClient::new(channel.clone()).max_decoding_message_size(64 * 1024);

@@ -43,14 +43,15 @@ pub(crate) fn why(error: &(dyn Error + 'static)) -> String {
 mod tests {
     use std::io::Error;
 
-    use crate::dial::ServerAddr;
+    use crate::dial::{Dialler, ServerAddr};
 
     #[tokio::test]
     async fn a_closed_port_is_told_by_what_it_means() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let closed = listener.local_addr().unwrap().to_string();
         drop(listener);
-        let error = ServerAddr::parse(&closed).unwrap().dial().await.unwrap_err();
+        let server = ServerAddr::parse(&closed).unwrap();
+        let error = Dialler { server, source_addr: None }.dial().await.unwrap_err();
         assert_eq!(super::why(&error), "refused: nothing listens there");
     }
 
