@@ -1,6 +1,7 @@
 //! Bounds: of turns, of sizes, of the disk, and of who may listen where.
 
 use filepull_e2e::{Process, TestBed, made};
+use tokio::net::TcpStream;
 
 #[tokio::test]
 async fn transfers_wait_for_their_turn() -> anyhow::Result<()> {
@@ -97,5 +98,41 @@ async fn nobody_is_exposed_by_accident() -> anyhow::Result<()> {
     assert_eq!(server.ended().await?.code(), Some(2));
     server.says("HTTP_AUTH=none").await?;
     assert!(!folder.path().join("server-data").exists());
+    Ok(())
+}
+
+#[tokio::test]
+async fn few_open_files_are_all_used_and_said_in_words() -> anyhow::Result<()> {
+    let bed = TestBed::launched_by(&["prlimit", "--nofile=40:512"], &[]).await?;
+    let said = bed.server()?.says("open-files.few").await?;
+    assert!(said.contains("only about 256 clients fit"), "{said}");
+    assert!(said.contains("LimitNOFILE") && said.contains("ulimit -n"), "{said}");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", bed.server()?.pid()?))?;
+    let open_files = limits.lines().find(|line| line.starts_with("Max open files"));
+    let words: Vec<_> = open_files.unwrap_or_default().split_whitespace().collect();
+    assert_eq!(words, ["Max", "open", "files", "512", "512", "files"]);
+
+    // More clients than the limit that the server was started with.
+    let mut clients = Vec::new();
+    for number in 1..=40 {
+        clients.push(bed.connected(&format!("client{number}"), b"data").await?);
+    }
+    bed.pull("client40").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn connections_of_agents_leave_room_for_files() -> anyhow::Result<()> {
+    let bed = TestBed::launched_by(&["prlimit", "--nofile=128:128"], &[]).await?;
+    let mut client = bed.client("client4", b"data")?.setting("DATA_CONN", "shared");
+    client.connect().await?;
+    let mut others = Vec::new();
+    for _ in 0..128 {
+        others.push(TcpStream::connect(bed.grpc()).await?);
+    }
+    bed.server()?.says("open-files.used-up").await?;
+    bed.pull("client4").await?;
+    let said = bed.server()?.said();
+    assert!(!said.iter().any(|line| line.contains("Too many open files")), "{said:#?}");
     Ok(())
 }

@@ -1,7 +1,9 @@
 //! What every process of filepull does, whatever it is for: run tasks and end them, listen to
-//! signals, write a log. It knows nothing of transfers.
+//! signals, write a log, hold many connections open. It knows nothing of transfers.
 
 pub mod lifecycle;
+#[cfg(unix)]
+pub mod open_files;
 pub mod signal;
 pub mod telemetry;
 

@@ -21,6 +21,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::Doors;
 use crate::records::Records;
 use crate::registry::Registry;
+use crate::room::Room;
 use crate::transfers::Transfers;
 
 /// How the line is kept.
@@ -53,12 +54,13 @@ const GREETING_LIMIT: Duration = Duration::from_secs(10);
 pub(crate) async fn serve(
     gateway: Gateway,
     listener: TcpListener,
+    room: Room,
     doors: Doors,
 ) -> Result<(), tonic::transport::Error> {
     let stream_window = gateway.line.stream_window;
     let control = AgentControlServer::new(gateway.clone()).max_decoding_message_size(64 * 1024);
     let transfer = frames::Raw(AgentTransferServer::new(gateway));
-    let incoming = incoming::incoming(listener, doors.clone());
+    let incoming = incoming::incoming(listener, room, doors.clone());
     let serving = Server::builder()
         .initial_stream_window_size(stream_window)
         // Headroom, so that a stalled upload on a shared connection cannot silence the session.

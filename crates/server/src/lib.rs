@@ -12,6 +12,7 @@ pub mod http;
 pub mod receive;
 pub mod records;
 pub mod registry;
+mod room;
 pub mod store;
 pub mod transfers;
 
@@ -30,6 +31,7 @@ pub use config::{Args, Config};
 use grpc::Gateway;
 use records::Records;
 use registry::{Message, Registry, SessionEnds};
+use room::Room;
 use store::{RECORDS_FOLDER, Store};
 use transfers::Transfers;
 
@@ -45,6 +47,7 @@ pub struct Server {
     config: Config,
     http: TcpListener,
     grpc: TcpListener,
+    room: Room,
     registry: Registry,
     records: Records,
     store: Store,
@@ -62,6 +65,7 @@ impl Server {
     /// # Errors
     /// The folder is in use, an address is taken, or the disk failed.
     pub async fn bind(config: Config) -> anyhow::Result<Self> {
+        let room = Room::make();
         let store = Store::open(&config.data_dir)?;
         let records = Records::open(&config.data_dir.join(RECORDS_FOLDER)).await?;
         let http = door::listen(config.http_addr)
@@ -78,7 +82,7 @@ impl Server {
             config.limits,
         )
         .await?;
-        Ok(Self { config, http, grpc, registry, records, store, transfers, work, lines })
+        Ok(Self { config, http, grpc, room, registry, records, store, transfers, work, lines })
     }
 
     /// Where operators curl.
@@ -137,7 +141,7 @@ impl Server {
         };
         let doors = Doors::default();
         self.lines.spawn(http::serve(self.http, http::router(app), self.lines.clone()));
-        self.lines.spawn(serve_agents(gateway, self.grpc, doors.clone()));
+        self.lines.spawn(serve_agents(gateway, self.grpc, self.room, doors.clone()));
         info!(event = "server.ready", %http_addr, %grpc_addr, version = VERSION, "server ready");
         stop.await;
         let grace = self.config.shutdown_grace;
@@ -172,9 +176,9 @@ pub(crate) struct Doors {
 }
 
 /// Ends when the doors are cut, or shut and every connection has ended.
-async fn serve_agents(gateway: Gateway, listener: TcpListener, doors: Doors) {
+async fn serve_agents(gateway: Gateway, listener: TcpListener, room: Room, doors: Doors) {
     let stop = gateway.lifecycle.stop().clone();
-    let serving = grpc::serve(gateway, listener, doors.clone());
+    let serving = grpc::serve(gateway, listener, room, doors.clone());
     tokio::select! {
         served = serving => if let Err(error) = served {
             error!(event = "grpc.failed", %error, "the door for agents failed");

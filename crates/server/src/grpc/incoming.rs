@@ -20,6 +20,7 @@ use tracing::debug;
 
 use super::GREETING_LIMIT;
 use crate::brake::Brake;
+use crate::room::{Place, Room};
 use crate::{Doors, door};
 
 /// What a client of HTTP/2 sends first (RFC 9113, section 3.4): 24 bytes.
@@ -29,16 +30,21 @@ const PREFACE_LEN: usize = 24;
 /// finish: tonic takes its end as the word to end all connections.
 pub(super) fn incoming(
     listener: TcpListener,
+    room: Room,
     doors: Doors,
 ) -> impl Stream<Item = io::Result<Connection>> {
-    futures::stream::unfold((listener, doors), |(listener, doors)| async {
-        match doors.close.run_until_cancelled(door::accept(&listener, "agents")).await {
-            Some((stream, _)) => {
+    futures::stream::unfold((listener, room, doors), |(listener, room, doors)| async {
+        let next = async {
+            let place = room.place().await;
+            (door::accept(&listener, "agents").await, place)
+        };
+        match doors.close.run_until_cancelled(next).await {
+            Some(((stream, _), place)) => {
                 if let Err(error) = set_options(&stream) {
                     debug!(%error, "socket options");
                 }
-                let connection = Connection::new(stream, doors.cut.clone());
-                Some((Ok(connection), (listener, doors)))
+                let connection = Connection::new(stream, doors.cut.clone(), place);
+                Some((Ok(connection), (listener, room, doors)))
             }
             None => {
                 drop(listener);
@@ -69,6 +75,7 @@ pub(super) struct Connection {
     greeting: Option<(usize, Pin<Box<Sleep>>)>,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     brake: Brake,
+    _place: Place,
 }
 
 /// What the handlers of a connection's requests know of it.
@@ -81,10 +88,10 @@ pub(super) struct Caller {
 }
 
 impl Connection {
-    fn new(stream: TcpStream, cut: CancellationToken) -> Self {
+    fn new(stream: TcpStream, cut: CancellationToken, place: Place) -> Self {
         let greeting = Some((0, Box::pin(sleep(GREETING_LIMIT))));
         let cut = Box::pin(cut.cancelled_owned());
-        Self { stream, greeting, cut, brake: Brake::default() }
+        Self { stream, greeting, cut, brake: Brake::default(), _place: place }
     }
 
     /// Notes `len` more bytes; without any, checks whether it is too late for them.
