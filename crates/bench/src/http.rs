@@ -1,4 +1,5 @@
-//! Asks a server over HTTP as curl does: a connection of its own for each request.
+//! Asks a server over HTTP: as curl does, with a connection of its own for each request, unless it
+//! is told to keep some.
 
 use std::time::Duration;
 
@@ -31,10 +32,16 @@ pub(crate) struct Answer {
 impl Http {
     /// `base` is such as `http://127.0.0.1:8080`.
     pub(crate) fn new(base: String) -> Self {
+        Self::keeping(0, base)
+    }
+
+    /// Keeps up to `n_connections` open for the next requests, as a program does that asks often.
+    pub(crate) fn keeping(n_connections: usize, base: String) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
-        let client =
-            Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_max_idle_per_host(n_connections)
+            .build(connector);
         Self { base, client }
     }
 

@@ -1,6 +1,7 @@
 //! `filepull-bench`: what filepull costs, measured from outside.
 
 mod contestant;
+mod fleet;
 mod http;
 mod latency;
 mod machine;
@@ -11,6 +12,7 @@ mod proc_files;
 mod process;
 mod product;
 mod report;
+mod server;
 mod source;
 mod stats;
 mod throughput;
@@ -23,6 +25,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use filepull_process::signal;
+use tokio::runtime;
 use tokio::time::sleep;
 
 use machine::Machine;
@@ -61,6 +64,11 @@ enum Mode {
     Latency(latency::Args),
     /// Peak memory of both ends in a transfer of 10 MiB and in one of 1 GiB.
     Memory,
+    /// Many clients on one server: memory and CPU of a client, at rest, connecting and sending.
+    Fleet(fleet::Args),
+    /// The agents of `fleet`, as a process of their own.
+    #[command(hide = true)]
+    Agents(fleet::agents::Args),
 }
 
 const EXAMPLES: &str = "\
@@ -69,6 +77,7 @@ Then:    cargo run --release -p filepull-bench -- throughput --peers --json thro
          cargo run --release -p filepull-bench -- throughput --size 100MiB,1GiB --runs 5
          cargo run --release -p filepull-bench -- memory
          cargo run --release -p filepull-bench -- latency --dir /srv/fast
+         cargo run --release -p filepull-bench -- fleet --clients 100,1000,10000
 Peers:   apt-get install rsync openssh-server nginx-light";
 
 /// Long enough for killed processes to be gone.
@@ -83,14 +92,25 @@ pub(crate) struct Bench {
     json: Option<PathBuf>,
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
-    let ended = run_until_asked_to_stop(&Cli::parse()).await;
-    // The runtime collects the processes that were killed by a drop; then nobody else has to.
-    sleep(COLLECT).await;
+/// For agents that read files. A fleet that looks at its files all at once makes no more threads.
+const MAX_BLOCKING: usize = 64;
+
+fn main() -> ExitCode {
+    let ended = start(&Cli::parse());
     ended.unwrap_or_else(|error| {
         tell(format!("filepull-bench: {error:#}"));
         ExitCode::FAILURE
+    })
+}
+
+fn start(cli: &Cli) -> anyhow::Result<ExitCode> {
+    let mut runtime = runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().max_blocking_threads(MAX_BLOCKING).build()?;
+    runtime.block_on(async {
+        let ended = run_until_asked_to_stop(cli).await;
+        // The runtime collects the processes that were killed by a drop; then nobody else has to.
+        sleep(COLLECT).await;
+        ended
     })
 }
 
@@ -104,20 +124,25 @@ async fn run_until_asked_to_stop(cli: &Cli) -> anyhow::Result<ExitCode> {
 }
 
 async fn run(cli: &Cli) -> anyhow::Result<()> {
-    let own = env::current_exe()?;
-    let own_folder = own.parent().context("a program is in a folder")?;
-    let folder = cli.dir.clone().unwrap_or_else(|| own_folder.with_file_name("bench"));
-    std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-    let programs = Programs::in_folder(cli.bin_dir.as_deref().unwrap_or(own_folder))?;
-    let bench = Bench { programs, folder, json: cli.json.clone() };
     match &cli.mode {
-        Mode::Throughput(args) => throughput::run(args, &bench).await,
-        Mode::Latency(args) => latency::run(args, &bench).await,
-        Mode::Memory => memory::run(&bench).await,
+        Mode::Throughput(args) => throughput::run(args, &Bench::new(cli)?).await,
+        Mode::Latency(args) => latency::run(args, &Bench::new(cli)?).await,
+        Mode::Memory => memory::run(&Bench::new(cli)?).await,
+        Mode::Fleet(args) => fleet::run(args, &Bench::new(cli)?).await,
+        Mode::Agents(args) => fleet::agents::run(args).await,
     }
 }
 
 impl Bench {
+    fn new(cli: &Cli) -> anyhow::Result<Self> {
+        let own = env::current_exe()?;
+        let own_folder = own.parent().context("a program is in a folder")?;
+        let folder = cli.dir.clone().unwrap_or_else(|| own_folder.with_file_name("bench"));
+        std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+        let programs = Programs::in_folder(cli.bin_dir.as_deref().unwrap_or(own_folder))?;
+        Ok(Self { programs, folder, json: cli.json.clone() })
+    }
+
     /// The machine and the programs under test; the files are in `folder`.
     async fn head(&self, folder: &Path) -> anyhow::Result<Head> {
         Ok(Head { machine: Machine::look(folder), versions: self.programs.versions().await? })

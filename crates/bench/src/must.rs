@@ -13,6 +13,24 @@ pub(crate) const SERVER_MIB: Must = Must::AtMost(40.0);
 /// Peak memory of the agent during one transfer of any size, in MiB.
 pub(crate) const AGENT_MIB: Must = Must::AtMost(16.0);
 
+/// A client at rest, plain: memory of the server, in KiB.
+pub(crate) const CLIENT_KIB: Must = Must::AtMost(45.0);
+
+/// [`FLEET`] clients at rest: percent of a core that the server uses.
+pub(crate) const REST_PERCENT: Must = Must::AtMost(3.0);
+
+/// Seconds until [`FLEET`] clients that dial at once are all connected.
+pub(crate) const CONNECT_SECONDS: Must = Must::AtMost(6.0);
+
+/// Files of 1 KiB per second, one from each of [`FLEET`] clients.
+pub(crate) const FILES_PER_SECOND: Must = Must::AtLeast(1500.0);
+
+/// What must never be lost: a line, a transfer.
+pub(crate) const NONE_LOST: Must = Must::AtMost(0.0);
+
+/// The number of clients that the floors for fleets were set for.
+pub(crate) const FLEET: u32 = 10_000;
+
 /// The size in bytes that the floors for throughput and CPU were set for.
 pub(crate) const SIZE: u64 = 100 << 20;
 

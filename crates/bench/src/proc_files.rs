@@ -1,4 +1,4 @@
-//! What Linux tells about a process in `/proc`: its parent, the CPU it used, its peak memory.
+//! What Linux tells about a process in `/proc`: its parent, the CPU it used, its memory.
 
 use std::collections::HashMap;
 use std::fs;
@@ -54,9 +54,18 @@ pub(crate) fn reaped_by_us() -> anyhow::Result<Duration> {
 
 /// The most memory that the process ever had resident, in bytes.
 pub(crate) fn peak_rss(pid: u32) -> anyhow::Result<u64> {
+    memory(pid, "VmHWM:")
+}
+
+/// The memory that the process has resident now, in bytes.
+pub(crate) fn rss(pid: u32) -> anyhow::Result<u64> {
+    memory(pid, "VmRSS:")
+}
+
+fn memory(pid: u32, field: &str) -> anyhow::Result<u64> {
     let path = format!("/proc/{pid}/status");
     let text = fs::read_to_string(&path).with_context(|| path.clone())?;
-    parse_peak(&text).with_context(|| format!("{path} has no VmHWM"))
+    parse_memory(&text, field).with_context(|| format!("{path} has no {field}"))
 }
 
 fn all_stats() -> anyhow::Result<HashMap<u32, Stat>> {
@@ -85,8 +94,8 @@ fn parse_stat(text: &str) -> Option<Stat> {
     })
 }
 
-fn parse_peak(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+fn parse_memory(status: &str, field: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib * 1024)
 }
@@ -107,14 +116,17 @@ mod tests {
     }
 
     #[test]
-    fn the_peak_is_in_bytes() {
-        assert_eq!(parse_peak("Name:\tx\nVmHWM:\t    8192 kB\nVmRSS:\t 1 kB\n"), Some(8 << 20));
-        assert_eq!(parse_peak("Name:\tkthreadd\n"), None);
+    fn memory_is_in_bytes() {
+        let status = "Name:\tx\nVmHWM:\t    8192 kB\nVmRSS:\t 1 kB\n";
+        assert_eq!(parse_memory(status, "VmHWM:"), Some(8 << 20));
+        assert_eq!(parse_memory(status, "VmRSS:"), Some(1 << 10));
+        assert_eq!(parse_memory("Name:\tkthreadd\n", "VmHWM:"), None);
     }
 
     #[test]
     fn this_process_is_in_its_own_tree() {
         assert!(1 <= tree(std::process::id()).unwrap().n_processes);
-        assert!(0 < peak_rss(std::process::id()).unwrap());
+        let pid = std::process::id();
+        assert!(0 < rss(pid).unwrap() && 0 < peak_rss(pid).unwrap());
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::net::TcpStream;
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::{sleep, timeout};
 
 use crate::proc_files::{self, TreeUse};
@@ -85,6 +85,22 @@ impl Running {
         proc_files::peak_rss(self.pid).with_context(|| self.last_words())
     }
 
+    /// The memory it has resident now, in bytes.
+    pub(crate) fn rss(&self) -> anyhow::Result<u64> {
+        proc_files::rss(self.pid).with_context(|| self.last_words())
+    }
+
+    /// Its standard input, if the command has it piped.
+    pub(crate) fn stdin(&mut self) -> anyhow::Result<ChildStdin> {
+        self.child.stdin.take().context("its input is not piped")
+    }
+
+    /// How many lines of its log contain `text`.
+    pub(crate) fn count_in_log(&self, text: &str) -> anyhow::Result<usize> {
+        let log = fs::read_to_string(&self.log).with_context(|| self.log.display().to_string())?;
+        Ok(log.lines().filter(|line| line.contains(text)).count())
+    }
+
     /// Waits until a port of this machine answers.
     pub(crate) async fn listens_on(&self, port: u16) -> anyhow::Result<()> {
         self.until("listen", async || TcpStream::connect(("127.0.0.1", port)).await.is_ok()).await
@@ -107,6 +123,11 @@ impl Running {
 
     /// Ends it and waits until it is gone.
     pub(crate) async fn end(mut self) -> anyhow::Result<()> {
+        self.kill_and_wait().await
+    }
+
+    /// The same, of one that is to be replaced.
+    pub(crate) async fn kill_and_wait(&mut self) -> anyhow::Result<()> {
         self.kill();
         let ended = timeout(START_LIMIT, self.child.wait()).await;
         ended.with_context(|| format!("{} does not end", self.name))??;

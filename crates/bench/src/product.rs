@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use serde::Serialize;
 use serde_json::json;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::io::BufReader;
 use tokio::process::ChildStdout;
-use tokio::time::timeout;
 
 use crate::http::Http;
 use crate::process::{self, Running, START_LIMIT};
+use crate::server::Server;
 use crate::source::Source;
 
 /// The client that is asked for its files.
@@ -21,7 +21,7 @@ pub(crate) const CLIENT: &str = "client1";
 /// The programs under test.
 #[derive(Clone, Debug)]
 pub(crate) struct Programs {
-    server: PathBuf,
+    pub(crate) server: PathBuf,
     agent: PathBuf,
 }
 
@@ -39,13 +39,20 @@ impl<T> Ends<T> {
     }
 }
 
+impl Ends<f64> {
+    /// What came on top of `before`.
+    pub(crate) fn less(self, before: Self) -> Self {
+        Self { server: self.server - before.server, agent: self.agent - before.agent }
+    }
+}
+
 /// A server and an agent that is connected to it.
 #[derive(Debug)]
 pub(crate) struct Product {
-    server: Running,
+    server: Server,
     agent: Running,
-    /// A banner that nobody reads must not end the server by a broken pipe.
-    _banner: [BufReader<ChildStdout>; 2],
+    /// Output that nobody reads must not end the agent by a broken pipe.
+    _output: BufReader<ChildStdout>,
     pub(crate) http: Http,
     downloads: PathBuf,
 }
@@ -86,24 +93,14 @@ impl Product {
         folder: &Path,
         source: &Source,
     ) -> anyhow::Result<Self> {
-        let data_dir = folder.join("server-data");
-        let mut command = process::command(&programs.server);
-        command.args(["server", "--http-addr=127.0.0.1:0", "--grpc-addr=127.0.0.1:0"]);
-        command.arg("--data-dir").arg(&data_dir).env("LOG_FORMAT", "json");
-        let (server, stdout) = Running::start("server", command, folder)?;
-        let mut stdout = BufReader::new(stdout);
-        let banner = timeout(START_LIMIT, read_banner(&mut stdout)).await;
-        let banner = banner.context("it does not become ready").and_then(|banner| banner);
-        let Banner { http, agents } = banner.with_context(|| server.last_words())?;
-
+        let server = Server::start(&programs.server, folder).await?;
         let mut command = process::command(&programs.agent);
-        command.args(["run", "--client-id", CLIENT, "--server-addr", &agents]);
+        command.args(["run", "--client-id", CLIENT, "--server-addr", &server.agents]);
         command.arg("--file-path").arg(&source.path).args(["--share", "*.bin"]);
         command.arg("--state-dir").arg(folder).env("LOG_FORMAT", "json");
-        let (agent, agent_stdout) = Running::start("agent", command, folder)?;
-        let _banner = [stdout, BufReader::new(agent_stdout)];
-        let downloads = data_dir.join(CLIENT);
-        let product = Self { server, agent, _banner, http: Http::new(http), downloads };
+        let (agent, output) = Running::start("agent", command, folder)?;
+        let (http, downloads) = (Http::new(server.http.clone()), server.data_dir.join(CLIENT));
+        let product = Self { server, agent, _output: BufReader::new(output), http, downloads };
         product.agent.until("connect", async || product.is_connected().await).await?;
         Ok(product)
     }
@@ -115,7 +112,7 @@ impl Product {
         let began = Instant::now();
         let answer = self.http.post("/api/v1/transfers?wait=10m", &order, source.limit()).await;
         let took = began.elapsed();
-        let answer = answer.with_context(|| self.server.last_words())?;
+        let answer = answer.with_context(|| self.server.process.last_words())?;
         let transfer = answer.json()?;
         anyhow::ensure!(transfer["state"] == "done", "the transfer is not done: {transfer:#}");
         let path = transfer["download"]["path"].as_str().context("a download has a path")?;
@@ -137,74 +134,23 @@ impl Product {
 
     /// The CPU both have used so far, user and system.
     pub(crate) fn cpu(&self) -> anyhow::Result<Ends<Duration>> {
-        Ok(Ends { server: self.server.usage()?.cpu, agent: self.agent.usage()?.cpu })
+        Ok(Ends { server: self.server.process.usage()?.cpu, agent: self.agent.usage()?.cpu })
     }
 
     /// The most memory both ever had resident, in bytes.
     pub(crate) fn peak_rss(&self) -> anyhow::Result<Ends<u64>> {
-        Ok(Ends { server: self.server.peak_rss()?, agent: self.agent.peak_rss()? })
+        Ok(Ends { server: self.server.process.peak_rss()?, agent: self.agent.peak_rss()? })
     }
 
     /// Ends both and waits until they are gone.
     pub(crate) async fn end(self) -> anyhow::Result<()> {
         self.agent.end().await?;
-        self.server.end().await
+        self.server.process.end().await
     }
 
     async fn is_connected(&self) -> bool {
         let path = format!("/api/v1/clients/{CLIENT}");
         let answer = self.http.get(&path, START_LIMIT).await;
         answer.and_then(|answer| answer.json()).is_ok_and(|client| client["online"] == true)
-    }
-}
-
-/// Where a server listens, as its banner says.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Banner {
-    http: String,
-    agents: String,
-}
-
-async fn read_banner(stdout: &mut BufReader<ChildStdout>) -> anyhow::Result<Banner> {
-    let mut banner = Banner::default();
-    let mut line = String::new();
-    while stdout.read_line(&mut line).await? != 0 {
-        if line.trim() == "Ready." {
-            return Ok(banner);
-        }
-        banner.take(&line);
-        line.clear();
-    }
-    anyhow::bail!("it ended before it was ready")
-}
-
-impl Banner {
-    fn take(&mut self, line: &str) {
-        let mut words = line.split_whitespace();
-        match (words.next(), words.next()) {
-            (Some("pages"), Some(url)) => self.http = url.to_owned(),
-            (Some("agents"), Some(addr)) => self.agents = addr.to_owned(),
-            _ => {}
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_banner_says_where_the_server_listens() {
-        let mut banner = Banner::default();
-        for line in [
-            "filepull server 0.1.0",
-            "  pages    http://127.0.0.1:8080",
-            "  agents   127.0.0.1:50051  (this machine only)",
-            "  files    server-data  (1 GiB free)",
-        ] {
-            banner.take(line);
-        }
-        let (http, agents) = ("http://127.0.0.1:8080".into(), "127.0.0.1:50051".into());
-        assert_eq!(banner, Banner { http, agents });
     }
 }
