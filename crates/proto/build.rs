@@ -6,6 +6,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = ["filepull/v1/control.proto", "filepull/v1/transfer.proto"];
     let descriptors = protox::compile(files, [root])?;
     // `bytes` as `Bytes`: a received chunk is a view of the receive buffer, not a copy of it.
-    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    let build = tonic_prost_build::configure().bytes(".").codec_path("crate::codec::SmallCodec");
+    build.compile_fds(descriptors)?;
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! The wire contract: what `proto/filepull/v1` generates, and the only conversions between it and
 //! the domain.
 
+pub mod codec;
 mod convert;
 
 pub use convert::millis;

@@ -99,7 +99,7 @@ pub(super) fn wire(message: Message, seq: u64) -> ToAgent {
             let sent = Utc::now().timestamp_micros();
             ToAgent::Ping(Ping { seq, sent_unix_us: u64::try_from(sent).unwrap_or(0) })
         }
-        Message::Start(order) => ToAgent::Start(start(order)),
+        Message::Start(order) => ToAgent::Start(start(*order)),
         Message::Cancel { transfer, reason } => {
             ToAgent::Cancel(CancelTransfer { transfer_id: transfer.to_string(), reason })
         }

@@ -43,8 +43,8 @@ pub struct Heard {
 pub enum Message {
     /// Are you there?
     Ping,
-    /// Send this file.
-    Start(Order),
+    /// Send this file. Boxed, because every idle line has room for 32 messages.
+    Start(Box<Order>),
     /// Do not send it after all.
     Cancel {
         /// Which transfer.

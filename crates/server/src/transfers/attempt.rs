@@ -39,7 +39,7 @@ impl Life {
             self.perform(&[Effect::Record]).await?;
         }
         self.show(Stage::Asked);
-        if let Err(error) = session.say(Message::Start(order)) {
+        if let Err(error) = session.say(Message::Start(Box::new(order))) {
             return Ok(fruitless(error.to_string()));
         }
         match self.answered(session, token).await? {
