@@ -15,6 +15,7 @@ use filepull_proto::v1::agent_transfer_server::{AgentTransfer, AgentTransferServ
 use filepull_proto::v1::{AgentMessage, ServerMessage, UploadRequest, UploadResponse};
 use futures::stream::BoxStream;
 use tokio::net::TcpListener;
+use tokio::time::Instant;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -45,6 +46,8 @@ pub(crate) struct Gateway {
     pub(crate) transfers: Transfers,
     pub(crate) lifecycle: Lifecycle,
     pub(crate) line: LineSettings,
+    /// From here on the beats of all lines are counted.
+    pub(crate) started: Instant,
 }
 
 /// The first message of an agent, and every step before it, must come within this time.

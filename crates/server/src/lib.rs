@@ -24,6 +24,7 @@ use chrono::Utc;
 use filepull_core::backoff::{Backoff, ReconnectPolicy};
 use filepull_process::Lifecycle;
 use tokio::net::TcpListener;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -138,6 +139,7 @@ impl Server {
             transfers: self.transfers.clone(),
             lifecycle: self.lines.clone(),
             line: self.config.line,
+            started: Instant::now(),
         };
         let doors = Doors::default();
         self.lines.spawn(http::serve(self.http, http::router(app), self.lines.clone()));

@@ -173,8 +173,10 @@ impl Line {
     async fn listen(&self, messages: &mut Streaming<AgentMessage>) -> (DisconnectReason, String) {
         let LineSettings { heartbeat, dead_after, .. } = self.gateway.line;
         // Every line has a beat of its own, so that a fleet does not answer all at once.
-        let heartbeat = heartbeat.mul_f64(0.8 + 0.4 * fastrand::f64());
-        let mut beat = interval_at(Instant::now() + heartbeat, heartbeat);
+        let heartbeat = in_slots(heartbeat.mul_f64(0.8 + 0.4 * fastrand::f64()));
+        let now = Instant::now();
+        let first = self.gateway.started + in_slots(now - self.gateway.started + heartbeat);
+        let mut beat = interval_at(first, heartbeat);
         let mut dead_at = Instant::now() + dead_after;
         let stop = self.gateway.lifecycle.stop().clone();
         loop {
@@ -237,6 +239,15 @@ impl Line {
         };
         self.gateway.transfers.answer(&self.client, id, update.attempt, answer);
     }
+}
+
+/// The beats of all lines fall into slots of this length: a worker that wakes up serves many.
+const SLOT: Duration = Duration::from_millis(50);
+
+/// The end of the slot into which `time` falls.
+fn in_slots(time: Duration) -> Duration {
+    let n_slots = time.as_nanos() / SLOT.as_nanos() + 1;
+    SLOT.saturating_mul(u32::try_from(n_slots).unwrap_or(u32::MAX))
 }
 
 fn ended(why: SessionEnds) -> (DisconnectReason, String) {
