@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use filepull_core::CHUNK_LEN;
 use filepull_process::Lifecycle;
 use tonic::transport::Channel;
 
@@ -22,32 +23,48 @@ pub(crate) struct DataLine {
     open: Mutex<Weak<Channel>>,
 }
 
+/// What an upload travels on.
+#[derive(Clone, Debug)]
+pub(crate) enum Lent {
+    /// The connection of the session.
+    Line(Channel),
+    /// A connection for uploads.
+    Own(Arc<Channel>),
+}
+
+impl Lent {
+    pub(crate) fn channel(&self) -> Channel {
+        match self {
+            Self::Line(channel) => channel.clone(),
+            Self::Own(channel) => Channel::clone(channel),
+        }
+    }
+}
+
 impl DataLine {
     pub(crate) fn new(dialler: Dialler, conn: DataConn, lifecycle: Lifecycle) -> Self {
         Self { dialler, conn, lifecycle, open: Mutex::default() }
     }
 
-    /// A connection for an upload that was ordered on `line`.
-    pub(crate) fn borrow(&self, line: &Channel) -> Arc<Channel> {
-        match self.conn {
-            DataConn::Shared => Arc::new(line.clone()),
-            DataConn::Separate => {
-                let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-                open.upgrade().unwrap_or_else(|| {
-                    let channel = Arc::new(self.dialler.dial_lazily());
-                    *open = Arc::downgrade(&channel);
-                    channel
-                })
-            }
+    /// A connection for an upload of `len` bytes that was ordered on `line`.
+    pub(crate) fn borrow(&self, line: &Channel, len: u64) -> Lent {
+        // What fits into one chunk delays an order by no more than that; to dial costs more than
+        // to send it.
+        if self.conn == DataConn::Shared || len <= CHUNK_LEN as u64 {
+            return Lent::Line(line.clone());
         }
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        Lent::Own(open.upgrade().unwrap_or_else(|| {
+            let channel = Arc::new(self.dialler.dial_lazily());
+            *open = Arc::downgrade(&channel);
+            channel
+        }))
     }
 
     /// Keeps the connection of an upload that is over for the next one. The task ends after
     /// [`IDLE`], or with the process.
-    pub(crate) fn give_back(&self, channel: Arc<Channel>) {
-        if self.conn == DataConn::Shared {
-            return;
-        }
+    pub(crate) fn give_back(&self, lent: Lent) {
+        let Lent::Own(channel) = lent else { return };
         let drain = self.lifecycle.drain().clone();
         self.lifecycle.spawn(async move {
             drain.run_until_cancelled(tokio::time::sleep(IDLE)).await;

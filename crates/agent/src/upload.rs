@@ -155,13 +155,13 @@ impl Context {
         let how_much = format!("{}{}", human::size(size), from(offset));
         self.journal.info(&format!("sending {name}, {how_much} {about}"));
         let requests = tokio_stream::once(header).chain(messages.rest());
-        let channel = self.data.borrow(&line.channel);
-        let answer = answer(Channel::clone(&channel), requests).await;
+        let lent = self.data.borrow(&line.channel, size - offset);
+        let answer = answer(lent.channel(), requests).await;
         stop.cancel();
         let read = reading.await.unwrap_or(Err(ReadError::Stopped));
         match &answer {
             Err(Ended::Broken(_)) => self.data.forget(),
-            Ok(_) | Err(Ended::Stored | Ended::Refused(_)) => self.data.give_back(channel),
+            Ok(_) | Err(Ended::Stored | Ended::Refused(_)) => self.data.give_back(lent),
         }
         match (read, answer) {
             // Our own reason is nearer to the cause than what the server made of it.
