@@ -45,12 +45,12 @@ pub struct Args {
     /// Whether files travel on a connection of their own.
     #[arg(long, env, global = true, value_enum, default_value = "separate")]
     pub data_conn: DataConn,
-    /// How much to log: error, warn, info, debug or trace.
+    /// Least level that is logged: error, warn, info, debug, trace, or a filter.
     #[arg(long, env, global = true, default_value = "info")]
     pub log_level: String,
-    /// How log lines look; auto is text.
-    #[arg(long, env, global = true, value_enum, default_value = "auto")]
-    pub log_format: LogFormat,
+    /// How log lines look.
+    #[arg(long, env, global = true, value_enum, default_value = "text")]
+    pub log_format: LogFormatArg,
 }
 
 /// What the program is asked to do.
@@ -75,6 +75,25 @@ pub enum ConsistencyArg {
     DoubleRead,
     /// Compare size and times only.
     Stat,
+}
+
+/// How log lines look, as typed. Its readers are installers: text, unless somebody asks for JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormatArg {
+    /// One sentence a line.
+    #[value(alias = "auto")]
+    Text,
+    /// One object a line.
+    Json,
+}
+
+impl From<LogFormatArg> for LogFormat {
+    fn from(typed: LogFormatArg) -> Self {
+        match typed {
+            LogFormatArg::Text => Self::Text,
+            LogFormatArg::Json => Self::Json,
+        }
+    }
 }
 
 /// Which connection files travel on.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Parser as _;
 use filepull_process::signal;
-use filepull_process::telemetry::{self, LogFormat};
+use filepull_process::telemetry::{self, LogError};
 use tokio::runtime;
 use tracing::error;
 
@@ -16,10 +16,10 @@ use crate::{Agent, status};
 /// Parses the arguments, starts the log, and does what is asked. Exits with 2 for bad settings.
 pub fn main() -> ExitCode {
     let args = Args::parse();
-    // Its readers are installers: text, unless somebody asks for JSON.
-    let format = if args.log_format == LogFormat::Json { LogFormat::Json } else { LogFormat::Text };
-    let done = telemetry::start(&args.log_level, format).and_then(|()| start(args));
-    match done {
+    if let Err(error) = telemetry::start(&args.log_level, args.log_format.into()) {
+        return no_log(&error);
+    }
+    match start(args) {
         Ok(code) => code,
         Err(error) => {
             error!("{error:#}");
@@ -27,6 +27,13 @@ pub fn main() -> ExitCode {
             ExitCode::from(if error.is::<ConfigError>() { 2 } else { 1 })
         }
     }
+}
+
+/// Without a log there is one place left to say why.
+#[allow(clippy::print_stderr, reason = "there is no log")]
+fn no_log(error: &LogError) -> ExitCode {
+    eprintln!("filepull-agent: {error}");
+    ExitCode::from(2)
 }
 
 fn start(args: Args) -> anyhow::Result<ExitCode> {
