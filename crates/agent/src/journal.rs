@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 
 use crate::config::Config;
 use crate::dial::ServerAddr;
-use crate::status::{LastTransfer, State, Status};
+use crate::status::{AlreadyRuns, Claim, LastTransfer, State, Status};
 
 /// A handle on the one journal of an agent.
 #[derive(Clone, Debug)]
@@ -22,13 +22,16 @@ struct Inner {
     /// `client4: `, where several agents share a log.
     name: String,
     dir: Option<PathBuf>,
+    _claim: Option<Claim>,
     dir_failed: AtomicBool,
     status: Mutex<Status>,
 }
 
 impl Journal {
     /// The journal of an agent that has not dialled yet.
-    pub(crate) fn open(config: &Config) -> Self {
+    pub(crate) fn open(config: &Config) -> Result<Self, AlreadyRuns> {
+        // Before the first word: it would take the place of the other agent's status.
+        let claim = config.state_dir.as_deref().map(Claim::take).transpose()?;
         let status = Status {
             pid: std::process::id(),
             client_id: config.client.to_string(),
@@ -38,12 +41,13 @@ impl Journal {
             last_transfer: None,
             lines: std::collections::VecDeque::new(),
         };
-        Self(Arc::new(Inner {
+        Ok(Self(Arc::new(Inner {
             name: if config.name_in_log { format!("{}: ", config.client) } else { String::new() },
             dir: config.state_dir.clone(),
+            _claim: claim.flatten(),
             dir_failed: AtomicBool::new(false),
             status: Mutex::new(status),
-        }))
+        })))
     }
 
     pub(crate) fn starting(&self, server: &ServerAddr) {

@@ -10,8 +10,10 @@ use filepull_process::telemetry::{self, LogError};
 use tokio::runtime;
 use tracing::error;
 
+use crate::Agent;
 use crate::config::{Args, Command, Config, ConfigError};
-use crate::{Agent, status};
+use crate::report::report;
+use crate::status::AlreadyRuns;
 
 /// Parses the arguments, starts the log, and does what is asked. Exits with 2 for bad settings.
 pub fn main() -> ExitCode {
@@ -23,8 +25,9 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             error!("{error:#}");
-            // Settings that nobody can retry away: a supervisor shall show red, not start us anew.
-            ExitCode::from(if error.is::<ConfigError>() { 2 } else { 1 })
+            // What nobody can retry away: a supervisor shall show red, not start us anew.
+            let settings = error.is::<ConfigError>() || error.is::<AlreadyRuns>();
+            ExitCode::from(if settings { 2 } else { 1 })
         }
     }
 }
@@ -41,7 +44,7 @@ fn start(args: Args) -> anyhow::Result<ExitCode> {
     match args.command.unwrap_or(Command::Run) {
         Command::Run => run(Config::try_from(args)?),
         Command::Status { check } => {
-            let (text, healthy) = status::report(args.status_dir().as_deref());
+            let (text, healthy) = report(&args.status_dirs(), args.asked_client());
             write!(out, "{text}")?;
             Ok(if check && !healthy { ExitCode::FAILURE } else { ExitCode::SUCCESS })
         }

@@ -1,6 +1,17 @@
 //! Settings that are wrong: whoever typed them is told, in words, where they look.
 
-use filepull_e2e::Process;
+use std::path::Path;
+
+use filepull_e2e::{Process, TestBed};
+
+/// `filepull-agent status`, as it is said of the state in `dir`.
+async fn status(dir: &Path) -> anyhow::Result<String> {
+    let settings = [("STATE_DIR", dir.display().to_string())];
+    let mut status = Process::start(&[], "e2e-filepull-agent", "status", &settings)?;
+    let said = status.says("client").await?;
+    status.ended().await?;
+    Ok(format!("{said}\n{}", status.said().join("\n")))
+}
 
 #[tokio::test]
 async fn a_level_that_does_not_exist_is_refused_aloud() -> anyhow::Result<()> {
@@ -10,5 +21,35 @@ async fn a_level_that_does_not_exist_is_refused_aloud() -> anyhow::Result<()> {
         process.says("LOG_LEVEL: \"warning\" is not a level. Did you mean warn?").await?;
         assert_eq!(process.ended().await?.code(), Some(2), "{program}");
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_second_agent_leaves_the_state_of_the_first_alone() -> anyhow::Result<()> {
+    let bed = TestBed::start().await?;
+    let first = bed.connected("client4", b"data").await?;
+    let mut second = bed.client("client4", b"data")?;
+    second.start()?;
+    let pid = first.agent()?.pid()?;
+    second.agent()?.says(&format!("an agent already runs here, process {pid}: ")).await?;
+    assert_eq!(second.take_agent()?.ended().await?.code(), Some(2));
+    let state = bed.data_dir().with_file_name("state").join("client4");
+    assert!(status(&state).await?.contains("client4 is connected to"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_status_of_an_agent_is_found_without_its_id() -> anyhow::Result<()> {
+    let home = tempfile::tempdir()?;
+    let state_home = ("XDG_STATE_HOME", home.path().display().to_string());
+    let settings = [
+        ("CLIENT_ID", "lyon-2".to_owned()),
+        ("SERVER_ADDR", "127.0.0.1:1".to_owned()),
+        state_home.clone(),
+    ];
+    let agent = Process::start(&[], "e2e-filepull-agent", "run", &settings)?;
+    agent.says("cannot connect: refused").await?;
+    let status = Process::start(&[], "e2e-filepull-agent", "status", &[state_home])?;
+    status.says("lyon-2 is not connected to 127.0.0.1:1").await?;
     Ok(())
 }
