@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 
 use crate::config::Config;
 use crate::dial::ServerAddr;
-use crate::status::{AlreadyRuns, Claim, LastTransfer, State, Status};
+use crate::status::{AlreadyRuns, Claim, FileProblem, LastTransfer, State, Status};
 
 /// A handle on the one journal of an agent.
 #[derive(Clone, Debug)]
@@ -38,6 +38,7 @@ impl Journal {
             server: config.server.to_string(),
             state: State::Connecting,
             since: Utc::now(),
+            file_problem: None,
             last_transfer: None,
             lines: std::collections::VecDeque::new(),
         };
@@ -48,6 +49,19 @@ impl Journal {
             dir_failed: AtomicBool::new(false),
             status: Mutex::new(status),
         })))
+    }
+
+    /// The default file was looked at; `problem` says why it cannot be sent. Is that news?
+    pub(crate) fn looked(&self, problem: Option<&str>) -> bool {
+        let news = self.with_status(|status| {
+            let known = status.file_problem.as_ref().map(|known| known.text.as_str());
+            let news = known != problem;
+            let at = Utc::now();
+            status.file_problem = problem.map(|text| FileProblem { text: text.to_owned(), at });
+            news
+        });
+        self.save();
+        news
     }
 
     pub(crate) fn starting(&self, server: &ServerAddr) {

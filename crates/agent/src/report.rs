@@ -8,7 +8,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use filepull_core::human;
 use rustix::process::{Pid, test_kill_process};
 
-use crate::status::{LastTransfer, State, Status};
+use crate::status::{FileProblem, LastTransfer, State, Status};
 
 /// What is known of the agents whose state lies in `dirs`, and whether all is well. With a `client`
 /// others are left out: whoever asks without one may have forgotten how the agent was started.
@@ -88,6 +88,10 @@ fn headline(status: &Status, now: DateTime<Utc>) -> String {
 /// All there is to say of one agent.
 fn in_words(status: &Status, now: DateTime<Utc>) -> String {
     let mut text = headline(status, now);
+    if let Some(FileProblem { text: problem, at }) = &status.file_problem {
+        let at = at.to_rfc3339_opts(SecondsFormat::Secs, true);
+        let _ = writeln!(text, "{problem} Last looked at {at}.");
+    }
     if let Some(LastTransfer { name, stored_as, at }) = &status.last_transfer {
         let at = at.to_rfc3339_opts(SecondsFormat::Secs, true);
         let _ = writeln!(text, "Last sent: {name} at {at}, stored as {stored_as}.");
@@ -111,8 +115,9 @@ mod tests {
 
     fn status(client: &str, pid: u32, state: State) -> Status {
         let (client_id, server) = (client.to_owned(), "server:50051".to_owned());
-        let (since, last_transfer, lines) = (Utc::now(), None, VecDeque::new());
-        Status { pid, client_id, server, state, since, last_transfer, lines }
+        let (since, last_transfer, file_problem) = (Utc::now(), None, None);
+        let lines = VecDeque::new();
+        Status { pid, client_id, server, state, since, file_problem, last_transfer, lines }
     }
 
     /// Folders of these agents, and of one that has none.

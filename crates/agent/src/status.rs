@@ -21,6 +21,9 @@ pub struct Status {
     pub state: State,
     /// Since when.
     pub since: DateTime<Utc>,
+    /// Why the default file could not be sent when it was last looked at.
+    #[serde(default)]
+    pub file_problem: Option<FileProblem>,
     /// The last file it sent.
     pub last_transfer: Option<LastTransfer>,
     /// The last ten lines of its log.
@@ -37,6 +40,15 @@ pub enum State {
     Connected,
     /// It has ended.
     Stopped,
+}
+
+/// What was wrong with the default file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileProblem {
+    /// In words.
+    pub text: String,
+    /// When it was last looked at.
+    pub at: DateTime<Utc>,
 }
 
 /// A file that arrived.

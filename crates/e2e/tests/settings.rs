@@ -1,5 +1,6 @@
 //! Settings that are wrong: whoever typed them is told, in words, where they look.
 
+use std::fs;
 use std::path::Path;
 
 use filepull_e2e::{Process, TestBed};
@@ -21,6 +22,34 @@ async fn a_level_that_does_not_exist_is_refused_aloud() -> anyhow::Result<()> {
         process.says("LOG_LEVEL: \"warning\" is not a level. Did you mean warn?").await?;
         assert_eq!(process.ended().await?.code(), Some(2), "{program}");
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_default_file_that_cannot_be_sent_is_told_where_it_was_set() -> anyhow::Result<()> {
+    let bed = TestBed::start().await?;
+    let state = bed.data_dir().with_file_name("state").join("client4");
+    let mut client = bed.client("client4", b"data")?;
+    let file = client.data().display().to_string();
+    fs::remove_file(&file)?;
+    client.connect().await?;
+    let missing =
+        format!("FILE_PATH: there is no file at {file}. A pull without a path will fail.");
+    assert!(client.agent()?.says("WARN").await?.ends_with(&missing));
+    assert!(status(&state).await?.contains(&missing));
+    client.take_agent()?.kill().await?;
+    fs::create_dir(&file)?;
+    client.connect().await?;
+    let folder = format!("FILE_PATH: {file} is a directory.");
+    assert!(client.agent()?.says("WARN").await?.contains(&folder));
+    assert!(status(&state).await?.contains(&folder));
+    // Once it has been sent, nothing is wrong any more.
+    fs::remove_dir(&file)?;
+    fs::write(&file, "data")?;
+    bed.pull("client4").await?;
+    client.agent()?.says("sent data.txt").await?;
+    let mended = status(&state).await?;
+    assert!(mended.contains("client4 is connected") && !mended.contains("Last looked"), "{mended}");
     Ok(())
 }
 
