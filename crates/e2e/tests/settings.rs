@@ -82,3 +82,12 @@ async fn the_status_of_an_agent_is_found_without_its_id() -> anyhow::Result<()> 
     status.says("lyon-2 is not connected to 127.0.0.1:1").await?;
     Ok(())
 }
+
+#[tokio::test]
+async fn the_http_port_is_not_where_agents_dial() -> anyhow::Result<()> {
+    let bed = TestBed::start().await?;
+    let mut client = bed.client("client4", b"data")?.dialling(bed.http());
+    client.start()?;
+    client.agent()?.says("is SERVER_ADDR the HTTP port").await?;
+    Ok(())
+}
