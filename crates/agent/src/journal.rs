@@ -90,10 +90,7 @@ impl Journal {
         let stored_as = human::printable(stored_as, 255);
         let last = LastTransfer { name: name.to_owned(), stored_as, at: Utc::now() };
         self.with_status(|status| status.last_transfer = Some(last));
-        let nanos = took.as_nanos().max(1);
-        let rate = u128::from(len_bytes) * 1_000_000_000 / nanos;
-        let rate = human::rate(u64::try_from(rate).unwrap_or(u64::MAX));
-        self.info(&format!("sent {name} in {} ({rate})", human::took(took)));
+        self.info(&format!("sent {name} in {}", human::took_for(took, len_bytes)));
     }
 
     /// One line when something begins or ends.

@@ -19,6 +19,21 @@ pub fn took(time: Duration) -> String {
     if time < Duration::from_mins(1) { format!("{:.1} s", time.as_secs_f64()) } else { span(time) }
 }
 
+/// How long `bytes` were on their way, and how fast: `19.8 s (5.1 MiB/s)`. Too few bytes, or too
+/// short a time, say nothing about a line: `0.3 s`, `under 0.1 s`.
+pub fn took_for(time: Duration, bytes: u64) -> String {
+    const FEW: u64 = 64 * 1024;
+    let millis = time.as_millis();
+    if millis < 50 {
+        return "under 0.1 s".to_owned();
+    }
+    if bytes < FEW {
+        return took(time);
+    }
+    let per_second = u128::from(bytes) * 1000 / millis;
+    format!("{} ({})", took(time), rate(u64::try_from(per_second).unwrap_or(u64::MAX)))
+}
+
 /// A span in whole seconds: `8 s`, `2 min`, `2 h 13 min`, `3 d 4 h`.
 pub fn span(time: Duration) -> String {
     let seconds = time.as_secs();
@@ -101,6 +116,19 @@ mod tests {
         check(2 * 3600 + 13 * 60 + 9, "2 h 13 min");
         check(3 * 86400 + 4 * 3600, "3 d 4 h");
         assert_eq!(took(Duration::from_millis(19_800)), "19.8 s");
+    }
+
+    #[test]
+    fn a_rate_is_said_where_it_says_something() {
+        let check = |millis, bytes, said: &str| {
+            assert_eq!(took_for(Duration::from_millis(millis), bytes), said);
+        };
+        check(19_800, 104_857_600, "19.8 s (5.1 MiB/s)");
+        check(0, 0, "under 0.1 s");
+        check(49, 1 << 20, "under 0.1 s");
+        check(100, 8, "0.1 s");
+        check(2_000, 1 << 20, "2.0 s (512.0 KiB/s)");
+        check(u64::MAX, u64::MAX, "213503982334 d 14 h (1000 B/s)");
     }
 
     #[test]

@@ -79,7 +79,7 @@ catalogue! {
         "Pull again when nothing writes to the file, or share a snapshot of it.";
     /// The client's system refused to read the source.
     FileUnreadable = "file-unreadable", 502, exit 6, "The client cannot read the file",
-        "Give the agent's account the right to read the file.";
+        "Give the agent's account the right to read the file; if it has that, look at the disk.";
     /// The bytes that arrived were not the bytes that were read, twice.
     ChecksumMismatch = "checksum-mismatch", 502, exit 6, "The bytes were damaged on the way, twice",
         "Suspect a disk, the memory, or a proxy that changes data.";

@@ -91,3 +91,13 @@ async fn the_http_port_is_not_where_agents_dial() -> anyhow::Result<()> {
     client.agent()?.says("is SERVER_ADDR the HTTP port").await?;
     Ok(())
 }
+
+#[tokio::test]
+async fn a_small_file_has_no_rate() -> anyhow::Result<()> {
+    let bed = TestBed::start().await?;
+    let client = bed.connected("client4", b"").await?;
+    bed.pull("client4").await?;
+    let said = client.agent()?.says("sent data.txt in").await?;
+    assert!(!said.contains("/s)") && !said.contains(" 0.0 s"), "{said}");
+    Ok(())
+}
