@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use filepull_e2e::{Process, TestBed};
+use filepull_e2e::{Process, TestBed, made};
 
 /// `filepull-agent status`, as it is said of the state in `dir`.
 async fn status(dir: &Path) -> anyhow::Result<String> {
@@ -100,4 +100,78 @@ async fn a_small_file_has_no_rate() -> anyhow::Result<()> {
     let said = client.agent()?.says("sent data.txt in").await?;
     assert!(!said.contains("/s)") && !said.contains(" 0.0 s"), "{said}");
     Ok(())
+}
+
+#[tokio::test]
+async fn a_demo_that_is_stopped_leaves_no_half_of_a_file() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let settings = demo_settings(folder.path(), "1GiB");
+    let mut demo = Process::start(&[], "e2e-filepull", "demo", &settings)?;
+    let unfinished = folder.path().join("client-data/client1/data.part");
+    filepull_e2e::soon("the first file", async {
+        while !unfinished.exists() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await?;
+    demo.terminate()?;
+    assert!(demo.ended().await?.success());
+    assert_eq!(fs::read_dir(folder.path().join("client-data/client1"))?.count(), 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_demo_ends_without_a_complaint_and_says_what_it_kept() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let own = folder.path().join("client-data/client2/data.txt");
+    fs::create_dir_all(own.parent().unwrap_or(folder.path()))?;
+    fs::write(&own, made("own", 2048))?;
+    let settings = demo_settings(folder.path(), "1MiB");
+    let mut demo = Process::start(&[], "e2e-filepull", "demo", &settings)?;
+    for client in 1..=5 {
+        demo.says(&format!("client{client}: connected in")).await?;
+    }
+    demo.says(&format!("kept {}: it has 2.0 KiB; remove it", own.display())).await?;
+    demo.terminate()?;
+    assert!(demo.ended().await?.success());
+    demo.says(&format!("The files stay in {}/.", folder.path().join("server-data").display()))
+        .await?;
+    let said = demo.said().join("\n");
+    assert!(!said.contains("WARN"), "{said}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_demo_that_cannot_begin_makes_no_file() -> anyhow::Result<()> {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let folder = tempfile::tempdir()?;
+    let mut settings = demo_settings(folder.path(), "1MiB");
+    settings[0].1 = taken.local_addr()?.to_string();
+    let mut demo = Process::start(&[], "e2e-filepull", "demo", &settings)?;
+    demo.says("listening on HTTP_ADDR=").await?;
+    assert_eq!(demo.ended().await?.code(), Some(1));
+    assert!(!folder.path().join("client-data").exists());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_folder_that_cannot_be_made_is_named() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut settings = demo_settings(folder.path(), "1MiB");
+    settings[3].1 = "/proc/filepull".to_owned();
+    let mut demo = Process::start(&[], "e2e-filepull", "demo", &settings)?;
+    demo.says("making /proc/filepull/client1/data.txt: ").await?;
+    assert_eq!(demo.ended().await?.code(), Some(1));
+    Ok(())
+}
+
+fn demo_settings(folder: &Path, size: &str) -> [(&'static str, String); 5] {
+    let path = |name: &str| folder.join(name).display().to_string();
+    [
+        ("HTTP_ADDR", "127.0.0.1:0".to_owned()),
+        ("GRPC_ADDR", "127.0.0.1:0".to_owned()),
+        ("DATA_DIR", path("server-data")),
+        ("CLIENT_DIR", path("client-data")),
+        ("SIZE", size.to_owned()),
+    ]
 }
