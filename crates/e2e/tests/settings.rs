@@ -102,6 +102,7 @@ async fn a_small_file_has_no_rate() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A demo whose files are large enough to be stopped in the middle of them.
 #[tokio::test]
 async fn a_demo_that_is_stopped_leaves_no_half_of_a_file() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
@@ -174,4 +175,29 @@ fn demo_settings(folder: &Path, size: &str) -> [(&'static str, String); 5] {
         ("CLIENT_DIR", path("client-data")),
         ("SIZE", size.to_owned()),
     ]
+}
+
+/// `setup.sh` is run with a `cargo` that only says how it was called.
+#[tokio::test]
+async fn a_local_setup_obeys_the_size_and_the_number_of_clients() -> anyhow::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir()?;
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../setup.sh");
+    fs::copy(script, folder.path().join("setup.sh"))?;
+    for program in ["cargo", "cc"] {
+        let path = folder.path().join(program);
+        fs::write(&path, "#!/bin/sh\necho \"$*, CLIENTS=$CLIENTS SIZE=$SIZE\"\n")?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    }
+    let ran = tokio::process::Command::new("sh")
+        .args(["./setup.sh", "--local"])
+        .current_dir(folder.path())
+        .env("PATH", format!("{}:/usr/bin:/bin", folder.path().display()))
+        .env("SIZE_MB", "10")
+        .env("CLIENTS", "3")
+        .output()
+        .await?;
+    let said = String::from_utf8_lossy(&ran.stdout).into_owned();
+    assert_eq!(said, "run --release -- demo, CLIENTS=3 SIZE=10MiB\n", "{ran:?}");
+    Ok(())
 }
