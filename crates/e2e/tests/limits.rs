@@ -55,6 +55,22 @@ async fn a_disk_that_is_almost_full_takes_nothing() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
+async fn a_file_that_cannot_fit_is_refused_by_the_first_answer() -> anyhow::Result<()> {
+    let bed = TestBed::with(&[("MAX_FILE_SIZE", "1PiB")]).await?;
+    let client = bed.connected("client4", b"data").await?;
+    // All hole: larger than what is free here, and takes no room itself.
+    std::fs::File::options().write(true).open(client.data())?.set_len(8 << 40)?;
+    let reply = bed.get("/trigger?id=client4").await?;
+    assert_eq!(reply.status, 507, "{}", reply.text());
+    assert!(reply.first_line().contains("the file needs 8.0 TiB"), "{}", reply.text());
+    assert!(bed.leftovers("client4")?.is_empty());
+    // The agent was told, and sends the next one.
+    std::fs::write(client.data(), "small")?;
+    bed.pull("client4").await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_write_error_ends_the_transfer_and_leaves_nothing() -> anyhow::Result<()> {
     // No file of the server may grow past 1 MiB: what comes after that fails to be written.
     let ignore = "trap '' XFSZ; ulimit -f 2048; exec \"$@\"";

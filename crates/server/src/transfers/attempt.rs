@@ -82,13 +82,19 @@ impl Life {
                             deadline = Instant::now() + self.upload_limit();
                         }
                         accepted = true;
+                        let size = source.size;
                         self.view.send_modify(|view| view.source = Some(source));
+                        // Now, while the trigger still waits for its answer; the upload is judged
+                        // again by where it begins.
+                        if let Err(problem) = self.fits(self.received(), size) {
+                            return Err(self.called_off(session, problem));
+                        }
                         self.show(Stage::Running);
                     }
                     Answer::Refused(problem) => return Err(problem.into()),
                     Answer::TryAgain(why) => return Ok(Answered::Nothing(why)),
                 },
-                Ask::Cancel(problem) => return Err(self.cancelled(session, problem)),
+                Ask::Cancel(problem) => return Err(self.called_off(session, problem)),
                 stale @ (Ask::Upload(_) | Ask::Answer { .. }) => self.heed_idly(stale)?,
             }
         }
@@ -100,8 +106,8 @@ impl Life {
         self.shared.limits.stall_timeout + Duration::from_secs(self.received() / SLOWEST_DISK)
     }
 
-    /// Ends a transfer that somebody cancelled, and tells the agent.
-    pub(super) fn cancelled(&self, session: &Session, problem: Problem) -> Ending {
+    /// Ends a transfer from this side, and tells the agent.
+    pub(super) fn called_off(&self, session: &Session, problem: Problem) -> Ending {
         let reason = problem.detail.clone();
         // If the line is gone the agent has nothing to stop.
         let _ = session.say(Message::Cancel { transfer: self.transfer.id, reason });
