@@ -169,12 +169,32 @@ async fn a_cancelled_transfer_leaves_nothing() -> anyhow::Result<()> {
     client.connect().await?;
     let started = bed.get("/trigger?id=client4").await?;
     let cancel = format!("{}/cancel", started.header("location"));
-    for _ in 0..2 {
-        let cancelled = bed.send(Method::POST, &cancel, &[], "").await?;
-        assert_eq!(cancelled.json()?["state"], "cancelled", "{}", cancelled.text());
-    }
+    let cancelled = bed.send(Method::POST, &cancel, &[], "").await?;
+    assert_eq!(cancelled.json()?["state"], "cancelled", "{}", cancelled.text());
     assert_eq!(bed.downloads("client4")?, NONE);
     assert_eq!(bed.leftovers("client4")?, NONE);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_cancelled_transfer_still_tells_which_file_and_how_far() -> anyhow::Result<()> {
+    let mut bed = TestBed::start().await?;
+    let client = bed.client("client4", &made("client4", 8 << 20))?.setting("MAX_RATE", "1MiB/s");
+    let mut client = client;
+    client.connect().await?;
+    let started = bed.get("/trigger?id=client4").await?;
+    let url = started.header("location").to_owned();
+    bed.until(&url, |transfer| transfer["bytes_done"].as_u64() > Some(0)).await?;
+    let first = bed.send(Method::POST, &format!("{url}/cancel"), &[], "").await?.json()?;
+    assert_eq!(first["file"]["size"], 8 << 20, "{first}");
+    assert!(first["bytes_done"].as_u64() > Some(0), "{first}");
+    let second = bed.send(Method::POST, &format!("{url}/cancel"), &[], "").await?.json()?;
+    assert_eq!(second, first);
+    let mut server = bed.take_server()?;
+    server.terminate()?;
+    server.ended().await?;
+    bed.start_server().await?;
+    assert_eq!(bed.json(&url).await?, first, "after a restart");
     Ok(())
 }
 

@@ -61,7 +61,7 @@ pub(super) async fn of_transfer(
     let view = app.transfers.find(id).await?;
     match &view.transfer.phase {
         Phase::Done(_) => file(&app, &caller, &view.transfer, request).await,
-        Phase::Failed(problem) | Phase::Cancelled(problem) => Err(problem.clone().into()),
+        Phase::Failed(ended) | Phase::Cancelled(ended) => Err(ended.problem.clone().into()),
         Phase::Queued | Phase::Receiving { .. } | Phase::Sealed(_) => {
             let progress = say::progress(&view).unwrap_or_else(|| "nothing is here yet".to_owned());
             let detail = format!("The transfer is not finished: {progress}.");

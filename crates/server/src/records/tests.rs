@@ -9,7 +9,7 @@ use filepull_core::path::SharedPath;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::receive::Prefix;
 use filepull_core::source::Source;
-use filepull_core::transfer::{Download, Phase, Setbacks};
+use filepull_core::transfer::{Download, Ended, Phase, Reached, Setbacks};
 use futures::future::{join, join_all, try_join_all};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
@@ -86,8 +86,11 @@ fn phases() -> [Phase; 6] {
         Phase::Receiving { source: source(), checkpoint },
         Phase::Sealed(download()),
         Phase::Done(download()),
-        Phase::Failed(missing),
-        Phase::Cancelled(Problem::new(Code::Cancelled, "Cancelled by 127.0.0.1.")),
+        Phase::Failed(Ended { problem: missing, reached: Reached::default() }),
+        Phase::Cancelled(Ended {
+            problem: Problem::new(Code::Cancelled, "Cancelled by 127.0.0.1."),
+            reached: Reached { source: Some(source()), received: u64::MAX - 1 },
+        }),
     ]
 }
 

@@ -41,7 +41,7 @@ pub(super) fn answer(told: &Told<'_>) -> Result<(StatusCode, String), Problem> {
         Phase::Done(download) => {
             Ok((StatusCode::OK, say::done(told.view, download, told.data_dir)))
         }
-        Phase::Failed(problem) | Phase::Cancelled(problem) => Err(problem.clone()),
+        Phase::Failed(ended) | Phase::Cancelled(ended) => Err(ended.problem.clone()),
         Phase::Queued | Phase::Receiving { .. } | Phase::Sealed(_) => {
             let sentence = match (told.waited, told.joined) {
                 (Some(waited), _) => time_is_up(told, waited),

@@ -4,7 +4,7 @@ use filepull_core::name::DownloadName;
 use filepull_core::problem::Code;
 use filepull_core::receive::Prefix;
 use filepull_core::source::Source;
-use filepull_core::transfer::{Download, Transfer};
+use filepull_core::transfer::{Download, Ended, Reached, Transfer};
 
 use super::*;
 
@@ -181,8 +181,9 @@ fn a_caller_whose_time_is_up_learns_how_far_it_is() {
 fn a_pull_that_failed_is_its_problem() {
     let mut view = view(Stage::Asked);
     let problem = Problem::new(Code::FileMissing, "client4 has no file at logs/pos.log.");
-    view.transfer.phase = Phase::Failed(problem.clone());
+    let ended = Ended { problem: problem.clone(), reached: Reached::default() };
+    view.transfer.phase = Phase::Failed(ended.clone());
     assert_eq!(answer(&told(&view)), Err(problem.clone()));
-    view.transfer.phase = Phase::Cancelled(problem.clone());
+    view.transfer.phase = Phase::Cancelled(ended);
     assert_eq!(answer(&Told { joined: true, ..told(&view) }), Err(problem));
 }
