@@ -105,6 +105,49 @@ async fn an_empty_file_is_a_file() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
+async fn the_page_of_a_transfer_offers_its_own_file() -> anyhow::Result<()> {
+    let bed = TestBed::start().await?;
+    let client = bed.connected("client4", b"old").await?;
+    let old = bed.get("/trigger?id=client4&wait=100s").await?;
+    assert_eq!(old.status, 200, "{}", old.text());
+    let id = bed.json("/api/v1/transfers").await?["items"][0]["id"].clone();
+    std::fs::write(client.data(), "new")?;
+    bed.pull("client4").await?;
+    let page = bed.get(&format!("/transfers/{}", id.as_str().unwrap_or_default())).await?.text();
+    let offered = page.lines().find_map(|line| line.trim().strip_prefix("file    curl -OJ "));
+    let url = offered.and_then(|url| url.strip_prefix(&bed.http().to_string()));
+    assert_eq!(bed.get(url.unwrap_or(&page)).await?.text(), "old");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_client_shows_its_default_file_as_last_seen() -> anyhow::Result<()> {
+    let mut bed = TestBed::start().await?;
+    let mut client = bed.connected("client4", b"data").await?;
+    let default_file = async |bed: &TestBed| {
+        let client = bed.json("/api/v1/clients/client4").await?;
+        anyhow::Ok(client["default_file"]["size"].as_u64())
+    };
+    assert_eq!(default_file(&bed).await?, Some(4));
+    std::fs::write(client.data(), "longer data")?;
+    bed.pull("client4").await?;
+    assert_eq!(default_file(&bed).await?, Some(11));
+    std::fs::remove_file(client.data())?;
+    assert_eq!(bed.get("/trigger?id=client4").await?.status, 404);
+    assert_eq!(default_file(&bed).await?, None);
+    std::fs::write(client.data(), "back")?;
+    bed.pull("client4").await?;
+    client.take_agent()?.kill().await?;
+    bed.server()?.says("client.disconnected").await?;
+    let mut server = bed.take_server()?;
+    server.terminate()?;
+    server.ended().await?;
+    bed.start_server().await?;
+    assert_eq!(default_file(&bed).await?, Some(4), "after a restart");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_fresh_pull_gets_a_file_opened_after_it() -> anyhow::Result<()> {
     let bed = TestBed::start().await?;
     let client = bed.client("client4", &made("old", 2 << 20))?.setting("MAX_RATE", "1MiB/s");

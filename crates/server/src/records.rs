@@ -27,7 +27,7 @@ use filepull_core::transfer::Transfer;
 use sqlx::sqlite::SqlitePool;
 use tracing::warn;
 
-use crate::client::{ClientRecord, Disconnect, Greeting};
+use crate::client::{ClientRecord, Greeting};
 pub use list::{Cursor, Page, StateWord, TransferFilter};
 use lock::Lock;
 use writer::Writer;
@@ -212,19 +212,12 @@ impl Records {
         clients::read_epoch(&row.ok_or(sqlx::Error::RowNotFound)?)
     }
 
-    /// Notes how a line ended, unless a newer one is open.
+    /// Notes how a line ended, and what its client had by then, unless a newer line is open.
     ///
     /// # Errors
     /// It may not be durable.
-    pub async fn client_left(
-        &self,
-        client: &ClientId,
-        epoch: u64,
-        last_seen_at: DateTime<Utc>,
-        disconnect: &Disconnect,
-    ) -> Result<(), RecordsError> {
-        let bind =
-            |statement| clients::bind_left(client, epoch, last_seen_at, disconnect, statement);
+    pub async fn client_left(&self, left: &ClientRecord) -> Result<(), RecordsError> {
+        let bind = |statement| clients::bind_left(left, statement);
         self.writer.write(clients::LEFT, bind).await.map(drop)
     }
 

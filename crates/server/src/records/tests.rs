@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::*;
-use crate::client::Agent;
+use crate::client::{Agent, Disconnect};
 
 /// A folder that does not exist yet, in one that goes away with the test.
 struct Room(TempDir);

@@ -16,8 +16,8 @@ pub(super) fn one(view: &View, place: Option<usize>, data_dir: &str, host: &str)
     let (asked, by) = (say::second(transfer.created_at), say::name(&transfer.requested_by));
     let head = match &transfer.phase {
         Phase::Done(download) => {
-            let (client, done) = (&transfer.client, say::done(view, download, data_dir));
-            format!("{done}  file    curl -OJ {host}/clients/{client}/file\n")
+            let done = say::done(view, download, data_dir);
+            format!("{done}  file    curl -OJ {host}/transfers/{}/file\n", transfer.id)
         }
         Phase::Failed(ended) => format!("Failed: {}", reply::in_words(&ended.problem)),
         Phase::Cancelled(ended) => reply::in_words(&ended.problem),

@@ -120,8 +120,13 @@ fn time_is_up(told: &Told<'_>, waited: Duration) -> String {
 fn next_steps(told: &Told<'_>) -> String {
     let Told { host, view, .. } = told;
     let (id, client) = (view.transfer.id, &view.transfer.client);
+    // The newest file of a client may be any that it shares; who asks for one by its path wants it.
+    let whose = match &view.transfer.path {
+        None => format!("clients/{client}"),
+        Some(_) => format!("transfers/{id}"),
+    };
     format!(
         "  wait   curl \"{host}/transfers/{id}?wait\"\n  \
-           file   curl -OJ {host}/clients/{client}/file\n"
+           file   curl -OJ {host}/{whose}/file\n"
     )
 }

@@ -1,6 +1,7 @@
 use filepull_core::digest::Digest;
 use filepull_core::id::ClientId;
 use filepull_core::name::DownloadName;
+use filepull_core::path::SharedPath;
 use filepull_core::problem::Code;
 use filepull_core::receive::Prefix;
 use filepull_core::source::Source;
@@ -80,6 +81,15 @@ fn a_pull_that_has_begun_names_the_file_and_its_size() {
         &told(&running()),
         "Started: client4 is sending menu.txt (100.0 MiB). Transfer TID",
     );
+}
+
+#[test]
+fn a_pull_by_path_offers_that_very_file() {
+    let mut view = running();
+    view.transfer.path = Some(SharedPath::parse("logs/pos.log").unwrap());
+    let (_, text) = answer(&told(&view)).unwrap();
+    let file = format!("file   curl -OJ localhost:8080/transfers/{}/file\n", view.transfer.id);
+    assert!(text.ends_with(&file), "{text}");
 }
 
 #[test]
