@@ -51,6 +51,16 @@ async fn a_disk_that_is_almost_full_takes_nothing() -> anyhow::Result<()> {
     );
     let ready = bed.get("/readyz?verbose").await?;
     assert_eq!(ready.status, 503, "{}", ready.text());
+    bed.server()?.says("Not ready: data folder: writable, ").await?;
+    let said = bed.server()?.said();
+    assert!(!said.iter().any(|line| line == "Ready."), "{said:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_that_can_take_pulls_says_so() -> anyhow::Result<()> {
+    let bed = TestBed::start().await?;
+    bed.server()?.says("Ready.").await?;
     Ok(())
 }
 
