@@ -311,6 +311,26 @@ async fn a_script_pulls_through_the_api() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
+async fn a_repeated_request_gets_the_same_transfer_even_after_a_restart() -> anyhow::Result<()> {
+    let mut bed = TestBed::start().await?;
+    let _client = bed.connected("client4", b"data").await?;
+    let headers = [("content-type", "application/json"), ("idempotency-key", "nightly-1")];
+    let body = r#"{"client":"client4"}"#;
+    let url = "/api/v1/transfers?wait=100s";
+    let first = bed.send(Method::POST, url, &headers, body).await?;
+    assert_eq!((first.status, &first.json()?["state"]), (201, &"done".into()), "{}", first.text());
+    bed.take_server()?.kill().await?;
+    bed.start_server().await?;
+    let again = bed.send(Method::POST, url, &headers, body).await?;
+    assert_eq!((again.status, again.header("location")), (200, first.header("location")));
+    assert_eq!(bed.downloads("client4")?.len(), 1);
+    let other = r#"{"client":"client4","path":"other.txt"}"#;
+    let other = bed.send(Method::POST, url, &headers, other).await?;
+    assert_eq!(other.status, 422, "{}", other.text());
+    Ok(())
+}
+
+#[tokio::test]
 async fn every_problem_has_a_page() -> anyhow::Result<()> {
     let bed = TestBed::start().await?;
     for code in filepull_core::problem::Code::ALL {

@@ -15,6 +15,7 @@ use bed::{Bed, client4};
 
 mod bed;
 mod files;
+mod headers;
 
 #[tokio::test]
 async fn every_trigger_that_cannot_start_says_why_and_what_to_do() {

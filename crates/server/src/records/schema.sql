@@ -46,6 +46,15 @@ CREATE INDEX transfers_by_time ON transfers (created_at);
 CREATE INDEX transfers_by_error ON transfers (error_code, id) WHERE error_code IS NOT NULL;
 CREATE INDEX transfers_done ON transfers (client, finished_at, id) WHERE state = 'done';
 
+CREATE TABLE request_keys (
+    id       TEXT PRIMARY KEY, -- an Idempotency-Key, as its caller chose it
+    request  TEXT NOT NULL,    -- the digest of what was asked for with it
+    transfer TEXT NOT NULL,    -- what it leads to
+    made_at  BIGINT NOT NULL   -- when it came first
+);
+
+CREATE INDEX request_keys_by_time ON request_keys (made_at);
+
 CREATE TABLE clients (
     id                  TEXT PRIMARY KEY, -- as its agent claims it
     epoch               BIGINT NOT NULL,  -- counts its lines; only the newest may act for it

@@ -1,6 +1,7 @@
 //! The file and its folder; what lies in it is tested in the modules below.
 
 mod clients;
+mod keys;
 mod transfers;
 
 use filepull_core::digest::Digest;
