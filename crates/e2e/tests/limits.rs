@@ -51,6 +51,32 @@ async fn a_disk_that_is_almost_full_takes_nothing() -> anyhow::Result<()> {
     );
     let ready = bed.get("/readyz?verbose").await?;
     assert_eq!(ready.status, 503, "{}", ready.text());
+    bed.server()?.says("Not ready: data folder: writable, ").await?;
+    let said = bed.server()?.said();
+    assert!(!said.iter().any(|line| line == "Ready."), "{said:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_that_can_take_pulls_says_so() -> anyhow::Result<()> {
+    let bed = TestBed::start().await?;
+    bed.server()?.says("Ready.").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_fit_is_refused_by_the_first_answer() -> anyhow::Result<()> {
+    let bed = TestBed::with(&[("MAX_FILE_SIZE", "1PiB")]).await?;
+    let client = bed.connected("client4", b"data").await?;
+    // All hole: larger than what is free here, and takes no room itself.
+    std::fs::File::options().write(true).open(client.data())?.set_len(8 << 40)?;
+    let reply = bed.get("/trigger?id=client4").await?;
+    assert_eq!(reply.status, 507, "{}", reply.text());
+    assert!(reply.first_line().contains("the file needs 8.0 TiB"), "{}", reply.text());
+    assert!(bed.leftovers("client4")?.is_empty());
+    // The agent was told, and sends the next one.
+    std::fs::write(client.data(), "small")?;
+    bed.pull("client4").await?;
     Ok(())
 }
 

@@ -16,6 +16,7 @@ mod nearest;
 mod pages;
 mod paging;
 mod params;
+mod preferences;
 mod problems;
 mod reply;
 mod say;

@@ -9,6 +9,7 @@ pub mod config;
 mod door;
 pub mod grpc;
 pub mod http;
+pub mod readiness;
 pub mod receive;
 pub mod records;
 pub mod registry;
@@ -28,6 +29,7 @@ use tracing::{error, info, warn};
 
 pub use config::{Args, Config};
 use grpc::Gateway;
+use readiness::Readiness;
 use records::Records;
 use registry::{Message, Registry, SessionEnds};
 use store::{RECORDS_FOLDER, Store};
@@ -95,6 +97,19 @@ impl Server {
     /// The system does not say.
     pub fn grpc_addr(&self) -> std::io::Result<SocketAddr> {
         self.grpc.local_addr()
+    }
+
+    /// Tells whether pulls can be taken, now and while the server runs.
+    ///
+    /// # Errors
+    /// The address of a listener cannot be read.
+    pub fn readiness(&self) -> std::io::Result<Readiness> {
+        Ok(Readiness {
+            transfers: self.transfers.clone(),
+            registry: self.registry.clone(),
+            store: self.store.clone(),
+            grpc_addr: self.grpc_addr()?,
+        })
     }
 
     /// Free bytes in the data folder.

@@ -14,6 +14,7 @@ use chrono::{DateTime, Utc};
 use filepull_core::human;
 use filepull_core::id::ClientId;
 use filepull_core::problem::{Code, Problem};
+use filepull_core::source::Source;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
@@ -159,20 +160,28 @@ impl Registry {
         Ok(())
     }
 
-    /// Removes the line of `epoch`, unless a newer one has replaced it. Was it the current one?
+    /// Removes the line of `epoch`, unless a newer one has replaced it; what is then to be put on
+    /// record.
     pub fn leave(
         &self,
         client: &ClientId,
         epoch: u64,
         last_seen_at: DateTime<Utc>,
         disconnect: &Disconnect,
-    ) -> bool {
+    ) -> Option<ClientRecord> {
         let mut inner = self.lock();
         let left = inner.state.leave(client, epoch, last_seen_at, disconnect);
-        if left && let Some(berth) = inner.berths.get(client) {
+        if left.is_some()
+            && let Some(berth) = inner.berths.get(client)
+        {
             berth.line.send_replace(None);
         }
         left
+    }
+
+    /// Notes what a trigger without a path would send now: the client has just looked.
+    pub fn note_default_file(&self, client: &ClientId, found: Option<Source>) {
+        self.lock().state.note_default_file(client, found);
     }
 
     /// The place of a client, made if nobody has needed it yet.

@@ -65,9 +65,15 @@ impl Line {
         let route = route.as_ref().map_or("none", MatchedPath::as_str);
         let (duration_seconds, status) = (started.elapsed().as_secs_f64(), status.as_u16());
         if status < 500 {
-            debug!(event = "http.request", %method, route, status, duration_seconds, %request_id);
+            debug!(
+                event = "http.request", %method, route, status, duration_seconds, %request_id,
+                "request answered"
+            );
         } else {
-            info!(event = "http.request", %method, route, status, duration_seconds, %request_id);
+            info!(
+                event = "http.request", %method, route, status, duration_seconds, %request_id,
+                "request answered"
+            );
         }
     }
 }

@@ -6,7 +6,7 @@ use axum::routing::get;
 use chrono::Utc;
 use filepull_core::id::TransferId;
 use filepull_core::problem::{Code, Problem};
-use filepull_core::transfer::Transfer;
+use filepull_core::transfer::{Reached, Transfer};
 use serde_json::Value;
 use tower::ServiceExt as _;
 
@@ -15,6 +15,7 @@ use bed::{Bed, client4};
 
 mod bed;
 mod files;
+mod headers;
 
 #[tokio::test]
 async fn every_trigger_that_cannot_start_says_why_and_what_to_do() {
@@ -143,6 +144,29 @@ async fn whatever_is_typed_is_answered_and_never_breaks_the_server() {
 }
 
 #[tokio::test]
+async fn a_bad_body_is_told_what_is_wrong_and_what_a_good_one_is() {
+    let bed = Bed::start().await;
+    let check = async |url: &str, body: String, detail: &str, hint: &str| {
+        let json = Request::post(url).header("content-type", "application/json");
+        let json = json.header("accept", "application/json").body(Body::from(body)).unwrap();
+        let answered = bed.send(json).await;
+        assert_eq!(answered.status, StatusCode::BAD_REQUEST, "{url}");
+        let problem = answered.json();
+        assert!(problem["detail"].as_str().unwrap().starts_with(detail), "{}", answered.body);
+        assert_eq!(problem["hint"], hint, "{url}");
+    };
+    let broken = "The body is not a JSON object: EOF";
+    let example = "For example: {\"id\":\"client4\"}";
+    check("/trigger", "{\"id\":".to_owned(), broken, example).await;
+    let example = "For example: {\"queue\":\"24h\"}";
+    check("/trigger/client4", "{\"id\":".to_owned(), broken, example).await;
+    let example = "For example: {\"client\":\"client4\"}";
+    check("/api/v1/transfers", "{\"id\":".to_owned(), broken, example).await;
+    let hint = "Send the parameters as a form or as a JSON object.";
+    check("/trigger", " ".repeat(65 * 1024), "The body is larger than 64 KiB.", hint).await;
+}
+
+#[tokio::test]
 async fn every_page_has_a_text_and_a_json_form() {
     let bed = Bed::start().await;
     let transfer = bed.stored().await;
@@ -170,7 +194,7 @@ async fn a_transfer_that_failed_is_told_with_its_own_problem() {
     let bed = Bed::start().await;
     let mut transfer = Transfer::new(client4(), None, "test".to_owned(), Utc::now());
     let problem = Problem::new(Code::FileMissing, "client4 has no file.");
-    transfer.fail(problem, Utc::now());
+    transfer.fail(problem, Reached::default(), Utc::now());
     bed.app.records.save(&transfer).await.unwrap();
     let url = format!("/api/v1/transfers/{}", transfer.id);
     let shown = bed.get(&url).await;

@@ -16,7 +16,8 @@ pub(super) const CONNECTED: &str = include_str!("connected.sql");
 
 /// Does nothing when a newer line is open: the old one's end is then no news.
 pub(super) const LEFT: &str = "UPDATE clients SET connected = 0, last_seen_at = $3, \
-     disconnected_at = $4, disconnect_reason = $5, disconnect_detail = $6 \
+     disconnected_at = $4, disconnect_reason = $5, disconnect_detail = $6, \
+     default_name = $7, default_size = $8, default_modified_ns = $9 \
      WHERE id = $1 AND epoch = $2";
 
 const CUT_OFF: &str = "UPDATE clients SET connected = 0, \
@@ -45,20 +46,16 @@ pub(super) fn bind_connected(
 }
 
 /// Binds the end of a line to [`LEFT`].
-pub(super) fn bind_left(
-    client: &ClientId,
-    epoch: u64,
-    last_seen_at: DateTime<Utc>,
-    disconnect: &Disconnect,
-    statement: Statement,
-) -> Statement {
-    statement
-        .bind(client.to_string())
-        .bind(epoch.cast_signed())
-        .bind(last_seen_at.timestamp_millis())
-        .bind(disconnect.at.timestamp_millis())
-        .bind(disconnect.reason.as_str())
-        .bind(disconnect.detail.clone())
+pub(super) fn bind_left(left: &ClientRecord, statement: Statement) -> Statement {
+    let disconnect = left.last_disconnect.as_ref();
+    let statement = statement
+        .bind(left.id.to_string())
+        .bind(left.epoch.cast_signed())
+        .bind(left.last_seen_at.timestamp_millis())
+        .bind(disconnect.map(|disconnect| disconnect.at.timestamp_millis()))
+        .bind(disconnect.map(|disconnect| disconnect.reason.as_str()))
+        .bind(disconnect.map(|disconnect| disconnect.detail.clone()));
+    bind_source(left.default_file.as_ref(), statement)
 }
 
 /// Notes for every client that was connected when the last server ended that it no longer is.

@@ -4,8 +4,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use filepull_core::human;
-use filepull_core::problem::Problem;
+use filepull_core::problem::{Code, Problem};
 use filepull_core::receive::Prefix;
+use filepull_core::source::Source;
 use filepull_core::transfer::{Effect, Transfer};
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
@@ -82,15 +83,34 @@ impl Life {
                             deadline = Instant::now() + self.upload_limit();
                         }
                         accepted = true;
+                        let size = source.size;
+                        self.note_default_file(Some(&source));
                         self.view.send_modify(|view| view.source = Some(source));
+                        // Now, while the trigger still waits for its answer; the upload is judged
+                        // again by where it begins.
+                        if let Err(problem) = self.fits(self.received(), size) {
+                            return Err(self.called_off(session, problem));
+                        }
                         self.show(Stage::Running);
                     }
-                    Answer::Refused(problem) => return Err(problem.into()),
+                    Answer::Refused(problem) => {
+                        if problem.code == Code::FileMissing {
+                            self.note_default_file(None);
+                        }
+                        return Err(problem.into());
+                    }
                     Answer::TryAgain(why) => return Ok(Answered::Nothing(why)),
                 },
-                Ask::Cancel(problem) => return Err(self.cancelled(session, problem)),
+                Ask::Cancel(problem) => return Err(self.called_off(session, problem)),
                 stale @ (Ask::Upload(_) | Ask::Answer { .. }) => self.heed_idly(stale)?,
             }
+        }
+    }
+
+    /// The client has just looked for its default file, if that is what was ordered.
+    fn note_default_file(&self, found: Option<&Source>) {
+        if self.transfer.path.is_none() {
+            self.shared.registry.note_default_file(&self.transfer.client, found.cloned());
         }
     }
 
@@ -100,8 +120,8 @@ impl Life {
         self.shared.limits.stall_timeout + Duration::from_secs(self.received() / SLOWEST_DISK)
     }
 
-    /// Ends a transfer that somebody cancelled, and tells the agent.
-    pub(super) fn cancelled(&self, session: &Session, problem: Problem) -> Ending {
+    /// Ends a transfer from this side, and tells the agent.
+    pub(super) fn called_off(&self, session: &Session, problem: Problem) -> Ending {
         let reason = problem.detail.clone();
         // If the line is gone the agent has nothing to stop.
         let _ = session.say(Message::Cancel { transfer: self.transfer.id, reason });

@@ -37,7 +37,14 @@ async fn a_download_is_served_whole_in_ranges_or_not_again() {
         assert_eq!(part.header("content-range"), "bytes 1-2/4");
         let other = ask("GET", &[("range", "bytes=1-2"), ("if-range", "\"other\"")]).await;
         assert_eq!((other.status.as_u16(), other.body.as_str()), (200, "test"));
-        assert_eq!(ask("GET", &[("range", "bytes=9-")]).await.status.as_u16(), 416);
+        let beyond = ask("GET", &[("range", "bytes=9-"), ("accept", "application/json")]).await;
+        assert_eq!((beyond.status.as_u16(), beyond.header("content-range")), (416, "bytes */4"));
+        assert_eq!(beyond.header("content-type"), "application/problem+json");
+        assert_eq!(beyond.json()["code"], "range-not-satisfiable");
+        let lines = ask("GET", &[("range", "lines=1-2")]).await;
+        assert_eq!((lines.status.as_u16(), lines.body.as_str()), (200, "test"));
+        let head = ask("HEAD", &[("range", "bytes=1-2")]).await;
+        assert_eq!((head.status.as_u16(), head.header("content-length")), (200, "4"));
         assert_eq!(ask("GET", &[("range", "bytes=0-0,2-3")]).await.body, "test");
         let again = ask("GET", &[("if-none-match", &etag)]).await;
         assert_eq!((again.status.as_u16(), again.header("etag"), &*again.body), (304, &*etag, ""));

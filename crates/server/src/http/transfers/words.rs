@@ -16,11 +16,11 @@ pub(super) fn one(view: &View, place: Option<usize>, data_dir: &str, host: &str)
     let (asked, by) = (say::second(transfer.created_at), say::name(&transfer.requested_by));
     let head = match &transfer.phase {
         Phase::Done(download) => {
-            let (client, done) = (&transfer.client, say::done(view, download, data_dir));
-            format!("{done}  file    curl -OJ {host}/clients/{client}/file\n")
+            let done = say::done(view, download, data_dir);
+            format!("{done}  file    curl -OJ {host}/transfers/{}/file\n", transfer.id)
         }
-        Phase::Failed(problem) => format!("Failed: {}", reply::in_words(problem)),
-        Phase::Cancelled(problem) => reply::in_words(problem),
+        Phase::Failed(ended) => format!("Failed: {}", reply::in_words(&ended.problem)),
+        Phase::Cancelled(ended) => reply::in_words(&ended.problem),
         Phase::Queued | Phase::Receiving { .. } | Phase::Sealed(_) => {
             let id = transfer.id;
             let cancel = format!("curl -X POST {host}/api/v1/transfers/{id}/cancel");
@@ -84,7 +84,7 @@ fn outcome(view: &View, place: Option<usize>) -> String {
         (State::Waiting(waiting_for), _) => say::waits(view, waiting_for, place),
         (State::Running, _) => say::progress(view).unwrap_or_else(|| "no answer yet".to_owned()),
         (_, Phase::Done(download)) => human::size(download.size),
-        (_, Phase::Failed(problem) | Phase::Cancelled(problem)) => problem.code.to_string(),
+        (_, Phase::Failed(ended) | Phase::Cancelled(ended)) => ended.problem.code.to_string(),
         (_, Phase::Queued | Phase::Receiving { .. } | Phase::Sealed(_)) => String::new(),
     }
 }

@@ -1,10 +1,11 @@
 use filepull_core::digest::Digest;
 use filepull_core::id::ClientId;
 use filepull_core::name::DownloadName;
+use filepull_core::path::SharedPath;
 use filepull_core::problem::Code;
 use filepull_core::receive::Prefix;
 use filepull_core::source::Source;
-use filepull_core::transfer::{Download, Transfer};
+use filepull_core::transfer::{Download, Ended, Reached, Transfer};
 
 use super::*;
 
@@ -80,6 +81,15 @@ fn a_pull_that_has_begun_names_the_file_and_its_size() {
         &told(&running()),
         "Started: client4 is sending menu.txt (100.0 MiB). Transfer TID",
     );
+}
+
+#[test]
+fn a_pull_by_path_offers_that_very_file() {
+    let mut view = running();
+    view.transfer.path = Some(SharedPath::parse("logs/pos.log").unwrap());
+    let (_, text) = answer(&told(&view)).unwrap();
+    let file = format!("file   curl -OJ localhost:8080/transfers/{}/file\n", view.transfer.id);
+    assert!(text.ends_with(&file), "{text}");
 }
 
 #[test]
@@ -181,8 +191,9 @@ fn a_caller_whose_time_is_up_learns_how_far_it_is() {
 fn a_pull_that_failed_is_its_problem() {
     let mut view = view(Stage::Asked);
     let problem = Problem::new(Code::FileMissing, "client4 has no file at logs/pos.log.");
-    view.transfer.phase = Phase::Failed(problem.clone());
+    let ended = Ended { problem: problem.clone(), reached: Reached::default() };
+    view.transfer.phase = Phase::Failed(ended.clone());
     assert_eq!(answer(&told(&view)), Err(problem.clone()));
-    view.transfer.phase = Phase::Cancelled(problem.clone());
+    view.transfer.phase = Phase::Cancelled(ended);
     assert_eq!(answer(&Told { joined: true, ..told(&view) }), Err(problem));
 }
