@@ -37,17 +37,27 @@ async fn a_default_file_that_cannot_be_sent_is_told_where_it_was_set() -> anyhow
         format!("FILE_PATH: there is no file at {file}. A pull without a path will fail.");
     assert!(client.agent()?.says("WARN").await?.ends_with(&missing));
     assert!(status(&state).await?.contains(&missing));
+    let file_of = async || bed.json("/api/v1/clients/client4").await;
+    assert_eq!(file_of().await?["default_file_error"], "file-missing");
     client.take_agent()?.kill().await?;
     fs::create_dir(&file)?;
     client.connect().await?;
     let folder = format!("FILE_PATH: {file} is a directory.");
     assert!(client.agent()?.says("WARN").await?.contains(&folder));
     assert!(status(&state).await?.contains(&folder));
+    assert_eq!(file_of().await?["default_file_error"], "not-a-file");
+    let page = bed.get("/clients").await?.text();
+    assert!(page.contains("not-a-file"), "{page}");
     // Once it has been sent, nothing is wrong any more.
     fs::remove_dir(&file)?;
     fs::write(&file, "data")?;
     bed.pull("client4").await?;
     client.agent()?.says("sent data.txt").await?;
+    let mended = file_of().await?;
+    assert_eq!(
+        (&mended["default_file"]["size"], &mended["default_file_error"]),
+        (&4.into(), &().into())
+    );
     let mended = status(&state).await?;
     assert!(mended.contains("client4 is connected") && !mended.contains("Last looked"), "{mended}");
     Ok(())

@@ -14,11 +14,10 @@ use chrono::{DateTime, Utc};
 use filepull_core::human;
 use filepull_core::id::ClientId;
 use filepull_core::problem::{Code, Problem};
-use filepull_core::source::Source;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
-use crate::client::{ClientRecord, Disconnect, Greeting};
+use crate::client::{ClientRecord, DefaultFile, Disconnect, Greeting};
 pub use session::{Heard, Message, Order, OrderError, Session, SessionEnds};
 use state::{Judgement, State};
 
@@ -180,7 +179,7 @@ impl Registry {
     }
 
     /// Notes what a trigger without a path would send now: the client has just looked.
-    pub fn note_default_file(&self, client: &ClientId, found: Option<Source>) {
+    pub fn note_default_file(&self, client: &ClientId, found: DefaultFile) {
         self.lock().state.note_default_file(client, found);
     }
 

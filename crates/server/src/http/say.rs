@@ -66,16 +66,7 @@ fn took(view: &View, size: u64) -> String {
     let transfer = &view.transfer;
     let (started, finished) = (transfer.started_at, transfer.finished_at);
     let time = started.zip(finished).and_then(|(from, to)| (to - from).to_std().ok());
-    match time {
-        None => "an unknown time".to_owned(),
-        // A rate of so short a time would say nothing about the line.
-        Some(time) if time.as_millis() < 50 => "under 0.1 s".to_owned(),
-        Some(time) => {
-            let rate = u128::from(size) * 1000 / time.as_millis();
-            let rate = human::rate(u64::try_from(rate).unwrap_or(u64::MAX));
-            format!("{} ({rate})", human::took(time))
-        }
-    }
+    time.map_or("an unknown time".to_owned(), |time| human::took_for(time, size))
 }
 
 /// A file's name as its client has it, fit for a terminal.

@@ -67,6 +67,7 @@ CREATE TABLE clients (
     default_name        TEXT,             -- the file that a trigger without a path would send…
     default_size        BIGINT,           -- bytes
     default_modified_ns BIGINT,           -- nanoseconds since 1970
+    default_error       TEXT,             -- why there is none, as in /problems/<code>
     remote_addr         TEXT NOT NULL,    -- where it last dialled from
     connected_at        BIGINT NOT NULL,  -- when its last line opened
     last_seen_at        BIGINT NOT NULL,  -- when it was last heard, as far as was noted

@@ -114,7 +114,7 @@ fn greeting() -> Greeting {
         instance: Uuid::new_v4(),
         agent: Agent { version: "0.1.0".to_owned(), os: "linux".to_owned(), ..Agent::default() },
         shares: vec!["menu.txt".to_owned(), "logs/*.log".to_owned()],
-        default_file: Some(source()),
+        default_file: Ok(source()),
         active_transfers: Vec::new(),
         remote_addr: "[2001:db8::1]:4711".parse().unwrap(),
     }

@@ -5,10 +5,9 @@ use std::net::SocketAddr;
 
 use chrono::{DateTime, Utc};
 use filepull_core::id::ClientId;
-use filepull_core::source::Source;
 use uuid::Uuid;
 
-use crate::client::{ClientRecord, Disconnect, Greeting};
+use crate::client::{ClientRecord, DefaultFile, Disconnect, Greeting};
 
 /// Every client that ever connected; `L` is what the registry keeps of a live line.
 #[derive(Debug)]
@@ -144,7 +143,7 @@ impl<L> State<L> {
     }
 
     /// Notes what a trigger without a path would send now.
-    pub(super) fn note_default_file(&mut self, id: &ClientId, found: Option<Source>) {
+    pub(super) fn note_default_file(&mut self, id: &ClientId, found: DefaultFile) {
         if let Some(known) = self.clients.get_mut(id) {
             known.record.default_file = found;
         }
@@ -153,6 +152,8 @@ impl<L> State<L> {
 
 #[cfg(test)]
 mod tests {
+    use filepull_core::problem::Code;
+
     use super::*;
     use crate::client::{Agent, DisconnectReason};
 
@@ -162,7 +163,7 @@ mod tests {
             instance: Uuid::from_u128(instance),
             agent: Agent { hostname: format!("host{instance}"), ..Agent::default() },
             shares: Vec::new(),
-            default_file: None,
+            default_file: Err(Code::FileMissing),
             active_transfers: Vec::new(),
             remote_addr: SocketAddr::from(([127, 0, 0, 1], 1000)),
         }

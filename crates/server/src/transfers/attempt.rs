@@ -6,7 +6,6 @@ use std::time::Duration;
 use filepull_core::human;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::receive::Prefix;
-use filepull_core::source::Source;
 use filepull_core::transfer::{Effect, Transfer};
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
@@ -14,6 +13,7 @@ use uuid::Uuid;
 use super::life::{Attempted, Ending, Life};
 use super::view::Stage;
 use super::{Answer, Ask, Upload, now};
+use crate::client::DefaultFile;
 use crate::registry::{Message, Order, Session, SessionEnds};
 
 /// An agent that lives answers an order within this time.
@@ -84,7 +84,7 @@ impl Life {
                         }
                         accepted = true;
                         let size = source.size;
-                        self.note_default_file(Some(&source));
+                        self.note_default_file(Ok(source.clone()));
                         self.view.send_modify(|view| view.source = Some(source));
                         // Now, while the trigger still waits for its answer; the upload is judged
                         // again by where it begins.
@@ -94,8 +94,8 @@ impl Life {
                         self.show(Stage::Running);
                     }
                     Answer::Refused(problem) => {
-                        if problem.code == Code::FileMissing {
-                            self.note_default_file(None);
+                        if is_about_the_file(problem.code) {
+                            self.note_default_file(Err(problem.code));
                         }
                         return Err(problem.into());
                     }
@@ -108,9 +108,9 @@ impl Life {
     }
 
     /// The client has just looked for its default file, if that is what was ordered.
-    fn note_default_file(&self, found: Option<&Source>) {
+    fn note_default_file(&self, found: DefaultFile) {
         if self.transfer.path.is_none() {
-            self.shared.registry.note_default_file(&self.transfer.client, found.cloned());
+            self.shared.registry.note_default_file(&self.transfer.client, found);
         }
     }
 
@@ -142,4 +142,9 @@ fn no_answer(session: &Session, accepted: bool) -> Answered {
     let why = format!("no answer to an order in {limit}");
     session.end(SessionEnds::Silent(why.clone()));
     Answered::Nothing(why)
+}
+
+/// Whether a refusal says how the file is, and not how it would be sent.
+fn is_about_the_file(code: Code) -> bool {
+    matches!(code, Code::FileMissing | Code::NotAFile | Code::PathNotShared | Code::FileUnreadable)
 }

@@ -69,6 +69,7 @@ fn contains(client: &ClientView, wanted: &str) -> bool {
 mod tests {
     use chrono::DateTime;
     use filepull_core::id::ClientId;
+    use filepull_core::problem::Code;
 
     use super::*;
     use crate::client::{Agent, ClientRecord};
@@ -80,7 +81,7 @@ mod tests {
             epoch: 1,
             agent: Agent { hostname: format!("POS-{id}"), ..Agent::default() },
             shares: Vec::new(),
-            default_file: None,
+            default_file: Err(Code::FileMissing),
             remote_addr: ([127, 0, 0, 1], 1).into(),
             connected_at: last_seen_at,
             last_seen_at,

@@ -2,12 +2,13 @@
 
 use chrono::{DateTime, Utc};
 use filepull_core::human;
-use filepull_core::source::Source;
+use filepull_core::problem::Code;
 
 use super::super::paging::Page;
 use super::super::say;
 use super::super::table::table;
 use super::Known;
+use crate::client::DefaultFile;
 use crate::registry::{self, ClientView};
 use crate::transfers::{State, View};
 
@@ -29,7 +30,7 @@ pub(super) fn list(
 fn row(known: &Known, now: DateTime<Utc>) -> [String; 8] {
     let Known { client, current, last } = known;
     let agent = &client.record.agent;
-    let (file, size) = file(client.record.default_file.as_ref(), current.as_ref());
+    let (file, size) = file(&client.record.default_file, current.as_ref());
     [
         client.record.id.to_string(),
         state(client, current.as_ref()).to_owned(),
@@ -56,12 +57,13 @@ fn seen(client: &ClientView, now: DateTime<Utc>) -> String {
 }
 
 /// The default file and its size; while a file is sent, that one and how much of it is here.
-fn file(default: Option<&Source>, current: Option<&View>) -> (String, String) {
+fn file(default: &DefaultFile, current: Option<&View>) -> (String, String) {
     let sent = current.and_then(|view| view.source.as_ref().zip(view.percent()));
     match (sent, default) {
         (Some((source, percent)), _) => (say::name(&source.name), format!("{percent} %")),
-        (None, Some(source)) => (say::name(&source.name), human::size(source.size)),
-        (None, None) => ("missing".to_owned(), String::new()),
+        (None, Ok(source)) => (say::name(&source.name), human::size(source.size)),
+        (None, Err(Code::FileMissing)) => ("missing".to_owned(), String::new()),
+        (None, Err(code)) => (code.to_string(), String::new()),
     }
 }
 
@@ -91,7 +93,7 @@ pub(super) fn one(known: &Known, now: DateTime<Utc>, host: &str) -> String {
     } else {
         format!("{id} is offline. {}", registry::last_seen(client, now))
     };
-    let (file, size) = file(record.default_file.as_ref(), current.as_ref());
+    let (file, size) = file(&record.default_file, current.as_ref());
     let agent = &record.agent;
     let shares: Vec<String> = record.shares.iter().map(|share| say::name(share)).collect();
     let machine = [&agent.hostname, &agent.os, &agent.arch].map(|text| word(text)).join("  ");

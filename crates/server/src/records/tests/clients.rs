@@ -42,7 +42,7 @@ async fn a_client_is_on_record_as_it_greeted_and_left() {
     let reset =
         Disconnect { at: time(4), reason: DisconnectReason::Reset, detail: "broken".to_owned() };
     let left = ClientRecord {
-        default_file: None,
+        default_file: Err(Code::NotAFile),
         last_seen_at: time(3),
         last_disconnect: Some(reset),
         ..expected.clone()
@@ -61,7 +61,7 @@ async fn a_client_is_on_record_as_it_greeted_and_left() {
 async fn a_client_that_was_connected_when_the_server_ended_is_noted() {
     let room = Room::new();
     let records = room.open().await;
-    let hello = Greeting { default_file: None, ..greeting() };
+    let hello = Greeting { default_file: Err(Code::FileMissing), ..greeting() };
     records.client_connected(&hello, time(1)).await.unwrap();
     records.close().await.unwrap();
     let before = Utc::now() - TimeDelta::milliseconds(1);
