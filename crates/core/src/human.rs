@@ -14,23 +14,28 @@ pub fn rate(bytes_per_second: u64) -> String {
     format!("{}/s", size(bytes_per_second))
 }
 
-/// How long something took: `0.2 s`, `19.8 s`, `2 min 5 s`, `2 h 13 min`, `3 d 4 h`.
+/// How long something took: `under 0.1 s`, `19.8 s`, `2 min 5 s`, `2 h 13 min`, `3 d 4 h`.
 pub fn took(time: Duration) -> String {
-    if time < Duration::from_mins(1) { format!("{:.1} s", time.as_secs_f64()) } else { span(time) }
+    if time < NO_TIME {
+        "under 0.1 s".to_owned()
+    } else if time < Duration::from_mins(1) {
+        format!("{:.1} s", time.as_secs_f64())
+    } else {
+        span(time)
+    }
 }
+
+/// What would be shown as `0.0 s`.
+const NO_TIME: Duration = Duration::from_millis(50);
 
 /// How long `bytes` were on their way, and how fast: `19.8 s (5.1 MiB/s)`. Too few bytes, or too
 /// short a time, say nothing about a line: `0.3 s`, `under 0.1 s`.
 pub fn took_for(time: Duration, bytes: u64) -> String {
     const FEW: u64 = 64 * 1024;
-    let millis = time.as_millis();
-    if millis < 50 {
-        return "under 0.1 s".to_owned();
-    }
-    if bytes < FEW {
+    if bytes < FEW || time < NO_TIME {
         return took(time);
     }
-    let per_second = u128::from(bytes) * 1000 / millis;
+    let per_second = u128::from(bytes) * 1000 / time.as_millis();
     format!("{} ({})", took(time), rate(u64::try_from(per_second).unwrap_or(u64::MAX)))
 }
 
@@ -116,6 +121,8 @@ mod tests {
         check(2 * 3600 + 13 * 60 + 9, "2 h 13 min");
         check(3 * 86400 + 4 * 3600, "3 d 4 h");
         assert_eq!(took(Duration::from_millis(19_800)), "19.8 s");
+        assert_eq!(took(Duration::from_millis(50)), "0.1 s");
+        assert_eq!(took(Duration::from_millis(49)), "under 0.1 s");
     }
 
     #[test]
