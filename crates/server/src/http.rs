@@ -38,6 +38,7 @@ use chrono::{DateTime, Utc};
 use filepull_process::Lifecycle;
 use tower_http::catch_panic::CatchPanicLayer;
 
+use crate::config::Setting;
 use crate::records::Records;
 use crate::registry::Registry;
 use crate::store::Store;
@@ -75,7 +76,7 @@ pub struct About {
     /// The data folder as it was given, for "saved server-data/client4/…".
     pub data_dir: String,
     /// The settings in effect, secrets hidden, in the order they are shown.
-    pub settings: Vec<(String, String)>,
+    pub settings: Vec<(&'static str, Setting)>,
 }
 
 /// Everything that operators can ask for.

@@ -190,6 +190,18 @@ async fn every_page_has_a_text_and_a_json_form() {
 }
 
 #[tokio::test]
+async fn the_last_line_of_a_list_speaks_of_what_is_listed() {
+    let bed = Bed::start().await;
+    bed.stored().await;
+    bed.get("/trigger?id=client4&queue").await;
+    let last_line = async |url| bed.get(url).await.body.lines().last().unwrap().to_owned();
+    let all = last_line("/transfers").await;
+    assert_eq!(all, "2 of 2 transfers; 0 running, 1 waiting.");
+    let some = last_line("/transfers?client=client4&state=done").await;
+    assert_eq!(some, "1 of 1 transfers that match.");
+}
+
+#[tokio::test]
 async fn a_transfer_that_failed_is_told_with_its_own_problem() {
     let bed = Bed::start().await;
     let mut transfer = Transfer::new(client4(), None, "test".to_owned(), Utc::now());

@@ -66,7 +66,9 @@ pub(super) async fn list(
     let now = Utc::now();
     let page = list::fetch(&app, &params, now).await?;
     let page = page.map(|view| (app.transfers.place_in_line(view.transfer.id), view));
-    let words = || words::list(&page, now, &app.transfers.counts());
+    // How many run at all is no news about those that were asked for.
+    let counts = (!list::is_narrowed(&params)).then(|| app.transfers.counts());
+    let words = || words::list(&page, now, counts);
     Ok(paging::answer(&caller, "transfers", &params, &page, words, |(_, view)| {
         TransferJson::new(view, &app.about.data_dir)
     }))

@@ -31,6 +31,11 @@ const STATES: &[(&str, Wanted)] = &[
     ("cancelled", Wanted::Final(StateWord::Cancelled)),
 ];
 
+/// Do the parameters ask for some of the transfers only?
+pub(super) fn is_narrowed(params: &Params) -> bool {
+    ["client", "state", "since", "until", "error"].iter().any(|name| params.get(name).is_some())
+}
+
 /// The page that the parameters ask for, newest first.
 pub(super) async fn fetch(
     app: &App,

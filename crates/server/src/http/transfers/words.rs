@@ -54,14 +54,16 @@ fn under_way(view: &View, place: Option<usize>) -> String {
 pub(super) fn list(
     page: &Page<(Option<usize>, View)>,
     now: DateTime<Utc>,
-    counts: &Counts,
+    counts: Option<Counts>,
 ) -> String {
-    let header = ["TRANSFER", "CLIENT", "STATE", "FILE", "ASKED", ""].map(str::to_owned);
+    let header = ["TRANSFER", "CLIENT", "STATE", "FILE", "ASKED", "OUTCOME"].map(str::to_owned);
     let rows = page.items.iter().map(|(place, view)| row(view, *place, now));
     let rows: Vec<_> = std::iter::once(header).chain(rows).collect();
-    let Counts { running, waiting } = counts;
     let (shown, total) = (page.items.len(), page.total);
-    format!("{}{shown} of {total} transfers; {running} running, {waiting} waiting.\n", table(&rows))
+    let under_way = counts.map_or(" that match".to_owned(), |Counts { running, waiting }| {
+        format!("; {running} running, {waiting} waiting")
+    });
+    format!("{}{shown} of {total} transfers{under_way}.\n", table(&rows))
 }
 
 fn row(view: &View, place: Option<usize>, now: DateTime<Utc>) -> [String; 6] {
