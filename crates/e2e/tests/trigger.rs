@@ -160,6 +160,8 @@ async fn a_fresh_pull_gets_a_file_opened_after_it() -> anyhow::Result<()> {
     std::fs::rename(&newer, client.data())?;
     let fresh = bed.get("/trigger?id=client4&fresh").await?;
     assert_ne!(fresh.header("location"), first.header("location"));
+    let said = "Waiting: client4 sends another file first; this is next. Transfer ";
+    assert!(fresh.first_line().starts_with(said), "{}", fresh.text());
     let joined = bed.get("/trigger?id=client4&fresh").await?;
     assert_eq!(joined.header("location"), fresh.header("location"), "it has not begun yet");
     let done = bed.json(&format!("{}?wait=100s", fresh.header("location"))).await?;
@@ -201,6 +203,10 @@ async fn a_queued_pull_fails_when_its_client_does_not_return() -> anyhow::Result
     let reply = bed.get("/trigger?id=client4&queue=1s&wait=100s").await?;
     assert_eq!(reply.status, 504, "{}", reply.text());
     assert!(reply.text().starts_with("client4 did not return in time."), "{}", reply.text());
+    let next = format!("look at it: curl {}/clients/client4\n", bed.http());
+    assert!(reply.text().ends_with(&next), "{}", reply.text());
+    let page = bed.json("/api/v1/transfers").await?["items"][0].take();
+    assert_eq!(page["error"]["hint"], next.trim_end(), "{page}");
     Ok(())
 }
 

@@ -32,7 +32,7 @@ mod waiting;
 use std::net::SocketAddr;
 
 use axum::Router;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn_with_state, map_response};
 use axum::routing::{get, post};
 use chrono::{DateTime, Utc};
 use filepull_process::Lifecycle;
@@ -100,12 +100,13 @@ pub fn router(app: App) -> Router {
 
 /// Puts around all routes what every request gets, those included that lead nowhere.
 fn framed(routes: Router<App>, app: App) -> Router {
-    routes
+    let framed = routes
         .fallback(frame::no_such_url)
         .method_not_allowed_fallback(frame::method_not_allowed)
         .layer(CatchPanicLayer::custom(frame::panicked))
         .layer(from_fn_with_state(app.clone(), frame::frame))
-        .with_state(app)
+        .with_state(app);
+    Router::new().fallback_service(framed).layer(map_response(frame::render))
 }
 
 /// What has the same URL as a page and, under `/api/v1`, as JSON.

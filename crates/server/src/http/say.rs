@@ -34,6 +34,12 @@ pub(super) fn waits(view: &View, waiting_for: WaitingFor, place: Option<usize>) 
     match (waiting_for, place) {
         (WaitingFor::Turn, Some(place)) => format!("{client} is number {place} in line"),
         (WaitingFor::Turn, None) => format!("{client} is in line"),
+        (WaitingFor::OtherFile, None | Some(1)) => {
+            format!("{client} sends another file first; this is next")
+        }
+        (WaitingFor::OtherFile, Some(place)) => {
+            format!("{client} sends other files first; this is number {place} in its line")
+        }
         (WaitingFor::Client, _) => {
             let begun = 0 < view.bytes_done;
             let next = if begun { "the transfer goes on" } else { "the pull starts" };

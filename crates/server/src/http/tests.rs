@@ -57,6 +57,8 @@ async fn head_and_other_methods_start_nothing() {
             let answered = bed.ask(method.clone(), url).await;
             assert_eq!(answered.status, StatusCode::METHOD_NOT_ALLOWED, "{method} {url}");
             assert_eq!(answered.header("allow"), "GET, POST", "{method} {url}");
+            let hint = if method == Method::HEAD { "" } else { "\nUse GET or POST.\n" };
+            assert!(answered.body.ends_with(hint), "{}", answered.body);
         }
     }
     assert_eq!(bed.n_transfers().await, 0);
@@ -139,6 +141,7 @@ async fn whatever_is_typed_is_answered_and_never_breaks_the_server() {
     check(Method::GET, &format!("/api/v1/transfers/{id}"), 404, "transfer-unknown").await;
     let answered = bed.ask(Method::DELETE, "/clients").await;
     assert_eq!(answered.header("allow"), "GET,HEAD");
+    assert_eq!(answered.body, "/clients does not take DELETE.\nUse GET or HEAD.\n");
     let answered = bed.get("/client/client4").await;
     assert!(answered.body.contains("Did you mean /clients/client4?"), "{}", answered.body);
 }

@@ -48,7 +48,8 @@ pub(super) async fn create(
         Some(limit) => app.watch(pulled.view, limit, |view| view.transfer.is_final()).await,
         None => pulled.view.borrow().clone(),
     };
-    let resource = TransferJson::new(&view, &app.about.data_dir).joined(pulled.joined);
+    let resource =
+        TransferJson::new(&view, &app.about.data_dir, &caller.host).joined(pulled.joined);
     let status = if pulled.joined { StatusCode::OK } else { StatusCode::CREATED };
     let mut response = reply::json(status, &resource);
     response.headers_mut().insert(LOCATION, url(pulled.id));
@@ -70,7 +71,7 @@ pub(super) async fn list(
     let counts = (!list::is_narrowed(&params)).then(|| app.transfers.counts());
     let words = || words::list(&page, now, counts);
     Ok(paging::answer(&caller, "transfers", &params, &page, words, |(_, view)| {
-        TransferJson::new(view, &app.about.data_dir)
+        TransferJson::new(view, &app.about.data_dir, &caller.host)
     }))
 }
 
@@ -91,7 +92,7 @@ pub(super) async fn show(
     let mut response = reply::page(
         &caller,
         || words::one(&view, place, data_dir, &caller.host),
-        || TransferJson::new(&view, data_dir),
+        || TransferJson::new(&view, data_dir, &caller.host),
     );
     applied.tell(&mut response);
     Ok(response)
@@ -104,7 +105,7 @@ pub(super) async fn cancel(
     TransferIn(id): TransferIn,
 ) -> Result<Response, Refusal> {
     let view = app.transfers.cancel(id, &caller.name()).await?;
-    Ok(reply::json(StatusCode::OK, &TransferJson::new(&view, &app.about.data_dir)))
+    Ok(reply::json(StatusCode::OK, &TransferJson::new(&view, &app.about.data_dir, &caller.host)))
 }
 
 /// Where the transfer can be looked at.

@@ -14,13 +14,14 @@ pub(super) fn one(view: &View, place: Option<usize>, data_dir: &str, host: &str)
     let transfer = &view.transfer;
     let path = transfer.path.as_ref().map_or("the default file".to_owned(), ToString::to_string);
     let (asked, by) = (say::second(transfer.created_at), say::name(&transfer.requested_by));
+    let said = |problem| reply::in_words(&reply::addressed(problem, host));
     let head = match &transfer.phase {
         Phase::Done(download) => {
             let done = say::done(view, download, data_dir);
             format!("{done}  file    curl -OJ {host}/transfers/{}/file\n", transfer.id)
         }
-        Phase::Failed(ended) => format!("Failed: {}", reply::in_words(&ended.problem)),
-        Phase::Cancelled(ended) => reply::in_words(&ended.problem),
+        Phase::Failed(ended) => format!("Failed: {}", said(&ended.problem)),
+        Phase::Cancelled(ended) => said(&ended.problem),
         Phase::Queued | Phase::Receiving { .. } | Phase::Sealed(_) => {
             let id = transfer.id;
             let cancel = format!("curl -X POST {host}/api/v1/transfers/{id}/cancel");
