@@ -37,6 +37,12 @@ async fn the_first_answer_names_the_file_and_its_size() -> anyhow::Result<()> {
     let id = location.rsplit('/').next().unwrap_or_default();
     let first = format!("Started: client4 is sending data.txt (1.0 MiB). Transfer {id}");
     assert_eq!(reply.first_line(), first);
+    let client = bed.get("/clients/client4").await?.text();
+    assert!(client.starts_with("client4 is sending, connected for "), "{client}");
+    assert!(
+        client.contains(&format!("current  running  {}/transfers/{id}", bed.http())),
+        "{client}"
+    );
     let again = bed.get("/trigger?id=client4").await?;
     assert_eq!(again.header("location"), location);
     assert!(again.first_line().starts_with("Already running: client4 is sending data.txt since"));

@@ -57,8 +57,8 @@ impl Config {
             ("http_addr", Text(self.http_addr.to_string())),
             ("grpc_addr", Text(self.grpc_addr.to_string())),
             ("data_dir", Text(self.data_dir.display().to_string())),
-            ("http_auth", word(self.http_auth)),
-            ("agent_auth", word(self.agent_auth)),
+            ("http_auth", word(&self.http_auth)),
+            ("agent_auth", word(&self.agent_auth)),
             ("max_running", count(limits.max_running)),
             ("max_waiting", count(limits.max_waiting)),
             ("max_file_size", Bytes(limits.max_file_size)),
@@ -71,13 +71,13 @@ impl Config {
             ("reconnect_cap", Span(line.reconnect.cap)),
             ("shutdown_grace", Span(self.shutdown_grace)),
             ("log_level", Text(self.log_level.clone())),
-            ("log_format", word(self.log_format)),
+            ("log_format", word(&self.log_format)),
         ]
     }
 }
 
 /// A choice, as it is typed.
-fn word(choice: impl ValueEnum) -> Setting {
+fn word(choice: &impl ValueEnum) -> Setting {
     let name = choice.to_possible_value().map(|value| value.get_name().to_owned());
     Setting::Text(name.unwrap_or_default())
 }

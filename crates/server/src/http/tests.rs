@@ -46,6 +46,8 @@ async fn every_trigger_that_cannot_start_says_why_and_what_to_do() {
     );
     let hint = "\npull when it returns: curl \"pull:80/trigger?id=client4&queue=24h\"\n";
     assert!(offline.body.ends_with(hint), "{}", offline.body);
+    let page = bed.get("/clients/client4").await.body;
+    assert!(page.contains("curl \"pull:80/trigger?id=client4&queue=24h\""), "{page}");
     assert_eq!(bed.n_transfers().await, 0);
 }
 
@@ -81,6 +83,9 @@ async fn a_queued_pull_is_accepted_once_and_joined_after() {
     let third = bed.send(json.body(body).unwrap()).await;
     assert_eq!(third.status, StatusCode::OK);
     assert_eq!((&third.json()["joined"], third.header("location")), (&Value::Bool(true), &*url));
+    let id = url.rsplit('/').next().unwrap();
+    let client = bed.get("/clients/client4").await.body;
+    assert!(client.contains(&format!("\ncurrent  waiting  pull:80/transfers/{id}\n")), "{client}");
     let listed = bed.get("/api/v1/transfers?state=waiting").await.json();
     assert_eq!(
         (&listed["total"], &listed["items"][0]["waiting_for"]),
@@ -132,6 +137,7 @@ async fn whatever_is_typed_is_answered_and_never_breaks_the_server() {
     check(Method::GET, "/api/v1/clients/client4/file", 404, "transfer-unknown").await;
     check(Method::GET, "/api/v1/clients?q=%ff", 400, "invalid-request").await;
     check(Method::GET, "/api/v1/clients?limit=0", 400, "invalid-request").await;
+    check(Method::GET, "/api/v1/clients?cursor=zzz", 400, "invalid-request").await;
     check(Method::GET, "/api/v1/transfers?state=don", 400, "invalid-request").await;
     check(Method::GET, "/api/v1/transfers?cursor=x", 400, "invalid-request").await;
     check(Method::GET, "/api/v1/transfers/latest", 400, "invalid-request").await;

@@ -20,7 +20,7 @@ use super::params::Params;
 use super::preferences::{Applied, idempotency_key};
 use super::reply::{self, Refusal};
 use super::trigger::{self, Order};
-use super::{paging, waiting};
+use super::{files, paging, waiting};
 use crate::transfers::Pull;
 pub(super) use json::{FileJson, TransferJson};
 
@@ -89,9 +89,10 @@ pub(super) async fn show(
     let view = app.find(id, waiting::asked(&params)?).await?;
     let data_dir = &app.about.data_dir;
     let place = app.transfers.place_in_line(id);
+    let stored = files::is_stored(&app, &view.transfer).await;
     let mut response = reply::page(
         &caller,
-        || words::one(&view, place, data_dir, &caller.host),
+        || words::one(&view, place, stored, data_dir, &caller.host),
         || TransferJson::new(&view, data_dir, &caller.host),
     );
     applied.tell(&mut response);

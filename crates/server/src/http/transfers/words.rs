@@ -10,12 +10,19 @@ use super::super::{reply, say};
 use crate::transfers::{Counts, Stage, State, View};
 
 /// What `/transfers/ID` says.
-pub(super) fn one(view: &View, place: Option<usize>, data_dir: &str, host: &str) -> String {
+pub(super) fn one(
+    view: &View,
+    place: Option<usize>,
+    stored: bool,
+    data_dir: &str,
+    host: &str,
+) -> String {
     let transfer = &view.transfer;
     let path = transfer.path.as_ref().map_or("the default file".to_owned(), ToString::to_string);
     let (asked, by) = (say::second(transfer.created_at), say::name(&transfer.requested_by));
     let said = |problem| reply::in_words(&reply::addressed(problem, host));
     let head = match &transfer.phase {
+        Phase::Done(download) if !stored => say::done_and_gone(view, download, data_dir),
         Phase::Done(download) => {
             let done = say::done(view, download, data_dir);
             format!("{done}  file    curl -OJ {host}/transfers/{}/file\n", transfer.id)
@@ -69,13 +76,13 @@ pub(super) fn list(
 
 fn row(view: &View, place: Option<usize>, now: DateTime<Utc>) -> [String; 6] {
     let transfer = &view.transfer;
-    let file = view.source.as_ref().map(|source| say::name(&source.name));
-    let file = file.or_else(|| transfer.path.as_ref().map(ToString::to_string));
+    let file = view.source.as_ref().map(|source| source.name.as_str());
+    let file = file.or_else(|| transfer.path.as_ref().map(|path| path.as_str()));
     [
         transfer.id.to_string(),
         transfer.client.to_string(),
         view.state().as_str().to_owned(),
-        file.unwrap_or_else(|| "-".to_owned()),
+        file.map_or_else(|| "-".to_owned(), say::short),
         say::ago(transfer.created_at, now),
         outcome(view, place),
     ]
