@@ -1,5 +1,6 @@
-//! How sizes, rates and times are read from people and said to them.
+//! How sizes, rates, times and addresses are read from people and said to them.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -88,6 +89,17 @@ pub fn parse_rate(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Reads an address to listen on or to ask, such as `127.0.0.1:8080`.
+///
+/// # Errors
+/// Shows what one looks like.
+pub fn parse_addr(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        let all = "or 0.0.0.0:8080 for every address of this machine";
+        format!("{text:?} is not one. Write an IP address and a port: 127.0.0.1:8080, {all}.")
+    })
+}
+
 /// Makes text from another machine fit for a log line or a terminal: control characters become
 /// `?`, and it ends after `max_chars`.
 pub fn printable(text: &str, max_chars: usize) -> String {
@@ -148,6 +160,8 @@ mod tests {
         assert_eq!(parse_rate("10MiB/s"), Ok(10 << 20));
         assert!(parse_rate("0").is_err());
         assert!(parse_size("big").is_err());
+        assert_eq!(parse_addr("127.0.0.1:80"), Ok(SocketAddr::from(([127, 0, 0, 1], 80))));
+        assert!(parse_addr("localhost:80").is_err_and(|said| said.contains("127.0.0.1:8080")));
     }
 
     #[test]

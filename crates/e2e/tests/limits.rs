@@ -115,6 +115,21 @@ async fn one_folder_serves_one_server() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
+async fn the_server_tells_its_settings_as_they_are() -> anyhow::Result<()> {
+    let bed = TestBed::with(&[("MAX_FILE_SIZE", "1GiB"), ("STALL_TIMEOUT", "90s")]).await?;
+    let settings = bed.json("/api/v1/server").await?["settings"].take();
+    assert_eq!(settings["http_addr"], bed.http().to_string(), "{settings}");
+    assert_eq!(settings["grpc_addr"], bed.grpc().to_string(), "{settings}");
+    assert_eq!((&settings["http_auth"], &settings["agent_auth"]), (&"auto".into(), &"auto".into()));
+    assert_eq!((&settings["log_level"], &settings["log_format"]), (&"info".into(), &"json".into()));
+    assert_eq!(settings["max_file_size"], 1 << 30, "{settings}");
+    assert_eq!(settings["stall_timeout"], 90, "{settings}");
+    let words = bed.get("/server").await?.text();
+    assert!(words.contains("1.0 GiB") && words.contains("1 min 30 s"), "{words}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn nobody_is_exposed_by_accident() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let data_dir = folder.path().join("server-data").display().to_string();

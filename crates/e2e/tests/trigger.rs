@@ -37,6 +37,12 @@ async fn the_first_answer_names_the_file_and_its_size() -> anyhow::Result<()> {
     let id = location.rsplit('/').next().unwrap_or_default();
     let first = format!("Started: client4 is sending data.txt (1.0 MiB). Transfer {id}");
     assert_eq!(reply.first_line(), first);
+    let client = bed.get("/clients/client4").await?.text();
+    assert!(client.starts_with("client4 is sending, connected for "), "{client}");
+    assert!(
+        client.contains(&format!("current  running  {}/transfers/{id}", bed.http())),
+        "{client}"
+    );
     let again = bed.get("/trigger?id=client4").await?;
     assert_eq!(again.header("location"), location);
     assert!(again.first_line().starts_with("Already running: client4 is sending data.txt since"));
@@ -160,6 +166,8 @@ async fn a_fresh_pull_gets_a_file_opened_after_it() -> anyhow::Result<()> {
     std::fs::rename(&newer, client.data())?;
     let fresh = bed.get("/trigger?id=client4&fresh").await?;
     assert_ne!(fresh.header("location"), first.header("location"));
+    let said = "Waiting: client4 sends another file first; this is next. Transfer ";
+    assert!(fresh.first_line().starts_with(said), "{}", fresh.text());
     let joined = bed.get("/trigger?id=client4&fresh").await?;
     assert_eq!(joined.header("location"), fresh.header("location"), "it has not begun yet");
     let done = bed.json(&format!("{}?wait=100s", fresh.header("location"))).await?;
@@ -201,6 +209,10 @@ async fn a_queued_pull_fails_when_its_client_does_not_return() -> anyhow::Result
     let reply = bed.get("/trigger?id=client4&queue=1s&wait=100s").await?;
     assert_eq!(reply.status, 504, "{}", reply.text());
     assert!(reply.text().starts_with("client4 did not return in time."), "{}", reply.text());
+    let next = format!("look at it: curl {}/clients/client4\n", bed.http());
+    assert!(reply.text().ends_with(&next), "{}", reply.text());
+    let page = bed.json("/api/v1/transfers").await?["items"][0].take();
+    assert_eq!(page["error"]["hint"], next.trim_end(), "{page}");
     Ok(())
 }
 

@@ -63,13 +63,15 @@ impl Server {
     ///
     /// # Errors
     /// The folder is in use, an address is taken, or the disk failed.
-    pub async fn bind(config: Config) -> anyhow::Result<Self> {
+    pub async fn bind(mut config: Config) -> anyhow::Result<Self> {
         let store = Store::open(&config.data_dir)?;
         let records = Records::open(&config.data_dir.join(RECORDS_FOLDER)).await?;
         let http = door::listen(config.http_addr)
             .with_context(|| format!("listening on HTTP_ADDR={}", config.http_addr))?;
         let grpc = door::listen(config.grpc_addr)
             .with_context(|| format!("listening on GRPC_ADDR={}", config.grpc_addr))?;
+        // What is shown as a setting is where one can connect, also when any port would do.
+        (config.http_addr, config.grpc_addr) = (http.local_addr()?, grpc.local_addr()?);
         let registry = Registry::new(records.clients().await?);
         let (work, lines) = (Lifecycle::new(), Lifecycle::new());
         let transfers = Transfers::start(

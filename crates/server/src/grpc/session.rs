@@ -161,10 +161,10 @@ impl Line {
             event = "client.disconnected", %client, %reason, detail = level_detail,
             session = %self.session.id, "client disconnected"
         );
-        if let Some(left) = left {
-            if let Err(error) = self.gateway.records.client_left(&left).await {
-                warn!(event = "records.failed", %client, %error, "the records failed");
-            }
+        if let Some(left) = left
+            && let Err(error) = self.gateway.records.client_left(&left).await
+        {
+            warn!(event = "records.failed", %client, %error, "the records failed");
         }
     }
 

@@ -110,6 +110,13 @@ async fn file(
     Ok(response)
 }
 
+/// Is the download still there as it arrived? One that cannot be looked at now counts as there.
+pub(super) async fn is_stored(app: &App, transfer: &Transfer) -> bool {
+    let Some(download) = transfer.download() else { return false };
+    let gone = |problem: Problem| problem.code == Code::DownloadDeleted;
+    !open(app, transfer, download).await.is_err_and(gone)
+}
+
 fn no_such_range(download: &Download) -> Response {
     let size = download.size;
     let detail =

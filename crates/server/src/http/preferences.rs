@@ -82,7 +82,7 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Pro
 mod tests {
     use super::*;
 
-    fn headers(name: HeaderName, values: &[&'static str]) -> HeaderMap {
+    fn headers(name: &HeaderName, values: &[&'static str]) -> HeaderMap {
         values.iter().map(|value| (name.clone(), HeaderValue::from_static(value))).collect()
     }
 
@@ -90,7 +90,7 @@ mod tests {
     fn a_preference_is_a_parameter_said_otherwise() {
         let check = |query, prefer: &[&'static str], wait: Option<&str>, applied: Option<&str>| {
             let mut params = Params::from_query(Some(query)).unwrap();
-            let followed = Applied::follow(&headers(PREFER, prefer), &mut params);
+            let followed = Applied::follow(&headers(&PREFER, prefer), &mut params);
             let applied = Applied(applied.map(str::to_owned));
             assert_eq!((params.get("wait"), followed), (wait, applied), "{query} {prefer:?}");
         };
@@ -109,7 +109,7 @@ mod tests {
     #[test]
     fn a_key_is_one_word_with_or_without_quotes() {
         let check = |values: &[&'static str], expected: Option<Option<&str>>| {
-            let key = idempotency_key(&headers(IDEMPOTENCY_KEY, values)).ok();
+            let key = idempotency_key(&headers(&IDEMPOTENCY_KEY, values)).ok();
             assert_eq!(key, expected.map(|key| key.map(str::to_owned)), "{values:?}");
         };
         check(&[], Some(None));

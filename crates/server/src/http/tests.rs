@@ -46,6 +46,8 @@ async fn every_trigger_that_cannot_start_says_why_and_what_to_do() {
     );
     let hint = "\npull when it returns: curl \"pull:80/trigger?id=client4&queue=24h\"\n";
     assert!(offline.body.ends_with(hint), "{}", offline.body);
+    let page = bed.get("/clients/client4").await.body;
+    assert!(page.contains("curl \"pull:80/trigger?id=client4&queue=24h\""), "{page}");
     assert_eq!(bed.n_transfers().await, 0);
 }
 
@@ -57,6 +59,8 @@ async fn head_and_other_methods_start_nothing() {
             let answered = bed.ask(method.clone(), url).await;
             assert_eq!(answered.status, StatusCode::METHOD_NOT_ALLOWED, "{method} {url}");
             assert_eq!(answered.header("allow"), "GET, POST", "{method} {url}");
+            let hint = if method == Method::HEAD { "" } else { "\nUse GET or POST.\n" };
+            assert!(answered.body.ends_with(hint), "{}", answered.body);
         }
     }
     assert_eq!(bed.n_transfers().await, 0);
@@ -79,6 +83,9 @@ async fn a_queued_pull_is_accepted_once_and_joined_after() {
     let third = bed.send(json.body(body).unwrap()).await;
     assert_eq!(third.status, StatusCode::OK);
     assert_eq!((&third.json()["joined"], third.header("location")), (&Value::Bool(true), &*url));
+    let id = url.rsplit('/').next().unwrap();
+    let client = bed.get("/clients/client4").await.body;
+    assert!(client.contains(&format!("\ncurrent  waiting  pull:80/transfers/{id}\n")), "{client}");
     let listed = bed.get("/api/v1/transfers?state=waiting").await.json();
     assert_eq!(
         (&listed["total"], &listed["items"][0]["waiting_for"]),
@@ -130,6 +137,7 @@ async fn whatever_is_typed_is_answered_and_never_breaks_the_server() {
     check(Method::GET, "/api/v1/clients/client4/file", 404, "transfer-unknown").await;
     check(Method::GET, "/api/v1/clients?q=%ff", 400, "invalid-request").await;
     check(Method::GET, "/api/v1/clients?limit=0", 400, "invalid-request").await;
+    check(Method::GET, "/api/v1/clients?cursor=zzz", 400, "invalid-request").await;
     check(Method::GET, "/api/v1/transfers?state=don", 400, "invalid-request").await;
     check(Method::GET, "/api/v1/transfers?cursor=x", 400, "invalid-request").await;
     check(Method::GET, "/api/v1/transfers/latest", 400, "invalid-request").await;
@@ -139,6 +147,7 @@ async fn whatever_is_typed_is_answered_and_never_breaks_the_server() {
     check(Method::GET, &format!("/api/v1/transfers/{id}"), 404, "transfer-unknown").await;
     let answered = bed.ask(Method::DELETE, "/clients").await;
     assert_eq!(answered.header("allow"), "GET,HEAD");
+    assert_eq!(answered.body, "/clients does not take DELETE.\nUse GET or HEAD.\n");
     let answered = bed.get("/client/client4").await;
     assert!(answered.body.contains("Did you mean /clients/client4?"), "{}", answered.body);
 }
@@ -187,6 +196,18 @@ async fn every_page_has_a_text_and_a_json_form() {
     bed.app.lifecycle.drain().cancel();
     assert_eq!(bed.get("/readyz").await.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(bed.get("/livez").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn the_last_line_of_a_list_speaks_of_what_is_listed() {
+    let bed = Bed::start().await;
+    bed.stored().await;
+    bed.get("/trigger?id=client4&queue").await;
+    let last_line = async |url| bed.get(url).await.body.lines().last().unwrap().to_owned();
+    let all = last_line("/transfers").await;
+    assert_eq!(all, "2 of 2 transfers; 0 running, 1 waiting.");
+    let some = last_line("/transfers?client=client4&state=done").await;
+    assert_eq!(some, "1 of 1 transfers that match.");
 }
 
 #[tokio::test]

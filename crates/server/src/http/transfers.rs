@@ -20,7 +20,7 @@ use super::params::Params;
 use super::preferences::{Applied, idempotency_key};
 use super::reply::{self, Refusal};
 use super::trigger::{self, Order};
-use super::{paging, waiting};
+use super::{files, paging, waiting};
 use crate::transfers::Pull;
 pub(super) use json::{FileJson, TransferJson};
 
@@ -48,7 +48,8 @@ pub(super) async fn create(
         Some(limit) => app.watch(pulled.view, limit, |view| view.transfer.is_final()).await,
         None => pulled.view.borrow().clone(),
     };
-    let resource = TransferJson::new(&view, &app.about.data_dir).joined(pulled.joined);
+    let resource =
+        TransferJson::new(&view, &app.about.data_dir, &caller.host).joined(pulled.joined);
     let status = if pulled.joined { StatusCode::OK } else { StatusCode::CREATED };
     let mut response = reply::json(status, &resource);
     response.headers_mut().insert(LOCATION, url(pulled.id));
@@ -66,9 +67,11 @@ pub(super) async fn list(
     let now = Utc::now();
     let page = list::fetch(&app, &params, now).await?;
     let page = page.map(|view| (app.transfers.place_in_line(view.transfer.id), view));
-    let words = || words::list(&page, now, &app.transfers.counts());
+    // How many run at all is no news about those that were asked for.
+    let counts = (!list::is_narrowed(&params)).then(|| app.transfers.counts());
+    let words = || words::list(&page, now, counts);
     Ok(paging::answer(&caller, "transfers", &params, &page, words, |(_, view)| {
-        TransferJson::new(view, &app.about.data_dir)
+        TransferJson::new(view, &app.about.data_dir, &caller.host)
     }))
 }
 
@@ -86,10 +89,11 @@ pub(super) async fn show(
     let view = app.find(id, waiting::asked(&params)?).await?;
     let data_dir = &app.about.data_dir;
     let place = app.transfers.place_in_line(id);
+    let stored = files::is_stored(&app, &view.transfer).await;
     let mut response = reply::page(
         &caller,
-        || words::one(&view, place, data_dir, &caller.host),
-        || TransferJson::new(&view, data_dir),
+        || words::one(&view, place, stored, data_dir, &caller.host),
+        || TransferJson::new(&view, data_dir, &caller.host),
     );
     applied.tell(&mut response);
     Ok(response)
@@ -102,7 +106,7 @@ pub(super) async fn cancel(
     TransferIn(id): TransferIn,
 ) -> Result<Response, Refusal> {
     let view = app.transfers.cancel(id, &caller.name()).await?;
-    Ok(reply::json(StatusCode::OK, &TransferJson::new(&view, &app.about.data_dir)))
+    Ok(reply::json(StatusCode::OK, &TransferJson::new(&view, &app.about.data_dir, &caller.host)))
 }
 
 /// Where the transfer can be looked at.

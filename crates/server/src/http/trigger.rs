@@ -121,7 +121,8 @@ fn answered(
     Ok(match caller.format {
         Format::Text => reply::text(status, words),
         Format::Json => {
-            let resource = TransferJson::new(view, &app.about.data_dir).joined(pulled.joined);
+            let resource =
+                TransferJson::new(view, &app.about.data_dir, &caller.host).joined(pulled.joined);
             reply::json(status, &resource)
         }
     })

@@ -43,7 +43,9 @@ pub enum Stage {
 pub enum WaitingFor {
     /// The client is not connected.
     Client,
-    /// The client sends another file, or the server runs its maximum.
+    /// The client sends another file first.
+    OtherFile,
+    /// The server runs its maximum.
     Turn,
 }
 

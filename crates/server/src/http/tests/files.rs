@@ -56,10 +56,14 @@ async fn a_download_that_is_gone_or_changed_is_not_served() {
     let bed = Bed::start().await;
     let transfer = bed.stored().await;
     let path = bed.app.transfers.download_path(&transfer).unwrap();
+    let page = format!("/transfers/{}", transfer.id);
+    assert!(bed.get(&page).await.body.contains("\n  saved   server-data/client4/download-"));
     assert!(path.starts_with(bed.folder.path()));
     std::fs::write(&path, "tampered with").unwrap();
     assert_eq!(bed.get("/clients/client4/file").await.status, StatusCode::GONE);
+    assert!(bed.get(&page).await.body.contains(". The file is no longer stored.\n  was     "));
     std::fs::remove_file(&path).unwrap();
+    assert!(!bed.get(&page).await.body.contains("curl -OJ"));
     assert_eq!(bed.get("/clients/client4/file").await.status, StatusCode::GONE);
     let elsewhere = bed.folder.path().join("elsewhere");
     std::fs::write(&elsewhere, "test").unwrap();

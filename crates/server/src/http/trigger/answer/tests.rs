@@ -109,6 +109,23 @@ fn a_pull_in_line_is_told_its_place() {
 }
 
 #[test]
+fn a_pull_behind_its_own_client_is_told_so() {
+    let view = view(Stage::Waiting(WaitingFor::OtherFile));
+    let next = "client4 sends another file first; this is next.";
+    check_accepted(
+        &Told { place: Some(1), ..told(&view) },
+        &format!("Waiting: {next} Transfer TID"),
+    );
+    check_accepted(
+        &Told { joined: true, place: Some(1), ..told(&view) },
+        &format!("Already waiting: {next} Nothing new was started."),
+    );
+    let later =
+        "Waiting: client4 sends other files first; this is number 2 in its line. Transfer TID";
+    check_accepted(&Told { place: Some(2), ..told(&view) }, later);
+}
+
+#[test]
 fn a_pull_for_an_offline_client_is_told_how_long_it_waits() {
     let mut view = view(Stage::Waiting(WaitingFor::Client));
     view.expires_at = Some(at("14:23:05") + chrono::TimeDelta::days(1));
