@@ -75,6 +75,8 @@ impl Life {
             };
             match ask {
                 Ask::Upload(upload) if upload.attempt == attempt && upload.token == token => {
+                    // Its acceptance comes on another connection, and later at times.
+                    self.note_default_file(Ok(upload.source.clone()));
                     return Ok(Answered::Upload(upload));
                 }
                 Ask::Answer { attempt: about, answer } if about == attempt => match answer {
