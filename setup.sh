@@ -46,7 +46,7 @@ size=$((SIZE_MB * 1048576))
 run_local() {
     command -v cargo >/dev/null || fail "cargo is missing: install Rust 1.95 or newer, https://rustup.rs"
     command -v cc >/dev/null || fail "a C compiler is missing: apt-get install -y gcc libc6-dev (macOS: xcode-select --install)"
-    exec cargo run --release -- demo
+    exec env CLIENTS="$CLIENTS" SIZE="${SIZE_MB}MiB" cargo run --release -- demo
 }
 
 first_line() { echo "$1: first line of a file that setup.sh made"; }
@@ -188,7 +188,7 @@ run_up() {
     sent=$(digest <client-data/client4/data.txt)
     [ "$(digest <"$saved")" = "$sent" ] || fail "$saved differs from client-data/client4/data.txt"
     echo "Same digest on both sides: $saved is client4's file."
-    echo "Next: open http://localhost:8080, or stop it all with: $compose down"
+    echo "Next: curl localhost:8080, or stop it all with: $compose down"
 }
 
 [ "$local" = no ] || run_local

@@ -46,12 +46,12 @@ pub struct Args {
     /// Whether files travel on a connection of their own.
     #[arg(long, env, global = true, value_enum, default_value = "separate")]
     pub data_conn: DataConn,
-    /// How much to log: error, warn, info, debug or trace.
+    /// Least level that is logged: error, warn, info, debug, trace, or a filter.
     #[arg(long, env, global = true, default_value = "info")]
     pub log_level: String,
-    /// How log lines look; auto is text.
-    #[arg(long, env, global = true, value_enum, default_value = "auto")]
-    pub log_format: LogFormat,
+    /// How log lines look.
+    #[arg(long, env, global = true, value_enum, default_value = "text")]
+    pub log_format: LogFormatArg,
 }
 
 /// What the program is asked to do.
@@ -76,6 +76,25 @@ pub enum ConsistencyArg {
     DoubleRead,
     /// Compare size and times only.
     Stat,
+}
+
+/// How log lines look, as typed. Its readers are installers: text, unless somebody asks for JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormatArg {
+    /// One sentence a line.
+    #[value(alias = "auto")]
+    Text,
+    /// One object a line.
+    Json,
+}
+
+impl From<LogFormatArg> for LogFormat {
+    fn from(typed: LogFormatArg) -> Self {
+        match typed {
+            LogFormatArg::Text => Self::Text,
+            LogFormatArg::Json => Self::Json,
+        }
+    }
 }
 
 /// Which connection files travel on.
@@ -191,24 +210,46 @@ impl Args {
         if let Some(dir) = &self.state_dir {
             return Some(dir.clone());
         }
-        let packaged = Path::new("/var/lib/filepull-agent");
-        if rustix::fs::access(packaged, rustix::fs::Access::WRITE_OK).is_ok() {
-            return Some(packaged.to_owned());
+        if rustix::fs::access(PACKAGED, rustix::fs::Access::WRITE_OK).is_ok() {
+            return Some(PathBuf::from(PACKAGED));
         }
         // A user may run several by hand: each has a folder of its own.
-        let client = self.client().ok()?;
-        Some(user_state_dir()?.join("filepull-agent").join(client.as_str()))
+        Some(user_state_dir()?.join(self.client().ok()?.as_str()))
+    }
+
+    /// The folders where an agent may have left its status, wherever it was started from.
+    pub fn status_dirs(&self) -> Vec<PathBuf> {
+        if let Some(dir) = &self.state_dir {
+            return vec![dir.clone()];
+        }
+        let entries = user_state_dir().and_then(|dir| dir.read_dir().ok()).into_iter().flatten();
+        let mut dirs: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+        dirs.sort();
+        // Known even when it is empty, so that an answer can name it.
+        let own = self.status_dir().filter(|dir| !dirs.contains(dir) && dir != Path::new(PACKAGED));
+        [PathBuf::from(PACKAGED)].into_iter().chain(dirs).chain(own).collect()
+    }
+
+    /// Which client `status` is asked about; any, when nobody said.
+    pub fn asked_client(&self) -> Option<&str> {
+        // A folder that is set is meant, whoever's it is.
+        set(self.client_id.as_deref()).filter(|_| self.state_dir.is_none())
     }
 }
+
+/// The package's folder for the state of its agent.
+const PACKAGED: &str = "/var/lib/filepull-agent";
 
 /// A variable that is set to nothing counts as not set: compose files do that.
 fn set(text: Option<&str>) -> Option<&str> {
     text.map(str::trim).filter(|text| !text.is_empty())
 }
 
+/// The folder that holds one folder for each agent that this user runs by hand.
 fn user_state_dir() -> Option<PathBuf> {
     let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")))
+    let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
+    Some(state?.join("filepull-agent"))
 }
 
 /// What this machine calls itself.

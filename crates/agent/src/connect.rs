@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use filepull_core::backoff::{Backoff, Ended};
+use filepull_core::source::Source;
 use filepull_core::{PROTOCOL, human};
 use filepull_process::Lifecycle;
 use filepull_proto::v1::{self, ErrorCode};
@@ -19,7 +20,7 @@ use crate::dial::Dialler;
 use crate::journal::Journal;
 use crate::outage::{Cause, Outage, Tell};
 use crate::session::{End, News, Session};
-use crate::share::Shares;
+use crate::share::{Shares, Unsendable};
 use crate::upload::Context;
 use crate::uploads::Uploads;
 
@@ -135,10 +136,24 @@ impl Supervisor {
         }
     }
 
+    /// The default file as it looks now. Whoever set a wrong path reads the log now, or never.
+    async fn look(&self) -> Result<Source, Unsendable> {
+        let (shares, client) = (Arc::clone(&self.shares), self.config.client.clone());
+        let look = timeout(LOOK_LIMIT, spawn_blocking(move || shares.default_file(&client)));
+        let looked = match look.await {
+            Ok(Ok(looked)) => looked,
+            Ok(Err(_)) | Err(_) => Err(self.shares.no_answer(&self.config.client)),
+        };
+        let problem = looked.as_ref().err().map(|why| why.here.as_str());
+        let news = self.journal.looked(problem);
+        if let Some(problem) = problem.filter(|_| news) {
+            self.journal.warn(problem);
+        }
+        looked
+    }
+
     async fn hello(&self) -> v1::Hello {
-        let shares = Arc::clone(&self.shares);
-        let look = timeout(LOOK_LIMIT, spawn_blocking(move || shares.default_file()));
-        let default_file = look.await.ok().and_then(Result::ok).flatten();
+        let looked = self.look().await;
         v1::Hello {
             client_id: self.config.client.to_string(),
             instance_id: self.instance.as_bytes().to_vec().into(),
@@ -152,7 +167,8 @@ impl Supervisor {
             hostname: config::host_name(),
             active_transfers: self.uploads.active().iter().map(ToString::to_string).collect(),
             shares: self.shares.shares().map(str::to_owned).collect(),
-            default_file: default_file.map(|file| v1::DefaultFile {
+            default_file_error: looked.as_ref().err().map(|why| (&why.problem).into()),
+            default_file: looked.ok().map(|file| v1::DefaultFile {
                 name: file.name,
                 size: file.size,
                 modified_unix_ns: file.modified_ns,

@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 
 use crate::config::Config;
 use crate::dial::ServerAddr;
-use crate::status::{LastTransfer, State, Status};
+use crate::status::{AlreadyRuns, Claim, FileProblem, LastTransfer, State, Status};
 
 /// A handle on the one journal of an agent.
 #[derive(Clone, Debug)]
@@ -22,28 +22,46 @@ struct Inner {
     /// `client4: `, where several agents share a log.
     name: String,
     dir: Option<PathBuf>,
+    _claim: Option<Claim>,
     dir_failed: AtomicBool,
     status: Mutex<Status>,
 }
 
 impl Journal {
     /// The journal of an agent that has not dialled yet.
-    pub(crate) fn open(config: &Config) -> Self {
+    pub(crate) fn open(config: &Config) -> Result<Self, AlreadyRuns> {
+        // Before the first word: it would take the place of the other agent's status.
+        let claim = config.state_dir.as_deref().map(Claim::take).transpose()?;
         let status = Status {
             pid: std::process::id(),
             client_id: config.client.to_string(),
             server: config.server.to_string(),
             state: State::Connecting,
             since: Utc::now(),
+            file_problem: None,
             last_transfer: None,
             lines: std::collections::VecDeque::new(),
         };
-        Self(Arc::new(Inner {
+        Ok(Self(Arc::new(Inner {
             name: if config.name_in_log { format!("{}: ", config.client) } else { String::new() },
             dir: config.state_dir.clone(),
+            _claim: claim.flatten(),
             dir_failed: AtomicBool::new(false),
             status: Mutex::new(status),
-        }))
+        })))
+    }
+
+    /// The default file was looked at; `problem` says why it cannot be sent. Is that news?
+    pub(crate) fn looked(&self, problem: Option<&str>) -> bool {
+        let news = self.with_status(|status| {
+            let known = status.file_problem.as_ref().map(|known| known.text.as_str());
+            let news = known != problem;
+            let at = Utc::now();
+            status.file_problem = problem.map(|text| FileProblem { text: text.to_owned(), at });
+            news
+        });
+        self.save();
+        news
     }
 
     pub(crate) fn starting(&self, server: &ServerAddr) {
@@ -72,10 +90,7 @@ impl Journal {
         let stored_as = human::printable(stored_as, 255);
         let last = LastTransfer { name: name.to_owned(), stored_as, at: Utc::now() };
         self.with_status(|status| status.last_transfer = Some(last));
-        let nanos = took.as_nanos().max(1);
-        let rate = u128::from(len_bytes) * 1_000_000_000 / nanos;
-        let rate = human::rate(u64::try_from(rate).unwrap_or(u64::MAX));
-        self.info(&format!("sent {name} in {} ({rate})", human::took(took)));
+        self.info(&format!("sent {name} in {}", human::took_for(took, len_bytes)));
     }
 
     /// One line when something begins or ends.

@@ -8,6 +8,7 @@
 
 pub mod config;
 pub mod dial;
+pub mod report;
 pub mod share;
 pub mod status;
 
@@ -57,9 +58,9 @@ impl Agent {
     /// again when the agent is back.
     ///
     /// # Errors
-    /// None today: bad settings are found when a [`Config`] is made.
+    /// [`AlreadyRuns`](status::AlreadyRuns): another agent keeps its state in the same folder.
     pub async fn run_until(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-        let journal = Journal::open(&self.config);
+        let journal = Journal::open(&self.config)?;
         journal.starting(&self.config.server);
         let lifecycle = Lifecycle::new();
         let supervisor = Supervisor::new(self.config, lifecycle.clone(), journal.clone());

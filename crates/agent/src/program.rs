@@ -6,27 +6,37 @@ use std::time::Duration;
 
 use clap::Parser as _;
 use filepull_process::signal;
-use filepull_process::telemetry::{self, LogFormat};
+use filepull_process::telemetry::{self, LogError};
 use tokio::runtime;
 use tracing::error;
 
+use crate::Agent;
 use crate::config::{Args, Command, Config, ConfigError};
-use crate::{Agent, status};
+use crate::report::report;
+use crate::status::AlreadyRuns;
 
 /// Parses the arguments, starts the log, and does what is asked. Exits with 2 for bad settings.
 pub fn main() -> ExitCode {
     let args = Args::parse();
-    // Its readers are installers: text, unless somebody asks for JSON.
-    let format = if args.log_format == LogFormat::Json { LogFormat::Json } else { LogFormat::Text };
-    let done = telemetry::start(&args.log_level, format).and_then(|()| start(args));
-    match done {
+    if let Err(error) = telemetry::start(&args.log_level, args.log_format.into()) {
+        return no_log(&error);
+    }
+    match start(args) {
         Ok(code) => code,
         Err(error) => {
             error!("{error:#}");
-            // Settings that nobody can retry away: a supervisor shall show red, not start us anew.
-            ExitCode::from(if error.is::<ConfigError>() { 2 } else { 1 })
+            // What nobody can retry away: a supervisor shall show red, not start us anew.
+            let settings = error.is::<ConfigError>() || error.is::<AlreadyRuns>();
+            ExitCode::from(if settings { 2 } else { 1 })
         }
     }
+}
+
+/// Without a log there is one place left to say why.
+#[allow(clippy::print_stderr, reason = "there is no log")]
+fn no_log(error: &LogError) -> ExitCode {
+    eprintln!("filepull-agent: {error}");
+    ExitCode::from(2)
 }
 
 fn start(args: Args) -> anyhow::Result<ExitCode> {
@@ -34,7 +44,7 @@ fn start(args: Args) -> anyhow::Result<ExitCode> {
     match args.command.unwrap_or(Command::Run) {
         Command::Run => run(Config::try_from(args)?),
         Command::Status { check } => {
-            let (text, healthy) = status::report(args.status_dir().as_deref());
+            let (text, healthy) = report(&args.status_dirs(), args.asked_client());
             write!(out, "{text}")?;
             Ok(if check && !healthy { ExitCode::FAILURE } else { ExitCode::SUCCESS })
         }

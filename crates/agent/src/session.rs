@@ -104,11 +104,12 @@ impl Session {
         let requests = ReceiverStream::new(outbox).take_until(over.cancelled_owned());
         let mut client =
             AgentControlClient::new(channel.clone()).max_decoding_message_size(64 * 1024);
-        let responses = client.session(requests).await.map_err(|status| lost(&status))?;
+        let unheard = |status: tonic::Status| End::Lost(words::why_unheard(&status));
+        let responses = client.session(requests).await.map_err(unheard)?;
         let mut responses = responses.into_inner();
         let first = timeout(WELCOME_LIMIT, responses.message()).await;
         let first = first.map_err(|_| End::Lost("the server does not say welcome".to_owned()))?;
-        let welcome = match first.map_err(|status| lost(&status))?.map(|message| message.kind) {
+        let welcome = match first.map_err(unheard)?.map(|message| message.kind) {
             Some(Some(Heard::Welcome(welcome))) => welcome,
             Some(Some(Heard::End(end))) => return Err(told(end)),
             Some(_) => return Err(End::Lost("the server does not begin with welcome".to_owned())),

@@ -48,21 +48,35 @@ pub(crate) struct Opened {
     pub(crate) stat: Stat,
 }
 
+/// Why the default file cannot be sent, for both ends of the line.
+#[derive(Clone, Debug)]
+pub(crate) struct Unsendable {
+    /// For the operator.
+    pub(crate) problem: Problem,
+    /// For whoever set `FILE_PATH` on this machine.
+    pub(crate) here: String,
+}
+
 impl Shares {
     /// Shares `file`, and the paths and globs of `more`: relative ones lie beneath its folder.
     ///
     /// # Errors
     /// Names each entry that cannot be understood.
     pub fn new<'a>(file: &Path, more: impl IntoIterator<Item = &'a str>) -> Result<Self, String> {
-        let name = file.file_name().and_then(|name| name.to_str());
+        let name = file.file_name();
         let name = name.ok_or_else(|| format!("FILE_PATH: {file:?} does not name a file"))?;
+        let name = name.to_str().ok_or_else(|| {
+            format!("FILE_PATH: the name of {file:?} is not UTF-8; only such names can be sent")
+        })?;
         let folder = match file.parent() {
             Some(folder) if folder != Path::new("") => folder,
             _ => Path::new("."),
         };
-        let default = Entry::new(folder, name, &globset::escape(name))?;
-        let entries = more.into_iter().map(|text| Entry::new(folder, text, text));
-        let (more, bad): (Vec<_>, Vec<_>) = entries.partition(Result::is_ok);
+        let default = Entry::new(folder, name, &globset::escape(name))
+            .map_err(|error| format!("FILE_PATH: {error}"))?;
+        let entry =
+            |text| Entry::new(folder, text, text).map_err(|error| format!("SHARE: {error}"));
+        let (more, bad): (Vec<_>, Vec<_>) = more.into_iter().map(entry).partition(Result::is_ok);
         let bad: Vec<String> = bad.into_iter().filter_map(Result::err).collect();
         if !bad.is_empty() {
             return Err(bad.join("; "));
@@ -82,9 +96,28 @@ impl Shares {
         &self.default.shown
     }
 
-    /// The default file as it looks now; none if it cannot be opened.
-    pub fn default_file(&self) -> Option<Source> {
-        Some(open_beneath(&self.default.root, Path::new(&self.default.shown)).ok()?.source)
+    /// The default file as it looks now, or why `client` cannot send it. It blocks.
+    pub(crate) fn default_file(&self, client: &ClientId) -> Result<Source, Unsendable> {
+        let opened = open_beneath(&self.default.root, Path::new(&self.default.shown));
+        opened.map(|opened| opened.source).map_err(|why| Unsendable {
+            problem: why.problem(client, &self.file),
+            here: why.here(&self.default_path()),
+        })
+    }
+
+    /// Why nothing is known of the default file: the disk took too long, a network drive mostly.
+    pub(crate) fn no_answer(&self, client: &ClientId) -> Unsendable {
+        let why = OpenError::System(io::Error::other("the disk does not answer"));
+        Unsendable {
+            problem: why.problem(client, &self.file),
+            here: why.here(&self.default_path()),
+        }
+    }
+
+    /// Where the default file is looked for: `FILE_PATH` in full.
+    fn default_path(&self) -> PathBuf {
+        let path = self.default.root.join(&self.default.shown);
+        std::path::absolute(&path).unwrap_or(path)
     }
 
     /// Opens what `client` was asked for. It blocks: it is the disk's turn.
@@ -118,10 +151,10 @@ impl Shares {
 
 impl Entry {
     fn new(folder: &Path, shown: &str, pattern: &str) -> Result<Self, String> {
-        SharedPath::parse(shown).map_err(|error| format!("SHARE: {error}"))?;
+        SharedPath::parse(shown).map_err(|error| error.to_string())?;
         // `*` stays in its folder: `logs/*.log` does not share `logs/old/x.log`.
         let glob = GlobBuilder::new(pattern).literal_separator(true).build();
-        let glob = glob.map_err(|error| format!("SHARE: {error}"))?.compile_matcher();
+        let glob = glob.map_err(|error| error.to_string())?.compile_matcher();
         let (folders, _) = pattern.rsplit_once('/').unwrap_or_default();
         let is_glob = |part: &&str| part.contains(['*', '?', '[', ']', '{', '}', '\\']);
         let mut prefix = PathBuf::from(if pattern.starts_with('/') { "/" } else { "" });
@@ -190,13 +223,33 @@ pub(crate) fn in_words(error: &io::Error) -> String {
 
 impl OpenError {
     fn from_open(error: io::Error) -> Self {
-        if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) {
-            return Self::NotAFile("a socket");
+        match error.raw_os_error().map(Errno::from_raw_os_error) {
+            Some(Errno::NXIO) => return Self::NotAFile("a socket"),
+            Some(Errno::LOOP) => return Self::NotAFile("a link that leads in a circle"),
+            Some(_) | None => {}
         }
         // The kernel's own refusal has a number; this one is cap-std's word for a way out.
         let outside =
             error.kind() == io::ErrorKind::PermissionDenied && error.raw_os_error().is_none();
         if outside { Self::LeadsOutside } else { Self::System(error) }
+    }
+
+    /// What is wrong with the default file, which lies at `path`.
+    fn here(&self, path: &Path) -> String {
+        use io::ErrorKind::{NotADirectory, NotFound};
+        let path = path.display();
+        let what = match self {
+            Self::LeadsOutside => format!("{path} is a link that leads outside its folder"),
+            Self::NotAFile(kind) => format!("{path} is {kind}"),
+            Self::System(error) if matches!(error.kind(), NotFound | NotADirectory) => {
+                format!("there is no file at {path}")
+            }
+            Self::System(error) => {
+                let (why, user) = (in_words(error), rustix::process::geteuid().as_raw());
+                format!("{path} cannot be read: {why}. The agent runs as user {user}")
+            }
+        };
+        human::printable(&format!("FILE_PATH: {what}. A pull without a path will fail."), 2000)
     }
 
     fn problem(&self, client: &ClientId, said: &str) -> Problem {

@@ -82,6 +82,9 @@ pub(crate) async fn upload(context: &Context, order: Order, line: Line, stop: &C
             return line.answer(transfer, attempt, State::Failed((&problem).into())).await;
         }
     };
+    if order.path.is_none() {
+        journal.looked(None);
+    }
     let source = opened.source.clone();
     let accepted = Accepted { source: Some((&source).into()) };
     line.answer(transfer.clone(), attempt, State::Accepted(accepted)).await;

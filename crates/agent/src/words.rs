@@ -16,15 +16,31 @@ const MEANINGS: &[(&str, &str)] = &[
     ("timed out", "no answer in time: a firewall may drop it"),
     ("timeout expired", "no answer in time: a firewall may drop it"),
     ("deadline has elapsed", "no answer in time: a firewall may drop it"),
-    ("connection reset", "the connection was cut"),
-    ("broken pipe", "the connection was cut"),
-    ("unexpected end of file", "the connection was cut"),
-    ("connection closed", "the connection was cut"),
-    ("frame with invalid size", "the server answers, but not gRPC"),
-    ("invalid compression flag", "the server answers, but not gRPC"),
+    ("connection reset", CUT),
+    ("broken pipe", CUT),
+    ("unexpected end of file", CUT),
+    ("connection closed", CUT),
+    ("frame with invalid size", NOT_GRPC),
+    ("invalid compression flag", NOT_GRPC),
     ("mapped from http status", "a proxy answers in the place of the server"),
     ("not implemented", "it answers, but it is not a filepull server"),
 ];
+
+const CUT: &str = "the connection was cut";
+const NOT_GRPC: &str = "it answers, but not gRPC: is SERVER_ADDR the HTTP port?";
+
+/// Says in words why a line broke on which the server had not said a word yet.
+///
+/// An HTTP/1 server hangs up on whoever speaks HTTP/2 to it, often without an answer.
+pub(crate) fn why_unheard(error: &(dyn Error + 'static)) -> String {
+    match why(error) {
+        cut if cut == CUT => {
+            "hung up on before a word: is SERVER_ADDR the HTTP port, or a proxy without a server?"
+                .to_owned()
+        }
+        other => other,
+    }
+}
 
 /// Says in words why `error` came about.
 pub(crate) fn why(error: &(dyn Error + 'static)) -> String {
@@ -61,6 +77,7 @@ mod tests {
         check("dns error: Name or service not known", "the name of the server does not exist");
         check("Temporary failure in name resolution", "this machine cannot reach its DNS server");
         check("Timeout expired", "no answer in time: a firewall may drop it");
+        check("frame with invalid size", "it answers, but not gRPC: is SERVER_ADDR the HTTP port?");
         let by_the_kernel = Error::from_raw_os_error(113);
         assert_eq!(super::why(&by_the_kernel), "there is no route to the server");
     }

@@ -8,8 +8,8 @@ use fake::{Bed, CONTENT_LEN, soon, welcome};
 use filepull_agent::Agent;
 use filepull_agent::config::Config;
 use filepull_agent::dial::ServerAddr;
+use filepull_agent::report::report;
 use filepull_agent::share::Shares;
-use filepull_agent::status;
 use filepull_core::id::ClientId;
 use filepull_proto::v1::agent_message::Kind as Said;
 use filepull_proto::v1::server_message::Kind as Say;
@@ -87,7 +87,7 @@ async fn an_agent_that_stops_says_goodbye_and_leaves_its_status() {
     let mut bed = Bed::start_with(|config| config.state_dir = Some(dir)).await;
     let (mut line, _) = bed.greeted().await;
     line.check_alive().await;
-    let (text, healthy) = status::report(Some(state.path()));
+    let (text, healthy) = report(&[state.path().to_owned()], None);
     assert!(healthy, "{text}");
     bed.stop.cancel();
     assert!(matches!(line.hear().await, Some(Said::Goodbye(_))));

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
+use filepull_core::human::parse_addr;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::Uri;
 use hyper_util::client::legacy::Client;
@@ -18,7 +19,7 @@ use crate::say;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Where the server listens.
-    #[arg(long, env = "HTTP_ADDR", default_value = "127.0.0.1:8080")]
+    #[arg(long, env = "HTTP_ADDR", default_value = "127.0.0.1:8080", value_parser = parse_addr)]
     http_addr: SocketAddr,
 }
 

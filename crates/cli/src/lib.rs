@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use filepull_core::human;
-use filepull_process::telemetry;
+use filepull_process::telemetry::{self, LogError};
 use filepull_server::VERSION;
 use filepull_server::config::ConfigError;
 
@@ -37,7 +37,7 @@ enum Command {
 pub fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(code) => code,
-        Err(error) if error.is::<ConfigError>() => {
+        Err(error) if error.is::<ConfigError>() || error.is::<LogError>() => {
             say_error(&error);
             ExitCode::from(2)
         }

@@ -1,8 +1,12 @@
 //! `filepull server`.
 
+use std::time::Duration;
+
 use filepull_process::signal;
 use filepull_server::config::AgentAuth;
+use filepull_server::readiness::{Check, Readiness};
 use filepull_server::{Args, Config, Server, VERSION};
+use tokio::time::sleep;
 
 use crate::{free, say};
 
@@ -36,8 +40,42 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
          \x20 agents   {grpc}  ({reach})\n\
          \x20 files    {data_dir}  ({free})\n\
          \x20 sign-in  {sign_in}\n\
-         Add a client:  CLIENT_ID=client1 SERVER_ADDR={dial} FILE_PATH=menu.txt filepull-agent\n\
-         Ready."
+         Add a client:  CLIENT_ID=client1 SERVER_ADDR={dial} FILE_PATH=menu.txt filepull-agent"
     ));
-    server.run_until(asked_to_stop).await
+    let readiness = server.readiness()?;
+    let serving = server.run_until(asked_to_stop);
+    tokio::pin!(serving);
+    tokio::select! {
+        served = &mut serving => return served,
+        () = say_when_ready(&readiness) => {}
+    }
+    serving.await
+}
+
+/// A server that is not ready is looked at again after this time.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Says "Ready." once pulls can be taken; until then, what is in their way.
+async fn say_when_ready(readiness: &Readiness) {
+    let mut said = Vec::new();
+    loop {
+        let missing = readiness.check().await.into_iter().filter(|check| !check.ok);
+        let missing: Vec<Check> = missing.collect();
+        if missing.is_empty() {
+            return say("Ready.");
+        }
+        let names: Vec<&str> = missing.iter().map(|check| check.name).collect();
+        if names != said {
+            say(&not_ready(&missing));
+            said = names;
+        }
+        sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// `Not ready: data folder: writable, 13.0 GiB free; 1.0 TiB must stay free.`
+fn not_ready(missing: &[Check]) -> String {
+    let missing = missing.iter().map(|check| format!("{}: {}", check.name, check.finding));
+    let missing = missing.collect::<Vec<_>>().join("; ");
+    format!("Not ready: {missing}. The server runs, and says \"Ready.\" once it can take a pull.")
 }

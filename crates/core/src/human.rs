@@ -1,5 +1,6 @@
-//! How sizes, rates and times are read from people and said to them.
+//! How sizes, rates, times and addresses are read from people and said to them.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -14,9 +15,29 @@ pub fn rate(bytes_per_second: u64) -> String {
     format!("{}/s", size(bytes_per_second))
 }
 
-/// How long something took: `0.2 s`, `19.8 s`, `2 min 5 s`, `2 h 13 min`, `3 d 4 h`.
+/// How long something took: `under 0.1 s`, `19.8 s`, `2 min 5 s`, `2 h 13 min`, `3 d 4 h`.
 pub fn took(time: Duration) -> String {
-    if time < Duration::from_mins(1) { format!("{:.1} s", time.as_secs_f64()) } else { span(time) }
+    if time < NO_TIME {
+        "under 0.1 s".to_owned()
+    } else if time < Duration::from_mins(1) {
+        format!("{:.1} s", time.as_secs_f64())
+    } else {
+        span(time)
+    }
+}
+
+/// What would be shown as `0.0 s`.
+const NO_TIME: Duration = Duration::from_millis(50);
+
+/// How long `bytes` were on their way, and how fast: `19.8 s (5.1 MiB/s)`. Too few bytes, or too
+/// short a time, say nothing about a line: `0.3 s`, `under 0.1 s`.
+pub fn took_for(time: Duration, bytes: u64) -> String {
+    const FEW: u64 = 64 * 1024;
+    if bytes < FEW || time < NO_TIME {
+        return took(time);
+    }
+    let per_second = u128::from(bytes) * 1000 / time.as_millis();
+    format!("{} ({})", took(time), rate(u64::try_from(per_second).unwrap_or(u64::MAX)))
 }
 
 /// A span in whole seconds: `8 s`, `2 min`, `2 h 13 min`, `3 d 4 h`.
@@ -68,6 +89,17 @@ pub fn parse_rate(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Reads an address to listen on or to ask, such as `127.0.0.1:8080`.
+///
+/// # Errors
+/// Shows what one looks like.
+pub fn parse_addr(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        let all = "or 0.0.0.0:8080 for every address of this machine";
+        format!("{text:?} is not one. Write an IP address and a port: 127.0.0.1:8080, {all}.")
+    })
+}
+
 /// Makes text from another machine fit for a log line or a terminal: control characters become
 /// `?`, and it ends after `max_chars`.
 pub fn printable(text: &str, max_chars: usize) -> String {
@@ -101,6 +133,21 @@ mod tests {
         check(2 * 3600 + 13 * 60 + 9, "2 h 13 min");
         check(3 * 86400 + 4 * 3600, "3 d 4 h");
         assert_eq!(took(Duration::from_millis(19_800)), "19.8 s");
+        assert_eq!(took(Duration::from_millis(50)), "0.1 s");
+        assert_eq!(took(Duration::from_millis(49)), "under 0.1 s");
+    }
+
+    #[test]
+    fn a_rate_is_said_where_it_says_something() {
+        let check = |millis, bytes, said: &str| {
+            assert_eq!(took_for(Duration::from_millis(millis), bytes), said);
+        };
+        check(19_800, 104_857_600, "19.8 s (5.1 MiB/s)");
+        check(0, 0, "under 0.1 s");
+        check(49, 1 << 20, "under 0.1 s");
+        check(100, 8, "0.1 s");
+        check(2_000, 1 << 20, "2.0 s (512.0 KiB/s)");
+        check(u64::MAX, u64::MAX, "213503982334 d 14 h (1000 B/s)");
     }
 
     #[test]
@@ -113,6 +160,8 @@ mod tests {
         assert_eq!(parse_rate("10MiB/s"), Ok(10 << 20));
         assert!(parse_rate("0").is_err());
         assert!(parse_size("big").is_err());
+        assert_eq!(parse_addr("127.0.0.1:80"), Ok(SocketAddr::from(([127, 0, 0, 1], 80))));
+        assert!(parse_addr("localhost:80").is_err_and(|said| said.contains("127.0.0.1:8080")));
     }
 
     #[test]

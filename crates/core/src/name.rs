@@ -21,14 +21,10 @@ impl DownloadName {
     /// Names a download finished at `now` whose source is called `source_name` on its client.
     ///
     /// Time is UTC: local time has an hour that repeats. The extension is the source's, unless it
-    /// is longer than 16 characters, not plain ASCII, or the `tmp` of our own partials.
+    /// is longer than 16 characters, not plain ASCII, or the `tmp` of our own partials. That of
+    /// `menu.tar.gz` is `.tar.gz`: under `.gz` alone nobody would know what is inside.
     pub fn new(now: DateTime<Utc>, source_name: &str) -> Self {
-        let extension = match source_name.rsplit_once('.') {
-            Some((stem, extension)) if !stem.is_empty() && is_plain(extension) => {
-                format!(".{extension}")
-            }
-            _ => String::new(),
-        };
+        let extension = extension_of(source_name).to_owned();
         Self { stem: now.format("download-%Y%m%d-%H%M%S").to_string(), number: 1, extension }
     }
 
@@ -40,11 +36,10 @@ impl DownloadName {
 
     /// Reads a name that [`Display`](fmt::Display) wrote.
     pub fn parse(text: &str) -> Option<Self> {
-        let (base, extension) = match text.split_once('.') {
-            Some((base, extension)) if is_plain(extension) => (base, format!(".{extension}")),
-            Some(_) => return None,
-            None => (text, String::new()),
-        };
+        let (base, extension) = text.split_at(text.find('.').unwrap_or(text.len()));
+        if extension != extension_of(text) {
+            return None;
+        }
         let mut parts = base.split('-');
         let digits = |part: Option<&str>, len: usize| {
             part.is_some_and(|p| p.len() == len && p.bytes().all(|b| b.is_ascii_digit()))
@@ -59,9 +54,22 @@ impl DownloadName {
         (is_stem && parts.next().is_none()).then(|| Self {
             stem: base[..stem_len].to_owned(),
             number,
-            extension,
+            extension: extension.to_owned(),
         })
     }
+}
+
+/// The extension of a file, with its dot: nothing, `.txt` or `.tar.gz`.
+fn extension_of(name: &str) -> &str {
+    let Some((stem, extension)) = name.rsplit_once('.') else { return "" };
+    if stem.is_empty() || !is_plain(extension) {
+        return "";
+    }
+    let stem = match stem.rsplit_once('.') {
+        Some((before, tar)) if !before.is_empty() && tar.eq_ignore_ascii_case("tar") => before,
+        _ => stem,
+    };
+    &name[stem.len()..]
 }
 
 fn is_plain(extension: &str) -> bool {
@@ -99,7 +107,12 @@ mod tests {
     fn a_download_is_named_after_the_time_and_the_source() {
         let check = |source, name: &str| assert_eq!(at_two(source).to_string(), name);
         check("data.txt", "download-20260205-140000.txt");
-        check("archive.tar.gz", "download-20260205-140000.gz");
+        check("archive.tar.gz", "download-20260205-140000.tar.gz");
+        check("menu.v2.TAR.zst", "download-20260205-140000.TAR.zst");
+        check("menu.old.gz", "download-20260205-140000.gz");
+        check(".tar.gz", "download-20260205-140000.gz");
+        check("tar.gz", "download-20260205-140000.gz");
+        check("menu.tar.tmp", "download-20260205-140000");
         check("data", "download-20260205-140000");
         check(".hidden", "download-20260205-140000");
         check("odd.t x/t", "download-20260205-140000");
@@ -115,11 +128,19 @@ mod tests {
 
     #[test]
     fn a_name_is_read_back_from_its_text() {
-        for name in [at_two("data.txt"), at_two("data").next(), at_two("a.gz").next().next()] {
+        let tar = at_two("a.tar.gz");
+        for name in [at_two("data.txt"), at_two("data").next(), at_two("a.gz").next().next(), tar] {
             assert_eq!(DownloadName::parse(&name.to_string()), Some(name));
         }
-        for text in ["", "notes.txt", "download-1-2.txt", "download-20260205-140000-1.txt", "../x"]
-        {
+        for text in [
+            "",
+            "notes.txt",
+            "download-1-2.txt",
+            "download-20260205-140000-1.txt",
+            "download-20260205-140000.old.gz",
+            "download-20260205-140000.",
+            "../x",
+        ] {
             assert_eq!(DownloadName::parse(text), None, "{text:?}");
         }
     }

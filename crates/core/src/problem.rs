@@ -79,7 +79,7 @@ catalogue! {
         "Pull again when nothing writes to the file, or share a snapshot of it.";
     /// The client's system refused to read the source.
     FileUnreadable = "file-unreadable", 502, exit 6, "The client cannot read the file",
-        "Give the agent's account the right to read the file.";
+        "Give the agent's account the right to read the file; if it has that, look at the disk.";
     /// The bytes that arrived were not the bytes that were read, twice.
     ChecksumMismatch = "checksum-mismatch", 502, exit 6, "The bytes were damaged on the way, twice",
         "Suspect a disk, the memory, or a proxy that changes data.";
@@ -98,6 +98,12 @@ catalogue! {
     /// The file is asked for before its transfer is final.
     TransferActive = "transfer-active", 409, exit 6, "The transfer is not finished",
         "Add ?wait to the transfer's URL, or cancel it first.";
+    /// A range was asked for that the file does not have.
+    RangeNotSatisfiable = "range-not-satisfiable", 416, exit 2, "The file has no such range",
+        "Ask for bytes that the file has, or leave the Range header out.";
+    /// The key came before, with another request.
+    IdempotencyMismatch = "idempotency-mismatch", 422, exit 2, "The key belongs to another request",
+        "Send a new Idempotency-Key with each new request.";
     /// Too little free space.
     ServerFull = "server-full", 507, exit 7, "The server has too little free space",
         "Free space in DATA_DIR, or lower MIN_FREE.";

@@ -72,9 +72,27 @@ pub enum Phase {
     /// Whole, verified, synced and named.
     Done(Download),
     /// Ended without a download.
-    Failed(Problem),
+    Failed(Ended),
     /// Ended because somebody asked for it.
-    Cancelled(Problem),
+    Cancelled(Ended),
+}
+
+/// Why a transfer ended without a download, and how far it had come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Why.
+    pub problem: Problem,
+    /// How far.
+    pub reached: Reached,
+}
+
+/// How far a transfer came: for whoever asks afterwards. The bytes themselves are gone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reached {
+    /// The source as the client last opened it, if it ever did.
+    pub source: Option<Source>,
+    /// How many of its bytes had come.
+    pub received: u64,
 }
 
 /// A finished file, or one about to get its name.
@@ -208,7 +226,7 @@ impl Transfer {
     /// The problem it ended with, if it did.
     pub fn problem(&self) -> Option<&Problem> {
         match &self.phase {
-            Phase::Failed(problem) | Phase::Cancelled(problem) => Some(problem),
+            Phase::Failed(ended) | Phase::Cancelled(ended) => Some(&ended.problem),
             Phase::Queued | Phase::Receiving { .. } | Phase::Sealed(_) | Phase::Done(_) => None,
         }
     }
@@ -230,7 +248,18 @@ impl Transfer {
         match &self.phase {
             Phase::Receiving { source, .. } => Some(source),
             Phase::Sealed(download) | Phase::Done(download) => Some(&download.source),
-            Phase::Queued | Phase::Failed(_) | Phase::Cancelled(_) => None,
+            Phase::Failed(ended) | Phase::Cancelled(ended) => ended.reached.source.as_ref(),
+            Phase::Queued => None,
+        }
+    }
+
+    /// How many bytes have come, as far as that is on record.
+    pub fn received(&self) -> u64 {
+        match &self.phase {
+            Phase::Failed(ended) | Phase::Cancelled(ended) => ended.reached.received,
+            Phase::Queued | Phase::Receiving { .. } | Phase::Sealed(_) | Phase::Done(_) => {
+                self.durable()
+            }
         }
     }
 
@@ -345,10 +374,11 @@ impl Transfer {
         [Effect::Record, Effect::RemovePartial(self.generation)]
     }
 
-    /// Ends the transfer with `problem`.
-    pub fn fail(&mut self, problem: Problem, now: DateTime<Utc>) -> [Effect; 2] {
+    /// Ends the transfer with `problem`, and notes how far it came.
+    pub fn fail(&mut self, problem: Problem, reached: Reached, now: DateTime<Utc>) -> [Effect; 2] {
         let cancelled = problem.code == Code::Cancelled;
-        self.phase = if cancelled { Phase::Cancelled(problem) } else { Phase::Failed(problem) };
+        let ended = Ended { problem, reached };
+        self.phase = if cancelled { Phase::Cancelled(ended) } else { Phase::Failed(ended) };
         self.finished_at = Some(now);
         [Effect::Record, Effect::RemovePartial(self.generation)]
     }

@@ -128,6 +128,9 @@ async fn an_honest_upload_is_published_under_a_harmless_name() -> anyhow::Result
     assert_eq!(downloads.len(), 1);
     assert_eq!(std::fs::read(&downloads[0])?, b"data");
     assert!(bed.leftovers("client4")?.is_empty());
+    // Its header says what the client has, whether or not the acceptance came before.
+    let client = bed.json("/api/v1/clients/client4").await?;
+    assert_eq!(client["default_file"]["size"], 4, "{client}");
     Ok(())
 }
 

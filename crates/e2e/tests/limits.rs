@@ -52,6 +52,32 @@ async fn a_disk_that_is_almost_full_takes_nothing() -> anyhow::Result<()> {
     );
     let ready = bed.get("/readyz?verbose").await?;
     assert_eq!(ready.status, 503, "{}", ready.text());
+    bed.server()?.says("Not ready: data folder: writable, ").await?;
+    let said = bed.server()?.said();
+    assert!(!said.iter().any(|line| line == "Ready."), "{said:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_that_can_take_pulls_says_so() -> anyhow::Result<()> {
+    let bed = TestBed::start().await?;
+    bed.server()?.says("Ready.").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_fit_is_refused_by_the_first_answer() -> anyhow::Result<()> {
+    let bed = TestBed::with(&[("MAX_FILE_SIZE", "1PiB")]).await?;
+    let client = bed.connected("client4", b"data").await?;
+    // All hole: larger than what is free here, and takes no room itself.
+    std::fs::File::options().write(true).open(client.data())?.set_len(8 << 40)?;
+    let reply = bed.get("/trigger?id=client4").await?;
+    assert_eq!(reply.status, 507, "{}", reply.text());
+    assert!(reply.first_line().contains("the file needs 8.0 TiB"), "{}", reply.text());
+    assert!(bed.leftovers("client4")?.is_empty());
+    // The agent was told, and sends the next one.
+    std::fs::write(client.data(), "small")?;
+    bed.pull("client4").await?;
     Ok(())
 }
 
@@ -86,6 +112,21 @@ async fn one_folder_serves_one_server() -> anyhow::Result<()> {
     let mut second = Process::start(&[], "e2e-filepull", "server", &settings)?;
     assert_eq!(second.ended().await?.code(), Some(1));
     second.says(&format!("{data_dir} is in use by process {pid}")).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_server_tells_its_settings_as_they_are() -> anyhow::Result<()> {
+    let bed = TestBed::with(&[("MAX_FILE_SIZE", "1GiB"), ("STALL_TIMEOUT", "90s")]).await?;
+    let settings = bed.json("/api/v1/server").await?["settings"].take();
+    assert_eq!(settings["http_addr"], bed.http().to_string(), "{settings}");
+    assert_eq!(settings["grpc_addr"], bed.grpc().to_string(), "{settings}");
+    assert_eq!((&settings["http_auth"], &settings["agent_auth"]), (&"auto".into(), &"auto".into()));
+    assert_eq!((&settings["log_level"], &settings["log_format"]), (&"info".into(), &"json".into()));
+    assert_eq!(settings["max_file_size"], 1 << 30, "{settings}");
+    assert_eq!(settings["stall_timeout"], 90, "{settings}");
+    let words = bed.get("/server").await?.text();
+    assert!(words.contains("1.0 GiB") && words.contains("1 min 30 s"), "{words}");
     Ok(())
 }
 

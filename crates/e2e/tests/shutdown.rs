@@ -1,6 +1,6 @@
 //! The end of both programs: asked for, it comes; what runs is finished or kept.
 
-use filepull_e2e::{TestBed, made, same};
+use filepull_e2e::{TestBed, made, same, soon};
 use tokio::net::TcpStream;
 
 /// A grace that no test waits for: whoever does wait for it fails by the deadline.
@@ -66,6 +66,29 @@ async fn a_transfer_that_was_cut_short_goes_on_after_the_restart() -> anyhow::Re
     // What had come was made durable at the end, not only at the last checkpoint.
     let sent_again = proxy.sent() - size as u64;
     assert!(sent_again < 6 << 20, "{sent_again} bytes were sent again");
+    Ok(())
+}
+
+#[tokio::test]
+async fn whoever_asks_twice_does_not_wait_and_the_log_says_so() -> anyhow::Result<()> {
+    let mut bed = TestBed::with(&ENDLESS).await?;
+    let mut client = bed.client("client4", &made("client4", 1 << 20))?.setting("MAX_RATE", "1KiB");
+    client.connect().await?;
+    bed.get("/trigger?id=client4").await?;
+    let mut server = bed.take_server()?;
+    server.terminate()?;
+    server.says("server.stopping").await?;
+    let said = |text| server.said().iter().any(|line| line.contains(text));
+    let again = async {
+        // One that comes before the server listens again counts as the first.
+        while !said("asked to stop once more") {
+            server.terminate()?;
+            tokio::task::yield_now().await;
+        }
+        anyhow::Ok(())
+    };
+    soon("the second request", again).await??;
+    assert_eq!(server.ended().await?.code(), Some(143));
     Ok(())
 }
 

@@ -37,6 +37,12 @@ async fn the_first_answer_names_the_file_and_its_size() -> anyhow::Result<()> {
     let id = location.rsplit('/').next().unwrap_or_default();
     let first = format!("Started: client4 is sending data.txt (1.0 MiB). Transfer {id}");
     assert_eq!(reply.first_line(), first);
+    let client = bed.get("/clients/client4").await?.text();
+    assert!(client.starts_with("client4 is sending, connected for "), "{client}");
+    assert!(
+        client.contains(&format!("current  running  {}/transfers/{id}", bed.http())),
+        "{client}"
+    );
     let again = bed.get("/trigger?id=client4").await?;
     assert_eq!(again.header("location"), location);
     assert!(again.first_line().starts_with("Already running: client4 is sending data.txt since"));
@@ -105,6 +111,49 @@ async fn an_empty_file_is_a_file() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
+async fn the_page_of_a_transfer_offers_its_own_file() -> anyhow::Result<()> {
+    let bed = TestBed::start().await?;
+    let client = bed.connected("client4", b"old").await?;
+    let old = bed.get("/trigger?id=client4&wait=100s").await?;
+    assert_eq!(old.status, 200, "{}", old.text());
+    let id = bed.json("/api/v1/transfers").await?["items"][0]["id"].clone();
+    std::fs::write(client.data(), "new")?;
+    bed.pull("client4").await?;
+    let page = bed.get(&format!("/transfers/{}", id.as_str().unwrap_or_default())).await?.text();
+    let offered = page.lines().find_map(|line| line.trim().strip_prefix("file    curl -OJ "));
+    let url = offered.and_then(|url| url.strip_prefix(&bed.http().to_string()));
+    assert_eq!(bed.get(url.unwrap_or(&page)).await?.text(), "old");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_client_shows_its_default_file_as_last_seen() -> anyhow::Result<()> {
+    let mut bed = TestBed::start().await?;
+    let mut client = bed.connected("client4", b"data").await?;
+    let default_file = async |bed: &TestBed| {
+        let client = bed.json("/api/v1/clients/client4").await?;
+        anyhow::Ok(client["default_file"]["size"].as_u64())
+    };
+    assert_eq!(default_file(&bed).await?, Some(4));
+    std::fs::write(client.data(), "longer data")?;
+    bed.pull("client4").await?;
+    assert_eq!(default_file(&bed).await?, Some(11));
+    std::fs::remove_file(client.data())?;
+    assert_eq!(bed.get("/trigger?id=client4").await?.status, 404);
+    assert_eq!(default_file(&bed).await?, None);
+    std::fs::write(client.data(), "back")?;
+    bed.pull("client4").await?;
+    client.take_agent()?.kill().await?;
+    bed.server()?.says("client.disconnected").await?;
+    let mut server = bed.take_server()?;
+    server.terminate()?;
+    server.ended().await?;
+    bed.start_server().await?;
+    assert_eq!(default_file(&bed).await?, Some(4), "after a restart");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_fresh_pull_gets_a_file_opened_after_it() -> anyhow::Result<()> {
     let bed = TestBed::start().await?;
     let client = bed.client("client4", &made("old", 2 << 20))?.setting("MAX_RATE", "1MiB/s");
@@ -117,6 +166,8 @@ async fn a_fresh_pull_gets_a_file_opened_after_it() -> anyhow::Result<()> {
     std::fs::rename(&newer, client.data())?;
     let fresh = bed.get("/trigger?id=client4&fresh").await?;
     assert_ne!(fresh.header("location"), first.header("location"));
+    let said = "Waiting: client4 sends another file first; this is next. Transfer ";
+    assert!(fresh.first_line().starts_with(said), "{}", fresh.text());
     let joined = bed.get("/trigger?id=client4&fresh").await?;
     assert_eq!(joined.header("location"), fresh.header("location"), "it has not begun yet");
     let done = bed.json(&format!("{}?wait=100s", fresh.header("location"))).await?;
@@ -158,6 +209,10 @@ async fn a_queued_pull_fails_when_its_client_does_not_return() -> anyhow::Result
     let reply = bed.get("/trigger?id=client4&queue=1s&wait=100s").await?;
     assert_eq!(reply.status, 504, "{}", reply.text());
     assert!(reply.text().starts_with("client4 did not return in time."), "{}", reply.text());
+    let next = format!("look at it: curl {}/clients/client4\n", bed.http());
+    assert!(reply.text().ends_with(&next), "{}", reply.text());
+    let page = bed.json("/api/v1/transfers").await?["items"][0].take();
+    assert_eq!(page["error"]["hint"], next.trim_end(), "{page}");
     Ok(())
 }
 
@@ -169,12 +224,32 @@ async fn a_cancelled_transfer_leaves_nothing() -> anyhow::Result<()> {
     client.connect().await?;
     let started = bed.get("/trigger?id=client4").await?;
     let cancel = format!("{}/cancel", started.header("location"));
-    for _ in 0..2 {
-        let cancelled = bed.send(Method::POST, &cancel, &[], "").await?;
-        assert_eq!(cancelled.json()?["state"], "cancelled", "{}", cancelled.text());
-    }
+    let cancelled = bed.send(Method::POST, &cancel, &[], "").await?;
+    assert_eq!(cancelled.json()?["state"], "cancelled", "{}", cancelled.text());
     assert_eq!(bed.downloads("client4")?, NONE);
     assert_eq!(bed.leftovers("client4")?, NONE);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_cancelled_transfer_still_tells_which_file_and_how_far() -> anyhow::Result<()> {
+    let mut bed = TestBed::start().await?;
+    let client = bed.client("client4", &made("client4", 8 << 20))?.setting("MAX_RATE", "1MiB/s");
+    let mut client = client;
+    client.connect().await?;
+    let started = bed.get("/trigger?id=client4").await?;
+    let url = started.header("location").to_owned();
+    bed.until(&url, |transfer| transfer["bytes_done"].as_u64() > Some(0)).await?;
+    let first = bed.send(Method::POST, &format!("{url}/cancel"), &[], "").await?.json()?;
+    assert_eq!(first["file"]["size"], 8 << 20, "{first}");
+    assert!(first["bytes_done"].as_u64() > Some(0), "{first}");
+    let second = bed.send(Method::POST, &format!("{url}/cancel"), &[], "").await?.json()?;
+    assert_eq!(second, first);
+    let mut server = bed.take_server()?;
+    server.terminate()?;
+    server.ended().await?;
+    bed.start_server().await?;
+    assert_eq!(bed.json(&url).await?, first, "after a restart");
     Ok(())
 }
 
@@ -244,6 +319,26 @@ async fn a_script_pulls_through_the_api() -> anyhow::Result<()> {
     assert!(name.contains("filename=\"client4-download-"), "{name}");
     let newest = bed.get("/clients/client4/file").await?;
     assert_eq!(newest.text(), "data");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_repeated_request_gets_the_same_transfer_even_after_a_restart() -> anyhow::Result<()> {
+    let mut bed = TestBed::start().await?;
+    let _client = bed.connected("client4", b"data").await?;
+    let headers = [("content-type", "application/json"), ("idempotency-key", "nightly-1")];
+    let body = r#"{"client":"client4"}"#;
+    let url = "/api/v1/transfers?wait=100s";
+    let first = bed.send(Method::POST, url, &headers, body).await?;
+    assert_eq!((first.status, &first.json()?["state"]), (201, &"done".into()), "{}", first.text());
+    bed.take_server()?.kill().await?;
+    bed.start_server().await?;
+    let again = bed.send(Method::POST, url, &headers, body).await?;
+    assert_eq!((again.status, again.header("location")), (200, first.header("location")));
+    assert_eq!(bed.downloads("client4")?.len(), 1);
+    let other = r#"{"client":"client4","path":"other.txt"}"#;
+    let other = bed.send(Method::POST, url, &headers, other).await?;
+    assert_eq!(other.status, 422, "{}", other.text());
     Ok(())
 }
 

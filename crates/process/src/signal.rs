@@ -4,7 +4,8 @@ use std::io;
 
 /// Listens from this call on, and resolves at the first Ctrl-C or SIGTERM.
 ///
-/// A second one ends the process at once: whoever asks twice does not want to wait.
+/// A second one ends the process at once, with a line in the log: whoever asks twice does not want
+/// to wait.
 ///
 /// # Errors
 /// The system does not let this process listen to signals.
@@ -18,8 +19,9 @@ pub fn shutdown() -> io::Result<impl Future<Output = ()>> {
             let Ok(again) = again else { return };
             again.block_on(async {
                 if let Ok(mut signals) = Signals::listen() {
-                    signals.asked().await;
-                    std::process::exit(130);
+                    let code = signals.asked().await;
+                    tracing::warn!("asked to stop once more: ending at once");
+                    std::process::exit(code);
                 }
             });
         });
@@ -40,10 +42,11 @@ impl Signals {
         Ok(Self { interrupt, terminate: signal(SignalKind::terminate())? })
     }
 
-    async fn asked(&mut self) {
+    /// The exit code of a process that this ends: 128 and the number of the signal.
+    async fn asked(&mut self) -> i32 {
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => 130,
+            _ = self.terminate.recv() => 143,
         }
     }
 }
@@ -57,7 +60,8 @@ impl Signals {
         tokio::signal::windows::ctrl_c().map(Self)
     }
 
-    async fn asked(&mut self) {
+    async fn asked(&mut self) -> i32 {
         let _ = self.0.recv().await;
+        130
     }
 }

@@ -136,6 +136,8 @@ fn wire_code(code: Code) -> ErrorCode {
         | Code::TransferActive
         | Code::NoSuchUrl
         | Code::MethodNotAllowed
+        | Code::RangeNotSatisfiable
+        | Code::IdempotencyMismatch
         | Code::Internal => ErrorCode::Internal,
     }
 }

@@ -5,9 +5,13 @@ use std::net::SocketAddr;
 
 use chrono::{DateTime, Utc};
 use filepull_core::id::{ClientId, TransferId};
+use filepull_core::problem::Code;
 use filepull_core::source::Source;
 use serde::Serialize;
 use uuid::Uuid;
+
+/// What a trigger without a path would send, or which problem it would meet.
+pub type DefaultFile = Result<Source, Code>;
 
 /// How an agent introduces itself on a new line.
 #[derive(Clone, Debug)]
@@ -21,7 +25,7 @@ pub struct Greeting {
     /// What `path` may ask for.
     pub shares: Vec<String>,
     /// What a trigger without a path would send.
-    pub default_file: Option<Source>,
+    pub default_file: DefaultFile,
     /// Uploads it still runs on another connection.
     pub active_transfers: Vec<TransferId>,
     /// Where it dials from, as the server sees it.
@@ -53,7 +57,7 @@ pub struct ClientRecord {
     /// What `path` may ask for.
     pub shares: Vec<String>,
     /// What a trigger without a path would send.
-    pub default_file: Option<Source>,
+    pub default_file: DefaultFile,
     /// Where it last dialled from.
     pub remote_addr: SocketAddr,
     /// When its last line opened.

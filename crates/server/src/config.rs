@@ -1,24 +1,27 @@
 //! The settings of the server: as typed, and as meant.
 
+mod settings;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use filepull_core::backoff::ReconnectPolicy;
-use filepull_core::human::{self, parse_duration, parse_size};
+use filepull_core::human::{parse_addr, parse_duration, parse_size};
 use filepull_process::telemetry::LogFormat;
 
 use crate::grpc::LineSettings;
 use crate::transfers::Limits;
+pub use settings::Setting;
 
 /// What was typed: flags, or the environment.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     /// Where operators curl.
-    #[arg(long, env = "HTTP_ADDR", default_value = "127.0.0.1:8080")]
+    #[arg(long, env = "HTTP_ADDR", default_value = "127.0.0.1:8080", value_parser = parse_addr)]
     pub http_addr: SocketAddr,
     /// Where agents dial.
-    #[arg(long, env = "GRPC_ADDR", default_value = "127.0.0.1:50051")]
+    #[arg(long, env = "GRPC_ADDR", default_value = "127.0.0.1:50051", value_parser = parse_addr)]
     pub grpc_addr: SocketAddr,
     /// Folder of the downloads and the records; made if missing.
     #[arg(long, env = "DATA_DIR", default_value = "server-data")]
@@ -99,12 +102,20 @@ pub struct Config {
     pub grpc_addr: SocketAddr,
     /// Folder of the downloads and the records.
     pub data_dir: PathBuf,
+    /// Who may call.
+    pub http_auth: HttpAuth,
+    /// Which agents may connect.
+    pub agent_auth: AgentAuth,
     /// The bounds that transfers keep to.
     pub limits: Limits,
     /// How the lines to the agents are kept.
     pub line: LineSettings,
     /// How long running transfers may go on at shutdown.
     pub shutdown_grace: Duration,
+    /// Least level that is logged. Whoever starts the log reads it; here it is only shown.
+    pub log_level: String,
+    /// How log lines look, likewise.
+    pub log_format: LogFormat,
 }
 
 /// Everything that is wrong with the settings, one line each.
@@ -135,6 +146,8 @@ impl TryFrom<Args> for Config {
             http_addr: args.http_addr,
             grpc_addr: args.grpc_addr,
             data_dir: args.data_dir,
+            http_auth: args.http_auth,
+            agent_auth: args.agent_auth,
             limits,
             line: LineSettings {
                 heartbeat: args.heartbeat,
@@ -143,31 +156,9 @@ impl TryFrom<Args> for Config {
                 stream_window,
             },
             shutdown_grace: args.shutdown_grace,
+            log_level: args.log_level,
+            log_format: args.log_format,
         })
-    }
-}
-
-impl Config {
-    /// Every setting and its value, as an operator would type it.
-    pub fn settings(&self) -> Vec<(String, String)> {
-        let Self { http_addr, grpc_addr, data_dir, limits, line, shutdown_grace } = self;
-        let rows = [
-            ("http_addr", http_addr.to_string()),
-            ("grpc_addr", grpc_addr.to_string()),
-            ("data_dir", data_dir.display().to_string()),
-            ("max_running", limits.max_running.to_string()),
-            ("max_waiting", limits.max_waiting.to_string()),
-            ("max_file_size", human::size(limits.max_file_size)),
-            ("min_free", human::size(limits.min_free)),
-            ("stall_timeout", human::span(limits.stall_timeout)),
-            ("resume_within", human::span(limits.resume_within)),
-            ("heartbeat", human::span(line.heartbeat)),
-            ("dead_after", human::span(line.dead_after)),
-            ("reconnect_cap", human::span(line.reconnect.cap)),
-            ("stream_window", human::size(line.stream_window.into())),
-            ("shutdown_grace", human::span(*shutdown_grace)),
-        ];
-        rows.map(|(key, value)| (key.to_owned(), value)).into()
     }
 }
 
@@ -203,6 +194,7 @@ fn mistakes(args: &Args) -> Vec<String> {
         ),
     );
     check(args.max_running == 0, "MAX_RUNNING is 0: nothing could ever be sent.".into());
+    check(args.max_file_size == 0, "MAX_FILE_SIZE is 0: no file could ever be sent.".into());
     check(args.stall_timeout.is_zero(), "STALL_TIMEOUT is 0: every upload would stall.".into());
     check(
         args.heartbeat.is_zero() || args.dead_after < args.heartbeat * 2,
@@ -251,8 +243,18 @@ mod tests {
 
     #[test]
     fn every_mistake_is_reported_at_once() {
-        let typed = ["--max-running", "0", "--stall-timeout", "0", "--stream-window", "1"];
+        let zeroes = ["--max-running", "0", "--stall-timeout", "0", "--max-file-size", "0"];
+        let typed = [zeroes.as_slice(), &["--stream-window", "1"]].concat();
         let ConfigError(mistakes) = config(&typed).unwrap_err();
-        assert_eq!(mistakes.len(), 3, "{mistakes:?}");
+        assert_eq!(mistakes.len(), 4, "{mistakes:?}");
+    }
+
+    #[test]
+    fn an_address_that_is_none_is_answered_with_one() {
+        for typed in [":8080", "8080", "localhost:8080"] {
+            let args = ["server", "--http-addr", typed];
+            let said = Typed::try_parse_from(args).map(|_| ()).unwrap_err().to_string();
+            assert!(said.contains("Write an IP address and a port: 127.0.0.1:8080"), "{said}");
+        }
     }
 }

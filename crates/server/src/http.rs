@@ -16,6 +16,7 @@ mod nearest;
 mod pages;
 mod paging;
 mod params;
+mod preferences;
 mod problems;
 mod reply;
 mod say;
@@ -31,12 +32,13 @@ mod waiting;
 use std::net::SocketAddr;
 
 use axum::Router;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn_with_state, map_response};
 use axum::routing::{get, post};
 use chrono::{DateTime, Utc};
 use filepull_process::Lifecycle;
 use tower_http::catch_panic::CatchPanicLayer;
 
+use crate::config::Setting;
 use crate::records::Records;
 use crate::registry::Registry;
 use crate::store::Store;
@@ -74,7 +76,7 @@ pub struct About {
     /// The data folder as it was given, for "saved server-data/client4/…".
     pub data_dir: String,
     /// The settings in effect, secrets hidden, in the order they are shown.
-    pub settings: Vec<(String, String)>,
+    pub settings: Vec<(&'static str, Setting)>,
 }
 
 /// Everything that operators can ask for.
@@ -98,12 +100,13 @@ pub fn router(app: App) -> Router {
 
 /// Puts around all routes what every request gets, those included that lead nowhere.
 fn framed(routes: Router<App>, app: App) -> Router {
-    routes
+    let framed = routes
         .fallback(frame::no_such_url)
         .method_not_allowed_fallback(frame::method_not_allowed)
         .layer(CatchPanicLayer::custom(frame::panicked))
         .layer(from_fn_with_state(app.clone(), frame::frame))
-        .with_state(app)
+        .with_state(app);
+    Router::new().fallback_service(framed).layer(map_response(frame::render))
 }
 
 /// What has the same URL as a page and, under `/api/v1`, as JSON.

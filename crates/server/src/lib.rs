@@ -9,6 +9,7 @@ pub mod config;
 mod door;
 pub mod grpc;
 pub mod http;
+pub mod readiness;
 pub mod receive;
 pub mod records;
 pub mod registry;
@@ -30,6 +31,7 @@ use tracing::{error, info, warn};
 
 pub use config::{Args, Config};
 use grpc::Gateway;
+use readiness::Readiness;
 use records::Records;
 use registry::{Message, Registry, SessionEnds};
 use room::Room;
@@ -65,7 +67,7 @@ impl Server {
     ///
     /// # Errors
     /// The folder is in use, an address is taken, or the disk failed.
-    pub async fn bind(config: Config) -> anyhow::Result<Self> {
+    pub async fn bind(mut config: Config) -> anyhow::Result<Self> {
         let room = Room::make();
         let store = Store::open(&config.data_dir)?;
         let records = Records::open(&config.data_dir.join(RECORDS_FOLDER)).await?;
@@ -73,6 +75,8 @@ impl Server {
             .with_context(|| format!("listening on HTTP_ADDR={}", config.http_addr))?;
         let grpc = door::listen(config.grpc_addr)
             .with_context(|| format!("listening on GRPC_ADDR={}", config.grpc_addr))?;
+        // What is shown as a setting is where one can connect, also when any port would do.
+        (config.http_addr, config.grpc_addr) = (http.local_addr()?, grpc.local_addr()?);
         let registry = Registry::new(records.clients().await?);
         let (work, lines) = (Lifecycle::new(), Lifecycle::new());
         let transfers = Transfers::start(
@@ -100,6 +104,19 @@ impl Server {
     /// The system does not say.
     pub fn grpc_addr(&self) -> std::io::Result<SocketAddr> {
         self.grpc.local_addr()
+    }
+
+    /// Tells whether pulls can be taken, now and while the server runs.
+    ///
+    /// # Errors
+    /// The address of a listener cannot be read.
+    pub fn readiness(&self) -> std::io::Result<Readiness> {
+        Ok(Readiness {
+            transfers: self.transfers.clone(),
+            registry: self.registry.clone(),
+            store: self.store.clone(),
+            grpc_addr: self.grpc_addr()?,
+        })
     }
 
     /// Free bytes in the data folder.

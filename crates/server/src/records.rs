@@ -8,6 +8,7 @@
 
 mod clients;
 mod fields;
+mod keys;
 mod list;
 mod lock;
 mod schema;
@@ -21,16 +22,21 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
+use filepull_core::digest::Digest;
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::transfer::Transfer;
 use sqlx::sqlite::SqlitePool;
 use tracing::warn;
 
-use crate::client::{ClientRecord, Disconnect, Greeting};
+use crate::client::{ClientRecord, Greeting};
+pub use keys::RequestKey;
 pub use list::{Cursor, Page, StateWord, TransferFilter};
 use lock::Lock;
-use writer::Writer;
+use writer::{Bound, Writer};
+
+/// A key leads to its transfer for so long.
+const KEEP_KEYS: TimeDelta = TimeDelta::hours(24);
 
 /// A handle on the records; cheap to clone.
 #[derive(Clone, Debug)]
@@ -147,6 +153,47 @@ impl Records {
         Ok(())
     }
 
+    /// Makes a new transfer durable together with the key of the request that asked for it.
+    ///
+    /// # Errors
+    /// It may not be durable: the database failed, or is closed.
+    pub async fn save_keyed(
+        &self,
+        transfer: &Transfer,
+        key: &RequestKey,
+    ) -> Result<(), RecordsError> {
+        let save = Bound::new(transfers::SAVE, |statement| transfers::bind(transfer, statement))?;
+        let made_at = transfer.created_at;
+        let [forget, keep] = keys::keep(key, transfer.id, made_at, made_at - KEEP_KEYS)?;
+        self.writer.write_all(vec![save, forget, keep]).await.map(drop)
+    }
+
+    /// Notes that the request with this key found a transfer under way.
+    ///
+    /// # Errors
+    /// It may not be durable.
+    pub async fn keep_key(
+        &self,
+        key: &RequestKey,
+        transfer: TransferId,
+        now: DateTime<Utc>,
+    ) -> Result<(), RecordsError> {
+        let statements = keys::keep(key, transfer, now, now - KEEP_KEYS)?;
+        self.writer.write_all(statements.into()).await.map(drop)
+    }
+
+    /// The transfer that a key led to within the last day, and the digest of that request.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub async fn keyed(
+        &self,
+        key: &str,
+        now: DateTime<Utc>,
+    ) -> Result<Option<(TransferId, Digest)>, RecordsError> {
+        keys::find(&self.readers, key, now - KEEP_KEYS).await
+    }
+
     /// A transfer by its id.
     ///
     /// # Errors
@@ -212,19 +259,12 @@ impl Records {
         clients::read_epoch(&row.ok_or(sqlx::Error::RowNotFound)?)
     }
 
-    /// Notes how a line ended, unless a newer one is open.
+    /// Notes how a line ended, and what its client had by then, unless a newer line is open.
     ///
     /// # Errors
     /// It may not be durable.
-    pub async fn client_left(
-        &self,
-        client: &ClientId,
-        epoch: u64,
-        last_seen_at: DateTime<Utc>,
-        disconnect: &Disconnect,
-    ) -> Result<(), RecordsError> {
-        let bind =
-            |statement| clients::bind_left(client, epoch, last_seen_at, disconnect, statement);
+    pub async fn client_left(&self, left: &ClientRecord) -> Result<(), RecordsError> {
+        let bind = |statement| clients::bind_left(left, statement);
         self.writer.write(clients::LEFT, bind).await.map(drop)
     }
 

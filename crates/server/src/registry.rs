@@ -17,7 +17,7 @@ use filepull_core::problem::{Code, Problem};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
-use crate::client::{ClientRecord, Disconnect, Greeting};
+use crate::client::{ClientRecord, DefaultFile, Disconnect, Greeting};
 pub use session::{Heard, Message, Order, OrderError, Session, SessionEnds};
 use state::{Judgement, State};
 
@@ -159,20 +159,28 @@ impl Registry {
         Ok(())
     }
 
-    /// Removes the line of `epoch`, unless a newer one has replaced it. Was it the current one?
+    /// Removes the line of `epoch`, unless a newer one has replaced it; what is then to be put on
+    /// record.
     pub fn leave(
         &self,
         client: &ClientId,
         epoch: u64,
         last_seen_at: DateTime<Utc>,
         disconnect: &Disconnect,
-    ) -> bool {
+    ) -> Option<ClientRecord> {
         let mut inner = self.lock();
         let left = inner.state.leave(client, epoch, last_seen_at, disconnect);
-        if left && let Some(berth) = inner.berths.get(client) {
+        if left.is_some()
+            && let Some(berth) = inner.berths.get(client)
+        {
             berth.line.send_replace(None);
         }
         left
+    }
+
+    /// Notes what a trigger without a path would send now: the client has just looked.
+    pub fn note_default_file(&self, client: &ClientId, found: DefaultFile) {
+        self.lock().state.note_default_file(client, found);
     }
 
     /// The place of a client, made if nobody has needed it yet.

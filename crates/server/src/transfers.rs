@@ -10,6 +10,7 @@ mod effects;
 mod failed;
 mod finish;
 mod judge;
+mod keys;
 mod life;
 mod open;
 mod pull;
@@ -37,6 +38,7 @@ use crate::store::{self, Store};
 pub use agent::{Answer, Reply, Upload};
 use agent::{Ask, refuse};
 use failed::{records_failed, store_failed};
+use keys::Keys;
 use life::Life;
 use open::Open;
 pub use pull::{Pull, Pulled};
@@ -75,6 +77,7 @@ struct Shared {
     lifecycle: Lifecycle,
     limits: Limits,
     open: Open,
+    keys: Keys,
     /// A permit is taken before the order is sent: it bounds what may be under way at once.
     turns: Arc<Semaphore>,
 }
@@ -125,8 +128,9 @@ impl Transfers {
         let is_wanted = move |name: &str| wanted.contains(name);
         tokio::task::spawn_blocking(move || sweeper.sweep(is_wanted)).await??;
         let turns = Arc::new(Semaphore::new(limits.max_running));
-        let open = Open::default();
-        let shared = Arc::new(Shared { records, registry, store, lifecycle, limits, open, turns });
+        let (open, keys) = (Open::default(), Keys::default());
+        let shared =
+            Arc::new(Shared { records, registry, store, lifecycle, limits, open, keys, turns });
         let transfers = Self { shared };
         for transfer in unfinished {
             let (life, handle) = Life::resume(&transfers.shared, transfer);

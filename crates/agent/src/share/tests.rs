@@ -1,6 +1,8 @@
 //! A till's folder with everything in it that must not be sent.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::net::UnixListener;
 
@@ -110,10 +112,12 @@ fn only_a_regular_file_is_a_file_and_a_pipe_does_not_block() {
     let pipe = till.at("pos/logs/pipe.log");
     rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RWXU).unwrap();
     let _listener = UnixListener::bind(till.at("pos/logs/socket.log")).unwrap();
+    symlink("circle.log", till.at("pos/logs/circle.log")).unwrap();
     for (asked, kind) in [
         ("logs/folder.log", "a directory"),
         ("logs/pipe.log", "a pipe (FIFO)"),
         ("logs/socket.log", "a socket"),
+        ("logs/circle.log", "a link that leads in a circle"),
     ] {
         let detail = format!("{asked} on client4 is {kind}.");
         till.check_refused(LOGS, asked, Code::NotAFile, &detail);
@@ -150,5 +154,44 @@ fn a_file_that_may_not_be_read_is_said_so_with_the_account() {
 fn an_entry_that_climbs_or_is_no_glob_is_refused_and_all_are_named() {
     let error = Shares::new(Path::new("pos/menu.txt"), ["../x", "[", "ok.txt"]).unwrap_err();
     assert_eq!(error.matches("SHARE: ").count(), 2, "{error}");
-    assert!(Shares::new(Path::new("/"), []).is_err());
+}
+
+#[test]
+fn a_default_file_that_cannot_be_named_is_told_by_its_own_setting() {
+    let check = |path: &[u8], said: &str| {
+        let error = Shares::new(Path::new(OsStr::from_bytes(path)), []).unwrap_err();
+        assert!(error.starts_with("FILE_PATH: ") && error.contains(said), "{error}");
+    };
+    check(b"/", "does not name a file");
+    check(b"pos/menu\x07.txt", "control");
+    check(b"pos/men\xfc.txt", "is not UTF-8");
+}
+
+#[test]
+fn a_default_file_that_cannot_be_sent_is_told_in_words_and_with_its_whole_path() {
+    let till = Till::new();
+    fs::create_dir(till.at("folder")).unwrap();
+    symlink("../outside/secret", till.at("pos/out")).unwrap();
+    let check = |file: &str, code: Code, what: &str| {
+        let shares = Shares::new(&till.at(file), []).unwrap();
+        let why = shares.default_file(&ClientId::parse("client4").unwrap()).unwrap_err();
+        let here = what.replace("PATH", till.at(file).to_str().unwrap());
+        assert_eq!(why.here, format!("FILE_PATH: {here}. A pull without a path will fail."));
+        assert_eq!(why.problem.code, code);
+    };
+    check("none/menu.txt", Code::FileMissing, "there is no file at PATH");
+    check("folder", Code::NotAFile, "PATH is a directory");
+    check("pos/out", Code::PathNotShared, "PATH is a link that leads outside its folder");
+    let shares = Shares::new(&till.at("pos/menu.txt"), []).unwrap();
+    let hangs = shares.no_answer(&ClientId::parse("client4").unwrap());
+    assert!(hangs.here.contains("menu.txt cannot be read: the disk does not answer."));
+}
+
+#[test]
+fn the_default_file_is_shown_with_its_whole_path() {
+    let here = std::env::current_dir().unwrap();
+    let path = |file: &str| Shares::new(Path::new(file), []).unwrap().default_path();
+    assert_eq!(path("pos/menu.txt"), here.join("pos/menu.txt"));
+    assert_eq!(path("menu.txt"), here.join("menu.txt"));
+    assert_eq!(path("/pos/menu.txt"), Path::new("/pos/menu.txt"));
 }

@@ -147,6 +147,23 @@ fn survive(step_idx: usize, crash: Crash) {
 }
 
 #[test]
+fn a_cancelled_transfer_keeps_its_file_and_how_far_it_came() {
+    let crash = Crash { after: 0, power_cut: Some(Fate(0)), flip: None };
+    for crash in [None, Some(crash)] {
+        let story = [
+            Step { op: Op::Deliver { n_beats: 4 }, crash: None },
+            Step { op: Op::Checkpoint, crash: None },
+            Step { op: Op::Idle, crash },
+            Step { op: Op::Cancel, crash: None },
+        ];
+        let world = run(8, false, &story);
+        let cancelled = world.records().next().expect("it was asked for");
+        assert!(cancelled.problem().is_some(), "{cancelled:?}");
+        assert!(cancelled.source().is_some() && 0 < cancelled.received(), "{cancelled:?}");
+    }
+}
+
+#[test]
 fn an_upload_that_starts_after_its_own_end_is_refused() {
     let shrink = Mutation { change: Change::Truncate { n_cells: 1 }, trace: Trace::Both };
     let story = [

@@ -177,6 +177,10 @@ fn check_history(before: &Transfer, now: &Transfer) {
     }
     assert!(before.generation <= now.generation, "I6: {before:?} became {now:?}");
     assert!(before.attempt <= now.attempt, "I2: {before:?} became {now:?}");
+    if now.problem().is_some() {
+        let size = now.source().map_or(0, |source| source.size);
+        assert!(now.received() <= size, "more came than there was: {now:?}");
+    }
     let same_generation = before.generation == now.generation;
     if let (Phase::Receiving { checkpoint: before, .. }, Phase::Receiving { checkpoint, .. }) =
         (&before.phase, &now.phase)

@@ -9,7 +9,7 @@ use filepull_core::name::DownloadName;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::receive::{Prefix, ReceiveError, Receiver};
 use filepull_core::source::Source;
-use filepull_core::transfer::{Begin, Effect, Phase, Recovery, SealedFound, Transfer};
+use filepull_core::transfer::{Begin, Effect, Phase, Reached, Recovery, SealedFound, Transfer};
 
 use crate::agent::Order;
 use crate::machine::{Machine, Outcome, Said, Stop, is_partial, partial_name};
@@ -253,8 +253,9 @@ impl Live {
 
     fn fail(&mut self, machine: &mut Machine, code: Code) -> Result<(), Stop> {
         machine.said.push(Said::Lapsed(self.transfer.id));
-        self.receiver = None;
-        let effects = self.transfer.fail(Problem::new(code, "in the model"), NOW);
+        let received = self.receiver.take().map_or(0, |receiver| receiver.received());
+        let reached = Reached { source: self.transfer.source().cloned(), received };
+        let effects = self.transfer.fail(Problem::new(code, "in the model"), reached, NOW);
         machine.perform(&self.transfer, &effects).map(drop)
     }
 

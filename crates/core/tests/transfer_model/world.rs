@@ -2,6 +2,7 @@
 
 use filepull_core::name::DownloadName;
 use filepull_core::source::{Consistency, Source};
+use filepull_core::transfer::Transfer;
 
 use crate::agent::{Client, Lie, Message, Mutation, Upload};
 use crate::disk::Fate;
@@ -98,7 +99,11 @@ impl World {
     }
 
     pub(crate) fn all_are_done(&self) -> bool {
-        self.machine.records.values().all(|transfer| transfer.download().is_some())
+        self.records().all(|transfer| transfer.download().is_some())
+    }
+
+    pub(crate) fn records(&self) -> impl Iterator<Item = &Transfer> {
+        self.machine.records.values()
     }
 
     fn check(&mut self) {

@@ -155,18 +155,16 @@ impl Line {
         let last_seen_at = self.pulse.borrow().at;
         let disconnect = Disconnect { at: Utc::now(), reason, detail };
         let (client, epoch) = (&self.client, self.session.epoch);
-        let was_current = self.gateway.registry.leave(client, epoch, last_seen_at, &disconnect);
+        let left = self.gateway.registry.leave(client, epoch, last_seen_at, &disconnect);
         let level_detail = human::printable(&disconnect.detail, 255);
         info!(
             event = "client.disconnected", %client, %reason, detail = level_detail,
             session = %self.session.id, "client disconnected"
         );
-        if was_current {
-            let records = &self.gateway.records;
-            let left = records.client_left(client, epoch, last_seen_at, &disconnect).await;
-            if let Err(error) = left {
-                warn!(event = "records.failed", %client, %error, "the records failed");
-            }
+        if let Some(left) = left
+            && let Err(error) = self.gateway.records.client_left(&left).await
+        {
+            warn!(event = "records.failed", %client, %error, "the records failed");
         }
     }
 

@@ -6,15 +6,17 @@ use std::time::Duration;
 use chrono::Utc;
 use filepull_core::human;
 use filepull_core::id::{ClientId, TransferId};
+use filepull_core::problem::{Code, Problem};
 use filepull_proto::millis;
 use filepull_proto::v1::server_message::Kind as ToAgent;
 use filepull_proto::v1::{
-    CancelTransfer, Drain, Error, ErrorCode, Hello, Ping, ServerMessage, SessionEnd, StartTransfer,
+    self, CancelTransfer, Drain, Error, ErrorCode, Hello, Ping, ServerMessage, SessionEnd,
+    StartTransfer,
 };
 use tracing::warn;
 use uuid::Uuid;
 
-use crate::client::{Agent, Greeting};
+use crate::client::{Agent, DefaultFile, Greeting};
 use crate::registry::{Message, Order, RefusedLine, SessionEnds};
 
 /// A refused clone waits this long, at least; so does whatever else a person must mend.
@@ -42,10 +44,16 @@ pub(super) fn greeting(hello: Hello, remote_addr: SocketAddr) -> Result<Greeting
         instance,
         agent,
         shares,
-        default_file: hello.default_file.map(Into::into),
+        default_file: default_file(hello.default_file, hello.default_file_error),
         active_transfers: active.collect(),
         remote_addr,
     })
+}
+
+/// An agent that says neither is older than the reason, and knew only that there was no file.
+fn default_file(file: Option<v1::DefaultFile>, error: Option<Error>) -> DefaultFile {
+    let why = || error.map_or(Code::FileMissing, |error| Problem::from(error).code);
+    file.map(Into::into).ok_or_else(why)
 }
 
 pub(super) fn refusal(code: ErrorCode, why: &str, retry_after: Duration) -> Error {

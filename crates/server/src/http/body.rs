@@ -1,14 +1,17 @@
 //! The parameters of a request that may have a body: a form or a JSON object.
 
+use std::fmt;
 use std::time::Duration;
 
-use axum::body::{Body, Bytes, to_bytes};
+use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Request};
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
 use filepull_core::human;
 use filepull_core::problem::Problem;
-use serde_json::{Map, Value};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::Value;
 use tokio::time::timeout;
 
 use super::params::Params;
@@ -30,27 +33,40 @@ impl<S: Sync> FromRequest<S> for Asked {
     async fn from_request(request: Request, _: &S) -> Result<Self, Refusal> {
         let (head, body) = request.into_parts();
         let mut params = Params::from_query(head.uri.query())?;
-        params.merge(parse(&head.headers, &read(body).await?)?)?;
+        let body = read(body).await?;
+        params.merge(parse(&head.headers, &body, example(head.uri.path()))?)?;
         Ok(Self(params))
     }
 }
 
 async fn read(body: Body) -> Result<Bytes, Problem> {
     let hint = "Send the parameters as a form or as a JSON object.";
-    match timeout(READ_LIMIT, to_bytes(body, MAX_LEN)).await {
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(_)) => Err(invalid("The body broke off, or is larger than 64 KiB.", hint)),
+    match timeout(READ_LIMIT, Limited::new(body, MAX_LEN).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            Err(invalid("The body is larger than 64 KiB.", hint))
+        }
+        Ok(Err(_)) => Err(invalid("The body broke off.", hint)),
         Err(_) => Err(invalid("The body did not arrive within 10 s.", hint)),
     }
 }
 
-fn parse(headers: &HeaderMap, body: &Bytes) -> Result<Params, Problem> {
+/// An object that the URL takes: it names the client elsewhere, or calls it by another name.
+fn example(path: &str) -> &'static str {
+    match path.strip_prefix("/trigger") {
+        Some("" | "/") => r#"{"id":"client4"}"#,
+        Some(_) => r#"{"queue":"24h"}"#,
+        None => r#"{"client":"client4"}"#,
+    }
+}
+
+fn parse(headers: &HeaderMap, body: &Bytes, example: &str) -> Result<Params, Problem> {
     let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let media_type = media_type.and_then(|value| value.split(';').next()).unwrap_or_default();
     let looks_like_json = body.trim_ascii_start().starts_with(b"{");
     match media_type.trim().to_ascii_lowercase().as_str() {
         _ if body.is_empty() => Ok(Params::default()),
-        "application/json" => from_json(body),
+        "application/json" => from_json(body, example),
         // What `curl -d '{…}'` says unless it is told otherwise.
         "application/x-www-form-urlencoded" if !looks_like_json => from_form(body),
         _ => {
@@ -66,20 +82,49 @@ fn from_form(body: &[u8]) -> Result<Params, Problem> {
     Params::from_query(Some(text.trim_end()))
 }
 
-fn from_json(body: &[u8]) -> Result<Params, Problem> {
-    let object: Map<String, Value> = serde_json::from_slice(body).map_err(|error| {
-        invalid(
-            format!("The body is not a JSON object: {error}."),
-            "For example: {\"client\":\"client4\"}",
-        )
+fn from_json(body: &[u8], example: &str) -> Result<Params, Problem> {
+    let Fields(fields) = serde_json::from_slice(body).map_err(|error| {
+        let detail = format!("The body is not a JSON object: {error}.");
+        invalid(detail, format!("For example: {example}"))
     })?;
-    let mut params = Params::default();
-    for (name, value) in object {
-        if let Some(value) = plain(&name, value)? {
+    let (mut params, mut seen) = (Params::default(), Params::default());
+    for (name, value) in fields {
+        let value = plain(&name, value)?;
+        // A field that is as if left out counts too: given again, it is a contradiction.
+        seen.add(name.clone(), String::new())?;
+        if let Some(value) = value {
             params.add(name, value)?;
         }
     }
     Ok(params)
+}
+
+/// The fields of an object as they stand there, those too that come twice: a map would keep the
+/// last of them and say nothing.
+struct Fields(Vec<(String, Value)>);
+
+impl<'de> Deserialize<'de> for Fields {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+
+        impl<'de> Visitor<'de> for Object {
+            type Value = Fields;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Fields, M::Error> {
+                let mut fields = Vec::new();
+                while let Some(field) = map.next_entry()? {
+                    fields.push(field);
+                }
+                Ok(Fields(fields))
+            }
+        }
+
+        deserializer.deserialize_map(Object)
+    }
 }
 
 /// A JSON value as it would stand in a query; `null` and `false` are as if left out.
@@ -103,7 +148,8 @@ mod tests {
     fn parsed(media_type: &'static str, body: &'static str) -> Result<Params, String> {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, media_type.parse().unwrap());
-        parse(&headers, &Bytes::from_static(body.as_bytes())).map_err(|problem| problem.detail)
+        parse(&headers, &Bytes::from_static(body.as_bytes()), "{}")
+            .map_err(|problem| problem.detail)
     }
 
     #[test]
@@ -123,6 +169,9 @@ mod tests {
         check("application/json", r#"{"path": ["a"]}"#, "The field \"path\" is not plain text.");
         check("application/json", "{\"id\": ", "The body is not a JSON object: EOF");
         check("application/json", "[1]", "The body is not a JSON object: invalid type");
+        let twice = "The parameter \"id\" is given twice.";
+        check("application/json", r#"{"id": "a", "id": "b"}"#, twice);
+        check("application/json", r#"{"id": null, "id": "b"}"#, twice);
         check("application/x-www-form-urlencoded", "{\"id\": 1}", "The body is neither a form");
         check("text/plain", "id=client4", "The body is neither a form");
         assert_eq!(parsed("text/plain", ""), Ok(Params::default()));

@@ -9,6 +9,7 @@ mod opened;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Request, State};
+use axum::http::header::CONTENT_RANGE;
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use filepull_core::id::ClientId;
@@ -61,7 +62,7 @@ pub(super) async fn of_transfer(
     let view = app.transfers.find(id).await?;
     match &view.transfer.phase {
         Phase::Done(_) => file(&app, &caller, &view.transfer, request).await,
-        Phase::Failed(problem) | Phase::Cancelled(problem) => Err(problem.clone().into()),
+        Phase::Failed(ended) | Phase::Cancelled(ended) => Err(ended.problem.clone().into()),
         Phase::Queued | Phase::Receiving { .. } | Phase::Sealed(_) => {
             let progress = say::progress(&view).unwrap_or_else(|| "nothing is here yet".to_owned());
             let detail = format!("The transfer is not finished: {progress}.");
@@ -81,7 +82,7 @@ async fn file(
     let opened = open(app, transfer, download).await?;
     let (mut head, _) = request.into_parts();
     let etag = headers::etag(download);
-    let mut response = match conditions::judge(&mut head.headers, &etag) {
+    let mut response = match conditions::judge(&head.method, &mut head.headers, &etag) {
         Verdict::NotModified => StatusCode::NOT_MODIFIED.into_response(),
         Verdict::PreconditionFailed => StatusCode::PRECONDITION_FAILED.into_response(),
         Verdict::Serve => {
@@ -95,12 +96,33 @@ async fn file(
     if response.status().is_server_error() {
         return Err(unreadable("it was open and could not be read").into());
     }
+    if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
+        return Ok(no_such_range(download));
+    }
     if head.method == Method::GET && response.status().is_success() {
         let (id, requested_by) = (transfer.id, caller.name());
-        info!(event = "download.served", transfer = %id, client = %transfer.client, requested_by);
+        info!(
+            event = "download.served", transfer = %id, client = %transfer.client, requested_by,
+            "download served"
+        );
     }
     headers::describe(response.headers_mut(), transfer, download);
     Ok(response)
+}
+
+/// Is the download still there as it arrived? One that cannot be looked at now counts as there.
+pub(super) async fn is_stored(app: &App, transfer: &Transfer) -> bool {
+    let Some(download) = transfer.download() else { return false };
+    let gone = |problem: Problem| problem.code == Code::DownloadDeleted;
+    !open(app, transfer, download).await.is_err_and(gone)
+}
+
+fn no_such_range(download: &Download) -> Response {
+    let size = download.size;
+    let detail =
+        format!("The file has {size} bytes; the range that was asked for has none of them.");
+    let refusal = Refusal::from(Problem::new(Code::RangeNotSatisfiable, detail));
+    ([(CONTENT_RANGE, format!("bytes */{size}"))], refusal).into_response()
 }
 
 /// Opens a download without following links. One that has another size was changed by somebody

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::header::{CACHE_CONTROL, HeaderName};
+use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, HeaderName};
 use axum::http::{HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -20,7 +20,7 @@ use super::reply::Refusal;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Numbers a request, renders the problem it ended with, and logs it.
+/// Numbers a request and logs it.
 pub(super) async fn frame(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
     let caller = Caller::of(&request, app.about.http_addr);
@@ -32,19 +32,32 @@ pub(super) async fn frame(State(app): State<App>, mut request: Request, next: Ne
         }
         Err(problem) => Refusal::from(problem).into_response(),
     };
-    if let Some(refusal) = response.extensions_mut().remove::<Refusal>() {
-        // A handler may have said more in headers, such as `Allow`.
-        let headers = std::mem::take(response.headers_mut());
-        response = refusal.render(&caller);
-        response.headers_mut().extend(headers);
-    }
     let headers = response.headers_mut();
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     if let Ok(request_id) = HeaderValue::from_str(&caller.request_id.to_string()) {
         headers.insert(REQUEST_ID, request_id);
     }
     line.log(response.status(), started);
+    response.extensions_mut().insert(caller);
     response
+}
+
+/// Renders the problem that a request ended with. Around the router, which adds `Allow` to what
+/// comes out of its routes.
+pub(super) async fn render(mut response: Response) -> Response {
+    let extensions = response.extensions_mut();
+    let (caller, refusal) = (extensions.remove::<Caller>(), extensions.remove::<Refusal>());
+    let (Some(caller), Some(refusal)) = (caller, refusal) else { return response };
+    let mut headers = std::mem::take(response.headers_mut());
+    // That of the empty body.
+    headers.remove(CONTENT_LENGTH);
+    let allowed = headers.get(ALLOW).and_then(|allowed| allowed.to_str().ok());
+    let mut rendered = match allowed {
+        Some(allowed) => refusal.naming_methods(allowed).render(&caller),
+        None => refusal.render(&caller),
+    };
+    rendered.headers_mut().extend(headers);
+    rendered
 }
 
 /// What the log says of a request: never its URL, which may hold anything.
@@ -65,9 +78,15 @@ impl Line {
         let route = route.as_ref().map_or("none", MatchedPath::as_str);
         let (duration_seconds, status) = (started.elapsed().as_secs_f64(), status.as_u16());
         if status < 500 {
-            debug!(event = "http.request", %method, route, status, duration_seconds, %request_id);
+            debug!(
+                event = "http.request", %method, route, status, duration_seconds, %request_id,
+                "request answered"
+            );
         } else {
-            info!(event = "http.request", %method, route, status, duration_seconds, %request_id);
+            info!(
+                event = "http.request", %method, route, status, duration_seconds, %request_id,
+                "request answered"
+            );
         }
     }
 }

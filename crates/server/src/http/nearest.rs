@@ -42,8 +42,12 @@ pub(super) fn nearest_path(found: &str) -> Option<String> {
     // Longer ones are not typing errors, and the comparison is quadratic.
     let plain = found.len() <= 200 && found.bytes().all(|b| b.is_ascii_graphic());
     let found = found.trim_end_matches('/');
-    let candidates: Vec<String> =
-        PATHS.iter().filter(|_| plain).filter_map(|path| fill(path, found)).collect();
+    let candidates: Vec<String> = PATHS
+        .iter()
+        .filter(|_| plain)
+        .filter_map(|path| fill(path, found))
+        .filter(|path| is_like_part_by_part(found, path))
+        .collect();
     nearest(found, candidates.iter().map(String::as_str)).map(str::to_owned)
 }
 
@@ -53,6 +57,12 @@ fn fill(path: &str, found: &str) -> Option<String> {
     let parts = path.split('/').zip(found.split('/'));
     let filled = parts.map(|(part, found)| if part == "{}" { found } else { part });
     same_len.then(|| filled.collect::<Vec<_>>().join("/"))
+}
+
+/// Long parts that are equal must not outweigh one that is another word.
+fn is_like_part_by_part(found: &str, path: &str) -> bool {
+    let mut parts = found.split('/').zip(path.split('/'));
+    parts.all(|(found, part)| found == part || LIKE_ENOUGH < likeness(found, part))
 }
 
 fn likeness(a: &str, b: &str) -> f64 {
@@ -83,6 +93,8 @@ mod tests {
         check("/client/client4", Some("/clients/client4"));
         check("/triger/client4", Some("/trigger/client4"));
         check("/api/v1/transfer", Some("/api/v1/transfers"));
+        check("/api/v1/nope", None);
+        check("/api/v1/sever", Some("/api/v1/server"));
         check("/favicon.ico", None);
         check("/wp-admin/setup.php", None);
         check("/clients/../../etc/passwd", None);

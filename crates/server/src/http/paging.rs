@@ -53,6 +53,16 @@ pub(super) fn limit(params: &Params) -> Result<u32, Problem> {
     limit.ok_or_else(bad)
 }
 
+/// Where the page begins, if not at the start: read from what an earlier page gave away.
+pub(super) fn cursor<'a, T>(
+    params: &'a Params,
+    read: impl Fn(&'a str) -> Option<T>,
+) -> Result<Option<T>, Problem> {
+    let Some(text) = params.get("cursor") else { return Ok(None) };
+    let bad = || invalid("cursor: this is not a cursor.", "Take next_cursor from the page before.");
+    read(text).map(Some).ok_or_else(bad)
+}
+
 #[derive(Debug, Serialize)]
 struct PageJson<'a, J> {
     items: Vec<J>,

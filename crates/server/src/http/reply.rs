@@ -1,5 +1,7 @@
 //! Answers: plain text, indented JSON, and problems (RFC 9457).
 
+use std::borrow::Cow;
+
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -68,15 +70,18 @@ impl Refusal {
         self
     }
 
+    /// Says which methods would do.
+    pub(super) fn naming_methods(mut self, allowed: &str) -> Self {
+        let allowed: Vec<&str> = allowed.split(',').map(str::trim).collect();
+        self.problem.hint = format!("Use {}.", allowed.join(" or "));
+        self
+    }
+
     /// The answer for this caller.
     pub(super) fn render(&self, caller: &Caller) -> Response {
         let code = self.problem.code;
         let status = status(code);
-        let problem = Problem {
-            // The catalogue does not know under which name the caller reaches this server.
-            hint: self.problem.hint.replace("localhost:8080", &caller.host),
-            ..self.problem.clone()
-        };
+        let problem = addressed(&self.problem, &caller.host);
         let mut response = match caller.format {
             Format::Text => text(status, in_words(&problem)),
             Format::Json => {
@@ -108,6 +113,12 @@ impl IntoResponse for Refusal {
     }
 }
 
+/// The problem with commands that reach this server as `host`: neither the catalogue nor the
+/// records know the name that the caller uses.
+pub(super) fn addressed(problem: &Problem, host: &str) -> Problem {
+    Problem { hint: problem.hint.replace("localhost:8080", host), ..problem.clone() }
+}
+
 /// What happened, and on the next line what to do.
 pub(super) fn in_words(problem: &Problem) -> String {
     // An agent had a hand in some of these texts.
@@ -133,7 +144,7 @@ pub(super) struct ProblemJson<'a> {
     title: &'static str,
     status: u16,
     detail: &'a str,
-    hint: &'a str,
+    hint: Cow<'a, str>,
     #[serde(flatten)]
     members: Option<&'a Map<String, Value>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -141,6 +152,11 @@ pub(super) struct ProblemJson<'a> {
 }
 
 impl<'a> ProblemJson<'a> {
+    /// The same with commands that reach this server as `host`.
+    pub(super) fn addressed(problem: &'a Problem, host: &str) -> Self {
+        Self { hint: Cow::Owned(addressed(problem, host).hint), ..Self::from(problem) }
+    }
+
     fn new(problem: &'a Problem, members: &'a Map<String, Value>) -> Self {
         Self { members: Some(members), ..Self::from(problem) }
     }
@@ -155,7 +171,7 @@ impl<'a> From<&'a Problem> for ProblemJson<'a> {
             title: code.title(),
             status: code.status(),
             detail: &problem.detail,
-            hint: &problem.hint,
+            hint: Cow::Borrowed(&problem.hint),
             members: None,
             request_id: None,
         }

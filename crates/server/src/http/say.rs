@@ -34,6 +34,12 @@ pub(super) fn waits(view: &View, waiting_for: WaitingFor, place: Option<usize>) 
     match (waiting_for, place) {
         (WaitingFor::Turn, Some(place)) => format!("{client} is number {place} in line"),
         (WaitingFor::Turn, None) => format!("{client} is in line"),
+        (WaitingFor::OtherFile, None | Some(1)) => {
+            format!("{client} sends another file first; this is next")
+        }
+        (WaitingFor::OtherFile, Some(place)) => {
+            format!("{client} sends other files first; this is number {place} in its line")
+        }
         (WaitingFor::Client, _) => {
             let begun = 0 < view.bytes_done;
             let next = if begun { "the transfer goes on" } else { "the pull starts" };
@@ -45,15 +51,26 @@ pub(super) fn waits(view: &View, waiting_for: WaitingFor, place: Option<usize>) 
 
 /// `Done: client4 sent menu.txt, 100.0 MiB in 19.8 s (5.1 MiB/s).` and where it is.
 pub(super) fn done(view: &View, download: &Download, data_dir: &str) -> String {
-    let transfer = &view.transfer;
-    let (client, source) = (&transfer.client, name(&download.source.name));
+    let (sent, saved) = (sent(view, download), saved_path(view, download, data_dir));
+    let digest = download.digest;
+    format!("Done: {sent}.\n  saved   {saved}\n  sha256  {digest}\n")
+}
+
+/// The same of a download that somebody has removed since.
+pub(super) fn done_and_gone(view: &View, download: &Download, data_dir: &str) -> String {
+    let (sent, saved) = (sent(view, download), saved_path(view, download, data_dir));
+    let digest = download.digest;
+    format!("Done: {sent}. The file is no longer stored.\n  was     {saved}\n  sha256  {digest}\n")
+}
+
+/// `client4 sent menu.txt, 100.0 MiB in 19.8 s (5.1 MiB/s)`
+fn sent(view: &View, download: &Download) -> String {
+    let (client, source) = (&view.transfer.client, name(&download.source.name));
     let amount = match download.size {
         0 => "which is empty (0 B)".to_owned(),
         size => format!("{} in {}", human::size(size), took(view, size)),
     };
-    let saved = saved_path(view, download, data_dir);
-    let digest = download.digest;
-    format!("Done: {client} sent {source}, {amount}.\n  saved   {saved}\n  sha256  {digest}\n")
+    format!("{client} sent {source}, {amount}")
 }
 
 /// Where a download lies, beginning with the data folder as the operator gave it.
@@ -66,21 +83,19 @@ fn took(view: &View, size: u64) -> String {
     let transfer = &view.transfer;
     let (started, finished) = (transfer.started_at, transfer.finished_at);
     let time = started.zip(finished).and_then(|(from, to)| (to - from).to_std().ok());
-    match time {
-        None => "an unknown time".to_owned(),
-        // A rate of so short a time would say nothing about the line.
-        Some(time) if time.as_millis() < 50 => "under 0.1 s".to_owned(),
-        Some(time) => {
-            let rate = u128::from(size) * 1000 / time.as_millis();
-            let rate = human::rate(u64::try_from(rate).unwrap_or(u64::MAX));
-            format!("{} ({rate})", human::took(time))
-        }
-    }
+    time.map_or("an unknown time".to_owned(), |time| human::took_for(time, size))
 }
 
 /// A file's name as its client has it, fit for a terminal.
 pub(super) fn name(name: &str) -> String {
     human::printable(name, 200)
+}
+
+/// The same in a table, where one long name would push all other columns away.
+pub(super) fn short(text: &str) -> String {
+    const WIDTH: usize = 40;
+    let fits = text.chars().nth(WIDTH).is_none();
+    if fits { name(text) } else { format!("{}...", human::printable(text, WIDTH - 3)) }
 }
 
 /// `2025-06-13 14:23 UTC`.
@@ -101,4 +116,16 @@ pub(super) fn ago(time: DateTime<Utc>, now: DateTime<Utc>) -> String {
 /// `1 transfer is`, `2 transfers are`.
 pub(super) fn count(n: usize, one: &str, more: &str) -> String {
     format!("{n} {}", if n == 1 { one } else { more })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_name_is_cut_where_others_stand_beside_it() {
+        assert_eq!(short("menu.txt"), "menu.txt");
+        assert_eq!(short(&"x".repeat(40)), "x".repeat(40));
+        assert_eq!(short(&"x".repeat(208)), format!("{}...", "x".repeat(37)));
+    }
 }

@@ -1,18 +1,20 @@
 //! `/server`: what this server is, has and may use.
 
+use std::collections::BTreeMap;
+
 use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
 use chrono::Utc;
 use filepull_core::human;
 use serde::Serialize;
-use serde_json::{Map, Value};
 use tokio::task::spawn_blocking;
 
 use super::caller::Caller;
 use super::reply::{self, time};
 use super::table::table;
 use super::{About, App};
+use crate::config::Setting;
 use crate::transfers::{Counts, Limits};
 
 /// What was found out when somebody asked.
@@ -55,7 +57,8 @@ fn words(about: &About, now: &Now) -> String {
         ["disk".to_owned(), format!("{}  {free} free, {min_free} must stay free", about.data_dir)],
         [String::new(), String::new()],
     ];
-    rows.extend(about.settings.iter().map(|(name, value)| [name.clone(), value.clone()]));
+    let settings = about.settings.iter();
+    rows.extend(settings.map(|(name, value)| [(*name).to_owned(), value.in_words()]));
     table(&rows)
 }
 
@@ -70,7 +73,7 @@ struct ServerJson<'a> {
     transfers: TransfersJson,
     disk: DiskJson<'a>,
     limits: LimitsJson,
-    settings: Map<String, Value>,
+    settings: BTreeMap<&'static str, &'a Setting>,
 }
 
 #[derive(Debug, Serialize)]
@@ -103,7 +106,6 @@ struct LimitsJson {
 
 impl<'a> ServerJson<'a> {
     fn new(about: &'a About, now: &Now) -> Self {
-        let settings = about.settings.iter().cloned();
         let (limits, (online, known)) = (&now.limits, now.clients);
         Self {
             version: about.version,
@@ -125,7 +127,7 @@ impl<'a> ServerJson<'a> {
                 stall_timeout_seconds: limits.stall_timeout.as_secs(),
                 resume_within_seconds: limits.resume_within.as_secs(),
             },
-            settings: settings.map(|(name, value)| (name, Value::String(value))).collect(),
+            settings: about.settings.iter().map(|(name, value)| (*name, value)).collect(),
         }
     }
 }

@@ -6,7 +6,7 @@ use axum::routing::get;
 use chrono::Utc;
 use filepull_core::id::TransferId;
 use filepull_core::problem::{Code, Problem};
-use filepull_core::transfer::Transfer;
+use filepull_core::transfer::{Reached, Transfer};
 use serde_json::Value;
 use tower::ServiceExt as _;
 
@@ -15,6 +15,7 @@ use bed::{Bed, client4};
 
 mod bed;
 mod files;
+mod headers;
 
 #[tokio::test]
 async fn every_trigger_that_cannot_start_says_why_and_what_to_do() {
@@ -45,6 +46,8 @@ async fn every_trigger_that_cannot_start_says_why_and_what_to_do() {
     );
     let hint = "\npull when it returns: curl \"pull:80/trigger?id=client4&queue=24h\"\n";
     assert!(offline.body.ends_with(hint), "{}", offline.body);
+    let page = bed.get("/clients/client4").await.body;
+    assert!(page.contains("curl \"pull:80/trigger?id=client4&queue=24h\""), "{page}");
     assert_eq!(bed.n_transfers().await, 0);
 }
 
@@ -56,6 +59,8 @@ async fn head_and_other_methods_start_nothing() {
             let answered = bed.ask(method.clone(), url).await;
             assert_eq!(answered.status, StatusCode::METHOD_NOT_ALLOWED, "{method} {url}");
             assert_eq!(answered.header("allow"), "GET, POST", "{method} {url}");
+            let hint = if method == Method::HEAD { "" } else { "\nUse GET or POST.\n" };
+            assert!(answered.body.ends_with(hint), "{}", answered.body);
         }
     }
     assert_eq!(bed.n_transfers().await, 0);
@@ -78,6 +83,9 @@ async fn a_queued_pull_is_accepted_once_and_joined_after() {
     let third = bed.send(json.body(body).unwrap()).await;
     assert_eq!(third.status, StatusCode::OK);
     assert_eq!((&third.json()["joined"], third.header("location")), (&Value::Bool(true), &*url));
+    let id = url.rsplit('/').next().unwrap();
+    let client = bed.get("/clients/client4").await.body;
+    assert!(client.contains(&format!("\ncurrent  waiting  pull:80/transfers/{id}\n")), "{client}");
     let listed = bed.get("/api/v1/transfers?state=waiting").await.json();
     assert_eq!(
         (&listed["total"], &listed["items"][0]["waiting_for"]),
@@ -129,6 +137,7 @@ async fn whatever_is_typed_is_answered_and_never_breaks_the_server() {
     check(Method::GET, "/api/v1/clients/client4/file", 404, "transfer-unknown").await;
     check(Method::GET, "/api/v1/clients?q=%ff", 400, "invalid-request").await;
     check(Method::GET, "/api/v1/clients?limit=0", 400, "invalid-request").await;
+    check(Method::GET, "/api/v1/clients?cursor=zzz", 400, "invalid-request").await;
     check(Method::GET, "/api/v1/transfers?state=don", 400, "invalid-request").await;
     check(Method::GET, "/api/v1/transfers?cursor=x", 400, "invalid-request").await;
     check(Method::GET, "/api/v1/transfers/latest", 400, "invalid-request").await;
@@ -138,8 +147,32 @@ async fn whatever_is_typed_is_answered_and_never_breaks_the_server() {
     check(Method::GET, &format!("/api/v1/transfers/{id}"), 404, "transfer-unknown").await;
     let answered = bed.ask(Method::DELETE, "/clients").await;
     assert_eq!(answered.header("allow"), "GET,HEAD");
+    assert_eq!(answered.body, "/clients does not take DELETE.\nUse GET or HEAD.\n");
     let answered = bed.get("/client/client4").await;
     assert!(answered.body.contains("Did you mean /clients/client4?"), "{}", answered.body);
+}
+
+#[tokio::test]
+async fn a_bad_body_is_told_what_is_wrong_and_what_a_good_one_is() {
+    let bed = Bed::start().await;
+    let check = async |url: &str, body: String, detail: &str, hint: &str| {
+        let json = Request::post(url).header("content-type", "application/json");
+        let json = json.header("accept", "application/json").body(Body::from(body)).unwrap();
+        let answered = bed.send(json).await;
+        assert_eq!(answered.status, StatusCode::BAD_REQUEST, "{url}");
+        let problem = answered.json();
+        assert!(problem["detail"].as_str().unwrap().starts_with(detail), "{}", answered.body);
+        assert_eq!(problem["hint"], hint, "{url}");
+    };
+    let broken = "The body is not a JSON object: EOF";
+    let example = "For example: {\"id\":\"client4\"}";
+    check("/trigger", "{\"id\":".to_owned(), broken, example).await;
+    let example = "For example: {\"queue\":\"24h\"}";
+    check("/trigger/client4", "{\"id\":".to_owned(), broken, example).await;
+    let example = "For example: {\"client\":\"client4\"}";
+    check("/api/v1/transfers", "{\"id\":".to_owned(), broken, example).await;
+    let hint = "Send the parameters as a form or as a JSON object.";
+    check("/trigger", " ".repeat(65 * 1024), "The body is larger than 64 KiB.", hint).await;
 }
 
 #[tokio::test]
@@ -166,11 +199,23 @@ async fn every_page_has_a_text_and_a_json_form() {
 }
 
 #[tokio::test]
+async fn the_last_line_of_a_list_speaks_of_what_is_listed() {
+    let bed = Bed::start().await;
+    bed.stored().await;
+    bed.get("/trigger?id=client4&queue").await;
+    let last_line = async |url| bed.get(url).await.body.lines().last().unwrap().to_owned();
+    let all = last_line("/transfers").await;
+    assert_eq!(all, "2 of 2 transfers; 0 running, 1 waiting.");
+    let some = last_line("/transfers?client=client4&state=done").await;
+    assert_eq!(some, "1 of 1 transfers that match.");
+}
+
+#[tokio::test]
 async fn a_transfer_that_failed_is_told_with_its_own_problem() {
     let bed = Bed::start().await;
     let mut transfer = Transfer::new(client4(), None, "test".to_owned(), Utc::now());
     let problem = Problem::new(Code::FileMissing, "client4 has no file.");
-    transfer.fail(problem, Utc::now());
+    transfer.fail(problem, Reached::default(), Utc::now());
     bed.app.records.save(&transfer).await.unwrap();
     let url = format!("/api/v1/transfers/{}", transfer.id);
     let shown = bed.get(&url).await;

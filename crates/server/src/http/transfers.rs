@@ -7,8 +7,8 @@ mod words;
 use axum::Extension;
 use axum::extract::{RawQuery, State};
 use axum::http::header::LOCATION;
-use axum::http::{HeaderValue, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::Response;
 use chrono::Utc;
 use filepull_core::id::TransferId;
 
@@ -17,9 +17,11 @@ use super::body::Asked;
 use super::caller::Caller;
 use super::ids::TransferIn;
 use super::params::Params;
+use super::preferences::{Applied, idempotency_key};
 use super::reply::{self, Refusal};
 use super::trigger::{self, Order};
-use super::{paging, waiting};
+use super::{files, paging, waiting};
+use crate::transfers::Pull;
 pub(super) use json::{FileJson, TransferJson};
 
 /// The fields of a pull in its machine form, and `wait`.
@@ -30,22 +32,29 @@ const PULL: &[&str] = &["client", "path", "queue", "fresh", "wait"];
 pub(super) async fn create(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
-    Asked(params): Asked,
+    headers: HeaderMap,
+    Asked(mut params): Asked,
 ) -> Result<Response, Refusal> {
+    let applied = Applied::follow(&headers, &mut params);
     if params.get("client").is_none_or(str::is_empty) {
         params.only(PULL)?;
         return Err(trigger::which_client(&app, "Add \"client\" to the JSON body.").into());
     }
     let order = Order::parse(&params, "client", PULL)?;
     let explain = |problem| trigger::explain_for_api(&app, &order, problem);
-    let pulled = app.transfers.pull(order.pull(&caller)).await.map_err(explain)?;
+    let pull = Pull { key: idempotency_key(&headers)?, ..order.pull(&caller) };
+    let pulled = app.transfers.pull(pull).await.map_err(explain)?;
     let view = match order.wait {
         Some(limit) => app.watch(pulled.view, limit, |view| view.transfer.is_final()).await,
         None => pulled.view.borrow().clone(),
     };
-    let resource = TransferJson::new(&view, &app.about.data_dir).joined(pulled.joined);
+    let resource =
+        TransferJson::new(&view, &app.about.data_dir, &caller.host).joined(pulled.joined);
     let status = if pulled.joined { StatusCode::OK } else { StatusCode::CREATED };
-    Ok(([(LOCATION, url(pulled.id))], reply::json(status, &resource)).into_response())
+    let mut response = reply::json(status, &resource);
+    response.headers_mut().insert(LOCATION, url(pulled.id));
+    applied.tell(&mut response);
+    Ok(response)
 }
 
 /// `/transfers` and `GET /api/v1/transfers`
@@ -58,9 +67,11 @@ pub(super) async fn list(
     let now = Utc::now();
     let page = list::fetch(&app, &params, now).await?;
     let page = page.map(|view| (app.transfers.place_in_line(view.transfer.id), view));
-    let words = || words::list(&page, now, &app.transfers.counts());
+    // How many run at all is no news about those that were asked for.
+    let counts = (!list::is_narrowed(&params)).then(|| app.transfers.counts());
+    let words = || words::list(&page, now, counts);
     Ok(paging::answer(&caller, "transfers", &params, &page, words, |(_, view)| {
-        TransferJson::new(view, &app.about.data_dir)
+        TransferJson::new(view, &app.about.data_dir, &caller.host)
     }))
 }
 
@@ -70,17 +81,22 @@ pub(super) async fn show(
     Extension(caller): Extension<Caller>,
     TransferIn(id): TransferIn,
     RawQuery(query): RawQuery,
+    headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let params = Params::from_query(query.as_deref())?;
+    let mut params = Params::from_query(query.as_deref())?;
+    let applied = Applied::follow(&headers, &mut params);
     params.only(&["wait"])?;
     let view = app.find(id, waiting::asked(&params)?).await?;
     let data_dir = &app.about.data_dir;
     let place = app.transfers.place_in_line(id);
-    Ok(reply::page(
+    let stored = files::is_stored(&app, &view.transfer).await;
+    let mut response = reply::page(
         &caller,
-        || words::one(&view, place, data_dir, &caller.host),
-        || TransferJson::new(&view, data_dir),
-    ))
+        || words::one(&view, place, stored, data_dir, &caller.host),
+        || TransferJson::new(&view, data_dir, &caller.host),
+    );
+    applied.tell(&mut response);
+    Ok(response)
 }
 
 /// `POST /api/v1/transfers/ID/cancel`. May be repeated.
@@ -90,7 +106,7 @@ pub(super) async fn cancel(
     TransferIn(id): TransferIn,
 ) -> Result<Response, Refusal> {
     let view = app.transfers.cancel(id, &caller.name()).await?;
-    Ok(reply::json(StatusCode::OK, &TransferJson::new(&view, &app.about.data_dir)))
+    Ok(reply::json(StatusCode::OK, &TransferJson::new(&view, &app.about.data_dir, &caller.host)))
 }
 
 /// Where the transfer can be looked at.

@@ -10,7 +10,7 @@ use axum::Extension;
 use axum::extract::State;
 use axum::handler::Handler;
 use axum::http::header::{ALLOW, LOCATION};
-use axum::http::{HeaderValue, Method, StatusCode, Uri};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
 use chrono::Utc;
@@ -20,6 +20,7 @@ use super::App;
 use super::body::Asked;
 use super::caller::{Caller, Format};
 use super::ids::TextIn;
+use super::preferences::Applied;
 use super::reply::{self, Refusal};
 use super::transfers::{TransferJson, url};
 use crate::transfers::{Pulled, View};
@@ -51,13 +52,15 @@ async fn refuse_method(method: Method, uri: Uri) -> Response {
 pub(super) async fn by_parameter(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
-    Asked(params): Asked,
+    headers: HeaderMap,
+    Asked(mut params): Asked,
 ) -> Result<Response, Refusal> {
+    let applied = Applied::follow(&headers, &mut params);
     if params.get("id").is_none_or(str::is_empty) {
         params.only(order::TRIGGER)?;
         return Err(which_client(&app, "Add ?id=…").into());
     }
-    pull(&app, &caller, Order::parse(&params, "id", order::TRIGGER)?).await
+    pull(&app, &caller, Order::parse(&params, "id", order::TRIGGER)?, applied).await
 }
 
 /// `/trigger/client4`, for shells in which `?` needs quotes.
@@ -65,13 +68,20 @@ pub(super) async fn by_path(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     TextIn(id): TextIn,
+    headers: HeaderMap,
     Asked(mut params): Asked,
 ) -> Result<Response, Refusal> {
+    let applied = Applied::follow(&headers, &mut params);
     params.add("id".to_owned(), id)?;
-    pull(&app, &caller, Order::parse(&params, "id", order::TRIGGER)?).await
+    pull(&app, &caller, Order::parse(&params, "id", order::TRIGGER)?, applied).await
 }
 
-async fn pull(app: &App, caller: &Caller, order: Order) -> Result<Response, Refusal> {
+async fn pull(
+    app: &App,
+    caller: &Caller,
+    order: Order,
+    applied: Applied,
+) -> Result<Response, Refusal> {
     let asked_at = Instant::now();
     let pull = order.pull(caller);
     let explain = |problem| hints::explain_for_curl(app, caller, &order, problem);
@@ -85,6 +95,7 @@ async fn pull(app: &App, caller: &Caller, order: Order) -> Result<Response, Refu
     if response.status() == StatusCode::ACCEPTED {
         response.headers_mut().insert(LOCATION, url(pulled.id));
     }
+    applied.tell(&mut response);
     Ok(response)
 }
 
@@ -110,7 +121,8 @@ fn answered(
     Ok(match caller.format {
         Format::Text => reply::text(status, words),
         Format::Json => {
-            let resource = TransferJson::new(view, &app.about.data_dir).joined(pulled.joined);
+            let resource =
+                TransferJson::new(view, &app.about.data_dir, &caller.host).joined(pulled.joined);
             reply::json(status, &resource)
         }
     })

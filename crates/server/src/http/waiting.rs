@@ -14,7 +14,7 @@ use crate::transfers::View;
 /// Proxies cut a silent answer at 60 s: `wait` alone ends before.
 const BARE_WAIT: Duration = Duration::from_secs(50);
 
-const MAX_WAIT: Duration = Duration::from_mins(10);
+pub(super) const MAX_WAIT: Duration = Duration::from_mins(10);
 
 /// How long the caller wants to wait for the end of a transfer.
 pub(super) fn asked(params: &Params) -> Result<Option<Duration>, Problem> {

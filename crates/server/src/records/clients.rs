@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use filepull_core::id::ClientId;
+use filepull_core::problem::Code;
 use sqlx::SqliteConnection;
 use sqlx::sqlite::{SqlitePool, SqliteRow};
 
@@ -9,14 +10,15 @@ use super::RecordsError;
 use super::fields::Fields;
 use super::transfers::bind_source;
 use super::writer::Statement;
-use crate::client::{Agent, ClientRecord, Disconnect, DisconnectReason, Greeting};
+use crate::client::{Agent, ClientRecord, DefaultFile, Disconnect, DisconnectReason, Greeting};
 
 /// Returns the new epoch.
 pub(super) const CONNECTED: &str = include_str!("connected.sql");
 
 /// Does nothing when a newer line is open: the old one's end is then no news.
 pub(super) const LEFT: &str = "UPDATE clients SET connected = 0, last_seen_at = $3, \
-     disconnected_at = $4, disconnect_reason = $5, disconnect_detail = $6 \
+     disconnected_at = $4, disconnect_reason = $5, disconnect_detail = $6, \
+     default_name = $7, default_size = $8, default_modified_ns = $9, default_error = $10 \
      WHERE id = $1 AND epoch = $2";
 
 const CUT_OFF: &str = "UPDATE clients SET connected = 0, \
@@ -39,26 +41,24 @@ pub(super) fn bind_connected(
         .bind(agent.arch)
         .bind(agent.hostname)
         .bind(shares);
-    bind_source(greeting.default_file.as_ref(), statement)
+    bind_source(greeting.default_file.as_ref().ok(), statement)
         .bind(greeting.remote_addr.to_string())
         .bind(now.timestamp_millis())
+        .bind(greeting.default_file.as_ref().err().map(|code| code.as_str()))
 }
 
 /// Binds the end of a line to [`LEFT`].
-pub(super) fn bind_left(
-    client: &ClientId,
-    epoch: u64,
-    last_seen_at: DateTime<Utc>,
-    disconnect: &Disconnect,
-    statement: Statement,
-) -> Statement {
-    statement
-        .bind(client.to_string())
-        .bind(epoch.cast_signed())
-        .bind(last_seen_at.timestamp_millis())
-        .bind(disconnect.at.timestamp_millis())
-        .bind(disconnect.reason.as_str())
-        .bind(disconnect.detail.clone())
+pub(super) fn bind_left(left: &ClientRecord, statement: Statement) -> Statement {
+    let disconnect = left.last_disconnect.as_ref();
+    let statement = statement
+        .bind(left.id.to_string())
+        .bind(left.epoch.cast_signed())
+        .bind(left.last_seen_at.timestamp_millis())
+        .bind(disconnect.map(|disconnect| disconnect.at.timestamp_millis()))
+        .bind(disconnect.map(|disconnect| disconnect.reason.as_str()))
+        .bind(disconnect.map(|disconnect| disconnect.detail.clone()));
+    bind_source(left.default_file.as_ref().ok(), statement)
+        .bind(left.default_file.as_ref().err().map(|code| code.as_str()))
 }
 
 /// Notes for every client that was connected when the last server ended that it no longer is.
@@ -85,8 +85,6 @@ pub(super) fn read_epoch(row: &SqliteRow) -> Result<u64, RecordsError> {
 
 fn read(row: &SqliteRow) -> Result<ClientRecord, RecordsError> {
     let fields = Fields::new("client", row);
-    let has_default = fields.get_if_any::<&str>("default_name")?.is_some();
-    let default_columns = ["default_name", "default_size", "default_modified_ns"];
     Ok(ClientRecord {
         id: fields.parse("id", |text| ClientId::parse(text).ok())?,
         epoch: fields.unsigned("epoch")?,
@@ -97,12 +95,19 @@ fn read(row: &SqliteRow) -> Result<ClientRecord, RecordsError> {
             hostname: fields.get("agent_hostname")?,
         },
         shares: fields.parse("shares", |text| serde_json::from_str(text).ok())?,
-        default_file: has_default.then(|| fields.source(default_columns)).transpose()?,
+        default_file: read_default_file(&fields)?,
         remote_addr: fields.parse("remote_addr", |text| text.parse().ok())?,
         connected_at: fields.time("connected_at")?,
         last_seen_at: fields.time("last_seen_at")?,
         last_disconnect: read_disconnect(&fields)?,
     })
+}
+
+fn read_default_file(fields: &Fields<'_>) -> Result<DefaultFile, RecordsError> {
+    match fields.get_if_any::<&str>("default_error")? {
+        Some(_) => Ok(Err(fields.parse("default_error", Code::parse)?)),
+        None => fields.source(["default_name", "default_size", "default_modified_ns"]).map(Ok),
+    }
 }
 
 fn read_disconnect(fields: &Fields<'_>) -> Result<Option<Disconnect>, RecordsError> {

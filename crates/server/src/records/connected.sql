@@ -1,7 +1,8 @@
 INSERT INTO clients (
     id, epoch, connected, agent_version, agent_os, agent_arch, agent_hostname, shares,
-    default_name, default_size, default_modified_ns, remote_addr, connected_at, last_seen_at
-) VALUES ($1, 1, 1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $11)
+    default_name, default_size, default_modified_ns, remote_addr, connected_at, last_seen_at,
+    default_error
+) VALUES ($1, 1, 1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $11, $12)
 ON CONFLICT (id) DO UPDATE SET
     epoch = clients.epoch + 1,
     connected = 1,
@@ -13,6 +14,7 @@ ON CONFLICT (id) DO UPDATE SET
     default_name = excluded.default_name,
     default_size = excluded.default_size,
     default_modified_ns = excluded.default_modified_ns,
+    default_error = excluded.default_error,
     remote_addr = excluded.remote_addr,
     connected_at = excluded.connected_at,
     last_seen_at = excluded.last_seen_at

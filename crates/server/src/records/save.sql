@@ -4,13 +4,13 @@ INSERT INTO transfers (
     attempt, generation, changed, damaged, stalled, state,
     source_name, source_size, source_modified_ns, checkpoint_len, checkpoint_digest,
     download_name, download_size, download_digest, download_inode,
-    error_code, error_detail, error_hint
+    received, error_code, error_detail, error_hint
 ) VALUES (
     $1, $2, $3, $4, $5, $6, $7, $8,
     $9, $10, $11, $12, $13, $14,
     $15, $16, $17, $18, $19,
     $20, $21, $22, $23,
-    $24, $25, $26
+    $24, $25, $26, $27
 )
 ON CONFLICT (id) DO UPDATE SET
     client = excluded.client,
@@ -35,6 +35,7 @@ ON CONFLICT (id) DO UPDATE SET
     download_size = excluded.download_size,
     download_digest = excluded.download_digest,
     download_inode = excluded.download_inode,
+    received = excluded.received,
     error_code = excluded.error_code,
     error_detail = excluded.error_detail,
     error_hint = excluded.error_hint

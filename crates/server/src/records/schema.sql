@@ -18,7 +18,7 @@ CREATE TABLE transfers (
     stalled            BIGINT NOT NULL,  -- how often in a row no byte came for too long
     state              TEXT NOT NULL,    -- queued, receiving, sealed, done, failed or cancelled
 
-    -- receiving, sealed, done: the source as the agent opened it
+    -- the source as the agent last opened it; NULL if it never did
     source_name        TEXT,
     source_size        BIGINT,           -- bytes
     source_modified_ns BIGINT,           -- nanoseconds since 1970
@@ -33,7 +33,8 @@ CREATE TABLE transfers (
     download_digest    TEXT,
     download_inode     BIGINT,           -- a 64-bit number; negative from 2^63 on
 
-    -- failed, cancelled: why
+    -- failed, cancelled: how far it had come, and why it ended
+    received           BIGINT,           -- bytes
     error_code         TEXT,             -- as in /problems/<code>
     error_detail       TEXT,             -- what happened
     error_hint         TEXT              -- what to do next
@@ -44,6 +45,15 @@ CREATE INDEX transfers_by_state ON transfers (state, id);
 CREATE INDEX transfers_by_time ON transfers (created_at);
 CREATE INDEX transfers_by_error ON transfers (error_code, id) WHERE error_code IS NOT NULL;
 CREATE INDEX transfers_done ON transfers (client, finished_at, id) WHERE state = 'done';
+
+CREATE TABLE request_keys (
+    id       TEXT PRIMARY KEY, -- an Idempotency-Key, as its caller chose it
+    request  TEXT NOT NULL,    -- the digest of what was asked for with it
+    transfer TEXT NOT NULL,    -- what it leads to
+    made_at  BIGINT NOT NULL   -- when it came first
+);
+
+CREATE INDEX request_keys_by_time ON request_keys (made_at);
 
 CREATE TABLE clients (
     id                  TEXT PRIMARY KEY, -- as its agent claims it
@@ -57,6 +67,7 @@ CREATE TABLE clients (
     default_name        TEXT,             -- the file that a trigger without a path would send…
     default_size        BIGINT,           -- bytes
     default_modified_ns BIGINT,           -- nanoseconds since 1970
+    default_error       TEXT,             -- why there is none, as in /problems/<code>
     remote_addr         TEXT NOT NULL,    -- where it last dialled from
     connected_at        BIGINT NOT NULL,  -- when its last line opened
     last_seen_at        BIGINT NOT NULL,  -- when it was last heard, as far as was noted

@@ -1,6 +1,7 @@
 //! The file and its folder; what lies in it is tested in the modules below.
 
 mod clients;
+mod keys;
 mod transfers;
 
 use filepull_core::digest::Digest;
@@ -9,7 +10,7 @@ use filepull_core::path::SharedPath;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::receive::Prefix;
 use filepull_core::source::Source;
-use filepull_core::transfer::{Download, Phase, Setbacks};
+use filepull_core::transfer::{Download, Ended, Phase, Reached, Setbacks};
 use futures::future::{join, join_all, try_join_all};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
@@ -17,7 +18,7 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::*;
-use crate::client::Agent;
+use crate::client::{Agent, Disconnect};
 
 /// A folder that does not exist yet, in one that goes away with the test.
 struct Room(TempDir);
@@ -86,8 +87,11 @@ fn phases() -> [Phase; 6] {
         Phase::Receiving { source: source(), checkpoint },
         Phase::Sealed(download()),
         Phase::Done(download()),
-        Phase::Failed(missing),
-        Phase::Cancelled(Problem::new(Code::Cancelled, "Cancelled by 127.0.0.1.")),
+        Phase::Failed(Ended { problem: missing, reached: Reached::default() }),
+        Phase::Cancelled(Ended {
+            problem: Problem::new(Code::Cancelled, "Cancelled by 127.0.0.1."),
+            reached: Reached { source: Some(source()), received: u64::MAX - 1 },
+        }),
     ]
 }
 
@@ -110,7 +114,7 @@ fn greeting() -> Greeting {
         instance: Uuid::new_v4(),
         agent: Agent { version: "0.1.0".to_owned(), os: "linux".to_owned(), ..Agent::default() },
         shares: vec!["menu.txt".to_owned(), "logs/*.log".to_owned()],
-        default_file: Some(source()),
+        default_file: Ok(source()),
         active_transfers: Vec::new(),
         remote_addr: "[2001:db8::1]:4711".parse().unwrap(),
     }

@@ -9,7 +9,7 @@ use filepull_core::path::SharedPath;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::receive::Prefix;
 use filepull_core::source::Source;
-use filepull_core::transfer::{Download, Phase, Setbacks, Transfer};
+use filepull_core::transfer::{Download, Ended, Phase, Reached, Setbacks, Transfer};
 use sqlx::sqlite::{SqlitePool, SqliteRow};
 
 use super::RecordsError;
@@ -54,12 +54,15 @@ pub(super) fn bind(transfer: &Transfer, statement: Statement) -> Statement {
 }
 
 fn bind_phase(phase: &Phase, statement: Statement) -> Statement {
-    let (source, checkpoint, download, problem) = match phase {
+    let (source, checkpoint, download, ended) = match phase {
         Phase::Queued => (None, None, None, None),
         Phase::Receiving { source, checkpoint } => (Some(source), Some(checkpoint), None, None),
         Phase::Sealed(file) | Phase::Done(file) => (Some(&file.source), None, Some(file), None),
-        Phase::Failed(problem) | Phase::Cancelled(problem) => (None, None, None, Some(problem)),
+        Phase::Failed(ended) | Phase::Cancelled(ended) => {
+            (ended.reached.source.as_ref(), None, None, Some(ended))
+        }
     };
+    let problem = ended.map(|ended| &ended.problem);
     bind_source(source, statement.bind(StateWord::of(phase).as_str()))
         .bind(checkpoint.map(|prefix| prefix.len.cast_signed()))
         .bind(checkpoint.map(|prefix| prefix.digest.to_string()))
@@ -67,6 +70,7 @@ fn bind_phase(phase: &Phase, statement: Statement) -> Statement {
         .bind(download.map(|file| file.size.cast_signed()))
         .bind(download.map(|file| file.digest.to_string()))
         .bind(download.map(|file| file.inode.cast_signed()))
+        .bind(ended.map(|ended| ended.reached.received.cast_signed()))
         .bind(problem.map(|problem| problem.code.as_str()))
         .bind(problem.map(|problem| problem.detail.clone()))
         .bind(problem.map(|problem| problem.hint.clone()))
@@ -118,8 +122,8 @@ fn read_phase(fields: &Fields<'_>) -> Result<Phase, RecordsError> {
         },
         StateWord::Sealed => Phase::Sealed(read_download(fields)?),
         StateWord::Done => Phase::Done(read_download(fields)?),
-        StateWord::Failed => Phase::Failed(read_problem(fields)?),
-        StateWord::Cancelled => Phase::Cancelled(read_problem(fields)?),
+        StateWord::Failed => Phase::Failed(read_ended(fields)?),
+        StateWord::Cancelled => Phase::Cancelled(read_ended(fields)?),
     })
 }
 
@@ -134,6 +138,17 @@ fn read_download(fields: &Fields<'_>) -> Result<Download, RecordsError> {
         size: fields.unsigned("download_size")?,
         digest: fields.parse("download_digest", Digest::parse)?,
         inode: fields.unsigned("download_inode")?,
+    })
+}
+
+fn read_ended(fields: &Fields<'_>) -> Result<Ended, RecordsError> {
+    let was_opened = fields.get_if_any::<&str>("source_name")?.is_some();
+    Ok(Ended {
+        problem: read_problem(fields)?,
+        reached: Reached {
+            source: was_opened.then(|| read_source(fields)).transpose()?,
+            received: fields.unsigned("received")?,
+        },
     })
 }
 

@@ -42,12 +42,32 @@ struct Told {
     close_error: OnceLock<Arc<sqlx::Error>>,
 }
 
-/// One statement that waits, and who waits for it.
+/// Statements that wait, all or none of them to be done, and who waits for them.
 #[derive(Debug)]
 struct Write {
+    statements: Vec<Bound>,
+    reply: oneshot::Sender<Result<Option<SqliteRow>, RecordsError>>,
+}
+
+/// A statement with its values, for the task to prepare.
+#[derive(Debug)]
+pub(super) struct Bound {
     sql: &'static str,
     arguments: SqliteArguments,
-    reply: oneshot::Sender<Result<Option<SqliteRow>, RecordsError>>,
+}
+
+impl Bound {
+    /// Binds the values of a statement.
+    ///
+    /// # Errors
+    /// One of them has no form in the database.
+    pub(super) fn new(
+        sql: &'static str,
+        bind: impl FnOnce(Statement) -> Statement,
+    ) -> Result<Self, RecordsError> {
+        let arguments = bind(sqlx::query(sql)).take_arguments().map_err(sqlx::Error::Encode)?;
+        Ok(Self { sql, arguments: arguments.unwrap_or_default() })
+    }
 }
 
 impl Writer {
@@ -72,10 +92,19 @@ impl Writer {
         sql: &'static str,
         bind: impl FnOnce(Statement) -> Statement,
     ) -> Result<Option<SqliteRow>, RecordsError> {
-        let arguments = bind(sqlx::query(sql)).take_arguments().map_err(sqlx::Error::Encode)?;
-        let arguments = arguments.unwrap_or_default();
+        self.write_all(vec![Bound::new(sql, bind)?]).await
+    }
+
+    /// Runs statements of which all become durable or none. Answers the row of the first.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub(super) async fn write_all(
+        &self,
+        statements: Vec<Bound>,
+    ) -> Result<Option<SqliteRow>, RecordsError> {
         let (reply, answer) = oneshot::channel();
-        let asked = self.queue.send(Write { sql, arguments, reply }).await;
+        let asked = self.queue.send(Write { statements, reply }).await;
         asked.map_err(|_| RecordsError::Closed)?;
         answer.await.map_err(|_| RecordsError::Closed)?
     }
@@ -187,9 +216,16 @@ async fn transact(
     begun.map_err(Failed::Transaction)?;
     let mut rows = Vec::with_capacity(batch.len());
     for write in batch {
-        let statement: Statement = sqlx::query_with(write.sql, write.arguments.clone());
-        let row = statement.fetch_optional(&mut *connection).await;
-        rows.push(row.map_err(Failed::Statement)?);
+        let mut first = None;
+        for (idx, Bound { sql, arguments }) in write.statements.iter().enumerate() {
+            let statement: Statement = sqlx::query_with(*sql, arguments.clone());
+            let row = statement.fetch_optional(&mut *connection).await;
+            let row = row.map_err(Failed::Statement)?;
+            if idx == 0 {
+                first = row;
+            }
+        }
+        rows.push(first);
     }
     let committed = sqlx::query("COMMIT").execute(connection).await;
     committed.map_err(Failed::Transaction)?;

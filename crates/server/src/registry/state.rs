@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use filepull_core::id::ClientId;
 use uuid::Uuid;
 
-use crate::client::{ClientRecord, Disconnect, Greeting};
+use crate::client::{ClientRecord, DefaultFile, Disconnect, Greeting};
 
 /// Every client that ever connected; `L` is what the registry keeps of a live line.
 #[derive(Debug)]
@@ -123,28 +123,37 @@ impl<L> State<L> {
         Ok(replaced.map(|line| line.live))
     }
 
-    /// Removes the line of `epoch`, unless a newer one has replaced it. Was it the current one?
+    /// Removes the line of `epoch`, unless a newer one has replaced it; what is then known of its client.
     pub(super) fn leave(
         &mut self,
         id: &ClientId,
         epoch: u64,
         last_seen_at: DateTime<Utc>,
         disconnect: &Disconnect,
-    ) -> bool {
-        let Some(known) = self.clients.get_mut(id) else { return false };
+    ) -> Option<ClientRecord> {
+        let known = self.clients.get_mut(id)?;
         let superseded = known.line.as_ref().is_none_or(|line| line.epoch != epoch);
         if superseded {
-            return false;
+            return None;
         }
         known.line = None;
         known.record.last_seen_at = last_seen_at;
         known.record.last_disconnect = Some(disconnect.clone());
-        true
+        Some(known.record.clone())
+    }
+
+    /// Notes what a trigger without a path would send now.
+    pub(super) fn note_default_file(&mut self, id: &ClientId, found: DefaultFile) {
+        if let Some(known) = self.clients.get_mut(id) {
+            known.record.default_file = found;
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use filepull_core::problem::Code;
+
     use super::*;
     use crate::client::{Agent, DisconnectReason};
 
@@ -154,7 +163,7 @@ mod tests {
             instance: Uuid::from_u128(instance),
             agent: Agent { hostname: format!("host{instance}"), ..Agent::default() },
             shares: Vec::new(),
-            default_file: None,
+            default_file: Err(Code::FileMissing),
             active_transfers: Vec::new(),
             remote_addr: SocketAddr::from(([127, 0, 0, 1], 1000)),
         }
@@ -172,9 +181,11 @@ mod tests {
         let id = ClientId::parse("client4").unwrap();
         assert_eq!(state.enter(greeting("client4", 1), 1, "old", NOW), Ok(None));
         assert_eq!(state.enter(greeting("client4", 1), 2, "new", NOW), Ok(Some("old")));
-        assert!(!state.leave(&id, 1, NOW, &lost()), "the old line's cleanup came late");
+        let late = state.leave(&id, 1, NOW, &lost());
+        assert_eq!(late, None, "the old line's cleanup came late");
         assert_eq!(state.get(&id).unwrap().line.as_ref().unwrap().live, "new");
-        assert!(state.leave(&id, 2, NOW, &lost()));
+        let left = state.leave(&id, 2, NOW, &lost()).unwrap();
+        assert_eq!((left.epoch, left.last_disconnect), (2, Some(lost())));
         assert!(state.get(&id).unwrap().line.is_none());
     }
 

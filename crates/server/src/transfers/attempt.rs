@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use filepull_core::human;
-use filepull_core::problem::Problem;
+use filepull_core::problem::{Code, Problem};
 use filepull_core::receive::Prefix;
 use filepull_core::transfer::{Effect, Transfer};
 use tokio::time::{Instant, sleep_until};
@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::life::{Attempted, Ending, Life};
 use super::view::Stage;
 use super::{Answer, Ask, Upload, now};
+use crate::client::DefaultFile;
 use crate::registry::{Message, Order, Session, SessionEnds};
 
 /// An agent that lives answers an order within this time.
@@ -74,6 +75,8 @@ impl Life {
             };
             match ask {
                 Ask::Upload(upload) if upload.attempt == attempt && upload.token == token => {
+                    // Its acceptance comes on another connection, and later at times.
+                    self.note_default_file(Ok(upload.source.clone()));
                     return Ok(Answered::Upload(upload));
                 }
                 Ask::Answer { attempt: about, answer } if about == attempt => match answer {
@@ -82,15 +85,34 @@ impl Life {
                             deadline = Instant::now() + self.upload_limit();
                         }
                         accepted = true;
+                        let size = source.size;
+                        self.note_default_file(Ok(source.clone()));
                         self.view.send_modify(|view| view.source = Some(source));
+                        // Now, while the trigger still waits for its answer; the upload is judged
+                        // again by where it begins.
+                        if let Err(problem) = self.fits(self.received(), size) {
+                            return Err(self.called_off(session, problem));
+                        }
                         self.show(Stage::Running);
                     }
-                    Answer::Refused(problem) => return Err(problem.into()),
+                    Answer::Refused(problem) => {
+                        if is_about_the_file(problem.code) {
+                            self.note_default_file(Err(problem.code));
+                        }
+                        return Err(problem.into());
+                    }
                     Answer::TryAgain(why) => return Ok(Answered::Nothing(why)),
                 },
-                Ask::Cancel(problem) => return Err(self.cancelled(session, problem)),
+                Ask::Cancel(problem) => return Err(self.called_off(session, problem)),
                 stale @ (Ask::Upload(_) | Ask::Answer { .. }) => self.heed_idly(stale)?,
             }
+        }
+    }
+
+    /// The client has just looked for its default file, if that is what was ordered.
+    fn note_default_file(&self, found: DefaultFile) {
+        if self.transfer.path.is_none() {
+            self.shared.registry.note_default_file(&self.transfer.client, found);
         }
     }
 
@@ -100,8 +122,8 @@ impl Life {
         self.shared.limits.stall_timeout + Duration::from_secs(self.received() / SLOWEST_DISK)
     }
 
-    /// Ends a transfer that somebody cancelled, and tells the agent.
-    pub(super) fn cancelled(&self, session: &Session, problem: Problem) -> Ending {
+    /// Ends a transfer from this side, and tells the agent.
+    pub(super) fn called_off(&self, session: &Session, problem: Problem) -> Ending {
         let reason = problem.detail.clone();
         // If the line is gone the agent has nothing to stop.
         let _ = session.say(Message::Cancel { transfer: self.transfer.id, reason });
@@ -122,4 +144,9 @@ fn no_answer(session: &Session, accepted: bool) -> Answered {
     let why = format!("no answer to an order in {limit}");
     session.end(SessionEnds::Silent(why.clone()));
     Answered::Nothing(why)
+}
+
+/// Whether a refusal says how the file is, and not how it would be sent.
+fn is_about_the_file(code: Code) -> bool {
+    matches!(code, Code::FileMissing | Code::NotAFile | Code::PathNotShared | Code::FileUnreadable)
 }

@@ -1,7 +1,7 @@
 //! How a transfer ends: published, or failed; shown and said.
 
 use filepull_core::problem::{Code, Problem};
-use filepull_core::transfer::{Effect, Phase, Transfer};
+use filepull_core::transfer::{Effect, Ended, Phase, Reached, Transfer};
 use tokio::time::{Duration, sleep};
 use tracing::{error, info, warn};
 
@@ -33,7 +33,7 @@ impl Life {
             // The name may or may not survive a power cut. The record still says "sealed", and the
             // next start finds out; until then nobody is told that the file is safe.
             error!(event = "transfer.unknown", transfer = %self.transfer.id, "{problem}");
-            self.transfer.phase = Phase::Failed(problem);
+            self.transfer.phase = Phase::Failed(Ended { problem, reached: self.reached() });
             self.view.send_modify(|view| view.transfer = self.transfer.clone());
             return Err(Ending::Left);
         }
@@ -43,7 +43,8 @@ impl Life {
 
     pub(super) async fn fail(&mut self, problem: Problem) {
         let on_record = self.view.borrow().stage != Stage::Recording;
-        let [record, remove] = self.transfer.fail(problem, now());
+        let reached = self.reached();
+        let [record, remove] = self.transfer.fail(problem, reached, now());
         self.held = None;
         let recorded = self.perform(std::slice::from_ref(&record)).await.is_ok();
         // Also when the records failed, perhaps for want of the room that it takes: a record that
@@ -56,8 +57,16 @@ impl Life {
         self.view.send_modify(|view| {
             view.transfer = self.transfer.clone();
             view.stage = Stage::Starting;
+            view.bytes_done = self.transfer.received();
             view.bytes_per_second = None;
         });
+    }
+
+    /// How far it has come: what others have seen of it, and what came since they looked.
+    fn reached(&self) -> Reached {
+        let view = self.view.borrow();
+        let received = self.held.as_ref().map(|held| held.receiver.received());
+        Reached { source: view.source.clone(), received: received.unwrap_or(view.bytes_done) }
     }
 
     /// Performs an effect again and again while it fails; false if the process ends first. What is

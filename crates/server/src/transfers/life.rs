@@ -15,9 +15,10 @@ use tokio::time::{Duration, Instant, sleep_until};
 use tracing::warn;
 
 use super::effects::perform;
+use super::keys::HeldKey;
 use super::open::Handle;
 use super::view::{Stage, View};
-use super::{ASKS_LEN, Ask, Shared, refuse};
+use super::{ASKS_LEN, Ask, Shared, records_failed, refuse};
 use crate::receive::Held;
 use crate::registry::{Berth, Session};
 use crate::store::Published;
@@ -31,6 +32,8 @@ pub(super) struct Life {
     pub(super) asks: mpsc::Receiver<Ask>,
     pub(super) ordered: Arc<AtomicBool>,
     pub(super) berth: Berth,
+    /// The key of the request that asked for it, until both are on record.
+    pub(super) key: Option<HeldKey>,
     backoff: Backoff,
     /// Attempts in a row that brought nothing because the line was lost.
     lost: u32,
@@ -105,6 +108,7 @@ impl Life {
                 asks,
                 ordered,
                 berth,
+                key: None,
                 backoff: again(),
                 lost: 0,
             },
@@ -128,7 +132,7 @@ impl Life {
 
     async fn live(&mut self) -> Result<(), Ending> {
         if self.view.borrow().stage == Stage::Recording {
-            self.perform(&[Effect::Record]).await?;
+            self.record_first().await?;
             self.log_created();
             self.show(Stage::Starting);
         }
@@ -151,6 +155,17 @@ impl Life {
                 Attempted::Interrupted { why, progress } => {
                     self.interrupted(&session, &why, progress).await?;
                 }
+            }
+        }
+    }
+
+    /// Makes the transfer durable for the first time, together with the key it was asked for with.
+    async fn record_first(&mut self) -> Result<(), Problem> {
+        match self.key.take() {
+            None => self.perform(&[Effect::Record]).await.map(drop),
+            Some(held) => {
+                let saved = self.shared.records.save_keyed(&self.transfer, &held.key).await;
+                saved.map_err(|error| records_failed(&error))
             }
         }
     }

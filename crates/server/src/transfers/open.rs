@@ -88,12 +88,21 @@ impl Open {
         of_client.map(|handle| handle.view.borrow().clone()).filter(is_unfinished).collect()
     }
 
+    /// Its place among those that wait for the same: the server's turn, or their client's.
     pub(super) fn place_in_line(&self, id: TransferId) -> Option<usize> {
         let open = self.lock();
-        let waits =
-            |handle: &Handle| handle.view.borrow().stage == Stage::Waiting(WaitingFor::Turn);
-        open.get(&id).filter(|handle| waits(handle))?;
-        Some(open.range(..=id).filter(|(_, handle)| waits(handle)).count())
+        let waits_for = |handle: &Handle| match handle.view.borrow().stage {
+            Stage::Waiting(WaitingFor::Turn) => Some(None),
+            Stage::Waiting(WaitingFor::OtherFile) => Some(Some(handle.client.clone())),
+            Stage::Waiting(WaitingFor::Client)
+            | Stage::Recording
+            | Stage::Starting
+            | Stage::Asked
+            | Stage::Running => None,
+        };
+        let line = waits_for(open.get(&id)?)?;
+        let in_line = |handle: &Handle| waits_for(handle).as_ref() == Some(&line);
+        Some(open.range(..=id).filter(|(_, handle)| in_line(handle)).count())
     }
 
     pub(super) fn counts(&self) -> Counts {

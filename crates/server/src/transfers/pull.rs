@@ -10,6 +10,7 @@ use filepull_core::problem::{Code, Problem};
 use filepull_core::transfer::Transfer;
 use tokio::sync::watch;
 
+use super::keys::{HeldKey, Keyed};
 use super::life::Life;
 use super::open::{Handle, Joined};
 use super::view::{Stage, View};
@@ -29,6 +30,8 @@ pub struct Pull {
     pub fresh: bool,
     /// Who asks.
     pub requested_by: String,
+    /// What the caller calls this request: one that comes again gets the same transfer.
+    pub key: Option<String>,
 }
 
 /// The transfer that answers a pull. It is on record.
@@ -50,13 +53,33 @@ impl Transfers {
     pub async fn pull(&self, pull: Pull) -> Result<Pulled, Problem> {
         let shared = &self.shared;
         if shared.lifecycle.drain().is_cancelled() {
-            let detail = "The server is restarting; try again in 10 s.";
-            return Err(Problem::new(Code::ServerStopping, detail));
+            return Err(stopping());
         }
+        let held = match &pull.key {
+            None => None,
+            Some(key) => match self.keyed(&pull, key).await? {
+                Keyed::Found(pulled) => return Ok(pulled),
+                Keyed::New(held) => Some(held),
+            },
+        };
+        let (pulled, held) = self.join_or_begin(pull, held).await?;
+        if let Some(held) = held {
+            self.keep_key(&held, &pulled).await?;
+        }
+        Ok(pulled)
+    }
+
+    /// The transfer, and the key unless that went on record with it.
+    async fn join_or_begin(
+        &self,
+        pull: Pull,
+        held: Option<HeldKey>,
+    ) -> Result<(Pulled, Option<HeldKey>), Problem> {
+        let shared = &self.shared;
         let client = shared.registry.known(&pull.client)?;
         let joined = shared.open.join(&pull.client, pull.path.as_ref(), pull.fresh);
         if let Some(handle) = joined {
-            return recorded(&handle, true).await;
+            return Ok((recorded(&handle, true).await?, held));
         }
         if !client.online && pull.queue.is_none() {
             return Err(offline(&client));
@@ -64,13 +87,15 @@ impl Transfers {
         self.check_space().await?;
         let mut transfer = Transfer::new(pull.client, pull.path, pull.requested_by, now());
         transfer.queue_until = pull.queue.map(|queue| transfer.created_at + queue);
-        let (life, handle) = Life::begin(shared, transfer);
+        let (mut life, handle) = Life::begin(shared, transfer);
         let max_open = shared.limits.max_running + shared.limits.max_waiting;
         match shared.open.join_or_insert(handle, pull.fresh, max_open)? {
-            Joined::Other(handle) => recorded(&handle, true).await,
+            Joined::Other(handle) => Ok((recorded(&handle, true).await?, held)),
             Joined::Inserted(handle) => {
+                // It keeps the key from others even if this caller hangs up meanwhile.
+                life.key = held;
                 shared.lifecycle.spawn(life.run());
-                recorded(&handle, false).await
+                Ok((recorded(&handle, false).await?, None))
             }
         }
     }
@@ -103,11 +128,14 @@ async fn recorded(handle: &Handle, joined: bool) -> Result<Pulled, Problem> {
     let never_recorded = seen.transfer.attempt == 0;
     match seen.transfer.problem().filter(records_failed) {
         Some(problem) if never_recorded => Err(problem.clone()),
-        _ if seen.stage == Stage::Recording => {
-            Err(Problem::new(Code::ServerStopping, "The server is restarting; try again in 10 s."))
-        }
+        _ if seen.stage == Stage::Recording => Err(stopping()),
         _ => Ok(Pulled { id: handle.id, joined, view }),
     }
+}
+
+fn stopping() -> Problem {
+    Problem::new(Code::ServerStopping, "The server is restarting; try again in 10 s.")
+        .hint("is it back: curl localhost:8080/readyz")
 }
 
 fn offline(client: &ClientView) -> Problem {

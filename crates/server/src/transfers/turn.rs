@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use filepull_core::problem::{Code, Problem};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::life::{Ending, Life};
@@ -61,30 +61,37 @@ impl Life {
         let seen = seen.map(|seen| registry::last_seen(&seen, Utc::now()));
         let seen = seen.unwrap_or_default();
         Problem::new(Code::ClientGone, format!("{client} did not return in time. {seen}"))
+            .hint(format!("look at it: curl localhost:8080/clients/{client}"))
     }
 
     /// Takes the client's turn, then one of the server's.
     pub(super) async fn turn(&mut self, session: &Session) -> Result<Turn, Ending> {
         let (mine, all) = (Arc::clone(&self.berth.turn), Arc::clone(&self.shared.turns));
-        if let Ok(client) = Arc::clone(&mine).try_acquire_owned()
-            && let Ok(server) = Arc::clone(&all).try_acquire_owned()
-        {
-            return Ok(Turn { _client: Some(client), _server: Some(server) });
+        let client = self.permit(mine, WaitingFor::OtherFile, session).await?;
+        let server = self.permit(all, WaitingFor::Turn, session).await?;
+        Ok(Turn { _client: client, _server: server })
+    }
+
+    /// Takes a permit, and shows what it waits for if none is free. None if the client's line
+    /// changed first.
+    async fn permit(
+        &mut self,
+        turns: Arc<Semaphore>,
+        waiting_for: WaitingFor,
+        session: &Session,
+    ) -> Result<Option<OwnedSemaphorePermit>, Ending> {
+        if let Ok(permit) = Arc::clone(&turns).try_acquire_owned() {
+            return Ok(Some(permit));
         }
-        self.show(Stage::Waiting(WaitingFor::Turn));
+        self.show(Stage::Waiting(waiting_for));
         let left = self.line_changed(session.epoch);
-        let turn = async move {
-            let client = mine.acquire_owned().await.ok();
-            let server = all.acquire_owned().await.ok();
-            Turn { _client: client, _server: server }
-        };
-        let turn = async move {
+        let permit = async move {
             tokio::select! {
-                turn = turn => turn,
-                () = left => Turn { _client: None, _server: None },
+                permit = turns.acquire_owned() => permit.ok(),
+                () = left => None,
             }
         };
-        self.unless_ended(turn).await
+        self.unless_ended(permit).await
     }
 
     /// Resolves when the client's line is no longer the one of `epoch`.

@@ -145,7 +145,7 @@ impl Life {
     }
 
     /// Is there room for a source of `size` bytes?
-    fn fits(&self, offset: u64, size: u64) -> Result<(), Problem> {
+    pub(super) fn fits(&self, offset: u64, size: u64) -> Result<(), Problem> {
         let limits = &self.shared.limits;
         let client = &self.transfer.client;
         if limits.max_file_size < size {
@@ -220,7 +220,7 @@ impl Life {
                     Err(problem) => return Drove::Cut(problem.into()),
                 },
                 Some(ask) = self.asks.recv() => match ask {
-                    Ask::Cancel(problem) => return Drove::Cut(self.cancelled(session, problem)),
+                    Ask::Cancel(problem) => return Drove::Cut(self.called_off(session, problem)),
                     Ask::Answer { attempt, answer: Answer::TryAgain(why) }
                         if attempt == self.transfer.attempt =>
                     {

@@ -43,7 +43,9 @@ pub enum Stage {
 pub enum WaitingFor {
     /// The client is not connected.
     Client,
-    /// The client sends another file, or the server runs its maximum.
+    /// The client sends another file first.
+    OtherFile,
+    /// The server runs its maximum.
     Turn,
 }
 
@@ -78,7 +80,7 @@ impl State {
 impl View {
     pub(crate) fn new(transfer: Transfer) -> Self {
         let source = transfer.source().cloned();
-        let bytes_done = transfer.durable();
+        let bytes_done = transfer.received();
         let expires_at = transfer.queue_until;
         let stage = Stage::Recording;
         Self { transfer, stage, source, bytes_done, bytes_per_second: None, expires_at }

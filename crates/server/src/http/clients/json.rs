@@ -1,6 +1,7 @@
 //! A client as JSON. Fields may be added here, never removed or given another meaning.
 
 use filepull_core::id::{ClientId, TransferId};
+use filepull_core::problem::Code;
 use serde::Serialize;
 
 use super::super::reply::time;
@@ -21,6 +22,7 @@ pub(super) struct ClientJson<'a> {
     remote_addr: String,
     round_trip_ms: Option<u128>,
     default_file: Option<FileJson<'a>>,
+    default_file_error: Option<Code>,
     shares: &'a [String],
     current_transfer: Option<TransferId>,
     last_transfer: Option<LastJson>,
@@ -46,7 +48,8 @@ impl<'a> ClientJson<'a> {
             agent: &record.agent,
             remote_addr: record.remote_addr.ip().to_canonical().to_string(),
             round_trip_ms: client.round_trip.map(|time| time.as_millis()),
-            default_file: record.default_file.as_ref().map(FileJson::from),
+            default_file: record.default_file.as_ref().ok().map(FileJson::from),
+            default_file_error: record.default_file.as_ref().err().copied(),
             shares: &record.shares,
             current_transfer: current.as_ref().map(|view| view.transfer.id),
             last_transfer: known.last.as_ref().map(LastJson::from),

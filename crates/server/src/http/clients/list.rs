@@ -26,24 +26,22 @@ pub(super) fn page(mut all: Vec<ClientView>, params: &Params) -> Result<Page<Cli
     let wanted = params.get("q").unwrap_or_default().to_lowercase();
     all.retain(|client| online.is_none_or(|online| client.online == online));
     all.retain(|client| contains(client, &wanted));
-    let cursor = params.get("cursor");
     match sort.unwrap_or(Sort::Id) {
         Sort::Id => {
-            let key = |client: &ClientView| client.record.id.to_string();
-            Ok(paging::cut(
-                all,
-                limit,
-                |client| cursor.is_none_or(|c| c < key(client).as_str()),
-                key,
-            ))
+            let cursor = paging::cursor(params, read_id)?;
+            let is_after = |client: &ClientView| {
+                cursor.as_ref().is_none_or(|cursor| *cursor < client.record.id.as_str())
+            };
+            let write = |client: &ClientView| format!("id~{}", client.record.id);
+            Ok(paging::cut(all, limit, is_after, write))
         }
         Sort::Seen => {
             let key = |client: &ClientView| (Reverse(seen(client)), client.record.id.to_string());
             all.sort_by_key(key);
-            let cursor = cursor.and_then(read_seen);
+            let cursor = paging::cursor(params, read_seen)?;
             let is_after =
                 |client: &ClientView| cursor.as_ref().is_none_or(|cursor| *cursor < key(client));
-            let write = |client: &ClientView| format!("{}~{}", seen(client), client.record.id);
+            let write = |client: &ClientView| format!("seen~{}~{}", seen(client), client.record.id);
             Ok(paging::cut(all, limit, is_after, write))
         }
     }
@@ -53,8 +51,14 @@ fn seen(client: &ClientView) -> i64 {
     client.last_seen_at.timestamp_millis()
 }
 
+/// Reads a cursor of the list by id.
+fn read_id(cursor: &str) -> Option<&str> {
+    cursor.strip_prefix("id~")
+}
+
+/// Reads a cursor of the list by time.
 fn read_seen(cursor: &str) -> Option<(Reverse<i64>, String)> {
-    let (seen, id) = cursor.split_once('~')?;
+    let (seen, id) = cursor.strip_prefix("seen~")?.split_once('~')?;
     Some((Reverse(seen.parse().ok()?), id.to_owned()))
 }
 
@@ -69,6 +73,7 @@ fn contains(client: &ClientView, wanted: &str) -> bool {
 mod tests {
     use chrono::DateTime;
     use filepull_core::id::ClientId;
+    use filepull_core::problem::Code;
 
     use super::*;
     use crate::client::{Agent, ClientRecord};
@@ -80,7 +85,7 @@ mod tests {
             epoch: 1,
             agent: Agent { hostname: format!("POS-{id}"), ..Agent::default() },
             shares: Vec::new(),
-            default_file: None,
+            default_file: Err(Code::FileMissing),
             remote_addr: ([127, 0, 0, 1], 1).into(),
             connected_at: last_seen_at,
             last_seen_at,
@@ -104,7 +109,19 @@ mod tests {
         check("q=pos-a", &["a1", "a2"]);
         check("sort=seen", &["a2", "b1", "a1"]);
         check("limit=2", &["a1", "a2"]);
-        check("cursor=a2", &["b1"]);
+        check("cursor=id~a2", &["b1"]);
+    }
+
+    #[test]
+    fn a_cursor_of_another_list_or_of_none_is_refused() {
+        for query in
+            ["cursor=zzz", "cursor=..", "cursor=", "sort=seen&cursor=id~a2", "cursor=seen~5~a1"]
+        {
+            assert!(
+                page(Vec::new(), &Params::from_query(Some(query)).unwrap()).is_err(),
+                "{query}"
+            );
+        }
     }
 
     #[test]

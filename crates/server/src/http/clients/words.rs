@@ -2,12 +2,13 @@
 
 use chrono::{DateTime, Utc};
 use filepull_core::human;
-use filepull_core::source::Source;
+use filepull_core::problem::Code;
 
 use super::super::paging::Page;
 use super::super::say;
 use super::super::table::table;
 use super::Known;
+use crate::client::DefaultFile;
 use crate::registry::{self, ClientView};
 use crate::transfers::{State, View};
 
@@ -29,7 +30,7 @@ pub(super) fn list(
 fn row(known: &Known, now: DateTime<Utc>) -> [String; 8] {
     let Known { client, current, last } = known;
     let agent = &client.record.agent;
-    let (file, size) = file(client.record.default_file.as_ref(), current.as_ref());
+    let (file, size) = file(&client.record.default_file, current.as_ref(), say::short);
     [
         client.record.id.to_string(),
         state(client, current.as_ref()).to_owned(),
@@ -56,12 +57,17 @@ fn seen(client: &ClientView, now: DateTime<Utc>) -> String {
 }
 
 /// The default file and its size; while a file is sent, that one and how much of it is here.
-fn file(default: Option<&Source>, current: Option<&View>) -> (String, String) {
+fn file(
+    default: &DefaultFile,
+    current: Option<&View>,
+    name: fn(&str) -> String,
+) -> (String, String) {
     let sent = current.and_then(|view| view.source.as_ref().zip(view.percent()));
     match (sent, default) {
-        (Some((source, percent)), _) => (say::name(&source.name), format!("{percent} %")),
-        (None, Some(source)) => (say::name(&source.name), human::size(source.size)),
-        (None, None) => ("missing".to_owned(), String::new()),
+        (Some((source, percent)), _) => (name(&source.name), format!("{percent} %")),
+        (None, Ok(source)) => (name(&source.name), human::size(source.size)),
+        (None, Err(Code::FileMissing)) => ("missing".to_owned(), String::new()),
+        (None, Err(code)) => (code.to_string(), String::new()),
     }
 }
 
@@ -87,16 +93,23 @@ pub(super) fn one(known: &Known, now: DateTime<Utc>, host: &str) -> String {
     let id = &record.id;
     let head = if client.online {
         let since = (now - record.connected_at).to_std().unwrap_or_default();
-        format!("{id} is online, for {}.", human::span(since))
+        let state = state(client, current.as_ref());
+        format!("{id} is {state}, connected for {}.", human::span(since))
     } else {
         format!("{id} is offline. {}", registry::last_seen(client, now))
     };
-    let (file, size) = file(record.default_file.as_ref(), current.as_ref());
+    let (file, size) = file(&record.default_file, current.as_ref(), say::name);
     let agent = &record.agent;
     let shares: Vec<String> = record.shares.iter().map(|share| say::name(share)).collect();
     let machine = [&agent.hostname, &agent.os, &agent.arch].map(|text| word(text)).join("  ");
+    // A plain pull of a client that is offline is refused.
+    let queue = if client.online { "" } else { "&queue=24h" };
+    let under_way = current.as_ref().map(|view| {
+        let (state, transfer) = (view.state().as_str(), view.transfer.id);
+        format!("{state}  {host}/transfers/{transfer}")
+    });
     let rows = [
-        ["  pull".to_owned(), format!("curl \"{host}/trigger?id={id}\"")],
+        ["  pull".to_owned(), format!("curl \"{host}/trigger?id={id}{queue}\"")],
         ["  file".to_owned(), format!("curl -OJ {host}/clients/{id}/file")],
         [String::new(), String::new()],
         ["agent".to_owned(), word(&agent.version)],
@@ -104,6 +117,7 @@ pub(super) fn one(known: &Known, now: DateTime<Utc>, host: &str) -> String {
         ["address".to_owned(), record.remote_addr.ip().to_canonical().to_string()],
         ["file".to_owned(), format!("{file}  {size}")],
         ["shares".to_owned(), shares.join("  ")],
+        ["current".to_owned(), under_way.unwrap_or_else(|| "none".to_owned())],
         ["last".to_owned(), last_transfer(last.as_ref(), now)],
     ];
     format!("{head}\n{}", table(&rows))

@@ -1,7 +1,7 @@
 //! Conditional requests (RFC 9110, 13), judged by the digest of the file.
 
-use axum::http::HeaderMap;
 use axum::http::header::{HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, RANGE};
+use axum::http::{HeaderMap, Method};
 
 /// What a request's conditions come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,7 +16,12 @@ pub(super) enum Verdict {
 
 /// Judges the conditions that name an `etag`, and takes them out of the headers: whoever serves
 /// the file would hold them against an etag of its own. Conditions on times are left to it.
-pub(super) fn judge(headers: &mut HeaderMap, etag: &str) -> Verdict {
+pub(super) fn judge(method: &Method, headers: &mut HeaderMap, etag: &str) -> Verdict {
+    let range = headers.get(RANGE).map(|range| range.as_bytes().starts_with(b"bytes="));
+    // Ranges are for GET, and units that we do not know are as if not there (RFC 9110, 14.2).
+    if method != Method::GET || range == Some(false) {
+        headers.remove(RANGE);
+    }
     let if_match = take(headers, IF_MATCH);
     let if_none_match = take(headers, IF_NONE_MATCH);
     let if_range = take(headers, IF_RANGE);
@@ -65,7 +70,7 @@ mod tests {
         for (name, value) in pairs {
             headers.append(name, HeaderValue::from_static(value));
         }
-        (judge(&mut headers, ETAG), headers.contains_key(RANGE))
+        (judge(&Method::GET, &mut headers, ETAG), headers.contains_key(RANGE))
     }
 
     #[test]
@@ -91,6 +96,20 @@ mod tests {
         check("W/\"9f86\"", false);
         check("Thu, 12 Jun 2025 14:23:25 GMT", false);
         assert_eq!(judged(&[]), (Verdict::Serve, true));
+    }
+
+    #[test]
+    fn a_range_is_for_get_and_in_bytes() {
+        let check = |method, range, kept| {
+            let mut headers = HeaderMap::from_iter([(RANGE, HeaderValue::from_static(range))]);
+            assert_eq!(judge(&method, &mut headers, ETAG), Verdict::Serve);
+            assert_eq!(headers.contains_key(RANGE), kept, "{method} {range}");
+        };
+        check(Method::GET, "bytes=1-2", true);
+        check(Method::GET, "bytes=9-", true);
+        check(Method::GET, "lines=1-2", false);
+        check(Method::GET, "bytes 1-2", false);
+        check(Method::HEAD, "bytes=1-2", false);
     }
 
     #[test]

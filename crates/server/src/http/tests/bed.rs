@@ -9,6 +9,7 @@ use chrono::Utc;
 use filepull_core::digest::Digest;
 use filepull_core::id::ClientId;
 use filepull_core::name::DownloadName;
+use filepull_core::problem::Code;
 use filepull_core::source::Source;
 use filepull_core::transfer::{Download, Phase, Transfer};
 use filepull_process::Lifecycle;
@@ -65,7 +66,7 @@ impl Bed {
             instance: uuid::Uuid::nil(),
             agent: Agent::default(),
             shares: Vec::new(),
-            default_file: None,
+            default_file: Err(Code::FileMissing),
             active_transfers: Vec::new(),
             remote_addr: ([203, 0, 113, 7], 1).into(),
         };

@@ -35,8 +35,8 @@ pub(in super::super) struct TransferJson<'a> {
 }
 
 impl<'a> TransferJson<'a> {
-    /// The transfer as `view` shows it.
-    pub(in super::super) fn new(view: &'a View, data_dir: &str) -> Self {
+    /// The transfer as `view` shows it, to a caller who reaches this server as `host`.
+    pub(in super::super) fn new(view: &'a View, data_dir: &str, host: &str) -> Self {
         let (transfer, state) = (&view.transfer, view.state());
         let under_way = !transfer.is_final();
         Self {
@@ -57,7 +57,7 @@ impl<'a> TransferJson<'a> {
             finished_at: transfer.finished_at.map(time),
             expires_at: view.expires_at.filter(|_| under_way).map(time),
             download: transfer.download().map(|d| DownloadJson::new(view, d, data_dir)),
-            error: transfer.problem().map(ProblemJson::from),
+            error: transfer.problem().map(|problem| ProblemJson::addressed(problem, host)),
         }
     }
 
@@ -70,7 +70,7 @@ impl<'a> TransferJson<'a> {
 fn waiting_for(state: State) -> Option<&'static str> {
     match state {
         State::Waiting(WaitingFor::Client) => Some("client"),
-        State::Waiting(WaitingFor::Turn) => Some("turn"),
+        State::Waiting(WaitingFor::OtherFile | WaitingFor::Turn) => Some("turn"),
         State::Running | State::Done | State::Failed | State::Cancelled => None,
     }
 }

@@ -6,7 +6,6 @@ use filepull_core::problem::{Code, Problem};
 use super::super::App;
 use super::super::paging::{self, Page};
 use super::super::params::Params;
-use super::super::reply::invalid;
 use crate::records::{Cursor, StateWord, TransferFilter};
 use crate::transfers::{State, View};
 
@@ -30,6 +29,11 @@ const STATES: &[(&str, Wanted)] = &[
     ("failed", Wanted::Final(StateWord::Failed)),
     ("cancelled", Wanted::Final(StateWord::Cancelled)),
 ];
+
+/// Do the parameters ask for some of the transfers only?
+pub(super) fn is_narrowed(params: &Params) -> bool {
+    ["client", "state", "since", "until", "error"].iter().any(|name| params.get(name).is_some())
+}
 
 /// The page that the parameters ask for, newest first.
 pub(super) async fn fetch(
@@ -61,7 +65,7 @@ fn filter(params: &Params, now: DateTime<Utc>) -> Result<TransferFilter, Problem
         until: params.time("until", now)?,
         error: error(params)?,
         limit: paging::limit(params)?,
-        cursor: cursor(params)?,
+        cursor: paging::cursor(params, Cursor::parse)?,
     })
 }
 
@@ -97,10 +101,4 @@ async fn unfinished(
 fn error(params: &Params) -> Result<Option<Code>, Problem> {
     let codes: Vec<(&str, Code)> = Code::ALL.iter().map(|&code| (code.as_str(), code)).collect();
     params.choice("error", &codes)
-}
-
-fn cursor(params: &Params) -> Result<Option<Cursor>, Problem> {
-    let Some(text) = params.get("cursor") else { return Ok(None) };
-    let bad = || invalid("cursor: this is not a cursor.", "Take next_cursor from the page before.");
-    Cursor::parse(text).map(Some).ok_or_else(bad)
 }

@@ -10,17 +10,25 @@ use super::super::{reply, say};
 use crate::transfers::{Counts, Stage, State, View};
 
 /// What `/transfers/ID` says.
-pub(super) fn one(view: &View, place: Option<usize>, data_dir: &str, host: &str) -> String {
+pub(super) fn one(
+    view: &View,
+    place: Option<usize>,
+    stored: bool,
+    data_dir: &str,
+    host: &str,
+) -> String {
     let transfer = &view.transfer;
     let path = transfer.path.as_ref().map_or("the default file".to_owned(), ToString::to_string);
     let (asked, by) = (say::second(transfer.created_at), say::name(&transfer.requested_by));
+    let said = |problem| reply::in_words(&reply::addressed(problem, host));
     let head = match &transfer.phase {
+        Phase::Done(download) if !stored => say::done_and_gone(view, download, data_dir),
         Phase::Done(download) => {
-            let (client, done) = (&transfer.client, say::done(view, download, data_dir));
-            format!("{done}  file    curl -OJ {host}/clients/{client}/file\n")
+            let done = say::done(view, download, data_dir);
+            format!("{done}  file    curl -OJ {host}/transfers/{}/file\n", transfer.id)
         }
-        Phase::Failed(problem) => format!("Failed: {}", reply::in_words(problem)),
-        Phase::Cancelled(problem) => reply::in_words(problem),
+        Phase::Failed(ended) => format!("Failed: {}", said(&ended.problem)),
+        Phase::Cancelled(ended) => said(&ended.problem),
         Phase::Queued | Phase::Receiving { .. } | Phase::Sealed(_) => {
             let id = transfer.id;
             let cancel = format!("curl -X POST {host}/api/v1/transfers/{id}/cancel");
@@ -54,25 +62,27 @@ fn under_way(view: &View, place: Option<usize>) -> String {
 pub(super) fn list(
     page: &Page<(Option<usize>, View)>,
     now: DateTime<Utc>,
-    counts: &Counts,
+    counts: Option<Counts>,
 ) -> String {
-    let header = ["TRANSFER", "CLIENT", "STATE", "FILE", "ASKED", ""].map(str::to_owned);
+    let header = ["TRANSFER", "CLIENT", "STATE", "FILE", "ASKED", "OUTCOME"].map(str::to_owned);
     let rows = page.items.iter().map(|(place, view)| row(view, *place, now));
     let rows: Vec<_> = std::iter::once(header).chain(rows).collect();
-    let Counts { running, waiting } = counts;
     let (shown, total) = (page.items.len(), page.total);
-    format!("{}{shown} of {total} transfers; {running} running, {waiting} waiting.\n", table(&rows))
+    let under_way = counts.map_or(" that match".to_owned(), |Counts { running, waiting }| {
+        format!("; {running} running, {waiting} waiting")
+    });
+    format!("{}{shown} of {total} transfers{under_way}.\n", table(&rows))
 }
 
 fn row(view: &View, place: Option<usize>, now: DateTime<Utc>) -> [String; 6] {
     let transfer = &view.transfer;
-    let file = view.source.as_ref().map(|source| say::name(&source.name));
-    let file = file.or_else(|| transfer.path.as_ref().map(ToString::to_string));
+    let file = view.source.as_ref().map(|source| source.name.as_str());
+    let file = file.or_else(|| transfer.path.as_ref().map(|path| path.as_str()));
     [
         transfer.id.to_string(),
         transfer.client.to_string(),
         view.state().as_str().to_owned(),
-        file.unwrap_or_else(|| "-".to_owned()),
+        file.map_or_else(|| "-".to_owned(), say::short),
         say::ago(transfer.created_at, now),
         outcome(view, place),
     ]
@@ -84,7 +94,7 @@ fn outcome(view: &View, place: Option<usize>) -> String {
         (State::Waiting(waiting_for), _) => say::waits(view, waiting_for, place),
         (State::Running, _) => say::progress(view).unwrap_or_else(|| "no answer yet".to_owned()),
         (_, Phase::Done(download)) => human::size(download.size),
-        (_, Phase::Failed(problem) | Phase::Cancelled(problem)) => problem.code.to_string(),
+        (_, Phase::Failed(ended) | Phase::Cancelled(ended)) => ended.problem.code.to_string(),
         (_, Phase::Queued | Phase::Receiving { .. } | Phase::Sealed(_)) => String::new(),
     }
 }

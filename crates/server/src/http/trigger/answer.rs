@@ -41,7 +41,7 @@ pub(super) fn answer(told: &Told<'_>) -> Result<(StatusCode, String), Problem> {
         Phase::Done(download) => {
             Ok((StatusCode::OK, say::done(told.view, download, told.data_dir)))
         }
-        Phase::Failed(problem) | Phase::Cancelled(problem) => Err(problem.clone()),
+        Phase::Failed(ended) | Phase::Cancelled(ended) => Err(ended.problem.clone()),
         Phase::Queued | Phase::Receiving { .. } | Phase::Sealed(_) => {
             let sentence = match (told.waited, told.joined) {
                 (Some(waited), _) => time_is_up(told, waited),
@@ -61,6 +61,9 @@ fn started(told: &Told<'_>) -> String {
             let running = say::count(told.n_running, "transfer is", "transfers are");
             let place = say::waits(view, WaitingFor::Turn, told.place);
             format!("Waiting: {running} running; {place}.")
+        }
+        Stage::Waiting(WaitingFor::OtherFile) => {
+            format!("Waiting: {}.", say::waits(view, WaitingFor::OtherFile, told.place))
         }
         Stage::Waiting(waiting_for @ WaitingFor::Client) => {
             format!("Queued: {}.", say::waits(view, waiting_for, told.place))
@@ -120,8 +123,13 @@ fn time_is_up(told: &Told<'_>, waited: Duration) -> String {
 fn next_steps(told: &Told<'_>) -> String {
     let Told { host, view, .. } = told;
     let (id, client) = (view.transfer.id, &view.transfer.client);
+    // The newest file of a client may be any that it shares; who asks for one by its path wants it.
+    let whose = match &view.transfer.path {
+        None => format!("clients/{client}"),
+        Some(_) => format!("transfers/{id}"),
+    };
     format!(
         "  wait   curl \"{host}/transfers/{id}?wait\"\n  \
-           file   curl -OJ {host}/clients/{client}/file\n"
+           file   curl -OJ {host}/{whose}/file\n"
     )
 }

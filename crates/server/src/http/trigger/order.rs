@@ -55,6 +55,7 @@ impl Order {
             queue: self.queue,
             fresh: self.fresh,
             requested_by: caller.name(),
+            key: None,
         }
     }
 }

@@ -41,12 +41,17 @@ async fn a_client_is_on_record_as_it_greeted_and_left() {
     };
     let reset =
         Disconnect { at: time(4), reason: DisconnectReason::Reset, detail: "broken".to_owned() };
-    records.client_left(&hello.client, old, time(3), &reset).await.unwrap();
-    assert_eq!(records.clients().await.unwrap(), [expected.clone()], "the old line is no news");
+    let left = ClientRecord {
+        default_file: Err(Code::NotAFile),
+        last_seen_at: time(3),
+        last_disconnect: Some(reset),
+        ..expected.clone()
+    };
+    records.client_left(&ClientRecord { epoch: old, ..left.clone() }).await.unwrap();
+    assert_eq!(records.clients().await.unwrap(), [expected], "the old line is no news");
 
-    records.client_left(&hello.client, epoch, time(3), &reset).await.unwrap();
-    expected.last_seen_at = time(3);
-    expected.last_disconnect = Some(reset);
+    records.client_left(&left).await.unwrap();
+    expected = left;
     assert_eq!(records.clients().await.unwrap(), [expected.clone()]);
     records.close().await.unwrap();
     assert_eq!(room.open().await.clients().await.unwrap(), [expected]);
@@ -56,7 +61,7 @@ async fn a_client_is_on_record_as_it_greeted_and_left() {
 async fn a_client_that_was_connected_when_the_server_ended_is_noted() {
     let room = Room::new();
     let records = room.open().await;
-    let hello = Greeting { default_file: None, ..greeting() };
+    let hello = Greeting { default_file: Err(Code::FileMissing), ..greeting() };
     records.client_connected(&hello, time(1)).await.unwrap();
     records.close().await.unwrap();
     let before = Utc::now() - TimeDelta::milliseconds(1);

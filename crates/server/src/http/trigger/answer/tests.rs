@@ -1,10 +1,11 @@
 use filepull_core::digest::Digest;
 use filepull_core::id::ClientId;
 use filepull_core::name::DownloadName;
+use filepull_core::path::SharedPath;
 use filepull_core::problem::Code;
 use filepull_core::receive::Prefix;
 use filepull_core::source::Source;
-use filepull_core::transfer::{Download, Transfer};
+use filepull_core::transfer::{Download, Ended, Reached, Transfer};
 
 use super::*;
 
@@ -83,6 +84,15 @@ fn a_pull_that_has_begun_names_the_file_and_its_size() {
 }
 
 #[test]
+fn a_pull_by_path_offers_that_very_file() {
+    let mut view = running();
+    view.transfer.path = Some(SharedPath::parse("logs/pos.log").unwrap());
+    let (_, text) = answer(&told(&view)).unwrap();
+    let file = format!("file   curl -OJ localhost:8080/transfers/{}/file\n", view.transfer.id);
+    assert!(text.ends_with(&file), "{text}");
+}
+
+#[test]
 fn an_agent_that_has_not_answered_yet_is_said_so() {
     for stage in [Stage::Asked, Stage::Starting] {
         check_accepted(&told(&view(stage)), "Asked client4, no answer yet. Transfer TID");
@@ -96,6 +106,23 @@ fn a_pull_in_line_is_told_its_place() {
     check_accepted(&Told { place: Some(3), ..told(&view) }, sentence);
     let sentence = "Waiting: 1 transfer is running; client4 is number 1 in line. Transfer TID";
     check_accepted(&Told { place: Some(1), n_running: 1, ..told(&view) }, sentence);
+}
+
+#[test]
+fn a_pull_behind_its_own_client_is_told_so() {
+    let view = view(Stage::Waiting(WaitingFor::OtherFile));
+    let next = "client4 sends another file first; this is next.";
+    check_accepted(
+        &Told { place: Some(1), ..told(&view) },
+        &format!("Waiting: {next} Transfer TID"),
+    );
+    check_accepted(
+        &Told { joined: true, place: Some(1), ..told(&view) },
+        &format!("Already waiting: {next} Nothing new was started."),
+    );
+    let later =
+        "Waiting: client4 sends other files first; this is number 2 in its line. Transfer TID";
+    check_accepted(&Told { place: Some(2), ..told(&view) }, later);
 }
 
 #[test]
@@ -181,8 +208,9 @@ fn a_caller_whose_time_is_up_learns_how_far_it_is() {
 fn a_pull_that_failed_is_its_problem() {
     let mut view = view(Stage::Asked);
     let problem = Problem::new(Code::FileMissing, "client4 has no file at logs/pos.log.");
-    view.transfer.phase = Phase::Failed(problem.clone());
+    let ended = Ended { problem: problem.clone(), reached: Reached::default() };
+    view.transfer.phase = Phase::Failed(ended.clone());
     assert_eq!(answer(&told(&view)), Err(problem.clone()));
-    view.transfer.phase = Phase::Cancelled(problem.clone());
+    view.transfer.phase = Phase::Cancelled(ended);
     assert_eq!(answer(&Told { joined: true, ..told(&view) }), Err(problem));
 }

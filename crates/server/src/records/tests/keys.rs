@@ -1,0 +1,40 @@
+use chrono::TimeDelta;
+
+use super::*;
+
+fn key(text: &str) -> RequestKey {
+    RequestKey { key: text.to_owned(), request: Digest::of(text.as_bytes()) }
+}
+
+#[tokio::test]
+async fn a_key_is_durable_with_its_transfer_and_leads_to_it_for_a_day() {
+    let room = Room::new();
+    let records = room.open().await;
+    let (first, second) = (queued("client4"), queued("client4"));
+    records.save_keyed(&first, &key("a")).await.unwrap();
+    records.keep_key(&key("b"), first.id, time(1)).await.unwrap();
+    records.close().await.unwrap();
+    let records = room.open().await;
+    assert_eq!(records.transfer(first.id).await.unwrap().as_ref(), Some(&first));
+    let led = async |text, at| records.keyed(text, at).await.unwrap().map(|(id, _)| id);
+    assert_eq!(led("a", time(0)).await, Some(first.id));
+    assert_eq!(led("b", time(1)).await, Some(first.id));
+    assert_eq!(records.keyed("a", time(0)).await.unwrap().unwrap().1, key("a").request);
+    records.keep_key(&key("a"), second.id, time(2)).await.unwrap();
+    assert_eq!(led("a", time(2)).await, Some(first.id), "the first one has it");
+
+    let later = time(1) + TimeDelta::hours(24);
+    assert_eq!(led("a", later).await, None);
+    assert_eq!(led("b", later).await, Some(first.id));
+    records.keep_key(&key("a"), second.id, later).await.unwrap();
+    assert_eq!(led("a", later).await, Some(second.id));
+}
+
+#[tokio::test]
+async fn a_transfer_that_cannot_be_saved_keeps_no_key() {
+    let room = Room::new();
+    let records = room.open().await;
+    room.run("DROP TABLE transfers".to_owned()).await;
+    assert!(records.save_keyed(&queued("client4"), &key("a")).await.is_err());
+    assert_eq!(records.keyed("a", time(0)).await.unwrap(), None);
+}
