@@ -75,6 +75,8 @@ impl Life {
             };
             match ask {
                 Ask::Upload(upload) if upload.attempt == attempt && upload.token == token => {
+                    // It may overtake the acceptance, which came by the other connection.
+                    self.opened(&upload.source);
                     return Ok(Answered::Upload(upload));
                 }
                 Ask::Answer { attempt: about, answer } if about == attempt => match answer {
@@ -84,8 +86,7 @@ impl Life {
                         }
                         accepted = true;
                         let size = source.size;
-                        self.note_default_file(Some(&source));
-                        self.view.send_modify(|view| view.source = Some(source));
+                        self.opened(&source);
                         // Now, while the trigger still waits for its answer; the upload is judged
                         // again by where it begins.
                         if let Err(problem) = self.fits(self.received(), size) {
@@ -105,6 +106,12 @@ impl Life {
                 stale @ (Ask::Upload(_) | Ask::Answer { .. }) => self.heed_idly(stale)?,
             }
         }
+    }
+
+    /// The client has opened this file for the transfer.
+    fn opened(&self, source: &Source) {
+        self.view.send_modify(|view| view.source = Some(source.clone()));
+        self.note_default_file(Some(source));
     }
 
     /// The client has just looked for its default file, if that is what was ordered.
