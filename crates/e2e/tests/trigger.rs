@@ -141,7 +141,7 @@ async fn a_client_shows_its_default_file_as_last_seen() -> anyhow::Result<()> {
     std::fs::remove_file(client.data())?;
     assert_eq!(bed.get("/trigger?id=client4").await?.status, 404);
     assert_eq!(default_file(&bed).await?, None);
-    std::fs::write(client.data(), "back")?;
+    std::fs::write(client.data(), "back again")?;
     bed.pull("client4").await?;
     client.take_agent()?.kill().await?;
     bed.server()?.says("client.disconnected").await?;
@@ -149,7 +149,7 @@ async fn a_client_shows_its_default_file_as_last_seen() -> anyhow::Result<()> {
     server.terminate()?;
     server.ended().await?;
     bed.start_server().await?;
-    assert_eq!(default_file(&bed).await?, Some(4), "after a restart");
+    assert_eq!(default_file(&bed).await?, Some(10), "after a restart");
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use filepull_core::human;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::receive::Prefix;
+use filepull_core::source::Source;
 use filepull_core::transfer::{Effect, Transfer};
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
@@ -75,8 +76,8 @@ impl Life {
             };
             match ask {
                 Ask::Upload(upload) if upload.attempt == attempt && upload.token == token => {
-                    // Its acceptance comes on another connection, and later at times.
-                    self.note_default_file(Ok(upload.source.clone()));
+                    // It may overtake the acceptance, which came by the other connection.
+                    self.opened(&upload.source);
                     return Ok(Answered::Upload(upload));
                 }
                 Ask::Answer { attempt: about, answer } if about == attempt => match answer {
@@ -86,8 +87,7 @@ impl Life {
                         }
                         accepted = true;
                         let size = source.size;
-                        self.note_default_file(Ok(source.clone()));
-                        self.view.send_modify(|view| view.source = Some(source));
+                        self.opened(&source);
                         // Now, while the trigger still waits for its answer; the upload is judged
                         // again by where it begins.
                         if let Err(problem) = self.fits(self.received(), size) {
@@ -107,6 +107,12 @@ impl Life {
                 stale @ (Ask::Upload(_) | Ask::Answer { .. }) => self.heed_idly(stale)?,
             }
         }
+    }
+
+    /// The client has opened this file for the transfer.
+    fn opened(&self, source: &Source) {
+        self.view.send_modify(|view| view.source = Some(source.clone()));
+        self.note_default_file(Ok(source.clone()));
     }
 
     /// The client has just looked for its default file, if that is what was ordered.
