@@ -48,7 +48,8 @@ an empty file.
 Start: from the start of the process until \"Ready.\". Lists: GET, as JSON, the first page of 100.
 Trigger: POST /api/v1/transfers for a client that is offline, with `queue`: answered once its record
 is durable. Each is cancelled before the next. All on one connection that is kept; ms are p50, and
-the longest behind it.";
+the longest behind it.
+Old ones: a server with KEEP_RECORDS=30d on the same records, which lets the older half go.";
 
 fn table(measured: &[Measured]) -> String {
     let sizes: Vec<String> = measured.iter().map(|one| one.filled.transfers.to_string()).collect();
@@ -70,6 +71,11 @@ fn table(measured: &[Measured]) -> String {
     for (idx, name) in ask::QUESTIONS.iter().map(|(name, _)| name).enumerate() {
         row(&format!("{name}, ms"), &|one| ms(&one.question_seconds[idx]));
     }
+    row("old ones that left", &|one| one.thinned.forgotten.to_string());
+    row("  that stayed with their file", &|one| one.thinned.kept.to_string());
+    row("  took, s", &|one| format!("{:.1}", one.thinned.seconds));
+    row("  trigger meanwhile, ms", &|one| ms(&one.thinned.trigger_seconds));
+    row("  records.db afterwards, MiB", &|one| format!("{:.1}", mib(one.thinned.bytes)));
     row("server, peak memory", &|one| human::size(one.peak_rss));
     table.to_string()
 }

@@ -6,6 +6,7 @@
 //! All access is relative to open folders, and links are never followed, so that nobody who may
 //! write into a client's folder can lead the server out of it.
 
+mod entries;
 mod partial;
 
 use std::fs::File;
@@ -19,8 +20,8 @@ use filepull_core::name::DownloadName;
 use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 use rustix::io::Errno;
 
-pub(crate) use partial::partial_name;
 pub use partial::{Partial, Published, Syncer, digest_of};
+pub(crate) use partial::partial_name;
 
 /// The folder of the records inside the data folder. No client id starts with a dot.
 pub const RECORDS_FOLDER: &str = ".filepull";
@@ -203,16 +204,9 @@ impl Store {
     /// # Errors
     /// The disk failed.
     pub fn sweep(&self, is_wanted: impl Fn(&str) -> bool) -> Result<usize, StoreError> {
-        let failed = |source| StoreError { step: "read", path: self.root.path.clone(), source };
-        let mut n_removed = 0;
-        for entry in std::fs::read_dir(&self.root.path).map_err(failed)? {
-            let name = entry.map_err(failed)?.file_name();
-            let Some(client) = name.to_str().and_then(|name| ClientId::parse(name).ok()) else {
-                continue; // ours to sweep are only the folders of clients
-            };
-            n_removed += self.sweep_folder(&client, &is_wanted)?;
-        }
-        Ok(n_removed)
+        // Ours to sweep are only the folders of clients.
+        let clients = self.clients()?;
+        clients.iter().map(|client| self.sweep_folder(client, &is_wanted)).sum()
     }
 
     fn sweep_folder(

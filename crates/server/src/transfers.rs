@@ -32,7 +32,7 @@ use filepull_process::Lifecycle;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
-use crate::records::{Records, TransferFilter};
+use crate::records::{Records, Total, TransferFilter};
 use crate::registry::Registry;
 use crate::store::{self, Store};
 pub use agent::{Answer, Reply, Upload};
@@ -99,7 +99,7 @@ pub struct ListPage {
     /// Where the next page begins, if there is one.
     pub next_cursor: Option<String>,
     /// How many there are on all pages.
-    pub total: u64,
+    pub total: Total,
 }
 
 /// Asks are few and small; one that finds the queue full is dropped, as a lost message would be.
