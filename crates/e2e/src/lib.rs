@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 pub use bed::{Client, Reply, TestBed, made, same, send};
-pub use process::Process;
+pub use process::{Process, program};
 pub use proxy::Proxy;
 
 /// No wait in a test is longer: on a busy machine with two cores everything takes its time.

@@ -38,7 +38,7 @@ impl Process {
         arg: &str,
         settings: &[(&str, String)],
     ) -> anyhow::Result<Self> {
-        let program = program_path(program)?;
+        let program = self::program(program)?;
         let mut command = match launcher {
             [] => Command::new(program),
             [first, rest @ ..] => {
@@ -150,8 +150,11 @@ impl Said {
     }
 }
 
-/// Programs lie one folder above the tests that start them.
-fn program_path(program: &str) -> anyhow::Result<PathBuf> {
+/// Where a program lies that this package builds: one folder above the tests that start it.
+///
+/// # Errors
+/// The folder is not known.
+pub fn program(program: &str) -> anyhow::Result<PathBuf> {
     let test = std::env::current_exe()?;
     let folder = test.parent().and_then(|deps| deps.parent()).context("no folder of programs")?;
     Ok(folder.join(program))

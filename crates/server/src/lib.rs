@@ -17,6 +17,7 @@ pub mod retention;
 mod room;
 pub mod store;
 pub mod transfers;
+pub mod verify;
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -12,6 +12,7 @@ mod keys;
 mod list;
 mod lock;
 mod old;
+mod reader;
 mod schema;
 #[cfg(test)]
 mod tests;
@@ -35,6 +36,7 @@ pub use keys::RequestKey;
 pub use list::{Cursor, Page, StateWord, Total, TransferFilter};
 use lock::Lock;
 pub use old::{OldTransfer, OldTransfers};
+pub use reader::{ClientTransfers, DownloadTotals, RecordsReader};
 use writer::{Bound, Writer};
 
 /// A key leads to its transfer for so long.
@@ -69,7 +71,14 @@ pub enum RecordsError {
         /// The newest version that we know.
         known: usize,
     },
-    /// The folder cannot be made or locked.
+    /// An older version of this program made the file, and nothing but a server may change it.
+    #[error("{} was made by an older filepull; a server of this version brings it up to date",
+        file.display())]
+    TooOld {
+        /// The file.
+        file: PathBuf,
+    },
+    /// The folder cannot be made, locked or read.
     #[error("cannot use the folder {}", folder.display())]
     Folder {
         /// The folder, as it was given.

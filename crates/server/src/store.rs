@@ -21,7 +21,7 @@ use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 use rustix::io::Errno;
 
 pub use partial::{Partial, Published, Syncer, digest_of};
-pub(crate) use partial::partial_name;
+pub(crate) use partial::{partial_name, read_all, transfer_of};
 
 /// The folder of the records inside the data folder. No client id starts with a dot.
 pub const RECORDS_FOLDER: &str = ".filepull";
@@ -188,7 +188,8 @@ impl Store {
         name: &DownloadName,
     ) -> Result<Option<File>, StoreError> {
         let Some(folder) = self.open_folder(client)? else { return Ok(None) };
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // A pipe in its place must not keep us waiting for a writer.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         match rustix::fs::openat(&folder, name.to_string(), flags, Mode::empty()) {
             Ok(file) => Ok(Some(file.into())),
             Err(Errno::NOENT) => Ok(None),

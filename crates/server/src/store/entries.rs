@@ -35,6 +35,23 @@ impl Store {
         }
     }
 
+    /// The names of all that lies in the client's folder.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub(crate) fn entries(&self, client: &ClientId) -> Result<Vec<OsString>, StoreError> {
+        let Some(folder) = self.open_folder(client)? else { return Ok(Vec::new()) };
+        let failed = |errno| self.folder_failed("read", client, errno);
+        let mut names = Vec::new();
+        for entry in Dir::read_from(&folder).map_err(failed)? {
+            let name = OsStr::from_bytes(entry.map_err(failed)?.file_name().to_bytes()).to_owned();
+            if name != "." && name != ".." {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
     /// The clients that have a folder, or something else under their name.
     ///
     /// # Errors
