@@ -6,6 +6,7 @@
 mod bed;
 mod process;
 mod proxy;
+mod strace;
 
 use std::future::Future;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use anyhow::Context as _;
 pub use bed::{Client, Reply, TestBed, made, same, send};
 pub use process::Process;
 pub use proxy::Proxy;
+pub use strace::Strace;
 
 /// No wait in a test is longer: on a busy machine with two cores everything takes its time.
 pub const DEADLINE: Duration = Duration::from_secs(120);
