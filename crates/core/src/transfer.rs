@@ -132,11 +132,11 @@ impl Transfer {
     /// How often an upload may arrive damaged before the transfer fails.
     pub const MAX_DAMAGED: u32 = 2;
     /// How often in a row an attempt may bring nothing, over a line that is up, before the transfer
-    /// fails.
+    /// fails; if that took long enough, for five attempts may be over in five seconds.
     pub const MAX_STALLED: u32 = 5;
 
-    /// How often in a row an attempt may be lost with its line before the transfer fails: an agent
-    /// that dies of each order comes back for ever.
+    /// How often in a row an attempt may be lost with its line before the transfer fails, on the
+    /// same condition: an agent that dies of each order comes back for ever.
     pub const MAX_LOST: u32 = 50;
 
     /// A transfer that was asked for at `now`. [`Effect::Record`] it before anybody hears of it.

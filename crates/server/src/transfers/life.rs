@@ -38,6 +38,8 @@ pub(super) struct Life {
     /// Attempts in a row that brought nothing because the line was lost.
     lost: u32,
 }
+    /// Since when no attempt has brought anything.
+    fruitless_since: Option<Instant>,
 
 /// Why the task of a transfer ends without a download.
 pub(super) enum Ending {
@@ -118,6 +120,7 @@ impl Life {
 
     /// A transfer that an earlier process left unfinished.
     pub(super) fn resume(shared: &Arc<Shared>, transfer: Transfer) -> (Self, Handle) {
+                fruitless_since: None,
         let (life, handle) = Self::begin(shared, transfer);
         life.show(Stage::Starting);
         (life, handle)
@@ -188,11 +191,21 @@ impl Life {
         let line_is_up = self.current_line().is_some_and(|line| line.epoch == session.epoch);
         let stalled = &mut self.transfer.setbacks.stalled;
         match (progress, line_is_up) {
-            (true, _) => (*stalled, self.lost, self.backoff) = (0, 0, again()),
+            (true, _) => {
+                (*stalled, self.lost, self.backoff) = (0, 0, again());
+                self.fruitless_since = None;
+            }
             (false, true) => *stalled += 1,
             (false, false) => self.lost += 1,
         }
-        if Transfer::MAX_STALLED <= *stalled || Transfer::MAX_LOST <= self.lost {
+        let too_often = Transfer::MAX_STALLED <= *stalled || Transfer::MAX_LOST <= self.lost;
+        // As much time as a client gets that is away: a firewall that blocks only uploads for a
+        // minute must not cost more than one that blocks everything.
+        let too_long = !progress && {
+            let since = *self.fruitless_since.get_or_insert_with(Instant::now);
+            self.shared.limits.resume_within <= since.elapsed()
+        };
+        if too_often && too_long {
             let detail =
                 format!("{} was connected, but no bytes came: {why}.", self.transfer.client);
             return Err(Problem::new(Code::TransferStalled, detail).into());
