@@ -139,7 +139,7 @@ impl Reader {
     /// Did the file hold still?
     fn check(&self, reading: &Reading, out: &mut Outlet<'_>) -> Result<(), ReadError> {
         let after = share::stat(&self.opened.file).map_err(|error| self.unreadable(&error))?;
-        reading.check_stat(after).map_err(|_| self.changed())?;
+        reading.check_stat(after, self.consistency).map_err(|_| self.changed())?;
         if self.consistency == Consistency::Stat {
             return Ok(());
         }
@@ -157,7 +157,7 @@ impl Reader {
         })?;
         reading.check_again(&second).map_err(|_| self.changed())?;
         let after = share::stat(&self.opened.file).map_err(|error| self.unreadable(&error))?;
-        reading.check_stat(after).map_err(|_| self.changed())
+        reading.check_stat(after, self.consistency).map_err(|_| self.changed())
     }
 
     /// Reads `range` block by block.
