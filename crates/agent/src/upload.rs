@@ -11,11 +11,11 @@ use filepull_core::pace::Pace;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::source::Consistency;
 use filepull_core::{CHUNK_LEN, human};
-use filepull_proto::v1;
 use filepull_proto::v1::agent_transfer_client::AgentTransferClient;
 use filepull_proto::v1::transfer_update::{Accepted, State};
 use filepull_proto::v1::upload_request::Kind;
 use filepull_proto::v1::upload_response::Kind as Said;
+use filepull_proto::v1::{self, ErrorCode};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
@@ -222,6 +222,11 @@ fn offset_of(first: &v1::UploadRequest) -> u64 {
         Some(Kind::Header(header)) => header.offset,
         Some(Kind::Chunk(_) | Kind::Trailer(_) | Kind::Abort(_)) | None => 0,
     }
+            Some(Some(Said::Error(error))) if error.code() == ErrorCode::UnknownTransfer => {
+                // This connection does not lead to the server that gave the order.
+                let why = human::printable(&error.message, 200);
+                return Err(Ended::Broken(format!("the server does not know it: {why}")));
+            }
 }
 
 fn from(offset: u64) -> String {
