@@ -113,6 +113,9 @@ impl Transfers {
     /// The records cannot be read or the disk failed.
     pub async fn start(
         records: Records,
+/// A cancel is answered within this time, even if it must wait for a disk that hangs.
+const CANCEL_LIMIT: Duration = Duration::from_secs(5);
+
         registry: Registry,
         store: Store,
         lifecycle: Lifecycle,
@@ -187,7 +190,8 @@ impl Transfers {
         Ok(ListPage { items, next_cursor: page.next_cursor, total: page.total })
     }
 
-    /// Cancels a transfer. One that is already final stays as it is.
+    /// Cancels a transfer. One that is already final stays as it is, and one that is being published
+    /// ends with its file. The view is not final if the end takes longer than anybody should wait.
     ///
     /// # Errors
     /// As [`find`](Self::find).
@@ -195,9 +199,13 @@ impl Transfers {
         if let Some(mut handle) = self.shared.open.get(id) {
             let at = Utc::now().format("%Y-%m-%d %H:%M:%S UTC");
             let detail = format!("Cancelled by {by} at {at}.");
-            // A closed queue means that it ended meanwhile.
-            let _ = handle.asks.send(Ask::Cancel(Problem::new(Code::Cancelled, detail))).await;
-            let _ = handle.view.wait_for(|view| view.transfer.is_final()).await;
+            let ask = Ask::Cancel(Problem::new(Code::Cancelled, detail));
+            let ended = async {
+                // A closed queue means that it ended meanwhile.
+                let _ = handle.asks.send(ask).await;
+                let _ = handle.view.wait_for(|view| view.transfer.is_final()).await;
+            };
+            let _ = timeout(CANCEL_LIMIT, ended).await;
             let view = handle.view.borrow().clone();
             return Ok(view);
         }
