@@ -202,10 +202,11 @@ impl Records {
         transfers::one(&self.readers, id).await
     }
 
-    /// Every transfer that is not final, oldest first.
+    /// Every transfer that is not final, oldest first; without those that cannot be read, which the
+    /// log names.
     ///
     /// # Errors
-    /// One of them cannot be read.
+    /// The database failed.
     pub async fn unfinished(&self) -> Result<Vec<Transfer>, RecordsError> {
         transfers::unfinished(&self.readers).await
     }

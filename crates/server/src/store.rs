@@ -73,6 +73,13 @@ impl Store {
 
     /// The data folder, as it was given.
     pub fn root(&self) -> &Path {
+        // Its own entry may be new, and an earlier process may have died between the making of a
+        // client's folder and its sync.
+        rustix::fs::fsync(&folder).map_err(|errno| failed("sync")(errno.into()))?;
+        if let Ok(parent) = rustix::fs::openat(&folder, "..", flags, Mode::empty()) {
+            // Where the parent cannot be opened, somebody else made this folder.
+            rustix::fs::fsync(&parent).map_err(|errno| failed("sync")(errno.into()))?;
+        }
         &self.root.path
     }
 

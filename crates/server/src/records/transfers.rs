@@ -11,6 +11,7 @@ use filepull_core::receive::Prefix;
 use filepull_core::source::Source;
 use filepull_core::transfer::{Download, Ended, Phase, Reached, Setbacks, Transfer};
 use sqlx::sqlite::{SqlitePool, SqliteRow};
+use tracing::error;
 
 use super::RecordsError;
 use super::fields::Fields;
@@ -169,7 +170,16 @@ pub(super) async fn one(
 }
 
 pub(super) async fn unfinished(readers: &SqlitePool) -> Result<Vec<Transfer>, RecordsError> {
-    sqlx::query(UNFINISHED).fetch_all(readers).await?.iter().map(read).collect()
+    let rows = sqlx::query(UNFINISHED).fetch_all(readers).await?;
+    let readable = |row| match read(row) {
+        Ok(transfer) => Some(transfer),
+        Err(error) => {
+            // One record that somebody has damaged must not keep all others from going on.
+            error!(event = "records.damaged", %error, "an unfinished transfer was left out");
+            None
+        }
+    };
+    Ok(rows.iter().filter_map(readable).collect())
 }
 
 pub(super) async fn newest(

@@ -152,3 +152,15 @@ async fn a_damaged_record_is_named() {
         assert!(said.contains(&id.to_string()) && said.contains(column), "{said}");
     }
 }
+
+#[tokio::test]
+async fn a_damaged_record_does_not_keep_the_others_from_going_on() {
+    let room = Room::new();
+    let records = room.open().await;
+    let [damaged, other] = [queued("client4"), queued("client5")];
+    for transfer in [&damaged, &other] {
+        records.save(transfer).await.unwrap();
+    }
+    room.run(format!("UPDATE transfers SET attempt = -1 WHERE id = '{}'", damaged.id)).await;
+    assert_eq!(records.unfinished().await.unwrap(), [other]);
+}
