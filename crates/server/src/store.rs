@@ -40,6 +40,11 @@ impl StoreError {
         use io::ErrorKind::{QuotaExceeded, StorageFull};
         matches!(self.source.kind(), StorageFull | QuotaExceeded)
     }
+
+    /// This process, or the whole system, has too many files open. The disk is well.
+    pub fn is_out_of_descriptors(&self) -> bool {
+        matches!(Errno::from_io_error(&self.source), Some(Errno::MFILE | Errno::NFILE))
+    }
 }
 
 /// The data folder.
@@ -68,11 +73,6 @@ impl Store {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder = rustix::fs::open(path, flags, Mode::empty())
             .map_err(|errno| failed("open")(errno.into()))?;
-        Ok(Self { root: Arc::new(Root { path: path.to_owned(), folder }) })
-    }
-
-    /// The data folder, as it was given.
-    pub fn root(&self) -> &Path {
         // Its own entry may be new, and an earlier process may have died between the making of a
         // client's folder and its sync.
         rustix::fs::fsync(&folder).map_err(|errno| failed("sync")(errno.into()))?;
@@ -80,6 +80,11 @@ impl Store {
             // Where the parent cannot be opened, somebody else made this folder.
             rustix::fs::fsync(&parent).map_err(|errno| failed("sync")(errno.into()))?;
         }
+        Ok(Self { root: Arc::new(Root { path: path.to_owned(), folder }) })
+    }
+
+    /// The data folder, as it was given.
+    pub fn root(&self) -> &Path {
         &self.root.path
     }
 

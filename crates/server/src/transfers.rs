@@ -3,6 +3,7 @@
 //! Each unfinished transfer is one task (`life`) that owns it; others see its [`View`] and send
 //! it asks. The registry, the records and the store meet here and nowhere else.
 
+mod admit;
 mod agent;
 mod attempt;
 mod checkpoint;
@@ -13,8 +14,13 @@ mod judge;
 mod keys;
 mod life;
 mod open;
+mod patience;
+mod publish;
 mod pull;
+mod pulse;
 mod recover;
+#[cfg(test)]
+mod tests;
 mod turn;
 mod upload;
 mod view;
@@ -22,6 +28,7 @@ mod view;
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound as _, Utc};
@@ -80,6 +87,10 @@ struct Shared {
     keys: Keys,
     /// A permit is taken before the order is sent: it bounds what may be under way at once.
     turns: Arc<Semaphore>,
+    /// How many transfers wait until our own disk or records work again.
+    n_waits: Arc<AtomicUsize>,
+    /// The records failed when they were last written to.
+    records_fail: AtomicBool,
 }
 
 /// How many transfers are unfinished.
@@ -102,6 +113,9 @@ pub struct ListPage {
     pub total: u64,
 }
 
+/// A cancel is answered within this time, even if it must wait for a disk that hangs.
+const CANCEL_LIMIT: Duration = Duration::from_secs(5);
+
 /// Asks are few and small; one that finds the queue full is dropped, as a lost message would be.
 const ASKS_LEN: usize = 16;
 
@@ -113,9 +127,6 @@ impl Transfers {
     /// The records cannot be read or the disk failed.
     pub async fn start(
         records: Records,
-/// A cancel is answered within this time, even if it must wait for a disk that hangs.
-const CANCEL_LIMIT: Duration = Duration::from_secs(5);
-
         registry: Registry,
         store: Store,
         lifecycle: Lifecycle,
@@ -132,9 +143,20 @@ const CANCEL_LIMIT: Duration = Duration::from_secs(5);
         tokio::task::spawn_blocking(move || sweeper.sweep(is_wanted)).await??;
         let turns = Arc::new(Semaphore::new(limits.max_running));
         let (open, keys) = (Open::default(), Keys::default());
-        let shared =
-            Arc::new(Shared { records, registry, store, lifecycle, limits, open, keys, turns });
-        let transfers = Self { shared };
+        let (n_waits, records_fail) = Default::default();
+        let shared = Shared {
+            records,
+            registry,
+            store,
+            lifecycle,
+            limits,
+            open,
+            keys,
+            turns,
+            n_waits,
+            records_fail,
+        };
+        let transfers = Self { shared: Arc::new(shared) };
         for transfer in unfinished {
             let (life, handle) = Life::resume(&transfers.shared, transfer);
             transfers.shared.open.insert(handle);
@@ -226,6 +248,11 @@ const CANCEL_LIMIT: Duration = Duration::from_secs(5);
     /// How many transfers are unfinished.
     pub fn counts(&self) -> Counts {
         self.shared.open.counts()
+    }
+
+    /// How many transfers wait until this server's own disk or records work again.
+    pub fn n_waiting_for_us(&self) -> usize {
+        self.shared.n_waits.load(Ordering::SeqCst)
     }
 
     /// The server takes no new transfers: it is about to end.

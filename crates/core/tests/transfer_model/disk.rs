@@ -22,6 +22,7 @@ pub(crate) struct Disk {
 struct File {
     bytes: Vec<u8>,
     safe_bytes: Vec<u8>,
+    /// What the next sync brings to the disk, if it succeeds; if it fails, nothing ever does.
     unsynced: Vec<Write>,
 }
 
@@ -91,8 +92,15 @@ impl Disk {
 
     pub(crate) fn sync(&mut self, name: &str) {
         let file = self.file_mut(name);
-        file.unsynced.clear();
-        file.safe_bytes.clone_from(&file.bytes);
+        for write in std::mem::take(&mut file.unsynced) {
+            write.apply(&mut file.safe_bytes);
+        }
+    }
+
+    /// A sync that fails: what it was to bring to the disk never gets there, although later syncs
+    /// succeed.
+    pub(crate) fn fail_sync(&mut self, name: &str) {
+        self.file_mut(name).unsynced.clear();
     }
 
     pub(crate) fn sync_folder(&mut self) {

@@ -86,7 +86,7 @@ async fn welcome(
         refusal(ErrorCode::StorageFailed, "the server's records failed", STOPPING_RETRY)
     })?;
     let (pulse, heard) = watch::channel(Heard { at: now, round_trip: None });
-    let (session, messages) = Session::new(epoch, greeting.instance, remote_addr, heard);
+    let (session, messages) = Session::new(epoch, &greeting, heard);
     log_connected(&greeting, &session);
     let outgoing = outgoing(gateway.line, protocol, &session, messages);
     gateway

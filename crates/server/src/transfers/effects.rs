@@ -1,32 +1,56 @@
 //! Performs the effects that `core::transfer` asks for, one after the other.
 
-use filepull_core::problem::Problem;
+use std::time::Duration;
+
+use filepull_core::backoff::Ended;
 use filepull_core::transfer::{Effect, Phase, Transfer};
 use tokio::task::spawn_blocking;
+use tokio::time::sleep;
 
-use super::{Shared, records_failed, store_failed};
+use super::failed::{Failed, Waits};
+use super::life::{Ending, Life, again};
+use super::{Shared, store_failed};
 use crate::receive::Held;
 use crate::store::{Published, StoreError};
 
-/// Performs `effects` in their order, each one finished before the next begins. Says whether the
-/// last [`Effect::Publish`] found its name taken.
-///
-/// After an error `held` is gone: nobody may build on a partial whose write or sync failed.
-pub(super) async fn perform(
-    shared: &Shared,
-    transfer: &Transfer,
-    held: &mut Option<Held>,
-    effects: &[Effect],
-) -> Result<Published, Problem> {
-    let mut published = Published::Named;
-    for effect in effects {
-        if *effect == Effect::Record {
-            shared.records.save(transfer).await.map_err(|e| records_failed(&e))?;
-        } else {
-            published = on_disk(shared, transfer, held, effect).await?;
+impl Life {
+    /// Performs `effects` in their order, each one finished before the next begins. Stops when
+    /// [`Effect::Publish`] finds its name taken, and says so.
+    ///
+    /// After an error of the disk `held` is gone: nobody may build on a partial whose write or sync
+    /// failed.
+    pub(super) async fn perform(&mut self, effects: &[Effect]) -> Result<Published, Ending> {
+        for effect in effects {
+            if *effect == Effect::Record {
+                self.record().await?;
+                continue;
+            }
+            let done = on_disk(&self.shared, &self.transfer, &mut self.held, effect).await;
+            match (done, effect) {
+                (Ok(Published::Named), _) => {}
+                (Ok(Published::Taken), _) => return Ok(Published::Taken),
+                // It is in nobody's way: no other generation has its name, and the next start
+                // sweeps it.
+                (Err(_), Effect::RemovePartial(_)) => {}
+                (Err(failed), _) => return Err(self.meaning(failed)),
+            }
         }
+        Ok(Published::Named)
     }
-    Ok(published)
+
+    /// Puts the transfer on record as it now stands, and tries until it is there: records that fail
+    /// are no fault of the transfer. A cancel and the end of the process are heeded.
+    pub(super) async fn record(&mut self) -> Result<(), Ending> {
+        let mut backoff = again();
+        let mut waits = None;
+        while self.shared.save(&self.transfer).await.is_err() {
+            waits.get_or_insert_with(|| Waits::begin(&self.shared));
+            let pause = backoff.next(Ended::Lost { lived: Duration::ZERO }, fastrand::f64());
+            self.unless_ended(sleep(pause)).await?;
+        }
+        self.sealed = matches!(self.transfer.phase, Phase::Sealed(_));
+        Ok(())
+    }
 }
 
 async fn on_disk(
@@ -34,7 +58,7 @@ async fn on_disk(
     transfer: &Transfer,
     held: &mut Option<Held>,
     effect: &Effect,
-) -> Result<Published, Problem> {
+) -> Result<Published, Failed> {
     let (store, effect, taken) = (shared.store.clone(), effect.clone(), held.take());
     let transfer = transfer.clone();
     let job = move || {
@@ -70,21 +94,26 @@ fn one(
         Effect::SyncPartial => {
             if let Some(held) = held {
                 if let Phase::Sealed(_) = transfer.phase {
-                    held.partial.protect()?;
+                    held.partial.seal()?;
+                } else {
+                    held.partial.sync()?;
                 }
-                held.partial.sync()?;
             }
         }
-        Effect::SyncFolder => store.sync_folder(client)?,
+        // Over the folder that is open already, where there is one: descriptors may have run out.
+        Effect::SyncFolder => match held {
+            Some(held) => held.partial.sync_folder()?,
+            None => store.sync_folder(client)?,
+        },
         Effect::Publish => {
             if let (Some(held), Phase::Sealed(download)) = (held, &transfer.phase) {
                 return held.partial.publish(&download.name);
             }
         }
-        Effect::RemovePartial(generation) => {
-            // Of an older generation, or of a transfer that has ended: not what `held` writes to.
-            store.remove_partial(client, *id, *generation)?;
-        }
+        Effect::RemovePartial(generation) => match held.take() {
+            Some(held) => held.partial.remove()?,
+            None => store.remove_partial(client, *id, *generation)?,
+        },
     }
     Ok(Published::Named)
 }
