@@ -11,7 +11,7 @@ use super::failed::{Failed, Waits};
 use super::life::{Ending, Life, again};
 use super::{Shared, store_failed};
 use crate::receive::Held;
-use crate::store::{Published, StoreError};
+use crate::store::{Published, Store, StoreError};
 
 impl Life {
     /// Performs `effects` in their order, each one finished before the next begins. Stops when
@@ -20,19 +20,16 @@ impl Life {
     /// After an error of the disk `held` is gone: nobody may build on a partial whose write or sync
     /// failed.
     pub(super) async fn perform(&mut self, effects: &[Effect]) -> Result<Published, Ending> {
-        for effect in effects {
-            if *effect == Effect::Record {
+        // Those that follow each other on the disk are one job: a job costs two changes of thread.
+        for effects in effects.chunk_by(|a, b| *a != Effect::Record && *b != Effect::Record) {
+            if let [Effect::Record] = effects {
                 self.record().await?;
                 continue;
             }
-            let done = on_disk(&self.shared, &self.transfer, &mut self.held, effect).await;
-            match (done, effect) {
-                (Ok(Published::Named), _) => {}
-                (Ok(Published::Taken), _) => return Ok(Published::Taken),
-                // It is in nobody's way: no other generation has its name, and the next start
-                // sweeps it.
-                (Err(_), Effect::RemovePartial(_)) => {}
-                (Err(failed), _) => return Err(self.meaning(failed)),
+            match on_disk(&self.shared, &self.transfer, &mut self.held, effects).await {
+                Ok(Published::Named) => {}
+                Ok(Published::Taken) => return Ok(Published::Taken),
+                Err(failed) => return Err(self.meaning(failed)),
             }
         }
         Ok(Published::Named)
@@ -57,27 +54,42 @@ async fn on_disk(
     shared: &Shared,
     transfer: &Transfer,
     held: &mut Option<Held>,
-    effect: &Effect,
+    effects: &[Effect],
 ) -> Result<Published, Failed> {
-    let (store, effect, taken) = (shared.store.clone(), effect.clone(), held.take());
+    let (store, effects, taken) = (shared.store.clone(), effects.to_vec(), held.take());
     let transfer = transfer.clone();
     let job = move || {
         let mut held = taken;
-        let result = one(&store, &transfer, &mut held, &effect);
+        let result = all(&store, &transfer, &mut held, &effects);
         (held, result)
     };
     let (kept, result) = run(job).await;
-    match result {
-        Ok(published) => {
-            *held = kept;
-            Ok(published)
-        }
-        Err(error) => Err(store_failed(&error)),
+    if result.is_ok() {
+        *held = kept;
     }
+    result
+}
+
+fn all(
+    store: &Store,
+    transfer: &Transfer,
+    held: &mut Option<Held>,
+    effects: &[Effect],
+) -> Result<Published, Failed> {
+    for effect in effects {
+        match one(store, transfer, held, effect).map_err(|error| store_failed(&error)) {
+            Ok(Published::Named) => {}
+            Ok(Published::Taken) => return Ok(Published::Taken),
+            // It is in nobody's way: no other generation has its name, and the next start sweeps it.
+            Err(_) if matches!(effect, Effect::RemovePartial(_)) => {}
+            Err(failed) => return Err(failed),
+        }
+    }
+    Ok(Published::Named)
 }
 
 fn one(
-    store: &crate::store::Store,
+    store: &Store,
     transfer: &Transfer,
     held: &mut Option<Held>,
     effect: &Effect,
