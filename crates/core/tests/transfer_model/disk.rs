@@ -109,13 +109,14 @@ impl Disk {
         self.forget_unlinked();
     }
 
-    /// Damages one bit, on the disk itself.
+    /// Damages one bit, for readers and on the disk itself: the same one, or a recovery that reads
+    /// from memory would rightly find nothing wrong.
     pub(crate) fn flip_bit(&mut self, name: &str, pick: usize) {
         let file = self.file_mut(name);
+        let bits = file.bytes.len() * 8;
         for bytes in [&mut file.bytes, &mut file.safe_bytes] {
-            let bits = bytes.len() * 8;
-            if bits != 0 {
-                bytes[pick % bits / 8] ^= 1 << (pick % 8);
+            if let Some(byte) = pick.checked_rem(bits).and_then(|bit| bytes.get_mut(bit / 8)) {
+                *byte ^= 1 << (pick % 8);
             }
         }
     }
