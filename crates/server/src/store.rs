@@ -7,6 +7,7 @@
 //! write into a client's folder can lead the server out of it.
 
 mod partial;
+mod whole;
 
 use std::fs::File;
 use std::io;
@@ -20,7 +21,8 @@ use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 use rustix::io::Errno;
 
 pub(crate) use partial::partial_name;
-pub use partial::{Partial, Published, Syncer, digest_of};
+pub use partial::{Partial, Published, Syncer};
+pub use whole::digest_of;
 
 /// The folder of the records inside the data folder. No client id starts with a dot.
 pub const RECORDS_FOLDER: &str = ".filepull";

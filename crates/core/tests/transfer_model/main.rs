@@ -10,6 +10,7 @@
 
 mod agent;
 mod disk;
+mod live;
 mod machine;
 mod oracle;
 mod server;

@@ -10,8 +10,9 @@ use filepull_core::transfer::{Download, Phase, Transfer};
 
 use crate::agent::{CELL_LEN, Client};
 use crate::disk::Inode;
+use crate::live::Live;
 use crate::machine::{Machine, Said, is, is_partial, partial_name};
-use crate::server::{Live, Server};
+use crate::server::Server;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Oracle {

@@ -1,7 +1,7 @@
 //! A file before its upload is whole: `<transfer>-<generation>.tmp`.
 
 use std::fs::File;
-use std::io::{self, IoSlice, Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{self, IoSlice, Seek as _, SeekFrom, Write as _};
 use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
@@ -9,13 +9,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use filepull_core::digest::{Digest, Hasher};
 use filepull_core::id::TransferId;
 use filepull_core::name::DownloadName;
 use rustix::fs::{Advice, AtFlags, FallocateFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::StoreError;
+use super::whole::read_all;
 
 /// A file that is being received. Its bytes become durable by [`sync`](Self::sync) only.
 #[derive(Debug)]
@@ -283,32 +283,5 @@ impl Syncer {
     /// The disk failed, or a delayed write found no room.
     pub fn sync(&self) -> Result<(), StoreError> {
         self.file.sync_data().map_err(|error| self.place.failed("sync", error))
-    }
-}
-
-/// The digest and the length of a whole open file, read from its start.
-///
-/// # Errors
-/// The disk failed.
-pub fn digest_of(mut file: &File) -> io::Result<(u64, Digest)> {
-    let mut hasher = Hasher::default();
-    let mut len = 0;
-    file.seek(SeekFrom::Start(0))?;
-    read_all(file, &mut |bytes: &[u8]| {
-        hasher.update(bytes);
-        len += bytes.len() as u64;
-    })?;
-    Ok((len, hasher.digest()))
-}
-
-fn read_all(mut file: &File, take: &mut impl FnMut(&[u8])) -> io::Result<()> {
-    let mut buffer = vec![0; 256 * 1024];
-    loop {
-        match file.read(&mut buffer) {
-            Ok(0) => return Ok(()),
-            Ok(len) => take(&buffer[..len]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
     }
 }
