@@ -1,6 +1,6 @@
 //! One of our programs, running.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,7 +12,8 @@ use tokio::sync::watch;
 
 use crate::soon;
 
-/// A running program and everything it has said so far. It is killed when dropped.
+/// A running program and everything it has said so far. It is killed when dropped, with all that
+/// it started: a launcher may outlive its program, and a program its launcher.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
@@ -27,18 +28,19 @@ struct Said {
 }
 
 impl Process {
-    /// Starts a program that this package builds, with these settings in its environment and no
-    /// others of ours; through a `launcher`, which takes the program as its last argument.
+    /// Starts a program, with these settings in its environment and no others of ours; through a
+    /// `launcher`, which takes the program as its last argument. A program without a folder is one
+    /// that this package builds.
     ///
     /// # Errors
     /// It does not start.
     pub fn start(
         launcher: &[String],
-        program: &str,
+        program: impl AsRef<Path>,
         arg: &str,
         settings: &[(&str, String)],
     ) -> anyhow::Result<Self> {
-        let program = program_path(program)?;
+        let program = program_path(program.as_ref())?;
         let mut command = match launcher {
             [] => Command::new(program),
             [first, rest @ ..] => {
@@ -50,7 +52,7 @@ impl Process {
         command.arg(arg).env_clear().envs(settings.iter().map(|(key, value)| (key, value)));
         command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.kill_on_drop(true).spawn().context("starting the program")?;
+        let mut child = command.kill_on_drop(true).process_group(0).spawn().context("starting the program")?;
         let said = Said { lines: Arc::default(), count: Arc::new(watch::Sender::new(0)) };
         said.follow(child.stdout.take());
         said.follow(child.stderr.take());
@@ -106,7 +108,17 @@ impl Process {
     /// # Errors
     /// It has ended already.
     pub async fn kill(mut self) -> anyhow::Result<()> {
+        self.kill_group();
         self.child.kill().await.context("killing the program")
+    }
+
+    fn kill_group(&self) {
+        // Only while it is not reaped is its id certainly still its own.
+        let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok());
+        if let Some(group) = pid.and_then(Pid::from_raw) {
+            // An error means that it is gone already.
+            let _ = rustix::process::kill_process_group(group, Signal::KILL);
+        }
     }
 
     /// Asks it to end (SIGTERM).
@@ -136,6 +148,12 @@ impl Process {
     }
 }
 
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill_group();
+    }
+}
+
 impl Said {
     fn follow(&self, from: Option<impl AsyncRead + Unpin + Send + 'static>) {
         let (said, Some(from)) = (self.clone(), from) else { return };
@@ -151,7 +169,7 @@ impl Said {
 }
 
 /// Programs lie one folder above the tests that start them.
-fn program_path(program: &str) -> anyhow::Result<PathBuf> {
+fn program_path(program: &Path) -> anyhow::Result<PathBuf> {
     let test = std::env::current_exe()?;
     let folder = test.parent().and_then(|deps| deps.parent()).context("no folder of programs")?;
     Ok(folder.join(program))
