@@ -34,6 +34,53 @@ pub struct Disk {
     at: PathBuf,
 }
 
+/// Disks that hang on one plug: each is mounted on or beneath the one before.
+#[derive(Debug)]
+pub struct Disks(pub Vec<Disk>);
+
+impl Disks {
+    /// A disk for the data folder, and one of its own for the records in it if `apart`.
+    ///
+    /// # Errors
+    /// A tool failed.
+    pub async fn make(
+        ground: &Arc<Ground>,
+        file_system: FileSystem,
+        name: &str,
+        data_dir: &Path,
+        apart: bool,
+    ) -> anyhow::Result<Self> {
+        let mut disks = vec![Disk::make(ground, file_system, name, data_dir).await?];
+        if apart {
+            let (name, at) = (format!("{name}-records"), data_dir.join(".filepull"));
+            disks.push(Disk::make(ground, file_system, &name, &at).await?);
+        }
+        Ok(Self(disks))
+    }
+
+    /// Gets ready to cut the power of all.
+    ///
+    /// # Errors
+    /// The tool does not start.
+    pub fn switches(&self) -> anyhow::Result<Vec<Switch>> {
+        self.0.iter().map(Disk::switch).collect()
+    }
+
+    /// Takes all away and brings them back.
+    ///
+    /// # Errors
+    /// One is in use, or cannot be mounted any more.
+    pub async fn remount(&self) -> anyhow::Result<()> {
+        for disk in self.0.iter().rev() {
+            disk.unmount().await?;
+        }
+        for disk in &self.0 {
+            disk.mount().await?;
+        }
+        Ok(())
+    }
+}
+
 /// A finger on the switch: the cut itself then takes no time.
 #[derive(Debug)]
 pub struct Switch {
@@ -96,29 +143,21 @@ impl Disk {
         Ok(Switch { tool: command.spawn().context("starting xfs_io")? })
     }
 
-    /// Takes the disk away and brings it back, as the journal has it.
+    /// Takes the disk away.
     ///
     /// # Errors
-    /// It is in use, or cannot be mounted any more.
-    pub async fn remount(&self) -> anyhow::Result<()> {
+    /// It stays in use.
+    pub async fn unmount(&self) -> anyhow::Result<()> {
         let mut last = Ok(());
         for _ in 0..100 {
             last = tool::run(&self.ground, "umount", &[text(&self.at)?]).await.map(drop);
             if last.is_ok() {
-                return self.mount().await;
+                break;
             }
             // A process that was just killed may still be closing its files.
             sleep(Duration::from_millis(20)).await;
         }
         last
-    }
-
-    /// Takes the disk away.
-    ///
-    /// # Errors
-    /// It is in use.
-    pub async fn unmount(&self) -> anyhow::Result<()> {
-        tool::run(&self.ground, "umount", &[text(&self.at)?]).await.map(drop)
     }
 
     /// Brings it back.

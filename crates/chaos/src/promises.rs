@@ -17,7 +17,7 @@ promises! {
     // R2 Nothing is ever overwritten.
     // r2
     // R3 Acknowledged means durable.
-    // r3
+    r3
     // R4 Exactly once.
     // r4
     // R5 End-to-end identity: waits.

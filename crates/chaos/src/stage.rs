@@ -155,8 +155,17 @@ impl Stage {
     /// # Errors
     /// The disk failed.
     pub fn new_version(&mut self, index: usize) -> anyhow::Result<()> {
+        let len = self.clients[index].cells.len();
+        self.resize(index, usize::try_from(len)?)
+    }
+
+    /// The same, of about this length.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn resize(&mut self, index: usize, len: usize) -> anyhow::Result<()> {
         let Player { client, cells } = &mut self.clients[index];
-        cells.version += 1;
+        *cells = Cells::new(&client.id, cells.version + 1, len);
         let new = client.files.join("data.new");
         std::fs::write(&new, cells.bytes())?;
         std::fs::rename(new, client.data())?;

@@ -8,7 +8,7 @@ use futures::FutureExt as _;
 use futures::future::{BoxFuture, try_join_all};
 use tokio::time::{sleep, timeout};
 
-use crate::disk::{Disk, FileSystem};
+use crate::disk::{Disks, FileSystem};
 use crate::promise::Promise;
 use crate::stage::Stage;
 use crate::tool::LOOP_DISKS;
@@ -24,10 +24,11 @@ pub(super) const PROMISE: Promise = Promise {
 };
 
 const FILE_LEN: usize = 16 << 20;
+/// On each file system.
 const POWER_CUTS: u32 = 300;
 const KILLS: u32 = 60;
 /// Lanes side by side: much of a power cut is waiting.
-const LANES: u32 = 2;
+const LANES: u32 = 3;
 /// One agent in six is so slow that the server makes checkpoints.
 const SLOW: &str = "8MiB/s";
 const FAST: &str = "1GiB/s";
@@ -44,7 +45,7 @@ async fn attempt(trial: &Trial) -> anyhow::Result<()> {
     let mut lanes: Vec<BoxFuture<'_, anyhow::Result<()>>> = Vec::new();
     for n in 0..LANES {
         for file_system in FileSystem::ALL {
-            let count = trial.share(POWER_CUTS / 2, LANES);
+            let count = trial.share(POWER_CUTS, LANES);
             lanes.push(lane(trial, Fault::PowerCut(file_system), n, count).boxed());
         }
     }
@@ -60,12 +61,12 @@ async fn lane(trial: &Trial, fault: Fault, n: u32, count: u32) -> anyhow::Result
         fault,
         dice: trial.dice(&name),
         stage: Stage::set(trial, &[]).await?,
-        disk: None,
+        disks: None,
         transfer: None,
     };
     if let Fault::PowerCut(file_system) = fault {
         let at = lane.stage.data_dir();
-        lane.disk = Some(Disk::make(&trial.ground, file_system, &name, &at).await?);
+        lane.disks = Some(Disks::make(&trial.ground, file_system, &name, &at, false).await?);
     }
     lane.stage.add_client("client1", FILE_LEN, &[])?;
     let tried = lane.rounds(count).await;
@@ -77,7 +78,7 @@ struct Lane<'a> {
     fault: Fault,
     dice: Rng,
     stage: Stage,
-    disk: Option<Disk>,
+    disks: Option<Disks>,
     /// The one under way.
     transfer: Option<String>,
 }
@@ -149,13 +150,15 @@ impl Lane<'_> {
     }
 
     async fn cut_power(&mut self, kind: FileSystem, watcher: Watcher) -> anyhow::Result<()> {
-        let disk = self.disk.as_ref().context("there is a disk")?;
+        let disks = self.disks.as_ref().context("there is a disk")?;
         let data_dir = self.stage.data_dir();
-        disk.switch()?.cut().await?;
+        for switch in disks.switches()? {
+            switch.cut().await?;
+        }
         self.trial.tally.fault(kind.cut_name());
         self.stage.kill_server().await?;
         watcher.stop()?;
-        disk.remount().await?;
+        disks.remount().await?;
         self.stage.oracle.power_cut();
         self.stage.oracle.look(&data_dir, false)?;
         self.back().await
