@@ -19,7 +19,7 @@ promises! {
     // R3 Acknowledged means durable.
     r3
     // R4 Exactly once.
-    // r4
+    r4
     // R5 End-to-end identity: waits.
 
     // R6 One version of the source: waits.

@@ -35,7 +35,7 @@ const POWER_CUTS: u32 = 400;
 const ACKS: u32 = 20;
 /// Half of them with the records on a disk of their own: one disk's journal, synced for the
 /// records, would hide that a folder was not.
-const LANES: u32 = 4;
+const LANES: u32 = 2;
 
 async fn attempt(trial: &Trial) -> anyhow::Result<()> {
     let mut lanes: Vec<BoxFuture<'_, anyhow::Result<()>>> = vec![calls::attempt(trial).boxed()];
