@@ -78,7 +78,7 @@ async fn run(args: &Args) -> anyhow::Result<ExitCode> {
             promises::ALL.iter().for_each(|p| tell(format!("{:4} {}", p.id, p.promised)));
             Ok(ExitCode::SUCCESS)
         }
-        "planted" => Ok(ExitCode::SUCCESS),
+        "planted" => planted::run(&args.what[1..]).await,
         _ => attempt_all(args, &chosen(&args.what)?).await,
     }
 }

@@ -184,13 +184,7 @@ impl Oracle {
                 }
                 continue;
             };
-            let on_disk = self.files.get(&answered.place);
-            let same = on_disk.is_some_and(|seen| {
-                !seen.stranger && seen.len == answered.len && seen.digest == answered.digest
-            });
-            if !same && !self.retired.contains(&answered.place) {
-                return Err(self.wrong(format!("{id} says {answered:?}, the disk {on_disk:?}")));
-            }
+            self.bears_out(std::slice::from_ref(transfer))?;
             if let Some(other) = named.insert(answered.place, id.to_owned()) {
                 return Err(self.wrong(format!("{id} and {other} claim one file")));
             }
@@ -211,6 +205,26 @@ impl Oracle {
                     self.tally.wrong_file();
                     bail!(text);
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares what a list says of downloads with the disk, and with nothing else: the records
+    /// behind it have been damaged, and may have lost the rest.
+    ///
+    /// # Errors
+    /// An answer is not true.
+    pub fn bears_out(&self, transfers: &[Value]) -> anyhow::Result<()> {
+        for transfer in transfers {
+            let Some(answered) = Answered::read(transfer)? else { continue };
+            let on_disk = self.files.get(&answered.place);
+            let same = on_disk.is_some_and(|seen| {
+                !seen.stranger && seen.len == answered.len && seen.digest == answered.digest
+            });
+            if !same && !self.retired.contains(&answered.place) {
+                let id = &transfer["id"];
+                return Err(self.wrong(format!("{id} says {answered:?}, the disk {on_disk:?}")));
             }
         }
         Ok(())

@@ -15,7 +15,7 @@ promises! {
     // R1 Whole or absent.
     r1
     // R2 Nothing is ever overwritten.
-    // r2
+    r2
     // R3 Acknowledged means durable.
     r3
     // R4 Exactly once.
@@ -39,7 +39,7 @@ promises! {
     // R13 Full or failing disk is a clean failure: waits.
 
     // R14 Restart is boring.
-    // r14
+    r14
     // R15 10,000 agents reconnect at once: waits.
 
     // R16 Provable later: waits.

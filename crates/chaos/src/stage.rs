@@ -338,8 +338,16 @@ impl Stage {
         self.kill_server().await
     }
 
-    /// The last log lines of both programs, for the message of an error.
-    pub fn last_words(&self) -> String {
+    /// Adds to an error where it happened, and the last log lines of both programs.
+    ///
+    /// # Errors
+    /// The error, if there was one.
+    pub fn explain<T>(&self, place: &str, tried: anyhow::Result<T>) -> anyhow::Result<T> {
+        tried.map_err(|error| anyhow::anyhow!("{place}: {error:#}\n{}", self.last_words()))
+    }
+
+    /// The last log lines of both programs.
+    fn last_words(&self) -> String {
         let mut words: Vec<String> = self.past.iter().cloned().collect();
         if let Ok(server) = self.bed.server() {
             words.push(last_lines("server", server));

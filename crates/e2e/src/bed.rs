@@ -155,8 +155,9 @@ impl TestBed {
             ("LOG_FORMAT", "json".to_owned()),
         ];
         settings.extend(self.settings.iter().map(|(key, value)| (key.as_str(), value.clone())));
-        let server = Process::start(&self.launcher, &self.programs.server, "server", &settings)?;
-        let ready: Value = serde_json::from_str(&server.says("\"server.ready\"").await?)?;
+        let mut server =
+            Process::start(&self.launcher, &self.programs.server, "server", &settings)?;
+        let ready: Value = serde_json::from_str(&server.ready("\"server.ready\"").await?)?;
         let addr = |key: &str| {
             let text = ready[key].as_str().with_context(|| format!("no {key} in {ready}"))?;
             anyhow::Ok(text.parse::<SocketAddr>()?)

@@ -21,10 +21,12 @@ pub struct Process {
 }
 
 /// Lines of standard output and standard error, in the order they came.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct Said {
     lines: Arc<Mutex<Vec<String>>>,
     count: Arc<watch::Sender<usize>>,
+    /// Pipes that are still open.
+    open: Arc<watch::Sender<usize>>,
 }
 
 impl Process {
@@ -53,7 +55,7 @@ impl Process {
         command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.kill_on_drop(true).process_group(0).spawn().context("starting the program")?;
-        let said = Said { lines: Arc::default(), count: Arc::new(watch::Sender::new(0)) };
+        let said = Said::default();
         said.follow(child.stdout.take());
         said.follow(child.stderr.take());
         Ok(Self { child, said })
@@ -72,27 +74,36 @@ impl Process {
     /// # Errors
     /// As [`says`](Self::says).
     pub async fn says_times(&self, text: &str, times: usize) -> anyhow::Result<String> {
-        let mut count = self.said.count.subscribe();
-        let found = async {
-            loop {
-                count.borrow_and_update();
-                let nth = self.said().into_iter().filter(|line| line.contains(text)).nth(times - 1);
-                if let Some(line) = nth {
-                    return line;
-                }
-                if count.changed().await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-            }
-        };
-        soon(&format!("the line {text:?}"), found)
+        soon(&format!("the line {text:?}"), self.said.line(text, times))
             .await
             .with_context(|| format!("it said:\n{}", self.said().join("\n")))
     }
 
+    /// Waits for a line that contains `text` and is the sign that the program has started.
+    ///
+    /// # Errors
+    /// It ended instead, or nothing came in time; the error shows what was said.
+    pub async fn ready(&mut self, text: &str) -> anyhow::Result<String> {
+        let said = self.said.clone();
+        let started = async {
+            tokio::select! {
+                line = said.line(text, 1) => Ok(line),
+                status = self.child.wait() => Err(status),
+            }
+        };
+        match soon(&format!("the line {text:?}"), started).await {
+            Ok(Ok(line)) => Ok(line),
+            Ok(Err(status)) => {
+                self.said.all().await;
+                anyhow::bail!("it ended: {}; it said:\n{}", status?, self.said().join("\n"))
+            }
+            Err(late) => Err(late).with_context(|| format!("it said:\n{}", self.said().join("\n"))),
+        }
+    }
+
     /// Everything it has said.
     pub fn said(&self) -> Vec<String> {
-        self.said.lines.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.said.lines()
     }
 
     /// Its process id.
@@ -155,8 +166,33 @@ impl Drop for Process {
 }
 
 impl Said {
+    fn lines(&self) -> Vec<String> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Resolves when that many lines contain `text`, with the last of them.
+    async fn line(&self, text: &str, times: usize) -> String {
+        let mut count = self.count.subscribe();
+        loop {
+            count.borrow_and_update();
+            let nth = self.lines().into_iter().filter(|line| line.contains(text)).nth(times - 1);
+            if let Some(line) = nth {
+                return line;
+            }
+            if count.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Resolves when nothing more can be said: both pipes are closed.
+    async fn all(&self) {
+        let _ = self.open.subscribe().wait_for(|open| *open == 0).await;
+    }
+
     fn follow(&self, from: Option<impl AsyncRead + Unpin + Send + 'static>) {
         let (said, Some(from)) = (self.clone(), from) else { return };
+        said.open.send_modify(|open| *open += 1);
         let mut lines = BufReader::new(from).lines();
         #[allow(clippy::disallowed_methods, reason = "it ends with the pipe of the program")]
         tokio::spawn(async move {
@@ -164,6 +200,7 @@ impl Said {
                 said.lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
                 said.count.send_modify(|count| *count += 1);
             }
+            said.open.send_modify(|open| *open -= 1);
         });
     }
 }

@@ -70,7 +70,7 @@ async fn lane(trial: &Trial, fault: Fault, n: u32, count: u32) -> anyhow::Result
     }
     lane.stage.add_client("client1", FILE_LEN, &[])?;
     let tried = lane.rounds(count).await;
-    tried.with_context(|| format!("{name}\n{}", lane.stage.last_words()))
+    lane.stage.explain(&name, tried)
 }
 
 struct Lane<'a> {

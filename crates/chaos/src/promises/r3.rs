@@ -56,7 +56,7 @@ async fn lane(trial: &Trial, kind: FileSystem, n: u32, count: u32) -> anyhow::Re
     stage.add_client("client1", 1, &[])?;
     let mut lane = Lane { trial, kind, dice: trial.dice(&name), stage, disks };
     let tried = lane.rounds(count).await;
-    tried.with_context(|| format!("{name}, records apart: {apart}\n{}", lane.stage.last_words()))
+    lane.stage.explain(&format!("{name}, records apart: {apart}"), tried)
 }
 
 struct Lane<'a> {
@@ -72,7 +72,7 @@ impl Lane<'_> {
         self.stage.start_server().await?;
         for round in 0..count {
             self.round().await.with_context(|| format!("round {round}"))?;
-            self.stage.oracle.retire(&self.stage.data_dir(), 8)?;
+            self.stage.oracle.retire(&self.stage.data_dir(), 3)?;
         }
         self.stage.audit(true).await?;
         self.stage.strike().await
@@ -103,7 +103,8 @@ impl Lane<'_> {
         sleep(Duration::from_micros(self.dice.u64(0..5_000))).await;
         cut(&mut self.stage, switches).await?;
         self.trial.tally.fault(self.kind.cut_name());
-        back(&mut self.stage, &self.disks).await?;
+        self.disks.remount().await?;
+        back(&mut self.stage).await?;
         let state = self.stage.transfer(&id).await?["state"].clone();
         anyhow::ensure!(!cancelled || state == "cancelled", "{id} was cancelled, and is {state}");
         self.stage.let_agents_in();
@@ -135,8 +136,7 @@ async fn cut(stage: &mut Stage, switches: Vec<Switch>) -> anyhow::Result<()> {
 }
 
 /// The power is back: looks at the disk before the server does, then at what the server says.
-async fn back(stage: &mut Stage, disks: &Disks) -> anyhow::Result<()> {
-    disks.remount().await?;
+async fn back(stage: &mut Stage) -> anyhow::Result<()> {
     stage.oracle.power_cut();
     stage.oracle.look(&stage.data_dir(), false)?;
     stage.start_server_alone().await?;

@@ -5,7 +5,6 @@ mod replays;
 
 use std::time::Duration;
 
-use anyhow::Context as _;
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, try_join_all};
 use tokio::time::timeout;
@@ -44,7 +43,7 @@ async fn attempt(trial: &Trial) -> anyhow::Result<()> {
     for side in [Side::Server, Side::Agent] {
         let mut scout = Lane::set(trial, "scout").await?;
         let seen = scout.listed(side).await;
-        let seen = seen.with_context(|| format!("listing calls\n{}", scout.stage.last_words()))?;
+        let seen = scout.stage.explain("listing calls", seen)?;
         anyhow::ensure!(8 <= seen.len(), "only {} calls of {side:?} were seen", seen.len());
         points.extend(seen.into_iter().map(|point| (side, point)));
     }
@@ -65,9 +64,8 @@ async fn lane(trial: &Trial, n: usize, points: Vec<(Side, Point)>) -> anyhow::Re
     let mut lane = Lane::set(trial, &format!("r4-{n}")).await?;
     for (side, point) in points {
         let tried = lane.killed_at(side, &point).await;
-        tried.with_context(|| {
-            format!("{side:?} killed at {} {}\n{}", point.call, point.nth, lane.stage.last_words())
-        })?;
+        let place = format!("{side:?} killed at {} {}", point.call, point.nth);
+        lane.stage.explain(&place, tried)?;
     }
     lane.stage.audit(true).await?;
     lane.stage.strike().await

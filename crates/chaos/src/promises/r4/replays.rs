@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use anyhow::Context as _;
 use bytes::Bytes;
 use fastrand::Rng;
 use filepull_proto::v1::StartTransfer;
@@ -26,7 +25,7 @@ pub(super) async fn attempt(trial: &Trial, count: u32) -> anyhow::Result<()> {
     for n in 0..count {
         let file = Cells::new(CLIENT, n + 1, dice.usize(64..200_000)).bytes();
         let tried = replay(&mut stage, &mut agent, &file.into(), &mut dice).await;
-        tried.with_context(|| format!("replay {n}\n{}", stage.last_words()))?;
+        stage.explain(&format!("replay {n}"), tried)?;
         trial.tally.fault("replayed commits");
     }
     stage.audit(true).await?;
