@@ -24,6 +24,9 @@ pub(super) const PROMISE: Promise = Promise {
 };
 
 const FILE_LEN: usize = 16 << 20;
+/// So much shorter a file may be: the server asks the system early to write what has come, but for
+/// the last of it.
+const SHORTER: usize = 7 << 20;
 /// On each file system.
 const POWER_CUTS: u32 = 300;
 const KILLS: u32 = 60;
@@ -111,7 +114,7 @@ impl Lane<'_> {
         let before = self.stage.proxy.sent();
         self.begin().await?;
         let id = self.transfer.clone().context("there is a transfer")?;
-        let at = before + self.dice.u64(0..FILE_LEN as u64 * 9 / 8);
+        let at = before + self.dice.u64(0..self.stage.cells(0).len() * 5 / 4);
         let late = Duration::from_micros(self.dice.u64(0..20_000));
         let Stage { proxy, .. } = &self.stage;
         let path = format!("/api/v1/transfers/{id}?wait=20s");
@@ -143,7 +146,7 @@ impl Lane<'_> {
             }
         }
         if self.transfer.is_none() {
-            self.stage.new_version(0)?;
+            self.stage.resize(0, FILE_LEN - self.dice.usize(0..SHORTER))?;
             self.transfer = Some(self.stage.order(0).await?);
         }
         Ok(())
