@@ -32,8 +32,16 @@ pub struct Attached {
 
 const ATTACH_LIMIT: Duration = Duration::from_secs(10);
 /// Calls that wait, or that a runtime makes as often as it likes: a few of them will do.
-const IDLE_CALLS: [&str; 8] =
-    ["futex", "epoll_wait", "madvise", "mmap", "munmap", "mprotect", "rt_sigprocmask", "sched_yield"];
+const IDLE_CALLS: [&str; 8] = [
+    "futex",
+    "epoll_wait",
+    "madvise",
+    "mmap",
+    "munmap",
+    "mprotect",
+    "rt_sigprocmask",
+    "sched_yield",
+];
 const MOST_IDLE: u32 = 2;
 
 impl Attached {

@@ -86,7 +86,9 @@ impl Cells {
 
     /// The file.
     pub fn bytes(self) -> Vec<u8> {
-        (0..self.total).flat_map(|index| self.cell(index).into_bytes()).collect()
+        let mut bytes = Vec::with_capacity(self.total as usize * CELL_LEN);
+        (0..self.total).for_each(|index| bytes.extend_from_slice(self.cell(index).as_bytes()));
+        bytes
     }
 
     fn cell(self, index: u32) -> String {

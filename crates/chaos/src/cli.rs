@@ -55,7 +55,8 @@ const CUT_AFTER: u32 = 3;
 /// Runs the program.
 pub fn main() -> ExitCode {
     let args = Args::parse();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(4).build();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(4).build();
     let ended = runtime.context("no threads").and_then(|runtime| runtime.block_on(start(&args)));
     ended.unwrap_or_else(|error| {
         tell(format!("filepull-chaos: {error:#}"));

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use filepull_core::digest::Digest;
 use serde_json::Value;
+use tokio::task::block_in_place;
 
 use crate::cells::Cells;
 use crate::tally::Tally;
@@ -103,6 +104,11 @@ impl Oracle {
     /// # Errors
     /// One is not what it must be.
     pub fn look(&mut self, data_dir: &Path, everything: bool) -> anyhow::Result<()> {
+        // Reading and hashing must not hold up whatever else this thread has to do.
+        block_in_place(|| self.look_now(data_dir, everything))
+    }
+
+    fn look_now(&mut self, data_dir: &Path, everything: bool) -> anyhow::Result<()> {
         let mut found = BTreeSet::new();
         for place in places(data_dir)? {
             if is_partial(&place.1) {
@@ -126,7 +132,8 @@ impl Oracle {
                 }
                 Some(seen) if seen.len == answered.len && seen.digest == answered.digest => {}
                 Some(seen) => {
-                    let text = format!("{client}/{name} is {seen:?}, acknowledged was {answered:?}");
+                    let text =
+                        format!("{client}/{name} is {seen:?}, acknowledged was {answered:?}");
                     return Err(self.wrong(text));
                 }
             }
@@ -193,9 +200,8 @@ impl Oracle {
             let text = format!("{lost} was answered, and is not on record");
             return Err(self.wrong(text));
         }
-        let unclaimed = self.files.iter().filter(|(place, seen)| {
-            !seen.stranger && !named.contains_key(*place)
-        });
+        let unclaimed =
+            self.files.iter().filter(|(place, seen)| !seen.stranger && !named.contains_key(*place));
         for ((client, name), _) in unclaimed {
             // At most one for each transfer that is just being published.
             match open.get_mut(client.as_str()) {

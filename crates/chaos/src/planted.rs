@@ -18,6 +18,7 @@ use crate::report::tell;
 
 /// A build or a trial of one bug takes no longer.
 const LIMIT: Duration = Duration::from_secs(600);
+const EVIDENCE_LEN: usize = 200;
 /// The trials of planted bugs always play the same game.
 const SEED: &str = "1";
 
@@ -147,7 +148,8 @@ impl Copy {
 /// The first line that says what broke.
 fn evidence(words: &str) -> String {
     let line = words.lines().skip_while(|line| !line.contains("BROKEN")).nth(1);
-    line.map_or(String::new(), |line| format!(": {}", line.trim()))
+    let short = |line: &str| line.trim().chars().take(EVIDENCE_LEN).collect::<String>();
+    line.map_or(String::new(), |line| format!(": {}", short(line)))
 }
 
 async fn output(command: &mut Command) -> anyhow::Result<Output> {

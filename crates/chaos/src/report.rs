@@ -83,7 +83,10 @@ impl Row {
 
 /// The table of a whole run.
 pub fn tell_all(rows: &[Row]) {
-    let mut text = format!("\n{:5}{:9}{:>9}{:>9}{:>7}{:>9}\n", "", "verdict", "faults", "files", "wrong", "seconds");
+    let mut text = format!(
+        "\n{:5}{:9}{:>9}{:>9}{:>7}{:>9}\n",
+        "", "verdict", "faults", "files", "wrong", "seconds"
+    );
     let (mut faults, mut files, mut wrong, mut seconds) = (0, 0, 0, 0.0);
     for Row { promise, tally, verdict, took, .. } in rows {
         let (f, n, w) = (tally.n_faults(), tally.n_files(), tally.n_wrong());

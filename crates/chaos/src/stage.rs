@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use filepull_e2e::{Client, Process, Proxy, TestBed};
 use hyper::Method;
 use serde_json::{Value, json};
+use tokio::task::block_in_place;
 use tokio::time::{sleep, timeout};
 
 use crate::cells::Cells;
@@ -120,10 +121,16 @@ impl Stage {
     ///
     /// # Errors
     /// The disk failed.
-    pub fn add_client(&mut self, id: &str, len: usize, settings: &[(&'static str, &str)]) -> anyhow::Result<usize> {
+    pub fn add_client(
+        &mut self,
+        id: &str,
+        len: usize,
+        settings: &[(&'static str, &str)],
+    ) -> anyhow::Result<usize> {
         let cells = Cells::new(id, 1, len);
         let (mark, value) = self.ground.mark();
-        let client = self.bed.client(id, &cells.bytes())?.dialling(self.proxy.addr());
+        let bytes = block_in_place(|| cells.bytes());
+        let client = self.bed.client(id, &bytes)?.dialling(self.proxy.addr());
         let client = client.setting(mark, &value).setting("NO_COLOR", "1");
         let client = settings.iter().fold(client, |c, (key, value)| c.setting(key, value));
         self.clients.push(Player { client, cells });
@@ -167,7 +174,7 @@ impl Stage {
         let Player { client, cells } = &mut self.clients[index];
         *cells = Cells::new(&client.id, cells.version + 1, len);
         let new = client.files.join("data.new");
-        std::fs::write(&new, cells.bytes())?;
+        block_in_place(|| std::fs::write(&new, cells.bytes()))?;
         std::fs::rename(new, client.data())?;
         Ok(())
     }

@@ -95,7 +95,10 @@ impl Watch {
             if last {
                 return self.flaws;
             }
-            #[allow(clippy::disallowed_methods, reason = "a thread of its own, 1,000 looks a second")]
+            #[allow(
+                clippy::disallowed_methods,
+                reason = "a thread of its own, 1,000 looks a second"
+            )]
             std::thread::sleep(Duration::from_millis(1));
         }
     }

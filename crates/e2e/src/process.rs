@@ -54,7 +54,8 @@ impl Process {
         command.arg(arg).env_clear().envs(settings.iter().map(|(key, value)| (key, value)));
         command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.kill_on_drop(true).process_group(0).spawn().context("starting the program")?;
+        let mut child =
+            command.kill_on_drop(true).process_group(0).spawn().context("starting the program")?;
         let said = Said::default();
         said.follow(child.stdout.take());
         said.follow(child.stderr.take());

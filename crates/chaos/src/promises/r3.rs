@@ -51,7 +51,7 @@ async fn attempt(trial: &Trial) -> anyhow::Result<()> {
 async fn lane(trial: &Trial, kind: FileSystem, n: u32, count: u32) -> anyhow::Result<()> {
     let name = format!("r3-{}-{n}", kind.name());
     let mut stage = Stage::set(trial, &[]).await?;
-    let apart = n % 2 == 0;
+    let apart = n.is_multiple_of(2);
     let disks = Disks::make(&trial.ground, kind, &name, &stage.data_dir(), apart).await?;
     stage.add_client("client1", 1, &[])?;
     let mut lane = Lane { trial, kind, dice: trial.dice(&name), stage, disks };

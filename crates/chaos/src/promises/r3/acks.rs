@@ -8,6 +8,7 @@ use fastrand::Rng;
 use filepull_core::digest::Digest;
 use filepull_proto::v1::upload_response::Kind as Answer;
 use serde_json::json;
+use tokio::task::block_in_place;
 use tokio::time::{Instant, sleep};
 
 use super::{back, cut};
@@ -19,6 +20,7 @@ use crate::stage::{PATIENCE, Stage};
 use crate::trial::Trial;
 
 const CLIENT: &str = "hand";
+const FILE_LEN: usize = 192 << 20;
 const CHUNK_LEN: usize = 64 << 10;
 /// Between two chunks: slow enough for a checkpoint each second long before the end, and in half
 /// of the rounds so fast that much is on its way to the disk when the power fails.
@@ -34,7 +36,7 @@ pub(super) async fn lane(trial: &Trial, kind: FileSystem, count: u32) -> anyhow:
     let mut dice = trial.dice(&name);
     stage.add_client(CLIENT, 1, &[])?;
     stage.start_server().await?;
-    let file = Cells::new(CLIENT, 1, 256 << 20).bytes();
+    let file = block_in_place(|| Cells::new(CLIENT, 1, FILE_LEN).bytes());
     let mut rounds = Rounds { trial, kind, stage, disks, file: file.into(), proven: 0 };
     for round in 0..count {
         let tried = rounds.round(&mut dice).await;
@@ -110,7 +112,8 @@ impl Rounds<'_> {
     /// The server orders the rest: at least what it called durable is there, and is ours.
     fn check(&self, offset: u64, digest: &[u8]) -> anyhow::Result<()> {
         anyhow::ensure!(self.proven <= offset, "{} were acknowledged, {offset} are left", self.proven);
-        let prefix = Digest::of(&self.file[..usize::try_from(offset)?]);
+        let prefix = &self.file[..usize::try_from(offset)?];
+        let prefix = block_in_place(|| Digest::of(prefix));
         anyhow::ensure!(offset == 0 || prefix.as_bytes() == digest, "other bytes up to {offset}");
         Ok(())
     }
