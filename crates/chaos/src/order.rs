@@ -13,15 +13,26 @@ pub const CALLS: &str = "openat,mkdirat,mkdir,write,writev,pwrite64,pwritev,send
 /// A folder and a name in it.
 type Entry = (String, String);
 
+/// What was not on the disk when a sync began.
+#[derive(Debug, Default)]
+struct Syncing {
+    bytes: BTreeSet<String>,
+    entries: BTreeSet<Entry>,
+    records: BTreeSet<String>,
+}
+
 /// The disk as the calls so far have left it.
 #[derive(Debug, Default)]
 pub struct Order {
     /// Files with bytes that are not on the disk.
     bytes: BTreeSet<String>,
+    /// Transfers of which a record is not on the disk, and those of which one is.
+    unsynced: BTreeSet<String>,
+    recorded: BTreeSet<String>,
     /// Entries that are not on the disk.
     entries: BTreeSet<Entry>,
     /// What a sync that has begun will have brought to the disk when it ends, by thread.
-    syncing: HashMap<String, (BTreeSet<String>, BTreeSet<Entry>)>,
+    syncing: HashMap<String, Syncing>,
     /// Calls that have begun and not ended, by thread.
     unfinished: HashMap<String, String>,
     /// What was done too early, each once.
@@ -63,14 +74,18 @@ impl Order {
             "fsync" | "fdatasync" => {
                 let bytes = self.bytes.iter().filter(|path| **path == file).cloned().collect();
                 let entries = self.entries.iter().filter(|(folder, _)| *folder == file);
-                self.syncing.insert(thread.to_owned(), (bytes, entries.cloned().collect()));
+                let records =
+                    if is_records(&file) { self.unsynced.clone() } else { BTreeSet::new() };
+                let syncing = Syncing { bytes, entries: entries.cloned().collect(), records };
+                self.syncing.insert(thread.to_owned(), syncing);
             }
             "write" | "writev" | "pwrite64" | "pwritev" | "sendto" | "sendmsg" => {
                 if args.contains("TCP") {
                     self.check_answer(args);
                 } else if file.starts_with('/') {
-                    if file.ends_with("records.db-wal") {
+                    if is_records(&file) {
                         self.check_record();
+                        self.unsynced.extend(ids_in(args));
                     }
                     self.bytes.insert(file);
                 }
@@ -89,9 +104,11 @@ impl Order {
         }
         match name {
             "fsync" | "fdatasync" => {
-                let (bytes, entries) = self.syncing.remove(thread).unwrap_or_default();
-                self.bytes.retain(|path| !bytes.contains(path));
-                self.entries.retain(|entry| !entries.contains(entry));
+                let done = self.syncing.remove(thread).unwrap_or_default();
+                self.bytes.retain(|path| !done.bytes.contains(path));
+                self.entries.retain(|entry| !done.entries.contains(entry));
+                self.unsynced.retain(|id| !done.records.contains(id));
+                self.recorded.extend(done.records);
             }
             "openat" if args.contains("O_EXCL") => self.entry(path_in(args), nth_text(args, 0)),
             "mkdirat" => self.entry(path_in(args), nth_text(args, 0)),
@@ -133,7 +150,7 @@ impl Order {
         if self.bytes.contains(&format!("{folder}/{from}")) {
             self.breaches.insert(format!("{to} was published before its bytes were synced"));
         }
-        if self.bytes.iter().any(|path| path.ends_with("records.db-wal")) {
+        if ids_in(&from).any(|id| !self.is_recorded(&id)) {
             self.breaches.insert(format!("{to} was published before the record was synced"));
         }
         if call != "linkat" && !args.contains("RENAME_NOREPLACE") {
@@ -143,18 +160,41 @@ impl Order {
 
     /// An answer tells only what is on the disk.
     fn check_answer(&mut self, args: &str) {
-        let told = args.contains("HTTP/1.1 201") || args.contains(r#"\"state\": \"done\""#);
-        if !told {
-            return;
-        }
+        let made = args.contains("HTTP/1.1 201");
+        let done = args.contains(r#"\"state\": \"done\""#);
+        let Some(id) = ids_in(args).next().filter(|_| made || done) else { return };
         self.checks += 1;
-        if self.bytes.iter().any(|path| path.ends_with("records.db-wal")) {
+        // While the answer is on its way the next record of the same transfer may be too.
+        let recorded = if done { self.is_recorded(&id) } else { self.recorded.contains(&id) };
+        if !recorded {
             self.breaches.insert("an answer was given before the record was synced".to_owned());
         }
-        if let Some((_, name)) = self.entries.first() {
+        if let Some((_, name)) = self.entries.first().filter(|_| done) {
             self.breaches.insert(format!("an answer was given before the entry {name} was synced"));
         }
     }
+
+    /// The newest record of a transfer is on the disk.
+    fn is_recorded(&self, id: &str) -> bool {
+        self.recorded.contains(id) && !self.unsynced.contains(id)
+    }
+}
+
+fn is_records(path: &str) -> bool {
+    path.ends_with("/records.db-wal")
+}
+
+/// The ids of transfers in a text: UUIDs of version 7.
+fn ids_in(text: &str) -> impl Iterator<Item = String> {
+    let is_id = |word: &[u8]| {
+        word.iter().enumerate().all(|(n, byte)| match n {
+            8 | 13 | 18 | 23 => *byte == b'-',
+            14 => *byte == b'7',
+            _ => byte.is_ascii_hexdigit(),
+        })
+    };
+    let ids = text.as_bytes().windows(36).filter(move |word| is_id(word));
+    ids.map(|word| String::from_utf8_lossy(word).into_owned())
 }
 
 /// The path that strace shows with the first descriptor: `3</srv/client4>`.
@@ -173,21 +213,21 @@ mod tests {
     use super::*;
 
     const WHOLE: &str = r#"
-7 openat(5</d/c>, "t-1.tmp", O_RDWR|O_CREAT|O_EXCL|O_CLOEXEC, 0640) = 9</d/c/t-1.tmp>
+7 openat(5</d/c>, "01a2141e-5acc-756c-b669-d84145b2aa93-1.tmp", O_RDWR|O_CREAT|O_EXCL|O_CLOEXEC, 0640) = 9</d/c/01a2141e-5acc-756c-b669-d84145b2aa93-1.tmp>
 7 fsync(6</d/c>) = 0
-8 pwrite64(3</d/.filepull/records.db-wal>, "x"..., 24, 0) = 24
+8 pwrite64(3</d/.filepull/records.db-wal>, "x01a2141e-5acc-756c-b669-d84145b2aa93"..., 24, 0) = 24
 8 fdatasync(3</d/.filepull/records.db-wal>) = 0
-7 writev(9</d/c/t-1.tmp>, [{iov_base="x", iov_len=1}], 1) = 1
-7 fdatasync(9</d/c/t-1.tmp> <unfinished ...>
+7 writev(9</d/c/01a2141e-5acc-756c-b669-d84145b2aa93-1.tmp>, [{iov_base="x", iov_len=1}], 1) = 1
+7 fdatasync(9</d/c/01a2141e-5acc-756c-b669-d84145b2aa93-1.tmp> <unfinished ...>
 9 write(4<TCP:[1->2]>, "nothing"..., 7) = 7
 7 <... fdatasync resumed>) = 0
-8 pwrite64(3</d/.filepull/records.db-wal>, "x"..., 24, 24) = 24
+8 pwrite64(3</d/.filepull/records.db-wal>, "x01a2141e-5acc-756c-b669-d84145b2aa93"..., 24, 24) = 24
 8 fdatasync(3</d/.filepull/records.db-wal>) = 0
-7 renameat2(6</d/c>, "t-1.tmp", 6</d/c>, "download-1.txt", RENAME_NOREPLACE) = 0
+7 renameat2(6</d/c>, "01a2141e-5acc-756c-b669-d84145b2aa93-1.tmp", 6</d/c>, "download-1.txt", RENAME_NOREPLACE) = 0
 7 fsync(6</d/c>) = 0
-8 pwrite64(3</d/.filepull/records.db-wal>, "x"..., 24, 48) = 24
+8 pwrite64(3</d/.filepull/records.db-wal>, "x01a2141e-5acc-756c-b669-d84145b2aa93"..., 24, 48) = 24
 8 fdatasync(3</d/.filepull/records.db-wal>) = 0
-9 writev(4<TCP:[1->2]>, [{iov_base="HTTP/1.1 200 OK\r\n{ \"state\": \"done\" }"}], 1) = 7
+9 writev(4<TCP:[1->2]>, [{iov_base="HTTP/1.1 200 OK\r\n{ \"id\": \"01a2141e-5acc-756c-b669-d84145b2aa93\", \"state\": \"done\" }"}], 1) = 7
 "#;
 
     fn without(nth: usize, call: &str) -> BTreeSet<String> {
@@ -211,7 +251,7 @@ mod tests {
             let breaches = without(nth, call);
             assert!(breaches.iter().any(|b| b.contains(words)), "{call} {nth}: {breaches:?}");
         };
-        check(1, "fsync(6", "before the entry t-1.tmp was synced");
+        check(1, "fsync(6", "-1.tmp was synced");
         check(1, "fdatasync(9", "before its bytes were synced");
         check(2, "fdatasync(3", "published before the record was synced");
         check(2, "fsync(6", "before the entry download-1.txt was synced");
