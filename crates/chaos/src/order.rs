@@ -162,7 +162,9 @@ impl Order {
     fn check_answer(&mut self, args: &str) {
         let made = args.contains("HTTP/1.1 201");
         let done = args.contains(r#"\"state\": \"done\""#);
-        let Some(id) = ids_in(args).next().filter(|_| made || done) else { return };
+        // The head of an answer has ids of other things.
+        let body = args.split_once(r#"\"id\": \""#).map_or("", |(_, body)| body);
+        let Some(id) = ids_in(body).next().filter(|_| made || done) else { return };
         self.checks += 1;
         // While the answer is on its way the next record of the same transfer may be too.
         let recorded = if done { self.is_recorded(&id) } else { self.recorded.contains(&id) };
