@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use fastrand::Rng;
 use filepull_core::digest::Digest;
+use filepull_proto::v1::StartTransfer;
 use filepull_proto::v1::upload_response::Kind as Answer;
 use serde_json::json;
 use tokio::task::block_in_place;
@@ -21,6 +22,8 @@ use crate::trial::Trial;
 
 const CLIENT: &str = "hand";
 const FILE_LEN: usize = 192 << 20;
+/// Less is left behind it than a round may need.
+const NEARLY_ALL: u64 = 64 << 20;
 const CHUNK_LEN: usize = 64 << 10;
 /// Between two chunks: slow enough for a checkpoint each second long before the end, and in half
 /// of the rounds so fast that much is on its way to the disk when the power fails.
@@ -58,9 +61,11 @@ struct Rounds<'a> {
 impl Rounds<'_> {
     async fn round(&mut self, dice: &mut Rng) -> anyhow::Result<()> {
         let mut agent = HandAgent::connect(self.stage.bed.grpc(), CLIENT).await?;
-        self.stage.order_as(&json!({ "client": CLIENT, "queue": "1h" })).await?;
-        let order = agent.order().await?;
-        self.check(order.offset, &order.prefix_sha256)?;
+        let mut order = self.ordered(&mut agent).await?;
+        if NEARLY_ALL < order.offset {
+            self.finish(&agent, &order).await?;
+            order = self.ordered(&mut agent).await?;
+        }
         let switches = self.disks.switches()?;
         let size = self.file.len() as u64;
         let mut upload = agent.upload(&order, order.offset, size).await?;
@@ -94,6 +99,37 @@ impl Rounds<'_> {
             self.zeroes_behind(&order.transfer_id)?;
         }
         back(&mut self.stage).await
+    }
+
+    /// The order that goes on with the open transfer, or begins one.
+    async fn ordered(&mut self, agent: &mut HandAgent) -> anyhow::Result<StartTransfer> {
+        self.stage.order_as(&json!({ "client": CLIENT, "queue": "1h" })).await?;
+        let order = agent.order().await?;
+        self.check(order.offset, &order.prefix_sha256)?;
+        Ok(order)
+    }
+
+    /// Sends what is left, so that the next transfer begins at zero.
+    async fn finish(&mut self, agent: &HandAgent, order: &StartTransfer) -> anyhow::Result<()> {
+        let mut upload = agent.upload(order, order.offset, self.file.len() as u64).await?;
+        let mut at = usize::try_from(order.offset)?;
+        while at < self.file.len() {
+            let end = (at + CHUNK_LEN).min(self.file.len());
+            upload.chunk(at as u64, self.file.slice(at..end)).await?;
+            at = end;
+        }
+        upload.trailer(&self.file).await?;
+        loop {
+            match upload.answer(PATIENCE).await? {
+                Some(Answer::Ack(_)) => {}
+                Some(Answer::Stored(_)) => break,
+                other => anyhow::bail!("instead of stored: {other:?}"),
+            }
+        }
+        self.proven = 0;
+        self.stage.done(&order.transfer_id).await?;
+        self.stage.audit(false).await?;
+        self.stage.oracle.retire(&self.stage.data_dir(), 0)
     }
 
     fn zeroes_behind(&self, transfer: &str) -> anyhow::Result<()> {
