@@ -2,7 +2,7 @@
 //! is tried on. The server may be killed and comes back on other ports; the wire finds it.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use filepull_e2e::{Client, Process, Proxy, TestBed};
 use hyper::Method;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::task::block_in_place;
 use tokio::time::{sleep, timeout};
@@ -102,6 +103,23 @@ impl Stage {
         if let Ok(server) = self.bed.take_server() {
             self.remember("server", &server);
             let _ = server.kill().await;
+        }
+        Ok(())
+    }
+
+    /// Stops the server (SIGSTOP) and waits until none of its threads runs any more; one that waits
+    /// for the disk in the kernel may finish that and no more.
+    ///
+    /// # Errors
+    /// It does not run, or does not stop.
+    pub async fn stop_server(&self) -> anyhow::Result<()> {
+        let server = self.bed.server()?;
+        server.signal(Signal::STOP)?;
+        let tasks = PathBuf::from(format!("/proc/{}/task", server.pid()?));
+        let deadline = Instant::now() + PATIENCE;
+        while !is_stopped(&tasks)? {
+            anyhow::ensure!(Instant::now() < deadline, "the server does not stop");
+            sleep(Duration::from_millis(1)).await;
         }
         Ok(())
     }
@@ -373,6 +391,21 @@ impl Stage {
             self.past.pop_front();
         }
     }
+}
+
+/// Whether one thread has stopped, so that all have been told to, and no other is running.
+fn is_stopped(tasks: &Path) -> anyhow::Result<bool> {
+    let mut any = false;
+    for task in std::fs::read_dir(tasks)? {
+        let stat = std::fs::read_to_string(task?.path().join("stat")).unwrap_or_default();
+        // The state follows the name, which is in parentheses.
+        match stat.rsplit_once(") ").map(|(_, rest)| rest.as_bytes()[0]) {
+            Some(b'T') => any = true,
+            Some(b'D') | None => {}
+            Some(_) => return Ok(false),
+        }
+    }
+    Ok(any)
 }
 
 fn last_lines(name: &str, process: &Process) -> String {

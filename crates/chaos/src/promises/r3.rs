@@ -11,7 +11,6 @@ use fastrand::Rng;
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, try_join_all};
 use hyper::Method;
-use rustix::process::Signal;
 use tokio::time::sleep;
 
 use crate::disk::{Disks, FileSystem, Switch};
@@ -126,7 +125,7 @@ impl Lane<'_> {
 async fn cut(stage: &mut Stage, switches: Vec<Switch>) -> anyhow::Result<()> {
     if 1 < switches.len() {
         // Between two switches nothing may happen: one plug has only one instant.
-        stage.bed.server()?.signal(Signal::STOP)?;
+        stage.stop_server().await?;
     }
     for switch in switches {
         switch.cut().await?;
