@@ -19,6 +19,7 @@ struct Syncing {
     bytes: BTreeSet<String>,
     entries: BTreeSet<Entry>,
     records: BTreeSet<String>,
+    text_len: usize,
 }
 
 /// The disk as the calls so far have left it.
@@ -29,6 +30,9 @@ pub struct Order {
     /// Transfers of which a record is not on the disk, and those of which one is.
     unsynced: BTreeSet<String>,
     recorded: BTreeSet<String>,
+    /// What has been written to the records: not on the disk, and on it.
+    unsynced_text: String,
+    recorded_text: String,
     /// Entries that are not on the disk.
     entries: BTreeSet<Entry>,
     /// What a sync that has begun will have brought to the disk when it ends, by thread.
@@ -74,9 +78,12 @@ impl Order {
             "fsync" | "fdatasync" => {
                 let bytes = self.bytes.iter().filter(|path| **path == file).cloned().collect();
                 let entries = self.entries.iter().filter(|(folder, _)| *folder == file);
-                let records =
-                    if is_records(&file) { self.unsynced.clone() } else { BTreeSet::new() };
-                let syncing = Syncing { bytes, entries: entries.cloned().collect(), records };
+                let (mut records, mut text_len) = (BTreeSet::new(), 0);
+                if is_records(&file) {
+                    (records, text_len) = (self.unsynced.clone(), self.unsynced_text.len());
+                }
+                let entries = entries.cloned().collect();
+                let syncing = Syncing { bytes, entries, records, text_len };
                 self.syncing.insert(thread.to_owned(), syncing);
             }
             "write" | "writev" | "pwrite64" | "pwritev" | "sendto" | "sendmsg" => {
@@ -86,6 +93,7 @@ impl Order {
                     if is_records(&file) {
                         self.check_record();
                         self.unsynced.extend(ids_in(args));
+                        self.unsynced_text.push_str(args);
                     }
                     self.bytes.insert(file);
                 }
@@ -109,6 +117,8 @@ impl Order {
                 self.entries.retain(|entry| !done.entries.contains(entry));
                 self.unsynced.retain(|id| !done.records.contains(id));
                 self.recorded.extend(done.records);
+                let synced = self.unsynced_text.drain(..done.text_len);
+                self.recorded_text.extend(synced);
             }
             "openat" if args.contains("O_EXCL") => self.entry(path_in(args), nth_text(args, 0)),
             "mkdirat" => self.entry(path_in(args), nth_text(args, 0)),
@@ -150,8 +160,10 @@ impl Order {
         if self.bytes.contains(&format!("{folder}/{from}")) {
             self.breaches.insert(format!("{to} was published before its bytes were synced"));
         }
-        if ids_in(&from).any(|id| !self.is_recorded(&id)) {
-            self.breaches.insert(format!("{to} was published before the record was synced"));
+        let sealed = self.recorded_text.contains(&to) && !self.unsynced_text.contains(&to);
+        if !sealed {
+            self.breaches
+                .insert(format!("{to} was published before the record that seals it was synced"));
         }
         if call != "linkat" && !args.contains("RENAME_NOREPLACE") {
             self.breaches.insert(format!("{to} was published by a rename that replaces"));
@@ -223,7 +235,7 @@ mod tests {
 7 fdatasync(9</d/c/01a2141e-5acc-756c-b669-d84145b2aa93-1.tmp> <unfinished ...>
 9 write(4<TCP:[1->2]>, "nothing"..., 7) = 7
 7 <... fdatasync resumed>) = 0
-8 pwrite64(3</d/.filepull/records.db-wal>, "x01a2141e-5acc-756c-b669-d84145b2aa93"..., 24, 24) = 24
+8 pwrite64(3</d/.filepull/records.db-wal>, "x01a2141e-5acc-756c-b669-d84145b2aa93download-1.txt"..., 24, 24) = 24
 8 fdatasync(3</d/.filepull/records.db-wal>) = 0
 7 renameat2(6</d/c>, "01a2141e-5acc-756c-b669-d84145b2aa93-1.tmp", 6</d/c>, "download-1.txt", RENAME_NOREPLACE) = 0
 7 fsync(6</d/c>) = 0
@@ -255,7 +267,7 @@ mod tests {
         };
         check(1, "fsync(6", "-1.tmp was synced");
         check(1, "fdatasync(9", "before its bytes were synced");
-        check(2, "fdatasync(3", "published before the record was synced");
+        check(2, "fdatasync(3", "before the record that seals it was synced");
         check(2, "fsync(6", "before the entry download-1.txt was synced");
         check(3, "fdatasync(3", "an answer was given before the record was synced");
     }
