@@ -10,6 +10,7 @@ mod clients;
 mod fields;
 mod list;
 mod lock;
+mod row_check;
 mod schema;
 #[cfg(test)]
 mod tests;

@@ -15,6 +15,7 @@ use sqlx::sqlite::{SqlitePool, SqliteRow};
 use super::RecordsError;
 use super::fields::Fields;
 use super::list::StateWord;
+use super::row_check::row_check;
 use super::writer::Statement;
 
 pub(super) const SAVE: &str = include_str!("save.sql");
@@ -50,7 +51,7 @@ pub(super) fn bind(transfer: &Transfer, statement: Statement) -> Statement {
         .bind(setbacks.changed)
         .bind(setbacks.damaged)
         .bind(setbacks.stalled);
-    bind_phase(&transfer.phase, statement)
+    bind_phase(&transfer.phase, statement).bind(row_check(transfer))
 }
 
 fn bind_phase(phase: &Phase, statement: Statement) -> Statement {
@@ -86,7 +87,7 @@ pub(super) fn read(row: &SqliteRow) -> Result<Transfer, RecordsError> {
     let fields = Fields::new("transfer", row);
     let path: Option<&str> = fields.get_if_any("path")?;
     let parse_path = |_| fields.parse("path", |text| SharedPath::parse(text).ok());
-    Ok(Transfer {
+    let transfer = Transfer {
         id: fields.parse("id", |text| TransferId::parse(text).ok())?,
         client: fields.parse("client", |text| ClientId::parse(text).ok())?,
         path: path.map(parse_path).transpose()?,
@@ -103,7 +104,13 @@ pub(super) fn read(row: &SqliteRow) -> Result<Transfer, RecordsError> {
             stalled: fields.count("stalled")?,
         },
         phase: read_phase(&fields)?,
-    })
+    };
+    // Rows of the first version have none.
+    let check: Option<&str> = fields.get_if_any("row_check")?;
+    match check.filter(|check| *check != row_check(&transfer)) {
+        Some(check) => Err(fields.damaged("row_check", check)),
+        None => Ok(transfer),
+    }
 }
 
 fn read_phase(fields: &Fields<'_>) -> Result<Phase, RecordsError> {
