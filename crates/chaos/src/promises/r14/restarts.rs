@@ -65,6 +65,8 @@ async fn restarts(trial: &Trial, stage: &mut Stage, dice: &mut Rng) -> anyhow::R
 async fn end(stage: &mut Stage) -> anyhow::Result<()> {
     let asked = Instant::now();
     stage.bed.server()?.terminate()?;
+    // Refused or not heard, most likely; if it is answered, it must be on record afterwards.
+    let _ = stage.order(0).await;
     let status = stage.server_ended().await?;
     let took = asked.elapsed();
     anyhow::ensure!(status.success(), "it ended with {status}");
