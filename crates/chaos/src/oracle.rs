@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use filepull_core::digest::Digest;
@@ -27,6 +28,9 @@ pub struct Oracle {
     /// Downloads that the trial itself took away to make room.
     retired: BTreeSet<Place>,
 }
+
+/// A download is named after the second in which it was whole.
+const YOUNG: Duration = Duration::from_secs(3);
 
 /// A client and a name in its folder.
 type Place = (String, String);
@@ -255,7 +259,8 @@ impl Oracle {
         Ok(())
     }
 
-    /// Takes all but the newest `keep` downloads away, to make room. They have been looked at.
+    /// Takes all but the last `keep` downloads away, to make room. They have been looked at.
+    /// Young ones stay: their names are of this second, and would be given again.
     ///
     /// # Errors
     /// The disk failed.
@@ -263,7 +268,12 @@ impl Oracle {
         let mine = self.files.iter().filter(|(_, seen)| !seen.stranger);
         let places: Vec<Place> = mine.map(|(place, _)| place.clone()).collect();
         for place in &places[..places.len().saturating_sub(keep)] {
-            fs::remove_file(path(data_dir, place))?;
+            let path = path(data_dir, place);
+            let age = fs::metadata(&path)?.modified()?.elapsed().unwrap_or_default();
+            if age < YOUNG {
+                continue;
+            }
+            fs::remove_file(path)?;
             self.files.remove(place);
             self.retired.insert(place.clone());
         }
