@@ -1,7 +1,8 @@
 //! The command line: which promises are tried, with which seed, how often.
 
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -52,9 +53,17 @@ pub struct Args {
 /// A trial that takes this many times its limit is cut, and the promise counts as broken.
 const CUT_AFTER: u32 = 3;
 
+/// Set in a process that sees mounts that nobody else sees.
+const ALONE: &str = "FILEPULL_CHAOS_ALONE";
+
 /// Runs the program.
 pub fn main() -> ExitCode {
     let args = Args::parse();
+    if rustix::process::geteuid().is_root() && std::env::var_os(ALONE).is_none() {
+        let error = become_alone();
+        tell(format!("filepull-chaos: unshare, of util-linux: {error}"));
+        return ExitCode::from(2);
+    }
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(4).build();
     let ended = runtime.context("no threads").and_then(|runtime| runtime.block_on(start(&args)));
@@ -62,6 +71,16 @@ pub fn main() -> ExitCode {
         tell(format!("filepull-chaos: {error:#}"));
         ExitCode::FAILURE
     })
+}
+
+/// Runs this program anew with mounts of its own. Otherwise a container that somebody starts at the
+/// wrong moment keeps a copy of a disk that we have unmounted, and the next mount finds the disk as
+/// it was: without power.
+fn become_alone() -> std::io::Error {
+    let own = std::env::current_exe().unwrap_or_default();
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "--"]).arg(own);
+    command.args(std::env::args_os().skip(1)).env(ALONE, "1").exec()
 }
 
 async fn start(args: &Args) -> anyhow::Result<ExitCode> {

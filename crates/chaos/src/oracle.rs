@@ -332,8 +332,9 @@ fn see(path: &Path) -> anyhow::Result<(Vec<u8>, Seen)> {
 /// Every file in every client's folder.
 fn places(data_dir: &Path) -> anyhow::Result<Vec<Place>> {
     let mut places = Vec::new();
-    for folder in fs::read_dir(data_dir)? {
-        let folder = folder?;
+    let read = || data_dir.display().to_string();
+    for folder in fs::read_dir(data_dir).with_context(read)? {
+        let folder = folder.with_context(read)?;
         let client = folder.file_name().to_string_lossy().into_owned();
         // The records, and what mkfs makes.
         if client.starts_with('.') || client == "lost+found" || !folder.file_type()?.is_dir() {
