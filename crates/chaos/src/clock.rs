@@ -2,7 +2,7 @@
 //! only goes forward is left alone, as the world leaves it.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
@@ -20,6 +20,7 @@ impl Clock {
     /// # Errors
     /// libfaketime is not installed, or the disk failed.
     pub fn give(stage: &mut Stage, first: &str) -> anyhow::Result<Self> {
+        sweep();
         let folders = fs::read_dir("/usr/lib")?.flatten();
         let library = folders.map(|folder| folder.path().join("faketime/libfaketimeMT.so.1"));
         let library = library.into_iter().find(|path| path.is_file());
@@ -49,5 +50,16 @@ impl Clock {
         let new = self.file.with_extension("new");
         fs::write(&new, format!("{to}\n"))?;
         Ok(fs::rename(new, &self.file)?)
+    }
+}
+
+/// Removes what libfaketime leaves behind in programs that were killed.
+fn sweep() {
+    for entry in fs::read_dir("/dev/shm").into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let pid = ["faketime_shm_", "sem.faketime_sem_"].iter().find_map(|p| name.strip_prefix(p));
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            let _ = fs::remove_file(entry.path());
+        }
     }
 }

@@ -352,6 +352,17 @@ impl Stage {
         }
     }
 
+    /// Asks the server to end (SIGTERM), so that it leaves nothing behind, and ends the rest.
+    ///
+    /// # Errors
+    /// It does not end well.
+    pub async fn end(&mut self) -> anyhow::Result<()> {
+        self.bed.server()?.terminate()?;
+        let status = self.server_ended().await?;
+        anyhow::ensure!(status.success(), "the server ended with {status}");
+        self.strike().await
+    }
+
     /// Ends every program.
     ///
     /// # Errors

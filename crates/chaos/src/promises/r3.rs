@@ -29,8 +29,8 @@ pub(super) const PROMISE: Promise = Promise {
 };
 
 /// On each file system.
-const POWER_CUTS: u32 = 400;
-/// With an upload of which a part has been acknowledged as durable, on each file system.
+const POWER_CUTS: u32 = 380;
+/// And these with an upload of which a part has been acknowledged as durable: 400 in all.
 const ACKS: u32 = 20;
 /// Half of them with the records on a disk of their own: one disk's journal, synced for the
 /// records, would hide that a folder was not.

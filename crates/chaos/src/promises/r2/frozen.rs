@@ -47,5 +47,5 @@ async fn pulls(
     stage.audit(true).await?;
     let found = stage.oracle.n_downloads();
     anyhow::ensure!(found == publishes, "{publishes} transfers made {found} files");
-    stage.strike().await
+    stage.end().await
 }

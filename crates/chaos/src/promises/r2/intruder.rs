@@ -60,7 +60,7 @@ async fn race(trial: &Trial, stage: &mut Stage, n_files: u32) -> anyhow::Result<
     stage.audit(true).await?;
     let found = stage.oracle.n_downloads();
     anyhow::ensure!(found == n_files as usize, "{n_files} transfers made {found} files");
-    stage.strike().await
+    stage.end().await
 }
 
 fn name(n: u32) -> String {

@@ -46,5 +46,5 @@ async fn jumps(trial: &Trial, stage: &mut Stage, clock: &Clock) -> anyhow::Resul
     stage.audit(true).await?;
     let found = stage.oracle.n_downloads();
     anyhow::ensure!(found == count as usize, "{count} transfers made {found} files");
-    stage.strike().await
+    stage.end().await
 }
