@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-pub use bed::{Client, Reply, TestBed, made, same, send};
+pub use bed::{Client, Programs, Reply, TestBed, made, same, send};
 pub use process::Process;
 pub use proxy::Proxy;
 pub use strace::Strace;

@@ -11,6 +11,7 @@ mod fields;
 mod keys;
 mod list;
 mod lock;
+mod row_check;
 mod schema;
 #[cfg(test)]
 mod tests;

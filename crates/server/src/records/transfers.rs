@@ -16,6 +16,7 @@ use tracing::error;
 use super::RecordsError;
 use super::fields::Fields;
 use super::list::StateWord;
+use super::row_check::row_check;
 use super::writer::Statement;
 
 pub(super) const SAVE: &str = include_str!("save.sql");
@@ -51,7 +52,7 @@ pub(super) fn bind(transfer: &Transfer, statement: Statement) -> Statement {
         .bind(setbacks.changed)
         .bind(setbacks.damaged)
         .bind(setbacks.stalled);
-    bind_phase(&transfer.phase, statement)
+    bind_phase(&transfer.phase, statement).bind(row_check(transfer))
 }
 
 fn bind_phase(phase: &Phase, statement: Statement) -> Statement {
@@ -91,7 +92,7 @@ pub(super) fn read(row: &SqliteRow) -> Result<Transfer, RecordsError> {
     let fields = Fields::new("transfer", row);
     let path: Option<&str> = fields.get_if_any("path")?;
     let parse_path = |_| fields.parse("path", |text| SharedPath::parse(text).ok());
-    Ok(Transfer {
+    let transfer = Transfer {
         id: fields.parse("id", |text| TransferId::parse(text).ok())?,
         client: fields.parse("client", |text| ClientId::parse(text).ok())?,
         path: path.map(parse_path).transpose()?,
@@ -108,7 +109,13 @@ pub(super) fn read(row: &SqliteRow) -> Result<Transfer, RecordsError> {
             stalled: fields.count("stalled")?,
         },
         phase: read_phase(&fields)?,
-    })
+    };
+    let check: &str = fields.get("row_check")?;
+    if check == row_check(&transfer) {
+        Ok(transfer)
+    } else {
+        Err(fields.damaged("row_check", check))
+    }
 }
 
 fn read_phase(fields: &Fields<'_>) -> Result<Phase, RecordsError> {
