@@ -39,6 +39,15 @@ pub(crate) struct Cutter {
     pace: Option<Pace>,
 }
 
+/// How an upload begins.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum First {
+    /// Not yet: the reader still proves what the server holds.
+    Proving,
+    /// With this.
+    Message(v1::UploadRequest),
+}
+
 /// Both ends. `stop` ends the reader, and so does dropping the cutter.
 pub(crate) fn outlet(
     chunk_len: usize,
@@ -64,7 +73,7 @@ impl Outlet {
     async fn take(&self, step: Step) -> Result<(), Stopped> {
         match step {
             Step::Read => Ok(()),
-            step @ (Step::Send(_) | Step::Block { .. }) => {
+            step @ (Step::Send(_) | Step::Block { .. } | Step::Proving) => {
                 self.steps.send(step).await.map_err(|_| Stopped)
             }
         }
@@ -72,13 +81,26 @@ impl Outlet {
 }
 
 impl Cutter {
+    /// The first message; before it comes, that the proof of a prefix goes on.
+    pub(crate) async fn first(&mut self) -> Option<First> {
+        loop {
+            match self.steps.recv().await? {
+                Step::Send(kind) => {
+                    return Some(First::Message(v1::UploadRequest { kind: Some(kind) }));
+                }
+                Step::Proving => return Some(First::Proving),
+                Step::Block { .. } | Step::Read => {}
+            }
+        }
+    }
+
     /// The next message to the server; none when the reader has ended.
     pub(crate) async fn next(&mut self) -> Option<v1::UploadRequest> {
         while self.block.is_empty() {
             match self.steps.recv().await? {
                 Step::Send(kind) => return Some(v1::UploadRequest { kind: Some(kind) }),
                 Step::Block { offset, bytes } => (self.offset, self.block) = (offset, bytes),
-                Step::Read => {}
+                Step::Read | Step::Proving => {}
             }
         }
         let data = self.block.split_to(self.chunk_len.min(self.block.len()));
@@ -126,6 +148,21 @@ mod tests {
         let expected: [(u64, &[u8]); 5] =
             [(7, b"0123"), (11, b"4567"), (15, b"89"), (17, b"ab"), (19, b"end")];
         assert_eq!(chunks, expected);
+    }
+
+    #[tokio::test]
+    async fn a_proof_that_goes_on_is_told_before_the_first_message() {
+        let (outlet, mut cutter) = outlet(4, None, CancellationToken::new());
+        let send = async move {
+            outlet.take(Step::Proving).await.unwrap();
+            outlet.take(Step::Proving).await.unwrap();
+            let header = Kind::Header(v1::UploadHeader::default());
+            outlet.take(Step::Send(header)).await.unwrap();
+        };
+        let take = async { [cutter.first().await, cutter.first().await, cutter.first().await] };
+        let ([one, two, three], ()) = futures::join!(take, send);
+        assert_eq!([one, two], [Some(First::Proving), Some(First::Proving)]);
+        assert!(matches!(three, Some(First::Message(_))), "{three:?}");
     }
 
     #[tokio::test]

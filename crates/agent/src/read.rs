@@ -30,8 +30,8 @@ const BLOCK_LEN: usize = 512 * 1024;
 /// One is cut into chunks, one waits for that, and one is filled.
 const N_BLOCKS: usize = 3;
 
-/// An empty chunk tells the server this often that the second reading goes on.
-const SIGN_OF_LIFE_EVERY: Duration = Duration::from_secs(5);
+/// The server hears this often that a reading goes on of which it gets no bytes.
+pub(crate) const SIGN_OF_LIFE_EVERY: Duration = Duration::from_secs(5);
 
 /// What the reader hands out as it goes.
 #[derive(Debug)]
@@ -47,6 +47,8 @@ pub(crate) enum Step {
     },
     /// A block was read that does not travel: a moment to stop the reader.
     Read,
+    /// So was another one, and the server has not heard for a while that the proof goes on.
+    Proving,
 }
 
 /// Nobody wants the rest.
@@ -75,6 +77,8 @@ pub(crate) struct Reader {
     pub(crate) opened: Opened,
     pub(crate) order: Order,
     pub(crate) consistency: Consistency,
+    /// How often the server hears of a reading of which it gets no bytes.
+    pub(crate) sign_every: Duration,
 }
 
 /// Where the steps go; fails when nobody wants more.
@@ -120,10 +124,14 @@ impl Reader {
         if self.size() < prefix.len {
             return Ok(0);
         }
-        let mut begun = reading.clone();
+        let (mut begun, mut last_sign) = (reading.clone(), Instant::now());
         let read = self.blocks(0..prefix.len, |_, block| {
             begun.update(&block);
-            out(Step::Read)
+            if last_sign.elapsed() < self.sign_every {
+                return out(Step::Read);
+            }
+            last_sign = Instant::now();
+            out(Step::Proving)
         });
         match read {
             Err(ReadError::Stopped) => Err(ReadError::Stopped),
@@ -139,7 +147,7 @@ impl Reader {
     /// Did the file hold still?
     fn check(&self, reading: &Reading, out: &mut Outlet<'_>) -> Result<(), ReadError> {
         let after = share::stat(&self.opened.file).map_err(|error| self.unreadable(&error))?;
-        reading.check_stat(after).map_err(|_| self.changed())?;
+        reading.check_stat(after, self.consistency).map_err(|_| self.changed())?;
         if self.consistency == Consistency::Stat {
             return Ok(());
         }
@@ -147,7 +155,7 @@ impl Reader {
         let mut last_sign = Instant::now();
         self.blocks(0..self.size(), |_, block| {
             second.update(&block);
-            if last_sign.elapsed() < SIGN_OF_LIFE_EVERY {
+            if last_sign.elapsed() < self.sign_every {
                 return out(Step::Read);
             }
             last_sign = Instant::now();
@@ -157,7 +165,7 @@ impl Reader {
         })?;
         reading.check_again(&second).map_err(|_| self.changed())?;
         let after = share::stat(&self.opened.file).map_err(|error| self.unreadable(&error))?;
-        reading.check_stat(after).map_err(|_| self.changed())
+        reading.check_stat(after, self.consistency).map_err(|_| self.changed())
     }
 
     /// Reads `range` block by block.

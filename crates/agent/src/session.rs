@@ -115,6 +115,7 @@ impl Session {
             Some(_) => return Err(End::Lost("the server does not begin with welcome".to_owned())),
             None => return Err(End::Lost("the server hung up".to_owned())),
         };
+        self.uploads.new_line();
         let policy = welcome.reconnect.map_or_else(ReconnectPolicy::default, Into::into);
         let _ = self.news.send(News::Up(policy)).await;
         let max_chunk =

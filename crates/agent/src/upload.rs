@@ -11,11 +11,11 @@ use filepull_core::pace::Pace;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::source::Consistency;
 use filepull_core::{CHUNK_LEN, human};
-use filepull_proto::v1;
 use filepull_proto::v1::agent_transfer_client::AgentTransferClient;
 use filepull_proto::v1::transfer_update::{Accepted, State};
 use filepull_proto::v1::upload_request::Kind;
 use filepull_proto::v1::upload_response::Kind as Said;
+use filepull_proto::v1::{self, ErrorCode};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
@@ -26,8 +26,8 @@ use tonic::transport::Channel;
 use crate::data::DataLine;
 use crate::journal::Journal;
 use crate::order::Order;
-use crate::outlet::{Cutter, outlet};
-use crate::read::{ReadError, Reader};
+use crate::outlet::{Cutter, First, outlet};
+use crate::read::{ReadError, Reader, SIGN_OF_LIFE_EVERY};
 use crate::share::{Opened, Shares};
 use crate::words;
 
@@ -85,10 +85,8 @@ pub(crate) async fn upload(context: &Context, order: Order, line: Line, stop: &C
     if order.path.is_none() {
         journal.looked(None);
     }
-    let source = opened.source.clone();
-    let accepted = Accepted { source: Some((&source).into()) };
-    line.answer(transfer.clone(), attempt, State::Accepted(accepted)).await;
-    let name = source.name;
+    let name = opened.source.name.clone();
+    line.answer(transfer.clone(), attempt, accepted(&opened)).await;
     match context.send(order, opened, &line, stop).await {
         Ended::Stored => {}
         Ended::Refused(problem) if problem.code == Code::Cancelled => {
@@ -149,10 +147,19 @@ impl Context {
         let stop = stop.child_token();
         // Whatever ends this function ends the reader.
         let _stop_reader = stop.clone().drop_guard();
+        let (transfer, attempt, accepted) =
+            (order.transfer.to_string(), order.attempt, accepted(&opened));
         let (mut messages, reading) = self.read(order, opened, line.max_chunk, stop.clone());
-        // The proof of a prefix takes as long as the disk does: the rpc begins when it is done.
-        let Some(header) = messages.next().await else {
-            return Ended::Broken("the reader broke off".to_owned());
+        // The proof of a prefix takes as long as the disk does: the rpc begins when it is done, and
+        // until then the order is accepted again and again.
+        let header = loop {
+            match messages.first().await {
+                Some(First::Message(header)) => break header,
+                Some(First::Proving) => {
+                    line.answer(transfer.clone(), attempt, accepted.clone()).await;
+                }
+                None => return Ended::Broken("the reader broke off".to_owned()),
+            }
         };
         let offset = offset_of(&header);
         let how_much = format!("{}{}", human::size(size), from(offset));
@@ -188,7 +195,8 @@ impl Context {
         let chunk_len = CHUNK_LEN.min(usize::try_from(max_chunk).unwrap_or(CHUNK_LEN));
         let (outlet, messages) = outlet(chunk_len, self.pace(&order), stop);
         let (client, consistency) = (self.client.clone(), self.consistency);
-        let reader = Reader { client, opened, order, consistency };
+        let sign_every = SIGN_OF_LIFE_EVERY;
+        let reader = Reader { client, opened, order, consistency, sign_every };
         (messages, spawn_blocking(move || outlet.drive(&reader)))
     }
 
@@ -197,6 +205,10 @@ impl Context {
         let rate = self.max_rate.into_iter().chain(order.max_rate).min()?;
         Some(Pace::new(rate, Instant::now()))
     }
+}
+
+fn accepted(opened: &Opened) -> State {
+    State::Accepted(Accepted { source: Some((&opened.source).into()) })
 }
 
 /// Carries out one rpc: resolves when the server has said its last word, or cannot.
@@ -210,6 +222,11 @@ async fn answer(
     loop {
         match responses.message().await.map_err(|s| broken(&s))?.map(|message| message.kind) {
             Some(Some(Said::Stored(stored))) => return Ok(stored),
+            Some(Some(Said::Error(error))) if error.code() == ErrorCode::UnknownTransfer => {
+                // This connection does not lead to the server that gave the order.
+                let why = human::printable(&error.message, 200);
+                return Err(Ended::Broken(format!("the server does not know it: {why}")));
+            }
             Some(Some(Said::Error(error))) => return Err(Ended::Refused(error.into())),
             Some(Some(Said::Ack(_)) | None) => {}
             None => return Err(Ended::Broken("the server ended it without a word".to_owned())),

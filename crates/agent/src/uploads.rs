@@ -84,6 +84,11 @@ impl Uploads {
         }
     }
 
+    /// A new line has come about, perhaps to another server: uploads get a new connection as well.
+    pub(crate) fn new_line(&self) {
+        self.context.data.forget();
+    }
+
     /// What is still on its way.
     pub(crate) fn active(&self) -> Vec<TransferId> {
         self.running().keys().copied().collect()

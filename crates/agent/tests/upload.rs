@@ -157,3 +157,37 @@ async fn a_file_that_changes_is_taken_back_by_an_abort() {
     assert_eq!(abort.code(), ErrorCode::SourceChanged);
     assert!(upload.next().await.is_none());
 }
+
+/// Sees an upload through, and tells where it came from.
+async fn stored(bed: &mut Bed, line: &mut Line) -> Option<std::net::SocketAddr> {
+    let mut upload = ordered(bed, line, order(1)).await;
+    upload.header().await;
+    assert!(upload.rest().await.1.is_some());
+    upload.say(upload_response::Kind::Stored(v1::Stored::default())).await;
+    assert!(upload.next().await.is_none());
+    upload.from
+}
+
+#[tokio::test]
+async fn a_new_line_brings_a_new_connection_for_uploads() {
+    let mut bed = Bed::start().await;
+    let (mut line, _) = bed.greeted().await;
+    let first = stored(&mut bed, &mut line).await;
+    assert_eq!(stored(&mut bed, &mut line).await, first, "it is kept while the line is");
+    drop(line);
+    let (mut line, _) = bed.greeted().await;
+    assert_ne!(stored(&mut bed, &mut line).await, first, "it may lead to another server");
+}
+
+#[tokio::test]
+async fn an_upload_that_the_server_does_not_know_is_worth_another_try() {
+    let mut bed = Bed::start().await;
+    let (mut line, _) = bed.greeted().await;
+    let first = stored(&mut bed, &mut line).await;
+    let upload = ordered(&mut bed, &mut line, order(1)).await;
+    let unknown = v1::Error { code: ErrorCode::UnknownTransfer.into(), ..v1::Error::default() };
+    upload.say(upload_response::Kind::Error(unknown)).await;
+    let State::Failed(error) = line.answer().await else { panic!("it was accepted twice") };
+    assert!(error.retryable);
+    assert_ne!(stored(&mut bed, &mut line).await, first, "another connection is tried");
+}

@@ -7,6 +7,7 @@ mod server;
 mod verify;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use filepull_core::human;
@@ -51,8 +52,15 @@ pub fn main() -> ExitCode {
     }
 }
 
-#[tokio::main]
-async fn run(command: Command) -> anyhow::Result<ExitCode> {
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let done = runtime.block_on(perform(command));
+    // A job may wait for a disk that hangs: the process does not wait for it.
+    runtime.shutdown_timeout(Duration::from_millis(500));
+    done
+}
+
+async fn perform(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Server(args) => {
             telemetry::start(&args.log_level, args.log_format)?;

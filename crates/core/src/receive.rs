@@ -123,6 +123,11 @@ impl Receiver {
         self.received
     }
 
+    /// How many bytes there will be in all.
+    pub fn announced(&self) -> u64 {
+        self.announced
+    }
+
     /// What has been received, as proof for the agent.
     pub fn prefix(&self) -> Prefix {
         Prefix { len: self.received, digest: self.hasher.digest() }

@@ -69,13 +69,21 @@ impl Reading {
 
     /// Judges the file by what it looks like `after` the last byte was read.
     ///
-    /// Growth alone is fine: the bytes that were there at open are what was asked for.
+    /// Growth alone is fine: the bytes that were there at open are what was asked for. So is a new
+    /// owner, mode or name, as a backup makes them, where a second reading finds what a program has
+    /// written and hidden.
     ///
     /// # Errors
     /// The file shrank, or was written to without growing.
-    pub fn check_stat(&self, after: Stat) -> Result<(), SourceChanged> {
+    pub fn check_stat(&self, after: Stat, how: Consistency) -> Result<(), SourceChanged> {
         let grew = self.before.size < after.size;
-        if grew || after == self.before { Ok(()) } else { Err(SourceChanged) }
+        let same_times = match how {
+            Consistency::Stat => after == self.before,
+            Consistency::DoubleRead => {
+                after == Stat { changed_ns: after.changed_ns, ..self.before }
+            }
+        };
+        if grew || same_times { Ok(()) } else { Err(SourceChanged) }
     }
 
     /// Judges the file by a second reading of the same bytes.
@@ -119,12 +127,22 @@ mod tests {
 
     #[test]
     fn growth_alone_is_fine_and_any_other_change_is_not() {
-        let check = |after, expected| assert_eq!(Reading::new(BEFORE).check_stat(after), expected);
-        check(BEFORE, Ok(()));
-        check(Stat { size: 11, modified_ns: 9, changed_ns: 9 }, Ok(()));
-        check(Stat { size: 9, ..BEFORE }, Err(SourceChanged));
-        check(Stat { modified_ns: 7, ..BEFORE }, Err(SourceChanged));
-        check(Stat { changed_ns: 7, ..BEFORE }, Err(SourceChanged));
+        for how in [Consistency::Stat, Consistency::DoubleRead] {
+            let check =
+                |after, expected| assert_eq!(Reading::new(BEFORE).check_stat(after, how), expected);
+            check(BEFORE, Ok(()));
+            check(Stat { size: 11, modified_ns: 9, changed_ns: 9 }, Ok(()));
+            check(Stat { size: 9, ..BEFORE }, Err(SourceChanged));
+            check(Stat { modified_ns: 7, ..BEFORE }, Err(SourceChanged));
+        }
+    }
+
+    #[test]
+    fn a_change_of_the_inode_alone_counts_only_if_nobody_reads_again() {
+        let linked = Stat { changed_ns: 7, ..BEFORE };
+        let check = |how| Reading::new(BEFORE).check_stat(linked, how);
+        assert_eq!(check(Consistency::Stat), Err(SourceChanged));
+        assert_eq!(check(Consistency::DoubleRead), Ok(()));
     }
 
     #[test]

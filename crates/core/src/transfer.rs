@@ -80,7 +80,10 @@ pub enum Begin {
     /// Its bytes follow those of the partial.
     GoOn,
     /// Its bytes go into a new partial, made by these effects.
-    Anew(Vec<Effect>),
+    Anew([Effect; 3]),
+    /// It makes what was received worthless. That goes first, by these effects, so that its room is
+    /// free for the new one; then the upload begins again.
+    Over([Effect; 2]),
 }
 
 /// Why an upload may not begin.
@@ -132,11 +135,11 @@ impl Transfer {
     /// How often an upload may arrive damaged before the transfer fails.
     pub const MAX_DAMAGED: u32 = 2;
     /// How often in a row an attempt may bring nothing, over a line that is up, before the transfer
-    /// fails.
+    /// fails; if that took long enough, for five attempts may be over in five seconds.
     pub const MAX_STALLED: u32 = 5;
 
-    /// How often in a row an attempt may be lost with its line before the transfer fails: an agent
-    /// that dies of each order comes back for ever.
+    /// How often in a row an attempt may be lost with its line before the transfer fails, on the
+    /// same condition: an agent that dies of each order comes back for ever.
     pub const MAX_LOST: u32 = 50;
 
     /// A transfer that was asked for at `now`. [`Effect::Record`] it before anybody hears of it.
@@ -259,17 +262,13 @@ impl Transfer {
             (_, held) if offset != 0 => {
                 Err(BeginError::WrongOffset { expected: held.unwrap_or(0), found: offset })
             }
+            (Phase::Receiving { .. }, _) => Ok(Begin::Over(self.start_over())),
             (phase, _) => {
                 *phase = Phase::Receiving { source, checkpoint: Prefix::empty() };
-                let old = self.generation;
                 self.generation += 1;
                 // The entry is durable before the record that names it, so that recovery finds a
                 // partial wherever the record speaks of one.
-                let mut effects = vec![Effect::CreatePartial, Effect::SyncFolder, Effect::Record];
-                if old != 0 {
-                    effects.push(Effect::RemovePartial(old));
-                }
-                Ok(Begin::Anew(effects))
+                Ok(Begin::Anew([Effect::CreatePartial, Effect::SyncFolder, Effect::Record]))
             }
         }
     }
@@ -287,32 +286,34 @@ impl Transfer {
 
     /// Seals a verified upload under `name`: from here on the server can publish it alone.
     ///
-    /// When [`Effect::Publish`] finds the name taken, go on with [`name_taken`](Self::name_taken);
-    /// when it succeeds, with [`published`](Self::published).
-    pub fn seal(&mut self, proof: Verified, name: DownloadName, inode: u64) -> [Effect; 3] {
+    /// When [`Effect::Publish`] finds the name taken, leave the rest and go on with
+    /// [`name_taken`](Self::name_taken); when all are performed, with
+    /// [`published`](Self::published). What fails after the record has not failed the transfer: the
+    /// name may be there. It stays sealed, and [`recovery`](Self::recovery) finds out.
+    pub fn seal(&mut self, proof: Verified, name: DownloadName, inode: u64) -> [Effect; 4] {
         if let Phase::Receiving { source, .. } = &self.phase {
             let (size, digest) = (proof.size(), proof.digest());
             self.phase =
                 Phase::Sealed(Download { source: source.clone(), name, size, digest, inode });
         }
-        [Effect::SyncPartial, Effect::Record, Effect::Publish]
+        [Effect::SyncPartial, Effect::Record, Effect::Publish, Effect::SyncFolder]
     }
 
     /// Tries the next name: the last one belongs to another file.
-    pub fn name_taken(&mut self) -> [Effect; 2] {
+    pub fn name_taken(&mut self) -> [Effect; 3] {
         if let Phase::Sealed(download) = &mut self.phase {
             download.name = download.name.next();
         }
-        [Effect::Record, Effect::Publish]
+        [Effect::Record, Effect::Publish, Effect::SyncFolder]
     }
 
-    /// Notes that the download has its name.
-    pub fn published(&mut self, now: DateTime<Utc>) -> [Effect; 2] {
+    /// Notes that the download has its name, and keeps it after a power cut.
+    pub fn published(&mut self, now: DateTime<Utc>) -> [Effect; 1] {
         if let Phase::Sealed(download) = &self.phase {
             self.phase = Phase::Done(download.clone());
             self.finished_at = Some(now);
         }
-        [Effect::SyncFolder, Effect::Record]
+        [Effect::Record]
     }
 
     /// Drops what was received, because it is of no single version of the source, or damaged.
@@ -346,16 +347,15 @@ impl Transfer {
         if holds_checkpoint { Vec::new() } else { self.start_over().to_vec() }
     }
 
-    /// Goes on after a restart, now that the sealed download has been looked for.
-    pub fn sealed_found(&mut self, found: SealedFound, now: DateTime<Utc>) -> Vec<Effect> {
+    /// Goes on now that the sealed download has been looked for. Unless it is nowhere, go on as
+    /// after [`seal`](Self::seal).
+    pub fn sealed_found(&mut self, found: SealedFound) -> Vec<Effect> {
         match found {
-            SealedFound::Named => {
-                let mut effects = self.published(now).to_vec();
-                // A rename made of a link and an unlink may have been cut in the middle.
-                effects.push(Effect::RemovePartial(self.generation));
-                effects
+            // A rename made of a link and an unlink may have been cut in the middle.
+            SealedFound::Named => vec![Effect::SyncFolder, Effect::RemovePartial(self.generation)],
+            SealedFound::Partial => {
+                vec![Effect::SyncPartial, Effect::Publish, Effect::SyncFolder]
             }
-            SealedFound::Partial => vec![Effect::SyncPartial, Effect::Publish],
             SealedFound::Nowhere => self.start_over().to_vec(),
         }
     }

@@ -15,9 +15,26 @@ use tempfile::TempDir;
 
 use crate::{Process, Proxy, soon};
 
+/// The programs under test.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    /// `filepull`.
+    pub server: PathBuf,
+    /// `filepull-agent`.
+    pub agent: PathBuf,
+}
+
+impl Default for Programs {
+    /// Those that this package builds.
+    fn default() -> Self {
+        Self { server: "e2e-filepull".into(), agent: "e2e-filepull-agent".into() }
+    }
+}
+
 /// A server, and everything a test needs around it.
 #[derive(Debug)]
 pub struct TestBed {
+    programs: Programs,
     folder: TempDir,
     settings: Vec<(String, String)>,
     launcher: Vec<String>,
@@ -29,6 +46,7 @@ pub struct TestBed {
 /// An agent that is connected, and its machine.
 #[derive(Debug)]
 pub struct Client {
+    program: PathBuf,
     /// Its id.
     pub id: String,
     /// The folder of its files; `data.txt` is the default one.
@@ -96,18 +114,33 @@ impl TestBed {
     /// # Errors
     /// It does not get ready.
     pub async fn launched_by(launcher: &[&str], settings: &[(&str, &str)]) -> anyhow::Result<Self> {
+        let launcher = launcher.iter().map(|&word| word.to_owned()).collect();
+        let folder = tempfile::tempdir()?;
+        let mut bed = Self { launcher, ..Self::made_in(folder, Programs::default(), settings) };
+        bed.start_server().await?;
+        Ok(bed)
+    }
+
+    /// A bed in this folder whose server has not been started yet.
+    pub fn made_in(folder: TempDir, programs: Programs, settings: &[(&str, &str)]) -> Self {
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         // A test machine may be almost full; what is left must not decide whether tests pass.
         let mut own = vec![("MIN_FREE".to_owned(), "1MiB".to_owned())];
         // What a fleet needs, a test need not wait for.
         own.push(("RECONNECT_CAP".to_owned(), "1s".to_owned()));
         own.extend(settings.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())));
-        let folder = tempfile::tempdir()?;
-        let launcher = launcher.iter().map(|&word| word.to_owned()).collect();
-        let (settings, server) = (own, None);
-        let mut bed = Self { folder, settings, launcher, server, http: nowhere, grpc: nowhere };
-        bed.start_server().await?;
-        Ok(bed)
+        let (launcher, settings, server) = (Vec::new(), own, None);
+        Self { programs, folder, settings, launcher, server, http: nowhere, grpc: nowhere }
+    }
+
+    /// Starts the server through this launcher from now on.
+    pub fn launch_server_by(&mut self, launcher: Vec<String>) {
+        self.launcher = launcher;
+    }
+
+    /// Gives the server one more setting from its next start on.
+    pub fn server_setting(&mut self, key: &str, value: &str) {
+        self.settings.push((key.to_owned(), value.to_owned()));
     }
 
     /// Starts the server, on other ports than before.
@@ -122,8 +155,9 @@ impl TestBed {
             ("LOG_FORMAT", "json".to_owned()),
         ];
         settings.extend(self.settings.iter().map(|(key, value)| (key.as_str(), value.clone())));
-        let server = Process::start(&self.launcher, "e2e-filepull", "server", &settings)?;
-        let ready: Value = serde_json::from_str(&server.says("\"server.ready\"").await?)?;
+        let mut server =
+            Process::start(&self.launcher, &self.programs.server, "server", &settings)?;
+        let ready: Value = serde_json::from_str(&server.ready("\"server.ready\"").await?)?;
         let addr = |key: &str| {
             let text = ready[key].as_str().with_context(|| format!("no {key} in {ready}"))?;
             anyhow::Ok(text.parse::<SocketAddr>()?)
@@ -167,6 +201,11 @@ impl TestBed {
         Proxy::start(self.grpc).await
     }
 
+    /// The folder of everything.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// Lets every user of this machine enter the folders of the bed.
     ///
     /// # Errors
@@ -195,7 +234,8 @@ impl TestBed {
             ("FILE_PATH", files.join("data.txt").display().to_string()),
             ("STATE_DIR", self.folder.path().join("state").join(id).display().to_string()),
         ];
-        Ok(Client { id: id.to_owned(), files, settings, launcher: Vec::new(), agent: None })
+        let (program, launcher) = (self.programs.agent.clone(), Vec::new());
+        Ok(Client { program, id: id.to_owned(), files, settings, launcher, agent: None })
     }
 
     /// A client with this default file, connected.
@@ -312,9 +352,14 @@ impl Client {
     /// Changes or adds a setting of its agent.
     #[must_use]
     pub fn setting(mut self, key: &'static str, value: &str) -> Self {
+        self.set(key, value);
+        self
+    }
+
+    /// Changes or adds a setting of its agent, from its next start on.
+    pub fn set(&mut self, key: &'static str, value: &str) {
         self.settings.retain(|(known, _)| *known != key);
         self.settings.push((key, value.to_owned()));
-        self
     }
 
     /// Starts its agent through a launcher, such as `setpriv --reuid=65534`.
@@ -339,7 +384,7 @@ impl Client {
     /// # Errors
     /// It does not start.
     pub fn start(&mut self) -> anyhow::Result<()> {
-        let agent = Process::start(&self.launcher, "e2e-filepull-agent", "run", &self.settings)?;
+        let agent = Process::start(&self.launcher, &self.program, "run", &self.settings)?;
         self.agent = Some(agent);
         Ok(())
     }

@@ -6,15 +6,17 @@
 mod bed;
 mod process;
 mod proxy;
+mod strace;
 
 use std::future::Future;
 use std::time::Duration;
 
 use anyhow::Context as _;
 
-pub use bed::{Client, Reply, TestBed, made, same, send};
+pub use bed::{Client, Programs, Reply, TestBed, made, same, send};
 pub use process::{Process, program};
 pub use proxy::Proxy;
+pub use strace::Strace;
 
 /// No wait in a test is longer: on a busy machine with two cores everything takes its time.
 pub const DEADLINE: Duration = Duration::from_secs(120);

@@ -1,6 +1,6 @@
 //! One of our programs, running.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,7 +12,8 @@ use tokio::sync::watch;
 
 use crate::soon;
 
-/// A running program and everything it has said so far. It is killed when dropped.
+/// A running program and everything it has said so far. It is killed when dropped, with all that
+/// it started: a launcher may outlive its program, and a program its launcher.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
@@ -20,25 +21,28 @@ pub struct Process {
 }
 
 /// Lines of standard output and standard error, in the order they came.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct Said {
     lines: Arc<Mutex<Vec<String>>>,
     count: Arc<watch::Sender<usize>>,
+    /// Pipes that are still open.
+    open: Arc<watch::Sender<usize>>,
 }
 
 impl Process {
-    /// Starts a program that this package builds, with these settings in its environment and no
-    /// others of ours; through a `launcher`, which takes the program as its last argument.
+    /// Starts a program, with these settings in its environment and no others of ours; through a
+    /// `launcher`, which takes the program as its last argument. A program without a folder is one
+    /// that this package builds.
     ///
     /// # Errors
     /// It does not start.
     pub fn start(
         launcher: &[String],
-        program: &str,
+        program: impl AsRef<Path>,
         arg: &str,
         settings: &[(&str, String)],
     ) -> anyhow::Result<Self> {
-        let program = self::program(program)?;
+        let program = self::program(program.as_ref())?;
         let mut command = match launcher {
             [] => Command::new(program),
             [first, rest @ ..] => {
@@ -50,8 +54,9 @@ impl Process {
         command.arg(arg).env_clear().envs(settings.iter().map(|(key, value)| (key, value)));
         command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.kill_on_drop(true).spawn().context("starting the program")?;
-        let said = Said { lines: Arc::default(), count: Arc::new(watch::Sender::new(0)) };
+        let mut child =
+            command.kill_on_drop(true).process_group(0).spawn().context("starting the program")?;
+        let said = Said::default();
         said.follow(child.stdout.take());
         said.follow(child.stderr.take());
         Ok(Self { child, said })
@@ -70,27 +75,36 @@ impl Process {
     /// # Errors
     /// As [`says`](Self::says).
     pub async fn says_times(&self, text: &str, times: usize) -> anyhow::Result<String> {
-        let mut count = self.said.count.subscribe();
-        let found = async {
-            loop {
-                count.borrow_and_update();
-                let nth = self.said().into_iter().filter(|line| line.contains(text)).nth(times - 1);
-                if let Some(line) = nth {
-                    return line;
-                }
-                if count.changed().await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-            }
-        };
-        soon(&format!("the line {text:?}"), found)
+        soon(&format!("the line {text:?}"), self.said.line(text, times))
             .await
             .with_context(|| format!("it said:\n{}", self.said().join("\n")))
     }
 
+    /// Waits for a line that contains `text` and is the sign that the program has started.
+    ///
+    /// # Errors
+    /// It ended instead, or nothing came in time; the error shows what was said.
+    pub async fn ready(&mut self, text: &str) -> anyhow::Result<String> {
+        let said = self.said.clone();
+        let started = async {
+            tokio::select! {
+                line = said.line(text, 1) => Ok(line),
+                status = self.child.wait() => Err(status),
+            }
+        };
+        match soon(&format!("the line {text:?}"), started).await {
+            Ok(Ok(line)) => Ok(line),
+            Ok(Err(status)) => {
+                self.said.all().await;
+                anyhow::bail!("it ended: {}; it said:\n{}", status?, self.said().join("\n"))
+            }
+            Err(late) => Err(late).with_context(|| format!("it said:\n{}", self.said().join("\n"))),
+        }
+    }
+
     /// Everything it has said.
     pub fn said(&self) -> Vec<String> {
-        self.said.lines.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.said.lines()
     }
 
     /// Its process id.
@@ -106,7 +120,17 @@ impl Process {
     /// # Errors
     /// It has ended already.
     pub async fn kill(mut self) -> anyhow::Result<()> {
+        self.kill_group();
         self.child.kill().await.context("killing the program")
+    }
+
+    fn kill_group(&self) {
+        // Only while it is not reaped is its id certainly still its own.
+        let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok());
+        if let Some(group) = pid.and_then(Pid::from_raw) {
+            // An error means that it is gone already.
+            let _ = rustix::process::kill_process_group(group, Signal::KILL);
+        }
     }
 
     /// Asks it to end (SIGTERM).
@@ -136,9 +160,40 @@ impl Process {
     }
 }
 
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill_group();
+    }
+}
+
 impl Said {
+    fn lines(&self) -> Vec<String> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Resolves when that many lines contain `text`, with the last of them.
+    async fn line(&self, text: &str, times: usize) -> String {
+        let mut count = self.count.subscribe();
+        loop {
+            count.borrow_and_update();
+            let nth = self.lines().into_iter().filter(|line| line.contains(text)).nth(times - 1);
+            if let Some(line) = nth {
+                return line;
+            }
+            if count.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Resolves when nothing more can be said: both pipes are closed.
+    async fn all(&self) {
+        let _ = self.open.subscribe().wait_for(|open| *open == 0).await;
+    }
+
     fn follow(&self, from: Option<impl AsyncRead + Unpin + Send + 'static>) {
         let (said, Some(from)) = (self.clone(), from) else { return };
+        said.open.send_modify(|open| *open += 1);
         let mut lines = BufReader::new(from).lines();
         #[allow(clippy::disallowed_methods, reason = "it ends with the pipe of the program")]
         tokio::spawn(async move {
@@ -146,6 +201,7 @@ impl Said {
                 said.lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
                 said.count.send_modify(|count| *count += 1);
             }
+            said.open.send_modify(|open| *open -= 1);
         });
     }
 }
@@ -154,7 +210,7 @@ impl Said {
 ///
 /// # Errors
 /// The folder is not known.
-pub fn program(program: &str) -> anyhow::Result<PathBuf> {
+pub fn program(program: &Path) -> anyhow::Result<PathBuf> {
     let test = std::env::current_exe()?;
     let folder = test.parent().and_then(|deps| deps.parent()).context("no folder of programs")?;
     Ok(folder.join(program))

@@ -1,7 +1,7 @@
 //! Agents that lie, and uploads that end wrongly: nothing of them is ever published.
 
 use filepull_core::digest::Digest;
-use filepull_e2e::{TestBed, soon};
+use filepull_e2e::{Strace, TestBed, made, soon};
 use filepull_proto::v1::agent_control_client::AgentControlClient;
 use filepull_proto::v1::agent_message::Kind as FromAgent;
 use filepull_proto::v1::agent_transfer_client::AgentTransferClient;
@@ -14,6 +14,7 @@ use filepull_proto::v1::{
     TransferUpdate, UploadHeader, UploadRequest, UploadTrailer,
 };
 use tokio::sync::mpsc;
+use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
@@ -103,7 +104,13 @@ fn error_code(answer: Option<Answer>) -> Option<ErrorCode> {
 
 /// A bed whose client is a liar that has been ordered to send its file.
 async fn ordered() -> anyhow::Result<(TestBed, Liar, StartTransfer, String)> {
-    let bed = TestBed::start().await?;
+    ordered_by(TestBed::start()).await
+}
+
+async fn ordered_by(
+    bed: impl Future<Output = anyhow::Result<TestBed>>,
+) -> anyhow::Result<(TestBed, Liar, StartTransfer, String)> {
+    let bed = bed.await?;
     let mut liar = Liar::connect(&bed).await?;
     let made = bed
         .send(
@@ -142,6 +149,22 @@ async fn the_end_of_the_stream_publishes_nothing() -> anyhow::Result<()> {
     let again = liar.order().await?;
     assert_eq!((again.attempt, again.offset), (2, 4), "what came is kept");
     assert!(bed.downloads("client4")?.is_empty());
+    Ok(())
+}
+
+#[tokio::test]
+async fn empty_chunks_are_no_bytes() -> anyhow::Result<()> {
+    let (_bed, mut liar, order, _) = ordered_by(TestBed::with(&[("STALL_TIMEOUT", "1s")])).await?;
+    let (pieces, sent) = mpsc::channel(8);
+    pieces.send(header(&order, 4)).await?;
+    pieces.send(chunk(0, b"da")).await?;
+    let requests = ReceiverStream::new(sent).map(|kind| UploadRequest { kind: Some(kind) });
+    let mut transfer = AgentTransferClient::new(liar.channel.clone());
+    let _answers = transfer.upload(requests).await?;
+    let hung_up = async { while pieces.send(chunk(2, b"")).await.is_ok() {} };
+    soon("the end of the upload", hung_up).await?;
+    let again = liar.order().await?;
+    assert_eq!((again.attempt, again.offset), (2, 2));
     Ok(())
 }
 
@@ -257,5 +280,41 @@ async fn what_an_agent_says_cannot_forge_a_log_line() -> anyhow::Result<()> {
         let forged = line.starts_with("{\"event\":\"forged\"");
         assert!(!forged && !line.contains('\u{1b}'), "{line:?}");
     }
+    Ok(())
+}
+
+/// The name is there, and nobody can tell whether it survives a power cut: neither done nor failed.
+#[tokio::test]
+async fn a_download_whose_name_is_not_safe_yet_is_still_under_way() -> anyhow::Result<()> {
+    let bed = TestBed::start().await?;
+    let _client = bed.connected("client4", b"data").await?;
+    bed.pull("client4").await?;
+    let folder = bed.data_dir().join("client4").display().to_string();
+    let fails = ["-e", "trace=fsync", "-P", &folder, "-e", "inject=fsync:error=EIO"];
+    let mut client =
+        bed.client("client4", &made("client4", 4 << 20))?.setting("MAX_RATE", "2MiB/s");
+    drop(_client);
+    client.connect().await?;
+    let started = bed.get("/trigger?id=client4").await?;
+    let location = started.header("location").to_owned();
+    bed.server()?.says_times("transfer.started", 2).await?;
+    let Some(failing) = Strace::attach(bed.server()?.pid()?, &fails).await? else {
+        println!("skipped: no strace");
+        return Ok(());
+    };
+    let not_ready = async {
+        while bed.get("/readyz").await?.status != 503 {}
+        anyhow::Ok(())
+    };
+    soon("a probe that is red", not_ready).await??;
+    let found = bed.json(&location).await?;
+    assert_eq!(found["state"], "running", "{found}");
+    let joined = bed.get("/trigger?id=client4").await?;
+    assert_eq!(joined.header("location"), location, "{}", joined.text());
+    failing.detach().await?;
+    let done = bed.json(&format!("{location}?wait=100s")).await?;
+    assert_eq!(done["state"], "done", "{done}");
+    assert_eq!(bed.downloads("client4")?.len(), 2);
+    assert_eq!(bed.get("/readyz").await?.status, 200);
     Ok(())
 }

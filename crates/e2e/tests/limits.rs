@@ -1,6 +1,6 @@
 //! Bounds: of turns, of sizes, of the disk, and of who may listen where.
 
-use filepull_e2e::{Process, TestBed, made};
+use filepull_e2e::{Process, TestBed, made, same};
 use tokio::net::TcpStream;
 
 #[tokio::test]
@@ -96,6 +96,56 @@ async fn a_write_error_ends_the_transfer_and_leaves_nothing() -> anyhow::Result<
     // The next one, which fits, succeeds.
     std::fs::write(client.data(), "small")?;
     bed.pull("client4").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_without_descriptors_goes_on_with_what_runs() -> anyhow::Result<()> {
+    let few = "ulimit -n 64; exec \"$@\"";
+    let bed = TestBed::launched_by(&["sh", "-c", few, "sh"], &[]).await?;
+    let client = bed.client("client4", &made("client4", 12 << 20))?.setting("MAX_RATE", "3MiB/s");
+    let mut client = client;
+    client.connect().await?;
+    bed.get("/trigger?id=client4").await?;
+    bed.server()?.says("transfer.started").await?;
+    let mut held = Vec::new();
+    for _ in 0..80 {
+        held.push(TcpStream::connect(bed.http()).await?);
+    }
+    bed.server()?.says("accept.failed").await?;
+    bed.server()?.says("transfer.done").await?;
+    drop(held);
+    assert!(same(&bed.downloads("client4")?[0], &client.data())?);
+    assert!(bed.leftovers("client4")?.is_empty());
+    Ok(())
+}
+
+/// The disk holds one of both versions, not two.
+#[tokio::test]
+async fn a_changed_file_needs_no_room_beside_what_it_replaces() -> anyhow::Result<()> {
+    let own_disk = "mkdir -p \"$DATA_DIR\" && mount -t tmpfs -o size=48m tmpfs \"$DATA_DIR\" \
+                    && exec \"$@\"";
+    let launcher = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", own_disk, "sh"];
+    let may_mount = "mount -t tmpfs tmpfs /tmp";
+    let tried = std::process::Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c", may_mount])
+        .output();
+    if !tried.is_ok_and(|tried| tried.status.success()) {
+        println!("skipped: this machine does not let us mount a disk of our own");
+        return Ok(());
+    }
+    let bed = TestBed::launched_by(&launcher, &[]).await?;
+    let proxy = bed.proxy().await?;
+    let client = bed.client("client4", &made("old", 32 << 20))?.setting("MAX_RATE", "16MiB/s");
+    let mut client = client.dialling(proxy.addr());
+    client.connect().await?;
+    let started = bed.get("/trigger?id=client4").await?;
+    proxy.sent_at_least(8 << 20).await?;
+    client.take_agent()?.kill().await?;
+    std::fs::write(client.data(), made("new", 32 << 20))?;
+    client.connect().await?;
+    let done = bed.json(&format!("{}?wait=100s", started.header("location"))).await?;
+    assert_eq!(done["state"], "done", "{done}");
     Ok(())
 }
 

@@ -129,3 +129,23 @@ async fn an_id_that_differs_by_letter_case_only_is_refused() -> anyhow::Result<(
     other.agent()?.says("differs from the known client client4 by letter case only").await?;
     Ok(())
 }
+
+/// Both connections of the agent are gone, and the server sees nothing of it: it learns it from the
+/// agent, which is back and sends nothing.
+#[tokio::test]
+async fn an_upload_that_its_agent_no_longer_knows_is_given_up() -> anyhow::Result<()> {
+    let bed = TestBed::with(&[("STALL_TIMEOUT", "1h")]).await?;
+    let proxy = bed.proxy().await?;
+    let client = bed.client("client4", &made("client4", 16 << 20))?.setting("MAX_RATE", "8MiB/s");
+    let mut client = client.dialling(proxy.addr());
+    client.connect().await?;
+    let started = bed.get("/trigger?id=client4").await?;
+    proxy.sent_at_least(4 << 20).await?;
+    proxy.strand();
+    // Before the connection is found dead, which takes longer.
+    let interrupted = bed.server()?.says("transfer.interrupted").await?;
+    assert!(interrupted.contains("the agent came back without it"), "{interrupted}");
+    let done = bed.json(&format!("{}?wait=100s", started.header("location"))).await?;
+    assert_eq!((&done["state"], &done["attempt"]), (&"done".into(), &2.into()), "{done}");
+    Ok(())
+}

@@ -47,6 +47,39 @@ async fn a_cut_upload_goes_on_where_it_was() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Its line is up, and no upload gets through: a firewall that is being changed, a full table.
+#[tokio::test]
+async fn a_data_path_that_comes_back_finds_the_transfer_waiting() -> anyhow::Result<()> {
+    let bed = TestBed::start().await?;
+    let proxy = bed.proxy().await?;
+    let client = behind(&proxy, &bed, &made("client4", 16 << 20), "8MiB/s").await?;
+    let location = trigger(&bed).await?;
+    proxy.sent_at_least(4 << 20).await?;
+    let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
+    proxy.retarget(nobody);
+    proxy.cut_uploads();
+    // More often than a transfer may be fruitless before its time is up.
+    bed.server()?.says_times("transfer.interrupted", 7).await?;
+    proxy.retarget(bed.grpc());
+    arrives(&bed, &client, &location).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_data_path_that_does_not_come_back_fails_the_transfer() -> anyhow::Result<()> {
+    let bed = TestBed::with(&[("RESUME_WITHIN", "1s")]).await?;
+    let proxy = bed.proxy().await?;
+    let _client = behind(&proxy, &bed, &made("client4", 16 << 20), "8MiB/s").await?;
+    let location = trigger(&bed).await?;
+    proxy.sent_at_least(4 << 20).await?;
+    let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
+    proxy.retarget(nobody);
+    proxy.cut_uploads();
+    let failed = bed.json(&format!("{location}?wait=100s")).await?;
+    assert_eq!(failed["error"]["code"], "transfer-stalled", "{failed}");
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_restarted_agent_goes_on() -> anyhow::Result<()> {
     let bed = TestBed::start().await?;

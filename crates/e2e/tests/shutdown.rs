@@ -1,6 +1,8 @@
 //! The end of both programs: asked for, it comes; what runs is finished or kept.
 
-use filepull_e2e::{TestBed, made, same, soon};
+use filepull_e2e::{Strace, TestBed, made, same, soon};
+use hyper::Method;
+use serde_json::Value;
 use tokio::net::TcpStream;
 
 /// A grace that no test waits for: whoever does wait for it fails by the deadline.
@@ -113,5 +115,41 @@ async fn an_agent_ends_without_its_server() -> anyhow::Result<()> {
     let mut agent = client.take_agent()?;
     agent.terminate()?;
     assert!(agent.ended().await?.success());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_disk_that_hangs_holds_neither_a_cancel_nor_the_end() -> anyhow::Result<()> {
+    let mut bed = TestBed::with(&[("SHUTDOWN_GRACE", "0s")]).await?;
+    let client = bed.client("client4", &made("client4", 64 << 20))?.setting("MAX_RATE", "4MiB/s");
+    let mut client = client;
+    client.connect().await?;
+    let started = bed.get("/trigger?id=client4").await?;
+    bed.server()?.says("transfer.started").await?;
+    let hang = ["-e", "trace=fdatasync", "-e", "inject=fdatasync:delay_enter=600000000"];
+    let Some(hanging) = Strace::attach(bed.server()?.pid()?, &hang).await? else {
+        println!("skipped: no strace");
+        return Ok(());
+    };
+    // At this rate: long after the checkpoint that hangs has begun.
+    let far = |transfer: &Value| 12 << 20 < transfer["bytes_done"].as_u64().unwrap_or_default();
+    soon("12 MiB", bed.until(started.header("location"), far)).await??;
+    let cancel = format!("{}/cancel", started.header("location"));
+    let cancelled = bed.send(Method::POST, &cancel, &[], "").await?;
+    assert_eq!(cancelled.status, 202, "{}", cancelled.text());
+    let mut server = bed.take_server()?;
+    server.terminate()?;
+    server.says("server.stopped").await?;
+    // It has ended but for the thread that strace holds.
+    let stat = format!("/proc/{}/stat", server.pid()?);
+    let is_zombie = || std::fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") Z "));
+    soon("the exit", async {
+        while !is_zombie() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await?;
+    hanging.detach().await?;
+    server.ended().await?;
     Ok(())
 }

@@ -19,11 +19,16 @@ pub struct Lifecycle {
 
 /// Some tasks did not end by themselves in time and were stopped.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("{count} tasks were still running when the time to stop was up")]
+#[error("{count} tasks were still running when the time to stop was up; {deaf} did not stop")]
 pub struct CutShort {
     /// How many.
     pub count: usize,
+    /// How many of them had not even stopped when they were left behind.
+    pub deaf: usize,
 }
+
+/// A task that was stopped and is still there after this time waits for a disk that hangs.
+const STOP_LIMIT: Duration = Duration::from_secs(3);
 
 impl Lifecycle {
     /// A process that runs.
@@ -47,9 +52,9 @@ impl Lifecycle {
         &self.drain
     }
 
-    /// Lets running work end by itself for `grace`, then stops the rest and waits for it.
-    ///
-    /// The last wait has no limit on purpose: a task deaf to `stop` is a bug, and tests find it.
+    /// Lets running work end by itself for `grace`, then stops the rest and waits for it; but not
+    /// for ever, because nobody can stop a job that the disk does not answer. What is left behind is
+    /// as a crash would leave it.
     ///
     /// # Errors
     /// Says how many tasks were cut short.
@@ -61,8 +66,8 @@ impl Lifecycle {
         }
         let count = self.tasks.len();
         self.stop.cancel();
-        self.tasks.wait().await;
-        Err(CutShort { count })
+        let _ = timeout(STOP_LIMIT, self.tasks.wait()).await;
+        Err(CutShort { count, deaf: self.tasks.len() })
     }
 }
 
@@ -84,6 +89,14 @@ mod tests {
         let stop = lifecycle.stop().clone();
         lifecycle.spawn(async move { stop.cancelled().await });
         let cut_short = lifecycle.shut_down(Duration::ZERO).await.unwrap_err();
-        assert_eq!(cut_short.count, 1);
+        assert_eq!((cut_short.count, cut_short.deaf), (1, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_that_cannot_be_stopped_is_left_behind() {
+        let lifecycle = Lifecycle::new();
+        lifecycle.spawn(std::future::pending());
+        let cut_short = lifecycle.shut_down(Duration::ZERO).await.unwrap_err();
+        assert_eq!((cut_short.count, cut_short.deaf), (1, 1));
     }
 }

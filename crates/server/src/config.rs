@@ -177,6 +177,9 @@ pub const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 /// RFC 9113, section 6.9.1, less the headroom that the connection has over its streams.
 const MAX_WINDOW: u32 = (1 << 31) - 1 - (4 << 20);
 
+/// Far more than anybody means, and little enough to be added to any date.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
 fn mistakes(args: &Args) -> Vec<String> {
     let mut mistakes = Vec::new();
     let mut check = |wrong: bool, mistake: String| {
@@ -205,7 +208,7 @@ fn mistakes(args: &Args) -> Vec<String> {
     check(args.max_file_size == 0, "MAX_FILE_SIZE is 0: no file could ever be sent.".into());
     check(args.stall_timeout.is_zero(), "STALL_TIMEOUT is 0: every upload would stall.".into());
     check(
-        args.heartbeat.is_zero() || args.dead_after < args.heartbeat * 2,
+        args.heartbeat.is_zero() || args.dead_after < args.heartbeat.saturating_mul(2),
         "DEAD_AFTER is less than twice HEARTBEAT: one late answer would end a line.".into(),
     );
     check(
@@ -213,6 +216,17 @@ fn mistakes(args: &Args) -> Vec<String> {
         "KEEP_RECORDS is less than 24h: for so long an Idempotency-Key leads to its transfer."
             .into(),
     );
+    let spans = [
+        ("STALL_TIMEOUT", args.stall_timeout),
+        ("RESUME_WITHIN", args.resume_within),
+        ("HEARTBEAT", args.heartbeat),
+        ("DEAD_AFTER", args.dead_after),
+        ("RECONNECT_CAP", args.reconnect_cap),
+        ("SHUTDOWN_GRACE", args.shutdown_grace),
+    ];
+    for (name, span) in spans {
+        check(LONGEST < span, format!("{name} is more than a year."));
+    }
     let window = 64 * 1024..=u64::from(MAX_WINDOW);
     check(
         !window.contains(&args.stream_window),
@@ -269,6 +283,14 @@ mod tests {
             let args = ["server", "--http-addr", typed];
             let said = Typed::try_parse_from(args).map(|_| ()).unwrap_err().to_string();
             assert!(said.contains("Write an IP address and a port: 127.0.0.1:8080"), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_span_that_no_date_survives_is_a_mistake() {
+        for flag in ["--stall-timeout", "--resume-within", "--heartbeat", "--shutdown-grace"] {
+            let ConfigError(mistakes) = config(&[flag, "1000000years"]).unwrap_err();
+            assert!(mistakes.iter().any(|said| said.contains("a year")), "{mistakes:?}");
         }
     }
 }

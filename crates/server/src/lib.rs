@@ -27,7 +27,7 @@ use chrono::Utc;
 use filepull_core::backoff::{Backoff, ReconnectPolicy};
 use filepull_process::Lifecycle;
 use tokio::net::TcpListener;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -182,7 +182,10 @@ impl Server {
         // What is cut here is idle: nothing of a transfer depends on it any more.
         let _ = self.lines.shut_down(CLOSE_LIMIT).await;
         doors.cut.cancel();
-        self.records.close().await?;
+        match timeout(CLOSE_LIMIT, self.records.close()).await {
+            Ok(closed) => closed?,
+            Err(_) => warn!(event = "records.failed", "the records do not close: the disk hangs"),
+        }
         info!(event = "server.stopped", "server stopped");
         Ok(())
     }

@@ -37,8 +37,18 @@ pub struct Check {
 
 impl Readiness {
     /// Looks at everything. The server is ready if all of it is ok.
-    pub async fn check(&self) -> [Check; 3] {
-        [self.data_folder().await, self.grpc(), self.draining()]
+    pub async fn check(&self) -> [Check; 4] {
+        [self.data_folder().await, self.storing(), self.grpc(), self.draining()]
+    }
+
+    /// What was received reaches the disk and the records.
+    fn storing(&self) -> Check {
+        let (ok, finding) = match self.transfers.n_waiting_for_us() {
+            0 => (true, "works".to_owned()),
+            1 => (false, "1 transfer waits for the disk or the records".to_owned()),
+            n => (false, format!("{n} transfers wait for the disk or the records")),
+        };
+        Check { ok, name: "storing", finding }
     }
 
     async fn data_folder(&self) -> Check {

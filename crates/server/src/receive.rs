@@ -66,8 +66,8 @@ pub(crate) enum End {
 /// What [`Reception::next`] saw.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// This many bytes of the file have been received and written.
-    Wrote(u64),
+    /// What has been received so far is written.
+    Wrote,
     /// The upload is over, and everything that arrived has been written.
     Ended(End),
 }
@@ -123,21 +123,28 @@ impl Reception {
                 }
                 (written, result) = finished(&mut self.job) => {
                     self.job = None;
-                    return self.job_done(held.insert(written), result);
+                    *held = Some(written);
+                    return self.job_done(result);
                 }
             }
         }
     }
 
     /// Waits for the job that still writes, if any, and drops what it has not taken.
-    pub(crate) async fn settle(mut self, held: &mut Option<Held>) {
-        if self.job.is_some() {
-            let (written, result) = finished(&mut self.job).await;
-            // After a failed write nobody may build on this partial.
-            *held = match result {
-                Ok(()) | Err(End::Bad(_)) => Some(written),
-                Err(_) => None,
-            };
+    ///
+    /// # Errors
+    /// That job's write failed: nobody may build on this partial.
+    pub(crate) async fn settle(mut self, held: &mut Option<Held>) -> Result<(), StoreError> {
+        if self.job.is_none() {
+            return Ok(());
+        }
+        let (written, result) = finished(&mut self.job).await;
+        *held = Some(written);
+        match result {
+            Err(End::Disk(error)) => Err(error),
+            Ok(()) | Err(End::Complete { .. } | End::Abort(_) | End::Broken(_) | End::Bad(_)) => {
+                Ok(())
+            }
         }
     }
 
@@ -167,9 +174,9 @@ impl Reception {
         }
     }
 
-    fn job_done(&mut self, held: &Held, result: Result<(), End>) -> Event {
+    fn job_done(&mut self, result: Result<(), End>) -> Event {
         match result {
-            Ok(()) => Event::Wrote(held.receiver.received()),
+            Ok(()) => Event::Wrote,
             Err(end) => {
                 self.batch.clear();
                 Event::Ended(end)

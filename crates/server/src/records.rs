@@ -13,6 +13,7 @@ mod list;
 mod lock;
 mod old;
 mod reader;
+mod row_check;
 mod schema;
 #[cfg(test)]
 mod tests;
@@ -35,7 +36,7 @@ use crate::client::{ClientRecord, Greeting};
 pub use keys::RequestKey;
 pub use list::{Cursor, Page, StateWord, Total, TransferFilter};
 use lock::Lock;
-pub use old::{OldTransfer, OldTransfers};
+pub use old::OldTransfers;
 pub use reader::{ClientTransfers, DownloadTotals, RecordsReader};
 use writer::{Bound, Writer};
 
@@ -213,10 +214,11 @@ impl Records {
         transfers::one(&self.readers, id).await
     }
 
-    /// Every transfer that is not final, oldest first.
+    /// Every transfer that is not final, oldest first; without those that cannot be read, which the
+    /// log names.
     ///
     /// # Errors
-    /// One of them cannot be read.
+    /// The database failed.
     pub async fn unfinished(&self) -> Result<Vec<Transfer>, RecordsError> {
         transfers::unfinished(&self.readers).await
     }

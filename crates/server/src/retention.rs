@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 use chrono::{TimeDelta, Utc};
 use filepull_core::human;
 use filepull_core::id::TransferId;
+use filepull_core::transfer::Transfer;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::records::{OldTransfer, Records, RecordsError};
+use crate::records::{Records, RecordsError};
 use crate::store::Store;
 
 /// How many records leave in one commit: a trigger that comes meanwhile waits for them.
@@ -117,12 +118,13 @@ async fn pass(records: &Records, store: &Store, keep: Keep) -> Result<Pass, Reco
 }
 
 /// Those whose download, if they had one, certainly lies on the disk no more.
-async fn without_download(store: &Store, transfers: Vec<OldTransfer>) -> Vec<TransferId> {
+async fn without_download(store: &Store, transfers: Vec<Transfer>) -> Vec<TransferId> {
     let store = store.clone();
     let look = spawn_blocking(move || {
-        let is_gone = |OldTransfer { client, download, .. }: &OldTransfer| {
-            let Some(name) = download else { return true };
-            store.has_download(client, name).is_ok_and(|found| !found)
+        let is_gone = |transfer: &Transfer| {
+            let Some(download) = transfer.download() else { return true };
+            let found = store.has_download(&transfer.client, &download.name);
+            found.is_ok_and(|found| !found)
         };
         transfers.into_iter().filter(is_gone).map(|transfer| transfer.id).collect()
     });

@@ -17,8 +17,12 @@ const OWN: usize = 512;
 const USUAL_LIMIT: u64 = 1024;
 
 /// Room for the connections of agents.
-#[derive(Clone, Debug)]
-pub(crate) struct Room(Arc<Semaphore>);
+#[derive(Debug)]
+pub(crate) struct Room {
+    places: Arc<Semaphore>,
+    /// Somebody has waited for a place since there was more than one.
+    was_said: bool,
+}
 
 /// One connection's share of the room, given back when dropped.
 #[derive(Debug)]
@@ -38,15 +42,18 @@ impl Room {
         } else {
             debug!(event = "open-files", open_files, places, "room for agents");
         }
-        Self(Arc::new(Semaphore::new(places)))
+        Self { places: Arc::new(Semaphore::new(places)), was_said: false }
     }
 
     /// Waits until there is a place. A connection that waits for it stays in the backlog.
-    pub(crate) async fn place(&self) -> Place {
-        if self.0.available_permits() == 0 {
+    pub(crate) async fn place(&mut self) -> Place {
+        let is_full = self.places.available_permits() == 0;
+        if is_full && !self.was_said {
             warn!(event = "open-files.used-up", "no agent can connect until another one leaves");
         }
-        let place = Arc::clone(&self.0).acquire_owned().await;
+        // Not again for each place that is given back and taken at once.
+        self.was_said = is_full;
+        let place = Arc::clone(&self.places).acquire_owned().await;
         Place(place.expect("this semaphore is never closed"))
     }
 }

@@ -8,6 +8,7 @@
 
 mod entries;
 mod partial;
+mod whole;
 
 use std::fs::File;
 use std::io;
@@ -20,8 +21,10 @@ use filepull_core::name::DownloadName;
 use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 use rustix::io::Errno;
 
-pub use partial::{Partial, Published, Syncer, digest_of};
-pub(crate) use partial::{partial_name, read_all, transfer_of};
+pub use partial::{Partial, Published, Syncer};
+pub(crate) use partial::{partial_name, transfer_of};
+pub use whole::digest_of;
+pub(crate) use whole::read_all;
 
 /// The folder of the records inside the data folder. No client id starts with a dot.
 pub const RECORDS_FOLDER: &str = ".filepull";
@@ -40,6 +43,11 @@ impl StoreError {
     pub fn is_full(&self) -> bool {
         use io::ErrorKind::{QuotaExceeded, StorageFull};
         matches!(self.source.kind(), StorageFull | QuotaExceeded)
+    }
+
+    /// This process, or the whole system, has too many files open. The disk is well.
+    pub fn is_out_of_descriptors(&self) -> bool {
+        matches!(Errno::from_io_error(&self.source), Some(Errno::MFILE | Errno::NFILE))
     }
 }
 
@@ -69,6 +77,13 @@ impl Store {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder = rustix::fs::open(path, flags, Mode::empty())
             .map_err(|errno| failed("open")(errno.into()))?;
+        // Its own entry may be new, and an earlier process may have died between the making of a
+        // client's folder and its sync.
+        rustix::fs::fsync(&folder).map_err(|errno| failed("sync")(errno.into()))?;
+        if let Ok(parent) = rustix::fs::openat(&folder, "..", flags, Mode::empty()) {
+            // Where the parent cannot be opened, somebody else made this folder.
+            rustix::fs::fsync(&parent).map_err(|errno| failed("sync")(errno.into()))?;
+        }
         Ok(Self { root: Arc::new(Root { path: path.to_owned(), folder }) })
     }
 

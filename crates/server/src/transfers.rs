@@ -3,6 +3,7 @@
 //! Each unfinished transfer is one task (`life`) that owns it; others see its [`View`] and send
 //! it asks. The registry, the records and the store meet here and nowhere else.
 
+mod admit;
 mod agent;
 mod attempt;
 mod checkpoint;
@@ -13,8 +14,13 @@ mod judge;
 mod keys;
 mod life;
 mod open;
+mod patience;
+mod publish;
 mod pull;
+mod pulse;
 mod recover;
+#[cfg(test)]
+mod tests;
 mod turn;
 mod upload;
 mod view;
@@ -22,6 +28,7 @@ mod view;
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound as _, Utc};
@@ -80,6 +87,10 @@ struct Shared {
     keys: Keys,
     /// A permit is taken before the order is sent: it bounds what may be under way at once.
     turns: Arc<Semaphore>,
+    /// How many transfers wait until our own disk or records work again.
+    n_waits: Arc<AtomicUsize>,
+    /// The records failed when they were last written to.
+    records_fail: AtomicBool,
 }
 
 /// How many transfers are unfinished.
@@ -101,6 +112,9 @@ pub struct ListPage {
     /// How many there are on all pages.
     pub total: Total,
 }
+
+/// A cancel is answered within this time, even if it must wait for a disk that hangs.
+const CANCEL_LIMIT: Duration = Duration::from_secs(5);
 
 /// Asks are few and small; one that finds the queue full is dropped, as a lost message would be.
 const ASKS_LEN: usize = 16;
@@ -129,9 +143,20 @@ impl Transfers {
         tokio::task::spawn_blocking(move || sweeper.sweep(is_wanted)).await??;
         let turns = Arc::new(Semaphore::new(limits.max_running));
         let (open, keys) = (Open::default(), Keys::default());
-        let shared =
-            Arc::new(Shared { records, registry, store, lifecycle, limits, open, keys, turns });
-        let transfers = Self { shared };
+        let (n_waits, records_fail) = Default::default();
+        let shared = Shared {
+            records,
+            registry,
+            store,
+            lifecycle,
+            limits,
+            open,
+            keys,
+            turns,
+            n_waits,
+            records_fail,
+        };
+        let transfers = Self { shared: Arc::new(shared) };
         for transfer in unfinished {
             let (life, handle) = Life::resume(&transfers.shared, transfer);
             transfers.shared.open.insert(handle);
@@ -187,7 +212,8 @@ impl Transfers {
         Ok(ListPage { items, next_cursor: page.next_cursor, total: page.total })
     }
 
-    /// Cancels a transfer. One that is already final stays as it is.
+    /// Cancels a transfer. One that is already final stays as it is, and one that is being published
+    /// ends with its file. The view is not final if the end takes longer than anybody should wait.
     ///
     /// # Errors
     /// As [`find`](Self::find).
@@ -195,9 +221,13 @@ impl Transfers {
         if let Some(mut handle) = self.shared.open.get(id) {
             let at = Utc::now().format("%Y-%m-%d %H:%M:%S UTC");
             let detail = format!("Cancelled by {by} at {at}.");
-            // A closed queue means that it ended meanwhile.
-            let _ = handle.asks.send(Ask::Cancel(Problem::new(Code::Cancelled, detail))).await;
-            let _ = handle.view.wait_for(|view| view.transfer.is_final()).await;
+            let ask = Ask::Cancel(Problem::new(Code::Cancelled, detail));
+            let ended = async {
+                // A closed queue means that it ended meanwhile.
+                let _ = handle.asks.send(ask).await;
+                let _ = handle.view.wait_for(|view| view.transfer.is_final()).await;
+            };
+            let _ = timeout(CANCEL_LIMIT, ended).await;
             let view = handle.view.borrow().clone();
             return Ok(view);
         }
@@ -218,6 +248,11 @@ impl Transfers {
     /// How many transfers are unfinished.
     pub fn counts(&self) -> Counts {
         self.shared.open.counts()
+    }
+
+    /// How many transfers wait until this server's own disk or records work again.
+    pub fn n_waiting_for_us(&self) -> usize {
+        self.shared.n_waits.load(Ordering::SeqCst)
     }
 
     /// The server takes no new transfers: it is about to end.

@@ -58,7 +58,8 @@ impl Bed {
             max_size: None,
             requested_by: String::new(),
         };
-        Reader { client, opened, order, consistency: Consistency::DoubleRead }
+        let (consistency, sign_every) = (Consistency::DoubleRead, SIGN_OF_LIFE_EVERY);
+        Reader { client, opened, order, consistency, sign_every }
     }
 }
 
@@ -77,7 +78,7 @@ fn run(reader: &Reader, mut hook: impl FnMut(&Step)) -> (Sent, Result<(), ReadEr
             Step::Send(Kind::Chunk(chunk)) => assert!(chunk.data.is_empty(), "a sign of life"),
             Step::Send(Kind::Trailer(trailer)) => sent.trailer = Some(trailer),
             Step::Send(Kind::Abort(error)) => sent.abort = Some(error.into()),
-            Step::Read => {}
+            Step::Read | Step::Proving => {}
         }
         Ok(())
     });
@@ -124,6 +125,18 @@ fn a_reader_goes_on_where_the_server_holds_the_same() {
         assert_eq!(ended, Ok(()));
         check_whole(&bed, &sent, len);
     }
+}
+
+#[test]
+fn a_proof_that_takes_its_time_says_that_it_goes_on() {
+    let bed = Bed::new(LEN);
+    let mut held = Receiver::new(LEN as u64);
+    held.chunk(0, &bed.content).unwrap();
+    let reader = Reader { sign_every: Duration::ZERO, ..bed.reader(Some(held.prefix())) };
+    let mut signs = 0;
+    let (sent, ended) = run(&reader, |step| signs += usize::from(matches!(step, Step::Proving)));
+    assert_eq!((ended, signs), (Ok(()), LEN.div_ceil(BLOCK_LEN)), "one for each block");
+    check_whole(&bed, &sent, LEN);
 }
 
 #[test]

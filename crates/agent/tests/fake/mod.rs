@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -48,6 +49,8 @@ pub(crate) struct Line {
 pub(crate) struct Upload {
     pub(crate) sent: Streaming<v1::UploadRequest>,
     pub(crate) answer: mpsc::Sender<Result<v1::UploadResponse, Status>>,
+    /// The agent's end of its connection.
+    pub(crate) from: Option<SocketAddr>,
 }
 
 /// Fails a test that waits for what does not come.
@@ -203,7 +206,8 @@ impl AgentTransfer for Fake<Upload> {
         request: Request<Streaming<v1::UploadRequest>>,
     ) -> Result<Response<Self::UploadStream>, Status> {
         let (answer, answering) = mpsc::channel(16);
-        let upload = Upload { sent: request.into_inner(), answer };
+        let from = request.remote_addr();
+        let upload = Upload { sent: request.into_inner(), answer, from };
         self.0.send(upload).await.map_err(|_| Status::unavailable("the test is over"))?;
         Ok(Response::new(ReceiverStream::new(answering)))
     }

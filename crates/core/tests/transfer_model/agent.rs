@@ -231,7 +231,7 @@ impl Upload {
             }
             return Ok(Message::Chunk { offset, bytes });
         }
-        self.reading.check_stat(client.files[self.file_idx].stat())?;
+        self.reading.check_stat(client.files[self.file_idx].stat(), client.consistency)?;
         match client.consistency {
             Consistency::Stat => Ok(self.trailer()),
             Consistency::DoubleRead => {

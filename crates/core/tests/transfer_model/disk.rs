@@ -22,6 +22,7 @@ pub(crate) struct Disk {
 struct File {
     bytes: Vec<u8>,
     safe_bytes: Vec<u8>,
+    /// What the next sync brings to the disk, if it succeeds; if it fails, nothing ever does.
     unsynced: Vec<Write>,
 }
 
@@ -91,8 +92,15 @@ impl Disk {
 
     pub(crate) fn sync(&mut self, name: &str) {
         let file = self.file_mut(name);
-        file.unsynced.clear();
-        file.safe_bytes.clone_from(&file.bytes);
+        for write in std::mem::take(&mut file.unsynced) {
+            write.apply(&mut file.safe_bytes);
+        }
+    }
+
+    /// A sync that fails: what it was to bring to the disk never gets there, although later syncs
+    /// succeed.
+    pub(crate) fn fail_sync(&mut self, name: &str) {
+        self.file_mut(name).unsynced.clear();
     }
 
     pub(crate) fn sync_folder(&mut self) {
@@ -101,13 +109,14 @@ impl Disk {
         self.forget_unlinked();
     }
 
-    /// Damages one bit, on the disk itself.
+    /// Damages one bit, for readers and on the disk itself: the same one, or a recovery that reads
+    /// from memory would rightly find nothing wrong.
     pub(crate) fn flip_bit(&mut self, name: &str, pick: usize) {
         let file = self.file_mut(name);
+        let bits = file.bytes.len() * 8;
         for bytes in [&mut file.bytes, &mut file.safe_bytes] {
-            let bits = bytes.len() * 8;
-            if bits != 0 {
-                bytes[pick % bits / 8] ^= 1 << (pick % 8);
+            if let Some(byte) = pick.checked_rem(bits).and_then(|bit| bytes.get_mut(bit / 8)) {
+                *byte ^= 1 << (pick % 8);
             }
         }
     }

@@ -18,10 +18,34 @@ pub(crate) struct Machine {
     pub(crate) said: Vec<Said>,
     /// How many more acts the process lives for, if a crash is planned.
     pub(crate) fuse: Option<usize>,
+    /// What goes wrong while the process lives on, if that is planned.
+    pub(crate) fault: Option<Fault>,
     /// How many server processes there have been.
     pub(crate) n_starts: usize,
     /// Publish by link and unlink, as on file systems without a rename that never replaces.
     pub(crate) links: bool,
+}
+
+/// A failure of the disk or of the records.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fault {
+    pub(crate) what: Fails,
+    /// How many of these acts still succeed.
+    pub(crate) after: usize,
+    /// How many fail then.
+    pub(crate) times: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fails {
+    /// A record, which may be durable all the same.
+    Record { durable: bool },
+    /// The sync of a file: what it was to bring to the disk never gets there.
+    SyncFile,
+    /// The sync of the folder.
+    SyncFolder,
+    /// A new file, or a write into one.
+    Room,
 }
 
 /// What somebody has been told, or a reason why an earlier promise no longer counts.
@@ -48,6 +72,8 @@ pub(crate) enum Stop {
     Crashed,
     /// The server ends this upload.
     Refused,
+    /// The disk did not do what it was asked for.
+    Failed,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,21 +104,83 @@ impl Machine {
         }
     }
 
+    /// Whether the next act of this kind fails.
+    fn fails(&mut self, is_planned: impl Fn(Fails) -> bool) -> Option<Fails> {
+        let fault = self.fault.as_mut().filter(|fault| is_planned(fault.what))?;
+        if 0 < fault.after {
+            fault.after -= 1;
+            return None;
+        }
+        let left = fault.times.checked_sub(1)?;
+        fault.times = left;
+        Some(fault.what)
+    }
+
+    /// Is there room for one more write?
+    fn room(&mut self) -> Result<(), Stop> {
+        match self.fails(|what| what == Fails::Room) {
+            Some(_) => Err(Stop::Failed),
+            None => Ok(()),
+        }
+    }
+
+    /// Puts a transfer on record; false if that failed.
+    pub(crate) fn save(&mut self, of: &Transfer) -> Result<bool, Stop> {
+        self.tick()?;
+        let failed = self.fails(|what| matches!(what, Fails::Record { .. }));
+        if failed != Some(Fails::Record { durable: false }) {
+            self.records.insert(of.id, of.clone());
+        }
+        Ok(failed.is_none())
+    }
+
+    /// Appends to a partial; a disk that gets full takes the first half.
+    pub(crate) fn append(&mut self, of: &Transfer, at: usize, bytes: &[u8]) -> Result<(), Stop> {
+        self.tick()?;
+        let room = self.room();
+        let len = if room.is_ok() { bytes.len() } else { bytes.len() / 2 };
+        self.disk.write(&partial_name(of, of.generation), at, &bytes[..len]);
+        room
+    }
+
     pub(crate) fn perform(&mut self, of: &Transfer, effects: &[Effect]) -> Result<Outcome, Stop> {
         let partial = partial_name(of, of.generation);
         let mut outcome = Outcome::Performed;
         for effect in effects {
             self.tick()?;
             match effect {
-                Effect::Record => _ = self.records.insert(of.id, of.clone()),
-                Effect::CreatePartial => _ = self.disk.create(&partial),
-                Effect::SyncPartial => self.disk.sync(&partial),
-                Effect::SyncFolder => self.disk.sync_folder(),
-                Effect::Publish => outcome = self.publish(of, &partial)?,
+                // Tried until it works.
+                Effect::Record => while !self.save(of)? {},
+                Effect::CreatePartial => {
+                    self.room()?;
+                    self.disk.create(&partial);
+                }
+                Effect::SyncPartial => self.sync(&partial)?,
+                Effect::SyncFolder => {
+                    if self.fails(|what| what == Fails::SyncFolder).is_some() {
+                        return Err(Stop::Failed);
+                    }
+                    self.disk.sync_folder();
+                }
+                Effect::Publish => {
+                    outcome = self.publish(of, &partial)?;
+                    if outcome == Outcome::NameTaken {
+                        break;
+                    }
+                }
                 Effect::RemovePartial(old) => self.disk.unlink(&partial_name(of, *old)),
             }
         }
         Ok(outcome)
+    }
+
+    pub(crate) fn sync(&mut self, partial: &str) -> Result<(), Stop> {
+        if self.fails(|what| what == Fails::SyncFile).is_some() {
+            self.disk.fail_sync(partial);
+            return Err(Stop::Failed);
+        }
+        self.disk.sync(partial);
+        Ok(())
     }
 
     fn publish(&mut self, of: &Transfer, partial: &str) -> Result<Outcome, Stop> {

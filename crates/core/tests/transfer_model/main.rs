@@ -10,6 +10,7 @@
 
 mod agent;
 mod disk;
+mod live;
 mod machine;
 mod oracle;
 mod server;
@@ -20,6 +21,7 @@ use proptest::prelude::*;
 
 use agent::{Change, Lie, Mutation, Trace};
 use disk::Fate;
+use machine::{Fails, Fault};
 use world::{Crash, Op, Step, World};
 
 /// What the server and its machine go through; the source and the agent are blameless.
@@ -30,7 +32,8 @@ fn server_op() -> impl Strategy<Value = Op> {
         10 => (1usize..12).prop_map(|n_beats| Op::Deliver { n_beats }),
         2 => Just(Op::DropLine),
         1 => Just(Op::KillAgent),
-        3 => Just(Op::Checkpoint),
+        1 => Just(Op::Checkpoint),
+        6 => Just(Op::CheckpointStep),
         1 => (1usize..4, any::<bool>())
             .prop_map(|(n_names, same_bytes)| Op::NameTaken { n_names, same_bytes }),
         2 => any::<usize>().prop_map(|pick| Op::StaleUpload { pick }),
@@ -69,10 +72,28 @@ fn plain_write() -> impl Strategy<Value = Op> {
     (change, trace).prop_map(|(change, trace)| Op::Mutate(Mutation { change, trace }))
 }
 
+/// A disk or records that fail in every eighth step.
+fn any_fault() -> impl Strategy<Value = Option<Fault>> {
+    let what = prop_oneof![
+        any::<bool>().prop_map(|durable| Fails::Record { durable }),
+        Just(Fails::SyncFile),
+        Just(Fails::SyncFolder),
+        Just(Fails::Room),
+    ];
+    let fault =
+        (what, 0usize..3, 1usize..3).prop_map(|(what, after, times)| Fault { what, after, times });
+    prop::option::weighted(0.125, fault)
+}
+
+fn records_fault() -> impl Strategy<Value = Option<Fault>> {
+    any_fault().prop_map(|fault| fault.filter(|of| matches!(of.what, Fails::Record { .. })))
+}
+
 /// Steps of which every fifth ends in a crash, which may damage a partial as `flip` says.
 fn story(
     op: impl Strategy<Value = Op>,
     flip: impl Strategy<Value = Option<usize>>,
+    fault: impl Strategy<Value = Option<Fault>>,
 ) -> impl Strategy<Value = Vec<Step>> {
     let power_cut = prop::option::of(any::<u64>().prop_map(Fate));
     // Most effects come in twos and threes; recoveries and deliveries are longer.
@@ -82,7 +103,8 @@ fn story(
         power_cut,
         flip,
     });
-    let step = (op, prop::option::weighted(0.2, crash)).prop_map(|(op, crash)| Step { op, crash });
+    let step = (op, prop::option::weighted(0.2, crash), fault);
+    let step = step.prop_map(|(op, crash, fault)| Step { op, crash, fault });
     prop::collection::vec(step, 1..40)
 }
 
@@ -91,7 +113,7 @@ fn run(n_cells: usize, links: bool, story: &[Step]) -> World {
 }
 
 fn tell(mut world: World, story: &[Step]) -> World {
-    world.step(&Step { op: Op::Trigger { fresh: false }, crash: None });
+    world.step(&Step { op: Op::Trigger { fresh: false }, crash: None, fault: None });
     story.iter().for_each(|step| world.step(step));
     world.settle();
     world
@@ -139,7 +161,7 @@ fn a_crash_before_any_single_effect_is_survived() {
 }
 
 fn survive(step_idx: usize, crash: Crash) {
-    let planned = |(idx, op)| Step { op, crash: (idx == step_idx).then_some(crash) };
+    let planned = |(idx, op)| Step { op, crash: (idx == step_idx).then_some(crash), fault: None };
     let story: Vec<_> = eventful_story().into_iter().enumerate().map(planned).collect();
     for links in [false, true] {
         assert!(run(8, links, &story).all_are_done(), "step {step_idx}, {crash:?}");
@@ -151,10 +173,10 @@ fn a_cancelled_transfer_keeps_its_file_and_how_far_it_came() {
     let crash = Crash { after: 0, power_cut: Some(Fate(0)), flip: None };
     for crash in [None, Some(crash)] {
         let story = [
-            Step { op: Op::Deliver { n_beats: 4 }, crash: None },
-            Step { op: Op::Checkpoint, crash: None },
-            Step { op: Op::Idle, crash },
-            Step { op: Op::Cancel, crash: None },
+            Step { op: Op::Deliver { n_beats: 4 }, crash: None, fault: None },
+            Step { op: Op::Checkpoint, crash: None, fault: None },
+            Step { op: Op::Idle, crash, fault: None },
+            Step { op: Op::Cancel, crash: None, fault: None },
         ];
         let world = run(8, false, &story);
         let cancelled = world.records().next().expect("it was asked for");
@@ -173,7 +195,7 @@ fn an_upload_that_starts_after_its_own_end_is_refused() {
         Op::Lie(Lie::Proof),
         Op::Deliver { n_beats: 3 },
     ];
-    run(4, false, &story.map(|op| Step { op, crash: None }));
+    run(4, false, &story.map(|op| Step { op, crash: None, fault: None }));
 }
 
 proptest! {
@@ -183,7 +205,7 @@ proptest! {
     fn no_fault_breaks_a_promise(
         n_cells in 0usize..10,
         links: bool,
-        story in story(any_op(), prop::option::weighted(0.1, any::<usize>())),
+        story in story(any_op(), prop::option::weighted(0.1, any::<usize>()), any_fault()),
     ) {
         run(n_cells, links, &story);
     }
@@ -191,17 +213,17 @@ proptest! {
     #[test]
     fn size_and_times_alone_find_a_writer_that_leaves_them(
         n_cells in 0usize..10,
-        story in story(prop_oneof![8 => server_op(), 4 => plain_write()], Just(None)),
+        story in story(prop_oneof![8 => server_op(), 4 => plain_write()], Just(None), any_fault()),
     ) {
         tell(World::new(n_cells, Consistency::Stat, false), &story);
     }
 
     #[test]
-    fn crashes_alone_never_keep_a_file_from_arriving(
+    fn neither_crashes_nor_records_that_fail_keep_a_file_from_arriving(
         n_cells in 0usize..10,
         links: bool,
-        story in story(server_op(), Just(None)),
+        story in story(server_op(), Just(None), records_fault()),
     ) {
-        prop_assert!(run(n_cells, links, &story).all_are_done());
+        prop_assert!(run(n_cells, links, &story).all_accepted_are_done());
     }
 }

@@ -10,8 +10,9 @@ use filepull_core::transfer::{Download, Phase, Transfer};
 
 use crate::agent::{CELL_LEN, Client};
 use crate::disk::Inode;
+use crate::live::Live;
 use crate::machine::{Machine, Said, is, is_partial, partial_name};
-use crate::server::{Live, Server};
+use crate::server::Server;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Oracle {
@@ -40,6 +41,10 @@ pub(crate) struct Commit {
 impl Oracle {
     pub(crate) fn asked(&mut self, id: TransferId, version: usize) {
         self.asked.insert(id, version);
+    }
+
+    pub(crate) fn was_accepted(&self, id: TransferId) -> bool {
+        self.accepted.contains(&id)
     }
 
     pub(crate) fn intruded(&mut self, machine: &Machine, name: &str) {
@@ -85,7 +90,8 @@ impl Oracle {
             let mut commits = self.commits.iter().filter(is_its).peekable();
             assert!(commits.peek().is_some(), "I9: published without a commit: {done:?}");
             let is_true = |commit: &Commit| {
-                let is_fresh = self.asked[&done.id] <= commit.opened;
+                // One that was refused and got on record all the same promises nobody anything.
+                let is_fresh = self.asked.get(&done.id) <= Some(&commit.opened);
                 is_fresh && stood(&client.versions[commit.opened..=commit.closed], bytes)
             };
             assert!(commits.any(is_true), "I10: not the source at one instant: {bytes:?}");
@@ -149,7 +155,7 @@ impl Oracle {
     }
 
     fn check_live(&self, machine: &Machine, live: &Live) {
-        let Live { transfer, receiver } = live;
+        let Live { transfer, receiver, .. } = live;
         let durable = self.durable.get(&transfer.id).copied().unwrap_or(0);
         match &transfer.phase {
             Phase::Queued => assert_eq!(durable, 0, "I5: acknowledged and lost: {transfer:?}"),

@@ -33,7 +33,7 @@ pub(super) fn incoming(
     room: Room,
     doors: Doors,
 ) -> impl Stream<Item = io::Result<Connection>> {
-    futures::stream::unfold((listener, room, doors), |(listener, room, doors)| async {
+    futures::stream::unfold((listener, room, doors), |(listener, mut room, doors)| async {
         let next = async {
             let place = room.place().await;
             (door::accept(&listener, "agents").await, place)

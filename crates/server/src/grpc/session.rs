@@ -86,7 +86,7 @@ async fn welcome(
         refusal(ErrorCode::StorageFailed, "the server's records failed", STOPPING_RETRY)
     })?;
     let (pulse, heard) = watch::channel(Heard { at: now, round_trip: None });
-    let (session, messages) = Session::new(epoch, greeting.instance, remote_addr, heard);
+    let (session, messages) = Session::new(epoch, &greeting, heard);
     log_connected(&greeting, &session);
     let outgoing = outgoing(gateway.line, protocol, &session, messages);
     gateway
@@ -150,8 +150,9 @@ impl Line {
     /// or when the process stops.
     async fn run(self, mut messages: Streaming<AgentMessage>) {
         let (reason, detail) = self.listen(&mut messages).await;
-        // Whatever the reason, the other half must end too.
-        self.session.end(SessionEnds::Stopping);
+        // Whatever the reason, the other half must end too. If the server had one, it is said
+        // already.
+        self.session.end(SessionEnds::Silent(detail.clone()));
         let last_seen_at = self.pulse.borrow().at;
         let disconnect = Disconnect { at: Utc::now(), reason, detail };
         let (client, epoch) = (&self.client, self.session.epoch);

@@ -94,7 +94,8 @@ pub(super) fn last_words(why: &SessionEnds) -> Error {
         SessionEnds::Replaced => {
             refusal(ErrorCode::Superseded, "a newer line took over", Duration::ZERO)
         }
-        SessionEnds::Silent(why) => refusal(ErrorCode::Protocol, why, Duration::ZERO),
+        // Not a breach of the protocol, which a person would have to mend: a line that hangs.
+        SessionEnds::Silent(why) => refusal(ErrorCode::Unspecified, why, Duration::ZERO),
         SessionEnds::Stopping => {
             refusal(ErrorCode::Draining, "the server is stopping", STOPPING_RETRY)
         }

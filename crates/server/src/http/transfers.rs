@@ -99,14 +99,17 @@ pub(super) async fn show(
     Ok(response)
 }
 
-/// `POST /api/v1/transfers/ID/cancel`. May be repeated.
+/// `POST /api/v1/transfers/ID/cancel`. May be repeated. 202 means that the end is still to come: the
+/// disk hangs, or the file is being published.
 pub(super) async fn cancel(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     TransferIn(id): TransferIn,
 ) -> Result<Response, Refusal> {
     let view = app.transfers.cancel(id, &caller.name()).await?;
-    Ok(reply::json(StatusCode::OK, &TransferJson::new(&view, &app.about.data_dir, &caller.host)))
+    let ended = view.transfer.is_final();
+    let status = if ended { StatusCode::OK } else { StatusCode::ACCEPTED };
+    Ok(reply::json(status, &TransferJson::new(&view, &app.about.data_dir, &caller.host)))
 }
 
 /// Where the transfer can be looked at.

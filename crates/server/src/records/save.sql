@@ -4,13 +4,13 @@ INSERT INTO transfers (
     attempt, generation, changed, damaged, stalled, state,
     source_name, source_size, source_modified_ns, checkpoint_len, checkpoint_digest,
     download_name, download_size, download_digest, download_inode,
-    received, error_code, error_detail, error_hint
+    received, error_code, error_detail, error_hint, row_check
 ) VALUES (
     $1, $2, $3, $4, $5, $6, $7, $8,
     $9, $10, $11, $12, $13, $14,
     $15, $16, $17, $18, $19,
     $20, $21, $22, $23,
-    $24, $25, $26, $27
+    $24, $25, $26, $27, $28
 )
 ON CONFLICT (id) DO UPDATE SET
     client = excluded.client,
@@ -38,6 +38,7 @@ ON CONFLICT (id) DO UPDATE SET
     received = excluded.received,
     error_code = excluded.error_code,
     error_detail = excluded.error_detail,
-    error_hint = excluded.error_hint
+    error_hint = excluded.error_hint,
+    row_check = excluded.row_check
 WHERE transfers.state NOT IN ('done', 'failed', 'cancelled')
 RETURNING id

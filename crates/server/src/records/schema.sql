@@ -37,7 +37,9 @@ CREATE TABLE transfers (
     received           BIGINT,           -- bytes
     error_code         TEXT,             -- as in /problems/<code>
     error_detail       TEXT,             -- what happened
-    error_hint         TEXT              -- what to do next
+    error_hint         TEXT,             -- what to do next
+
+    row_check          TEXT NOT NULL     -- a digest of the rest of the row
 );
 
 CREATE INDEX transfers_by_client ON transfers (client, id);

@@ -12,10 +12,12 @@ use filepull_core::source::Source;
 use filepull_core::transfer::{Download, Ended, Phase, Reached, Setbacks, Transfer};
 use sqlx::QueryBuilder;
 use sqlx::sqlite::{SqlitePool, SqliteRow};
+use tracing::error;
 
 use super::RecordsError;
 use super::fields::Fields;
 use super::list::StateWord;
+use super::row_check::row_check;
 use super::writer::Statement;
 
 pub(super) const SAVE: &str = include_str!("save.sql");
@@ -53,7 +55,7 @@ pub(super) fn bind(transfer: &Transfer, statement: Statement) -> Statement {
         .bind(setbacks.changed)
         .bind(setbacks.damaged)
         .bind(setbacks.stalled);
-    bind_phase(&transfer.phase, statement)
+    bind_phase(&transfer.phase, statement).bind(row_check(transfer))
 }
 
 fn bind_phase(phase: &Phase, statement: Statement) -> Statement {
@@ -93,7 +95,7 @@ pub(super) fn read(row: &SqliteRow) -> Result<Transfer, RecordsError> {
     let fields = Fields::new("transfer", row);
     let path: Option<&str> = fields.get_if_any("path")?;
     let parse_path = |_| fields.parse("path", |text| SharedPath::parse(text).ok());
-    Ok(Transfer {
+    let transfer = Transfer {
         id: fields.parse("id", |text| TransferId::parse(text).ok())?,
         client: fields.parse("client", |text| ClientId::parse(text).ok())?,
         path: path.map(parse_path).transpose()?,
@@ -110,7 +112,13 @@ pub(super) fn read(row: &SqliteRow) -> Result<Transfer, RecordsError> {
             stalled: fields.count("stalled")?,
         },
         phase: read_phase(&fields)?,
-    })
+    };
+    let check: &str = fields.get("row_check")?;
+    if check == row_check(&transfer) {
+        Ok(transfer)
+    } else {
+        Err(fields.damaged("row_check", check))
+    }
 }
 
 fn read_phase(fields: &Fields<'_>) -> Result<Phase, RecordsError> {
@@ -172,7 +180,16 @@ pub(super) async fn one(
 }
 
 pub(super) async fn unfinished(readers: &SqlitePool) -> Result<Vec<Transfer>, RecordsError> {
-    sqlx::query(UNFINISHED).fetch_all(readers).await?.iter().map(read).collect()
+    let rows = sqlx::query(UNFINISHED).fetch_all(readers).await?;
+    let readable = |row| match read(row) {
+        Ok(transfer) => Some(transfer),
+        Err(error) => {
+            // One record that somebody has damaged must not keep all others from going on.
+            error!(event = "records.damaged", %error, "an unfinished transfer was left out");
+            None
+        }
+    };
+    Ok(rows.iter().filter_map(readable).collect())
 }
 
 pub(super) async fn newest(

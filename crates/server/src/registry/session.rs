@@ -12,6 +12,8 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::client::Greeting;
+
 /// A handle on a live line.
 #[derive(Clone, Debug)]
 pub struct Session {
@@ -23,6 +25,8 @@ pub struct Session {
     pub instance: Uuid,
     /// Where the agent dials from.
     pub remote_addr: SocketAddr,
+    /// The uploads that the agent still ran when it opened this line.
+    pub active: Arc<[TransferId]>,
     /// When the agent was last heard.
     pub heard: watch::Receiver<Heard>,
     outbox: mpsc::Sender<Message>,
@@ -115,14 +119,15 @@ impl Session {
     /// A new line, and the other end of its outbox.
     pub fn new(
         epoch: u64,
-        instance: Uuid,
-        remote_addr: SocketAddr,
+        greeting: &Greeting,
         heard: watch::Receiver<Heard>,
     ) -> (Self, mpsc::Receiver<Message>) {
+        let &Greeting { instance, remote_addr, .. } = greeting;
+        let active = greeting.active_transfers.as_slice().into();
         let (outbox, messages) = mpsc::channel(OUTBOX_LEN);
         let ending = Arc::default();
         let id = Uuid::new_v4();
-        (Self { id, epoch, instance, remote_addr, heard, outbox, ending }, messages)
+        (Self { id, epoch, instance, remote_addr, active, heard, outbox, ending }, messages)
     }
 
     /// Says something to the agent, without waiting.

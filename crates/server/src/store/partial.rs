@@ -1,25 +1,27 @@
 //! A file before its upload is whole: `<transfer>-<generation>.tmp`.
 
 use std::fs::File;
-use std::io::{self, IoSlice, Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{self, IoSlice, Seek as _, SeekFrom, Write as _};
 use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use filepull_core::digest::{Digest, Hasher};
 use filepull_core::id::TransferId;
 use filepull_core::name::DownloadName;
 use rustix::fs::{Advice, AtFlags, FallocateFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::StoreError;
+use super::whole::read_all;
 
 /// A file that is being received. Its bytes become durable by [`sync`](Self::sync) only.
 #[derive(Debug)]
 pub struct Partial {
-    file: File,
+    /// Shared with its [`Syncer`]s, which take no descriptor of their own: none may be left.
+    file: Arc<File>,
     folder: OwnedFd,
     place: Place,
     /// Bytes appended, and how many of them the system has been asked to bring to the disk.
@@ -77,7 +79,8 @@ impl Partial {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&folder, &place.name, flags, MODE)
             .map_err(|errno| place.failed("create", errno.into()))?;
-        let partial = Self { file: file.into(), folder, place, appended: 0, started: 0 };
+        let file = Arc::new(file.into());
+        let partial = Self { file, folder, place, appended: 0, started: 0 };
         // A disk that cannot hold the file says so now, not after an hour of bytes.
         match partial.reserve(size) {
             Ok(()) => Ok(partial),
@@ -131,6 +134,7 @@ impl Partial {
         }
         file.set_len(len).map_err(failed("cut"))?;
         (&file).seek(SeekFrom::Start(len)).map_err(failed("seek in"))?;
+        let file = Arc::new(file);
         Ok(Some(Self { file, folder, place, appended: len, started: len }))
     }
 
@@ -142,7 +146,7 @@ impl Partial {
         let mut slices: Vec<IoSlice<'_>> = chunks.iter().map(|chunk| IoSlice::new(chunk)).collect();
         let mut left = slices.as_mut_slice();
         while left.iter().any(|slice| !slice.is_empty()) {
-            match self.file.write_vectored(left) {
+            match (&*self.file).write_vectored(left) {
                 Ok(0) => {
                     return Err(self.place.failed("write", io::ErrorKind::WriteZero.into()));
                 }
@@ -174,7 +178,7 @@ impl Partial {
     /// The disk failed.
     pub fn read_back(&mut self, mut take: impl FnMut(&[u8])) -> Result<(), StoreError> {
         let failed = |error| self.place.failed("read", error);
-        self.file.seek(SeekFrom::Start(0)).map_err(failed)?;
+        (&*self.file).seek(SeekFrom::Start(0)).map_err(failed)?;
         read_all(&self.file, &mut take).map_err(failed)
     }
 
@@ -183,16 +187,32 @@ impl Partial {
     /// # Errors
     /// The disk failed, or a delayed write found no room.
     pub fn sync(&self) -> Result<(), StoreError> {
-        sync(&self.file, &self.place)
+        self.syncer().sync()
     }
 
     /// A second handle, which brings to the disk what has been appended while more is.
+    pub fn syncer(&self) -> Syncer {
+        Syncer { file: Arc::clone(&self.file), place: self.place.clone() }
+    }
+
+    /// Brings the entries of its folder to the disk.
     ///
     /// # Errors
-    /// No file descriptor is left.
-    pub fn syncer(&self) -> Result<Syncer, StoreError> {
-        let failed = |error| self.place.failed("open again", error);
-        Ok(Syncer { file: self.file.try_clone().map_err(failed)?, place: self.place.clone() })
+    /// The disk failed.
+    pub fn sync_folder(&self) -> Result<(), StoreError> {
+        rustix::fs::fsync(&self.folder)
+            .map_err(|errno| self.place.failed("sync the folder of", errno.into()))
+    }
+
+    /// Removes it, if it is still there.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn remove(&self) -> Result<(), StoreError> {
+        match rustix::fs::unlinkat(&self.folder, &self.place.name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(self.place.failed("remove", errno.into())),
+        }
     }
 
     /// The number of its inode, which it keeps when it gets its name.
@@ -210,13 +230,15 @@ impl Partial {
         self.file.metadata().map_or(0, |stat| stat.blocks().saturating_mul(512))
     }
 
-    /// Makes it read-only. Done before the last sync, so that a download is never writable.
+    /// Makes it read-only, and brings its bytes and that to the disk: a download is never writable.
     ///
     /// # Errors
-    /// The disk failed.
-    pub fn protect(&self) -> Result<(), StoreError> {
+    /// As [`sync`](Self::sync).
+    pub fn seal(&self) -> Result<(), StoreError> {
         rustix::fs::fchmod(&self.file, Mode::RUSR | Mode::RGRP)
-            .map_err(|errno| self.place.failed("protect", errno.into()))
+            .map_err(|errno| self.place.failed("protect", errno.into()))?;
+        // Not only the bytes: `fdatasync` promises nothing of the mode.
+        self.file.sync_all().map_err(|error| self.place.failed("sync", error))
     }
 
     /// Gives it the name `name` in its folder, unless another file has it.
@@ -250,7 +272,7 @@ impl Partial {
 /// A handle on a partial that can only bring it to the disk.
 #[derive(Debug)]
 pub struct Syncer {
-    file: File,
+    file: Arc<File>,
     place: Place,
 }
 
@@ -262,41 +284,6 @@ impl Syncer {
     /// # Errors
     /// The disk failed, or a delayed write found no room.
     pub fn sync(&self) -> Result<(), StoreError> {
-        sync(&self.file, &self.place)
-    }
-}
-
-fn sync(file: &File, place: &Place) -> Result<(), StoreError> {
-    file.sync_data().map_err(|error| place.failed("sync", error))
-}
-
-/// The digest and the length of a whole open file, read from its start.
-///
-/// # Errors
-/// The disk failed.
-pub fn digest_of(mut file: &File) -> io::Result<(u64, Digest)> {
-    let mut hasher = Hasher::default();
-    let mut len = 0;
-    file.seek(SeekFrom::Start(0))?;
-    read_all(file, &mut |bytes: &[u8]| {
-        hasher.update(bytes);
-        len += bytes.len() as u64;
-    })?;
-    Ok((len, hasher.digest()))
-}
-
-/// Reads on to the end of a file.
-///
-/// # Errors
-/// The disk failed.
-pub(crate) fn read_all(mut file: &File, take: &mut impl FnMut(&[u8])) -> io::Result<()> {
-    let mut buffer = vec![0; 256 * 1024];
-    loop {
-        match file.read(&mut buffer) {
-            Ok(0) => return Ok(()),
-            Ok(len) => take(&buffer[..len]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
+        self.file.sync_data().map_err(|error| self.place.failed("sync", error))
     }
 }

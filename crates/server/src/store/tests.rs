@@ -28,7 +28,7 @@ fn partial(store: &Store, bytes: &'static [u8]) -> Partial {
 fn a_published_partial_has_its_name_and_no_other() {
     let (folder, store) = store();
     let partial = partial(&store, b"whole");
-    partial.protect().unwrap();
+    partial.seal().unwrap();
     assert_eq!(partial.publish(&name()).unwrap(), Published::Named);
     let names: Vec<_> = std::fs::read_dir(folder.path().join("client4"))
         .unwrap()
@@ -112,7 +112,7 @@ fn a_partial_that_was_protected_already_can_be_opened_again() {
     let (folder, store) = store();
     let transfer = TransferId::generate();
     let partial = store.create_partial(&client(), transfer, 1, 0).unwrap();
-    partial.protect().unwrap();
+    partial.seal().unwrap();
     drop(partial);
     let reopened = store.open_partial(&client(), transfer, 1, 0).unwrap();
     assert!(reopened.is_some());

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
 use super::life::{Attempted, Ending, Life};
+use super::patience::Patience;
 use super::view::Stage;
 use super::{Answer, Ask, Upload, now};
 use crate::client::DefaultFile;
@@ -19,9 +20,6 @@ use crate::registry::{Message, Order, Session, SessionEnds};
 
 /// An agent that lives answers an order within this time.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
-
-/// A source is hashed at least this fast before a resumed upload begins, in bytes per second.
-const SLOWEST_DISK: u64 = 10 * 1024 * 1024;
 
 /// An attempt that brought nothing.
 pub(super) fn fruitless(why: impl Into<String>) -> Attempted {
@@ -62,17 +60,20 @@ impl Life {
     /// Waits for the upload that answers the order.
     async fn answered(&mut self, session: &Session, token: Uuid) -> Result<Answered, Ending> {
         let attempt = self.transfer.attempt;
-        let mut accepted = false;
-        let mut deadline = Instant::now() + ANSWER_LIMIT;
+        let answer_by = Instant::now() + ANSWER_LIMIT;
+        // Once the file is open: the agent hashes what the server holds already before its upload
+        // begins, and says that it accepts again and again meanwhile.
+        let mut patience: Option<Patience> = None;
         let line_changed = self.line_changed(session.epoch);
         tokio::pin!(line_changed);
         let stop = self.shared.lifecycle.stop().clone();
         loop {
+            let deadline = patience.map_or(answer_by, |patience| patience.deadline());
             let ask = tokio::select! {
                 Some(ask) = self.asks.recv() => ask,
                 () = &mut line_changed => return Ok(Answered::Nothing("the line was lost".into())),
                 () = stop.cancelled() => return Err(Ending::Left),
-                () = sleep_until(deadline) => return Ok(no_answer(session, accepted)),
+                () = sleep_until(deadline) => return Ok(no_answer(session, patience.is_some())),
             };
             match ask {
                 Ask::Upload(upload) if upload.attempt == attempt && upload.token == token => {
@@ -82,15 +83,15 @@ impl Life {
                 }
                 Ask::Answer { attempt: about, answer } if about == attempt => match answer {
                     Answer::Accepted(source) => {
-                        if !accepted {
-                            deadline = Instant::now() + self.upload_limit();
-                        }
-                        accepted = true;
+                        let (now, stall_timeout) =
+                            (Instant::now(), self.shared.limits.stall_timeout);
+                        let new = || Patience::new(self.received(), stall_timeout, now);
+                        patience.get_or_insert_with(new).sign(now);
                         let size = source.size;
                         self.opened(&source);
                         // Now, while the trigger still waits for its answer; the upload is judged
                         // again by where it begins.
-                        if let Err(problem) = self.fits(self.received(), size) {
+                        if let Err(problem) = self.fits(size) {
                             return Err(self.called_off(session, problem));
                         }
                         self.show(Stage::Running);
@@ -120,12 +121,6 @@ impl Life {
         if self.transfer.path.is_none() {
             self.shared.registry.note_default_file(&self.transfer.client, found);
         }
-    }
-
-    /// How long an agent that has opened the file may take before its upload begins: it first
-    /// hashes what the server holds already.
-    fn upload_limit(&self) -> Duration {
-        self.shared.limits.stall_timeout + Duration::from_secs(self.received() / SLOWEST_DISK)
     }
 
     /// Ends a transfer from this side, and tells the agent.

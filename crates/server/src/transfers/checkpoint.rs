@@ -7,13 +7,13 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use filepull_core::problem::Problem;
 use filepull_core::transfer::{Effect, Transfer};
 use tokio::time::{Duration, Instant};
 
 use super::effects::run;
+use super::failed::Failed;
 use super::life::Life;
-use super::{Shared, records_failed, store_failed};
+use super::{Shared, store_failed};
 use crate::store::Syncer;
 
 /// The checkpoints of one upload, at most one of them in the making.
@@ -25,7 +25,7 @@ pub(super) struct Checkpoints {
 
 /// What a checkpoint came to: the transfer as it is on record then; nothing if the records failed,
 /// for then the last checkpoint still holds; an error if the disk did.
-type Made = Result<Option<Transfer>, Problem>;
+type Made = Result<Option<Transfer>, Failed>;
 type Making = Pin<Box<dyn Future<Output = Made> + Send>>;
 
 impl Checkpoints {
@@ -34,16 +34,15 @@ impl Checkpoints {
     }
 
     /// Starts to make what `life` holds durable, if that is due.
-    pub(super) fn start_if_due(&mut self, life: &Life) -> Result<(), Problem> {
-        let Some(held) = &life.held else { return Ok(()) };
+    pub(super) fn start_if_due(&mut self, life: &Life) {
+        let Some(held) = &life.held else { return };
         if self.making.is_some() || Instant::now() < self.due {
-            return Ok(());
+            return;
         }
-        let syncer = held.partial.syncer().map_err(|error| store_failed(&error))?;
+        let syncer = held.partial.syncer();
         let mut noted = life.transfer.clone();
         let effects = noted.checkpoint(held.receiver.prefix());
         self.making = Some(Box::pin(make(Arc::clone(&life.shared), noted, syncer, effects)));
-        Ok(())
     }
 
     /// Resolves when the one in the making is durable; without one, never. Dropping the future
@@ -68,10 +67,8 @@ async fn make(shared: Arc<Shared>, noted: Transfer, syncer: Syncer, effects: [Ef
     let mut syncer = Some(syncer);
     for effect in effects {
         if effect == Effect::Record {
-            if let Err(error) = shared.records.save(&noted).await {
-                // Said in the log. The next one will do.
-                records_failed(&error);
-                return Ok(None);
+            if shared.save(&noted).await.is_err() {
+                return Ok(None); // the next one will do
             }
         } else if let Some(syncer) = syncer.take() {
             run(move || syncer.sync()).await.map_err(|error| store_failed(&error))?;

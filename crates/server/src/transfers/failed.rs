@@ -1,25 +1,100 @@
-//! Failures of this server's own: the chain goes to the log, a sentence to the operator.
+//! Failures of this server's own: the chain goes to the log, a sentence to the operator. What they
+//! mean for a transfer is decided in [`Life::meaning`] and nowhere else.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use filepull_core::problem::{Code, Problem};
-use tracing::error;
+use filepull_core::transfer::Transfer;
+use tracing::{error, info};
 
+use super::Shared;
+use super::life::{Ending, Life};
 use crate::records::RecordsError;
 use crate::store::StoreError;
 
+/// Why an effect on the disk was not performed.
+#[derive(Debug)]
+pub(super) enum Failed {
+    /// The process lacks descriptors: nothing is wrong with the disk, nor with what lies on it.
+    NotNow(Problem),
+    /// The disk failed or is full: what was being written must not be used any more.
+    Disk(Problem),
+}
+
+impl Life {
+    /// What it means for the transfer that an effect on the disk was not performed.
+    ///
+    /// A record that fails is no such effect: it is made again until it is there.
+    pub(super) fn meaning(&self, failed: Failed) -> Ending {
+        match failed {
+            Failed::NotNow(_) | Failed::Disk(_) if self.sealed => Ending::Unsure,
+            Failed::NotNow(problem) => Ending::NotNow(problem),
+            Failed::Disk(problem) => Ending::Failed(problem),
+        }
+    }
+}
+
 pub(super) fn records_failed(error: &RecordsError) -> Problem {
     error!(event = "records.failed", error = %chain(error), "the records failed");
+    in_words(error)
+}
+
+fn in_words(error: &RecordsError) -> Problem {
     if error.is_full() {
         return Problem::new(Code::ServerFull, "The server's disk is full.");
     }
     Problem::new(Code::StorageFailed, "The server could not read or write its records.")
 }
 
-pub(super) fn store_failed(error: &StoreError) -> Problem {
+pub(super) fn store_failed(error: &StoreError) -> Failed {
     error!(event = "store.failed", error = %chain(error), "the disk failed");
-    if error.is_full() {
-        Problem::new(Code::ServerFull, "The server's disk is full.")
+    if error.is_out_of_descriptors() {
+        let detail = "The server has too many files and connections open.";
+        Failed::NotNow(Problem::new(Code::ServerBusy, detail))
+    } else if error.is_full() {
+        Failed::Disk(Problem::new(Code::ServerFull, "The server's disk is full."))
     } else {
-        Problem::new(Code::StorageFailed, "The server could not write the file to its disk.")
+        let detail = "The server could not write the file to its disk.";
+        Failed::Disk(Problem::new(Code::StorageFailed, detail))
+    }
+}
+
+impl Shared {
+    /// Puts a transfer on record. The log hears of it when that begins to fail, and when it works
+    /// again; not from each transfer each time.
+    pub(super) async fn save(&self, transfer: &Transfer) -> Result<(), Problem> {
+        match self.records.save(transfer).await {
+            Ok(()) => {
+                if self.records_fail.swap(false, Ordering::Relaxed) {
+                    info!(event = "records.recovered", "the records work again");
+                }
+                Ok(())
+            }
+            Err(error) => {
+                if !self.records_fail.swap(true, Ordering::Relaxed) {
+                    error!(event = "records.failed", error = %chain(&error), "the records failed");
+                }
+                Err(in_words(&error))
+            }
+        }
+    }
+}
+
+/// A transfer that waits until this server's own disk or records work again; until this is dropped.
+#[derive(Debug)]
+pub(super) struct Waits(Arc<AtomicUsize>);
+
+impl Waits {
+    pub(super) fn begin(shared: &Shared) -> Self {
+        shared.n_waits.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(&shared.n_waits))
+    }
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

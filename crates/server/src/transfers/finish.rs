@@ -1,56 +1,25 @@
-//! How a transfer ends: published, or failed; shown and said.
+//! How a transfer ends, shown and said.
 
 use filepull_core::problem::{Code, Problem};
-use filepull_core::transfer::{Effect, Ended, Phase, Reached, Transfer};
-use tokio::time::{Duration, sleep};
-use tracing::{error, info, warn};
+use filepull_core::transfer::{Reached, Transfer};
+use tracing::{info, warn};
 
-use super::life::{Ending, Life};
+use super::life::Life;
 use super::now;
 use super::view::Stage;
-use crate::store::Published;
-
-/// Records that failed are tried again after this time.
-const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 impl Life {
-    /// From the first try of a name to the download.
-    pub(super) async fn finish_publishing(
-        &mut self,
-        mut published: Published,
-    ) -> Result<(), Ending> {
-        while published == Published::Taken {
-            let effects = self.transfer.name_taken();
-            published = self.perform(&effects).await?;
-        }
-        self.held = None;
-        let [sync_folder, record] = self.transfer.published(now());
-        let synced = self.perform(&[sync_folder]).await;
-        if synced.is_ok() && !self.perform_at_last(record).await {
-            return Err(Ending::Left);
-        }
-        if let Err(problem) = synced {
-            // The name may or may not survive a power cut. The record still says "sealed", and the
-            // next start finds out; until then nobody is told that the file is safe.
-            error!(event = "transfer.unknown", transfer = %self.transfer.id, "{problem}");
-            self.transfer.phase = Phase::Failed(Ended { problem, reached: self.reached() });
-            self.view.send_modify(|view| view.transfer = self.transfer.clone());
-            return Err(Ending::Left);
-        }
-        self.show_done();
-        Ok(())
-    }
-
     pub(super) async fn fail(&mut self, problem: Problem) {
         let on_record = self.view.borrow().stage != Stage::Recording;
         let reached = self.reached();
-        let [record, remove] = self.transfer.fail(problem, reached, now());
-        self.held = None;
-        let recorded = self.perform(std::slice::from_ref(&record)).await.is_ok();
+        let [_record, remove] = self.transfer.fail(problem, reached, now());
+        // Also if the first record failed: it may be there all the same.
+        let recorded = self.shared.save(&self.transfer).await.is_ok();
         // Also when the records failed, perhaps for want of the room that it takes: a record that
         // speaks of a partial which is gone begins anew.
         let _ = self.perform(&[remove]).await;
-        if on_record && !recorded && !self.perform_at_last(record).await {
+        // What is not on record is told to nobody.
+        if on_record && !recorded && self.record().await.is_err() {
             return;
         }
         self.log_failed();
@@ -67,20 +36,6 @@ impl Life {
         let view = self.view.borrow();
         let received = self.held.as_ref().map(|held| held.receiver.received());
         Reached { source: view.source.clone(), received: received.unwrap_or(view.bytes_done) }
-    }
-
-    /// Performs an effect again and again while it fails; false if the process ends first. What is
-    /// not on record is told to nobody.
-    async fn perform_at_last(&mut self, effect: Effect) -> bool {
-        let drain = self.shared.lifecycle.drain().clone();
-        loop {
-            if self.perform(std::slice::from_ref(&effect)).await.is_ok() {
-                return true;
-            }
-            if drain.run_until_cancelled(sleep(AGAIN_AFTER)).await.is_none() {
-                return false;
-            }
-        }
     }
 
     pub(super) fn show_done(&self) {

@@ -4,7 +4,7 @@ use filepull_core::digest::Digest;
 use filepull_core::name::DownloadName;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::receive::{ReceiveError, Verified};
-use filepull_core::transfer::Transfer;
+use filepull_core::transfer::{Effect, Transfer};
 use tokio::sync::mpsc;
 
 use super::attempt::fruitless;
@@ -20,24 +20,25 @@ impl Life {
         replies: &mpsc::Sender<Reply>,
     ) -> Result<Attempted, Ending> {
         match self.held.as_ref().map(|held| held.receiver.finish(total_size, digest)) {
-            Some(Ok(proof)) => self.publish(proof, replies).await,
+            Some(Ok(proof)) => self.seal(proof, replies).await,
             Some(Err(error)) => self.damaged(error, replies).await,
             None => Ok(fruitless("the partial is gone")),
         }
     }
 
-    async fn publish(
+    async fn seal(
         &mut self,
         proof: Verified,
         replies: &mpsc::Sender<Reply>,
     ) -> Result<Attempted, Ending> {
         let Some(held) = &self.held else { return Ok(fruitless("the partial is gone")) };
-        let inode = held.partial.inode().map_err(|error| store_failed(&error))?;
+        let inode = held.partial.inode().map_err(|error| self.meaning(store_failed(&error)))?;
         let source_name = self.transfer.source().map_or("", |source| source.name.as_str());
         let name = DownloadName::new(now(), source_name);
         let effects = self.transfer.seal(proof, name, inode);
-        let published = self.perform(&effects).await?;
-        self.finish_publishing(published).await?;
+        if !self.publish(&effects).await? {
+            return Ok(fruitless("the disk lost the file"));
+        }
         if let Some(download) = self.transfer.download() {
             let name = download.name.to_string();
             // The agent may have hung up: the file is published all the same.
@@ -84,10 +85,16 @@ impl Life {
         Err(problem.into())
     }
 
-    async fn start_over(&mut self) -> Result<(), Problem> {
-        self.held = None;
+    async fn start_over(&mut self) -> Result<(), Ending> {
         let effects = self.transfer.start_over();
+        self.drop_received(&effects).await
+    }
+
+    /// Performs the effects that drop what was received.
+    pub(super) async fn drop_received(&mut self, effects: &[Effect]) -> Result<(), Ending> {
         self.view.send_modify(|view| view.bytes_done = 0);
-        self.perform(&effects).await.map(|_| ())
+        self.perform(effects).await?;
+        self.held = None;
+        Ok(())
     }
 }

@@ -9,19 +9,18 @@ use std::sync::atomic::AtomicBool;
 
 use filepull_core::backoff::{Backoff, Ended, ReconnectPolicy};
 use filepull_core::problem::{Code, Problem};
-use filepull_core::transfer::{Effect, Transfer};
+use filepull_core::transfer::{Phase, Transfer};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Duration, Instant, sleep_until};
 use tracing::warn;
 
-use super::effects::perform;
+use super::attempt::fruitless;
 use super::keys::HeldKey;
 use super::open::Handle;
 use super::view::{Stage, View};
 use super::{ASKS_LEN, Ask, Shared, records_failed, refuse};
 use crate::receive::Held;
 use crate::registry::{Berth, Session};
-use crate::store::Published;
 
 /// One unfinished transfer and everything that belongs to it.
 pub(super) struct Life {
@@ -34,18 +33,26 @@ pub(super) struct Life {
     pub(super) berth: Berth,
     /// The key of the request that asked for it, until both are on record.
     pub(super) key: Option<HeldKey>,
+    /// The record says "sealed": the name may be there, and nothing but publishing ends that.
+    pub(super) sealed: bool,
     backoff: Backoff,
     /// Attempts in a row that brought nothing because the line was lost.
     lost: u32,
+    /// Since when no attempt has brought anything.
+    fruitless_since: Option<Instant>,
 }
 
-/// Why the task of a transfer ends without a download.
+/// Why the work on a transfer ends without a download.
+#[derive(Debug)]
 pub(super) enum Ending {
     /// The transfer ends with this problem.
     Failed(Problem),
-    /// The process stops, or the disk failed so that only the next start can tell what is true.
-    /// What is on record stays.
+    /// The process stops. What is on record stays.
     Left,
+    /// Only the attempt ends: the server cannot take it now.
+    NotNow(Problem),
+    /// It is sealed and may have its name already: the disk must be asked.
+    Unsure,
 }
 
 impl From<Problem> for Ending {
@@ -62,8 +69,9 @@ pub(super) enum Attempted {
     Interrupted { why: String, progress: bool },
 }
 
-/// How soon a line that is up is asked again after an attempt that was cut short.
-fn again() -> Backoff {
+/// How soon a line that is up is asked again after an attempt that was cut short, or a disk that
+/// failed.
+pub(super) fn again() -> Backoff {
     let mut backoff = Backoff::default();
     backoff.follow(ReconnectPolicy {
         base: Duration::from_millis(125),
@@ -98,7 +106,7 @@ impl Life {
             asks: asks_in,
             ordered: Arc::clone(&ordered),
         };
-        let shared = Arc::clone(shared);
+        let (shared, sealed) = (Arc::clone(shared), matches!(transfer.phase, Phase::Sealed(_)));
         (
             Self {
                 shared,
@@ -109,8 +117,10 @@ impl Life {
                 ordered,
                 berth,
                 key: None,
+                sealed,
                 backoff: again(),
                 lost: 0,
+                fruitless_since: None,
             },
             handle,
         )
@@ -136,7 +146,7 @@ impl Life {
             self.log_created();
             self.show(Stage::Starting);
         }
-        if self.recover_sealed().await? {
+        if self.sealed && self.publish(&[]).await? {
             return Ok(());
         }
         loop {
@@ -148,7 +158,10 @@ impl Life {
             if self.current_line().is_none_or(|line| line.epoch != session.epoch) {
                 continue; // it left while this waited for its turn
             }
-            let attempted = self.attempt(&session).await?;
+            let attempted = match self.attempt(&session).await {
+                Err(Ending::NotNow(problem)) => fruitless(problem.detail),
+                attempted => attempted?,
+            };
             drop(turn);
             match attempted {
                 Attempted::Done => return Ok(()),
@@ -162,7 +175,7 @@ impl Life {
     /// Makes the transfer durable for the first time, together with the key it was asked for with.
     async fn record_first(&mut self) -> Result<(), Problem> {
         match self.key.take() {
-            None => self.perform(&[Effect::Record]).await.map(drop),
+            None => self.shared.save(&self.transfer).await,
             Some(held) => {
                 let saved = self.shared.records.save_keyed(&self.transfer, &held.key).await;
                 saved.map_err(|error| records_failed(&error))
@@ -188,11 +201,21 @@ impl Life {
         let line_is_up = self.current_line().is_some_and(|line| line.epoch == session.epoch);
         let stalled = &mut self.transfer.setbacks.stalled;
         match (progress, line_is_up) {
-            (true, _) => (*stalled, self.lost, self.backoff) = (0, 0, again()),
+            (true, _) => {
+                (*stalled, self.lost, self.backoff) = (0, 0, again());
+                self.fruitless_since = None;
+            }
             (false, true) => *stalled += 1,
             (false, false) => self.lost += 1,
         }
-        if Transfer::MAX_STALLED <= *stalled || Transfer::MAX_LOST <= self.lost {
+        let too_often = Transfer::MAX_STALLED <= *stalled || Transfer::MAX_LOST <= self.lost;
+        // As much time as a client gets that is away: a firewall that blocks only uploads for a
+        // minute must not cost more than one that blocks everything.
+        let too_long = !progress && {
+            let since = *self.fruitless_since.get_or_insert_with(Instant::now);
+            self.shared.limits.resume_within <= since.elapsed()
+        };
+        if too_often && too_long {
             let detail =
                 format!("{} was connected, but no bytes came: {why}.", self.transfer.client);
             return Err(Problem::new(Code::TransferStalled, detail).into());
@@ -225,9 +248,11 @@ impl Life {
         }
     }
 
-    /// Heeds an ask while no order is out: what is not a cancel comes too late.
+    /// Heeds an ask while no order is out: what is not a cancel comes too late, and so does a
+    /// cancel once the file may have its name.
     pub(super) fn heed_idly(&self, ask: Ask) -> Result<(), Ending> {
         match ask {
+            Ask::Cancel(_) if self.sealed || self.transfer.is_final() => Ok(()),
             Ask::Cancel(problem) => Err(problem.into()),
             Ask::Answer { .. } => Ok(()),
             Ask::Upload(upload) => {
@@ -236,10 +261,6 @@ impl Life {
                 Ok(())
             }
         }
-    }
-
-    pub(super) async fn perform(&mut self, effects: &[Effect]) -> Result<Published, Problem> {
-        perform(&self.shared, &self.transfer, &mut self.held, effects).await
     }
 
     pub(super) fn show(&self, stage: Stage) {

@@ -122,8 +122,9 @@ fn is_unfinished(view: &View) -> bool {
     !view.transfer.is_final()
 }
 
-/// The newest unfinished transfer of the same file. A fresh pull joins only one whose source
-/// cannot be open yet: what it gets is then opened after it was asked for.
+/// The newest unfinished transfer of the same file that may be joined. A fresh pull joins only one
+/// whose source cannot be open yet: what it gets is then opened after it was asked for. That need not
+/// be the one with the highest id: clocks are set back.
 fn joinable(
     open: &BTreeMap<TransferId, Handle>,
     client: &ClientId,
@@ -131,8 +132,9 @@ fn joinable(
     fresh: bool,
 ) -> Option<Handle> {
     let same = |handle: &&Handle| handle.client == *client && handle.path.as_ref() == path;
-    let newest = open.values().rev().find(same)?;
-    let too_late = fresh && newest.ordered.load(Ordering::SeqCst);
-    let finished = newest.view.borrow().transfer.is_final();
-    (!too_late && !finished).then(|| newest.clone())
+    let may_be_joined = |handle: &&Handle| {
+        let too_late = fresh && handle.ordered.load(Ordering::SeqCst);
+        !too_late && !handle.view.borrow().transfer.is_final()
+    };
+    open.values().rev().filter(same).find(may_be_joined).cloned()
 }

@@ -92,6 +92,8 @@ impl View {
             (Phase::Done(_), _) => State::Done,
             (Phase::Failed(_), _) => State::Failed,
             (Phase::Cancelled(_), _) => State::Cancelled,
+            // Its client has nothing more to do.
+            (Phase::Sealed(_), _) => State::Running,
             (_, Stage::Waiting(waiting_for)) => State::Waiting(waiting_for),
             (_, Stage::Recording | Stage::Starting) => State::Waiting(WaitingFor::Turn),
             (_, Stage::Asked | Stage::Running) => State::Running,

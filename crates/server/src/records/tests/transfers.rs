@@ -129,7 +129,10 @@ async fn counting_ends_where_nobody_turns_pages_any_more() {
         )
     };
     room.run(copy(9_999)).await;
-    let total = async || records.transfers(&TransferFilter::default()).await.unwrap().total;
+    // A page after the last: copies make no sense, and are only counted.
+    let cursor = Cursor::parse(&TransferId::first_at(DateTime::UNIX_EPOCH).to_string());
+    let filter = TransferFilter { cursor, ..TransferFilter::default() };
+    let total = async || records.transfers(&filter).await.unwrap().total;
     assert_eq!(total().await, Total::Exactly(10_000));
     room.run(copy(1)).await;
     assert_eq!(total().await, Total::MoreThan(10_000));
@@ -180,5 +183,46 @@ async fn a_damaged_record_is_named() {
         assert!(matches!(error, RecordsError::Damaged { .. }), "{error:?}");
         let said = error.to_string();
         assert!(said.contains(&id.to_string()) && said.contains(column), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_record_does_not_keep_the_others_from_going_on() {
+    let room = Room::new();
+    let records = room.open().await;
+    let [damaged, other] = [queued("client4"), queued("client5")];
+    for transfer in [&damaged, &other] {
+        records.save(transfer).await.unwrap();
+    }
+    room.run(format!("UPDATE transfers SET attempt = -1 WHERE id = '{}'", damaged.id)).await;
+    assert_eq!(records.unfinished().await.unwrap(), [other]);
+}
+
+#[tokio::test]
+async fn a_record_that_the_disk_has_changed_is_never_told() {
+    let room = Room::new();
+    let records = room.open().await;
+    // Each makes sense by itself: nothing but the check knows that it is not what was written.
+    let changes = [
+        ("client", "'client5'"),
+        ("path", "NULL"),
+        ("requested_by", "'nobody'"),
+        ("created_at", "created_at + 1"),
+        ("finished_at", "NULL"),
+        ("attempt", "attempt + 1"),
+        ("state", "'sealed'"),
+        ("source_size", "source_size + 1"),
+        ("download_name", "'download-20250101-000000.txt'"),
+        ("download_size", "download_size + 1"),
+        ("download_digest", "substr(download_digest, 2) || substr(download_digest, 1, 1)"),
+        ("download_inode", "download_inode + 1"),
+    ];
+    for (column, value) in changes {
+        let transfer = full(Phase::Done(download()));
+        records.save(&transfer).await.unwrap();
+        let id = transfer.id;
+        room.run(format!("UPDATE transfers SET {column} = {value} WHERE id = '{id}'")).await;
+        let error = records.transfer(id).await.unwrap_err();
+        assert!(matches!(error, RecordsError::Damaged { .. }), "{column}: {error:?}");
     }
 }

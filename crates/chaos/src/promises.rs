@@ -1,0 +1,47 @@
+//! The table of the promises. To add one: a file in `promises/` with a `PROMISE`, and its name here
+//! in place of the words that say it waits.
+
+use crate::promise::Promise;
+
+macro_rules! promises {
+    ($($module:ident)*) => {
+        $(mod $module;)*
+        /// Every promise that can be tried, in the order of the table.
+        pub const ALL: &[Promise] = &[$($module::PROMISE),*];
+    };
+}
+
+promises! {
+    // R1 Whole or absent.
+    r1
+    // R2 Nothing is ever overwritten.
+    r2
+    // R3 Acknowledged means durable.
+    r3
+    // R4 Exactly once.
+    r4
+    // R5 End-to-end identity: waits.
+
+    // R6 One version of the source: waits.
+
+    // R7 Fresh, or says so: waits.
+
+    // R8 1,000 triggers cost one transfer: waits.
+
+    // R9 Honest API: waits.
+
+    // R10 Cheap interruption: waits.
+
+    // R11 No silent death: waits.
+
+    // R12 Two agents, one id, never one file: waits.
+
+    // R13 Full or failing disk is a clean failure: waits.
+
+    // R14 Restart is boring.
+    r14
+    // R15 10,000 agents reconnect at once: waits.
+
+    // R16 Provable later: waits.
+
+}

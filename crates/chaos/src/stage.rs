@@ -1,0 +1,426 @@
+//! One server with a data folder of its own, its clients, and a wire between them: what a promise
+//! is tried on. The server may be killed and comes back on other ports; the wire finds it.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use filepull_e2e::{Client, Process, Proxy, TestBed};
+use hyper::Method;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tokio::task::block_in_place;
+use tokio::time::{sleep, timeout};
+
+use crate::cells::Cells;
+use crate::ground::Ground;
+use crate::oracle::{Oracle, is_final};
+use crate::trial::Trial;
+
+/// A server, its clients, and what they are asked.
+#[derive(Debug)]
+pub struct Stage {
+    /// The server and its folders.
+    pub bed: TestBed,
+    /// Where agents dial.
+    pub proxy: Proxy,
+    /// What must be true of all this.
+    pub oracle: Oracle,
+    clients: Vec<Player>,
+    ground: Arc<Ground>,
+    /// The last words of programs that have ended.
+    past: VecDeque<String>,
+}
+
+/// A client and the version of its file.
+#[derive(Debug)]
+struct Player {
+    client: Client,
+    cells: Cells,
+}
+
+/// What happens on a machine that is not overloaded happens within this time.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two looks at something that tells nobody when it changes.
+pub const LOOK_AGAIN: Duration = Duration::from_millis(4);
+const LAST_WORDS: usize = 12;
+
+impl Stage {
+    /// A stage whose server has not been started: there is time to mount a disk at its data folder.
+    ///
+    /// # Errors
+    /// The disk failed, or no port is free.
+    pub async fn set(trial: &Trial, settings: &[(&str, &str)]) -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir_in(trial.ground.folder())?;
+        let mut bed = TestBed::made_in(folder, trial.programs.clone(), settings);
+        let (mark, value) = trial.ground.mark();
+        bed.server_setting(mark, &value);
+        bed.server_setting("NO_COLOR", "1");
+        let proxy = bed.proxy().await?;
+        let (ground, oracle) = (Arc::clone(&trial.ground), Oracle::new(trial.tally.clone()));
+        let (clients, past) = (Vec::new(), VecDeque::new());
+        Ok(Self { bed, proxy, oracle, clients, ground, past })
+    }
+
+    /// The folder of the downloads.
+    pub fn data_dir(&self) -> PathBuf {
+        self.bed.data_dir()
+    }
+
+    /// Starts the server and leads the wire to it; how long it took to be ready.
+    ///
+    /// # Errors
+    /// It does not get ready.
+    pub async fn start_server(&mut self) -> anyhow::Result<Duration> {
+        let took = self.start_server_alone().await?;
+        self.let_agents_in();
+        Ok(took)
+    }
+
+    /// Starts the server; no agent finds it yet.
+    ///
+    /// # Errors
+    /// It does not get ready.
+    pub async fn start_server_alone(&mut self) -> anyhow::Result<Duration> {
+        let began = Instant::now();
+        timeout(PATIENCE, self.bed.start_server()).await.context("the server does not start")??;
+        Ok(began.elapsed())
+    }
+
+    /// Leads the wire to the server.
+    pub fn let_agents_in(&self) {
+        self.proxy.retarget(self.bed.grpc());
+    }
+
+    /// Kills the server (SIGKILL), if it runs.
+    ///
+    /// # Errors
+    /// It cannot be killed.
+    pub async fn kill_server(&mut self) -> anyhow::Result<()> {
+        if let Ok(server) = self.bed.take_server() {
+            self.remember("server", &server);
+            let _ = server.kill().await;
+        }
+        Ok(())
+    }
+
+    /// Stops the server (SIGSTOP) and waits until none of its threads runs any more; one that waits
+    /// for the disk in the kernel may finish that and no more.
+    ///
+    /// # Errors
+    /// It does not run, or does not stop.
+    pub async fn stop_server(&self) -> anyhow::Result<()> {
+        let server = self.bed.server()?;
+        server.signal(Signal::STOP)?;
+        let tasks = PathBuf::from(format!("/proc/{}/task", server.pid()?));
+        let deadline = Instant::now() + PATIENCE;
+        while !is_stopped(&tasks)? {
+            anyhow::ensure!(Instant::now() < deadline, "the server does not stop");
+            sleep(Duration::from_millis(1)).await;
+        }
+        Ok(())
+    }
+
+    /// Waits until the server has ended by itself, or was killed by somebody else.
+    ///
+    /// # Errors
+    /// It does not end in time.
+    pub async fn server_ended(&mut self) -> anyhow::Result<ExitStatus> {
+        let mut server = self.bed.take_server()?;
+        let ended = timeout(PATIENCE, server.ended()).await;
+        self.remember("server", &server);
+        ended.context("the server does not end")?
+    }
+
+    /// Adds a client with a file of `len` bytes; its agent has not been started.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn add_client(
+        &mut self,
+        id: &str,
+        len: usize,
+        settings: &[(&'static str, &str)],
+    ) -> anyhow::Result<usize> {
+        let cells = Cells::new(id, 1, len);
+        let (mark, value) = self.ground.mark();
+        let bytes = block_in_place(|| cells.bytes());
+        let client = self.bed.client(id, &bytes)?.dialling(self.proxy.addr());
+        let client = client.setting(mark, &value).setting("NO_COLOR", "1");
+        let client = settings.iter().fold(client, |c, (key, value)| c.setting(key, value));
+        self.clients.push(Player { client, cells });
+        Ok(self.clients.len() - 1)
+    }
+
+    /// Changes a setting of a client from its agent's next start on.
+    pub fn client_setting(&mut self, index: usize, key: &'static str, value: &str) {
+        self.clients[index].client.set(key, value);
+    }
+
+    /// The id of a client.
+    pub fn id(&self, index: usize) -> String {
+        self.clients[index].client.id.clone()
+    }
+
+    /// The folder of a client's files.
+    pub fn files(&self, index: usize) -> PathBuf {
+        self.clients[index].client.files.clone()
+    }
+
+    /// The file of a client, as it is now.
+    pub fn cells(&self, index: usize) -> Cells {
+        self.clients[index].cells
+    }
+
+    /// Gives a client a new version of its file, by a rename as a careful program would.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn new_version(&mut self, index: usize) -> anyhow::Result<()> {
+        let len = self.clients[index].cells.len();
+        self.resize(index, usize::try_from(len)?)
+    }
+
+    /// The same, of about this length.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn resize(&mut self, index: usize, len: usize) -> anyhow::Result<()> {
+        let Player { client, cells } = &mut self.clients[index];
+        *cells = Cells::new(&client.id, cells.version + 1, len);
+        let new = client.files.join("data.new");
+        block_in_place(|| std::fs::write(&new, cells.bytes()))?;
+        std::fs::rename(new, client.data())?;
+        Ok(())
+    }
+
+    /// Starts an agent, unless it runs.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn start_agent(&mut self, index: usize) -> anyhow::Result<()> {
+        let client = &mut self.clients[index].client;
+        let running = client.agent().is_ok_and(|agent| agent.pid().is_ok());
+        if running { Ok(()) } else { client.start() }
+    }
+
+    /// Starts an agent and waits until the server sees it.
+    ///
+    /// # Errors
+    /// It does not connect.
+    pub async fn connect(&mut self, index: usize) -> anyhow::Result<()> {
+        self.start_agent(index)?;
+        let path = format!("/api/v1/clients/{}", self.id(index));
+        self.until(&path, |client| client["online"] == true).await.map(drop)
+    }
+
+    /// Kills an agent (SIGKILL), if it runs.
+    pub async fn kill_agent(&mut self, index: usize) {
+        if let Ok(agent) = self.clients[index].client.take_agent() {
+            self.remember(&format!("agent {}", self.id(index)), &agent);
+            let _ = agent.kill().await;
+        }
+    }
+
+    /// A running agent.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn agent(&self, index: usize) -> anyhow::Result<&Process> {
+        self.clients[index].client.agent()
+    }
+
+    /// Asks for a client's file; the id of the transfer, which may be one that runs already.
+    ///
+    /// # Errors
+    /// The server refused or did not answer.
+    pub async fn order(&mut self, index: usize) -> anyhow::Result<String> {
+        let order = json!({ "client": self.id(index), "queue": "1h" });
+        self.order_as(&order).await
+    }
+
+    /// Asks for a file in the words of the API.
+    ///
+    /// # Errors
+    /// The server refused or did not answer.
+    pub async fn order_as(&mut self, order: &Value) -> anyhow::Result<String> {
+        let json = [("content-type", "application/json")];
+        let body = order.to_string();
+        let reply = self.bed.send(Method::POST, "/api/v1/transfers", &json, &body).await?;
+        anyhow::ensure!(matches!(reply.status, 200 | 201), "{}: {}", reply.status, reply.text());
+        let transfer = reply.json()?;
+        self.oracle.answered(&transfer)?;
+        Ok(transfer["id"].as_str().context("a transfer has an id")?.to_owned())
+    }
+
+    /// A transfer as the server shows it.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn transfer(&mut self, id: &str) -> anyhow::Result<Value> {
+        let transfer = self.bed.json(&format!("/api/v1/transfers/{id}")).await?;
+        self.oracle.answered(&transfer)?;
+        Ok(transfer)
+    }
+
+    /// Waits until a transfer is final.
+    ///
+    /// # Errors
+    /// It is not in time, or the server does not answer.
+    pub async fn finished(&mut self, id: &str) -> anyhow::Result<Value> {
+        let transfer = self.until(&format!("/api/v1/transfers/{id}"), is_final).await?;
+        self.oracle.answered(&transfer)?;
+        Ok(transfer)
+    }
+
+    /// Waits until a transfer is done.
+    ///
+    /// # Errors
+    /// It failed, or is not done in time.
+    pub async fn done(&mut self, id: &str) -> anyhow::Result<Value> {
+        let transfer = self.finished(id).await?;
+        anyhow::ensure!(transfer["state"] == "done", "not done: {transfer}");
+        Ok(transfer)
+    }
+
+    /// Asks for a resource until it is as wanted.
+    ///
+    /// # Errors
+    /// It is not in time, or the server does not answer.
+    pub async fn until(
+        &self,
+        path: &str,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> anyhow::Result<Value> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let found = self.bed.json(path).await?;
+            if wanted(&found) {
+                return Ok(found);
+            }
+            anyhow::ensure!(Instant::now() < deadline, "waited in vain for {path}: {found}");
+            sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// Every transfer on record.
+    ///
+    /// # Errors
+    /// The server does not answer.
+    pub async fn transfers(&self) -> anyhow::Result<Vec<Value>> {
+        let mut all = Vec::new();
+        let mut path = "/api/v1/transfers?limit=1000".to_owned();
+        loop {
+            let page = self.bed.json(&path).await?;
+            all.extend(page["items"].as_array().context("a list has items")?.iter().cloned());
+            let Some(cursor) = page["next_cursor"].as_str() else { return Ok(all) };
+            path = format!("/api/v1/transfers?limit=1000&cursor={cursor}");
+        }
+    }
+
+    /// Compares disk, answers and memory.
+    ///
+    /// # Errors
+    /// They contradict each other.
+    pub async fn audit(&mut self, everything: bool) -> anyhow::Result<()> {
+        let transfers = self.transfers().await?;
+        self.oracle.look(&self.bed.data_dir(), everything)?;
+        self.oracle.agree(&transfers)
+    }
+
+    /// After a start without agents: waits until what was sealed is published, and counts partials.
+    ///
+    /// # Errors
+    /// There is one too many or too few, or an answer is wrong.
+    pub async fn recovered(&mut self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let transfers = self.transfers().await?;
+            let counted = self.oracle.partials(&self.bed.data_dir(), &transfers);
+            let at_rest = |t: &Value| is_final(t) || t["waiting_for"] == "client";
+            if counted.is_ok() && transfers.iter().all(at_rest) {
+                self.oracle.look(&self.bed.data_dir(), false)?;
+                return self.oracle.agree(&transfers);
+            }
+            if deadline < Instant::now() {
+                return counted.context("after recovery");
+            }
+            sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// Asks the server to end (SIGTERM), so that it leaves nothing behind, and ends the rest.
+    ///
+    /// # Errors
+    /// It does not end well.
+    pub async fn end(&mut self) -> anyhow::Result<()> {
+        self.bed.server()?.terminate()?;
+        let status = self.server_ended().await?;
+        anyhow::ensure!(status.success(), "the server ended with {status}");
+        self.strike().await
+    }
+
+    /// Ends every program.
+    ///
+    /// # Errors
+    /// One cannot be killed.
+    pub async fn strike(&mut self) -> anyhow::Result<()> {
+        for index in 0..self.clients.len() {
+            self.kill_agent(index).await;
+        }
+        self.kill_server().await
+    }
+
+    /// Adds to an error where it happened, and the last log lines of both programs.
+    ///
+    /// # Errors
+    /// The error, if there was one.
+    pub fn explain<T>(&self, place: &str, tried: anyhow::Result<T>) -> anyhow::Result<T> {
+        tried.map_err(|error| anyhow::anyhow!("{place}: {error:#}\n{}", self.last_words()))
+    }
+
+    /// The last log lines of both programs.
+    fn last_words(&self) -> String {
+        let mut words: Vec<String> = self.past.iter().cloned().collect();
+        if let Ok(server) = self.bed.server() {
+            words.push(last_lines("server", server));
+        }
+        let agents = self.clients.iter().filter_map(|player| {
+            let agent = player.client.agent().ok()?;
+            Some(last_lines(&format!("agent {}", player.client.id), agent))
+        });
+        words.extend(agents.take(3));
+        words.join("\n")
+    }
+
+    fn remember(&mut self, name: &str, process: &Process) {
+        self.past.push_back(last_lines(&format!("{name}, before"), process));
+        if 3 < self.past.len() {
+            self.past.pop_front();
+        }
+    }
+}
+
+/// Whether one thread has stopped, so that all have been told to, and no other is running.
+fn is_stopped(tasks: &Path) -> anyhow::Result<bool> {
+    let mut any = false;
+    for task in std::fs::read_dir(tasks)? {
+        let stat = std::fs::read_to_string(task?.path().join("stat")).unwrap_or_default();
+        // The state follows the name, which is in parentheses.
+        match stat.rsplit_once(") ").map(|(_, rest)| rest.as_bytes()[0]) {
+            Some(b'T') => any = true,
+            Some(b'D') | None => {}
+            Some(_) => return Ok(false),
+        }
+    }
+    Ok(any)
+}
+
+fn last_lines(name: &str, process: &Process) -> String {
+    let said = process.said();
+    let last = said[said.len().saturating_sub(LAST_WORDS)..].join("\n    ");
+    format!("  {name} said last:\n    {last}")
+}

@@ -1,0 +1,80 @@
+//! The tools of the system that trials need, and how they are run.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::ground::Ground;
+
+/// No tool that is run to its end takes longer.
+const TOOL_LIMIT: Duration = Duration::from_secs(30);
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What a trial cannot do without. Where it is missing the trial fails, unless it is skipped by
+/// name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// The rights of root.
+    Root,
+    /// A program, and the Debian package it comes in.
+    Program(&'static str, &'static str),
+    /// A file system that the kernel must know.
+    FileSystem(&'static str),
+}
+
+/// Loop devices with ext4 and XFS, and the power cut.
+pub const LOOP_DISKS: &[Need] = &[
+    Need::Root,
+    Need::Program("mkfs.ext4", "e2fsprogs"),
+    Need::Program("mkfs.xfs", "xfsprogs"),
+    Need::Program("xfs_io", "xfsprogs"),
+    Need::FileSystem("ext4"),
+    Need::FileSystem("xfs"),
+    Need::Program("strace", "strace"),
+];
+
+impl Need {
+    /// Says what is missing, if it is.
+    pub fn missing(self) -> Option<String> {
+        match self {
+            Self::Root => (!rustix::process::geteuid().is_root()).then(|| "root".to_owned()),
+            Self::Program(program, package) => {
+                let there = PATH.split(':').any(|folder| Path::new(folder).join(program).is_file());
+                (!there).then(|| format!("{program} (apt-get install {package})"))
+            }
+            Self::FileSystem(name) => {
+                let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+                let there = known.split_whitespace().any(|word| word == name);
+                (!there).then(|| format!("the file system {name} in this kernel"))
+            }
+        }
+    }
+}
+
+/// A command that belongs to this run and knows nothing else of our environment.
+pub fn command(ground: &Ground, program: &str) -> Command {
+    let mut command = Command::new(program);
+    let (mark, folder) = ground.mark();
+    command.env_clear().env("PATH", PATH).env("LC_ALL", "C").env(mark, folder);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.kill_on_drop(true);
+    command
+}
+
+/// Runs a tool to its end; what it printed.
+///
+/// # Errors
+/// It failed, with its words, or does not end.
+pub async fn run(ground: &Ground, program: &str, args: &[&str]) -> anyhow::Result<String> {
+    let mut command = command(ground, program);
+    let output = timeout(TOOL_LIMIT, command.args(args).output()).await;
+    let output = output.with_context(|| format!("{program} does not end"))?;
+    let output = output.with_context(|| format!("starting {program}"))?;
+    let words = String::from_utf8_lossy(&output.stderr);
+    anyhow::ensure!(output.status.success(), "{program} {}: {}", args.join(" "), words.trim());
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}

@@ -1,0 +1,266 @@
+//! Transfers over a real disk and real records, with an agent played by the test. What goes wrong
+//! here is the server's own.
+
+use std::path::PathBuf;
+
+use filepull_core::digest::Digest;
+use filepull_core::name::DownloadName;
+use filepull_core::source::Source;
+use filepull_core::transfer::{Download, Phase};
+use futures::StreamExt as _;
+use futures::stream;
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::*;
+use crate::brake::Brake;
+use crate::client::{Agent, Greeting};
+use crate::receive::{Piece, Reception};
+use crate::registry::{Heard, Message, Order, Session};
+use crate::store::RECORDS_FOLDER;
+
+const LIMITS: Limits = Limits {
+    max_running: 2,
+    max_waiting: 2,
+    max_file_size: 1 << 30,
+    min_free: 0,
+    stall_timeout: Duration::from_mins(1),
+    resume_within: Duration::from_mins(1),
+    checkpoint_every: Duration::from_mins(1),
+};
+
+/// A server in a folder, and the line of its one client.
+struct Bed {
+    folder: tempfile::TempDir,
+    records: Records,
+    transfers: Transfers,
+    orders: mpsc::Receiver<Message>,
+    _pulse: watch::Sender<Heard>,
+}
+
+fn client() -> ClientId {
+    ClientId::parse("client4").unwrap()
+}
+
+fn source(size: usize) -> Source {
+    Source { name: "data.txt".to_owned(), size: size as u64, modified_ns: 0 }
+}
+
+/// Fails a test that waits for what does not come.
+async fn soon<T>(happens: impl Future<Output = T>) -> T {
+    timeout(Duration::from_mins(1), happens).await.expect("it did not happen")
+}
+
+impl Bed {
+    async fn start() -> Self {
+        Self::start_with(async |_, _| {}).await
+    }
+
+    /// Starts over what `prepare` leaves in the folder and in the records.
+    async fn start_with(prepare: impl AsyncFnOnce(PathBuf, &Records)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::open(&folder.path().join(RECORDS_FOLDER)).await.unwrap();
+        prepare(folder.path().join("client4"), &records).await;
+        let registry = Registry::new(Vec::new());
+        let greeting = Greeting {
+            client: client(),
+            instance: uuid::Uuid::nil(),
+            agent: Agent::default(),
+            shares: Vec::new(),
+            default_file: Err(Code::FileMissing),
+            active_transfers: Vec::new(),
+            remote_addr: ([127, 0, 0, 1], 1).into(),
+        };
+        let (pulse, heard) = watch::channel(Heard { at: Utc::now(), round_trip: None });
+        let (session, orders) = Session::new(1, &greeting, heard);
+        registry.enter(greeting, session, Utc::now()).unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let started =
+            Transfers::start(records.clone(), registry, store, Lifecycle::new(), LIMITS).await;
+        Self { folder, records, transfers: started.unwrap(), orders, _pulse: pulse }
+    }
+
+    async fn pull(&self) -> Result<Pulled, Problem> {
+        let pull = Pull {
+            client: client(),
+            path: None,
+            queue: None,
+            fresh: false,
+            requested_by: "test".to_owned(),
+            key: None,
+        };
+        soon(self.transfers.pull(pull)).await
+    }
+
+    async fn order(&mut self) -> Order {
+        loop {
+            match soon(self.orders.recv()).await.unwrap() {
+                Message::Start(order) => return *order,
+                Message::Ping | Message::Cancel { .. } | Message::Drain { .. } => {}
+            }
+        }
+    }
+
+    /// Answers an order for a file of `size` bytes with these pieces. What the server says to them
+    /// comes out.
+    fn upload(&self, order: &Order, size: usize, pieces: Vec<Piece>) -> mpsc::Receiver<Reply> {
+        let (replies, said) = mpsc::channel(16);
+        let pieces = stream::iter(pieces).map(Ok).boxed();
+        let upload = Upload {
+            attempt: order.attempt,
+            token: order.token,
+            offset: order.prefix.len,
+            source: source(size),
+            reception: Reception::new(pieces, Brake::default()),
+            replies,
+        };
+        self.transfers.upload(order.transfer, upload);
+        said
+    }
+
+    /// Makes the records refuse a transfer that is about to be recorded like this.
+    async fn refuse(&self, when: &str) {
+        self.run(format!(
+            "CREATE TRIGGER refuse BEFORE INSERT ON transfers WHEN {when} \
+             BEGIN SELECT RAISE(FAIL, 'refused'); END"
+        ))
+        .await;
+    }
+
+    async fn accept_again(&self) {
+        self.run("DROP TRIGGER refuse".to_owned()).await;
+    }
+
+    async fn run(&self, sql: String) {
+        let file = self.folder.path().join(RECORDS_FOLDER).join("records.db");
+        let mut connection = SqliteConnectOptions::new().filename(file).connect().await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+    }
+
+    /// Waits until a transfer waits for the server's own disk or records.
+    async fn waits_for_us(&self) {
+        let waits = async {
+            while self.transfers.n_waiting_for_us() == 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        soon(waits).await;
+    }
+
+    async fn ended(&self, id: TransferId) -> Transfer {
+        let view = soon(self.transfers.wait(id, Duration::from_mins(1))).await.unwrap();
+        assert!(view.transfer.is_final(), "{view:?}");
+        assert_eq!(self.records.transfer(id).await.unwrap().unwrap(), view.transfer);
+        view.transfer
+    }
+
+    fn names(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.folder.path().join("client4")).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+}
+
+fn chunk(offset: u64, bytes: &'static [u8]) -> Piece {
+    Piece::Chunk { offset, bytes: bytes.into() }
+}
+
+fn whole(bytes: &'static [u8]) -> Vec<Piece> {
+    let end = Piece::End { total_size: bytes.len() as u64, digest: Digest::of(bytes) };
+    vec![chunk(0, bytes), end]
+}
+
+#[tokio::test]
+async fn records_that_fail_when_a_file_is_whole_do_not_cost_the_file() {
+    let mut bed = Bed::start().await;
+    let id = bed.pull().await.unwrap().id;
+    bed.refuse("NEW.state = 'sealed'").await;
+    let order = bed.order().await;
+    let mut said = bed.upload(&order, 4, whole(b"data"));
+    bed.waits_for_us().await;
+    assert_eq!(bed.names(), [store::partial_name(id, 1)], "nothing is published, nothing is lost");
+    bed.accept_again().await;
+    assert!(bed.ended(id).await.download().is_some());
+    assert!(matches!(soon(said.recv()).await, Some(Reply::Stored { .. })));
+    assert_eq!(bed.transfers.n_waiting_for_us(), 0);
+    assert_eq!(bed.names().len(), 1);
+}
+
+#[tokio::test]
+async fn records_that_fail_between_two_attempts_do_not_cost_what_has_come() {
+    let mut bed = Bed::start().await;
+    let id = bed.pull().await.unwrap().id;
+    bed.refuse("NEW.attempt = 2").await;
+    let order = bed.order().await;
+    bed.upload(&order, 4, vec![chunk(0, b"da")]);
+    bed.waits_for_us().await;
+    bed.accept_again().await;
+    let again = bed.order().await;
+    assert_eq!((again.attempt, again.prefix.len), (2, 2));
+    let end = Piece::End { total_size: 4, digest: Digest::of(b"data") };
+    bed.upload(&again, 4, vec![chunk(2, b"ta"), end]);
+    assert!(bed.ended(id).await.download().is_some());
+}
+
+#[tokio::test]
+async fn a_cancel_is_heeded_while_the_records_fail() {
+    let mut bed = Bed::start().await;
+    let id = bed.pull().await.unwrap().id;
+    bed.refuse("NEW.state = 'sealed'").await;
+    let order = bed.order().await;
+    bed.upload(&order, 4, whole(b"data"));
+    bed.waits_for_us().await;
+    let cancelled = soon(bed.transfers.cancel(id, "test")).await.unwrap();
+    assert_eq!(cancelled.state(), State::Cancelled);
+    assert!(bed.names().is_empty());
+}
+
+#[tokio::test]
+async fn a_trigger_that_cannot_be_recorded_starts_nothing() {
+    let bed = Bed::start().await;
+    bed.refuse("NEW.state = 'queued'").await;
+    let problem = bed.pull().await.unwrap_err();
+    assert_eq!(problem.code, Code::StorageFailed);
+    assert_eq!(bed.transfers.counts(), Counts::default());
+}
+
+/// What an earlier process sealed and named, and what is in the way of finding it.
+async fn sealed(folder: PathBuf, records: &Records) -> Transfer {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::create_dir(&folder).unwrap();
+    let name = DownloadName::new(DateTime::UNIX_EPOCH, "data.txt");
+    let path = folder.join(name.to_string());
+    std::fs::write(&path, "data").unwrap();
+    let inode = path.metadata().unwrap().ino();
+    let digest = Digest::of(b"data");
+    let download = Download { source: source(4), name, size: 4, digest, inode };
+    let mut transfer = Transfer::new(client(), None, "test".to_owned(), now());
+    transfer.phase = Phase::Sealed(download);
+    records.save(&transfer).await.unwrap();
+    std::fs::rename(&folder, folder.with_extension("aside")).unwrap();
+    // Not a folder: opening it fails, as on a disk that cannot be read.
+    std::fs::write(&folder, "").unwrap();
+    transfer
+}
+
+#[tokio::test]
+async fn a_sealed_download_that_cannot_be_looked_for_stays_under_way_until_it_can() {
+    let mut id = None;
+    let bed = Bed::start_with(async |folder, records| {
+        id = Some(sealed(folder, records).await.id);
+    })
+    .await;
+    let id = id.unwrap();
+    bed.waits_for_us().await;
+    let view = bed.transfers.find(id).await.unwrap();
+    assert_eq!(view.state(), State::Running);
+    let pulled = bed.pull().await.unwrap();
+    assert_eq!((pulled.id, pulled.joined), (id, true));
+    let folder = bed.folder.path().join("client4");
+    std::fs::remove_file(&folder).unwrap();
+    std::fs::rename(folder.with_extension("aside"), &folder).unwrap();
+    assert!(bed.ended(id).await.download().is_some());
+    assert_eq!(bed.transfers.n_waiting_for_us(), 0);
+}
