@@ -36,14 +36,15 @@ pub(crate) struct Args {
 }
 
 const EXIT_CODES: &str = "\
-Each finding is a line of its own: `changed`, `missing` or `unreadable` and a download; `record` where
-a record cannot be read; `foreign` for what lies in a client's folder and no record knows, which is
-said and is no failure.
+Each finding is a line of its own: `changed`, `missing` or `unreadable` and a download; `record` \
+where a record cannot be read; `foreign` for what lies in a client's folder and no record knows, \
+which is said and is no failure.
 
-Exit codes: 0 every download is what arrived; 1 one is not, or it cannot be told; 2 there are no
+Exit codes: 0 every download is what arrived; 1 one is not, or it cannot be told; 2 there are no \
 records in DATA_DIR; 4 no such client.
 
-It changes nothing, reads every byte from the disk, and may run beside the server.";
+It changes no download and no record, reads every byte from the disk, and may run beside the \
+server.";
 
 /// Nothing there that could be verified.
 const NO_RECORDS: u8 = 2;
