@@ -11,6 +11,7 @@ mod peers;
 mod proc_files;
 mod process;
 mod product;
+mod records;
 mod report;
 mod server;
 mod source;
@@ -66,6 +67,9 @@ enum Mode {
     Memory,
     /// Many clients on one server: memory and CPU of a client, at rest, connecting and sending.
     Fleet(fleet::Args),
+    /// Many transfers on record: the size of the database, and how long who waits.
+    #[command(hide = true)]
+    Records(records::Args),
     /// The agents of `fleet`, as a process of their own.
     #[command(hide = true)]
     Agents(fleet::agents::Args),
@@ -129,6 +133,7 @@ async fn run(cli: &Cli) -> anyhow::Result<()> {
         Mode::Latency(args) => latency::run(args, &Bench::new(cli)?).await,
         Mode::Memory => memory::run(&Bench::new(cli)?).await,
         Mode::Fleet(args) => fleet::run(args, &Bench::new(cli)?).await,
+        Mode::Records(args) => records::run(args, &Bench::new(cli)?).await,
         Mode::Agents(args) => fleet::agents::run(args).await,
     }
 }

@@ -101,6 +101,12 @@ impl Running {
         Ok(log.lines().filter(|line| line.contains(text)).count())
     }
 
+    /// The first line of its log that contains `text`.
+    pub(crate) fn find_in_log(&self, text: &str) -> anyhow::Result<Option<String>> {
+        let log = fs::read_to_string(&self.log).with_context(|| self.log.display().to_string())?;
+        Ok(log.lines().find(|line| line.contains(text)).map(str::to_owned))
+    }
+
     /// Waits until a port of this machine answers.
     pub(crate) async fn listens_on(&self, port: u16) -> anyhow::Result<()> {
         self.until("listen", async || TcpStream::connect(("127.0.0.1", port)).await.is_ok()).await

@@ -4,6 +4,7 @@ mod demo;
 mod health;
 mod made_file;
 mod server;
+mod verify;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -30,6 +31,8 @@ enum Command {
     Demo(demo::Args),
     /// Say whether the server on this machine is ready; exits with 0 if it is.
     Health(health::Args),
+    /// Read the downloads again and say which of them are not what arrived; needs no server.
+    Verify(verify::Args),
     /// Print the version.
     Version,
 }
@@ -68,6 +71,7 @@ async fn perform(command: Command) -> anyhow::Result<ExitCode> {
             demo::run(args).await?;
         }
         Command::Health(args) => return health::run(&args).await,
+        Command::Verify(args) => return verify::run(args).await,
         Command::Version => say(&format!("filepull {VERSION}")),
     }
     Ok(ExitCode::SUCCESS)

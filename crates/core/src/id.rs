@@ -4,8 +4,9 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use serde::Serialize;
-use uuid::Uuid;
+use uuid::{Builder, Uuid};
 
 /// Names one client: what an operator types, and the folder its downloads land in.
 ///
@@ -110,6 +111,12 @@ impl TransferId {
         Self(Uuid::now_v7())
     }
 
+    /// The least id that can have been made at `time`: what was made earlier sorts before it.
+    pub fn first_at(time: DateTime<Utc>) -> Self {
+        let millis = u64::try_from(time.timestamp_millis()).unwrap_or(0);
+        Self(Builder::from_unix_timestamp_millis(millis, &[0; 10]).into_uuid())
+    }
+
     /// Parses the standard form: 36 characters, with dashes.
     ///
     /// # Errors
@@ -139,6 +146,15 @@ mod tests {
         for text in ["client4", "A", "7", "store-12.lyon_2", "CONSOLE", "com10", "tmp", &longest] {
             assert_eq!(ClientId::parse(text).map(|id| id.to_string()), Ok(text.to_owned()));
         }
+    }
+
+    #[test]
+    fn ids_sort_by_the_time_they_were_made() {
+        let before = TransferId::first_at(Utc::now());
+        let made = TransferId::generate();
+        let after = TransferId::first_at(Utc::now() + chrono::TimeDelta::milliseconds(1));
+        assert!(before <= made && made < after, "{before} {made} {after}");
+        assert_eq!(TransferId::parse(&before.to_string()), Ok(before));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 pub use bed::{Client, Programs, Reply, TestBed, made, same, send};
-pub use process::Process;
+pub use process::{Process, program};
 pub use proxy::Proxy;
 pub use strace::Strace;
 

@@ -42,7 +42,7 @@ impl Process {
         arg: &str,
         settings: &[(&str, String)],
     ) -> anyhow::Result<Self> {
-        let program = program_path(program.as_ref())?;
+        let program = self::program(program)?;
         let mut command = match launcher {
             [] => Command::new(program),
             [first, rest @ ..] => {
@@ -206,8 +206,12 @@ impl Said {
     }
 }
 
-/// Programs lie one folder above the tests that start them.
-fn program_path(program: &Path) -> anyhow::Result<PathBuf> {
+/// Where a program lies that this package builds: one folder above the tests that start it. A whole
+/// path stays as it is.
+///
+/// # Errors
+/// The folder is not known.
+pub fn program(program: impl AsRef<Path>) -> anyhow::Result<PathBuf> {
     let test = std::env::current_exe()?;
     let folder = test.parent().and_then(|deps| deps.parent()).context("no folder of programs")?;
     Ok(folder.join(program))

@@ -11,6 +11,7 @@ use filepull_core::human::{parse_addr, parse_duration, parse_size};
 use filepull_process::telemetry::LogFormat;
 
 use crate::grpc::LineSettings;
+use crate::retention::{self, Keep};
 use crate::transfers::Limits;
 pub use settings::Setting;
 
@@ -64,6 +65,10 @@ pub struct Args {
     /// Agents that lost the server dial again within this time at the most.
     #[arg(long, env = "RECONNECT_CAP", default_value = "60s", value_parser = parse_duration)]
     pub reconnect_cap: Duration,
+    /// How long a finished transfer stays on record, such as 30d, or `forever`; longer while its
+    /// download lies in the data folder.
+    #[arg(long, env = "KEEP_RECORDS", default_value = "30d")]
+    pub keep_records: Keep,
     /// How long running transfers may go on at shutdown; the rest resume after the restart.
     #[arg(long, env = "SHUTDOWN_GRACE", default_value = "30s", value_parser = parse_duration)]
     pub shutdown_grace: Duration,
@@ -110,6 +115,8 @@ pub struct Config {
     pub limits: Limits,
     /// How the lines to the agents are kept.
     pub line: LineSettings,
+    /// How long final transfers stay on record.
+    pub keep_records: Keep,
     /// How long running transfers may go on at shutdown.
     pub shutdown_grace: Duration,
     /// Least level that is logged. Whoever starts the log reads it; here it is only shown.
@@ -155,6 +162,7 @@ impl TryFrom<Args> for Config {
                 reconnect: ReconnectPolicy { cap: args.reconnect_cap, ..Default::default() },
                 stream_window,
             },
+            keep_records: args.keep_records,
             shutdown_grace: args.shutdown_grace,
             log_level: args.log_level,
             log_format: args.log_format,
@@ -214,6 +222,11 @@ fn mistakes(args: &Args) -> Vec<String> {
     for (name, span) in spans {
         check(LONGEST < span, format!("{name} is more than a year."));
     }
+    check(
+        matches!(args.keep_records, Keep::For(time) if time < retention::LEAST),
+        "KEEP_RECORDS is less than 24h: for so long an Idempotency-Key leads to its transfer."
+            .into(),
+    );
     let window = 64 * 1024..=u64::from(MAX_WINDOW);
     check(
         !window.contains(&args.stream_window),
@@ -258,9 +271,10 @@ mod tests {
     #[test]
     fn every_mistake_is_reported_at_once() {
         let zeroes = ["--max-running", "0", "--stall-timeout", "0", "--max-file-size", "0"];
-        let typed = [zeroes.as_slice(), &["--stream-window", "1"]].concat();
+        let too_little = ["--stream-window", "1", "--keep-records", "23h"];
+        let typed = [zeroes.as_slice(), &too_little].concat();
         let ConfigError(mistakes) = config(&typed).unwrap_err();
-        assert_eq!(mistakes.len(), 4, "{mistakes:?}");
+        assert_eq!(mistakes.len(), 5, "{mistakes:?}");
     }
 
     #[test]

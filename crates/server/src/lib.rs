@@ -13,9 +13,11 @@ pub mod readiness;
 pub mod receive;
 pub mod records;
 pub mod registry;
+pub mod retention;
 mod room;
 pub mod store;
 pub mod transfers;
+pub mod verify;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -158,6 +160,9 @@ impl Server {
             line: self.config.line,
             started: Instant::now(),
         };
+        let (records, store) = (self.records.clone(), self.store.clone());
+        let drain = self.work.drain().clone();
+        self.work.spawn(retention::run(records, store, self.config.keep_records, drain));
         let doors = Doors::default();
         self.lines.spawn(http::serve(self.http, http::router(app), self.lines.clone()));
         self.lines.spawn(serve_agents(gateway, self.grpc, self.room, doors.clone()));

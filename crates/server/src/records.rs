@@ -11,6 +11,8 @@ mod fields;
 mod keys;
 mod list;
 mod lock;
+mod old;
+mod reader;
 mod row_check;
 mod schema;
 #[cfg(test)]
@@ -32,8 +34,10 @@ use tracing::warn;
 
 use crate::client::{ClientRecord, Greeting};
 pub use keys::RequestKey;
-pub use list::{Cursor, Page, StateWord, TransferFilter};
+pub use list::{Cursor, Page, StateWord, Total, TransferFilter};
 use lock::Lock;
+pub use old::{OldTransfer, OldTransfers};
+pub use reader::{ClientTransfers, DownloadTotals, RecordsReader};
 use writer::{Bound, Writer};
 
 /// A key leads to its transfer for so long.
@@ -68,7 +72,14 @@ pub enum RecordsError {
         /// The newest version that we know.
         known: usize,
     },
-    /// The folder cannot be made or locked.
+    /// An older version of this program made the file, and nothing but a server may change it.
+    #[error("{} was made by an older filepull; a server of this version brings it up to date",
+        file.display())]
+    TooOld {
+        /// The file.
+        file: PathBuf,
+    },
+    /// The folder cannot be made, locked or read.
     #[error("cannot use the folder {}", folder.display())]
     Folder {
         /// The folder, as it was given.
@@ -165,8 +176,8 @@ impl Records {
     ) -> Result<(), RecordsError> {
         let save = Bound::new(transfers::SAVE, |statement| transfers::bind(transfer, statement))?;
         let made_at = transfer.created_at;
-        let [forget, keep] = keys::keep(key, transfer.id, made_at, made_at - KEEP_KEYS)?;
-        self.writer.write_all(vec![save, forget, keep]).await.map(drop)
+        let keep = keys::keep(key, transfer.id, made_at, made_at - KEEP_KEYS)?;
+        self.writer.write_all(vec![save, keep]).await.map(drop)
     }
 
     /// Notes that the request with this key found a transfer under way.
@@ -179,8 +190,8 @@ impl Records {
         transfer: TransferId,
         now: DateTime<Utc>,
     ) -> Result<(), RecordsError> {
-        let statements = keys::keep(key, transfer, now, now - KEEP_KEYS)?;
-        self.writer.write_all(statements.into()).await.map(drop)
+        let keep = keys::keep(key, transfer, now, now - KEEP_KEYS)?;
+        self.writer.write_all(vec![keep]).await.map(drop)
     }
 
     /// The transfer that a key led to within the last day, and the digest of that request.
@@ -239,12 +250,15 @@ impl Records {
         transfers::newest(&self.readers, client).await
     }
 
-    /// The same for every client on record that has one.
+    /// The same for each of these clients that has one.
     ///
     /// # Errors
     /// One of them cannot be read.
-    pub async fn newest_of_all(&self) -> Result<HashMap<ClientId, Transfer>, RecordsError> {
-        transfers::newest_of_all(&self.readers).await
+    pub async fn newest_of_each(
+        &self,
+        clients: &[ClientId],
+    ) -> Result<HashMap<ClientId, Transfer>, RecordsError> {
+        transfers::newest_of_each(&self.readers, clients).await
     }
 
     /// Notes that a client has a new line, and gives that line its epoch: higher than any before.

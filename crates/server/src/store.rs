@@ -6,6 +6,7 @@
 //! All access is relative to open folders, and links are never followed, so that nobody who may
 //! write into a client's folder can lead the server out of it.
 
+mod entries;
 mod partial;
 mod whole;
 
@@ -20,9 +21,10 @@ use filepull_core::name::DownloadName;
 use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 use rustix::io::Errno;
 
-pub(crate) use partial::partial_name;
 pub use partial::{Partial, Published, Syncer};
+pub(crate) use partial::{partial_name, transfer_of};
 pub use whole::digest_of;
+pub(crate) use whole::read_all;
 
 /// The folder of the records inside the data folder. No client id starts with a dot.
 pub const RECORDS_FOLDER: &str = ".filepull";
@@ -201,7 +203,8 @@ impl Store {
         name: &DownloadName,
     ) -> Result<Option<File>, StoreError> {
         let Some(folder) = self.open_folder(client)? else { return Ok(None) };
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // A pipe in its place must not keep us waiting for a writer.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         match rustix::fs::openat(&folder, name.to_string(), flags, Mode::empty()) {
             Ok(file) => Ok(Some(file.into())),
             Err(Errno::NOENT) => Ok(None),
@@ -217,16 +220,9 @@ impl Store {
     /// # Errors
     /// The disk failed.
     pub fn sweep(&self, is_wanted: impl Fn(&str) -> bool) -> Result<usize, StoreError> {
-        let failed = |source| StoreError { step: "read", path: self.root.path.clone(), source };
-        let mut n_removed = 0;
-        for entry in std::fs::read_dir(&self.root.path).map_err(failed)? {
-            let name = entry.map_err(failed)?.file_name();
-            let Some(client) = name.to_str().and_then(|name| ClientId::parse(name).ok()) else {
-                continue; // ours to sweep are only the folders of clients
-            };
-            n_removed += self.sweep_folder(&client, &is_wanted)?;
-        }
-        Ok(n_removed)
+        // Ours to sweep are only the folders of clients.
+        let clients = self.clients()?;
+        clients.iter().map(|client| self.sweep_folder(client, &is_wanted)).sum()
     }
 
     fn sweep_folder(

@@ -39,7 +39,7 @@ use filepull_process::Lifecycle;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
-use crate::records::{Records, TransferFilter};
+use crate::records::{Records, Total, TransferFilter};
 use crate::registry::Registry;
 use crate::store::{self, Store};
 pub use agent::{Answer, Reply, Upload};
@@ -110,7 +110,7 @@ pub struct ListPage {
     /// Where the next page begins, if there is one.
     pub next_cursor: Option<String>,
     /// How many there are on all pages.
-    pub total: u64,
+    pub total: Total,
 }
 
 /// A cancel is answered within this time, even if it must wait for a disk that hangs.

@@ -7,6 +7,7 @@ use filepull_core::human;
 use serde::{Serialize, Serializer};
 
 use super::Config;
+use crate::retention::Keep;
 
 /// The value of a setting: people see sizes and spans, machines bytes and seconds.
 #[derive(Clone, Debug, PartialEq)]
@@ -69,10 +70,18 @@ impl Config {
             ("heartbeat", Span(line.heartbeat)),
             ("dead_after", Span(line.dead_after)),
             ("reconnect_cap", Span(line.reconnect.cap)),
+            ("keep_records", keep(self.keep_records)),
             ("shutdown_grace", Span(self.shutdown_grace)),
             ("log_level", Text(self.log_level.clone())),
             ("log_format", word(&self.log_format)),
         ]
+    }
+}
+
+fn keep(keep: Keep) -> Setting {
+    match keep {
+        Keep::For(time) => Setting::Span(time),
+        Keep::Forever => Setting::Text("forever".to_owned()),
     }
 }
 

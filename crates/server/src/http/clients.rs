@@ -52,7 +52,9 @@ pub(super) async fn list(
 ) -> Result<Response, Refusal> {
     let params = Params::from_query(query.as_deref())?;
     let page = list::page(app.registry.clients(), &params)?;
-    let mut newest = app.records.newest_of_all().await.map_err(|error| failed(&error))?;
+    let shown: Vec<_> = page.items.iter().map(|client| client.record.id.clone()).collect();
+    let newest = app.records.newest_of_each(&shown).await;
+    let mut newest = newest.map_err(|error| failed(&error))?;
     let page = page.map(|client| {
         let last = newest.remove(&client.record.id);
         Known::of(&app, client, last)

@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::caller::Caller;
 use super::params::Params;
 use super::reply::{self, invalid};
+use crate::records::Total;
 
 const DEFAULT_LIMIT: u32 = 100;
 const MAX_LIMIT: u32 = 1000;
@@ -20,7 +21,7 @@ pub(super) struct Page<T> {
     /// What the next page begins after.
     pub(super) next_cursor: Option<String>,
     /// How many match, on all pages.
-    pub(super) total: u64,
+    pub(super) total: Total,
 }
 
 impl<T> Page<T> {
@@ -37,7 +38,7 @@ pub(super) fn cut<T>(
     is_after: impl Fn(&T) -> bool,
     key: impl Fn(&T) -> String,
 ) -> Page<T> {
-    let total = all.len() as u64;
+    let total = Total::Exactly(all.len() as u64);
     let mut items: Vec<T> = all.into_iter().filter(is_after).collect();
     let is_last = items.len() <= limit as usize;
     items.truncate(limit as usize);
@@ -68,6 +69,8 @@ struct PageJson<'a, J> {
     items: Vec<J>,
     next_cursor: Option<&'a str>,
     total: u64,
+    /// Were it false, `total` would be where the counting ended.
+    total_is_exact: bool,
 }
 
 /// A page in words or as JSON, with the link to the next one.
@@ -85,10 +88,15 @@ pub(super) fn answer<'a, T, J: Serialize>(
         Some(next) => format!("{}next page: curl \"{}/{next}\"\n", words(), caller.host),
         None => words(),
     };
+    let (total, total_is_exact) = match page.total {
+        Total::Exactly(count) => (count, true),
+        Total::MoreThan(count) => (count, false),
+    };
     let in_json = || PageJson {
         items: page.items.iter().map(resource).collect(),
         next_cursor: page.next_cursor.as_deref(),
-        total: page.total,
+        total,
+        total_is_exact,
     };
     let mut response = reply::page(caller, in_words, in_json);
     let link = next.as_ref().map(|next| format!("</api/v1/{next}>; rel=\"next\""));
@@ -109,7 +117,7 @@ mod tests {
         loop {
             let all = vec!["a", "b", "c", "d", "e"];
             let page = cut(all, 2, |item| *item > cursor.as_str(), |item| (*item).to_owned());
-            assert_eq!(page.total, 5);
+            assert_eq!(page.total, Total::Exactly(5));
             seen.extend(page.items);
             match page.next_cursor {
                 Some(next) => cursor = next,

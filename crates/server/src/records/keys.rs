@@ -21,31 +21,29 @@ pub struct RequestKey {
     pub request: Digest,
 }
 
-/// The first one to keep a key has it.
+/// The first one to keep a key has it, until its day is over.
 const KEEP: &str = "INSERT INTO request_keys (id, request, transfer, made_at) \
-     VALUES ($1, $2, $3, $4) ON CONFLICT (id) DO NOTHING";
-
-const FORGET: &str = "DELETE FROM request_keys WHERE made_at < $1";
+     VALUES ($1, $2, $3, $4) ON CONFLICT (id) DO UPDATE SET \
+     request = excluded.request, transfer = excluded.transfer, made_at = excluded.made_at \
+     WHERE request_keys.made_at < $5";
 
 const FIND: &str = "SELECT * FROM request_keys WHERE id = $1 AND made_at >= $2";
 
-/// The statements that keep a key until others are as old as `forget_before`.
+/// The statement that keeps a key, in the place of one from before `since`.
 pub(super) fn keep(
     key: &RequestKey,
     transfer: TransferId,
     made_at: DateTime<Utc>,
-    forget_before: DateTime<Utc>,
-) -> Result<[Bound; 2], RecordsError> {
-    Ok([
-        Bound::new(FORGET, |statement| statement.bind(forget_before.timestamp_millis()))?,
-        Bound::new(KEEP, |statement| {
-            statement
-                .bind(key.key.clone())
-                .bind(key.request.to_string())
-                .bind(transfer.to_string())
-                .bind(made_at.timestamp_millis())
-        })?,
-    ])
+    since: DateTime<Utc>,
+) -> Result<Bound, RecordsError> {
+    Bound::new(KEEP, |statement| {
+        statement
+            .bind(key.key.clone())
+            .bind(key.request.to_string())
+            .bind(transfer.to_string())
+            .bind(made_at.timestamp_millis())
+            .bind(since.timestamp_millis())
+    })
 }
 
 /// The transfer that a key leads to, and the digest of what was asked for then.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::problem::Code;
 use filepull_core::transfer::{Phase, Transfer};
@@ -54,6 +54,11 @@ impl StateWord {
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
         }
+    }
+
+    /// Nothing will change any more.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Done | Self::Failed | Self::Cancelled)
     }
 
     /// Reads that text.
@@ -127,8 +132,29 @@ pub struct Page {
     /// The [`Cursor`] of the next page, if there is one.
     pub next_cursor: Option<String>,
     /// How many match, on all pages.
-    pub total: u64,
+    pub total: Total,
 }
+
+/// How many match. Counting takes time for each of them, on every page anew: it ends early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Total {
+    /// So many.
+    Exactly(u64),
+    /// More than so many.
+    MoreThan(u64),
+}
+
+impl fmt::Display for Total {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exactly(count) => count.fmt(f),
+            Self::MoreThan(count) => write!(f, "more than {count}"),
+        }
+    }
+}
+
+/// Nobody turns a hundred pages.
+const COUNT_UP_TO: u32 = 10_000;
 
 pub(super) async fn page(
     readers: &SqlitePool,
@@ -136,6 +162,7 @@ pub(super) async fn page(
 ) -> Result<Page, RecordsError> {
     let limit = filter.limit.clamp(1, TransferFilter::MAX_LIMIT);
     let mut query = matching("SELECT *", filter);
+    narrow(&mut query, filter);
     if let Some(cursor) = filter.cursor {
         query.push(" AND id < ").push_bind(cursor.to_string());
     }
@@ -147,19 +174,47 @@ pub(super) async fn page(
     let last = items.last().filter(|_| items.len() < rows.len());
     let next_cursor = last.map(|transfer| Cursor(transfer.id).to_string());
 
-    let row = matching("SELECT COUNT(*)", filter).build().fetch_one(readers).await?;
-    let total = row.try_get::<i64, _>(0)?.cast_unsigned();
+    let total = count(readers, filter).await?;
     Ok(Page { items, next_cursor, total })
 }
+
+async fn count(readers: &SqlitePool, filter: &TransferFilter) -> Result<Total, RecordsError> {
+    let mut query = matching("SELECT COUNT(*) FROM (SELECT 1", filter);
+    // By time alone, the index of times has all that it takes.
+    if filter.client.is_some() || !filter.states.is_empty() || filter.error.is_some() {
+        narrow(&mut query, filter);
+    }
+    query.push(" LIMIT ").push_bind(COUNT_UP_TO + 1).push(") AS counted");
+    let found = query.build().fetch_one(readers).await?.try_get::<i64, _>(0)?.cast_unsigned();
+    let most = u64::from(COUNT_UP_TO);
+    Ok(if found <= most { Total::Exactly(found) } else { Total::MoreThan(most) })
+}
+
+/// Lets an index of ids begin and end where the times do: an id tells when it was made.
+fn narrow(query: &mut QueryBuilder<Sqlite>, filter: &TransferFilter) {
+    if let Some(since) = filter.since {
+        query.push(" AND id >= ").push_bind(TransferId::first_at(since - CLOCK).to_string());
+    }
+    if let Some(until) = filter.until {
+        query.push(" AND id < ").push_bind(TransferId::first_at(until + CLOCK).to_string());
+    }
+}
+
+/// The time in an id and that beside it were read from the clock one after the other; meanwhile
+/// somebody may have set it.
+const CLOCK: TimeDelta = TimeDelta::hours(1);
 
 fn matching(select: &str, filter: &TransferFilter) -> QueryBuilder<Sqlite> {
     let mut query = QueryBuilder::new(select);
     query.push(" FROM transfers WHERE 1 = 1");
+    // A client has few transfers, a state or an error may have all of them: no planner that knows
+    // nothing of the figures may take the index of those instead.
+    let by_client = if filter.client.is_some() { " || ''" } else { "" };
     if let Some(client) = &filter.client {
         query.push(" AND client = ").push_bind(client.to_string());
     }
     if !filter.states.is_empty() {
-        query.push(" AND state IN (");
+        query.push(format_args!(" AND state{by_client} IN ("));
         let mut words = query.separated(", ");
         for word in &filter.states {
             words.push_bind(word.as_str());
@@ -173,7 +228,7 @@ fn matching(select: &str, filter: &TransferFilter) -> QueryBuilder<Sqlite> {
         query.push(" AND created_at < ").push_bind(until.timestamp_millis());
     }
     if let Some(error) = filter.error {
-        query.push(" AND error_code = ").push_bind(error.as_str());
+        query.push(format_args!(" AND error_code{by_client} = ")).push_bind(error.as_str());
     }
     query
 }

@@ -32,17 +32,22 @@ pub(super) async fn open_writer(file: &Path) -> Result<SqliteConnection, Records
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(BUSY_TIMEOUT);
     let mut connection = options.connect().await?;
-    let known = STEPS.len();
-    let version = sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut connection);
-    let found: i64 = version.await?;
-    let done = usize::try_from(found).unwrap_or(usize::MAX);
-    if known < done {
-        return Err(RecordsError::TooNew { file: file.to_owned(), found, known });
-    }
+    let done = version(&mut connection, file).await?;
     for (n_done, step) in STEPS.iter().enumerate().skip(done) {
         take_step(&mut connection, step, n_done + 1).await?;
     }
     Ok(connection)
+}
+
+/// How many steps have been taken.
+async fn version(connection: &mut SqliteConnection, file: &Path) -> Result<usize, RecordsError> {
+    let known = STEPS.len();
+    let found: i64 = sqlx::query_scalar("PRAGMA user_version").fetch_one(connection).await?;
+    let done = usize::try_from(found).unwrap_or(usize::MAX);
+    if known < done {
+        return Err(RecordsError::TooNew { file: file.to_owned(), found, known });
+    }
+    Ok(done)
 }
 
 async fn take_step(
@@ -61,8 +66,35 @@ async fn take_step(
 /// # Errors
 /// The file cannot be opened.
 pub(super) async fn open_readers(file: &Path) -> Result<SqlitePool, sqlx::Error> {
-    let options =
-        SqliteConnectOptions::new().filename(file).read_only(true).busy_timeout(BUSY_TIMEOUT);
-    let pool = SqlitePoolOptions::new().max_connections(READERS).test_before_acquire(false);
-    pool.connect_with(options).await
+    pool(READERS).connect_with(read_only(file)).await
+}
+
+/// Opens a connection that reads in another process than the server's.
+///
+/// # Errors
+/// Another version made the file, or it cannot be opened.
+pub(super) async fn open_beside(file: &Path) -> Result<SqlitePool, RecordsError> {
+    let opened = async |options| {
+        let pool = pool(1).connect_with(options).await?;
+        let done = version(&mut *pool.acquire().await?, file).await?;
+        Ok((pool, done))
+    };
+    // Readers and a writer share memory through a file beside the database. Where that file cannot
+    // be made, on a disk that nobody can write to, nobody writes to the database either.
+    let (pool, done) = match opened(read_only(file)).await {
+        Err(RecordsError::Database(_)) => opened(read_only(file).immutable(true)).await?,
+        opened => opened?,
+    };
+    if done < STEPS.len() {
+        return Err(RecordsError::TooOld { file: file.to_owned() });
+    }
+    Ok(pool)
+}
+
+fn read_only(file: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new().filename(file).read_only(true).busy_timeout(BUSY_TIMEOUT)
+}
+
+fn pool(connections: u32) -> SqlitePoolOptions {
+    SqlitePoolOptions::new().max_connections(connections).test_before_acquire(false)
 }

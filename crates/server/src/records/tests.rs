@@ -2,6 +2,7 @@
 
 mod clients;
 mod keys;
+mod old;
 mod transfers;
 
 use filepull_core::digest::Digest;

@@ -10,6 +10,7 @@ use filepull_core::problem::{Code, Problem};
 use filepull_core::receive::Prefix;
 use filepull_core::source::Source;
 use filepull_core::transfer::{Download, Ended, Phase, Reached, Setbacks, Transfer};
+use sqlx::QueryBuilder;
 use sqlx::sqlite::{SqlitePool, SqliteRow};
 use tracing::error;
 
@@ -31,9 +32,11 @@ const NEWEST: &str = "SELECT * FROM transfers WHERE client = $1 ORDER BY id DESC
 const NEWEST_DOWNLOAD: &str = "SELECT * FROM transfers WHERE client = $1 AND state = 'done' \
      ORDER BY finished_at DESC, id DESC LIMIT 1";
 
-/// A look into the index for each client; grouping all transfers would read all of it.
-const NEWEST_OF_ALL: &str = "SELECT transfers.* FROM clients JOIN transfers ON transfers.id = \
-     (SELECT id FROM transfers WHERE client = clients.id ORDER BY id DESC LIMIT 1)";
+/// A look into the index for each client; grouping all transfers would read all of it. The ids of
+/// the clients are to follow.
+const NEWEST_OF_EACH: &str = "SELECT transfers.* FROM clients JOIN transfers ON transfers.id = \
+     (SELECT id FROM transfers WHERE client = clients.id ORDER BY id DESC LIMIT 1) \
+     WHERE clients.id IN (";
 
 /// Binds a transfer to [`SAVE`].
 pub(super) fn bind(transfer: &Transfer, statement: Statement) -> Statement {
@@ -205,10 +208,20 @@ pub(super) async fn newest_download(
     row.as_ref().map(read).transpose()
 }
 
-pub(super) async fn newest_of_all(
+pub(super) async fn newest_of_each(
     readers: &SqlitePool,
+    clients: &[ClientId],
 ) -> Result<HashMap<ClientId, Transfer>, RecordsError> {
-    let rows = sqlx::query(NEWEST_OF_ALL).fetch_all(readers).await?;
+    if clients.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let mut query = QueryBuilder::new(NEWEST_OF_EACH);
+    let mut ids = query.separated(", ");
+    for client in clients {
+        ids.push_bind(client.to_string());
+    }
+    ids.push_unseparated(")");
+    let rows = query.build().fetch_all(readers).await?;
     let by_client = |transfer: Transfer| (transfer.client.clone(), transfer);
     rows.iter().map(|row| read(row).map(by_client)).collect()
 }

@@ -64,12 +64,14 @@ pub(crate) fn partial_name(transfer: TransferId, generation: u32) -> String {
 
 /// Whether a file name is one that [`partial_name`] makes.
 pub(super) fn is_partial(name: &str) -> bool {
-    let Some((transfer, generation)) =
-        name.strip_suffix(".tmp").and_then(|stem| stem.rsplit_once('-'))
-    else {
-        return false;
-    };
-    TransferId::parse(transfer).is_ok() && generation.parse::<u32>().is_ok()
+    transfer_of(name).is_some()
+}
+
+/// The transfer whose partial has this name.
+pub(crate) fn transfer_of(name: &str) -> Option<TransferId> {
+    let (transfer, generation) = name.strip_suffix(".tmp")?.rsplit_once('-')?;
+    let transfer = TransferId::parse(transfer).ok()?;
+    generation.parse::<u32>().is_ok().then_some(transfer)
 }
 
 impl Partial {

@@ -21,7 +21,10 @@ pub fn digest_of(mut file: &File) -> io::Result<(u64, Digest)> {
 }
 
 /// Hands out everything that follows in a file.
-pub(super) fn read_all(mut file: &File, take: &mut impl FnMut(&[u8])) -> io::Result<()> {
+///
+/// # Errors
+/// The disk failed.
+pub(crate) fn read_all(mut file: &File, take: &mut impl FnMut(&[u8])) -> io::Result<()> {
     let mut buffer = vec![0; 256 * 1024];
     loop {
         match file.read(&mut buffer) {

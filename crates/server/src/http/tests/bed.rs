@@ -18,7 +18,7 @@ use tower::ServiceExt as _;
 
 use super::super::{About, App, router};
 use crate::client::{Agent, Greeting};
-use crate::records::{Records, TransferFilter};
+use crate::records::{Records, Total, TransferFilter};
 use crate::registry::Registry;
 use crate::store::{RECORDS_FOLDER, Store};
 use crate::transfers::{Limits, Transfers};
@@ -121,7 +121,9 @@ impl Bed {
     }
 
     pub(super) async fn n_transfers(&self) -> u64 {
-        self.app.transfers.list(&TransferFilter::default()).await.unwrap().total
+        match self.app.transfers.list(&TransferFilter::default()).await.unwrap().total {
+            Total::Exactly(count) | Total::MoreThan(count) => count,
+        }
     }
 }
 

@@ -43,7 +43,10 @@ async fn a_transfer_goes_through_every_phase_in_one_row() {
         records.save(&transfer).await.unwrap();
         assert_eq!(records.transfer(transfer.id).await.unwrap().as_ref(), Some(&transfer));
     }
-    assert_eq!(records.transfers(&TransferFilter::default()).await.unwrap().total, 1);
+    assert_eq!(
+        records.transfers(&TransferFilter::default()).await.unwrap().total,
+        Total::Exactly(1)
+    );
 }
 
 #[tokio::test]
@@ -87,14 +90,15 @@ async fn a_filter_finds_what_it_names() {
     let mut transfers: Vec<Transfer> = phases().map(full).to_vec();
     transfers.push(queued("client5"));
     for (n, transfer) in (0..).zip(&mut transfers) {
-        transfer.created_at = time(n);
+        (transfer.id, transfer.created_at) = (TransferId::first_at(time(n)), time(n));
         records.save(transfer).await.unwrap();
     }
     let check = async |filter: TransferFilter, expected: &[usize]| {
         let page = records.transfers(&filter).await.unwrap();
         let expected: Vec<_> = expected.iter().map(|&n| transfers[n].clone()).collect();
         assert_eq!(page.items, expected, "{filter:?}");
-        assert_eq!((page.total, page.next_cursor), (expected.len() as u64, None), "{filter:?}");
+        let total = Total::Exactly(expected.len() as u64);
+        assert_eq!((page.total, page.next_cursor), (total, None), "{filter:?}");
     };
     let any = TransferFilter::default;
     let running = vec![StateWord::Receiving, StateWord::Sealed];
@@ -105,7 +109,31 @@ async fn a_filter_finds_what_it_names() {
     check(TransferFilter { until: Some(time(2)), ..any() }, &[1, 0]).await;
     check(TransferFilter { error: Some(Code::FileMissing), ..any() }, &[4]).await;
     check(TransferFilter { states: running, until: Some(time(2)), ..any() }, &[1]).await;
+    let of_four = || TransferFilter { client: Some(client("client4")), ..any() };
+    check(TransferFilter { states: vec![StateWord::Queued], ..of_four() }, &[0]).await;
+    check(TransferFilter { error: Some(Code::Cancelled), ..of_four() }, &[5]).await;
     check(TransferFilter { client: Some(client("nobody")), ..any() }, &[]).await;
+}
+
+#[tokio::test]
+async fn counting_ends_where_nobody_turns_pages_any_more() {
+    let room = Room::new();
+    let records = room.open().await;
+    records.save(&queued("client4")).await.unwrap();
+    let copy = |n| {
+        format!(
+            "CREATE TEMP TABLE copies AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 \
+             FROM n WHERE i < {n}) SELECT transfers.* FROM transfers, n LIMIT {n}; \
+             UPDATE copies SET id = substr(id, 1, 24) || printf('%012x', rowid + {n}); \
+             INSERT INTO transfers SELECT * FROM copies"
+        )
+    };
+    room.run(copy(9_999)).await;
+    let total = async || records.transfers(&TransferFilter::default()).await.unwrap().total;
+    assert_eq!(total().await, Total::Exactly(10_000));
+    room.run(copy(1)).await;
+    assert_eq!(total().await, Total::MoreThan(10_000));
+    assert_eq!(total().await.to_string(), "more than 10000");
 }
 
 #[tokio::test]
@@ -115,7 +143,7 @@ async fn the_newest_is_found_for_one_and_for_all() {
     let four = client("client4");
     assert_eq!(records.newest(&four).await.unwrap(), None);
     records.client_connected(&greeting(), time(0)).await.unwrap();
-    assert!(records.newest_of_all().await.unwrap().is_empty());
+    assert!(records.newest_of_each(std::slice::from_ref(&four)).await.unwrap().is_empty());
 
     let [late, early, last, other] = [done_at(9), done_at(1), queued("client4"), queued("other")];
     for transfer in [&late, &early, &last, &other] {
@@ -123,7 +151,9 @@ async fn the_newest_is_found_for_one_and_for_all() {
     }
     assert_eq!(records.newest_download(&four).await.unwrap(), Some(late));
     assert_eq!(records.newest(&four).await.unwrap().as_ref(), Some(&last));
-    assert_eq!(records.newest_of_all().await.unwrap(), HashMap::from([(four, last)]));
+    let newest = records.newest_of_each(&[four.clone(), client("client7")]).await.unwrap();
+    assert_eq!(newest, HashMap::from([(four, last)]));
+    assert!(records.newest_of_each(&[]).await.unwrap().is_empty());
 }
 
 #[tokio::test]

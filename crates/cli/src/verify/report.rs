@@ -1,0 +1,160 @@
+//! What a verification came to.
+
+use std::time::Duration;
+
+use filepull_core::human;
+use filepull_server::verify::{Event, Finding, Kind};
+use serde::Serialize;
+
+/// What has been told so far.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    same: usize,
+    bytes: u64,
+    findings: Vec<Finding>,
+}
+
+#[derive(Serialize)]
+struct ReportJson {
+    downloads: usize,
+    same: usize,
+    changed: usize,
+    missing: usize,
+    unreadable: usize,
+    records_unreadable: usize,
+    foreign: usize,
+    bytes_read: u64,
+    duration_seconds: f64,
+    findings: Vec<FindingJson>,
+}
+
+#[derive(Serialize)]
+struct FindingJson {
+    kind: Kind,
+    path: String,
+    transfer: Option<String>,
+    detail: String,
+}
+
+impl Report {
+    pub(super) fn take(&mut self, event: Event) {
+        match event {
+            Event::Read(bytes) => self.bytes += bytes,
+            Event::Same => self.same += 1,
+            Event::Found(finding) => self.findings.push(finding),
+        }
+    }
+
+    /// Is any download not certainly what arrived?
+    pub(super) fn is_loss(&self) -> bool {
+        self.findings.iter().any(|finding| finding.kind.is_loss())
+    }
+
+    fn count(&self, kind: Kind) -> usize {
+        self.findings.iter().filter(|finding| finding.kind == kind).count()
+    }
+
+    fn downloads(&self) -> usize {
+        let lost = [Kind::Changed, Kind::Missing, Kind::Unreadable].map(|kind| self.count(kind));
+        self.same + lost.iter().sum::<usize>()
+    }
+
+    /// `200 downloads: 199 as they arrived, 1 changed. 19.5 GiB read in 12.1 s (1.6 GiB/s).`
+    pub(super) fn summary(&self, took: Duration) -> String {
+        let downloads = self.downloads();
+        let (noun, verb) = if downloads == 1 { ("download", "it") } else { ("downloads", "they") };
+        let mut parts = vec![format!("{} as {verb} arrived", self.same)];
+        let kinds = [Kind::Changed, Kind::Missing, Kind::Unreadable, Kind::Record, Kind::Foreign];
+        for (kind, count) in kinds.map(|kind| (kind, self.count(kind))) {
+            match (count, kind) {
+                (0, _) => {}
+                (1, Kind::Record) => parts.push("1 record unreadable".to_owned()),
+                (count, Kind::Record) => parts.push(format!("{count} records unreadable")),
+                (count, kind) => parts.push(format!("{count} {}", kind.as_str())),
+            }
+        }
+        let (parts, read) = (parts.join(", "), human::size(self.bytes));
+        format!(
+            "{downloads} {noun}: {parts}. {read} read in {}.",
+            human::took_for(took, self.bytes)
+        )
+    }
+
+    pub(super) fn json(&self, took: Duration) -> anyhow::Result<String> {
+        let findings = self.findings.iter().map(|finding| FindingJson {
+            kind: finding.kind,
+            path: finding.path.to_string_lossy().into_owned(),
+            transfer: finding.transfer.map(|id| id.to_string()),
+            detail: finding.detail.clone(),
+        });
+        Ok(serde_json::to_string_pretty(&ReportJson {
+            downloads: self.downloads(),
+            same: self.same,
+            changed: self.count(Kind::Changed),
+            missing: self.count(Kind::Missing),
+            unreadable: self.count(Kind::Unreadable),
+            records_unreadable: self.count(Kind::Record),
+            foreign: self.count(Kind::Foreign),
+            bytes_read: self.bytes,
+            duration_seconds: took.as_secs_f64(),
+            findings: findings.collect(),
+        })?)
+    }
+}
+
+/// `changed     server-data/client4/download-20260205-140000.txt  its SHA-256 is …, not …`
+pub(super) fn line(finding: &Finding) -> String {
+    let path = human::printable(&finding.path.to_string_lossy(), 1000);
+    format!("{:<10}  {path}  {}", finding.kind.as_str(), finding.detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use filepull_core::id::TransferId;
+
+    use super::*;
+
+    fn found(kind: Kind, path: &str) -> Event {
+        let transfer = kind.is_loss().then(TransferId::generate);
+        Event::Found(Finding { kind, path: path.into(), transfer, detail: "why".to_owned() })
+    }
+
+    fn report(events: Vec<Event>) -> Report {
+        let mut report = Report::default();
+        events.into_iter().for_each(|event| report.take(event));
+        report
+    }
+
+    #[test]
+    fn the_summary_says_what_there_was() {
+        let check = |events, said: &str, is_loss| {
+            let report = report(events);
+            assert_eq!(report.summary(Duration::from_secs(2)), said);
+            assert_eq!(report.is_loss(), is_loss, "{said}");
+        };
+        check(vec![], "0 downloads: 0 as they arrived. 0 B read in 2.0 s.", false);
+        check(
+            vec![Event::Read(2 << 20), Event::Same, found(Kind::Foreign, "a/b")],
+            "1 download: 1 as it arrived, 1 foreign. 2.0 MiB read in 2.0 s (1.0 MiB/s).",
+            false,
+        );
+        check(
+            vec![
+                Event::Same,
+                found(Kind::Changed, "a"),
+                found(Kind::Missing, "b"),
+                found(Kind::Unreadable, "c"),
+                found(Kind::Record, "d"),
+            ],
+            "4 downloads: 1 as they arrived, 1 changed, 1 missing, 1 unreadable, \
+             1 record unreadable. 0 B read in 2.0 s.",
+            true,
+        );
+    }
+
+    #[test]
+    fn a_file_name_cannot_forge_a_line() {
+        let Event::Found(finding) = found(Kind::Foreign, "a/x\nchanged") else { return };
+        assert_eq!(line(&finding), "foreign     a/x?changed  why");
+    }
+}

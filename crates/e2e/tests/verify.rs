@@ -1,0 +1,162 @@
+//! `filepull verify`: exactly what is not as it arrived is named.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use filepull_e2e::{TestBed, made};
+use serde_json::Value;
+
+/// Runs `filepull verify` on a data folder: its exit code, and all that it said.
+async fn verify(data_dir: &Path) -> anyhow::Result<(Option<i32>, Vec<String>)> {
+    verify_with(data_dir, &[]).await
+}
+
+async fn verify_with(
+    data_dir: &Path,
+    options: &[&str],
+) -> anyhow::Result<(Option<i32>, Vec<String>)> {
+    let program = filepull_e2e::program("e2e-filepull")?;
+    let mut command = tokio::process::Command::new(program);
+    command.arg("verify").args(options).env_clear().env("DATA_DIR", data_dir);
+    let output = command.output().await?;
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8(said)?.lines().map(str::to_owned).collect();
+    Ok((output.status.code(), said))
+}
+
+/// Changes a download as only its owner can, and hides it as well as possible.
+fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) -> anyhow::Result<()> {
+    let stat = fs::metadata(path)?;
+    let mut bytes = fs::read(path)?;
+    change(&mut bytes);
+    fs::set_permissions(path, fs::Permissions::from_mode(0o640))?;
+    fs::write(path, bytes)?;
+    fs::set_permissions(path, stat.permissions())?;
+    fs::File::open(path)?.set_modified(stat.modified()?)?;
+    Ok(())
+}
+
+/// Pulls from a few clients until there are 200 downloads.
+async fn two_hundred(bed: &TestBed) -> anyhow::Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    for client in 0..4 {
+        let id = format!("client{client}");
+        let mut client = bed.client(&id, &made(&id, 70_000))?;
+        client.connect().await?;
+        for _ in 0..50 {
+            paths.push(bed.pull(&id).await?);
+        }
+    }
+    Ok(paths)
+}
+
+#[tokio::test]
+async fn one_flipped_bit_in_two_hundred_downloads_is_found() -> anyhow::Result<()> {
+    let mut bed = TestBed::start().await?;
+    let paths = two_hundred(&bed).await?;
+    let (code, said) = verify(&bed.data_dir()).await?;
+    assert_eq!((code, said.len()), (Some(0), 1), "{said:?}");
+    assert!(said[0].starts_with("200 downloads: 200 as they arrived. 13.4 MiB read"), "{said:?}");
+
+    change(&paths[123], |bytes| bytes[40_000] ^= 0b100)?;
+    let (code, said) = verify(&bed.data_dir()).await?;
+    let named = format!("changed     {}  its SHA-256 is ", paths[123].display());
+    assert_eq!((code, said.len()), (Some(1), 2), "{said:?}");
+    assert!(said[0].starts_with(&named), "{said:?}");
+    assert!(said[1].starts_with("200 downloads: 199 as they arrived, 1 changed. "), "{said:?}");
+
+    // The same without a server, and with more that went wrong.
+    let mut server = bed.take_server()?;
+    server.terminate()?;
+    server.ended().await?;
+    change(&paths[3], |bytes| bytes.reverse())?;
+    fs::remove_file(&paths[60])?;
+    fs::write(paths[60].with_file_name("notes.txt"), "mine")?;
+    let (code, said) = verify_with(&bed.data_dir(), &["--json"]).await?;
+    let report: Value = serde_json::from_str(&said.join("\n"))?;
+    let found: Vec<_> = report["findings"].as_array().into_iter().flatten().collect();
+    let found: Vec<_> = found.iter().map(|found| (&found["kind"], &found["path"])).collect();
+    let path = |path: &Path| Value::from(path.display().to_string());
+    let (changed, missing) = (Value::from("changed"), Value::from("missing"));
+    let foreign = (Value::from("foreign"), path(&paths[60].with_file_name("notes.txt")));
+    let expected = [
+        (&changed, &path(&paths[3])),
+        (&missing, &path(&paths[60])),
+        (&foreign.0, &foreign.1),
+        (&changed, &path(&paths[123])),
+    ];
+    assert_eq!((code, found), (Some(1), expected.to_vec()), "{report}");
+    assert_eq!((&report["same"], &report["downloads"]), (&197.into(), &200.into()));
+
+    let (code, said) = verify_with(&bed.data_dir(), &["--client", "client3"]).await?;
+    assert_eq!(code, Some(0), "{said:?}");
+    assert!(said[0].starts_with("50 downloads: 50 as they arrived. "), "{said:?}");
+    let (code, said) = verify_with(&bed.data_dir(), &["--client", "client9"]).await?;
+    assert_eq!(code, Some(4), "{said:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn nothing_pulled_is_nothing_wrong() -> anyhow::Result<()> {
+    let mut bed = TestBed::start().await?;
+    let (code, said) = verify(&bed.data_dir()).await?;
+    let none = "0 downloads: 0 as they arrived. 0 B read in ";
+    assert_eq!((code, said.len()), (Some(0), 1), "{said:?}");
+    assert!(said[0].starts_with(none), "{said:?}");
+    // A killed server leaves a log beside its records: it is read too.
+    let path = {
+        let _client = bed.connected("client4", b"data").await?;
+        bed.pull("client4").await?
+    };
+    bed.take_server()?.kill().await?;
+    fs::remove_file(&path)?;
+    let (code, said) = verify(&bed.data_dir()).await?;
+    assert_eq!((code, said.len()), (Some(1), 2), "{said:?}");
+    assert!(said[0].starts_with(&format!("missing     {}", path.display())), "{said:?}");
+    bed.start_server().await?;
+    let elsewhere = bed.data_dir().join("elsewhere");
+    let (code, said) = verify(&elsewhere).await?;
+    assert_eq!(code, Some(2), "{said:?}");
+    assert!(said[0].starts_with("filepull: no records in DATA_DIR="), "{said:?}");
+    assert!(!elsewhere.exists());
+    Ok(())
+}
+
+/// What is published while it looks raises no alarm, and what it does hinders nobody.
+#[tokio::test]
+async fn a_busy_server_raises_no_alarm() -> anyhow::Result<()> {
+    let bed = TestBed::start().await?;
+    let mut client = bed.client("client4", &made("client4", 300_000))?;
+    client.connect().await?;
+    let pulls = async {
+        for _ in 0..30 {
+            bed.pull("client4").await?;
+        }
+        anyhow::Ok(())
+    };
+    tokio::pin!(pulls);
+    let mut rounds = 0;
+    loop {
+        let data_dir = bed.data_dir();
+        let verifying = verify(&data_dir);
+        tokio::pin!(verifying);
+        let pulled = tokio::select! {
+            pulled = &mut pulls => Some(pulled),
+            verified = &mut verifying => {
+                let (code, said) = verified?;
+                assert_eq!((code, said.len()), (Some(0), 1), "{said:?}");
+                rounds += 1;
+                None
+            }
+        };
+        if let Some(pulled) = pulled {
+            pulled?;
+            break;
+        }
+    }
+    assert_ne!(rounds, 0, "the pulls were over before one look was");
+    let (code, said) = verify(&bed.data_dir()).await?;
+    assert!(code == Some(0) && said[0].starts_with("30 downloads: 30 as"), "{said:?}");
+    Ok(())
+}

@@ -1,0 +1,131 @@
+//! Lets old transfers leave the records, a few at a time.
+//!
+//! A transfer stays for as long as its download lies on the disk, whatever its age: its record is
+//! what the file is served by, and what it can be verified against. Which files stay is not decided
+//! here.
+
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use chrono::{TimeDelta, Utc};
+use filepull_core::human;
+use filepull_core::id::TransferId;
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::records::{OldTransfer, Records, RecordsError};
+use crate::store::Store;
+
+/// How many records leave in one commit: a trigger that comes meanwhile waits for them.
+const AT_ONCE: u32 = 128;
+
+/// An `Idempotency-Key` leads to its transfer for a day.
+pub const LEAST: Duration = Duration::from_hours(24);
+
+/// How long the record of a final transfer is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// For this time.
+    For(Duration),
+    /// Nothing leaves.
+    Forever,
+}
+
+impl FromStr for Keep {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "forever" => Ok(Self::Forever),
+            _ => human::parse_duration(text)
+                .map(Self::For)
+                .map_err(|error| format!("{error} Or write forever.")),
+        }
+    }
+}
+
+/// What one look at all old records came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Pass {
+    forgotten: usize,
+    /// Their downloads are still there.
+    kept: usize,
+}
+
+/// Looks for old records again and again. Ends when nothing new may begin.
+pub(crate) async fn run(records: Records, store: Store, keep: Keep, drain: CancellationToken) {
+    loop {
+        let began = Instant::now();
+        match drain.run_until_cancelled(pass(&records, &store, keep)).await {
+            None => return,
+            Some(Ok(Pass { forgotten, kept })) if 0 < forgotten => {
+                let seconds = began.elapsed().as_secs_f64();
+                info!(
+                    event = "records.forgotten",
+                    transfers = forgotten,
+                    kept,
+                    duration_seconds = seconds,
+                    "old transfers left the records"
+                );
+            }
+            Some(Ok(_)) => {}
+            Some(Err(error)) => {
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                warn!(event = "records.forget_failed", %error, cause, "old records stay for now");
+            }
+        }
+        if drain.run_until_cancelled(sleep(every(keep))).await.is_none() {
+            return;
+        }
+    }
+}
+
+/// Once a day, which is a thirtieth of the default: so much longer may a record stay.
+fn every(keep: Keep) -> Duration {
+    match keep {
+        Keep::For(time) => (time / 30).min(LEAST),
+        Keep::Forever => LEAST,
+    }
+}
+
+async fn pass(records: &Records, store: &Store, keep: Keep) -> Result<Pass, RecordsError> {
+    let now = Utc::now();
+    while records.forget_keys(now, AT_ONCE).await? {}
+    let mut pass = Pass::default();
+    // What is kept for longer than time goes back is kept for ever.
+    let before = match keep {
+        Keep::For(time) => TimeDelta::from_std(time).ok().and_then(|t| now.checked_sub_signed(t)),
+        Keep::Forever => None,
+    };
+    let Some(before) = before else { return Ok(pass) };
+    let mut old = records.old_transfers(before);
+    while let Some(transfers) = old.next(AT_ONCE).await? {
+        let n_old = transfers.len();
+        let gone = without_download(store, transfers).await;
+        if !gone.is_empty() {
+            records.forget(&gone).await?;
+        }
+        pass.forgotten += gone.len();
+        pass.kept += n_old - gone.len();
+    }
+    Ok(pass)
+}
+
+/// Those whose download, if they had one, certainly lies on the disk no more.
+async fn without_download(store: &Store, transfers: Vec<OldTransfer>) -> Vec<TransferId> {
+    let store = store.clone();
+    let look = spawn_blocking(move || {
+        let is_gone = |OldTransfer { client, download, .. }: &OldTransfer| {
+            let Some(name) = download else { return true };
+            store.has_download(client, name).is_ok_and(|found| !found)
+        };
+        transfers.into_iter().filter(is_gone).map(|transfer| transfer.id).collect()
+    });
+    // A look that was cut short has seen nothing.
+    look.await.unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

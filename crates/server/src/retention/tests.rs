@@ -1,0 +1,122 @@
+use std::fs;
+
+use chrono::{DateTime, TimeDelta};
+use filepull_core::digest::Digest;
+use filepull_core::id::ClientId;
+use filepull_core::name::DownloadName;
+use filepull_core::problem::{Code, Problem};
+use filepull_core::source::Source;
+use filepull_core::transfer::{Download, Ended, Phase, Reached, Transfer};
+use tempfile::TempDir;
+
+use super::*;
+use crate::records::TransferFilter;
+use crate::store::RECORDS_FOLDER;
+
+const DAYS: TimeDelta = TimeDelta::days(30);
+
+/// Made and ended at this time.
+fn transfer(at: DateTime<Utc>, phase: Phase) -> Transfer {
+    let client = ClientId::parse("client4").unwrap();
+    let made = Transfer::new(client, None, "curl".to_owned(), at);
+    Transfer { id: TransferId::first_at(at), finished_at: Some(at), phase, ..made }
+}
+
+fn done(at: DateTime<Utc>) -> Transfer {
+    let source = Source { name: "menu.txt".to_owned(), size: 3, modified_ns: 0 };
+    let (name, digest) = (DownloadName::new(at, "menu.txt"), Digest::of(b"abc"));
+    transfer(at, Phase::Done(Download { source, name, size: 3, digest, inode: 1 }))
+}
+
+fn failed(at: DateTime<Utc>) -> Transfer {
+    let problem = Problem::new(Code::FileMissing, "There is none.");
+    transfer(at, Phase::Failed(Ended { problem, reached: Reached::default() }))
+}
+
+struct Bed {
+    folder: TempDir,
+    records: Records,
+    store: Store,
+}
+
+impl Bed {
+    async fn new(transfers: &[&Transfer]) -> Self {
+        let folder = TempDir::new().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let records = Records::open(&folder.path().join(RECORDS_FOLDER)).await.unwrap();
+        for transfer in transfers {
+            records.save(transfer).await.unwrap();
+        }
+        Self { folder, records, store }
+    }
+
+    fn put_download(&self, transfer: &Transfer) {
+        let name = transfer.download().unwrap().name.to_string();
+        let client = self.folder.path().join(transfer.client.as_str());
+        fs::create_dir_all(&client).unwrap();
+        fs::write(client.join(name), "abc").unwrap();
+    }
+
+    async fn pass(&self, keep: Keep) -> Pass {
+        pass(&self.records, &self.store, keep).await.unwrap()
+    }
+
+    async fn left(&self) -> Vec<TransferId> {
+        let page = self.records.transfers(&TransferFilter::default()).await.unwrap();
+        page.items.into_iter().map(|transfer| transfer.id).collect()
+    }
+}
+
+#[tokio::test]
+async fn old_records_go_unless_their_download_is_there() {
+    let now = Utc::now();
+    let long_ago = |n| now - DAYS - TimeDelta::seconds(n);
+    let [kept, gone, missing] = [done(long_ago(3)), done(long_ago(2)), failed(long_ago(1))];
+    let young = failed(now - DAYS + TimeDelta::hours(1));
+    let bed = Bed::new(&[&kept, &gone, &missing, &young]).await;
+    bed.put_download(&kept);
+    let keep = Keep::For(DAYS.to_std().unwrap());
+    assert_eq!(bed.pass(keep).await, Pass { forgotten: 2, kept: 1 });
+    assert_eq!(bed.left().await, [young.id, kept.id]);
+    // Once the file goes, its record does.
+    fs::remove_dir_all(bed.folder.path().join("client4")).unwrap();
+    assert_eq!(bed.pass(keep).await, Pass { forgotten: 1, kept: 0 });
+    assert_eq!(bed.left().await, [young.id]);
+}
+
+#[tokio::test]
+async fn what_cannot_be_looked_at_counts_as_there() {
+    let kept = done(Utc::now() - DAYS - TimeDelta::seconds(1));
+    let bed = Bed::new(&[&kept]).await;
+    // Not a folder: nobody can tell whether the download is in it.
+    fs::write(bed.folder.path().join("client4"), "").unwrap();
+    let keep = Keep::For(DAYS.to_std().unwrap());
+    assert_eq!(bed.pass(keep).await, Pass { forgotten: 0, kept: 1 });
+}
+
+#[tokio::test]
+async fn forever_is_for_ever() {
+    let old = failed(DateTime::from_timestamp_millis(1).unwrap());
+    let bed = Bed::new(&[&old]).await;
+    for keep in [Keep::Forever, Keep::For(Duration::MAX)] {
+        assert_eq!(bed.pass(keep).await, Pass::default());
+    }
+    assert_eq!(bed.left().await, [old.id]);
+}
+
+#[tokio::test]
+async fn more_than_one_batch_goes_in_one_pass() {
+    let ago = |n| Utc::now() - DAYS - TimeDelta::seconds(n);
+    let transfers: Vec<_> = (1..=i64::from(AT_ONCE) * 2 + 1).map(|n| failed(ago(n))).collect();
+    let bed = Bed::new(&transfers.iter().collect::<Vec<_>>()).await;
+    let pass = bed.pass(Keep::For(DAYS.to_std().unwrap())).await;
+    assert_eq!(pass, Pass { forgotten: transfers.len(), kept: 0 });
+    assert!(bed.left().await.is_empty());
+}
+
+#[test]
+fn a_time_to_keep_is_read_as_it_is_typed() {
+    assert_eq!("30d".parse(), Ok(Keep::For(Duration::from_hours(30 * 24))));
+    assert_eq!("forever".parse(), Ok(Keep::Forever));
+    assert!("never".parse::<Keep>().is_err_and(|said| said.ends_with("Or write forever.")));
+}

@@ -1,0 +1,68 @@
+//! What lies in the data folder, by name.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt as _;
+
+use filepull_core::id::ClientId;
+use filepull_core::name::DownloadName;
+use rustix::fs::{AtFlags, Dir};
+use rustix::io::Errno;
+
+use super::{Store, StoreError};
+
+impl Store {
+    /// Does anything lie under the name of a download?
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn has_download(&self, client: &ClientId, name: &DownloadName) -> Result<bool, StoreError> {
+        self.has_entry(client, OsStr::new(&name.to_string()))
+    }
+
+    /// Does anything lie under this name in the client's folder?
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub(crate) fn has_entry(&self, client: &ClientId, name: &OsStr) -> Result<bool, StoreError> {
+        let Some(folder) = self.open_folder(client)? else { return Ok(false) };
+        match rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => {
+                let path = self.root.path.join(client.as_str()).join(name);
+                Err(StoreError { step: "stat", path, source: errno.into() })
+            }
+        }
+    }
+
+    /// The names of all that lies in the client's folder.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub(crate) fn entries(&self, client: &ClientId) -> Result<Vec<OsString>, StoreError> {
+        let Some(folder) = self.open_folder(client)? else { return Ok(Vec::new()) };
+        let failed = |errno| self.folder_failed("read", client, errno);
+        let mut names = Vec::new();
+        for entry in Dir::read_from(&folder).map_err(failed)? {
+            let name = OsStr::from_bytes(entry.map_err(failed)?.file_name().to_bytes()).to_owned();
+            if name != "." && name != ".." {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
+    /// The clients that have a folder, or something else under their name.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub(crate) fn clients(&self) -> Result<Vec<ClientId>, StoreError> {
+        let failed = |source| StoreError { step: "read", path: self.root.path.clone(), source };
+        let mut clients = Vec::new();
+        for entry in std::fs::read_dir(&self.root.path).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            clients.extend(name.to_str().and_then(|name| ClientId::parse(name).ok()));
+        }
+        Ok(clients)
+    }
+}

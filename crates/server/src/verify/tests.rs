@@ -1,0 +1,218 @@
+use std::fs;
+use std::path::PathBuf;
+
+use chrono::DateTime;
+use filepull_core::digest::Digest;
+use filepull_core::name::DownloadName;
+use filepull_core::problem::{Code, Problem};
+use filepull_core::receive::Prefix;
+use filepull_core::source::Source;
+use filepull_core::transfer::{Ended, Reached};
+use sqlx::{ConnectOptions as _, Connection as _};
+use tempfile::TempDir;
+
+use super::*;
+use crate::records::Records;
+
+struct Bed {
+    folder: TempDir,
+    records: Records,
+}
+
+fn client() -> ClientId {
+    ClientId::parse("client4").unwrap()
+}
+
+fn time(seconds: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp(1_770_000_000 + seconds, 0).unwrap()
+}
+
+fn download(seconds: i64) -> Download {
+    let bytes = bytes(seconds);
+    Download {
+        source: Source { name: "data.txt".to_owned(), size: 9, modified_ns: 0 },
+        name: DownloadName::new(time(seconds), "data.txt"),
+        size: bytes.len() as u64,
+        digest: Digest::of(&bytes),
+        inode: 1,
+    }
+}
+
+fn bytes(seconds: i64) -> Vec<u8> {
+    format!("the bytes of {seconds}").into_bytes()
+}
+
+fn transfer(seconds: i64, phase: Phase) -> Transfer {
+    let at = time(seconds);
+    let finished_at = matches!(phase, Phase::Done(_) | Phase::Failed(_)).then_some(at);
+    Transfer { finished_at, phase, ..Transfer::new(client(), None, "curl".to_owned(), at) }
+}
+
+fn receiving() -> Phase {
+    let checkpoint = Prefix { len: 0, digest: Digest::of(b"") };
+    Phase::Receiving { source: download(0).source, checkpoint }
+}
+
+fn failed() -> Phase {
+    let problem = Problem::new(Code::FileMissing, "There is none.");
+    Phase::Failed(Ended { problem, reached: Reached::default() })
+}
+
+impl Bed {
+    async fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        let records = Records::open(&folder.path().join(RECORDS_FOLDER)).await.unwrap();
+        fs::create_dir(folder.path().join("client4")).unwrap();
+        Self { folder, records }
+    }
+
+    /// Puts a finished transfer on record, and its download on the disk.
+    async fn done(&self, seconds: i64) -> PathBuf {
+        self.records.save(&transfer(seconds, Phase::Done(download(seconds)))).await.unwrap();
+        self.put(&download(seconds).name.to_string(), &bytes(seconds))
+    }
+
+    fn put(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.folder.path().join("client4").join(name);
+        fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    async fn verify(&self) -> Vec<Event> {
+        verify(self.folder.path()).await
+    }
+
+    async fn found(&self) -> Vec<(Kind, PathBuf)> {
+        found(self.verify().await)
+    }
+}
+
+/// Every event but how much has been read.
+async fn verify(data_dir: &Path) -> Vec<Event> {
+    let verification = Verification::open(data_dir).await.unwrap();
+    let (events, mut told) = mpsc::channel(1000);
+    verification.run(None, events).await.unwrap();
+    let mut all = Vec::new();
+    while let Some(event) = told.recv().await {
+        all.push(event);
+    }
+    all.retain(|event| !matches!(event, Event::Read(_)));
+    all
+}
+
+fn found(events: Vec<Event>) -> Vec<(Kind, PathBuf)> {
+    let found = events.into_iter().filter_map(|event| match event {
+        Event::Found(finding) => Some((finding.kind, finding.path)),
+        Event::Read(_) | Event::Same => None,
+    });
+    found.collect()
+}
+
+#[tokio::test]
+async fn what_is_not_as_it_arrived_is_named_and_nothing_else() {
+    let bed = Bed::new().await;
+    assert_eq!(bed.verify().await, []);
+    let mut paths = Vec::new();
+    for seconds in 0..8 {
+        paths.push(bed.done(seconds).await);
+    }
+    assert_eq!(bed.verify().await, vec![Event::Same; 8]);
+    let mut flipped = bytes(1);
+    flipped[3] ^= 1;
+    fs::write(&paths[1], flipped).unwrap();
+    fs::write(&paths[2], "short").unwrap();
+    fs::remove_file(&paths[3]).unwrap();
+    fs::remove_file(&paths[4]).unwrap();
+    fs::create_dir(&paths[4]).unwrap();
+    fs::remove_file(&paths[5]).unwrap();
+    std::os::unix::fs::symlink(&paths[0], &paths[5]).unwrap();
+    fs::remove_file(&paths[6]).unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &paths[6],
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR,
+        0,
+    )
+    .unwrap();
+    // The same bytes in another file are the same download.
+    fs::remove_file(&paths[7]).unwrap();
+    fs::write(&paths[7], bytes(7)).unwrap();
+    let kinds = [Kind::Changed, Kind::Changed, Kind::Missing, Kind::Changed];
+    let kinds = kinds.into_iter().chain([Kind::Unreadable, Kind::Changed]);
+    let expected: Vec<_> = kinds.zip(paths[1..7].to_vec()).collect();
+    assert_eq!(bed.found().await, expected);
+}
+
+#[tokio::test]
+async fn what_no_record_knows_is_foreign() {
+    let bed = Bed::new().await;
+    bed.done(1).await;
+    let orphan = bed.put(&format!("{}-1.tmp", TransferId::generate()), b"");
+    let notes = bed.put("notes.txt", b"");
+    let ended = transfer(2, failed());
+    bed.records.save(&ended).await.unwrap();
+    let left = bed.put(&format!("{}-1.tmp", ended.id), b"");
+    let stranger = bed.folder.path().join("client9");
+    fs::create_dir(&stranger).unwrap();
+    fs::write(stranger.join("x"), "").unwrap();
+    fs::write(bed.folder.path().join(".gitkeep"), "").unwrap();
+    let mut expected = vec![orphan, notes, left];
+    expected.sort();
+    expected.push(stranger.join("x"));
+    let expected: Vec<_> = expected.into_iter().map(|path| (Kind::Foreign, path)).collect();
+    assert_eq!(bed.found().await, expected);
+}
+
+#[tokio::test]
+async fn what_is_on_its_way_is_not_foreign() {
+    let bed = Bed::new().await;
+    let running = transfer(1, receiving());
+    let sealed = transfer(2, Phase::Sealed(download(2)));
+    let just_ended = Transfer { finished_at: Some(Utc::now()), ..transfer(3, failed()) };
+    for transfer in [&running, &sealed, &just_ended] {
+        bed.records.save(transfer).await.unwrap();
+        bed.put(&format!("{}-1.tmp", transfer.id), b"");
+    }
+    // The name may be there before the records say so.
+    bed.put(&download(2).name.to_string(), &bytes(2));
+    assert_eq!(bed.verify().await, []);
+}
+
+#[tokio::test]
+async fn it_needs_no_server_and_changes_nothing() {
+    let bed = Bed::new().await;
+    bed.done(1).await;
+    bed.records.close().await.unwrap();
+    let records = bed.folder.path().join(RECORDS_FOLDER);
+    let before = fs::read(records.join("records.db")).unwrap();
+    assert_eq!(bed.verify().await, [Event::Same]);
+    assert_eq!(fs::read(records.join("records.db")).unwrap(), before);
+    Records::open(&records).await.unwrap().close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_record_that_cannot_be_read_is_named() {
+    let bed = Bed::new().await;
+    let path = bed.done(1).await;
+    bed.done(2).await;
+    bed.records.close().await.unwrap();
+    let database = bed.folder.path().join(RECORDS_FOLDER).join("records.db");
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&database);
+    let mut connection = options.connect().await.unwrap();
+    let damage = "UPDATE transfers SET download_digest = 'x' WHERE download_name = $1";
+    let damage = sqlx::query(damage).bind(download(1).name.to_string());
+    assert_eq!(damage.execute(&mut connection).await.unwrap().rows_affected(), 1);
+    connection.close().await.unwrap();
+    // Whose file it was cannot be told any more.
+    assert_eq!(bed.found().await, [(Kind::Record, database), (Kind::Foreign, path)]);
+}
+
+#[tokio::test]
+async fn a_folder_without_records_is_refused_and_left_as_it_is() {
+    let folder = TempDir::new().unwrap();
+    let refused = Verification::open(folder.path()).await.unwrap_err();
+    let is_folder = matches!(refused, VerifyError::Records(RecordsError::Folder { .. }));
+    assert!(is_folder, "{refused}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
