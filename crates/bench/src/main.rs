@@ -11,6 +11,7 @@ mod memory;
 mod must;
 mod net;
 mod peers;
+mod plot;
 mod proc_files;
 mod process;
 mod product;
@@ -74,6 +75,8 @@ enum Mode {
     Distance(distance::Args),
     /// How long control messages take while a file uses a slow uplink (needs root).
     Uplink(uplink::Args),
+    /// Pictures (SVG) of what `fleet` and `throughput` measured.
+    Plot(plot::Args),
     /// What the router of `distance` and `uplink` does with packets.
     #[command(hide = true)]
     Delay(net::delay::Args),
@@ -147,6 +150,7 @@ async fn run(cli: &Cli) -> anyhow::Result<()> {
         Mode::Fleet(args) => fleet::run(args, &Bench::new(cli)?).await,
         Mode::Distance(args) => distance::run(args, &Bench::new(cli)?).await,
         Mode::Uplink(args) => uplink::run(args, &Bench::new(cli)?).await,
+        Mode::Plot(args) => plot::run(args),
         Mode::Delay(args) => net::delay::run(args),
         Mode::Pour(args) => net::plain::run(args).await,
         Mode::Agents(args) => fleet::agents::run(args).await,
