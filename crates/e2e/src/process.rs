@@ -42,7 +42,7 @@ impl Process {
         arg: &str,
         settings: &[(&str, String)],
     ) -> anyhow::Result<Self> {
-        let program = self::program(program)?;
+        let program = self::program(program.as_ref())?;
         let mut command = match launcher {
             [] => Command::new(program),
             [first, rest @ ..] => {
@@ -206,12 +206,11 @@ impl Said {
     }
 }
 
-/// Where a program lies that this package builds: one folder above the tests that start it. A whole
-/// path stays as it is.
+/// Where a program lies that this package builds: one folder above the tests that start it.
 ///
 /// # Errors
 /// The folder is not known.
-pub fn program(program: impl AsRef<Path>) -> anyhow::Result<PathBuf> {
+pub fn program(program: &Path) -> anyhow::Result<PathBuf> {
     let test = std::env::current_exe()?;
     let folder = test.parent().and_then(|deps| deps.parent()).context("no folder of programs")?;
     Ok(folder.join(program))

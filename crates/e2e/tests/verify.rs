@@ -16,7 +16,7 @@ async fn verify_with(
     data_dir: &Path,
     options: &[&str],
 ) -> anyhow::Result<(Option<i32>, Vec<String>)> {
-    let program = filepull_e2e::program("e2e-filepull")?;
+    let program = filepull_e2e::program(Path::new("e2e-filepull"))?;
     let mut command = tokio::process::Command::new(program);
     command.arg("verify").args(options).env_clear().env("DATA_DIR", data_dir);
     let output = command.output().await?;

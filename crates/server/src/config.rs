@@ -211,6 +211,11 @@ fn mistakes(args: &Args) -> Vec<String> {
         args.heartbeat.is_zero() || args.dead_after < args.heartbeat.saturating_mul(2),
         "DEAD_AFTER is less than twice HEARTBEAT: one late answer would end a line.".into(),
     );
+    check(
+        matches!(args.keep_records, Keep::For(time) if time < retention::LEAST),
+        "KEEP_RECORDS is less than 24h: for so long an Idempotency-Key leads to its transfer."
+            .into(),
+    );
     let spans = [
         ("STALL_TIMEOUT", args.stall_timeout),
         ("RESUME_WITHIN", args.resume_within),
@@ -222,11 +227,6 @@ fn mistakes(args: &Args) -> Vec<String> {
     for (name, span) in spans {
         check(LONGEST < span, format!("{name} is more than a year."));
     }
-    check(
-        matches!(args.keep_records, Keep::For(time) if time < retention::LEAST),
-        "KEEP_RECORDS is less than 24h: for so long an Idempotency-Key leads to its transfer."
-            .into(),
-    );
     let window = 64 * 1024..=u64::from(MAX_WINDOW);
     check(
         !window.contains(&args.stream_window),

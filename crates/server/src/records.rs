@@ -36,7 +36,7 @@ use crate::client::{ClientRecord, Greeting};
 pub use keys::RequestKey;
 pub use list::{Cursor, Page, StateWord, Total, TransferFilter};
 use lock::Lock;
-pub use old::{OldTransfer, OldTransfers};
+pub use old::OldTransfers;
 pub use reader::{ClientTransfers, DownloadTotals, RecordsReader};
 use writer::{Bound, Writer};
 

@@ -10,7 +10,7 @@ use hyper::StatusCode;
 use serde::Serialize;
 use serde_json::json;
 
-use super::fill::{Filled, client};
+use super::fill::{Filled, client, fill};
 use crate::Bench;
 use crate::http::Http;
 use crate::server::Server;
@@ -62,6 +62,8 @@ pub(super) struct Thinned {
     pub(super) trigger_seconds: Vec<f64>,
     /// The size of the database afterwards.
     pub(super) bytes: u64,
+    /// Its size after as many have been made again.
+    pub(super) bytes_refilled: u64,
 }
 
 /// Starts servers on a filled folder and asks the last of them.
@@ -115,15 +117,17 @@ async fn thin(program: &Path, folder: &Path, clients: u32) -> anyhow::Result<Thi
     };
     let figure = |name: &str| said[name].as_u64().with_context(|| format!("{name} in {said}"));
     let bytes = fs::metadata(server.data_dir.join(RECORDS_FOLDER).join("records.db"))?.len();
-    let thinned = Thinned {
-        forgotten: figure("transfers")?,
-        kept: figure("kept")?,
+    let (forgotten, kept) = (figure("transfers")?, figure("kept")?);
+    server.process.end().await?;
+    let refilled = fill(folder, u32::try_from(forgotten)?, clients).await?;
+    Ok(Thinned {
+        forgotten,
+        kept,
         seconds: said["duration_seconds"].as_f64().context("duration_seconds")?,
         trigger_seconds,
         bytes,
-    };
-    server.process.end().await?;
-    Ok(thinned)
+        bytes_refilled: refilled.bytes,
+    })
 }
 
 /// The time until a new transfer is durable. It is cancelled afterwards.

@@ -56,11 +56,6 @@ impl StateWord {
         }
     }
 
-    /// Nothing will change any more.
-    pub fn is_final(self) -> bool {
-        matches!(self, Self::Done | Self::Failed | Self::Cancelled)
-    }
-
     /// Reads that text.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|word| word.as_str() == text)

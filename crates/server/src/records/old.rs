@@ -2,36 +2,24 @@
 //! go is for the caller to say.
 
 use chrono::{DateTime, Utc};
-use filepull_core::id::{ClientId, TransferId};
-use filepull_core::name::DownloadName;
+use filepull_core::id::TransferId;
+use filepull_core::transfer::Transfer;
 use sqlx::sqlite::SqliteRow;
 
 use super::fields::Fields;
-use super::list::StateWord;
+use super::transfers;
 use super::writer::{Bound, Statement};
 use super::{KEEP_KEYS, Records, RecordsError};
 
 /// Ids are the order in which transfers were made, nearly the order in which they lie in the file,
 /// and bounded by a time: neither another index nor a look at younger rows is needed.
-const PAGE: &str = "SELECT id, client, state, finished_at, download_name FROM transfers \
-     WHERE id > $1 AND id < $2 ORDER BY id LIMIT $3";
+const PAGE: &str = "SELECT * FROM transfers WHERE id > $1 AND id < $2 ORDER BY id LIMIT $3";
 
 /// What is final never changes, so that nothing has to be asked again.
 const FORGET: &str = "DELETE FROM transfers WHERE id = $1";
 
 const FORGET_KEYS: &str = "DELETE FROM request_keys WHERE id IN \
      (SELECT id FROM request_keys WHERE made_at < $1 LIMIT $2) RETURNING id";
-
-/// A record that has been final since before a given time.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OldTransfer {
-    /// Which one.
-    pub id: TransferId,
-    /// Whose file.
-    pub client: ClientId,
-    /// What it left on the disk, if it was done.
-    pub download: Option<DownloadName>,
-}
 
 /// Goes through the transfers that were made before a time, oldest first.
 #[derive(Debug)]
@@ -72,34 +60,23 @@ impl Records {
 
 impl OldTransfers {
     /// Looks at the next `limit` records and returns those that are old; `None` after the last. A
-    /// record that cannot be read is nobody's to remove.
+    /// record that cannot be read is passed over: what it says of its file may be wrong.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn next(&mut self, limit: u32) -> Result<Option<Vec<OldTransfer>>, RecordsError> {
+    pub async fn next(&mut self, limit: u32) -> Result<Option<Vec<Transfer>>, RecordsError> {
         let end = TransferId::first_at(self.before).to_string();
         let page = sqlx::query(PAGE).bind(self.seen.clone()).bind(end).bind(limit);
         let rows = page.fetch_all(&self.records.readers).await?;
         let Some(last) = rows.last() else { return Ok(None) };
         self.seen = Fields::new("transfer", last).get("id")?;
-        let before = self.before;
-        Ok(Some(rows.iter().filter_map(|row| read(row, before).ok().flatten()).collect()))
+        Ok(Some(rows.iter().filter_map(|row| self.read(row)).collect()))
     }
-}
 
-fn read(row: &SqliteRow, before: DateTime<Utc>) -> Result<Option<OldTransfer>, RecordsError> {
-    let fields = Fields::new("transfer", row);
-    let is_final = fields.parse("state", StateWord::parse)?.is_final();
-    let is_old = fields.time_if_any("finished_at")?.is_some_and(|at| at < before);
-    if !is_final || !is_old {
-        return Ok(None);
+    fn read(&self, row: &SqliteRow) -> Option<Transfer> {
+        let is_old = |transfer: &Transfer| {
+            transfer.is_final() && transfer.finished_at.is_some_and(|at| at < self.before)
+        };
+        transfers::read(row).ok().filter(is_old)
     }
-    let download = fields.get_if_any::<&str>("download_name")?;
-    Ok(Some(OldTransfer {
-        id: fields.parse("id", |text| TransferId::parse(text).ok())?,
-        client: fields.parse("client", |text| ClientId::parse(text).ok())?,
-        download: download
-            .map(|_| fields.parse("download_name", DownloadName::parse))
-            .transpose()?,
-    }))
 }
