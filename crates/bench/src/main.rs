@@ -1,13 +1,17 @@
 //! `filepull-bench`: what filepull costs, measured from outside.
 
+mod agent;
 mod contestant;
+mod distance;
 mod fleet;
 mod http;
 mod latency;
 mod machine;
 mod memory;
 mod must;
+mod net;
 mod peers;
+mod plot;
 mod proc_files;
 mod process;
 mod product;
@@ -17,6 +21,7 @@ mod server;
 mod source;
 mod stats;
 mod throughput;
+mod uplink;
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -63,13 +68,25 @@ enum Mode {
     Throughput(throughput::Args),
     /// Milliseconds from a trigger to its answer, on disk and on tmpfs.
     Latency(latency::Args),
-    /// Peak memory of both ends in a transfer of 10 MiB and in one of 1 GiB.
-    Memory,
+    /// Peak memory of both ends, in small and in large transfers, one and many at once.
+    Memory(memory::Args),
     /// Many clients on one server: memory and CPU of a client, at rest, connecting and sending.
     Fleet(fleet::Args),
     /// Many transfers on record: the size of the database, and how long who waits.
     #[command(hide = true)]
     Records(records::Args),
+    /// MB/s over a long line, with the product's window and with tonic's (needs root).
+    Distance(distance::Args),
+    /// How long control messages take while a file uses a slow uplink (needs root).
+    Uplink(uplink::Args),
+    /// Pictures (SVG) of what `fleet` and `throughput` measured.
+    Plot(plot::Args),
+    /// What the router of `distance` and `uplink` does with packets.
+    #[command(hide = true)]
+    Delay(net::delay::Args),
+    /// The sender of a plain TCP connection.
+    #[command(hide = true)]
+    Pour(net::plain::Args),
     /// The agents of `fleet`, as a process of their own.
     #[command(hide = true)]
     Agents(fleet::agents::Args),
@@ -79,9 +96,11 @@ const EXAMPLES: &str = "\
 Before:  cargo build --release -p filepull-cli -p filepull-agent
 Then:    cargo run --release -p filepull-bench -- throughput --peers --json throughput.json
          cargo run --release -p filepull-bench -- throughput --size 100MiB,1GiB --runs 5
-         cargo run --release -p filepull-bench -- memory
+         cargo run --release -p filepull-bench -- memory --size 10MiB,1GiB --clients 1,20
          cargo run --release -p filepull-bench -- latency --dir /srv/fast
          cargo run --release -p filepull-bench -- fleet --clients 100,1000,10000
+         sudo target/release/filepull-bench distance --rtt 40ms,100ms --rate 1Gbit,none
+         sudo target/release/filepull-bench uplink --rate 5Mbit,2Mbit --loss-percent 1
 Peers:   apt-get install rsync openssh-server nginx-light";
 
 /// Long enough for killed processes to be gone.
@@ -131,9 +150,14 @@ async fn run(cli: &Cli) -> anyhow::Result<()> {
     match &cli.mode {
         Mode::Throughput(args) => throughput::run(args, &Bench::new(cli)?).await,
         Mode::Latency(args) => latency::run(args, &Bench::new(cli)?).await,
-        Mode::Memory => memory::run(&Bench::new(cli)?).await,
+        Mode::Memory(args) => memory::run(args, &Bench::new(cli)?).await,
         Mode::Fleet(args) => fleet::run(args, &Bench::new(cli)?).await,
         Mode::Records(args) => records::run(args, &Bench::new(cli)?).await,
+        Mode::Distance(args) => distance::run(args, &Bench::new(cli)?).await,
+        Mode::Uplink(args) => uplink::run(args, &Bench::new(cli)?).await,
+        Mode::Plot(args) => plot::run(args),
+        Mode::Delay(args) => net::delay::run(args),
+        Mode::Pour(args) => net::plain::run(args).await,
         Mode::Agents(args) => fleet::agents::run(args).await,
     }
 }
@@ -150,6 +174,39 @@ impl Bench {
 
     /// The machine and the programs under test; the files are in `folder`.
     async fn head(&self, folder: &Path) -> anyhow::Result<Head> {
-        Ok(Head { machine: Machine::look(folder), versions: self.programs.versions().await? })
+        let versions = self.programs.versions().await?;
+        Ok(Head { machine: Machine::look(folder), versions, command: command(env::args()) })
+    }
+}
+
+/// What was typed, without the places of files: they are those of this machine.
+fn command(mut typed: impl Iterator<Item = String>) -> String {
+    // Whatever the program was called by.
+    let _ = typed.next();
+    let mut command = "filepull-bench".to_owned();
+    while let Some(word) = typed.next() {
+        let is_place = |flag| word == flag || word.strip_prefix(flag).is_some_and(is_value);
+        if !["--bin-dir", "--dir", "--json"].into_iter().any(is_place) {
+            command = format!("{command} {word}");
+        } else if !word.contains('=') {
+            let _ = typed.next();
+        }
+    }
+    command
+}
+
+fn is_value(rest: &str) -> bool {
+    rest.starts_with('=')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_is_quoted_without_the_places_of_files() {
+        let typed = "/a/filepull-bench --dir /b fleet --clients 1,2 --json=/c --bin-dir /d --x";
+        let typed = typed.split(' ').map(str::to_owned);
+        assert_eq!(command(typed), "filepull-bench fleet --clients 1,2 --x");
     }
 }

@@ -1,72 +1,145 @@
-//! Peak memory of fresh processes, in a small transfer and in a large one: the size of the file
-//! must not be seen in it.
+//! Peak memory of fresh processes, in small transfers and in large ones, one and many at once: the
+//! size of the file must not be seen in it.
 
-use filepull_core::human;
+mod crowd;
+mod stalled;
+
+use filepull_core::human::{self, parse_size};
+use rustix::fs::statvfs;
 use serde::Serialize;
 
 use crate::Bench;
 use crate::must::{self, Must};
-use crate::product::{Ends, Product};
+use crate::product::Ends;
 use crate::report::{Report, Table, mib, print, tell, write_json};
 use crate::source::{self, Source};
+use crowd::Crowd;
+use stalled::Stalled;
 
-const SIZES: [u64; 2] = [10 << 20, 1 << 30];
+/// What was typed.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Sizes of the file, comma separated.
+    #[arg(long, default_value = "10MiB,1GiB", value_delimiter = ',', value_parser = parse_size)]
+    size: Vec<u64>,
+    /// Clients that send at once, comma separated.
+    #[arg(long, default_value = "1", value_delimiter = ',',
+        value_parser = clap::value_parser!(u32).range(1..=1000))]
+    clients: Vec<u32>,
+    /// Let the disk stall under as many uploads as may run, too (needs root).
+    #[arg(long)]
+    stalled: bool,
+}
+
+/// What the disk must keep besides all copies: the server's own reserve, and some of ours.
+const RESERVE: u64 = 3 << 30;
 
 #[derive(Debug, Serialize)]
 struct Measured {
+    clients: u32,
     bytes: u64,
-    /// Connected, before the transfer.
-    peak_before: Ends<u64>,
-    peak_after: Ends<u64>,
+    /// None where the disk has no room for so many copies.
+    peaks: Option<Peaks>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Peaks {
+    /// Connected, before the transfers.
+    before: Ends<u64>,
+    after: Ends<u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Results {
+    transfers: Vec<Measured>,
+    stalled: Vec<Stalled>,
 }
 
 /// Measures, prints and writes.
-pub(crate) async fn run(bench: &Bench) -> anyhow::Result<()> {
+pub(crate) async fn run(args: &Args, bench: &Bench) -> anyhow::Result<()> {
     let head = bench.head(&bench.folder).await?;
     print(&head);
-    let mut measured = Vec::new();
-    for size in SIZES {
-        tell(format!("one transfer of {}", human::size(size)));
-        measured.push(measure(bench, size).await?);
+    let mut transfers = Vec::new();
+    for &bytes in &args.size {
+        for &clients in &args.clients {
+            tell(format!("{clients} at once of {}", human::size(bytes)));
+            transfers.push(measure(bench, clients, bytes).await?);
+        }
     }
-    print(format!("\n{}", table(&measured)));
+    let mut stalled = Vec::new();
+    for data_conn in ["separate", "shared"].into_iter().filter(|_| args.stalled) {
+        stalled.push(stalled::measure(bench, data_conn).await?);
+    }
+    print(format!("\n{}", table(&transfers)));
+    if !stalled.is_empty() {
+        print(stalled_table(&stalled));
+    }
     print(NOTES);
-    write_json(bench.json.as_deref(), &Report { mode: "memory", head: &head, results: measured })
+    let results = Results { transfers, stalled };
+    write_json(bench.json.as_deref(), &Report { mode: "memory", head: &head, results })
 }
 
 const NOTES: &str = "\
-VmHWM in MiB: the most memory the process had resident since it started, its code included. Each
-column is a fresh server and a fresh agent; `connected` is before the transfer.";
+VmHWM in MiB: the most memory the process had resident since it started, its code included; of
+several agents the one that had most. Each row is a fresh server with fresh agents; `connected` is
+before the transfers. A window is what HTTP/2 lets an agent send ahead; besides it each upload has a
+batch of 1 MiB that is being written and another one that waits.";
 
-async fn measure(bench: &Bench, bytes: u64) -> anyhow::Result<Measured> {
+async fn measure(bench: &Bench, clients: u32, bytes: u64) -> anyhow::Result<Measured> {
     let folder = source::folder(&bench.folder)?;
+    let disk = statvfs(folder.path())?;
+    let needed = bytes.saturating_mul(u64::from(clients) + 1).saturating_add(RESERVE);
+    if disk.f_bavail.saturating_mul(disk.f_frsize) < needed {
+        tell(format!("no room: {} would be needed", human::size(needed)));
+        return Ok(Measured { clients, bytes, peaks: None });
+    }
     let source = Source::make(&folder.path().join("source"), bytes)?;
-    let product = Product::start(&bench.programs, folder.path(), &source).await?;
-    let peak_before = product.peak_rss()?;
-    product.pull(&source).await?;
-    let peak_after = product.peak_rss()?;
-    product.end().await?;
-    Ok(Measured { bytes, peak_before, peak_after })
+    let places = (folder.path(), folder.path());
+    let crowd = Crowd::start(&bench.programs, places, &source, clients, "separate").await?;
+    let before = crowd.peak_rss()?;
+    crowd.pull_all(&source).await?;
+    let after = crowd.peak_rss()?;
+    crowd.end().await?;
+    Ok(Measured { clients, bytes, peaks: Some(Peaks { before, after }) })
 }
 
 fn table(measured: &[Measured]) -> String {
-    let mut headings = vec!["peak memory, MiB".to_owned(), "connected".to_owned()];
-    headings.extend(measured.iter().map(|measured| human::size(measured.bytes)));
-    headings.push(" must".to_owned());
-    let headings: Vec<&str> = headings.iter().map(String::as_str).collect();
+    let headings =
+        ["peak memory, MiB", "at once", "server connected", "server", "agent", " server", " agent"];
     let mut table = Table::new(&headings);
-    type End = fn(&Ends<u64>) -> u64;
-    let ends: [(&str, Must, End); 2] = [
-        ("server", must::SERVER_MIB, |ends| ends.server),
-        ("agent", must::AGENT_MIB, |ends| ends.agent),
-    ];
-    for (name, must, end) in ends {
-        let before = measured.iter().map(|measured| end(&measured.peak_before)).max();
-        let after = measured.iter().map(|measured| end(&measured.peak_after));
-        let most = after.clone().max().map(mib).unwrap_or_default();
-        let figures = before.into_iter().chain(after).map(mib).map(|mib| format!("{mib:.1}"));
-        let row = std::iter::once(name.to_owned()).chain(figures).chain([must.verdict(most)]);
-        table.row(row);
+    for Measured { clients, bytes, peaks } in measured {
+        let names = [human::size(*bytes), clients.to_string()];
+        let Some(Peaks { before, after }) = peaks else {
+            table.row(names.into_iter().chain(["no room on this disk".to_owned()]));
+            continue;
+        };
+        let after = after.map(mib);
+        let figures = [mib(before.server), after.server, after.agent];
+        let figures = figures.map(|mib| format!("{mib:.1}"));
+        // The floors are set for one transfer.
+        let judged =
+            |must: Must, mib| if *clients == 1 { must.verdict(mib) } else { String::new() };
+        let verdicts =
+            [judged(must::SERVER_MIB, after.server), judged(must::AGENT_MIB, after.agent)];
+        table.row(names.into_iter().chain(figures).chain(verdicts));
+    }
+    table.to_string()
+}
+
+fn stalled_table(stalled: &[Stalled]) -> String {
+    let (at_once, window) = (stalled::N_CLIENTS, stalled::WINDOW);
+    let title = format!("{at_once} uploads, disk stalled, MiB");
+    let bound = format!("{at_once} windows");
+    let with_batches = format!("{at_once} windows and batches");
+    let headings = [&title, "connected", "server", "on top", &bound, &with_batches, "agent"];
+    let mut table = Table::new(&headings);
+    for Stalled { data_conn, before, peak } in stalled {
+        let bounds = [window, window + stalled::BATCHES].map(|each| each * u64::from(at_once));
+        let [windows, all] = bounds.map(mib);
+        let (connected, server) = (mib(before.server), mib(peak.server));
+        let figures = [connected, server, server - connected, windows, all, mib(peak.agent)];
+        let name = [format!("data connection {data_conn}")];
+        table.row(name.into_iter().chain(figures.map(|mib| format!("{mib:.1}"))));
     }
     table.to_string()
 }

@@ -1,6 +1,7 @@
 //! The floors of a release, as PERFORMANCE.md sets them.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
@@ -25,6 +26,16 @@ pub(crate) const CONNECT_SECONDS: Must = Must::AtMost(6.0);
 /// Files of 1 KiB per second, one from each of [`FLEET`] clients.
 pub(crate) const FILES_PER_SECOND: Must = Must::AtLeast(1500.0);
 
+/// How many times as fast the product must be as with tonic's default window, at [`FAR`].
+pub(crate) const OVER_DEFAULT_WINDOW: Must = Must::AtLeast(8.0);
+
+/// The round trip that this floor was set for.
+pub(crate) const FAR: Duration = Duration::from_millis(40);
+
+/// How many times as long as at rest the slowest round trip of a hundred may take while a file is
+/// sent.
+pub(crate) const OVER_REST: Must = Must::AtMost(2.0);
+
 /// What must never be lost: a line, a transfer.
 pub(crate) const NONE_LOST: Must = Must::AtMost(0.0);
 
@@ -42,6 +53,13 @@ pub(crate) enum Must {
 }
 
 impl Must {
+    /// The floor itself.
+    pub(crate) fn figure(self) -> f64 {
+        match self {
+            Self::AtLeast(figure) | Self::AtMost(figure) => figure,
+        }
+    }
+
     /// `(must be 1.3 or more: kept)`
     pub(crate) fn verdict(self, figure: f64) -> String {
         let kept = match self {

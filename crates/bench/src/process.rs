@@ -45,6 +45,15 @@ pub(crate) fn installed(program: &str) -> Option<PathBuf> {
     PATH.split(':').map(|folder| Path::new(folder).join(program)).find(|path| path.is_file())
 }
 
+/// Is a process alive and one of this program's? The number of one that has ended may have been
+/// given to another.
+pub(crate) fn is_bench(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == PROGRAM)
+}
+
+/// What Linux calls this program.
+const PROGRAM: &str = "filepull-bench";
+
 /// Runs a command to its end, at most for `limit`; its output, of both kinds.
 pub(crate) async fn finish(mut command: Command, limit: Duration) -> anyhow::Result<String> {
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -75,6 +84,10 @@ impl Running {
         Ok((Self { name, child, pid, log }, stdout))
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
     /// CPU of the process and its descendants so far.
     pub(crate) fn usage(&self) -> anyhow::Result<TreeUse> {
         proc_files::tree(self.pid).with_context(|| self.last_words())
@@ -95,10 +108,14 @@ impl Running {
         self.child.stdin.take().context("its input is not piped")
     }
 
+    /// What it has logged so far.
+    pub(crate) fn log(&self) -> anyhow::Result<String> {
+        fs::read_to_string(&self.log).with_context(|| self.log.display().to_string())
+    }
+
     /// How many lines of its log contain `text`.
     pub(crate) fn count_in_log(&self, text: &str) -> anyhow::Result<usize> {
-        let log = fs::read_to_string(&self.log).with_context(|| self.log.display().to_string())?;
-        Ok(log.lines().filter(|line| line.contains(text)).count())
+        Ok(self.log()?.lines().filter(|line| line.contains(text)).count())
     }
 
     /// The first line of its log that contains `text`.
@@ -160,5 +177,16 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_of_another_program_is_no_bench() {
+        assert!(!is_bench(1), "process 1 starts the system");
+        assert!(!is_bench(u32::MAX), "there is no such process");
     }
 }

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use serde::Serialize;
 use serde_json::json;
-use tokio::io::BufReader;
-use tokio::process::ChildStdout;
+use tokio::process::Command;
 
+use crate::agent::Agent;
 use crate::http::Http;
-use crate::process::{self, Running, START_LIMIT};
+use crate::process::{self, START_LIMIT};
 use crate::server::Server;
 use crate::source::Source;
 
@@ -22,7 +22,7 @@ pub(crate) const CLIENT: &str = "client1";
 #[derive(Clone, Debug)]
 pub(crate) struct Programs {
     pub(crate) server: PathBuf,
-    agent: PathBuf,
+    pub(crate) agent: PathBuf,
 }
 
 /// One figure for each end.
@@ -49,10 +49,8 @@ impl Ends<f64> {
 /// A server and an agent that is connected to it.
 #[derive(Debug)]
 pub(crate) struct Product {
-    server: Server,
-    agent: Running,
-    /// Output that nobody reads must not end the agent by a broken pipe.
-    _output: BufReader<ChildStdout>,
+    pub(crate) server: Server,
+    agent: Agent,
     pub(crate) http: Http,
     downloads: PathBuf,
 }
@@ -94,31 +92,24 @@ impl Product {
         source: &Source,
     ) -> anyhow::Result<Self> {
         let server = Server::start(&programs.server, folder).await?;
-        let mut command = process::command(&programs.agent);
-        command.args(["run", "--client-id", CLIENT, "--server-addr", &server.agents]);
-        command.arg("--file-path").arg(&source.path).args(["--share", "*.bin"]);
-        command.arg("--state-dir").arg(folder).env("LOG_FORMAT", "json");
-        let (agent, output) = Running::start("agent", command, folder)?;
-        let (http, downloads) = (Http::new(server.http.clone()), server.data_dir.join(CLIENT));
-        let product = Self { server, agent, _output: BufReader::new(output), http, downloads };
-        product.agent.until("connect", async || product.is_connected().await).await?;
-        Ok(product)
+        Self::join(server, process::command(&programs.agent), source, folder).await
     }
 
-    /// Pulls a file: the time from the request to the answer that says `done`. The file that came
-    /// is checked by its size and deleted, both after the clock has stopped.
+    /// The same, of a server that runs and an agent that is started by `program`.
+    pub(crate) async fn join(
+        server: Server,
+        program: Command,
+        source: &Source,
+        folder: &Path,
+    ) -> anyhow::Result<Self> {
+        let agent = Agent::start(program, CLIENT, &server, source, folder).await?;
+        let (http, downloads) = (Http::new(server.http.clone()), server.data_dir.join(CLIENT));
+        Ok(Self { server, agent, http, downloads })
+    }
+
+    /// Pulls a file: the time from the request to the answer that says `done`.
     pub(crate) async fn pull(&self, source: &Source) -> anyhow::Result<Duration> {
-        let order = json!({ "client": CLIENT, "path": source.name() });
-        let began = Instant::now();
-        let answer = self.http.post("/api/v1/transfers?wait=10m", &order, source.limit()).await;
-        let took = began.elapsed();
-        let answer = answer.with_context(|| self.server.process.last_words())?;
-        let transfer = answer.json()?;
-        anyhow::ensure!(transfer["state"] == "done", "the transfer is not done: {transfer:#}");
-        let path = transfer["download"]["path"].as_str().context("a download has a path")?;
-        source.check_copy(Path::new(path))?;
-        fs::remove_file(path).with_context(|| path.to_owned())?;
-        Ok(took)
+        pull(&self.server, CLIENT, source, source.limit()).await
     }
 
     /// Deletes what has arrived, so that no later transfer has to look for a free name.
@@ -134,23 +125,42 @@ impl Product {
 
     /// The CPU both have used so far, user and system.
     pub(crate) fn cpu(&self) -> anyhow::Result<Ends<Duration>> {
-        Ok(Ends { server: self.server.process.usage()?.cpu, agent: self.agent.usage()?.cpu })
+        Ok(Ends {
+            server: self.server.process.usage()?.cpu,
+            agent: self.agent.process.usage()?.cpu,
+        })
     }
 
     /// The most memory both ever had resident, in bytes.
     pub(crate) fn peak_rss(&self) -> anyhow::Result<Ends<u64>> {
-        Ok(Ends { server: self.server.process.peak_rss()?, agent: self.agent.peak_rss()? })
+        Ok(Ends { server: self.server.process.peak_rss()?, agent: self.agent.process.peak_rss()? })
     }
 
     /// Ends both and waits until they are gone.
     pub(crate) async fn end(self) -> anyhow::Result<()> {
-        self.agent.end().await?;
+        self.agent.process.end().await?;
         self.server.process.end().await
     }
+}
 
-    async fn is_connected(&self) -> bool {
-        let path = format!("/api/v1/clients/{CLIENT}");
-        let answer = self.http.get(&path, START_LIMIT).await;
-        answer.and_then(|answer| answer.json()).is_ok_and(|client| client["online"] == true)
-    }
+/// Pulls a file from a client: the time from the request to the answer that says `done`. The file
+/// that came is checked by its size and deleted, both after the clock has stopped.
+pub(crate) async fn pull(
+    server: &Server,
+    client: &str,
+    source: &Source,
+    limit: Duration,
+) -> anyhow::Result<Duration> {
+    let order = json!({ "client": client, "path": source.name() });
+    let http = Http::new(server.http.clone());
+    let began = Instant::now();
+    let answer = http.post("/api/v1/transfers?wait=10m", &order, limit).await;
+    let took = began.elapsed();
+    let answer = answer.with_context(|| server.process.last_words())?;
+    let transfer = answer.json()?;
+    anyhow::ensure!(transfer["state"] == "done", "the transfer is not done: {transfer:#}");
+    let path = transfer["download"]["path"].as_str().context("a download has a path")?;
+    source.check_copy(Path::new(path))?;
+    fs::remove_file(path).with_context(|| path.to_owned())?;
+    Ok(took)
 }

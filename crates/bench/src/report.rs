@@ -14,6 +14,8 @@ use crate::machine::Machine;
 pub(crate) struct Head {
     pub(crate) machine: Machine,
     pub(crate) versions: Vec<String>,
+    /// How to measure it again.
+    pub(crate) command: String,
 }
 
 /// A whole measurement, as it is written to a file.

@@ -25,16 +25,17 @@ pub(crate) struct Server {
 impl Server {
     /// Starts one on free ports; its files go to `server-data` in `folder`, its log beside it.
     pub(crate) async fn start(program: &Path, folder: &Path) -> anyhow::Result<Self> {
-        Self::start_with(program, folder, &[]).await
+        Self::start_with(&[], program, folder).await
     }
 
-    /// The same, with these settings in its environment.
+    /// Starts one with these settings on top of, or instead of, the usual ones.
     pub(crate) async fn start_with(
+        settings: &[(&str, &str)],
         program: &Path,
         folder: &Path,
-        settings: &[(&str, &str)],
     ) -> anyhow::Result<Self> {
-        Self::start_at("127.0.0.1:0", "127.0.0.1:0", program, folder, settings).await
+        let places = [("HTTP_ADDR", "127.0.0.1:0"), ("GRPC_ADDR", "127.0.0.1:0")];
+        Self::start_set(&[&places, settings].concat(), program, folder).await
     }
 
     /// Starts one in the place of an earlier one that has ended: same ports, same files.
@@ -45,20 +46,18 @@ impl Server {
         folder: &Path,
     ) -> anyhow::Result<Self> {
         let http = http.strip_prefix("http://").unwrap_or(http);
-        Self::start_at(http, agents, program, folder, &[]).await
+        Self::start_set(&[("HTTP_ADDR", http), ("GRPC_ADDR", agents)], program, folder).await
     }
 
-    async fn start_at(
-        http: &str,
-        agents: &str,
+    /// The last of several values for one setting counts.
+    async fn start_set(
+        settings: &[(&str, &str)],
         program: &Path,
         folder: &Path,
-        settings: &[(&str, &str)],
     ) -> anyhow::Result<Self> {
         let data_dir = folder.join("server-data");
         let mut command = process::command(program);
-        command.args(["server", "--http-addr", http, "--grpc-addr", agents]);
-        command.arg("--data-dir").arg(&data_dir).env("LOG_FORMAT", "json");
+        command.arg("server").arg("--data-dir").arg(&data_dir).env("LOG_FORMAT", "json");
         command.envs(settings.iter().copied());
         let (process, stdout) = Running::start("server", command, folder)?;
         let mut stdout = BufReader::new(stdout);

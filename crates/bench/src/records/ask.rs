@@ -98,13 +98,13 @@ pub(super) async fn measure(
 
 async fn start(program: &Path, folder: &Path) -> anyhow::Result<(Server, f64)> {
     let began = Instant::now();
-    let server = Server::start_with(program, folder, &[("KEEP_RECORDS", "forever")]).await?;
+    let server = Server::start_with(&[("KEEP_RECORDS", "forever")], program, folder).await?;
     Ok((server, began.elapsed().as_secs_f64()))
 }
 
 /// Starts a server that keeps half of the records, and pulls until the other half is gone.
 async fn thin(program: &Path, folder: &Path, clients: u32) -> anyhow::Result<Thinned> {
-    let server = Server::start_with(program, folder, &[("KEEP_RECORDS", "30d")]).await?;
+    let server = Server::start_with(&[("KEEP_RECORDS", "30d")], program, folder).await?;
     let http = Http::keeping(1, server.http.clone());
     let mut trigger_seconds = Vec::new();
     let said = loop {

@@ -19,7 +19,7 @@ use futures::stream::{self, BoxStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, interval_at, sleep_until, timeout};
 use tonic::{Request, Status, Streaming};
-use tracing::{debug, info, warn};
+use tracing::{debug, info, trace, warn};
 
 use super::incoming::Caller;
 use super::wire::{
@@ -212,6 +212,9 @@ impl Line {
                 // The agent echoes our own clock; if that was set meanwhile, the time is nonsense.
                 let took = u64::try_from(took).ok().map(Duration::from_micros);
                 round_trip = took.filter(|&took| took < self.gateway.line.dead_after);
+                let round_trip_us =
+                    round_trip.and_then(|took| u64::try_from(took.as_micros()).ok());
+                trace!(event = "client.pong", client = %self.client, round_trip_us, "pong");
             }
             Some(FromAgent::Transfer(update)) => self.update(update),
             Some(FromAgent::Goodbye(bye)) => goodbye = Some(human::printable(&bye.reason, 255)),
