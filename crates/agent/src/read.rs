@@ -124,15 +124,8 @@ impl Reader {
         if self.size() < prefix.len {
             return Ok(0);
         }
-        let (mut begun, mut last_sign) = (reading.clone(), Instant::now());
-        let read = self.blocks(0..prefix.len, |_, block| {
-            begun.update(&block);
-            if last_sign.elapsed() < self.sign_every {
-                return out(Step::Read);
-            }
-            last_sign = Instant::now();
-            out(Step::Proving)
-        });
+        let mut begun = reading.clone();
+        let read = self.quietly(prefix.len, |block| begun.update(block), || Step::Proving, out);
         match read {
             Err(ReadError::Stopped) => Err(ReadError::Stopped),
             Ok(()) if begun.digest() == prefix.digest => {
@@ -152,20 +145,34 @@ impl Reader {
             return Ok(());
         }
         let mut second = Fingerprint::default();
+        let nothing_more = || {
+            let chunk = v1::DataChunk { offset: self.size(), data: Bytes::new() };
+            Step::Send(Kind::Chunk(chunk))
+        };
+        self.quietly(self.size(), |block| second.update(block), nothing_more, out)?;
+        reading.check_again(&second).map_err(|_| self.changed())?;
+        let after = share::stat(&self.opened.file).map_err(|error| self.unreadable(&error))?;
+        reading.check_stat(after, self.consistency).map_err(|_| self.changed())
+    }
+
+    /// Reads the first `len` bytes, of which none travels, and hands out `sign` now and then: without
+    /// it a large file on a slow disk would look like a stalled upload.
+    fn quietly(
+        &self,
+        len: u64,
+        mut visit: impl FnMut(&[u8]),
+        sign: impl Fn() -> Step,
+        out: &mut Outlet<'_>,
+    ) -> Result<(), ReadError> {
         let mut last_sign = Instant::now();
-        self.blocks(0..self.size(), |_, block| {
-            second.update(&block);
+        self.blocks(0..len, |_, block| {
+            visit(&block);
             if last_sign.elapsed() < self.sign_every {
                 return out(Step::Read);
             }
             last_sign = Instant::now();
-            // Without it a large file on a slow disk would look like a stalled upload.
-            let nothing_more = v1::DataChunk { offset: self.size(), data: Bytes::new() };
-            out(Step::Send(Kind::Chunk(nothing_more)))
-        })?;
-        reading.check_again(&second).map_err(|_| self.changed())?;
-        let after = share::stat(&self.opened.file).map_err(|error| self.unreadable(&error))?;
-        reading.check_stat(after, self.consistency).map_err(|_| self.changed())
+            out(sign())
+        })
     }
 
     /// Reads `range` block by block.

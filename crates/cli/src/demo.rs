@@ -179,13 +179,7 @@ fn server_config(args: &Args) -> anyhow::Result<Config> {
         "--http-auth=none".into(),
         "--agent-auth=open".into(),
     ];
-    Ok(Config::try_from(Typed::try_parse_from(typed)?.server)?)
-}
-
-#[derive(clap::Parser)]
-struct Typed {
-    #[command(flatten)]
-    server: filepull_server::Args,
+    Ok(Config::try_from(filepull_server::Args::try_parse_from(typed)?)?)
 }
 
 fn what_next(args: &Args, http: SocketAddr) -> String {

@@ -1,5 +1,6 @@
-//! How sizes, rates, times and addresses are read from people and said to them.
+//! How sizes, rates, times, addresses and errors are read from people and said to them.
 
+use std::error::Error;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -8,6 +9,12 @@ use bytesize::ByteSize;
 /// `100.0 MiB`.
 pub fn size(bytes: u64) -> String {
     ByteSize::b(bytes).display().iec().to_string()
+}
+
+/// An error and its causes, the nearest to the reader first: `write /x/a.tmp: no space left`.
+pub fn chain(error: &dyn Error) -> String {
+    let causes = std::iter::successors(Some(error), |&error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// `5.1 MiB/s`.

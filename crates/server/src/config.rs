@@ -11,12 +11,13 @@ use filepull_core::human::{parse_addr, parse_duration, parse_size};
 use filepull_process::telemetry::LogFormat;
 
 use crate::grpc::LineSettings;
-use crate::retention::{self, Keep};
+use crate::records::KEEP_KEYS;
+use crate::retention::Keep;
 use crate::transfers::Limits;
 pub use settings::Setting;
 
 /// What was typed: flags, or the environment.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Parser)]
 pub struct Args {
     /// Where operators curl.
     #[arg(long, env = "HTTP_ADDR", default_value = "127.0.0.1:8080", value_parser = parse_addr)]
@@ -212,7 +213,7 @@ fn mistakes(args: &Args) -> Vec<String> {
         "DEAD_AFTER is less than twice HEARTBEAT: one late answer would end a line.".into(),
     );
     check(
-        matches!(args.keep_records, Keep::For(time) if time < retention::LEAST),
+        matches!(args.keep_records, Keep::For(time) if time < KEEP_KEYS),
         "KEEP_RECORDS is less than 24h: for so long an Idempotency-Key leads to its transfer."
             .into(),
     );
@@ -241,15 +242,8 @@ mod tests {
 
     use super::*;
 
-    #[derive(clap::Parser)]
-    struct Typed {
-        #[command(flatten)]
-        args: Args,
-    }
-
     fn config(typed: &[&str]) -> Result<Config, ConfigError> {
-        let typed = Typed::try_parse_from([&["server"], typed].concat()).unwrap();
-        Config::try_from(typed.args)
+        Config::try_from(Args::try_parse_from([&["server"], typed].concat()).unwrap())
     }
 
     #[test]
@@ -281,7 +275,7 @@ mod tests {
     fn an_address_that_is_none_is_answered_with_one() {
         for typed in [":8080", "8080", "localhost:8080"] {
             let args = ["server", "--http-addr", typed];
-            let said = Typed::try_parse_from(args).map(|_| ()).unwrap_err().to_string();
+            let said = Args::try_parse_from(args).map(|_| ()).unwrap_err().to_string();
             assert!(said.contains("Write an IP address and a port: 127.0.0.1:8080"), "{said}");
         }
     }

@@ -24,8 +24,9 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use filepull_core::digest::Digest;
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::transfer::Transfer;
@@ -41,7 +42,7 @@ pub use reader::{ClientTransfers, DownloadTotals, RecordsReader};
 use writer::{Bound, Writer};
 
 /// A key leads to its transfer for so long.
-const KEEP_KEYS: TimeDelta = TimeDelta::hours(24);
+pub const KEEP_KEYS: Duration = Duration::from_hours(24);
 
 /// A handle on the records; cheap to clone.
 #[derive(Clone, Debug)]

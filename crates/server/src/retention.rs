@@ -22,8 +22,8 @@ use crate::store::Store;
 /// How many records leave in one commit: a trigger that comes meanwhile waits for them.
 const AT_ONCE: u32 = 32;
 
-/// An `Idempotency-Key` leads to its transfer for a day.
-pub const LEAST: Duration = Duration::from_hours(24);
+/// Between two looks at the most.
+const DAY: Duration = Duration::from_hours(24);
 
 /// How long the record of a final transfer is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,8 +86,8 @@ pub(crate) async fn run(records: Records, store: Store, keep: Keep, drain: Cance
 /// Once a day, which is a thirtieth of the default: so much longer may a record stay.
 fn every(keep: Keep) -> Duration {
     match keep {
-        Keep::For(time) => (time / 30).min(LEAST),
-        Keep::Forever => LEAST,
+        Keep::For(time) => (time / 30).min(DAY),
+        Keep::Forever => DAY,
     }
 }
 

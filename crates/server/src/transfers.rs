@@ -20,7 +20,7 @@ mod pull;
 mod pulse;
 mod recover;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod turn;
 mod upload;
 mod view;

@@ -240,9 +240,7 @@ async fn tell(events: &mpsc::Sender<Event>, finding: Finding) {
 
 /// An error and its causes, in one line that no file name can forge.
 fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    let causes: Vec<_> = causes.map(ToString::to_string).collect();
-    human::printable(&causes.join(": "), 500)
+    human::printable(&human::chain(error), 500)
 }
 
 #[cfg(test)]

@@ -93,25 +93,18 @@ fn word(choice: &impl ValueEnum) -> Setting {
 
 #[cfg(test)]
 mod tests {
-    use clap::{Args as _, CommandFactory as _, Parser as _};
+    use clap::{CommandFactory as _, Parser as _};
 
     use super::super::Args;
     use super::*;
 
-    #[derive(clap::Parser)]
-    struct Typed {
-        #[command(flatten)]
-        args: Args,
-    }
-
     #[test]
     fn every_setting_is_shown_under_its_own_name() {
-        let config = Config::try_from(Typed::parse_from(["server"]).args).unwrap();
+        let config = Config::try_from(Args::parse_from(["server"])).unwrap();
         let mut shown: Vec<_> =
             config.settings().into_iter().map(|(name, _)| name.to_owned()).collect();
-        let typed = Args::augment_args(Typed::command()).clone();
+        let typed = Args::command();
         let mut typed: Vec<_> = typed.get_arguments().map(|arg| arg.get_id().to_string()).collect();
-        typed.dedup();
         shown.sort();
         typed.sort();
         typed.dedup();

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use filepull_core::human::chain;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::transfer::Transfer;
 use tracing::{error, info};
@@ -96,15 +97,4 @@ impl Drop for Waits {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
-}
-
-/// An error and all its causes, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut said = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        said = format!("{said}: {error}");
-        cause = error.source();
-    }
-    said
 }

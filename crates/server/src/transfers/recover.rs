@@ -1,6 +1,6 @@
 //! What lies on the disk: what an earlier process left, or what a failure leaves in doubt.
 
-use filepull_core::receive::Receiver;
+use filepull_core::receive::{Prefix, Receiver};
 use filepull_core::transfer::{Download, Recovery, SealedFound, Transfer};
 
 use super::effects::run;
@@ -17,24 +17,8 @@ impl Life {
             return Ok(()); // this process received it
         }
         let (store, transfer) = (self.shared.store.clone(), self.transfer.clone());
-        let found = run(move || {
-            let Transfer { client, id, generation, .. } = &transfer;
-            let Some(mut partial) = store.open_partial(client, *id, *generation, checkpoint.len)?
-            else {
-                return Ok(None);
-            };
-            let mut receiver = Receiver::new(u64::MAX);
-            partial.read_back(|bytes| {
-                let offset = receiver.received();
-                // A file on a disk is shorter than the largest number.
-                let _ = receiver.chunk(offset, bytes);
-            })?;
-            let holds = receiver.prefix() == checkpoint;
-            Ok(holds.then_some(Held { partial, receiver }))
-        })
-        .await
-        .map_err(|error| self.meaning(store_failed(&error)))?;
-        self.held = found;
+        let found = run(move || hold(&store, &transfer, checkpoint)).await;
+        self.held = found.map_err(|error| self.meaning(store_failed(&error)))?;
         let effects = self.transfer.prefix_found(self.held.is_some());
         self.perform(&effects).await?;
         Ok(())
@@ -56,28 +40,37 @@ fn look(
     transfer: &Transfer,
     download: &Download,
 ) -> Result<(SealedFound, Option<Held>), StoreError> {
-    let whole = (download.size, download.digest);
-    let Transfer { client, id, generation, .. } = transfer;
+    let whole = Prefix { len: download.size, digest: download.digest };
+    let client = &transfer.client;
     if let Some(file) = store.find_download(client, &download.name)?
         && inode(&file) == Some(download.inode)
     {
         let read = digest_of(&file);
-        let found = read.map_err(|error| store.unreadable(client, &download.name, error))?;
-        if found == whole {
+        let (len, digest) =
+            read.map_err(|error| store.unreadable(client, &download.name, error))?;
+        if (Prefix { len, digest }) == whole {
             return Ok((SealedFound::Named, None));
         }
     }
-    let partial = store.open_partial(client, *id, *generation, download.size)?;
-    let Some(mut partial) = partial else { return Ok((SealedFound::Nowhere, None)) };
-    let mut receiver = Receiver::new(download.size);
+    let held = hold(store, transfer, whole)?;
+    let found = if held.is_some() { SealedFound::Partial } else { SealedFound::Nowhere };
+    Ok((found, held))
+}
+
+/// Opens the transfer's partial, cuts it to the length of `prefix` and reads it; nothing if that is
+/// not what it holds.
+fn hold(store: &Store, transfer: &Transfer, prefix: Prefix) -> Result<Option<Held>, StoreError> {
+    let Transfer { client, id, generation, .. } = transfer;
+    let Some(mut partial) = store.open_partial(client, *id, *generation, prefix.len)? else {
+        return Ok(None);
+    };
+    let mut receiver = Receiver::new(prefix.len);
     partial.read_back(|bytes| {
+        // More than the file was cut to cannot come; if it did, the digest would not agree.
         let _ = receiver.chunk(receiver.received(), bytes);
     })?;
-    let prefix = receiver.prefix();
-    if (prefix.len, prefix.digest) != whole {
-        return Ok((SealedFound::Nowhere, None));
-    }
-    Ok((SealedFound::Partial, Some(Held { partial, receiver })))
+    let holds = receiver.prefix() == prefix;
+    Ok(holds.then_some(Held { partial, receiver }))
 }
 
 fn inode(file: &std::fs::File) -> Option<u64> {

@@ -21,7 +21,7 @@ use crate::receive::{Piece, Reception};
 use crate::registry::{Heard, Message, Order, Session};
 use crate::store::RECORDS_FOLDER;
 
-const LIMITS: Limits = Limits {
+pub(crate) const LIMITS: Limits = Limits {
     max_running: 2,
     max_waiting: 2,
     max_file_size: 1 << 30,

@@ -1,7 +1,6 @@
 //! A server without agents, asked without a network.
 
 use std::io::Write as _;
-use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Method, Request, StatusCode};
@@ -21,17 +20,8 @@ use crate::client::{Agent, Greeting};
 use crate::records::{Records, Total, TransferFilter};
 use crate::registry::Registry;
 use crate::store::{RECORDS_FOLDER, Store};
-use crate::transfers::{Limits, Transfers};
-
-pub(super) const LIMITS: Limits = Limits {
-    max_running: 2,
-    max_waiting: 2,
-    max_file_size: 1 << 30,
-    min_free: 0,
-    stall_timeout: Duration::from_mins(1),
-    resume_within: Duration::from_mins(1),
-    checkpoint_every: Duration::from_secs(1),
-};
+use crate::transfers::Transfers;
+use crate::transfers::tests::LIMITS;
 
 /// A server without agents, asked without a network.
 pub(super) struct Bed {
