@@ -1,7 +1,6 @@
 //! One file over a long line, with the product's flow-control window and with that of tonic, in
 //! turn with a plain TCP connection.
 
-use std::path::Path;
 use std::time::Duration;
 
 use filepull_core::human::{self, parse_duration, parse_size};
@@ -10,10 +9,9 @@ use serde::Serialize;
 use crate::Bench;
 use crate::must;
 use crate::net::plain::{Poured, pour};
-use crate::net::{Hosts, Line, Network, Place, SERVER_ADDR, parse_rate};
+use crate::net::{Hosts, Line, Network, Rig, parse_rate};
 use crate::product::Product;
 use crate::report::{Report, Table, print, tell, write_json};
-use crate::server::Server;
 use crate::source::{self, Source};
 use crate::stats::Sorted;
 
@@ -75,7 +73,7 @@ pub(crate) async fn run(args: &Args, bench: &Bench) -> anyhow::Result<()> {
             tell(line.in_words());
             let place = folder.path().join(measured.len().to_string());
             let rig = Rig { bench, network: &network, source: &source, folder: &place };
-            measured.push(rig.measure(line, args.runs).await?);
+            measured.push(measure(&rig, line, args.runs).await?);
         }
     }
     print(format!("\n{}", table(&measured, args.size)));
@@ -96,57 +94,37 @@ others find one that has been used before. Time: from the HTTP request to the an
 `throughput`. plain TCP: one connection, from the moment it is accepted, to memory, no disk and no
 digest. 1 MiB is what hyper's server grants each stream if tonic is told nothing.";
 
-/// What a line is measured with.
-struct Rig<'a> {
-    bench: &'a Bench,
-    network: &'a Network,
-    source: &'a Source,
-    folder: &'a Path,
+/// Measures one line.
+async fn measure(rig: &Rig<'_>, line: Line, n_runs: u32) -> anyhow::Result<Measured> {
+    // Started before the line is there, or everything would wait for it.
+    let product = rig.start("product", &[], &[]).await?;
+    let other = rig.start(DEFAULT_WINDOW, &[("STREAM_WINDOW", DEFAULT_WINDOW)], &[]).await?;
+    let laid = line.lay(rig.network, rig.folder).await?;
+    let mut measured = Measured {
+        line,
+        bytes: rig.source.size,
+        rtt_seconds: rig.network.round_trip().await?,
+        product: Series { first: pull(rig, &product).await?, rest: Vec::new() },
+        default_window: Series { first: pull(rig, &other).await?, rest: Vec::new() },
+        plain_tcp: Vec::new(),
+    };
+    for round in 1..=n_runs {
+        tell(format!("round {round} of {n_runs}"));
+        measured.product.rest.push(pull(rig, &product).await?);
+        measured.default_window.rest.push(pull(rig, &other).await?);
+        let (size, limit) = (rig.source.size, rig.source.limit());
+        measured.plain_tcp.push(pour(rig.network, rig.folder, size, limit).await?);
+    }
+    laid.take_up(rig.network).await?;
+    product.end().await?;
+    other.end().await?;
+    Ok(measured)
 }
 
-impl Rig<'_> {
-    async fn measure(&self, line: Line, n_runs: u32) -> anyhow::Result<Measured> {
-        // Started before the line is there, or everything would wait for it.
-        let product = self.start(None).await?;
-        let other = self.start(Some(DEFAULT_WINDOW)).await?;
-        let laid = line.lay(self.network, self.folder).await?;
-        let mut measured = Measured {
-            line,
-            bytes: self.source.size,
-            rtt_seconds: self.network.round_trip().await?,
-            product: Series { first: self.pull(&product).await?, rest: Vec::new() },
-            default_window: Series { first: self.pull(&other).await?, rest: Vec::new() },
-            plain_tcp: Vec::new(),
-        };
-        for round in 1..=n_runs {
-            tell(format!("round {round} of {n_runs}"));
-            measured.product.rest.push(self.pull(&product).await?);
-            measured.default_window.rest.push(self.pull(&other).await?);
-            let (size, limit) = (self.source.size, self.source.limit());
-            measured.plain_tcp.push(pour(self.network, self.folder, size, limit).await?);
-        }
-        laid.take_up(self.network).await?;
-        product.end().await?;
-        other.end().await?;
-        Ok(measured)
-    }
-
-    async fn start(&self, window: Option<&str>) -> anyhow::Result<Product> {
-        let folder = self.folder.join(window.unwrap_or("product"));
-        std::fs::create_dir_all(&folder)?;
-        let addr = format!("{SERVER_ADDR}:0");
-        let mut settings = vec![("GRPC_ADDR", addr.as_str()), ("AGENT_AUTH", "open")];
-        settings.extend(window.map(|window| ("STREAM_WINDOW", window)));
-        let programs = &self.bench.programs;
-        let server = Server::start_with(&settings, &programs.server, &folder).await?;
-        let agent = self.network.command_in(Place::Agent, &programs.agent);
-        Product::join(server, agent, self.source, &folder).await
-    }
-
-    async fn pull(&self, product: &Product) -> anyhow::Result<f64> {
-        source::settle(self.folder)?;
-        Ok(product.pull(self.source).await?.as_secs_f64())
-    }
+/// Pulls the file once; the seconds it took.
+async fn pull(rig: &Rig<'_>, product: &Product) -> anyhow::Result<f64> {
+    source::settle(rig.folder)?;
+    Ok(product.pull(rig.source).await?.as_secs_f64())
 }
 
 fn table(measured: &[Measured], size: u64) -> String {

@@ -8,6 +8,7 @@
 pub(crate) mod delay;
 mod line;
 pub(crate) mod plain;
+mod rig;
 
 use std::fs::File;
 use std::net::Ipv4Addr;
@@ -23,6 +24,7 @@ use tokio::process::Command;
 
 use crate::process::{self, START_LIMIT};
 pub(crate) use line::{Line, parse_rate};
+pub(crate) use rig::Rig;
 
 /// Where something runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

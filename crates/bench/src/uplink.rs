@@ -1,7 +1,6 @@
 //! Control messages on a slow and lossy uplink: how long they take while nothing else is sent, and
 //! while a file is, on a connection of its own and on theirs.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -14,7 +13,7 @@ use crate::Bench;
 use crate::agent::Agent;
 use crate::must;
 use crate::net::plain::{Poured, pour};
-use crate::net::{Hosts, Line, Network, Place, SERVER_ADDR, parse_rate};
+use crate::net::{Hosts, Line, Network, Place, Rig, parse_rate};
 use crate::process::START_LIMIT;
 use crate::product::{CLIENT, Product};
 use crate::report::{Report, Table, print, tell, write_json};
@@ -115,7 +114,7 @@ pub(crate) async fn run(args: &Args, bench: &Bench) -> anyhow::Result<()> {
         tell(line.in_words());
         let place = folder.path().join(measured.len().to_string());
         let rig = Rig { bench, network: &network, source: &source, folder: &place };
-        measured.push(rig.measure(line, args.time).await?);
+        measured.push(measure(&rig, line, args.time).await?);
     }
     print(format!("\n{}", table(&measured)));
     print(NOTES);
@@ -131,90 +130,73 @@ struct Results<'a> {
 
 const NOTES: &str = "\
 Round trip: from the server's ping on the session to the agent's pong, every single one, as the
-server logs it. It pings eight clients on the same line every 200 ms, so that there are enough of them;
-with shared only the one that sends, every second, because there a pong takes turns with chunks. Lost packets delay pings at rest too. separate: the
-file travels on a connection of its own, which is the default; shared: on that of the session
-(DATA_CONN=shared). MB/s: what arrived of the file meanwhile; plain TCP: one connection and nothing
-else on the line.";
+server logs it. It pings eight clients on the same line every 200 ms, so that there are enough of
+them; with shared only the one that sends, every second, because there a pong takes turns with
+chunks. Lost packets delay pings at rest too. separate: the file travels on a connection of its own,
+which is the default; shared: on that of the session (DATA_CONN=shared). MB/s: what arrived of the
+file meanwhile; plain TCP: one connection and nothing else on the line.";
 
-/// What a line is measured with.
-struct Rig<'a> {
-    bench: &'a Bench,
-    network: &'a Network,
-    source: &'a Source,
-    folder: &'a Path,
+/// Measures one line.
+async fn measure(rig: &Rig<'_>, line: Line, time: Duration) -> anyhow::Result<Measured> {
+    let mut cases = Vec::new();
+    std::fs::create_dir_all(rig.folder)?;
+    for upload in [Upload::None, Upload::Separate, Upload::Shared] {
+        tell(format!("upload: {upload:?}"));
+        cases.push(case(rig, line, upload, time).await?);
+    }
+    let laid = line.lay(rig.network, rig.folder).await?;
+    let plain_tcp = pour(rig.network, rig.folder, u64::MAX, time / 2).await?;
+    laid.take_up(rig.network).await?;
+    Ok(Measured { line, cases, plain_tcp })
 }
 
-impl Rig<'_> {
-    async fn measure(&self, line: Line, time: Duration) -> anyhow::Result<Measured> {
-        let mut cases = Vec::new();
-        std::fs::create_dir_all(self.folder)?;
-        for upload in [Upload::None, Upload::Separate, Upload::Shared] {
-            tell(format!("upload: {upload:?}"));
-            cases.push(self.case(line, upload, time).await?);
-        }
-        let laid = line.lay(self.network, self.folder).await?;
-        let plain_tcp = pour(self.network, self.folder, u64::MAX, time / 2).await?;
-        laid.take_up(self.network).await?;
-        Ok(Measured { line, cases, plain_tcp })
+async fn case(rig: &Rig<'_>, line: Line, upload: Upload, time: Duration) -> anyhow::Result<Case> {
+    // Started before the line is there, or everything would wait for it.
+    let of_server = [
+        ("HEARTBEAT", upload.heartbeat()),
+        ("LOG_LEVEL", "info,filepull_server::grpc::session=trace"),
+    ];
+    let of_agent = [("DATA_CONN", upload.data_conn())];
+    let product = rig.start("product", &of_server, &of_agent).await?;
+    let others = start_others(rig, &product.server, upload).await?;
+    let laid = line.lay(rig.network, rig.folder).await?;
+    let transfer = match upload {
+        Upload::None => None,
+        Upload::Separate | Upload::Shared => Some(begin(&product).await?),
+    };
+    sleep(SETTLE).await;
+    let n_before = pongs(&product)?.len();
+    let bytes_before = received(&product, transfer.as_deref()).await?;
+    let began = Instant::now();
+    sleep(time).await;
+    let bytes = received(&product, transfer.as_deref()).await? - bytes_before;
+    let seconds = began.elapsed().as_secs_f64();
+    let round_trip_ms = pongs(&product)?.split_off(n_before);
+    laid.take_up(rig.network).await?;
+    for agent in others {
+        agent.process.end().await?;
     }
+    product.end().await?;
+    std::fs::remove_dir_all(rig.folder.join("product"))?;
+    Ok(Case { upload, round_trip_ms, received: Poured { bytes, seconds } })
+}
 
-    async fn case(&self, line: Line, upload: Upload, time: Duration) -> anyhow::Result<Case> {
-        // Started before the line is there, or everything would wait for it.
-        let product = self.start(upload).await?;
-        let others = self.start_others(&product.server, upload).await?;
-        let laid = line.lay(self.network, self.folder).await?;
-        let transfer = match upload {
-            Upload::None => None,
-            Upload::Separate | Upload::Shared => Some(begin(&product).await?),
-        };
-        sleep(SETTLE).await;
-        let n_before = pongs(&product)?.len();
-        let bytes_before = received(&product, transfer.as_deref()).await?;
-        let began = Instant::now();
-        sleep(time).await;
-        let bytes = received(&product, transfer.as_deref()).await? - bytes_before;
-        let seconds = began.elapsed().as_secs_f64();
-        let round_trip_ms = pongs(&product)?.split_off(n_before);
-        laid.take_up(self.network).await?;
-        for agent in others {
-            agent.process.end().await?;
-        }
-        product.end().await?;
-        std::fs::remove_dir_all(self.folder.join("product"))?;
-        Ok(Case { upload, round_trip_ms, received: Poured { bytes, seconds } })
-    }
-
-    async fn start(&self, upload: Upload) -> anyhow::Result<Product> {
-        let folder = self.folder.join("product");
+/// The clients that send nothing. With [`Upload::Shared`] there are none: what counts there is
+/// the line that the file is on.
+async fn start_others(
+    rig: &Rig<'_>,
+    server: &Server,
+    upload: Upload,
+) -> anyhow::Result<Vec<Agent>> {
+    let mut others = Vec::new();
+    for number in (2..=N_CLIENTS).filter(|_| upload != Upload::Shared) {
+        let client = format!("client{number}");
+        let folder = rig.folder.join("product").join(&client);
         std::fs::create_dir_all(&folder)?;
-        let addr = format!("{SERVER_ADDR}:0");
-        let settings = [
-            ("GRPC_ADDR", addr.as_str()),
-            ("AGENT_AUTH", "open"),
-            ("HEARTBEAT", upload.heartbeat()),
-            ("LOG_LEVEL", "info,filepull_server::grpc::session=trace"),
-        ];
-        let programs = &self.bench.programs;
-        let server = Server::start_with(&settings, &programs.server, &folder).await?;
-        let mut agent = self.network.command_in(Place::Agent, &programs.agent);
-        agent.env("DATA_CONN", upload.data_conn());
-        Product::join(server, agent, self.source, &folder).await
+        let program = rig.network.command_in(Place::Agent, &rig.bench.programs.agent);
+        others.push(Agent::start(program, &client, server, rig.source, &folder).await?);
     }
-
-    /// The clients that send nothing. With [`Upload::Shared`] there are none: what counts there is
-    /// the line that the file is on.
-    async fn start_others(&self, server: &Server, upload: Upload) -> anyhow::Result<Vec<Agent>> {
-        let mut others = Vec::new();
-        for number in (2..=N_CLIENTS).filter(|_| upload != Upload::Shared) {
-            let client = format!("client{number}");
-            let folder = self.folder.join("product").join(&client);
-            std::fs::create_dir_all(&folder)?;
-            let program = self.network.command_in(Place::Agent, &self.bench.programs.agent);
-            others.push(Agent::start(program, &client, server, self.source, &folder).await?);
-        }
-        Ok(others)
-    }
+    Ok(others)
 }
 
 /// Starts a transfer; its id, once bytes of it arrive.

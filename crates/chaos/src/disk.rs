@@ -34,40 +34,6 @@ pub struct Disk {
     at: PathBuf,
 }
 
-/// A small disk in memory, to be filled.
-#[derive(Debug)]
-pub struct SmallDisk {
-    ground: Arc<Ground>,
-    at: PathBuf,
-}
-
-impl SmallDisk {
-    /// Mounts a disk of this many bytes and files at `at`, which is made too.
-    ///
-    /// # Errors
-    /// A tool failed.
-    pub async fn make(
-        ground: &Arc<Ground>,
-        at: &Path,
-        bytes: u64,
-        inodes: u64,
-    ) -> anyhow::Result<Self> {
-        std::fs::create_dir_all(at)?;
-        let size = format!("size={bytes},nr_inodes={inodes}");
-        tool::run(ground, "mount", &["-t", "tmpfs", "-o", &size, "tmpfs", text(at)?]).await?;
-        Ok(Self { ground: Arc::clone(ground), at: at.to_owned() })
-    }
-
-    /// Makes it larger or smaller while it is in use.
-    ///
-    /// # Errors
-    /// It holds more than that.
-    pub async fn resize(&self, bytes: u64) -> anyhow::Result<()> {
-        let size = format!("remount,size={bytes}");
-        tool::run(&self.ground, "mount", &["-o", &size, text(&self.at)?]).await.map(drop)
-    }
-}
-
 /// Disks that hang on one plug: each is mounted on or beneath the one before.
 #[derive(Debug)]
 pub struct Disks(pub Vec<Disk>);

@@ -39,8 +39,6 @@ pub mod cli;
 pub mod clock;
 pub mod disk;
 pub mod ground;
-pub mod hand_agent;
-pub mod inject;
 pub mod oracle;
 pub mod order;
 pub mod planted;

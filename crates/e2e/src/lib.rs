@@ -4,6 +4,7 @@
 //! passes the [`Proxy`]; one generous deadline turns a wait that never ends into a failure.
 
 mod bed;
+mod hand_agent;
 mod process;
 mod proxy;
 mod strace;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 pub use bed::{Client, Programs, Reply, TestBed, made, same, send};
+pub use hand_agent::{HandAgent, HandUpload};
 pub use process::{Process, program};
 pub use proxy::Proxy;
 pub use strace::Strace;

@@ -1,78 +1,31 @@
 //! Agents that lie, and uploads that end wrongly: nothing of them is ever published.
 
 use filepull_core::digest::Digest;
-use filepull_e2e::{Strace, TestBed, made, soon};
-use filepull_proto::v1::agent_control_client::AgentControlClient;
+use filepull_e2e::{DEADLINE, HandAgent, Strace, TestBed, made, soon};
 use filepull_proto::v1::agent_message::Kind as FromAgent;
 use filepull_proto::v1::agent_transfer_client::AgentTransferClient;
-use filepull_proto::v1::server_message::Kind as ToAgent;
 use filepull_proto::v1::transfer_update::State;
 use filepull_proto::v1::upload_request::Kind;
 use filepull_proto::v1::upload_response::Kind as Answer;
 use filepull_proto::v1::{
-    AgentMessage, DataChunk, Error, ErrorCode, Hello, ServerMessage, SourceInfo, StartTransfer,
-    TransferUpdate, UploadHeader, UploadRequest, UploadTrailer,
+    DataChunk, Error, ErrorCode, SourceInfo, StartTransfer, TransferUpdate, UploadHeader,
+    UploadRequest, UploadTrailer,
 };
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
-use tonic::transport::Channel;
 
-/// An agent that says what the test wants.
-struct Liar {
-    channel: Channel,
-    says: mpsc::Sender<AgentMessage>,
-    hears: Streaming<ServerMessage>,
-}
-
-impl Liar {
-    async fn connect(bed: &TestBed) -> anyhow::Result<Self> {
-        Self::named(bed, "client4").await
+/// Uploads these pieces, ends the stream, and returns the last word of the server, if any.
+async fn upload(liar: &HandAgent, pieces: Vec<Kind>) -> anyhow::Result<Option<Answer>> {
+    let pieces = pieces.into_iter().map(|kind| UploadRequest { kind: Some(kind) });
+    let mut transfer = AgentTransferClient::new(liar.channel());
+    let answers = transfer.upload(tokio_stream::iter(pieces.collect::<Vec<_>>())).await?;
+    let mut answers = answers.into_inner();
+    let mut last = None;
+    while let Ok(Some(answer)) = soon("the server's answer", answers.message()).await? {
+        last = answer.kind;
     }
-
-    async fn named(bed: &TestBed, client_id: &str) -> anyhow::Result<Self> {
-        let channel = Channel::from_shared(format!("http://{}", bed.grpc()))?.connect().await?;
-        let (says, said) = mpsc::channel(8);
-        let hello = Hello {
-            client_id: client_id.into(),
-            instance_id: uuid::Uuid::new_v4().as_bytes().to_vec().into(),
-            protocol_min: 1,
-            protocol_max: 1,
-            ..Hello::default()
-        };
-        says.send(AgentMessage { kind: Some(FromAgent::Hello(hello)) }).await?;
-        let mut control = AgentControlClient::new(channel.clone());
-        let hears = control.session(ReceiverStream::new(said)).await?.into_inner();
-        let mut liar = Self { channel, says, hears };
-        let first = soon("the welcome", liar.hears.message()).await??;
-        assert!(matches!(first.and_then(|message| message.kind), Some(ToAgent::Welcome(_))));
-        Ok(liar)
-    }
-
-    /// The next order.
-    async fn order(&mut self) -> anyhow::Result<StartTransfer> {
-        loop {
-            let message = soon("an order", self.hears.message()).await??;
-            let message = message.ok_or_else(|| anyhow::anyhow!("the line ended"))?;
-            if let Some(ToAgent::Start(order)) = message.kind {
-                return Ok(order);
-            }
-        }
-    }
-
-    /// Uploads these pieces, ends the stream, and returns the last word of the server, if any.
-    async fn upload(&self, pieces: Vec<Kind>) -> anyhow::Result<Option<Answer>> {
-        let pieces = pieces.into_iter().map(|kind| UploadRequest { kind: Some(kind) });
-        let mut transfer = AgentTransferClient::new(self.channel.clone());
-        let answers = transfer.upload(tokio_stream::iter(pieces.collect::<Vec<_>>())).await?;
-        let mut answers = answers.into_inner();
-        let mut last = None;
-        while let Ok(Some(answer)) = soon("the server's answer", answers.message()).await? {
-            last = answer.kind;
-        }
-        Ok(last)
-    }
+    Ok(last)
 }
 
 fn header(order: &StartTransfer, size: u64) -> Kind {
@@ -103,15 +56,15 @@ fn error_code(answer: Option<Answer>) -> Option<ErrorCode> {
 }
 
 /// A bed whose client is a liar that has been ordered to send its file.
-async fn ordered() -> anyhow::Result<(TestBed, Liar, StartTransfer, String)> {
+async fn ordered() -> anyhow::Result<(TestBed, HandAgent, StartTransfer, String)> {
     ordered_by(TestBed::start()).await
 }
 
 async fn ordered_by(
     bed: impl Future<Output = anyhow::Result<TestBed>>,
-) -> anyhow::Result<(TestBed, Liar, StartTransfer, String)> {
+) -> anyhow::Result<(TestBed, HandAgent, StartTransfer, String)> {
     let bed = bed.await?;
-    let mut liar = Liar::connect(&bed).await?;
+    let mut liar = HandAgent::connect(bed.grpc(), "client4", DEADLINE).await?;
     let made = bed
         .send(
             hyper::Method::POST,
@@ -129,7 +82,7 @@ async fn ordered_by(
 async fn an_honest_upload_is_published_under_a_harmless_name() -> anyhow::Result<()> {
     let (bed, liar, order, _) = ordered().await?;
     let answer =
-        liar.upload(vec![header(&order, 4), chunk(0, b"data"), trailer(4, b"data")]).await?;
+        upload(&liar, vec![header(&order, 4), chunk(0, b"data"), trailer(4, b"data")]).await?;
     assert!(matches!(answer, Some(Answer::Stored(_))), "{answer:?}");
     let downloads = bed.downloads("client4")?;
     assert_eq!(downloads.len(), 1);
@@ -145,7 +98,7 @@ async fn an_honest_upload_is_published_under_a_harmless_name() -> anyhow::Result
 async fn the_end_of_the_stream_publishes_nothing() -> anyhow::Result<()> {
     let (bed, mut liar, order, _) = ordered().await?;
     // Every byte has come, and no trailer.
-    liar.upload(vec![header(&order, 4), chunk(0, b"data")]).await?;
+    upload(&liar, vec![header(&order, 4), chunk(0, b"data")]).await?;
     let again = liar.order().await?;
     assert_eq!((again.attempt, again.offset), (2, 4), "what came is kept");
     assert!(bed.downloads("client4")?.is_empty());
@@ -159,7 +112,7 @@ async fn empty_chunks_are_no_bytes() -> anyhow::Result<()> {
     pieces.send(header(&order, 4)).await?;
     pieces.send(chunk(0, b"da")).await?;
     let requests = ReceiverStream::new(sent).map(|kind| UploadRequest { kind: Some(kind) });
-    let mut transfer = AgentTransferClient::new(liar.channel.clone());
+    let mut transfer = AgentTransferClient::new(liar.channel());
     let _answers = transfer.upload(requests).await?;
     let hung_up = async { while pieces.send(chunk(2, b"")).await.is_ok() {} };
     soon("the end of the upload", hung_up).await?;
@@ -173,11 +126,11 @@ async fn a_flipped_bit_never_gets_a_final_name() -> anyhow::Result<()> {
     let (bed, mut liar, order, location) = ordered().await?;
     let damaged =
         |order: &StartTransfer| vec![header(order, 4), chunk(0, b"dat\x60"), trailer(4, b"data")];
-    let answer = liar.upload(damaged(&order)).await?;
+    let answer = upload(&liar, damaged(&order)).await?;
     assert_eq!(error_code(answer), Some(ErrorCode::ChecksumMismatch));
     let again = liar.order().await?;
     assert_eq!(again.offset, 0, "nothing of it is kept");
-    liar.upload(damaged(&again)).await?;
+    upload(&liar, damaged(&again)).await?;
     let failed = bed.json(&format!("{location}?wait=100s")).await?;
     assert_eq!(failed["error"]["code"], "checksum-mismatch", "{failed}");
     assert!(bed.downloads("client4")?.is_empty());
@@ -194,7 +147,7 @@ async fn lost_doubled_and_surplus_chunks_are_refused() -> anyhow::Result<()> {
     ];
     for pieces in wrong {
         let (bed, mut liar, order, _) = ordered().await?;
-        let answer = liar.upload([vec![header(&order, 4)], pieces].concat()).await?;
+        let answer = upload(&liar, [vec![header(&order, 4)], pieces].concat()).await?;
         assert_eq!(error_code(answer), Some(ErrorCode::OffsetMismatch));
         assert_eq!(liar.order().await?.attempt, 2);
         assert!(bed.downloads("client4")?.is_empty());
@@ -206,7 +159,7 @@ async fn lost_doubled_and_surplus_chunks_are_refused() -> anyhow::Result<()> {
 async fn a_short_upload_is_not_published() -> anyhow::Result<()> {
     let (bed, mut liar, order, _) = ordered().await?;
     let pieces = vec![header(&order, 8), chunk(0, b"data"), trailer(4, b"data")];
-    let answer = liar.upload(pieces).await?;
+    let answer = upload(&liar, pieces).await?;
     assert_eq!(error_code(answer), Some(ErrorCode::ChecksumMismatch));
     liar.order().await?;
     assert!(bed.downloads("client4")?.is_empty());
@@ -220,15 +173,15 @@ async fn only_the_token_of_the_current_order_lets_an_upload_in() -> anyhow::Resu
     forged.upload_token = uuid::Uuid::new_v4().as_bytes().to_vec().into();
     let pieces =
         |order: &StartTransfer| vec![header(order, 4), chunk(0, b"data"), trailer(4, b"data")];
-    let answer = liar.upload(pieces(&forged)).await?;
+    let answer = upload(&liar, pieces(&forged)).await?;
     assert_eq!(error_code(answer), Some(ErrorCode::UnknownTransfer));
     // The current order is ended by an upload that breaks off; its token is worth nothing after.
-    liar.upload(vec![header(&order, 4), chunk(0, b"da")]).await?;
+    upload(&liar, vec![header(&order, 4), chunk(0, b"da")]).await?;
     let current = liar.order().await?;
-    let answer = liar.upload(pieces(&order)).await?;
+    let answer = upload(&liar, pieces(&order)).await?;
     assert_eq!(error_code(answer), Some(ErrorCode::UnknownTransfer));
     assert!(bed.downloads("client4")?.is_empty());
-    let answer = liar.upload(pieces(&current)).await?;
+    let answer = upload(&liar, pieces(&current)).await?;
     assert!(matches!(answer, Some(Answer::Stored(_))), "{answer:?}");
     Ok(())
 }
@@ -236,19 +189,19 @@ async fn only_the_token_of_the_current_order_lets_an_upload_in() -> anyhow::Resu
 #[tokio::test]
 async fn no_agent_answers_for_another_client() -> anyhow::Result<()> {
     let (bed, liar, order, _) = ordered().await?;
-    let other = Liar::named(&bed, "client5").await?;
+    let other = HandAgent::connect(bed.grpc(), "client5", DEADLINE).await?;
     let refused = TransferUpdate {
         transfer_id: order.transfer_id.clone(),
         attempt: order.attempt,
         state: Some(State::Failed(Error::default())),
     };
-    other.says.send(AgentMessage { kind: Some(FromAgent::Transfer(refused)) }).await?;
+    other.say(FromAgent::Transfer(refused)).await?;
     // Its line is read in order: once it has said goodbye, the server has read the lie.
     let goodbye = filepull_proto::v1::Goodbye::default();
-    other.says.send(AgentMessage { kind: Some(FromAgent::Goodbye(goodbye)) }).await?;
+    other.say(FromAgent::Goodbye(goodbye)).await?;
     bed.server()?.says("\"reason\":\"stopped\"").await?;
     let answer =
-        liar.upload(vec![header(&order, 4), chunk(0, b"data"), trailer(4, b"data")]).await?;
+        upload(&liar, vec![header(&order, 4), chunk(0, b"data"), trailer(4, b"data")]).await?;
     assert!(matches!(answer, Some(Answer::Stored(_))), "{answer:?}");
     Ok(())
 }
@@ -256,7 +209,7 @@ async fn no_agent_answers_for_another_client() -> anyhow::Result<()> {
 #[tokio::test]
 async fn a_size_that_nobody_could_store_is_refused_before_the_first_byte() -> anyhow::Result<()> {
     let (bed, liar, order, location) = ordered().await?;
-    let answer = liar.upload(vec![header(&order, u64::MAX)]).await?;
+    let answer = upload(&liar, vec![header(&order, u64::MAX)]).await?;
     assert_eq!(error_code(answer), Some(ErrorCode::FileTooLarge));
     let failed = bed.json(&format!("{location}?wait=100s")).await?;
     assert_eq!(failed["error"]["code"], "file-too-large", "{failed}");
@@ -272,7 +225,7 @@ async fn what_an_agent_says_cannot_forge_a_log_line() -> anyhow::Result<()> {
         message: "gone\n{\"event\":\"forged\"}\u{1b}[31m".into(),
         ..Error::default()
     };
-    liar.upload(vec![header(&order, 4), Kind::Abort(forged)]).await?;
+    upload(&liar, vec![header(&order, 4), Kind::Abort(forged)]).await?;
     let failed = bed.json(&format!("{location}?wait=100s")).await?;
     assert_eq!(failed["error"]["code"], "file-unreadable", "{failed}");
     bed.server()?.says("transfer.failed").await?;

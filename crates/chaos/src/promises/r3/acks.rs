@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use fastrand::Rng;
 use filepull_core::digest::Digest;
+use filepull_e2e::HandAgent;
 use filepull_proto::v1::StartTransfer;
 use filepull_proto::v1::upload_response::Kind as Answer;
 use serde_json::json;
@@ -15,7 +16,6 @@ use tokio::time::{Instant, sleep};
 use super::{back, cut};
 use crate::cells::Cells;
 use crate::disk::{Disks, FileSystem};
-use crate::hand_agent::HandAgent;
 use crate::oracle::is_partial;
 use crate::stage::{PATIENCE, Stage};
 use crate::trial::Trial;
@@ -60,7 +60,7 @@ struct Rounds<'a> {
 
 impl Rounds<'_> {
     async fn round(&mut self, dice: &mut Rng) -> anyhow::Result<()> {
-        let mut agent = HandAgent::connect(self.stage.bed.grpc(), CLIENT).await?;
+        let mut agent = HandAgent::connect(self.stage.bed.grpc(), CLIENT, PATIENCE).await?;
         let mut order = self.ordered(&mut agent).await?;
         if NEARLY_ALL < order.offset {
             self.finish(&agent, &order).await?;

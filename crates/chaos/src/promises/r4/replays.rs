@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fastrand::Rng;
+use filepull_e2e::{HandAgent, HandUpload};
 use filepull_proto::v1::StartTransfer;
 use filepull_proto::v1::upload_response::Kind as Answer;
 use serde_json::json;
 
 use crate::cells::Cells;
-use crate::hand_agent::{HandAgent, HandUpload};
-use crate::stage::Stage;
+use crate::stage::{PATIENCE, Stage};
 use crate::trial::Trial;
 
 const CLIENT: &str = "hand";
@@ -21,7 +21,7 @@ pub(super) async fn attempt(trial: &Trial, count: u32) -> anyhow::Result<()> {
     let mut dice = trial.dice("r4-replays");
     stage.start_server().await?;
     stage.add_client(CLIENT, 1, &[])?;
-    let mut agent = HandAgent::connect(stage.bed.grpc(), CLIENT).await?;
+    let mut agent = HandAgent::connect(stage.bed.grpc(), CLIENT, PATIENCE).await?;
     for n in 0..count {
         let file = Cells::new(CLIENT, n + 1, dice.usize(64..200_000)).bytes();
         let tried = replay(&mut stage, &mut agent, &file.into(), &mut dice).await;

@@ -1,4 +1,4 @@
-//! An agent that is led by hand: it says what the trial wants and hears what the server answers,
+//! An agent that is led by hand: it says what a test wants and hears what the server answers,
 //! also what a real agent would not show.
 
 use std::net::SocketAddr;
@@ -23,14 +23,14 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
-use crate::stage::PATIENCE;
-
 /// A line that a hand holds.
 #[derive(Debug)]
 pub struct HandAgent {
     channel: Channel,
     says: mpsc::Sender<AgentMessage>,
     hears: Streaming<ServerMessage>,
+    /// The server is not silent for longer.
+    patience: Duration,
 }
 
 /// An upload that a hand holds.
@@ -41,11 +41,15 @@ pub struct HandUpload {
 }
 
 impl HandAgent {
-    /// Opens a line as `client`.
+    /// Opens a line as `client`, on which the server is never silent for longer than `patience`.
     ///
     /// # Errors
     /// The server does not let it in.
-    pub async fn connect(server: SocketAddr, client: &str) -> anyhow::Result<Self> {
+    pub async fn connect(
+        server: SocketAddr,
+        client: &str,
+        patience: Duration,
+    ) -> anyhow::Result<Self> {
         let channel = Channel::from_shared(format!("http://{server}"))?.connect().await?;
         let (says, said) = mpsc::channel(8);
         let hello = Hello {
@@ -58,14 +62,19 @@ impl HandAgent {
         says.send(AgentMessage { kind: Some(FromAgent::Hello(hello)) }).await?;
         let mut control = AgentControlClient::new(channel.clone());
         let hears = control.session(ReceiverStream::new(said)).await?.into_inner();
-        let mut agent = Self { channel, says, hears };
+        let mut agent = Self { channel, says, hears, patience };
         let first = agent.next().await?;
         anyhow::ensure!(matches!(first, Some(ToAgent::Welcome(_))), "not welcome: {first:?}");
         Ok(agent)
     }
 
+    /// Its connection, for uploads that [`upload`](Self::upload) does not make.
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
     async fn next(&mut self) -> anyhow::Result<Option<ToAgent>> {
-        let message = timeout(PATIENCE, self.hears.message()).await.context("silence")??;
+        let message = timeout(self.patience, self.hears.message()).await.context("silence")??;
         Ok(message.context("the line ended")?.kind)
     }
 
