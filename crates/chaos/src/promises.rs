@@ -36,8 +36,8 @@ promises! {
 
     // R12 Two agents, one id, never one file: waits.
 
-    // R13 Full or failing disk is a clean failure: waits.
-
+    // R13 Full or failing disk is a clean failure.
+    r13
     // R14 Restart is boring.
     r14
     // R15 10,000 agents reconnect at once: waits.
