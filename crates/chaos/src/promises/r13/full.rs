@@ -113,7 +113,7 @@ async fn late(
 async fn room(stage: &mut Stage) -> anyhow::Result<()> {
     loop {
         stage.oracle.retire(&stage.data_dir(), 0)?;
-        let stat = statvfs(&stage.data_dir())?;
+        let stat = statvfs(stage.data_dir())?;
         if ROOM < stat.f_bavail * stat.f_frsize && INODES < stat.f_ffree {
             return Ok(());
         }
