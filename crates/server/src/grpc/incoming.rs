@@ -123,6 +123,7 @@ impl AsyncRead for Connection {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
         let len = buffer.filled().len() - before;
+        self.brake.has_read(len);
         self.greeted(len, context)?;
         ready!(read)?;
         Poll::Ready(Ok(()))
@@ -164,5 +165,32 @@ impl Connected for Connection {
 
     fn connect_info(&self) -> Self::ConnectInfo {
         Caller { remote_addr: self.stream.peer_addr().ok(), brake: self.brake.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_not_wanted_stays_in_the_socket() -> io::Result<()> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let mut agent = TcpStream::connect(listener.local_addr()?).await?;
+        let (stream, _) = listener.accept().await?;
+        let place = Room::make().place().await;
+        let mut connection = Connection::new(stream, CancellationToken::new(), place);
+        let brake = connection.brake.clone();
+        agent.write_all(&[0; 64]).await?;
+        brake.want(32);
+        connection.read_exact(&mut [0; 32]).await?;
+        let mut rest = [0; 32];
+        let mut read = pin!(connection.read_exact(&mut rest));
+        assert!(futures::poll!(&mut read).is_pending());
+        brake.want(32);
+        read.await.map(drop)
     }
 }
