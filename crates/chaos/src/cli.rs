@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use clap::Parser;
 use filepull_e2e::Programs;
+use filepull_lab::tool;
 use filepull_process::signal;
 use tokio::time::timeout;
 
@@ -53,13 +54,17 @@ pub struct Args {
 /// A trial that takes this many times its limit is cut, and the promise counts as broken.
 const CUT_AFTER: u32 = 3;
 
-/// Set in a process that sees mounts that nobody else sees.
+/// Set in a process that sees mounts and a network that nobody else sees.
 const ALONE: &str = "FILEPULL_CHAOS_ALONE";
 
 /// Runs the program.
 pub fn main() -> ExitCode {
+    if let Some(code) = tool::run() {
+        return code;
+    }
     let args = Args::parse();
-    if rustix::process::geteuid().is_root() && std::env::var_os(ALONE).is_none() {
+    let tries = !matches!(args.what[0].as_str(), "list" | "planted");
+    if tries && rustix::process::geteuid().is_root() && std::env::var_os(ALONE).is_none() {
         let error = become_alone();
         tell(format!("filepull-chaos: unshare, of util-linux: {error}"));
         return ExitCode::from(2);
@@ -73,13 +78,14 @@ pub fn main() -> ExitCode {
     })
 }
 
-/// Runs this program anew with mounts of its own. Otherwise a container that somebody starts at the
-/// wrong moment keeps a copy of a disk that we have unmounted, and the next mount finds the disk as
-/// it was: without power.
+/// Runs this program anew with mounts and a network of its own. Otherwise a container that somebody
+/// starts at the wrong moment keeps a copy of a disk that we have unmounted, and the next mount finds
+/// the disk as it was: without power. And what a router does here is nobody else's business.
 fn become_alone() -> std::io::Error {
     let own = std::env::current_exe().unwrap_or_default();
     let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation", "private", "--"]).arg(own);
+    command.args(["--mount", "--propagation", "private", "--net", "--", "sh", "-c"]);
+    command.arg(r#"ip link set lo up && exec "$0" "$@""#).arg(own);
     command.args(std::env::args_os().skip(1)).env(ALONE, "1").exec()
 }
 
