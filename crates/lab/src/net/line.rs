@@ -35,7 +35,7 @@ pub struct Laid {
 impl Line {
     /// Makes the router behave so. Nothing else must use the network meanwhile.
     pub async fn lay(&self, network: &Network, folder: &Path) -> anyhow::Result<Laid> {
-        self.set_rate(network).await?;
+        self.slow_down(network).await?;
         let hold_us = (self.rtt / 2).as_micros().to_string();
         let mut command = network.command_in(Place::Router, &env::current_exe()?);
         command.args([tool::NAME, "delay", "--hold-us", &hold_us]);
@@ -47,7 +47,8 @@ impl Line {
         Ok(Laid { delay })
     }
 
-    async fn set_rate(&self, network: &Network) -> anyhow::Result<()> {
+    /// Sets the rate alone: no packet is held back or lost.
+    pub async fn slow_down(&self, network: &Network) -> anyhow::Result<()> {
         let tc = async |args: &str| {
             let args: Vec<&str> = args.split(' ').collect();
             network.run_in(Place::Router, "tc", &args).await
