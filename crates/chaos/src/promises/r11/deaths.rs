@@ -25,6 +25,8 @@ const NOTICED_WITHIN: Duration = Duration::from_secs(46);
 const BACK_WITHIN: Duration = Duration::from_secs(15);
 /// A line is heard at least this often; then the router forgets it.
 const FORGOTTEN_WITHIN: Duration = Duration::from_secs(60);
+/// How long a router remembers a line that is idle, in seconds, unless it is told otherwise.
+const USUAL: u32 = 432_000;
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 const LOST: &str = "connection lost";
 
@@ -172,7 +174,9 @@ impl Lane<'_> {
         match self.fault {
             Fault::Forgotten => {
                 self.remember_for(1).await?;
-                self.all_forgotten().await
+                self.all_forgotten().await?;
+                // The next lines are those of a router that is well again: these stay forgotten.
+                self.remember_for(USUAL).await
             }
             Fault::AgentUnheard => outpost.rules("add rule ip line faults oifname to-server drop").await,
             Fault::ServerUnheard => outpost.rules("add rule ip line faults oifname to-agent drop").await,
@@ -184,7 +188,7 @@ impl Lane<'_> {
 
     async fn mend_line(&self) -> anyhow::Result<()> {
         match self.fault {
-            Fault::Forgotten => self.remember_for(432_000).await,
+            Fault::Forgotten => Ok(()),
             Fault::AgentUnheard | Fault::ServerUnheard | Fault::Cut => {
                 self.outpost.rules("flush chain ip line faults").await
             }
