@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use clap::Parser;
 use filepull_e2e::Programs;
+use filepull_lab::tool;
 use filepull_process::signal;
 use tokio::time::timeout;
 
@@ -26,8 +27,8 @@ use crate::trial::{SOAK, Trial};
 #[derive(Clone, Debug, Parser)]
 #[command(name = "filepull-chaos", version)]
 pub struct Args {
-    /// Promises such as R1; `all` of them; `list` them; or `planted`, perhaps with names of planted
-    /// bugs: prove that each is caught.
+    /// Promises such as R1; `all` of them but R11-slow, which takes ten minutes; `list` them; or
+    /// `planted`, perhaps with names of planted bugs: prove that each is caught.
     #[arg(required = true)]
     pub what: Vec<String>,
     /// Where all chance comes from [default: another one each time].
@@ -53,13 +54,17 @@ pub struct Args {
 /// A trial that takes this many times its limit is cut, and the promise counts as broken.
 const CUT_AFTER: u32 = 3;
 
-/// Set in a process that sees mounts that nobody else sees.
+/// Set in a process that sees mounts and a network that nobody else sees.
 const ALONE: &str = "FILEPULL_CHAOS_ALONE";
 
 /// Runs the program.
 pub fn main() -> ExitCode {
+    if let Some(code) = tool::run() {
+        return code;
+    }
     let args = Args::parse();
-    if rustix::process::geteuid().is_root() && std::env::var_os(ALONE).is_none() {
+    let tries = !matches!(args.what[0].as_str(), "list" | "planted");
+    if tries && rustix::process::geteuid().is_root() && std::env::var_os(ALONE).is_none() {
         let error = become_alone();
         tell(format!("filepull-chaos: unshare, of util-linux: {error}"));
         return ExitCode::from(2);
@@ -73,13 +78,14 @@ pub fn main() -> ExitCode {
     })
 }
 
-/// Runs this program anew with mounts of its own. Otherwise a container that somebody starts at the
-/// wrong moment keeps a copy of a disk that we have unmounted, and the next mount finds the disk as
-/// it was: without power.
+/// Runs this program anew with mounts and a network of its own. Otherwise a container that somebody
+/// starts at the wrong moment keeps a copy of a disk that we have unmounted, and the next mount finds
+/// the disk as it was: without power. And what a router does here is nobody else's business.
 fn become_alone() -> std::io::Error {
     let own = std::env::current_exe().unwrap_or_default();
     let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation", "private", "--"]).arg(own);
+    command.args(["--mount", "--propagation", "private", "--net", "--", "sh", "-c"]);
+    command.arg(r#"ip link set lo up && exec "$0" "$@""#).arg(own);
     command.args(std::env::args_os().skip(1)).env(ALONE, "1").exec()
 }
 
@@ -95,7 +101,8 @@ async fn start(args: &Args) -> anyhow::Result<ExitCode> {
 async fn run(args: &Args) -> anyhow::Result<ExitCode> {
     match args.what[0].as_str() {
         "list" => {
-            promises::ALL.iter().for_each(|p| tell(format!("{:4} {}", p.id, p.promised)));
+            let all = promises::ALL.iter().chain(promises::LONG);
+            all.for_each(|p| tell(format!("{:8} {}", p.id, p.promised)));
             Ok(ExitCode::SUCCESS)
         }
         "planted" => planted::run(&args.what[1..]).await,
@@ -108,7 +115,8 @@ fn chosen(what: &[String]) -> anyhow::Result<Vec<&'static Promise>> {
         return Ok(promises::ALL.iter().collect());
     }
     let find = |name: &String| {
-        let found = promises::ALL.iter().find(|promise| promise.id.eq_ignore_ascii_case(name));
+        let mut all = promises::ALL.iter().chain(promises::LONG);
+        let found = all.find(|promise| promise.id.eq_ignore_ascii_case(name));
         found.with_context(|| format!("there is no promise {name}; see `filepull-chaos list`"))
     };
     what.iter().map(find).collect()

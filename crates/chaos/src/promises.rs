@@ -3,6 +3,9 @@
 
 use crate::promise::Promise;
 
+/// Those that are tried only if they are named: they take too long for everybody who changes something.
+pub const LONG: &[Promise] = &[r11::SLOW];
+
 macro_rules! promises {
     ($($module:ident)*) => {
         $(mod $module;)*
@@ -30,10 +33,10 @@ promises! {
 
     // R9 Honest API: waits.
 
-    // R10 Cheap interruption: waits.
-
-    // R11 No silent death: waits.
-
+    // R10 Cheap interruption.
+    r10
+    // R11 No silent death.
+    r11
     // R12 Two agents, one id, never one file: waits.
 
     // R13 Full or failing disk is a clean failure: waits.

@@ -73,7 +73,10 @@ pub(super) struct Connection {
     stream: TcpStream,
     /// Bytes of the preface read so far, and when it must be whole; none once it is.
     greeting: Option<(usize, Pin<Box<Sleep>>)>,
-    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// That of all connections: their time is over.
+    all_cut: CancellationToken,
+    cut: CancellationToken,
+    until_cut: Pin<Box<WaitForCancellationFutureOwned>>,
     brake: Brake,
     _place: Place,
 }
@@ -85,13 +88,23 @@ pub(super) struct Caller {
     pub(super) remote_addr: Option<SocketAddr>,
     /// Stops reading from the connection.
     pub(super) brake: Brake,
+    cut: CancellationToken,
+}
+
+impl Caller {
+    /// Resets the connection. Where nothing comes back from the other end, a polite end would wait
+    /// behind what TCP sends again and again, and never be heard; a reset needs no answer.
+    pub(super) fn reset(&self) {
+        self.cut.cancel();
+    }
 }
 
 impl Connection {
-    fn new(stream: TcpStream, cut: CancellationToken, place: Place) -> Self {
+    fn new(stream: TcpStream, all_cut: CancellationToken, place: Place) -> Self {
         let greeting = Some((0, Box::pin(sleep(GREETING_LIMIT))));
-        let cut = Box::pin(cut.cancelled_owned());
-        Self { stream, greeting, cut, brake: Brake::default(), _place: place }
+        let cut = all_cut.child_token();
+        let until_cut = Box::pin(cut.clone().cancelled_owned());
+        Self { stream, greeting, all_cut, cut, until_cut, brake: Brake::default(), _place: place }
     }
 
     /// Notes `len` more bytes; without any, checks whether it is too late for them.
@@ -114,7 +127,11 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.cut.as_mut().poll(context).is_ready() {
+        if self.until_cut.as_mut().poll(context).is_ready() {
+            if !self.all_cut.is_cancelled() {
+                // Closing it resets it.
+                SockRef::from(&self.stream).set_linger(Some(Duration::ZERO))?;
+            }
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         if self.brake.holds(context) {
@@ -164,7 +181,8 @@ impl Connected for Connection {
     type ConnectInfo = Caller;
 
     fn connect_info(&self) -> Self::ConnectInfo {
-        Caller { remote_addr: self.stream.peer_addr().ok(), brake: self.brake.clone() }
+        let (brake, cut) = (self.brake.clone(), self.cut.clone());
+        Caller { remote_addr: self.stream.peer_addr().ok(), brake, cut }
     }
 }
 
