@@ -26,8 +26,8 @@ promises! {
 
     // R7 Fresh, or says so: waits.
 
-    // R8 1,000 triggers cost one transfer: waits.
-
+    // R8 1,000 triggers cost one transfer.
+    r8
     // R9 Honest API: waits.
 
     // R10 Cheap interruption: waits.
