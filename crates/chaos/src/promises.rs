@@ -24,8 +24,8 @@ promises! {
 
     // R6 One version of the source: waits.
 
-    // R7 Fresh, or says so: waits.
-
+    // R7 Fresh, or says so.
+    r7
     // R8 1,000 triggers cost one transfer.
     r8
     // R9 Honest API: waits.
