@@ -22,8 +22,8 @@ promises! {
     r4
     // R5 End-to-end identity: waits.
 
-    // R6 One version of the source: waits.
-
+    // R6 One version of the source.
+    r6
     // R7 Fresh, or says so.
     r7
     // R8 1,000 triggers cost one transfer.
