@@ -20,8 +20,8 @@ promises! {
     r3
     // R4 Exactly once.
     r4
-    // R5 End-to-end identity: waits.
-
+    // R5 End-to-end identity.
+    r5
     // R6 One version of the source.
     r6
     // R7 Fresh, or says so.
