@@ -23,14 +23,14 @@ promises! {
     r3
     // R4 Exactly once.
     r4
-    // R5 End-to-end identity: waits.
-
-    // R6 One version of the source: waits.
-
-    // R7 Fresh, or says so: waits.
-
-    // R8 1,000 triggers cost one transfer: waits.
-
+    // R5 End-to-end identity.
+    r5
+    // R6 One version of the source.
+    r6
+    // R7 Fresh, or says so.
+    r7
+    // R8 1,000 triggers cost one transfer.
+    r8
     // R9 Honest API: waits.
 
     // R10 Cheap interruption.

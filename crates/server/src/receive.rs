@@ -12,6 +12,7 @@ use bytes::Bytes;
 use filepull_core::digest::Digest;
 use filepull_core::problem::Problem;
 use filepull_core::receive::{ReceiveError, Receiver};
+use filepull_core::source::Fingerprint;
 use futures::{Stream, StreamExt as _};
 use tokio::task::{JoinHandle, spawn_blocking};
 
@@ -47,6 +48,8 @@ pub type Pieces = Pin<Box<dyn Stream<Item = Result<Piece, String>> + Send>>;
 pub(crate) struct Held {
     pub(crate) partial: Partial,
     pub(crate) receiver: Receiver,
+    /// Of the bytes that were received: what the partial must hold when it gets its name.
+    pub(crate) fingerprint: Fingerprint,
 }
 
 /// How an upload ended.
@@ -207,11 +210,20 @@ impl Held {
                 break;
             }
             if !bytes.is_empty() {
+                self.fingerprint.update(&bytes);
                 accepted.push(bytes);
             }
         }
         self.partial.append(&accepted).map_err(End::Disk)?;
         judged.map_err(End::Bad)
+    }
+
+    /// Whether the partial still holds what was received. The digest does not tell: it is made of
+    /// the bytes on their way to the disk.
+    pub(crate) fn is_intact(&mut self) -> Result<bool, StoreError> {
+        let mut found = Fingerprint::default();
+        self.partial.read_back(|bytes| found.update(bytes))?;
+        Ok(found.agrees_with(&self.fingerprint))
     }
 }
 
