@@ -69,6 +69,22 @@ impl Attached {
         Self::attach(ground, pid, folder, &["-e", &trace, "-e", &inject]).await
     }
 
+    /// Makes calls of a process fail, as an `inject=` of strace says.
+    ///
+    /// # Errors
+    /// It cannot be traced.
+    pub async fn failing(
+        ground: &Ground,
+        pid: u32,
+        folder: &Path,
+        fault: &str,
+    ) -> anyhow::Result<Self> {
+        let call = fault.strip_prefix("inject=").and_then(|rest| rest.split(':').next());
+        let call = call.context("a fault names its call")?;
+        let trace = format!("trace=fsync,fdatasync,close,{call}");
+        Self::attach(ground, pid, folder, &["-y", "-e", &trace, "-e", fault]).await
+    }
+
     async fn attach(
         ground: &Ground,
         pid: u32,

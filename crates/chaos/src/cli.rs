@@ -1,8 +1,7 @@
 //! The command line: which promises are tried, with which seed, how often.
 
-use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,8 +10,10 @@ use clap::Parser;
 use filepull_e2e::Programs;
 use filepull_lab::tool;
 use filepull_process::signal;
+use tokio::runtime::Builder;
 use tokio::time::timeout;
 
+use crate::alone;
 use crate::ground::Ground;
 use crate::planted;
 use crate::promise::Promise;
@@ -54,9 +55,6 @@ pub struct Args {
 /// A trial that takes this many times its limit is cut, and the promise counts as broken.
 const CUT_AFTER: u32 = 3;
 
-/// Set in a process that sees mounts and a network that nobody else sees.
-const ALONE: &str = "FILEPULL_CHAOS_ALONE";
-
 /// Runs the program.
 pub fn main() -> ExitCode {
     if let Some(code) = tool::run() {
@@ -64,29 +62,19 @@ pub fn main() -> ExitCode {
     }
     let args = Args::parse();
     let tries = !matches!(args.what[0].as_str(), "list" | "planted");
-    if tries && rustix::process::geteuid().is_root() && std::env::var_os(ALONE).is_none() {
-        let error = become_alone();
-        tell(format!("filepull-chaos: unshare, of util-linux: {error}"));
-        return ExitCode::from(2);
-    }
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(4).build();
-    let ended = runtime.context("no threads").and_then(|runtime| runtime.block_on(start(&args)));
+    let ended = if !tries || alone::is_alone() {
+        let mut runtime = Builder::new_multi_thread();
+        let runtime = runtime.enable_all().worker_threads(4).build().context("no threads");
+        runtime.and_then(|runtime| runtime.block_on(start(&args)))
+    } else {
+        // This thread starts the run: were it another one, its end would end the run.
+        let runtime = Builder::new_current_thread().enable_all().build().context("no threads");
+        runtime.and_then(|runtime| runtime.block_on(alone::run()))
+    };
     ended.unwrap_or_else(|error| {
         tell(format!("filepull-chaos: {error:#}"));
         ExitCode::FAILURE
     })
-}
-
-/// Runs this program anew with mounts and a network of its own. Otherwise a container that somebody
-/// starts at the wrong moment keeps a copy of a disk that we have unmounted, and the next mount finds
-/// the disk as it was: without power. And what a router does here is nobody else's business.
-fn become_alone() -> std::io::Error {
-    let own = std::env::current_exe().unwrap_or_default();
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation", "private", "--net", "--", "sh", "-c"]);
-    command.arg(r#"ip link set lo up && exec "$0" "$@""#).arg(own);
-    command.args(std::env::args_os().skip(1)).env(ALONE, "1").exec()
 }
 
 async fn start(args: &Args) -> anyhow::Result<ExitCode> {

@@ -42,8 +42,9 @@ impl Ground {
                 sweep(&path);
             }
         }
-        let folder = base.join(format!("{PREFIX}{}", std::process::id()));
-        fs::create_dir(&folder).with_context(|| folder.display().to_string())?;
+        // Not named after the process: the first process of every run has the same id.
+        let folder = tempfile::Builder::new().prefix(PREFIX).tempdir_in(&base);
+        let folder = folder.with_context(|| base.display().to_string())?.keep();
         let _lock = lock(&folder).context("locking the new folder")?;
         Ok(Self { folder, _lock })
     }

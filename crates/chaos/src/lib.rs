@@ -18,7 +18,8 @@
 //!
 //! It needs root and Debian's `strace xfsprogs e2fsprogs faketime patch git`. What is missing fails
 //! the run with exit code 2, unless `--skip` names the promise. Everything a run makes lies on its
-//! [`ground`] and goes with it: at the end, at Ctrl-C, or at the start of the next run.
+//! [`ground`] and goes with it: at the end, at Ctrl-C, or at the start of the next run; what runs
+//! ends with the run itself, even if that is killed ([`alone`]).
 //!
 //! # To add a promise
 //!
@@ -33,6 +34,7 @@
 //! `Caught-by: R3 --count 10`. `filepull-chaos planted` applies each to a copy, builds it, runs that
 //! command against it and demands that the promise breaks.
 
+pub mod alone;
 pub mod attached;
 pub mod cells;
 pub mod cli;

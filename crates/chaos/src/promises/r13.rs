@@ -1,0 +1,106 @@
+//! R13: the server's disk is full, has no inode left, or fails single system calls; the records lie
+//! on the same disk. Whatever fails, fails with the right words, and what comes after it succeeds.
+
+mod calls;
+mod full;
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, try_join_all};
+use tokio::time::timeout;
+
+use crate::promise::Promise;
+use crate::stage::Stage;
+use crate::tool::Need;
+use crate::trial::Trial;
+
+pub(super) const PROMISE: Promise = Promise {
+    id: "R13",
+    promised: "A full or failing disk is a clean failure: no false success, and no restart needed.",
+    needs: &[Need::Root, Need::Program("strace", "strace")],
+    limit: Duration::from_secs(120),
+    attempt: |trial| attempt(trial).boxed(),
+};
+
+/// Of each kind.
+const FULL: u32 = 12;
+const CALLS: u32 = 60;
+const LANES: u32 = 3;
+const VICTIM: usize = 0;
+const OTHER: usize = 1;
+const VICTIM_LEN: usize = 512 << 10;
+/// There is time to do something while a file comes.
+const RATE: &str = "2MiB/s";
+const OTHER_LEN: usize = 4 << 10;
+/// What can end while the fault lasts has ended by then.
+const WHILE_IT_LASTS: Duration = Duration::from_millis(1_500);
+
+async fn attempt(trial: &Trial) -> anyhow::Result<()> {
+    let mut lanes: Vec<BoxFuture<'_, anyhow::Result<()>>> = Vec::new();
+    for kind in full::Kind::ALL {
+        lanes.push(full::lane(trial, kind, trial.times(FULL)).boxed());
+    }
+    for n in 0..LANES {
+        lanes.push(calls::lane(trial, n, trial.share(CALLS, LANES)).boxed());
+    }
+    try_join_all(lanes).await.map(drop)
+}
+
+/// What an order is refused with when the records fail.
+const RECORDS_CODE: &str = "storage-failed";
+
+/// Both clients are there.
+async fn begin(stage: &mut Stage) -> anyhow::Result<()> {
+    stage.start_server().await?;
+    for (id, len) in [("victim", VICTIM_LEN), ("other", OTHER_LEN)] {
+        let index = stage.add_client(id, len, &[("MAX_RATE", RATE)])?;
+        stage.connect(index).await?;
+    }
+    Ok(())
+}
+
+/// Asks for the victim's file while the disk fails: the transfer, if the server took the order.
+async fn ordered(stage: &mut Stage, code: &str) -> anyhow::Result<Option<String>> {
+    match stage.order(VICTIM).await {
+        Ok(id) => {
+            let _ = timeout(WHILE_IT_LASTS, stage.finished(&id)).await;
+            Ok(Some(id))
+        }
+        // SQLite has one error for every sync that fails, whatever the reason.
+        Err(error) if [code, RECORDS_CODE].iter().any(|c| error.to_string().contains(c)) => {
+            Ok(None)
+        }
+        Err(error) => Err(error.context(format!("refused, but not with {code}"))),
+    }
+}
+
+/// The fault is over: the transfer ends, with this code if it failed, and the next ones succeed.
+async fn over(stage: &mut Stage, id: Option<&str>, code: &str) -> anyhow::Result<()> {
+    if let Some(id) = id {
+        let transfer = stage.finished(id).await?;
+        if transfer["state"] != "done" {
+            let found = &transfer["error"]["code"];
+            anyhow::ensure!(found == code, "failed with {found}, not {code}: {transfer}");
+            let said = stage.bed.server()?.said();
+            let is_it = |line: &&String| line.contains("transfer.failed") && line.contains(id);
+            let line = said.iter().find(is_it).context("the log does not tell of the failure")?;
+            anyhow::ensure!(line.contains(code), "the log has another code: {line}");
+        }
+    }
+    // What was ordered and refused may be open still: it ends too.
+    for open in stage.transfers().await? {
+        stage.finished(open["id"].as_str().unwrap_or_default()).await?;
+    }
+    for client in [VICTIM, OTHER] {
+        stage.new_version(client)?;
+        stage.connect(client).await?;
+        let next = stage.order(client).await?;
+        stage.done(&next).await?;
+    }
+    stage.audit(false).await?;
+    let transfers = stage.transfers().await?;
+    stage.oracle.partials(&stage.data_dir(), &transfers)?;
+    stage.oracle.retire(&stage.data_dir(), 0)
+}
