@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
+use filepull_lab::process::{Running, START_LIMIT};
 use tokio::io::BufReader;
 use tokio::process::{ChildStdout, Command};
 
 use crate::http::Http;
-use crate::process::{Running, START_LIMIT};
 use crate::server::Server;
 use crate::source::Source;
 

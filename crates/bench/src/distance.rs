@@ -4,14 +4,15 @@
 use std::time::Duration;
 
 use filepull_core::human::{self, parse_duration, parse_size};
+use filepull_lab::net::plain::{Poured, pour};
+use filepull_lab::net::{Hosts, Line, Network, parse_rate};
 use serde::Serialize;
 
 use crate::Bench;
 use crate::must;
-use crate::net::plain::{Poured, pour};
-use crate::net::{Hosts, Line, Network, Rig, parse_rate};
 use crate::product::Product;
 use crate::report::{Report, Table, print, tell, write_json};
+use crate::rig::Rig;
 use crate::source::{self, Source};
 use crate::stats::Sorted;
 

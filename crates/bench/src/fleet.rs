@@ -1,12 +1,12 @@
 //! Many clients on one server: what one of them costs, at rest, when all come at once, when the
 //! server is lost, and when each sends a file.
 
-pub(crate) mod agents;
-mod limit;
 mod measure;
 mod pulls;
 mod rig;
 mod table;
+
+use filepull_lab::fleet::make_room;
 
 use crate::Bench;
 use crate::must;
@@ -29,7 +29,7 @@ const SIZE: u64 = 1024;
 /// Measures, prints and writes.
 pub(crate) async fn run(args: &Args, bench: &Bench) -> anyhow::Result<()> {
     let most = args.clients.iter().copied().max().unwrap_or_default();
-    let room = limit::make_room(most)?;
+    let room = make_room(most)?;
     let head = bench.head(&bench.folder).await?;
     print(&head);
     print(format!("limit     {room}"));

@@ -9,14 +9,12 @@ mod latency;
 mod machine;
 mod memory;
 mod must;
-mod net;
 mod peers;
 mod plot;
-mod proc_files;
-mod process;
 mod product;
 mod records;
 mod report;
+mod rig;
 mod server;
 mod source;
 mod stats;
@@ -30,6 +28,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
+use filepull_lab::tool;
 use filepull_process::signal;
 use tokio::runtime;
 use tokio::time::sleep;
@@ -81,15 +80,6 @@ enum Mode {
     Uplink(uplink::Args),
     /// Pictures (SVG) of what `fleet` and `throughput` measured.
     Plot(plot::Args),
-    /// What the router of `distance` and `uplink` does with packets.
-    #[command(hide = true)]
-    Delay(net::delay::Args),
-    /// The sender of a plain TCP connection.
-    #[command(hide = true)]
-    Pour(net::plain::Args),
-    /// The agents of `fleet`, as a process of their own.
-    #[command(hide = true)]
-    Agents(fleet::agents::Args),
 }
 
 const EXAMPLES: &str = "\
@@ -115,10 +105,10 @@ pub(crate) struct Bench {
     json: Option<PathBuf>,
 }
 
-/// For agents that read files. A fleet that looks at its files all at once makes no more threads.
-const MAX_BLOCKING: usize = 64;
-
 fn main() -> ExitCode {
+    if let Some(code) = tool::run() {
+        return code;
+    }
     let ended = start(&Cli::parse());
     ended.unwrap_or_else(|error| {
         tell(format!("filepull-bench: {error:#}"));
@@ -127,8 +117,7 @@ fn main() -> ExitCode {
 }
 
 fn start(cli: &Cli) -> anyhow::Result<ExitCode> {
-    let mut runtime = runtime::Builder::new_current_thread();
-    let runtime = runtime.enable_all().max_blocking_threads(MAX_BLOCKING).build()?;
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let ended = run_until_asked_to_stop(cli).await;
         // The runtime collects the processes that were killed by a drop; then nobody else has to.
@@ -156,9 +145,6 @@ async fn run(cli: &Cli) -> anyhow::Result<()> {
         Mode::Distance(args) => distance::run(args, &Bench::new(cli)?).await,
         Mode::Uplink(args) => uplink::run(args, &Bench::new(cli)?).await,
         Mode::Plot(args) => plot::run(args),
-        Mode::Delay(args) => net::delay::run(args),
-        Mode::Pour(args) => net::plain::run(args).await,
-        Mode::Agents(args) => fleet::agents::run(args).await,
     }
 }
 

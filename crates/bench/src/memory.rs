@@ -93,7 +93,7 @@ async fn measure(bench: &Bench, clients: u32, bytes: u64) -> anyhow::Result<Meas
         tell(format!("no room: {} would be needed", human::size(needed)));
         return Ok(Measured { clients, bytes, peaks: None });
     }
-    let source = Source::make(&folder.path().join("source"), bytes)?;
+    let source = Source::noughts(&folder.path().join("source"), bytes)?;
     let places = (folder.path(), folder.path());
     let crowd = Crowd::start(&bench.programs, places, &source, clients, "separate").await?;
     let before = crowd.peak_rss()?;

@@ -11,13 +11,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use filepull_lab::proc_files;
+use filepull_lab::process::{self, LOOK_AGAIN, Running, START_LIMIT};
 use serde::Serialize;
 use tokio::process::Command;
 use tokio::time::sleep;
 
 use crate::must::Must;
-use crate::proc_files;
-use crate::process::{self, LOOK_AGAIN, Running, START_LIMIT};
 use crate::source::Source;
 
 /// A program that is ready to copy files.

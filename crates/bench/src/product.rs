@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use filepull_lab::process::{self, START_LIMIT};
 use serde::Serialize;
 use serde_json::json;
 use tokio::process::Command;
 
 use crate::agent::Agent;
 use crate::http::Http;
-use crate::process::{self, START_LIMIT};
 use crate::server::Server;
 use crate::source::Source;
 

@@ -3,11 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use filepull_lab::process::{self, Running, START_LIMIT};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::ChildStdout;
 use tokio::time::timeout;
-
-use crate::process::{self, Running, START_LIMIT};
 
 /// A server that is ready.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tempfile::TempDir;
 
-/// A file to be sent: random bytes, which no program can compress.
+/// A file to be sent.
 #[derive(Clone, Debug)]
 pub(crate) struct Source {
     pub(crate) path: PathBuf,
@@ -16,7 +16,19 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    /// Makes a file of `size` bytes in `folder`, and waits until it is on the disk.
+    /// Makes a file of `size` noughts, which take no room: neither here, nor where many copies of it
+    /// go if that file system compresses. For measurements in which the contents play no part.
+    pub(crate) fn noughts(folder: &Path, size: u64) -> anyhow::Result<Self> {
+        fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        let path = folder.join(format!("{size}.bin"));
+        File::create(&path)
+            .and_then(|file| file.set_len(size))
+            .with_context(|| path.display().to_string())?;
+        Ok(Self { path, size })
+    }
+
+    /// Makes a file of `size` random bytes, which no program can compress, in `folder`, and waits
+    /// until it is on the disk.
     pub(crate) fn make(folder: &Path, size: u64) -> anyhow::Result<Self> {
         fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
         let path = folder.join(format!("{size}.bin"));

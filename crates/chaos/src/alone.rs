@@ -1,5 +1,5 @@
-//! A run of its own: with mounts that nobody else sees, and with process ids of its own, so that
-//! everything it has started ends with it, whatever ended it.
+//! A run of its own: with mounts and a network that nobody else sees, and with process ids of its
+//! own, so that everything it has started ends with it, whatever ended it.
 
 use std::path::Path;
 use std::process::{ExitCode, ExitStatus};
@@ -11,8 +11,12 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// Set in a process that is alone.
 const ALONE: &str = "FILEPULL_CHAOS_ALONE";
-/// Its memory goes with its mounts. No more than what is free now: others use it too.
-const OWN_MEMORY: &str = "mount -t tmpfs -o \"size=$0,mode=1777\" tmpfs /dev/shm && exec \"$@\"";
+/// Its memory goes with its mounts, and so do the names of its networks. No more memory than what is
+/// free now: others use it too.
+const BEGIN: &str = "\
+    mount -t tmpfs -o \"size=$0,mode=1777\" tmpfs /dev/shm && \
+    mkdir -p /run/netns && mount -t tmpfs tmpfs /run/netns && \
+    ip link set lo up && exec \"$@\"";
 
 /// Whether this process is such a run, or cannot make one.
 pub fn is_alone() -> bool {
@@ -21,7 +25,8 @@ pub fn is_alone() -> bool {
 
 /// Runs this program anew, alone, and waits for it. Otherwise a container that somebody starts at
 /// the wrong moment keeps a copy of a disk that we have unmounted, and the next mount finds the disk
-/// as it was: without power. And a killed run would leave servers and agents behind.
+/// as it was: without power. A killed run would leave servers and agents behind. And what a router
+/// does here is nobody else's business.
 ///
 /// # Errors
 /// `unshare` or `setpriv`, of util-linux, do not start.
@@ -45,8 +50,8 @@ fn start() -> anyhow::Result<Child> {
     let free = memory.map_or(0, |stat| stat.f_bavail * stat.f_frsize);
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--", "unshare", "--mount", "--propagation", "private"]);
-    command.args(["--pid", "--fork", "--kill-child", "--mount-proc", "--"]);
-    command.args(["sh", "-c", OWN_MEMORY, &free.max(1).to_string()]);
+    command.args(["--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--"]);
+    command.args(["sh", "-c", BEGIN, &free.max(1).to_string()]);
     command.arg(std::env::current_exe()?).args(std::env::args_os().skip(1)).env(ALONE, "1");
     // A group of its own: a signal reaches it once, through us.
     Ok(command.process_group(0).spawn()?)

@@ -97,6 +97,22 @@ impl Cells {
         format!("{body} {:016x}\n", hash(body.as_bytes()))
     }
 
+    /// The version of each cell of a file of `client`, which may be of several and end early, but
+    /// not within a cell.
+    ///
+    /// # Errors
+    /// A cell is not one, or is not the one that belongs there.
+    pub fn versions(client: &str, bytes: &[u8]) -> Result<Vec<u32>, Flaw> {
+        let owner = hash(client.as_bytes());
+        let version = |(cell, index): (&[u8], u32)| match parse(cell) {
+            Some((found, _)) if found.owner != owner => Err(Flaw::Foreign { index }),
+            Some((_, at)) if at != index => Err(Flaw::Shifted { index, found: at }),
+            Some((found, _)) => Ok(found.version),
+            None => Err(damaged(cell, index)),
+        };
+        bytes.chunks(CELL_LEN).zip(0..).map(version).collect()
+    }
+
     /// Reads a file of `client`: which version it is, if it is exactly that, whole.
     ///
     /// # Errors
@@ -110,8 +126,7 @@ impl Cells {
                 if let (Some(first), true) = (first, cell.len() < CELL_LEN) {
                     return Err(Flaw::Torn { expected: first.len(), found: bytes.len() as u64 });
                 }
-                let found = String::from_utf8_lossy(&cell[..cell.len().min(16)]).into_owned();
-                return Err(Flaw::Damaged { index, found: found.escape_default().to_string() });
+                return Err(damaged(cell, index));
             };
             let expected = *first.get_or_insert(found);
             if found.owner != owner {
@@ -157,6 +172,11 @@ fn parse(cell: &[u8]) -> Option<(Cells, u32)> {
     let mut number = || u32::from_str_radix(words.next()?, 16).ok();
     let (version, index, total) = (number()?, number()?, number()?);
     Some((Cells { owner, version, total }, index))
+}
+
+fn damaged(cell: &[u8], index: u32) -> Flaw {
+    let found = String::from_utf8_lossy(&cell[..cell.len().min(16)]).into_owned();
+    Flaw::Damaged { index, found: found.escape_default().to_string() }
 }
 
 /// FNV-1a, stirred: enough to notice what chance or a bug does to 50 bytes.

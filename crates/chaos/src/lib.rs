@@ -43,6 +43,7 @@ pub mod disk;
 pub mod ground;
 pub mod oracle;
 pub mod order;
+pub mod outpost;
 pub mod planted;
 pub mod promise;
 pub mod promises;

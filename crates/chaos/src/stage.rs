@@ -160,6 +160,11 @@ impl Stage {
         self.clients[index].client.set(key, value);
     }
 
+    /// Starts a client's agent through this launcher from now on.
+    pub fn launch_client_by(&mut self, index: usize, launcher: Vec<String>) {
+        self.clients[index].client.launch_by(launcher);
+    }
+
     /// The id of a client.
     pub fn id(&self, index: usize) -> String {
         self.clients[index].client.id.clone()

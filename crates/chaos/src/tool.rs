@@ -37,6 +37,16 @@ pub const LOOP_DISKS: &[Need] = &[
     Need::Program("strace", "strace"),
 ];
 
+/// Namespaces with a router between them, which drops, resets, forgets and delays.
+pub const NETWORKS: &[Need] = &[
+    Need::Root,
+    Need::Program("ip", "iproute2"),
+    Need::Program("tc", "iproute2"),
+    Need::Program("iptables", "iptables"),
+    Need::Program("nft", "nftables"),
+    Need::Program("sysctl", "procps"),
+];
+
 impl Need {
     /// Says what is missing, if it is.
     pub fn missing(self) -> Option<String> {

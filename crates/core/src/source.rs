@@ -94,7 +94,7 @@ impl Reading {
     /// # Errors
     /// The second reading found other bytes.
     pub fn check_again(&self, second: &Fingerprint) -> Result<(), SourceChanged> {
-        if self.fingerprint.value() == second.value() { Ok(()) } else { Err(SourceChanged) }
+        if self.fingerprint.agrees_with(second) { Ok(()) } else { Err(SourceChanged) }
     }
 }
 
@@ -106,6 +106,11 @@ impl Fingerprint {
     /// Takes the next bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
+    }
+
+    /// Whether both were fed the same bytes.
+    pub fn agrees_with(&self, other: &Self) -> bool {
+        self.value() == other.value()
     }
 
     fn value(&self) -> u128 {

@@ -369,6 +369,11 @@ impl Client {
         self
     }
 
+    /// The same, from its agent's next start on.
+    pub fn launch_by(&mut self, launcher: Vec<String>) {
+        self.launcher = launcher;
+    }
+
     /// Starts its agent and waits until it is connected.
     ///
     /// # Errors

@@ -142,6 +142,13 @@ impl HandUpload {
         self.send(Kind::Trailer(UploadTrailer { total_size: file.len() as u64, sha256 })).await
     }
 
+    /// Ends the stream of what it sends; only answers can follow.
+    #[must_use]
+    pub fn end(self) -> Self {
+        let (pieces, _) = mpsc::channel(1);
+        Self { pieces, ..self }
+    }
+
     async fn send(&self, kind: Kind) -> anyhow::Result<()> {
         Ok(self.pieces.send(UploadRequest { kind: Some(kind) }).await?)
     }

@@ -17,7 +17,7 @@ use anyhow::Context as _;
 pub use bed::{Client, Programs, Reply, TestBed, made, same, send};
 pub use hand_agent::{HandAgent, HandUpload};
 pub use process::{Process, program};
-pub use proxy::Proxy;
+pub use proxy::{Proxy, Way};
 pub use strace::Strace;
 
 /// No wait in a test is longer: on a busy machine with two cores everything takes its time.

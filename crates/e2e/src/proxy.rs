@@ -1,8 +1,8 @@
-//! A wire between agents and the server that a test can cut, freeze and measure.
+//! A wire between agents and the server that a test can cut, freeze, measure and damage.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -32,6 +32,40 @@ struct Shared {
     strand: watch::Sender<u64>,
     /// Nothing passes while this is true; connections stay open.
     frozen: watch::Sender<bool>,
+    to_server: Mutex<Noise>,
+    to_agents: Mutex<Noise>,
+}
+
+/// Which way bytes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// From agents to the server.
+    ToServer,
+    /// From the server to agents.
+    ToAgents,
+}
+
+/// What happens to the bytes of one way.
+#[derive(Debug, Default)]
+struct Noise {
+    passed: u64,
+    n_flipped: u64,
+    /// At which byte, and which of its bits.
+    flip: Option<(u64, u8)>,
+}
+
+impl Noise {
+    fn pass(&mut self, bytes: &mut [u8]) {
+        if let Some((at, bits)) = self.flip
+            && let Some(index) = at.checked_sub(self.passed).and_then(|n| usize::try_from(n).ok())
+            && let Some(byte) = bytes.get_mut(index)
+        {
+            *byte ^= bits;
+            self.flip = None;
+            self.n_flipped += 1;
+        }
+        self.passed += bytes.len() as u64;
+    }
 }
 
 impl Proxy {
@@ -50,6 +84,8 @@ impl Proxy {
             cut_uploads: watch::Sender::new(0),
             strand: watch::Sender::new(0),
             frozen: watch::Sender::new(false),
+            to_server: Mutex::default(),
+            to_agents: Mutex::default(),
         });
         let accepting = Arc::clone(&shared);
         #[allow(clippy::disallowed_methods, reason = "they end with the runtime of the test")]
@@ -98,6 +134,20 @@ impl Proxy {
         self.shared.frozen.send_replace(false);
     }
 
+    /// Flips these bits of the byte that passes after `after` others, whatever it belongs to. The
+    /// check sums of TCP are made anew behind it, so that nobody but the programs can notice.
+    pub fn flip(&self, way: Way, after: u64, bits: u8) {
+        let mut noise = self.shared.noise(way);
+        noise.flip = Some((noise.passed + after, bits));
+    }
+
+    /// Takes a flip back that has not come to pass; how many have.
+    pub fn stop_flipping(&self, way: Way) -> u64 {
+        let mut noise = self.shared.noise(way);
+        noise.flip = None;
+        noise.n_flipped
+    }
+
     /// Bytes that went from agents to the server.
     pub fn sent(&self) -> u64 {
         *self.shared.sent.borrow()
@@ -116,6 +166,16 @@ impl Proxy {
         let mut sent = self.shared.sent.subscribe();
         soon(&format!("{bytes} bytes"), sent.wait_for(|&sent| bytes <= sent)).await??;
         Ok(())
+    }
+}
+
+impl Shared {
+    fn noise(&self, way: Way) -> std::sync::MutexGuard<'_, Noise> {
+        let noise = match way {
+            Way::ToServer => &self.to_server,
+            Way::ToAgents => &self.to_agents,
+        };
+        noise.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -171,6 +231,8 @@ async fn pump(
         if len == 0 || frozen.wait_for(|frozen| !frozen).await.is_err() {
             return;
         }
+        let way = if carried.is_some() { Way::ToServer } else { Way::ToAgents };
+        shared.noise(way).pass(&mut buffer[..len]);
         if to.write_all(&buffer[..len]).await.is_err() {
             return;
         }

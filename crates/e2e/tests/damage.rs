@@ -139,6 +139,36 @@ async fn a_flipped_bit_never_gets_a_final_name() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
+async fn a_bit_that_flips_in_the_partial_is_not_published() -> anyhow::Result<()> {
+    let (bed, mut liar, order, _) = ordered().await?;
+    let mut sent = liar.upload(&order, 0, 4).await?;
+    sent.chunk(0, "data".into()).await?;
+    let written = async {
+        loop {
+            match &bed.leftovers("client4")?[..] {
+                [partial] if std::fs::read(partial)? == b"data" => return Ok(partial.clone()),
+                _ => tokio::task::yield_now().await,
+            }
+        }
+    };
+    let written: anyhow::Result<_> = soon("the bytes on the disk", written).await?;
+    std::fs::write(written?, b"dat\x60")?;
+    sent.trailer(b"data").await?;
+    let mut last = None;
+    while let Ok(Some(answer)) = sent.answer(DEADLINE).await {
+        last = Some(answer);
+    }
+    assert_eq!(error_code(last), Some(ErrorCode::ChecksumMismatch));
+    let again = liar.order().await?;
+    assert_eq!(again.offset, 0, "nothing of it is kept");
+    assert!(bed.downloads("client4")?.is_empty());
+    let answer =
+        upload(&liar, vec![header(&again, 4), chunk(0, b"data"), trailer(4, b"data")]).await?;
+    assert!(matches!(answer, Some(Answer::Stored(_))), "{answer:?}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn lost_doubled_and_surplus_chunks_are_refused() -> anyhow::Result<()> {
     let wrong = [
         vec![chunk(0, b"da"), chunk(3, b"a"), trailer(4, b"data")],

@@ -5,12 +5,14 @@
 //! is read from the connection: the line slows down instead of filling the memory.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::pin::Pin;
 
 use bytes::Bytes;
 use filepull_core::digest::Digest;
 use filepull_core::problem::Problem;
 use filepull_core::receive::{ReceiveError, Receiver};
+use filepull_core::source::Fingerprint;
 use futures::{Stream, StreamExt as _};
 use tokio::task::{JoinHandle, spawn_blocking};
 
@@ -46,6 +48,8 @@ pub type Pieces = Pin<Box<dyn Stream<Item = Result<Piece, String>> + Send>>;
 pub(crate) struct Held {
     pub(crate) partial: Partial,
     pub(crate) receiver: Receiver,
+    /// Of the bytes that were received: what the partial must hold when it gets its name.
+    pub(crate) fingerprint: Fingerprint,
 }
 
 /// How an upload ended.
@@ -72,7 +76,7 @@ pub(crate) enum Event {
     Ended(End),
 }
 
-/// Enough for one large write; while it runs, at most as much again waits in memory.
+/// Enough for one large write; while it runs, at most as much again is read from the connection.
 const BATCH_LEN: usize = 1024 * 1024;
 
 /// What a chunk costs at least, in bytes: its place in the batch.
@@ -91,7 +95,7 @@ pub struct Reception {
 impl Reception {
     /// Reads nothing ahead until the first call of `next`: by then the partial is there.
     pub(crate) fn new(pieces: Pieces, brake: Brake) -> Self {
-        brake.pull();
+        brake.want(0);
         Self { pieces, brake, batch: Vec::new(), batch_len: 0, job: None, end: None }
     }
 
@@ -106,16 +110,12 @@ impl Reception {
             {
                 return Event::Ended(end);
             }
-            let takes_more = self.end.is_none() && self.batch_len < BATCH_LEN;
-            if takes_more {
-                self.brake.release();
-            } else {
-                self.brake.pull();
-            }
+            let room = BATCH_LEN.saturating_sub(self.batch_len);
+            let takes_more = self.end.is_none() && 0 < room;
             tokio::select! {
                 // What has come already joins the batch: a job costs two changes of thread.
                 biased;
-                piece = self.pieces.next(), if takes_more => self.take(piece),
+                piece = next_piece(&mut self.pieces, &self.brake, room), if takes_more => self.take(piece),
                 () = std::future::ready(()), if idle && !self.batch.is_empty() => {
                     if let Some(held) = held.take() {
                         self.start_job(held);
@@ -210,12 +210,38 @@ impl Held {
                 break;
             }
             if !bytes.is_empty() {
+                self.fingerprint.update(&bytes);
                 accepted.push(bytes);
             }
         }
         self.partial.append(&accepted).map_err(End::Disk)?;
         judged.map_err(End::Bad)
     }
+
+    /// Whether the partial still holds what was received. The digest does not tell: it is made of
+    /// the bytes on their way to the disk.
+    pub(crate) fn is_intact(&mut self) -> Result<bool, StoreError> {
+        let mut found = Fingerprint::default();
+        self.partial.read_back(|bytes| found.update(bytes))?;
+        Ok(found.agrees_with(&self.fingerprint))
+    }
+}
+
+/// The next piece. Only when all that has come is taken may the connection bring more: as much as
+/// there is `room` for.
+async fn next_piece(
+    pieces: &mut Pieces,
+    brake: &Brake,
+    room: usize,
+) -> Option<Result<Piece, String>> {
+    poll_fn(|context| {
+        let piece = pieces.poll_next_unpin(context);
+        if piece.is_pending() {
+            brake.want(room);
+        }
+        piece
+    })
+    .await
 }
 
 /// The job's result; for ever pending without a job.
@@ -227,5 +253,32 @@ async fn finished(
         Some(job) => {
             job.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+    use std::pin::pin;
+
+    use futures::stream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_connection_may_bring_as_much_as_there_is_room_for() {
+        let brake = Brake::default();
+        brake.want(0);
+        let one = stream::once(ready(Err("the first".to_owned())));
+        let mut pieces: Pieces = Box::pin(one.chain(stream::once(pending())));
+        let holds = || poll_fn(|context| std::task::Poll::Ready(brake.holds(context)));
+        assert!(next_piece(&mut pieces, &brake, 10).await.is_some());
+        assert!(holds().await, "what has come must be taken first");
+        let more = pin!(next_piece(&mut pieces, &brake, 10));
+        assert!(futures::poll!(more).is_pending());
+        brake.has_read(9);
+        assert!(!holds().await);
+        brake.has_read(9);
+        assert!(holds().await);
     }
 }

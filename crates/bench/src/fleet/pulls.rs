@@ -4,11 +4,11 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use filepull_lab::fleet::client;
 use futures::{StreamExt as _, stream};
 use serde::Serialize;
 use serde_json::json;
 
-use super::agents::client;
 use super::rig::Rig;
 use crate::http::Http;
 use crate::product::Ends;

@@ -1,18 +1,14 @@
 //! A server and a process full of agents.
 
-use std::env;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::process::{ChildStdin, ChildStdout};
-use tokio::time::{sleep, timeout};
+use filepull_lab::fleet::Fleet;
+use filepull_lab::process::{LOOK_AGAIN, START_LIMIT};
+use tokio::time::sleep;
 
-use super::agents::READY;
 use crate::http::Http;
-use crate::process::{self, LOOK_AGAIN, Running, START_LIMIT};
 use crate::product::Ends;
 use crate::server::Server;
 use crate::source::Source;
@@ -28,11 +24,7 @@ const COMPLETE_LIMIT: Duration = Duration::from_secs(120);
 #[derive(Debug)]
 pub(super) struct Rig {
     pub(super) server: Server,
-    agents: Running,
-    /// A byte makes the agents dial; its end, even if this program is killed, ends them.
-    word: ChildStdin,
-    /// Output that nobody reads must not end the agents by a broken pipe.
-    _output: BufReader<ChildStdout>,
+    agents: Fleet,
     pub(super) n_clients: u32,
     program: PathBuf,
     folder: PathBuf,
@@ -47,23 +39,14 @@ impl Rig {
         n_clients: u32,
     ) -> anyhow::Result<Self> {
         let server = Server::start(program, folder).await?;
-        let mut command = process::command(env::current_exe()?);
-        command.args(["agents", "--count", &n_clients.to_string(), "--server", &server.agents]);
-        command.arg("--file").arg(&source.path).stdin(Stdio::piped());
-        let (mut agents, output) = Running::start("agents", command, folder)?;
-        let mut output = BufReader::new(output);
-        let mut said = String::new();
-        let ready = timeout(START_LIMIT, output.read_line(&mut said)).await;
-        anyhow::ensure!(ready.is_ok_and(|read| read.is_ok()), agents.last_words());
-        anyhow::ensure!(said.trim() == READY, agents.last_words());
-        let (word, _output) = (agents.stdin()?, output);
+        let agents = Fleet::start(n_clients, &server.agents, &source.path, folder).await?;
         let (program, folder) = (program.to_owned(), folder.to_owned());
-        Ok(Self { server, agents, word, _output, n_clients, program, folder })
+        Ok(Self { server, agents, n_clients, program, folder })
     }
 
     /// Lets all agents dial.
     pub(super) async fn dial(&mut self) -> anyhow::Result<()> {
-        self.word.write_all(b"\n").await.with_context(|| self.agents.last_words())
+        self.agents.dial().await
     }
 
     /// Waits until the server says that all are online.
@@ -101,18 +84,22 @@ impl Rig {
     /// The CPU both have used so far, in seconds; the server since it was last started.
     pub(super) fn cpu_seconds(&self) -> anyhow::Result<Ends<f64>> {
         let Self { server, agents, .. } = self;
-        let cpu = Ends { server: server.process.usage()?.cpu, agent: agents.usage()?.cpu };
+        let cpu =
+            Ends { server: server.process.usage()?.cpu, agent: agents.process().usage()?.cpu };
         Ok(cpu.map(|cpu| cpu.as_secs_f64()))
     }
 
     /// The memory both have resident, in bytes.
     pub(super) fn rss(&self) -> anyhow::Result<Ends<u64>> {
-        Ok(Ends { server: self.server.process.rss()?, agent: self.agents.rss()? })
+        Ok(Ends { server: self.server.process.rss()?, agent: self.agents.process().rss()? })
     }
 
     /// The most memory both ever had resident, in bytes; the server since it was last started.
     pub(super) fn peak_rss(&self) -> anyhow::Result<Ends<u64>> {
-        Ok(Ends { server: self.server.process.peak_rss()?, agent: self.agents.peak_rss()? })
+        Ok(Ends {
+            server: self.server.process.peak_rss()?,
+            agent: self.agents.process().peak_rss()?,
+        })
     }
 
     /// Ends both and waits until they are gone.
@@ -122,6 +109,6 @@ impl Rig {
     }
 
     pub(super) fn last_words(&self) -> String {
-        format!("{}\n{}", self.server.process.last_words(), self.agents.last_words())
+        format!("{}\n{}", self.server.process.last_words(), self.agents.process().last_words())
     }
 }

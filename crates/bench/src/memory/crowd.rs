@@ -4,12 +4,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use filepull_lab::process::{self, START_LIMIT};
 use futures::future::try_join_all;
 use serde_json::json;
 
 use crate::agent::Agent;
 use crate::http::Http;
-use crate::process::{self, START_LIMIT};
 use crate::product::{Ends, Programs, pull};
 use crate::server::Server;
 use crate::source::Source;

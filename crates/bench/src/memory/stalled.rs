@@ -7,12 +7,12 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use filepull_lab::process::{self, START_LIMIT};
 use serde::Serialize;
 use tokio::time::sleep;
 
 use super::crowd::Crowd;
 use crate::Bench;
-use crate::process::{self, START_LIMIT};
 use crate::product::Ends;
 use crate::report::tell;
 use crate::source::{self, Source};
@@ -139,7 +139,7 @@ fn unmount(mount: &Path) {
 fn remove_leftovers(folder: &Path) -> anyhow::Result<()> {
     let folder = folder.canonicalize()?;
     let mounts = std::fs::read_to_string("/proc/self/mounts")?;
-    for mount in leftovers(&mounts, &folder).filter(|(_, pid)| !process::is_bench(*pid)) {
+    for mount in leftovers(&mounts, &folder).filter(|(_, pid)| !process::is_ours(*pid)) {
         unmount(mount.0);
     }
     Ok(())

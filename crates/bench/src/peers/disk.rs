@@ -3,8 +3,9 @@
 
 use std::path::Path;
 
+use filepull_lab::process;
+
 use super::{Facts, Peer, find, folders, version};
-use crate::process;
 use crate::source::Source;
 
 pub(super) async fn start(folder: &Path) -> anyhow::Result<Peer> {

@@ -3,9 +3,10 @@
 use std::fs;
 use std::path::Path;
 
+use filepull_lab::process::{self, Running};
+
 use super::{Facts, Peer, find, folders, free_port, version};
 use crate::must::Must;
-use crate::process::{self, Running};
 use crate::source::Source;
 
 pub(super) async fn start(folder: &Path) -> anyhow::Result<Peer> {

@@ -3,9 +3,10 @@
 use std::fs;
 use std::path::Path;
 
+use filepull_lab::process::{self, Running, START_LIMIT};
+
 use super::{Facts, Peer, find, folders, free_port, version};
 use crate::must::Must;
-use crate::process::{self, Running, START_LIMIT};
 use crate::source::Source;
 
 /// In hardware on every machine of the last ten years; the default is slower.

@@ -73,7 +73,10 @@ pub(super) struct Connection {
     stream: TcpStream,
     /// Bytes of the preface read so far, and when it must be whole; none once it is.
     greeting: Option<(usize, Pin<Box<Sleep>>)>,
-    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// That of all connections: their time is over.
+    all_cut: CancellationToken,
+    cut: CancellationToken,
+    until_cut: Pin<Box<WaitForCancellationFutureOwned>>,
     brake: Brake,
     _place: Place,
 }
@@ -85,13 +88,23 @@ pub(super) struct Caller {
     pub(super) remote_addr: Option<SocketAddr>,
     /// Stops reading from the connection.
     pub(super) brake: Brake,
+    cut: CancellationToken,
+}
+
+impl Caller {
+    /// Resets the connection. Where nothing comes back from the other end, a polite end would wait
+    /// behind what TCP sends again and again, and never be heard; a reset needs no answer.
+    pub(super) fn reset(&self) {
+        self.cut.cancel();
+    }
 }
 
 impl Connection {
-    fn new(stream: TcpStream, cut: CancellationToken, place: Place) -> Self {
+    fn new(stream: TcpStream, all_cut: CancellationToken, place: Place) -> Self {
         let greeting = Some((0, Box::pin(sleep(GREETING_LIMIT))));
-        let cut = Box::pin(cut.cancelled_owned());
-        Self { stream, greeting, cut, brake: Brake::default(), _place: place }
+        let cut = all_cut.child_token();
+        let until_cut = Box::pin(cut.clone().cancelled_owned());
+        Self { stream, greeting, all_cut, cut, until_cut, brake: Brake::default(), _place: place }
     }
 
     /// Notes `len` more bytes; without any, checks whether it is too late for them.
@@ -114,7 +127,11 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.cut.as_mut().poll(context).is_ready() {
+        if self.until_cut.as_mut().poll(context).is_ready() {
+            if !self.all_cut.is_cancelled() {
+                // Closing it resets it.
+                SockRef::from(&self.stream).set_linger(Some(Duration::ZERO))?;
+            }
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         if self.brake.holds(context) {
@@ -123,6 +140,7 @@ impl AsyncRead for Connection {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
         let len = buffer.filled().len() - before;
+        self.brake.has_read(len);
         self.greeted(len, context)?;
         ready!(read)?;
         Poll::Ready(Ok(()))
@@ -163,6 +181,34 @@ impl Connected for Connection {
     type ConnectInfo = Caller;
 
     fn connect_info(&self) -> Self::ConnectInfo {
-        Caller { remote_addr: self.stream.peer_addr().ok(), brake: self.brake.clone() }
+        let (brake, cut) = (self.brake.clone(), self.cut.clone());
+        Caller { remote_addr: self.stream.peer_addr().ok(), brake, cut }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_not_wanted_stays_in_the_socket() -> io::Result<()> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let mut agent = TcpStream::connect(listener.local_addr()?).await?;
+        let (stream, _) = listener.accept().await?;
+        let place = Room::make().place().await;
+        let mut connection = Connection::new(stream, CancellationToken::new(), place);
+        let brake = connection.brake.clone();
+        agent.write_all(&[0; 64]).await?;
+        brake.want(32);
+        connection.read_exact(&mut [0; 32]).await?;
+        let mut rest = [0; 32];
+        let mut read = pin!(connection.read_exact(&mut rest));
+        assert!(futures::poll!(&mut read).is_pending());
+        brake.want(32);
+        read.await.map(drop)
     }
 }

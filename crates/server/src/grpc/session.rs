@@ -17,7 +17,7 @@ use filepull_proto::v1::{
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, interval_at, sleep_until, timeout};
+use tokio::time::{Instant, interval_at, sleep, sleep_until, timeout};
 use tonic::{Request, Status, Streaming};
 use tracing::{debug, info, trace, warn};
 
@@ -48,7 +48,7 @@ pub(super) async fn open(
     };
     match welcome(&gateway, hello, remote_addr).await {
         Ok((client, session, outgoing, pulse)) => {
-            let line = Line { gateway: gateway.clone(), client, session, pulse };
+            let line = Line { gateway: gateway.clone(), caller, client, session, pulse };
             gateway.lifecycle.spawn(line.run(messages));
             Ok(outgoing)
         }
@@ -140,6 +140,7 @@ fn outgoing(
 /// A live line, as its own task sees it.
 struct Line {
     gateway: Gateway,
+    caller: Caller,
     client: ClientId,
     session: Session,
     pulse: watch::Sender<Heard>,
@@ -166,6 +167,12 @@ impl Line {
             && let Err(error) = self.gateway.records.client_left(&left).await
         {
             warn!(event = "records.failed", %client, %error, "the records failed");
+        }
+        if reason == DisconnectReason::Silent {
+            // An agent that hears us and is not heard must not take this line for alive.
+            let last_words = sleep(LAST_WORDS_LIMIT);
+            self.gateway.lifecycle.stop().run_until_cancelled(last_words).await;
+            self.caller.reset();
         }
     }
 
@@ -242,6 +249,9 @@ impl Line {
         self.gateway.transfers.answer(&self.client, id, update.attempt, answer);
     }
 }
+
+/// So long the last words to a silent agent may take to leave.
+const LAST_WORDS_LIMIT: Duration = Duration::from_millis(250);
 
 /// The beats of all lines fall into slots of this length: a worker that wakes up serves many.
 const SLOT: Duration = Duration::from_millis(50);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use filepull_core::backoff::Ended;
+use filepull_core::source::Fingerprint;
 use filepull_core::transfer::{Effect, Phase, Transfer};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
@@ -101,7 +102,7 @@ fn one(
             let size = transfer.source().map_or(0, |source| source.size);
             let partial = store.create_partial(client, *id, *generation, size)?;
             let receiver = filepull_core::receive::Receiver::new(size);
-            *held = Some(Held { partial, receiver });
+            *held = Some(Held { partial, receiver, fingerprint: Fingerprint::default() });
         }
         Effect::SyncPartial => {
             if let Some(held) = held {

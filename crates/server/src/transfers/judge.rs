@@ -3,11 +3,12 @@
 use filepull_core::digest::Digest;
 use filepull_core::name::DownloadName;
 use filepull_core::problem::{Code, Problem};
-use filepull_core::receive::{ReceiveError, Verified};
+use filepull_core::receive::Verified;
 use filepull_core::transfer::{Effect, Transfer};
 use tokio::sync::mpsc;
 
 use super::attempt::fruitless;
+use super::effects::run;
 use super::life::{Attempted, Ending, Life};
 use super::{Reply, now, refuse, store_failed};
 
@@ -20,10 +21,25 @@ impl Life {
         replies: &mpsc::Sender<Reply>,
     ) -> Result<Attempted, Ending> {
         match self.held.as_ref().map(|held| held.receiver.finish(total_size, digest)) {
-            Some(Ok(proof)) => self.seal(proof, replies).await,
-            Some(Err(error)) => self.damaged(error, replies).await,
+            Some(Ok(proof)) if self.intact().await? => self.seal(proof, replies).await,
+            Some(Ok(_)) => {
+                self.damaged("the partial is no longer what was received".into(), replies).await
+            }
+            Some(Err(error)) => self.damaged(error.to_string(), replies).await,
             None => Ok(fruitless("the partial is gone")),
         }
+    }
+
+    /// Reads the partial back, before it gets a name.
+    async fn intact(&mut self) -> Result<bool, Ending> {
+        let Some(mut held) = self.held.take() else { return Ok(false) };
+        let job = move || {
+            let intact = held.is_intact();
+            (held, intact)
+        };
+        let (held, intact) = run(job).await;
+        self.held = Some(held);
+        intact.map_err(|error| self.meaning(store_failed(&error)))
     }
 
     async fn seal(
@@ -47,21 +63,21 @@ impl Life {
         Ok(Attempted::Done)
     }
 
-    /// The agent says that it has sent everything, and that is not what is here.
+    /// The agent has sent everything, and that is not what is here.
     async fn damaged(
         &mut self,
-        error: ReceiveError,
+        why: String,
         replies: &mpsc::Sender<Reply>,
     ) -> Result<Attempted, Ending> {
         let problem =
-            Problem::new(Code::ChecksumMismatch, format!("The bytes were damaged: {error}."));
+            Problem::new(Code::ChecksumMismatch, format!("The bytes were damaged: {why}."));
         self.transfer.setbacks.damaged += 1;
         if Transfer::MAX_DAMAGED <= self.transfer.setbacks.damaged {
             return Err(problem.into());
         }
         refuse(replies, problem, None);
         self.start_over().await?;
-        Ok(Attempted::Interrupted { why: error.to_string(), progress: true })
+        Ok(Attempted::Interrupted { why, progress: true })
     }
 
     /// The agent could not send the file as it is.

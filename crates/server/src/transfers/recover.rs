@@ -1,6 +1,7 @@
 //! What lies on the disk: what an earlier process left, or what a failure leaves in doubt.
 
 use filepull_core::receive::{Prefix, Receiver};
+use filepull_core::source::Fingerprint;
 use filepull_core::transfer::{Download, Recovery, SealedFound, Transfer};
 
 use super::effects::run;
@@ -64,13 +65,14 @@ fn hold(store: &Store, transfer: &Transfer, prefix: Prefix) -> Result<Option<Hel
     let Some(mut partial) = store.open_partial(client, *id, *generation, prefix.len)? else {
         return Ok(None);
     };
-    let mut receiver = Receiver::new(prefix.len);
+    let (mut receiver, mut fingerprint) = (Receiver::new(prefix.len), Fingerprint::default());
     partial.read_back(|bytes| {
+        fingerprint.update(bytes);
         // More than the file was cut to cannot come; if it did, the digest would not agree.
         let _ = receiver.chunk(receiver.received(), bytes);
     })?;
     let holds = receiver.prefix() == prefix;
-    Ok(holds.then_some(Held { partial, receiver }))
+    Ok(holds.then_some(Held { partial, receiver, fingerprint }))
 }
 
 fn inode(file: &std::fs::File) -> Option<u64> {

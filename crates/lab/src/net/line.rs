@@ -3,62 +3,52 @@
 use std::env;
 use std::fs;
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use serde::{Serialize, Serializer};
-use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::{ChildStdin, ChildStdout};
-use tokio::time::timeout;
 
 use super::{Network, Place, TO_SERVER, delay};
-use crate::process::{Running, START_LIMIT};
+use crate::tool::{self, Started};
 
 /// A line, as it is to be.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub(crate) struct Line {
+pub struct Line {
+    /// There and back, half of it each way.
     #[serde(serialize_with = "seconds", rename = "rtt_seconds")]
-    pub(crate) rtt: Duration,
+    pub rtt: Duration,
     /// Bits per second on the way to the server; none is as fast as the machine.
-    pub(crate) rate: Option<u64>,
-    /// On either way.
-    pub(crate) loss_percent: f64,
+    pub rate: Option<u64>,
+    /// Packets of a hundred, on either way.
+    pub loss_percent: f64,
     /// How much the router keeps for a line that is slower than its sender.
     #[serde(serialize_with = "seconds", rename = "queue_seconds")]
-    pub(crate) queue: Duration,
+    pub queue: Duration,
 }
 
 /// A line, as it is.
 #[derive(Debug)]
-pub(crate) struct Laid {
-    delay: Running,
-    /// Its end, even if this program is killed, ends the delay.
-    _word: ChildStdin,
-    _output: BufReader<ChildStdout>,
+pub struct Laid {
+    delay: Started,
 }
 
 impl Line {
     /// Makes the router behave so. Nothing else must use the network meanwhile.
-    pub(crate) async fn lay(&self, network: &Network, folder: &Path) -> anyhow::Result<Laid> {
-        self.set_rate(network).await?;
+    pub async fn lay(&self, network: &Network, folder: &Path) -> anyhow::Result<Laid> {
+        self.slow_down(network).await?;
         let hold_us = (self.rtt / 2).as_micros().to_string();
         let mut command = network.command_in(Place::Router, &env::current_exe()?);
-        command.args(["delay", "--hold-us", &hold_us]);
-        command.args(["--loss-percent", &self.loss_percent.to_string()]).stdin(Stdio::piped());
-        let (mut delay, output) = Running::start("delay", command, folder)?;
-        let mut output = BufReader::new(output);
-        let mut said = String::new();
-        let ready = timeout(START_LIMIT, output.read_line(&mut said)).await;
-        anyhow::ensure!(ready.is_ok_and(|read| read.is_ok()), delay.last_words());
-        anyhow::ensure!(said.trim() == delay::READY, delay.last_words());
+        command.args([tool::NAME, "delay", "--hold-us", &hold_us]);
+        command.args(["--loss-percent", &self.loss_percent.to_string()]);
+        let delay = Started::start("delay", command, delay::READY, folder).await?;
         let queue = delay::QUEUE.to_string();
         let args = ["--append", "FORWARD", "--jump", "NFQUEUE", "--queue-num", &queue];
         network.run_in(Place::Router, "iptables", &args).await?;
-        Ok(Laid { _word: delay.stdin()?, delay, _output: output })
+        Ok(Laid { delay })
     }
 
-    async fn set_rate(&self, network: &Network) -> anyhow::Result<()> {
+    /// Sets the rate alone: no packet is held back or lost.
+    pub async fn slow_down(&self, network: &Network) -> anyhow::Result<()> {
         let tc = async |args: &str| {
             let args: Vec<&str> = args.split(' ').collect();
             network.run_in(Place::Router, "tc", &args).await
@@ -78,7 +68,7 @@ impl Line {
     }
 
     /// `100 ms, 5 Mbit/s, 1 % lost`
-    pub(crate) fn in_words(&self) -> String {
+    pub fn in_words(&self) -> String {
         let rate = rate_in_words(self.rate);
         let lost = match self.loss_percent {
             0.0 => String::new(),
@@ -91,8 +81,8 @@ impl Line {
 impl Laid {
     /// Fails if the kernel lost packets because the delay could not keep up: then what was
     /// measured is our own router.
-    fn check(&self) -> anyhow::Result<()> {
-        let pid = self.delay.pid();
+    pub fn check(&self) -> anyhow::Result<()> {
+        let pid = self.delay.process.pid();
         let path = format!("/proc/{pid}/net/netfilter/nfnetlink_queue");
         let text = fs::read_to_string(&path).with_context(|| path.clone())?;
         let lost = parse_lost(&text).with_context(|| format!("{path} has another form"))?;
@@ -101,11 +91,11 @@ impl Laid {
     }
 
     /// Ends the delay: nothing comes between the ends any more but the rate.
-    pub(crate) async fn take_up(self, network: &Network) -> anyhow::Result<()> {
+    pub async fn take_up(self, network: &Network) -> anyhow::Result<()> {
         self.check()?;
         // Without anybody to judge them the kernel would drop all packets.
         network.run_in(Place::Router, "iptables", &["--flush", "FORWARD"]).await?;
-        self.delay.end().await
+        self.delay.process.end().await
     }
 }
 
@@ -121,7 +111,7 @@ fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S
 }
 
 /// `1Gbit`, `5Mbit`, or `none`.
-pub(crate) fn parse_rate(text: &str) -> Result<Option<u64>, String> {
+pub fn parse_rate(text: &str) -> Result<Option<u64>, String> {
     if text == "none" {
         return Ok(None);
     }

@@ -1,4 +1,4 @@
-//! `filepull-bench delay`: holds back, or loses, whatever the router forwards. It stands in for tc
+//! A tool: holds back, or loses, whatever the router forwards. It stands in for tc
 //! netem, which many kernels do not have.
 //!
 //! The kernel hands each packet of a netfilter queue to this program and waits for its verdict. In
@@ -16,11 +16,11 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 
-use crate::report::print;
+use crate::tool::say;
 
-/// What the bench types.
+/// What the lab types.
 #[derive(Clone, Debug, clap::Args)]
-pub(crate) struct Args {
+pub struct Args {
     /// How long each packet is held back, in microseconds.
     #[arg(long)]
     hold_us: u64,
@@ -51,7 +51,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     // Many packets as one cost less, but they must not be lost as one.
     queue.set_recv_gso(QUEUE, args.loss_percent == 0.0)?;
     queue.set_nonblocking(true);
-    print(READY);
+    say(READY);
     let hold = Duration::from_micros(args.hold_us);
     let mut held: Held = VecDeque::new();
     let stdin = stdin();

@@ -12,25 +12,27 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-use super::{Network, Place, SERVER_ADDR};
+use super::{Network, Place};
 use crate::process::{Running, START_LIMIT};
+use crate::tool;
 
-/// What the bench types.
+/// What the lab types.
 #[derive(Clone, Debug, clap::Args)]
-pub(crate) struct Args {
+pub struct Args {
     /// Whom to send to.
     to: SocketAddr,
 }
 
 /// What arrived.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub(crate) struct Poured {
-    pub(crate) bytes: u64,
+pub struct Poured {
+    /// How many.
+    pub bytes: u64,
     /// Since the connection was accepted.
-    pub(crate) seconds: f64,
+    pub seconds: f64,
 }
 
-/// `filepull-bench pour`: sends noughts until nobody wants them.
+/// Sends noughts until nobody wants them.
 pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
     let mut connection = TcpStream::connect(args.to).await?;
     let block = vec![0; 256 * 1024];
@@ -39,15 +41,15 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 /// Lets the agent's host send to the server's until so much has come, or so long has passed.
-pub(crate) async fn pour(
+pub async fn pour(
     network: &Network,
     folder: &Path,
     most_bytes: u64,
     most_time: Duration,
 ) -> anyhow::Result<Poured> {
-    let listener = TcpListener::bind((SERVER_ADDR, 0)).await?;
+    let listener = TcpListener::bind((network.server_addr(), 0)).await?;
     let mut command = network.command_in(Place::Agent, &env::current_exe()?);
-    command.args(["pour", &listener.local_addr()?.to_string()]).stdin(Stdio::null());
+    command.args([tool::NAME, "pour", &listener.local_addr()?.to_string()]).stdin(Stdio::null());
     let (sender, _output) = Running::start("pour", command, folder)?;
     let accepted = timeout(START_LIMIT, listener.accept()).await;
     let (mut connection, _) = accepted.with_context(|| sender.last_words())??;
@@ -73,7 +75,7 @@ pub(crate) async fn pour(
 
 impl Poured {
     /// Millions of bytes per second.
-    pub(crate) fn megabytes_per_second(&self) -> f64 {
+    pub fn megabytes_per_second(&self) -> f64 {
         #[allow(clippy::cast_precision_loss, reason = "exact up to 9 PB")]
         let bytes = self.bytes as f64;
         bytes / 1e6 / self.seconds

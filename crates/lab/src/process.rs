@@ -15,23 +15,23 @@ use tokio::time::{sleep, timeout};
 use crate::proc_files::{self, TreeUse};
 
 /// Nothing that starts here takes as long, even on a busy machine.
-pub(crate) const START_LIMIT: Duration = Duration::from_secs(20);
+pub const START_LIMIT: Duration = Duration::from_secs(20);
 
 /// Between two looks at something that tells nobody when it changes.
-pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(10);
+pub const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// A process that runs until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Running {
+pub struct Running {
     name: &'static str,
     child: Child,
     pid: u32,
     log: PathBuf,
 }
 
-/// A command that knows nothing of our environment: settings of whoever runs the bench must not
-/// change what is measured.
-pub(crate) fn command(program: impl AsRef<Path>) -> Command {
+/// A command that knows nothing of our environment: settings of whoever runs this must not change
+/// what is measured.
+pub fn command(program: impl AsRef<Path>) -> Command {
     let mut command = Command::new(program.as_ref());
     command.env_clear().env("PATH", PATH).env("LC_ALL", "C").env("HOME", "/nonexistent");
     command.stdin(Stdio::null()).kill_on_drop(true).process_group(0);
@@ -41,21 +41,18 @@ pub(crate) fn command(program: impl AsRef<Path>) -> Command {
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Where a program is installed.
-pub(crate) fn installed(program: &str) -> Option<PathBuf> {
+pub fn installed(program: &str) -> Option<PathBuf> {
     PATH.split(':').map(|folder| Path::new(folder).join(program)).find(|path| path.is_file())
 }
 
-/// Is a process alive and one of this program's? The number of one that has ended may have been
-/// given to another.
-pub(crate) fn is_bench(pid: u32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == PROGRAM)
+/// Is a process alive and one of ours? The number of one that has ended may have been given to
+/// another.
+pub fn is_ours(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.starts_with("filepull-"))
 }
 
-/// What Linux calls this program.
-const PROGRAM: &str = "filepull-bench";
-
 /// Runs a command to its end, at most for `limit`; its output, of both kinds.
-pub(crate) async fn finish(mut command: Command, limit: Duration) -> anyhow::Result<String> {
+pub async fn finish(mut command: Command, limit: Duration) -> anyhow::Result<String> {
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let program = command.as_std().get_program().to_owned();
     let output = async { command.spawn()?.wait_with_output().await };
@@ -70,7 +67,7 @@ pub(crate) async fn finish(mut command: Command, limit: Duration) -> anyhow::Res
 impl Running {
     /// Starts a process. Its standard error goes to `NAME.log` in `folder`; its standard output is
     /// returned.
-    pub(crate) fn start(
+    pub fn start(
         name: &'static str,
         mut command: Command,
         folder: &Path,
@@ -84,53 +81,54 @@ impl Running {
         Ok((Self { name, child, pid, log }, stdout))
     }
 
-    pub(crate) fn pid(&self) -> u32 {
+    /// Its number.
+    pub fn pid(&self) -> u32 {
         self.pid
     }
 
     /// CPU of the process and its descendants so far.
-    pub(crate) fn usage(&self) -> anyhow::Result<TreeUse> {
+    pub fn usage(&self) -> anyhow::Result<TreeUse> {
         proc_files::tree(self.pid).with_context(|| self.last_words())
     }
 
     /// The most memory it ever had resident, in bytes.
-    pub(crate) fn peak_rss(&self) -> anyhow::Result<u64> {
+    pub fn peak_rss(&self) -> anyhow::Result<u64> {
         proc_files::peak_rss(self.pid).with_context(|| self.last_words())
     }
 
     /// The memory it has resident now, in bytes.
-    pub(crate) fn rss(&self) -> anyhow::Result<u64> {
+    pub fn rss(&self) -> anyhow::Result<u64> {
         proc_files::rss(self.pid).with_context(|| self.last_words())
     }
 
     /// Its standard input, if the command has it piped.
-    pub(crate) fn stdin(&mut self) -> anyhow::Result<ChildStdin> {
+    pub fn stdin(&mut self) -> anyhow::Result<ChildStdin> {
         self.child.stdin.take().context("its input is not piped")
     }
 
     /// What it has logged so far.
-    pub(crate) fn log(&self) -> anyhow::Result<String> {
+    pub fn log(&self) -> anyhow::Result<String> {
         fs::read_to_string(&self.log).with_context(|| self.log.display().to_string())
     }
 
     /// How many lines of its log contain `text`.
-    pub(crate) fn count_in_log(&self, text: &str) -> anyhow::Result<usize> {
+    pub fn count_in_log(&self, text: &str) -> anyhow::Result<usize> {
         Ok(self.log()?.lines().filter(|line| line.contains(text)).count())
     }
 
     /// The first line of its log that contains `text`.
-    pub(crate) fn find_in_log(&self, text: &str) -> anyhow::Result<Option<String>> {
+    pub fn find_in_log(&self, text: &str) -> anyhow::Result<Option<String>> {
         let log = fs::read_to_string(&self.log).with_context(|| self.log.display().to_string())?;
         Ok(log.lines().find(|line| line.contains(text)).map(str::to_owned))
     }
 
     /// Waits until a port of this machine answers.
-    pub(crate) async fn listens_on(&self, port: u16) -> anyhow::Result<()> {
+    pub async fn listens_on(&self, port: u16) -> anyhow::Result<()> {
         self.until("listen", async || TcpStream::connect(("127.0.0.1", port)).await.is_ok()).await
     }
 
     /// Looks again and again until `ready`, or until it is too late.
-    pub(crate) async fn until(
+    pub async fn until(
         &self,
         what: &str,
         mut ready: impl AsyncFnMut() -> bool,
@@ -145,12 +143,12 @@ impl Running {
     }
 
     /// Ends it and waits until it is gone.
-    pub(crate) async fn end(mut self) -> anyhow::Result<()> {
+    pub async fn end(mut self) -> anyhow::Result<()> {
         self.kill_and_wait().await
     }
 
     /// The same, of one that is to be replaced.
-    pub(crate) async fn kill_and_wait(&mut self) -> anyhow::Result<()> {
+    pub async fn kill_and_wait(&mut self) -> anyhow::Result<()> {
         self.kill();
         let ended = timeout(START_LIMIT, self.child.wait()).await;
         ended.with_context(|| format!("{} does not end", self.name))??;
@@ -158,7 +156,7 @@ impl Running {
     }
 
     /// The end of its log, for the message of an error.
-    pub(crate) fn last_words(&self) -> String {
+    pub fn last_words(&self) -> String {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         let last = lines[lines.len().saturating_sub(5)..].join("\n");
@@ -185,8 +183,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_of_another_program_is_no_bench() {
-        assert!(!is_bench(1), "process 1 starts the system");
-        assert!(!is_bench(u32::MAX), "there is no such process");
+    fn a_process_of_another_program_is_not_ours() {
+        assert!(!is_ours(1), "process 1 starts the system");
+        assert!(!is_ours(u32::MAX), "there is no such process");
     }
 }

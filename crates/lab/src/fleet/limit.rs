@@ -8,7 +8,7 @@ const OWN: u64 = 256;
 
 /// Raises the limit of this process, which those that it starts inherit, until `n_clients` fit: as
 /// far as it goes, and further where that is allowed. Returns what to know about it.
-pub(super) fn make_room(n_clients: u32) -> anyhow::Result<String> {
+pub fn make_room(n_clients: u32) -> anyhow::Result<String> {
     let at_rest = u64::from(n_clients) + OWN;
     // After a pull a client keeps a second connection for a minute.
     let pulling = u64::from(n_clients) * 2 + OWN;

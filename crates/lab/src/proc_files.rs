@@ -18,13 +18,15 @@ struct Stat {
 
 /// The CPU that a process used, with all its living and its ended descendants.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct TreeUse {
-    pub(crate) cpu: Duration,
-    pub(crate) n_processes: usize,
+pub struct TreeUse {
+    /// User and system.
+    pub cpu: Duration,
+    /// Those that live.
+    pub n_processes: usize,
 }
 
 /// Sums up over the process and its descendants.
-pub(crate) fn tree(root: u32) -> anyhow::Result<TreeUse> {
+pub fn tree(root: u32) -> anyhow::Result<TreeUse> {
     let stats = all_stats()?;
     let belongs = |mut pid: u32| {
         // A chain of parents ends at 0; a process that vanished meanwhile ends it too.
@@ -46,19 +48,19 @@ pub(crate) fn tree(root: u32) -> anyhow::Result<TreeUse> {
 }
 
 /// The CPU of the children of this process that have ended.
-pub(crate) fn reaped_by_us() -> anyhow::Result<Duration> {
+pub fn reaped_by_us() -> anyhow::Result<Duration> {
     let text = fs::read_to_string("/proc/self/stat").context("/proc/self/stat")?;
     let stat = parse_stat(&text).context("/proc/self/stat has another form")?;
     Ok(from_ticks(stat.reaped))
 }
 
 /// The most memory that the process ever had resident, in bytes.
-pub(crate) fn peak_rss(pid: u32) -> anyhow::Result<u64> {
+pub fn peak_rss(pid: u32) -> anyhow::Result<u64> {
     memory(pid, "VmHWM:")
 }
 
 /// The memory that the process has resident now, in bytes.
-pub(crate) fn rss(pid: u32) -> anyhow::Result<u64> {
+pub fn rss(pid: u32) -> anyhow::Result<u64> {
     memory(pid, "VmRSS:")
 }
 

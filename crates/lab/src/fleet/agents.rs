@@ -1,4 +1,4 @@
-//! `filepull-bench agents`: many agents of the real library in one process, apart from the server
+//! A tool: many agents of the real library in one process, apart from the server
 //! and from whoever measures both.
 //!
 //! Each has its own id, its own connections and an address of its own on loopback to dial from:
@@ -18,9 +18,9 @@ use filepull_process::telemetry::{self, LogFormat};
 use filepull_process::{Lifecycle, open_files};
 use tokio::task::spawn_blocking;
 
-use crate::report::{print, tell};
+use crate::tool::{complain, say};
 
-/// What the bench types.
+/// What the lab types.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
     /// How many.
@@ -35,7 +35,7 @@ pub(crate) struct Args {
 }
 
 /// What the process says when a line on its standard input makes its agents dial.
-pub(super) const READY: &str = "ready to dial";
+pub(crate) const READY: &str = "ready to dial";
 
 /// Waits for a line, then runs all agents until standard input ends.
 pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
@@ -43,7 +43,7 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
     open_files::raise_limit().context("raising the limit of open files")?;
     let shares = Shares::new(&args.file, []).map_err(anyhow::Error::msg)?;
     let server = ServerAddr::parse(&args.server)?;
-    print(READY);
+    say(READY);
     spawn_blocking(|| stdin().read_exact(&mut [0])).await??;
     let agents = Lifecycle::new();
     for number in 0..args.count {
@@ -55,7 +55,7 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
         let stop = agents.drain().clone();
         agents.spawn(async move {
             if let Err(error) = Agent::new(config).run_until(stop.cancelled_owned()).await {
-                tell(format!("{error:#}"));
+                complain(format!("{error:#}"));
             }
         });
     }
@@ -64,7 +64,7 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 /// The id of an agent.
-pub(super) fn client(number: u32) -> anyhow::Result<ClientId> {
+pub fn client(number: u32) -> anyhow::Result<ClientId> {
     Ok(ClientId::parse(&format!("client{number}"))?)
 }
 

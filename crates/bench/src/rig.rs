@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use super::{Network, Place, SERVER_ADDR};
+use filepull_lab::net::{Network, Place};
+
 use crate::Bench;
 use crate::product::Product;
 use crate::server::Server;
@@ -26,7 +27,7 @@ impl Rig<'_> {
     ) -> anyhow::Result<Product> {
         let folder = self.folder.join(name);
         std::fs::create_dir_all(&folder)?;
-        let addr = format!("{SERVER_ADDR}:0");
+        let addr = format!("{}:0", self.network.server_addr());
         let open = [("GRPC_ADDR", addr.as_str()), ("AGENT_AUTH", "open")];
         let programs = &self.bench.programs;
         let settings = [&open, of_server].concat();
