@@ -11,10 +11,12 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// Set in a process that is alone.
 const ALONE: &str = "FILEPULL_CHAOS_ALONE";
-/// Its memory goes with its mounts; no more than what is free now: others use it too. So do the
-/// names of its network namespaces, which tell runs apart by process ids.
-const OWN_MOUNTS: &str = "mount -t tmpfs -o \"size=$0,mode=1777\" tmpfs /dev/shm && \
-                          mkdir -p /run/netns && mount -t tmpfs tmpfs /run/netns && exec \"$@\"";
+/// Its memory goes with its mounts, and so do the names of its networks. No more memory than what is
+/// free now: others use it too.
+const BEGIN: &str = "\
+    mount -t tmpfs -o \"size=$0,mode=1777\" tmpfs /dev/shm && \
+    mkdir -p /run/netns && mount -t tmpfs tmpfs /run/netns && \
+    ip link set lo up && exec \"$@\"";
 
 /// Whether this process is such a run, or cannot make one.
 pub fn is_alone() -> bool {
