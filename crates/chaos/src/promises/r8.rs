@@ -147,13 +147,16 @@ impl Bursts<'_> {
             (Agent::Runs | Agent::IsStopped, false) => "/trigger?id=client1",
             (Agent::Runs | Agent::IsStopped, true) => "/trigger?id=client1&fresh",
         });
-        let replies = try_join_all(urls.map(|url| bed.get(url)));
-        let sent = proxy.sent();
-        let hold = async {
+        let cut = async {
             if let Some(after) = cut_after {
                 sleep(after).await;
                 proxy.cut();
             }
+        };
+        let answered = try_join_all(urls.map(|url| bed.get(url)));
+        let replies = async { tokio::join!(answered, cut).0 };
+        let sent = proxy.sent();
+        let hold = async {
             proxy.sent_at_least(sent + HELD_AT).await?;
             proxy.freeze();
             std::future::pending().await
