@@ -16,14 +16,15 @@
 //! All chance comes from the seed: the same seed does the same things at the same bytes. What the
 //! programs make of it depends on their threads too, so a rare failure may need `--count`.
 //!
-//! It needs root and Debian's `strace xfsprogs e2fsprogs faketime patch git`. What is missing fails
-//! the run with exit code 2, unless `--skip` names the promise. Everything a run makes lies on its
-//! [`ground`] and goes with it: at the end, at Ctrl-C, or at the start of the next run; what runs
-//! ends with the run itself, even if that is killed ([`alone`]).
+//! It needs root and Debian's `strace xfsprogs e2fsprogs faketime iproute2 nftables iptables procps
+//! python3 patch git`. What is missing fails the run with exit code 2, unless `--skip` names the
+//! promise. Everything a run makes lies on its [`ground`] and goes with it: at the end, at Ctrl-C, or
+//! at the start of the next run; what runs ends with the run itself, even if that is killed
+//! ([`alone`]).
 //!
 //! # To add a promise
 //!
-//! Write `promises/r5.rs` with a `pub(super) const PROMISE: Promise` and put `r5` into the table in
+//! Write `promises/r9.rs` with a `pub(super) const PROMISE: Promise` and put `r9` into the table in
 //! [`promises`]. It gets a [`trial::Trial`]: programs, ground, tally, seed. [`stage::Stage`] is a
 //! server with clients and a wire; the rooms below are the tools. Then plant the bug that it must
 //! catch, as a patch in `planted/`.

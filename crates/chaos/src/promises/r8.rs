@@ -32,8 +32,8 @@ const RATE: &str = "8MiB/s";
 const HELD_AT: u64 = 256 << 10;
 /// So much more memory the server may take at any time of a burst.
 const GROWTH_LIMIT: u64 = 10 << 20;
-/// But for the first, in which all callers wait side by side: a connection, a request, and the 8 KiB
-/// that hyper reads into at least. That memory serves the callers who come after them.
+/// And in the first, for each of the callers who wait side by side: a connection, a request, and the
+/// 8 KiB that hyper reads into at least. That memory serves the callers who come after them.
 const CALLER_COST: u64 = 32 << 10;
 
 /// What the agent does when the triggers come.
@@ -56,7 +56,7 @@ async fn bursts(trial: &Trial, stage: &mut Stage) -> anyhow::Result<()> {
     stage.connect(0).await?;
     let mut bursts = Bursts { trial, stage, dice: trial.dice("r8"), n_transfers: 0, n_lines: 1 };
     let callers = CALLER_COST * u64::from(trial.times(TRIGGERS));
-    bursts.measured(Agent::IsStopped, false, callers).await?;
+    bursts.measured(Agent::IsStopped, false, GROWTH_LIMIT + callers).await?;
     for agent in [Agent::Runs, Agent::IsStopped, Agent::LosesItsLine] {
         for fresh in [false, true] {
             bursts.measured(agent, fresh, GROWTH_LIMIT).await?;
@@ -147,13 +147,16 @@ impl Bursts<'_> {
             (Agent::Runs | Agent::IsStopped, false) => "/trigger?id=client1",
             (Agent::Runs | Agent::IsStopped, true) => "/trigger?id=client1&fresh",
         });
-        let replies = try_join_all(urls.map(|url| bed.get(url)));
-        let sent = proxy.sent();
-        let hold = async {
+        let cut = async {
             if let Some(after) = cut_after {
                 sleep(after).await;
                 proxy.cut();
             }
+        };
+        let answered = try_join_all(urls.map(|url| bed.get(url)));
+        let replies = async { tokio::join!(answered, cut).0 };
+        let sent = proxy.sent();
+        let hold = async {
             proxy.sent_at_least(sent + HELD_AT).await?;
             proxy.freeze();
             std::future::pending().await
