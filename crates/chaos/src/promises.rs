@@ -37,14 +37,14 @@ promises! {
     r10
     // R11 No silent death.
     r11
-    // R12 Two agents, one id, never one file: waits.
-
+    // R12 Two agents, one id, never one file.
+    r12
     // R13 Full or failing disk is a clean failure.
     r13
     // R14 Restart is boring.
     r14
-    // R15 10,000 agents reconnect at once: waits.
-
+    // R15 Many agents reconnect at once.
+    r15
     // R16 Provable later.
     r16
 }

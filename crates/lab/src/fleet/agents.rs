@@ -6,7 +6,7 @@
 
 use std::io::{Read as _, stdin};
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use filepull_agent::Agent;
@@ -29,7 +29,7 @@ pub(crate) struct Args {
     /// Whom they dial.
     #[arg(long)]
     server: String,
-    /// What they all share.
+    /// What they all share; with `{id}` in its name each has a file of its own.
     #[arg(long)]
     file: PathBuf,
 }
@@ -41,16 +41,22 @@ pub(crate) const READY: &str = "ready to dial";
 pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
     telemetry::start("error", LogFormat::Json)?;
     open_files::raise_limit().context("raising the limit of open files")?;
-    let shares = Shares::new(&args.file, []).map_err(anyhow::Error::msg)?;
+    let file = args.file.to_str().context("the name of the file is no text")?;
+    let shares = |id: &ClientId| Shares::new(Path::new(&file.replace("{id}", id.as_str())), []);
+    let common = shares(&client(0)?).map_err(anyhow::Error::msg)?;
     let server = ServerAddr::parse(&args.server)?;
     say(READY);
     spawn_blocking(|| stdin().read_exact(&mut [0])).await??;
     let agents = Lifecycle::new();
     for number in 0..args.count {
+        let id = client(number)?;
+        let own =
+            file.contains("{id}").then(|| shares(&id)).transpose().map_err(anyhow::Error::msg)?;
+        let own = own.unwrap_or_else(|| common.clone());
         let config = Config {
             source_addr: Some(source_addr(number)),
             name_in_log: false,
-            ..Config::new(client(number)?, server.clone(), shares.clone())
+            ..Config::new(id, server.clone(), own)
         };
         let stop = agents.drain().clone();
         agents.spawn(async move {
