@@ -4,6 +4,8 @@
 //! small on a slow line and large on a fast one. While a batch waits behind a slow disk nothing more
 //! is read from the connection: the line slows down instead of filling the memory.
 
+mod held;
+
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -11,13 +13,13 @@ use std::pin::Pin;
 use bytes::Bytes;
 use filepull_core::digest::Digest;
 use filepull_core::problem::Problem;
-use filepull_core::receive::{ReceiveError, Receiver};
-use filepull_core::source::Fingerprint;
+use filepull_core::receive::ReceiveError;
 use futures::{Stream, StreamExt as _};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::brake::Brake;
-use crate::store::{Partial, StoreError};
+use crate::store::StoreError;
+pub(crate) use held::Held;
 
 /// What an agent sends after the header of an upload.
 #[derive(Clone, Debug)]
@@ -42,15 +44,6 @@ pub enum Piece {
 
 /// The pieces of one upload, or the words for how its stream broke.
 pub type Pieces = Pin<Box<dyn Stream<Item = Result<Piece, String>> + Send>>;
-
-/// What has been received of a transfer: its partial, and the judge of what may follow.
-#[derive(Debug)]
-pub(crate) struct Held {
-    pub(crate) partial: Partial,
-    pub(crate) receiver: Receiver,
-    /// Of the bytes that were received: what the partial must hold when it gets its name.
-    pub(crate) fingerprint: Fingerprint,
-}
 
 /// How an upload ended.
 #[derive(Debug)]
@@ -195,35 +188,6 @@ impl Drop for Reception {
     fn drop(&mut self) {
         // The connection may carry other uploads.
         self.brake.release();
-    }
-}
-
-impl Held {
-    /// Takes the chunks that follow each other, up to the first that does not.
-    fn write(&mut self, batch: Vec<(u64, Bytes)>) -> Result<(), End> {
-        let mut accepted = Vec::with_capacity(batch.len());
-        let mut judged = Ok(());
-        for (offset, bytes) in batch {
-            // Hashed while the bytes are still in the processor's cache from the line.
-            judged = self.receiver.chunk(offset, &bytes);
-            if judged.is_err() {
-                break;
-            }
-            if !bytes.is_empty() {
-                self.fingerprint.update(&bytes);
-                accepted.push(bytes);
-            }
-        }
-        self.partial.append(&accepted).map_err(End::Disk)?;
-        judged.map_err(End::Bad)
-    }
-
-    /// Whether the partial still holds what was received. The digest does not tell: it is made of
-    /// the bytes on their way to the disk.
-    pub(crate) fn is_intact(&mut self) -> Result<bool, StoreError> {
-        let mut found = Fingerprint::default();
-        self.partial.read_back(|bytes| found.update(bytes))?;
-        Ok(found.agrees_with(&self.fingerprint))
     }
 }
 

@@ -21,7 +21,7 @@ use filepull_core::name::DownloadName;
 use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 use rustix::io::Errno;
 
-pub use partial::{Partial, Published, Syncer};
+pub use partial::{LastChange, Partial, Published, Syncer};
 pub(crate) use partial::{partial_name, transfer_of};
 pub use whole::digest_of;
 pub(crate) use whole::read_all;

@@ -29,6 +29,14 @@ pub struct Partial {
     started: u64,
 }
 
+/// Equal for a file that nobody has changed in between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastChange {
+    len: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
 /// Nobody but us writes to a partial.
 const MODE: Mode = Mode::RUSR.union(Mode::WUSR).union(Mode::RGRP);
 
@@ -180,6 +188,18 @@ impl Partial {
         let failed = |error| self.place.failed("read", error);
         (&*self.file).seek(SeekFrom::Start(0)).map_err(failed)?;
         read_all(&self.file, &mut take).map_err(failed)
+    }
+
+    /// When it was last changed, by whomever. Two changes within the clock tick of a kernel before 6.13
+    /// look like one.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn last_change(&self) -> Result<LastChange, StoreError> {
+        let found = self.file.metadata().map_err(|error| self.place.failed("look at", error))?;
+        let modified = (found.mtime(), found.mtime_nsec());
+        let changed = (found.ctime(), found.ctime_nsec());
+        Ok(LastChange { len: found.len(), modified, changed })
     }
 
     /// Brings its bytes to the disk: see [`Syncer::sync`].

@@ -102,7 +102,7 @@ fn one(
             let size = transfer.source().map_or(0, |source| source.size);
             let partial = store.create_partial(client, *id, *generation, size)?;
             let receiver = filepull_core::receive::Receiver::new(size);
-            *held = Some(Held { partial, receiver, fingerprint: Fingerprint::default() });
+            *held = Some(Held::new(partial, receiver, Fingerprint::default()));
         }
         Effect::SyncPartial => {
             if let Some(held) = held {

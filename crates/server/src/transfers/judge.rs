@@ -30,14 +30,20 @@ impl Life {
         }
     }
 
-    /// Reads the partial back, before it gets a name.
+    /// Whether the partial is still what was received: it is about to get a name.
     async fn intact(&mut self) -> Result<bool, Ending> {
         let Some(mut held) = self.held.take() else { return Ok(false) };
-        let job = move || {
-            let intact = held.is_intact();
-            (held, intact)
+        let known = held.is_known_intact();
+        let (held, intact) = match known {
+            Some(intact) => (held, Ok(intact)),
+            None => {
+                let job = move || {
+                    let intact = held.look();
+                    (held, intact)
+                };
+                run(job).await
+            }
         };
-        let (held, intact) = run(job).await;
         self.held = Some(held);
         intact.map_err(|error| self.meaning(store_failed(&error)))
     }

@@ -72,7 +72,7 @@ fn hold(store: &Store, transfer: &Transfer, prefix: Prefix) -> Result<Option<Hel
         let _ = receiver.chunk(receiver.received(), bytes);
     })?;
     let holds = receiver.prefix() == prefix;
-    Ok(holds.then_some(Held { partial, receiver, fingerprint }))
+    Ok(holds.then_some(Held::new(partial, receiver, fingerprint)))
 }
 
 fn inode(file: &std::fs::File) -> Option<u64> {

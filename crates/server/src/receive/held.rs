@@ -1,0 +1,83 @@
+//! What has been received of a transfer, and whether the disk still has it.
+
+use bytes::Bytes;
+use filepull_core::receive::Receiver;
+use filepull_core::source::Fingerprint;
+
+use super::End;
+use crate::store::{LastChange, Partial, StoreError};
+
+/// A partial that is no longer is read back as soon as it is whole, while the agent reads its file
+/// once more, and costs nobody time. A longer one may not be in memory any more, and is read when
+/// the agent has nothing to say for minutes.
+const EARLY_LEN: u64 = 1 << 30;
+
+/// What has been received of a transfer: its partial, and the judge of what may follow.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) partial: Partial,
+    pub(crate) receiver: Receiver,
+    /// Of the bytes that were received: what the partial must hold when it gets its name. The
+    /// digest does not tell: it is made of the bytes on their way to the disk.
+    fingerprint: Fingerprint,
+    looked: Option<Looked>,
+}
+
+/// A partial was read back.
+#[derive(Clone, Copy, Debug)]
+struct Looked {
+    /// Before it was read.
+    last_change: LastChange,
+    intact: bool,
+}
+
+impl Held {
+    /// `fingerprint` is that of everything that is in `receiver`.
+    pub(crate) fn new(partial: Partial, receiver: Receiver, fingerprint: Fingerprint) -> Self {
+        Self { partial, receiver, fingerprint, looked: None }
+    }
+
+    /// Takes the chunks that follow each other, up to the first that does not.
+    pub(super) fn write(&mut self, batch: Vec<(u64, Bytes)>) -> Result<(), End> {
+        let mut accepted = Vec::with_capacity(batch.len());
+        let mut judged = Ok(());
+        for (offset, bytes) in batch {
+            // Hashed while the bytes are still in the processor's cache from the line.
+            judged = self.receiver.chunk(offset, &bytes);
+            if judged.is_err() {
+                break;
+            }
+            if !bytes.is_empty() {
+                self.fingerprint.update(&bytes);
+                accepted.push(bytes);
+            }
+        }
+        self.partial.append(&accepted).map_err(End::Disk)?;
+        judged.map_err(End::Bad)?;
+        let whole = self.receiver.received() == self.receiver.announced();
+        if whole && !accepted.is_empty() && self.receiver.received() <= EARLY_LEN {
+            self.look().map_err(End::Disk)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the partial holds what was received, if it was read back since it last changed.
+    pub(crate) fn is_known_intact(&self) -> Option<bool> {
+        let looked = self.looked?;
+        let last_change = self.partial.last_change().ok()?;
+        (last_change == looked.last_change).then_some(looked.intact)
+    }
+
+    /// Reads the partial back: whether it holds what was received.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub(crate) fn look(&mut self) -> Result<bool, StoreError> {
+        let last_change = self.partial.last_change()?;
+        let mut found = Fingerprint::default();
+        self.partial.read_back(|bytes| found.update(bytes))?;
+        let intact = found.agrees_with(&self.fingerprint);
+        self.looked = Some(Looked { last_change, intact });
+        Ok(intact)
+    }
+}
