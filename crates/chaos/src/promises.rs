@@ -31,8 +31,8 @@ promises! {
     r7
     // R8 1,000 triggers cost one transfer.
     r8
-    // R9 Honest API: waits.
-
+    // R9 Honest API.
+    r9
     // R10 Cheap interruption.
     r10
     // R11 No silent death.
