@@ -51,7 +51,7 @@ impl Row {
     pub fn line(&self) -> String {
         let Self { promise, seed, tally, verdict, took } = self;
         let (id, promised) = (promise.id, promise.promised);
-        let mut line = format!("{id:4}{verdict:8}{promised} ");
+        let mut line = format!("{id:9}{verdict:8}{promised} ");
         let _ = match verdict {
             Verdict::Missing(what) => write!(line, "Cannot be tried without {what}."),
             Verdict::Skipped => write!(line, "Not tried: --skip."),
@@ -84,7 +84,7 @@ impl Row {
 /// The table of a whole run.
 pub fn tell_all(rows: &[Row]) {
     let mut text = format!(
-        "\n{:5}{:9}{:>9}{:>9}{:>7}{:>9}\n",
+        "\n{:9}{:9}{:>9}{:>9}{:>7}{:>9}\n",
         "", "verdict", "faults", "files", "wrong", "seconds"
     );
     let (mut faults, mut files, mut wrong, mut seconds) = (0, 0, 0, 0.0);
@@ -92,10 +92,10 @@ pub fn tell_all(rows: &[Row]) {
         let (f, n, w) = (tally.n_faults(), tally.n_files(), tally.n_wrong());
         let (id, took) = (promise.id, took.as_secs_f64());
         let verdict = verdict.to_string();
-        let _ = writeln!(text, "{id:5}{verdict:9}{f:>9}{n:>9}{w:>7}{took:>9.1}");
+        let _ = writeln!(text, "{id:9}{verdict:9}{f:>9}{n:>9}{w:>7}{took:>9.1}");
         (faults, files, wrong, seconds) = (faults + f, files + n, wrong + w, seconds + took);
     }
-    let _ = write!(text, "{:5}{:9}{faults:>9}{files:>9}{wrong:>7}{seconds:>9.1}", "all", "");
+    let _ = write!(text, "{:9}{:9}{faults:>9}{files:>9}{wrong:>7}{seconds:>9.1}", "all", "");
     tell(text);
 }
 
