@@ -9,7 +9,7 @@ use filepull_lab::net::{Line, Place};
 use futures::FutureExt as _;
 use tokio::time::sleep;
 
-use crate::oracle::{is_partial};
+use crate::oracle::is_partial;
 use crate::outpost::Outpost;
 use crate::promise::Promise;
 use crate::report::tell;

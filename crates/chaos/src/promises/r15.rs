@@ -90,8 +90,7 @@ async fn storms(trial: &Trial, stage: &mut Stage, n_agents: u32) -> anyhow::Resu
         stage.audit(false).await?;
         sleep(SETTLE).await;
         let most = n_agents as usize + OTHER_FILES;
-        for (who, pid) in
-            [("server", stage.bed.server()?.pid()?), ("fleet", fleet.process().pid())]
+        for (who, pid) in [("server", stage.bed.server()?.pid()?), ("fleet", fleet.process().pid())]
         {
             let open = fs::read_dir(format!("/proc/{pid}/fd"))?.count();
             anyhow::ensure!(open <= most, "after cycle {cycle} the {who} has {open} files open");

@@ -127,7 +127,7 @@ impl<'a> Lane<'a> {
                 self.stage.kill_agent(0).await;
             }
             (Side::Server | Side::Agent, false) => {
-                            self.trial.tally.fault("points not reached this time");
+                self.trial.tally.fault("points not reached this time");
             }
         }
         self.stage.connect(0).await?;

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use fastrand::Rng;
 use filepull_lab::net::Place;
-use futures::future::{BoxFuture, try_join_all};
 use futures::FutureExt as _;
+use futures::future::{BoxFuture, try_join_all};
 use rustix::process::Signal;
 use serde_json::Value;
 use tokio::time::{sleep, timeout_at};
@@ -178,8 +178,12 @@ impl Lane<'_> {
                 // The next lines are those of a router that is well again: these stay forgotten.
                 self.remember_for(USUAL).await
             }
-            Fault::AgentUnheard => outpost.rules("add rule ip line faults oifname to-server drop").await,
-            Fault::ServerUnheard => outpost.rules("add rule ip line faults oifname to-agent drop").await,
+            Fault::AgentUnheard => {
+                outpost.rules("add rule ip line faults oifname to-server drop").await
+            }
+            Fault::ServerUnheard => {
+                outpost.rules("add rule ip line faults oifname to-agent drop").await
+            }
             Fault::Cut => outpost.rules("add rule ip line faults drop").await,
             Fault::AgentFrozen => self.signal_agents(Signal::STOP),
             Fault::ServerFrozen => stage.stop_server().await,

@@ -78,12 +78,16 @@ async fn live(trial: &Trial, outpost: &mut Outpost, line: Line) -> anyhow::Resul
         };
         anyhow::ensure!(ended["state"] == "done", "not done: {ended}");
         interruptions += ended["attempt"].as_u64().unwrap_or(1) - 1;
-        files.push((ended["download"]["size"].as_u64().unwrap_or(0), ordered.elapsed().as_secs_f64()));
+        files.push((
+            ended["download"]["size"].as_u64().unwrap_or(0),
+            ordered.elapsed().as_secs_f64(),
+        ));
         stage.oracle.look(&stage.data_dir(), true)?;
         stage.resize(0, NEXT_LEN)?;
     }
     let lived = began.elapsed();
-    let count = |process: &Process, text| process.said().iter().filter(|l| l.contains(text)).count();
+    let count =
+        |process: &Process, text| process.said().iter().filter(|l| l.contains(text)).count();
     let lost_by_server = count(stage.bed.server()?, r#""client.disconnected""#);
     let mut lost_by_agents = 0;
     for n in 0..CLIENTS {
@@ -94,7 +98,12 @@ async fn live(trial: &Trial, outpost: &mut Outpost, line: Line) -> anyhow::Resul
         "    {}, measured {:.0} ms: {CLIENTS} lines lived {:.0} s, {lost_by_server} lost by the server, \
          {lost_by_agents} by the agents; first file {} bytes in {:.0} s, then {} more, all digests \
          equal, {interruptions} uploads interrupted",
-        line.in_words(), measured * 1e3, lived.as_secs_f64(), files[0].0, files[0].1, files.len() - 1
+        line.in_words(),
+        measured * 1e3,
+        lived.as_secs_f64(),
+        files[0].0,
+        files[0].1,
+        files.len() - 1
     ));
     anyhow::ensure!(lost_by_server + lost_by_agents == 0, "a line that lived was given up");
     stage.audit(true).await

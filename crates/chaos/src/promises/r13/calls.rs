@@ -47,12 +47,7 @@ async fn rounds(
     stage.strike().await
 }
 
-async fn round(
-    trial: &Trial,
-    stage: &mut Stage,
-    fault: &str,
-    code: &str,
-) -> anyhow::Result<()> {
+async fn round(trial: &Trial, stage: &mut Stage, fault: &str, code: &str) -> anyhow::Result<()> {
     let folder = stage.bed.folder().to_owned();
     let pid = stage.bed.server()?.pid()?;
     let attached = Attached::failing(&trial.ground, pid, &folder, fault).await?;

@@ -52,7 +52,9 @@ impl Damage {
             2 => Self::Cut { download, len: at },
             4 => Self::Grow { download },
             6 => Self::Remove { download },
-            8 => Self::Swap { one: download, other: downloads[(nth + 1) % downloads.len()].clone() },
+            8 => {
+                Self::Swap { one: download, other: downloads[(nth + 1) % downloads.len()].clone() }
+            }
             10 => Self::Stranger { beside: download },
             _ => Self::Flip { download, at, bit: dice.u8(0..8) },
         }

@@ -1,6 +1,5 @@
 //! 64 clients, and a clock that stands still: every file of a client wants the same name.
 
-
 use crate::clock::Clock;
 use crate::stage::Stage;
 use crate::trial::Trial;

@@ -80,7 +80,9 @@ impl Rounds<'_> {
             at = end;
             anyhow::ensure!(Instant::now() < deadline, "nothing was acknowledged as durable");
             let Ok(answer) = upload.answer(pause).await else { continue };
-            let Some(Answer::Ack(ack)) = answer else { anyhow::bail!("instead of an ack: {answer:?}") };
+            let Some(Answer::Ack(ack)) = answer else {
+                anyhow::bail!("instead of an ack: {answer:?}")
+            };
             anyhow::ensure!(ack.durable <= ack.received, "more durable than received: {ack:?}");
             if self.proven < ack.durable {
                 self.proven = ack.durable;
@@ -147,7 +149,11 @@ impl Rounds<'_> {
 
     /// The server orders the rest: at least what it called durable is there, and is ours.
     fn check(&self, offset: u64, digest: &[u8]) -> anyhow::Result<()> {
-        anyhow::ensure!(self.proven <= offset, "{} were acknowledged, {offset} are left", self.proven);
+        anyhow::ensure!(
+            self.proven <= offset,
+            "{} were acknowledged, {offset} are left",
+            self.proven
+        );
         let prefix = &self.file[..usize::try_from(offset)?];
         let prefix = block_in_place(|| Digest::of(prefix));
         anyhow::ensure!(offset == 0 || prefix.as_bytes() == digest, "other bytes up to {offset}");

@@ -27,12 +27,7 @@ pub(super) async fn attempt(trial: &Trial, n: u32, count: u32) -> anyhow::Result
     stage.explain("flips on the wire", tried)
 }
 
-async fn flips(
-    trial: &Trial,
-    stage: &mut Stage,
-    dice: &mut Rng,
-    count: u32,
-) -> anyhow::Result<()> {
+async fn flips(trial: &Trial, stage: &mut Stage, dice: &mut Rng, count: u32) -> anyhow::Result<()> {
     stage.start_server().await?;
     stage.add_client("client1", FILE_LEN, &[])?;
     stage.start_agent(0)?;
