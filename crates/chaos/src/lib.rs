@@ -48,6 +48,7 @@ pub mod outpost;
 pub mod planted;
 pub mod promise;
 pub mod promises;
+pub mod recorder;
 pub mod report;
 pub mod stage;
 pub mod tally;
