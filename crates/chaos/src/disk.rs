@@ -127,8 +127,16 @@ impl Disk {
         File::create(&image)?.set_len(IMAGE_LEN)?;
         let program = format!("mkfs.{}", file_system.name());
         tool::run(ground, &program, &["-q", text(&image)?]).await?;
+        Self::of(ground, &image, at).await
+    }
+
+    /// Mounts a file with a file system in it at `at`, which is made too.
+    ///
+    /// # Errors
+    /// It cannot be mounted.
+    pub async fn of(ground: &Arc<Ground>, image: &Path, at: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(at)?;
-        let disk = Self { ground: Arc::clone(ground), image, at: at.to_owned() };
+        let disk = Self { ground: Arc::clone(ground), image: image.to_owned(), at: at.to_owned() };
         disk.mount().await?;
         Ok(disk)
     }
@@ -187,6 +195,10 @@ impl Switch {
     }
 }
 
-fn text(path: &Path) -> anyhow::Result<&str> {
+/// A path as a tool takes it.
+///
+/// # Errors
+/// It is no text.
+pub fn text(path: &Path) -> anyhow::Result<&str> {
     path.to_str().context("a path of ours is text")
 }

@@ -16,11 +16,11 @@
 //! All chance comes from the seed: the same seed does the same things at the same bytes. What the
 //! programs make of it depends on their threads too, so a rare failure may need `--count`.
 //!
-//! It needs root and Debian's `strace xfsprogs e2fsprogs faketime iproute2 nftables iptables procps
-//! python3 patch git`. What is missing fails the run with exit code 2, unless `--skip` names the
-//! promise. Everything a run makes lies on its [`ground`] and goes with it: at the end, at Ctrl-C, or
-//! at the start of the next run; what runs ends with the run itself, even if that is killed
-//! ([`alone`]).
+//! It needs root and Debian's `strace xfsprogs e2fsprogs nbdkit nbdkit-plugin-python libnbd-bin fuse3
+//! faketime iproute2 nftables iptables procps python3 patch git`. What is missing fails the run with
+//! exit code 2, unless `--skip` names the promise. Everything a run makes lies on its [`ground`] and
+//! goes with it: at the end, at Ctrl-C, or at the start of the next run; what runs ends with the run
+//! itself, even if that is killed ([`alone`]).
 //!
 //! # To add a promise
 //!
@@ -48,6 +48,7 @@ pub mod outpost;
 pub mod planted;
 pub mod promise;
 pub mod promises;
+pub mod recorder;
 pub mod report;
 pub mod stage;
 pub mod tally;

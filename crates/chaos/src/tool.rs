@@ -24,6 +24,8 @@ pub enum Need {
     Program(&'static str, &'static str),
     /// A file system that the kernel must know.
     FileSystem(&'static str),
+    /// A plugin of nbdkit, and the Debian package it comes in.
+    Plugin(&'static str, &'static str),
 }
 
 /// Loop devices with ext4 and XFS, and the power cut.
@@ -37,6 +39,15 @@ pub const LOOP_DISKS: &[Need] = &[
     Need::Program("strace", "strace"),
 ];
 
+/// A disk whose writes are recorded.
+pub const RECORDED_DISKS: &[Need] = &[
+    Need::Program("nbdkit", "nbdkit"),
+    Need::Plugin("python", "nbdkit-plugin-python"),
+    Need::Program("nbdfuse", "libnbd-bin"),
+    Need::Program("fusermount3", "fuse3"),
+    Need::FileSystem("fuse"),
+];
+
 /// Namespaces with a router between them, which drops, resets, forgets and delays.
 pub const NETWORKS: &[Need] = &[
     Need::Root,
@@ -46,6 +57,16 @@ pub const NETWORKS: &[Need] = &[
     Need::Program("nft", "nftables"),
     Need::Program("sysctl", "procps"),
 ];
+
+/// The needs of two lists together; `N` is how many that are.
+pub const fn both<const N: usize>(one: &[Need], other: &[Need]) -> [Need; N] {
+    assert!(one.len() + other.len() == N, "N is how many there are");
+    let mut all = [Need::Root; N];
+    let (first, second) = all.split_at_mut(one.len());
+    first.copy_from_slice(one);
+    second.copy_from_slice(other);
+    all
+}
 
 impl Need {
     /// Says what is missing, if it is.
@@ -60,6 +81,12 @@ impl Need {
                 let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
                 let there = known.split_whitespace().any(|word| word == name);
                 (!there).then(|| format!("the file system {name} in this kernel"))
+            }
+            Self::Plugin(name, package) => {
+                let file = format!("nbdkit/plugins/nbdkit-{name}-plugin.so");
+                let mut folders = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+                let there = folders.any(|folder| folder.path().join(&file).is_file());
+                (!there).then(|| format!("nbdkit's {name} (apt-get install {package})"))
             }
         }
     }

@@ -1,4 +1,7 @@
-//! R1: files of 16 MiB, while the power fails at random bytes and the programs are killed.
+//! R1: files of 16 MiB, while the power fails at random bytes and the programs are killed. And one of
+//! 1 MiB, with the disk in every state in which the power could have left it.
+
+mod replay;
 
 use std::time::Duration;
 
@@ -11,18 +14,20 @@ use tokio::time::{sleep, timeout};
 use crate::disk::{Disks, FileSystem};
 use crate::promise::Promise;
 use crate::stage::Stage;
-use crate::tool::LOOP_DISKS;
+use crate::tool::{LOOP_DISKS, Need, RECORDED_DISKS, both};
 use crate::trial::Trial;
 use crate::watcher::Watcher;
 
 pub(super) const PROMISE: Promise = Promise {
     id: "R1",
     promised: "Whole or absent: no crash or power cut ever shows a file that is not complete.",
-    needs: LOOP_DISKS,
+    needs: NEEDS,
     limit: Duration::from_secs(180),
     attempt: |trial| attempt(trial).boxed(),
 };
 
+const NEEDS: &[Need] =
+    &both::<{ LOOP_DISKS.len() + RECORDED_DISKS.len() }>(LOOP_DISKS, RECORDED_DISKS);
 const FILE_LEN: usize = 16 << 20;
 /// So much shorter a file may be: the server asks the system early to write what has come, but for
 /// the last of it.
@@ -45,7 +50,7 @@ enum Fault {
 }
 
 async fn attempt(trial: &Trial) -> anyhow::Result<()> {
-    let mut lanes: Vec<BoxFuture<'_, anyhow::Result<()>>> = Vec::new();
+    let mut lanes: Vec<BoxFuture<'_, anyhow::Result<()>>> = vec![replay::lane(trial).boxed()];
     for n in 0..LANES {
         for file_system in FileSystem::ALL {
             let count = trial.share(POWER_CUTS, LANES);
