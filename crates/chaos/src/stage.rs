@@ -1,6 +1,9 @@
 //! One server with a data folder of its own, its clients, and a wire between them: what a promise
 //! is tried on. The server may be killed and comes back on other ports; the wire finds it.
 
+mod ask;
+mod last_words;
+
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -9,9 +12,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use filepull_e2e::{Client, Process, Proxy, TestBed};
-use hyper::Method;
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::task::block_in_place;
 use tokio::time::{sleep, timeout};
 
@@ -46,7 +48,6 @@ struct Player {
 pub const PATIENCE: Duration = Duration::from_secs(30);
 /// Between two looks at something that tells nobody when it changes.
 pub const LOOK_AGAIN: Duration = Duration::from_millis(4);
-const LAST_WORDS: usize = 12;
 
 impl Stage {
     /// A stage whose server has not been started: there is time to mount a disk at its data folder.
@@ -238,94 +239,6 @@ impl Stage {
         self.clients[index].client.agent()
     }
 
-    /// Asks for a client's file; the id of the transfer, which may be one that runs already.
-    ///
-    /// # Errors
-    /// The server refused or did not answer.
-    pub async fn order(&mut self, index: usize) -> anyhow::Result<String> {
-        let order = json!({ "client": self.id(index), "queue": "1h" });
-        self.order_as(&order).await
-    }
-
-    /// Asks for a file in the words of the API.
-    ///
-    /// # Errors
-    /// The server refused or did not answer.
-    pub async fn order_as(&mut self, order: &Value) -> anyhow::Result<String> {
-        let json = [("content-type", "application/json")];
-        let body = order.to_string();
-        let reply = self.bed.send(Method::POST, "/api/v1/transfers", &json, &body).await?;
-        anyhow::ensure!(matches!(reply.status, 200 | 201), "{}: {}", reply.status, reply.text());
-        let transfer = reply.json()?;
-        self.oracle.answered(&transfer)?;
-        Ok(transfer["id"].as_str().context("a transfer has an id")?.to_owned())
-    }
-
-    /// A transfer as the server shows it.
-    ///
-    /// # Errors
-    /// It does not answer.
-    pub async fn transfer(&mut self, id: &str) -> anyhow::Result<Value> {
-        let transfer = self.bed.json(&format!("/api/v1/transfers/{id}")).await?;
-        self.oracle.answered(&transfer)?;
-        Ok(transfer)
-    }
-
-    /// Waits until a transfer is final.
-    ///
-    /// # Errors
-    /// It is not in time, or the server does not answer.
-    pub async fn finished(&mut self, id: &str) -> anyhow::Result<Value> {
-        let transfer = self.until(&format!("/api/v1/transfers/{id}"), is_final).await?;
-        self.oracle.answered(&transfer)?;
-        Ok(transfer)
-    }
-
-    /// Waits until a transfer is done.
-    ///
-    /// # Errors
-    /// It failed, or is not done in time.
-    pub async fn done(&mut self, id: &str) -> anyhow::Result<Value> {
-        let transfer = self.finished(id).await?;
-        anyhow::ensure!(transfer["state"] == "done", "not done: {transfer}");
-        Ok(transfer)
-    }
-
-    /// Asks for a resource until it is as wanted.
-    ///
-    /// # Errors
-    /// It is not in time, or the server does not answer.
-    pub async fn until(
-        &self,
-        path: &str,
-        wanted: impl Fn(&Value) -> bool,
-    ) -> anyhow::Result<Value> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let found = self.bed.json(path).await?;
-            if wanted(&found) {
-                return Ok(found);
-            }
-            anyhow::ensure!(Instant::now() < deadline, "waited in vain for {path}: {found}");
-            sleep(LOOK_AGAIN).await;
-        }
-    }
-
-    /// Every transfer on record.
-    ///
-    /// # Errors
-    /// The server does not answer.
-    pub async fn transfers(&self) -> anyhow::Result<Vec<Value>> {
-        let mut all = Vec::new();
-        let mut path = "/api/v1/transfers?limit=1000".to_owned();
-        loop {
-            let page = self.bed.json(&path).await?;
-            all.extend(page["items"].as_array().context("a list has items")?.iter().cloned());
-            let Some(cursor) = page["next_cursor"].as_str() else { return Ok(all) };
-            path = format!("/api/v1/transfers?limit=1000&cursor={cursor}");
-        }
-    }
-
     /// Compares disk, answers and memory.
     ///
     /// # Errors
@@ -378,35 +291,6 @@ impl Stage {
         }
         self.kill_server().await
     }
-
-    /// Adds to an error where it happened, and the last log lines of both programs.
-    ///
-    /// # Errors
-    /// The error, if there was one.
-    pub fn explain<T>(&self, place: &str, tried: anyhow::Result<T>) -> anyhow::Result<T> {
-        tried.map_err(|error| anyhow::anyhow!("{place}: {error:#}\n{}", self.last_words()))
-    }
-
-    /// The last log lines of both programs.
-    fn last_words(&self) -> String {
-        let mut words: Vec<String> = self.past.iter().cloned().collect();
-        if let Ok(server) = self.bed.server() {
-            words.push(last_lines("server", server));
-        }
-        let agents = self.clients.iter().filter_map(|player| {
-            let agent = player.client.agent().ok()?;
-            Some(last_lines(&format!("agent {}", player.client.id), agent))
-        });
-        words.extend(agents.take(3));
-        words.join("\n")
-    }
-
-    fn remember(&mut self, name: &str, process: &Process) {
-        self.past.push_back(last_lines(&format!("{name}, before"), process));
-        if 3 < self.past.len() {
-            self.past.pop_front();
-        }
-    }
 }
 
 /// Whether one thread has stopped, so that all have been told to, and no other is running.
@@ -422,10 +306,4 @@ fn is_stopped(tasks: &Path) -> anyhow::Result<bool> {
         }
     }
     Ok(any)
-}
-
-fn last_lines(name: &str, process: &Process) -> String {
-    let said = process.said();
-    let last = said[said.len().saturating_sub(LAST_WORDS)..].join("\n    ");
-    format!("  {name} said last:\n    {last}")
 }

@@ -39,6 +39,24 @@ impl Trial {
         self.times(ci).div_ceil(n)
     }
 
+    /// Deals `all` out to so many lanes, in random order: `--count` of them, or each as often as
+    /// there are `rounds`.
+    pub fn deal<T: Clone>(
+        &self,
+        part: &str,
+        mut all: Vec<T>,
+        rounds: u32,
+        lanes: usize,
+    ) -> Vec<Vec<T>> {
+        self.dice(part).shuffle(&mut all);
+        let n = self.count.map_or(all.len() * self.times(rounds) as usize, |count| count as usize);
+        let mut dealt = vec![Vec::new(); lanes];
+        for (index, one) in all.iter().cycle().take(n).enumerate() {
+            dealt[index % lanes].push(one.clone());
+        }
+        dealt
+    }
+
     /// Chance for one part of the trial: the same for the same seed, whatever the others do.
     pub fn dice(&self, part: &str) -> Rng {
         let mixed = part.bytes().fold(self.seed, |mixed, byte| {

@@ -47,15 +47,9 @@ async fn attempt(trial: &Trial) -> anyhow::Result<()> {
         anyhow::ensure!(8 <= seen.len(), "only {} calls of {side:?} were seen", seen.len());
         points.extend(seen.into_iter().map(|point| (side, point)));
     }
-    trial.dice("r4").shuffle(&mut points);
-    // `--count` is a number of points; otherwise all of them are tried, in a soak many times.
-    let n_points = trial.count.map_or(points.len() * trial.times(ROUNDS) as usize, |n| n as usize);
-    let all: Vec<_> = points.into_iter().cycle().take(n_points).collect();
-    let mut lanes: Vec<BoxFuture<'_, anyhow::Result<()>>> = Vec::new();
-    for n in 0..LANES {
-        let mine: Vec<_> = all.iter().skip(n).step_by(LANES).cloned().collect();
-        lanes.push(lane(trial, n, mine).boxed());
-    }
+    let dealt = trial.deal("r4", points, ROUNDS, LANES).into_iter().enumerate();
+    let mut lanes: Vec<BoxFuture<'_, anyhow::Result<()>>> =
+        dealt.map(|(n, mine)| lane(trial, n, mine).boxed()).collect();
     lanes.push(replays::attempt(trial, trial.times(REPLAYS)).boxed());
     try_join_all(lanes).await.map(drop)
 }

@@ -68,16 +68,12 @@ async fn attempt(trial: &Trial) -> anyhow::Result<()> {
         anyhow::ensure!(8 <= seen.len(), "only {} calls of {ask:?} were seen", seen.len());
         points.extend(seen.into_iter().map(|point| (ask, point)));
     }
-    trial.dice("r9").shuffle(&mut points);
-    // `--count` is a number of points; otherwise all of them are tried, in a soak many times.
-    let n_points = trial.count.map_or(points.len() * trial.times(ROUNDS) as usize, |n| n as usize);
-    let all: Vec<_> = points.into_iter().cycle().take(n_points).collect();
-    let mut lanes: Vec<BoxFuture<'_, anyhow::Result<()>>> = Vec::new();
-    for n in 0..LANES {
-        let mine: Vec<_> = all.iter().skip(n).step_by(LANES).cloned().collect();
-        lanes.push(lane(trial, n, mine).boxed());
-    }
-    lanes.push(silence::attempt(trial, trial.times(SILENCES)).boxed());
+    let dealt = trial.deal("r9", points, ROUNDS, LANES).into_iter().enumerate();
+    let mut lanes: Vec<BoxFuture<'_, anyhow::Result<()>>> =
+        dealt.map(|(n, mine)| lane(trial, n, mine).boxed()).collect();
+    // With `--count` it is the points that are counted.
+    let silences = trial.count.map_or(trial.times(SILENCES), |_| 1);
+    lanes.push(silence::attempt(trial, silences).boxed());
     try_join_all(lanes).await.map(drop)
 }
 
