@@ -1,4 +1,4 @@
-//! Drives an upload's pieces through a core [`Receiver`] into a partial.
+//! Drives an upload's pieces through a core `Receiver` into a partial.
 //!
 //! One blocking job writes at a time; what arrives meanwhile is the next batch. So batches are
 //! small on a slow line and large on a fast one. While a batch waits behind a slow disk nothing more
