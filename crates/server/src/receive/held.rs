@@ -8,8 +8,8 @@ use super::End;
 use crate::store::{LastChange, Partial, StoreError};
 
 /// A partial that is no longer is read back as soon as it is whole, while the agent reads its file
-/// once more, and costs nobody time. A longer one may not be in memory any more, and is read when
-/// the agent has nothing to say for minutes.
+/// once more, and nobody waits. A longer one may have to come from the disk, for longer than an
+/// upload may be silent: it is read when the agent has said that this was all.
 const EARLY_LEN: u64 = 1 << 30;
 
 /// What has been received of a transfer: its partial, and the judge of what may follow.
