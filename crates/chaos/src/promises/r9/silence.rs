@@ -30,6 +30,8 @@ pub(super) async fn attempt(trial: &Trial, count: u32) -> anyhow::Result<()> {
             let tried = silent(trial, &mut stage, silence).await;
             stage.explain(&format!("{silence:?}, {n}"), tried)?;
         }
+        let tried = not_shared(trial, &mut stage).await;
+        stage.explain(&format!("not shared {n}"), tried)?;
         let tried = refused(trial, &mut stage).await;
         stage.explain(&format!("refusals {n}"), tried)?;
     }
@@ -59,6 +61,26 @@ async fn silent(trial: &Trial, stage: &mut Stage, silence: Silence) -> anyhow::R
     stage.oracle.recorded(&id);
     stage.done(&id).await?;
     stage.audit(false).await
+}
+
+/// What an agent gives is for its own settings to say, whatever the server asks for.
+async fn not_shared(trial: &Trial, stage: &mut Stage) -> anyhow::Result<()> {
+    stage.connect(0).await?;
+    let secret = stage.bed.folder().join("secret.txt");
+    std::fs::write(&secret, "not for the server")?;
+    let link = stage.files(0).join("link.txt");
+    if !link.is_symlink() {
+        std::os::unix::fs::symlink(&secret, &link)?;
+    }
+    let before = stage.bed.downloads("client1")?;
+    for path in [&secret, &link] {
+        let path = path.display();
+        let reply = stage.bed.get(&format!("/trigger?id=client1&path={path}&wait=20s")).await?;
+        anyhow::ensure!(reply.status == 403, "{path}: {}, {}", reply.status, reply.text());
+        trial.tally.fault("paths not shared");
+    }
+    anyhow::ensure!(stage.bed.downloads("client1")? == before, "a file came that is not shared");
+    Ok(())
 }
 
 /// A refusal leaves nothing behind.
