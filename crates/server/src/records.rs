@@ -80,6 +80,15 @@ pub enum RecordsError {
         /// The file.
         file: PathBuf,
     },
+    /// What the file says of its own tables has changed.
+    #[error("{} is damaged: its definition of {name} is not what filepull wrote; put a copy back, or \
+         move the file away to begin without records", file.display())]
+    Schema {
+        /// The file.
+        file: PathBuf,
+        /// The table or index.
+        name: String,
+    },
     /// The folder cannot be made, locked or read.
     #[error("cannot use the folder {}", folder.display())]
     Folder {

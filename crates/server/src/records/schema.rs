@@ -6,7 +6,7 @@ use std::time::Duration;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{AssertSqlSafe, ConnectOptions, SqliteConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _, SqliteConnection};
 
 use super::RecordsError;
 
@@ -22,7 +22,7 @@ const READERS: u32 = 2;
 /// Opens the one connection that writes, and brings the schema up to date.
 ///
 /// # Errors
-/// A newer version made the file, or it cannot be opened or changed.
+/// A newer version made the file, it is damaged, or it cannot be opened or changed.
 pub(super) async fn open_writer(file: &Path) -> Result<SqliteConnection, RecordsError> {
     let options = SqliteConnectOptions::new()
         .filename(file)
@@ -36,7 +36,33 @@ pub(super) async fn open_writer(file: &Path) -> Result<SqliteConnection, Records
     for (n_done, step) in STEPS.iter().enumerate().skip(done) {
         take_step(&mut connection, step, n_done + 1).await?;
     }
+    check(&mut connection, file).await?;
     Ok(connection)
+}
+
+/// Every definition in a database: SQLite keeps them as text, without a check sum. As bytes,
+/// because they may be no text any more.
+const DEFINITIONS: &str = "SELECT CAST(name AS BLOB), CAST(sql AS BLOB) FROM sqlite_schema";
+
+type Definition = (Vec<u8>, Option<Vec<u8>>);
+
+/// Compares the definitions with those of a database that is made now.
+async fn check(connection: &mut SqliteConnection, file: &Path) -> Result<(), RecordsError> {
+    let mut fresh = SqliteConnectOptions::new().filename(":memory:").connect().await?;
+    for (n_done, step) in STEPS.iter().enumerate() {
+        take_step(&mut fresh, step, n_done + 1).await?;
+    }
+    let expected: Vec<Definition> = sqlx::query_as(DEFINITIONS).fetch_all(&mut fresh).await?;
+    fresh.close().await?;
+    let found: Vec<Definition> = sqlx::query_as(DEFINITIONS).fetch_all(connection).await?;
+    // Who has added an index of his own may keep it.
+    match expected.into_iter().find(|definition| !found.contains(definition)) {
+        Some((name, _)) => {
+            let name = String::from_utf8_lossy(&name).into_owned();
+            Err(RecordsError::Schema { file: file.to_owned(), name })
+        }
+        None => Ok(()),
+    }
 }
 
 /// How many steps have been taken.
@@ -72,23 +98,25 @@ pub(super) async fn open_readers(file: &Path) -> Result<SqlitePool, sqlx::Error>
 /// Opens a connection that reads in another process than the server's.
 ///
 /// # Errors
-/// Another version made the file, or it cannot be opened.
+/// Another version made the file, it is damaged, or it cannot be opened.
 pub(super) async fn open_beside(file: &Path) -> Result<SqlitePool, RecordsError> {
     let opened = async |options| {
         let pool = pool(1).connect_with(options).await?;
-        let done = version(&mut *pool.acquire().await?, file).await?;
-        Ok((pool, done))
+        let mut connection = pool.acquire().await?;
+        let done = version(&mut connection, file).await?;
+        if done < STEPS.len() {
+            return Err(RecordsError::TooOld { file: file.to_owned() });
+        }
+        check(&mut connection, file).await?;
+        drop(connection);
+        Ok(pool)
     };
     // Readers and a writer share memory through a file beside the database. Where that file cannot
     // be made, on a disk that nobody can write to, nobody writes to the database either.
-    let (pool, done) = match opened(read_only(file)).await {
-        Err(RecordsError::Database(_)) => opened(read_only(file).immutable(true)).await?,
-        opened => opened?,
-    };
-    if done < STEPS.len() {
-        return Err(RecordsError::TooOld { file: file.to_owned() });
+    match opened(read_only(file)).await {
+        Err(RecordsError::Database(_)) => opened(read_only(file).immutable(true)).await,
+        opened => opened,
     }
-    Ok(pool)
 }
 
 fn read_only(file: &Path) -> SqliteConnectOptions {

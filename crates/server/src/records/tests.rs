@@ -187,3 +187,22 @@ async fn records_of_a_newer_version_are_left_alone() {
     let refused = Records::open(&room.folder()).await.unwrap_err();
     assert!(matches!(refused, RecordsError::TooNew { found: 99, .. }), "{refused}");
 }
+
+#[tokio::test]
+async fn a_bit_that_flips_in_a_definition_is_told_before_anything_is_read() {
+    let room = Room::new();
+    room.open().await.close().await.unwrap();
+    let file = room.folder().join("records.db");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let type_names = bytes.windows(6).enumerate().filter(|(_, word)| word == b"BIGINT");
+    for at in type_names.map(|(at, _)| at).collect::<Vec<_>>() {
+        // No longer ASCII, and no UTF-8 either.
+        bytes[at] ^= 1 << 7;
+    }
+    std::fs::write(&file, bytes).unwrap();
+    let server = Records::open(&room.folder()).await.map(drop).unwrap_err();
+    let reader = RecordsReader::open(&room.folder()).await.map(drop).unwrap_err();
+    for error in [server, reader] {
+        assert!(matches!(error, RecordsError::Schema { .. }), "{error}");
+    }
+}
