@@ -58,16 +58,7 @@ pub(crate) struct Product {
 impl Programs {
     /// Finds them in `folder`.
     pub(crate) fn in_folder(folder: &Path) -> anyhow::Result<Self> {
-        let find = |name: &str| {
-            let path = folder.join(name);
-            anyhow::ensure!(
-                path.is_file(),
-                "no {name} in {}; build it first: cargo build --release -p filepull-cli -p \
-                 filepull-agent",
-                folder.display()
-            );
-            Ok(path)
-        };
+        let find = |name| process::built(folder, name);
         Ok(Self { server: find("filepull")?, agent: find("filepull-agent")? })
     }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use clap::Parser;
 use filepull_e2e::Programs;
-use filepull_lab::tool;
+use filepull_lab::{process, tool};
 use filepull_process::signal;
 use tokio::runtime::Builder;
 use tokio::time::timeout;
@@ -154,16 +154,7 @@ async fn attempt(row: &mut Row, trial: Trial) {
 }
 
 fn find_programs(folder: &std::path::Path) -> anyhow::Result<Programs> {
-    let find = |name: &str| {
-        let path = folder.join(name);
-        anyhow::ensure!(
-            path.is_file(),
-            "no {name} in {}; build it first: cargo build --release -p filepull-cli -p \
-             filepull-agent",
-            folder.display()
-        );
-        Ok(path.canonicalize()?)
-    };
+    let find = |name| anyhow::Ok(process::built(folder, name)?.canonicalize()?);
     Ok(Programs { server: find("filepull")?, agent: find("filepull-agent")? })
 }
 

@@ -6,6 +6,12 @@ use filepull_lab::net::{Hosts, Network, Place};
 use crate::stage::Stage;
 use crate::trial::Trial;
 
+const FAULTS: &str = "\
+    add table ip line; \
+    add chain ip line forward { type filter hook forward priority 0; }; \
+    add chain ip line faults; \
+    add rule ip line forward jump faults; ";
+
 /// A server here, its agents in another network namespace, a router between them.
 #[derive(Debug)]
 pub struct Outpost {
@@ -47,6 +53,15 @@ impl Outpost {
         self.stage.client_setting(index, "SERVER_ADDR", &server);
         self.stage.launch_client_by(index, self.network.launcher(Place::Agent));
         Ok(index)
+    }
+
+    /// Makes the chain `faults`, through which the router sends everything it forwards, and adds
+    /// rules of the trial behind it.
+    ///
+    /// # Errors
+    /// nft does not take them.
+    pub async fn prepare_faults(&self, behind: &str) -> anyhow::Result<()> {
+        self.rules(&format!("{FAULTS}{behind}")).await
     }
 
     /// Gives the router rules in the language of nft, such as `add rule …`, all at once.

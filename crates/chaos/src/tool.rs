@@ -1,10 +1,10 @@
 //! The tools of the system that trials need, and how they are run.
 
-use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use filepull_lab::process;
 use tokio::process::Command;
 use tokio::time::timeout;
 
@@ -12,7 +12,6 @@ use crate::ground::Ground;
 
 /// No tool that is run to its end takes longer.
 const TOOL_LIMIT: Duration = Duration::from_secs(30);
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What a trial cannot do without. Where it is missing the trial fails, unless it is skipped by
 /// name.
@@ -73,10 +72,9 @@ impl Need {
     pub fn missing(self) -> Option<String> {
         match self {
             Self::Root => (!rustix::process::geteuid().is_root()).then(|| "root".to_owned()),
-            Self::Program(program, package) => {
-                let there = PATH.split(':').any(|folder| Path::new(folder).join(program).is_file());
-                (!there).then(|| format!("{program} (apt-get install {package})"))
-            }
+            Self::Program(program, package) => process::installed(program)
+                .is_none()
+                .then(|| format!("{program} (apt-get install {package})")),
             Self::FileSystem(name) => {
                 let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
                 let there = known.split_whitespace().any(|word| word == name);
@@ -96,7 +94,7 @@ impl Need {
 pub fn command(ground: &Ground, program: &str) -> Command {
     let mut command = Command::new(program);
     let (mark, folder) = ground.mark();
-    command.env_clear().env("PATH", PATH).env("LC_ALL", "C").env(mark, folder);
+    command.env_clear().env("PATH", process::PATH).env("LC_ALL", "C").env(mark, folder);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.kill_on_drop(true);
     command

@@ -38,11 +38,24 @@ pub fn command(program: impl AsRef<Path>) -> Command {
     command
 }
 
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Where the system's programs are.
+pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Where a program is installed.
 pub fn installed(program: &str) -> Option<PathBuf> {
     PATH.split(':').map(|folder| Path::new(folder).join(program)).find(|path| path.is_file())
+}
+
+/// A program of ours, in the folder where it was built.
+pub fn built(folder: &Path, name: &str) -> anyhow::Result<PathBuf> {
+    let path = folder.join(name);
+    anyhow::ensure!(
+        path.is_file(),
+        "no {name} in {}; build it first: cargo build --release -p filepull-cli -p \
+         filepull-agent",
+        folder.display()
+    );
+    Ok(path)
 }
 
 /// Is a process alive and one of ours? The number of one that has ended may have been given to

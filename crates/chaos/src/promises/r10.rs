@@ -41,12 +41,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// reset at a byte of the connection; with the rule put in when the partial has grown so far it is
 /// at a byte of the file, whatever was sent twice.
 const RESET: &str = "add rule ip line faults ct original bytes > 100000 reject with tcp reset";
-const ROUTER: &str = "\
-    add table ip line; \
-    add chain ip line forward { type filter hook forward priority 0; }; \
-    add chain ip line faults; \
-    add rule ip line forward jump faults; \
-    add rule ip line forward ct state established accept";
+const ROUTER: &str = "add rule ip line forward ct state established accept";
 
 /// What happens at a byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +55,7 @@ async fn attempt(trial: &Trial) -> anyhow::Result<()> {
     let window = WINDOW.to_string();
     let mut outpost = Outpost::set(trial, 30, &[("STREAM_WINDOW", &window)]).await?;
     outpost.network.sysctl(Place::Router, "net.netfilter.nf_conntrack_acct=1").await?;
-    outpost.rules(ROUTER).await?;
+    outpost.prepare_faults(ROUTER).await?;
     let (rtt, queue) = (Duration::ZERO, Duration::from_millis(20));
     let line = Line { rtt, rate: Some(RATE), loss_percent: 0.0, queue };
     line.slow_down(&outpost.network).await?;

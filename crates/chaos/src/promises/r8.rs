@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use fastrand::Rng;
 use filepull_e2e::Reply;
+use filepull_lab::proc_files;
 use futures::FutureExt as _;
 use futures::future::try_join_all;
 use rustix::process::Signal;
@@ -82,10 +83,10 @@ impl Bursts<'_> {
         let pid = self.stage.bed.server()?.pid()?;
         // Lets the peak be that of what follows.
         std::fs::write(format!("/proc/{pid}/clear_refs"), "5")?;
-        let before = memory(pid, "VmRSS:")?;
+        let before = proc_files::rss(pid)?;
         let place = || format!("the agent {agent:?}, fresh: {fresh}");
         self.burst(agent, fresh).await.with_context(place)?;
-        let growth = memory(pid, "VmHWM:")?.saturating_sub(before);
+        let growth = proc_files::peak_rss(pid)?.saturating_sub(before);
         anyhow::ensure!(growth < limit, "{}: {growth} bytes more memory", place());
         Ok(())
     }
@@ -166,12 +167,4 @@ impl Bursts<'_> {
             held = hold => held,
         }
     }
-}
-
-/// One of the counts of memory that the system keeps of a process, in bytes.
-fn memory(pid: u32, name: &str) -> anyhow::Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix(name));
-    let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
-    Ok(kib.with_context(|| format!("no {name} in {status}"))?.parse::<u64>()? * 1024)
 }

@@ -33,9 +33,7 @@ pub(super) async fn open_writer(file: &Path) -> Result<SqliteConnection, Records
         .busy_timeout(BUSY_TIMEOUT);
     let mut connection = options.connect().await?;
     let done = version(&mut connection, file).await?;
-    for (n_done, step) in STEPS.iter().enumerate().skip(done) {
-        take_step(&mut connection, step, n_done + 1).await?;
-    }
+    take_steps(&mut connection, done).await?;
     check(&mut connection, file).await?;
     Ok(connection)
 }
@@ -49,9 +47,7 @@ type Definition = (Vec<u8>, Option<Vec<u8>>);
 /// Compares the definitions with those of a database that is made now.
 async fn check(connection: &mut SqliteConnection, file: &Path) -> Result<(), RecordsError> {
     let mut fresh = SqliteConnectOptions::new().filename(":memory:").connect().await?;
-    for (n_done, step) in STEPS.iter().enumerate() {
-        take_step(&mut fresh, step, n_done + 1).await?;
-    }
+    take_steps(&mut fresh, 0).await?;
     let expected: Vec<Definition> = sqlx::query_as(DEFINITIONS).fetch_all(&mut fresh).await?;
     fresh.close().await?;
     let found: Vec<Definition> = sqlx::query_as(DEFINITIONS).fetch_all(connection).await?;
@@ -74,6 +70,14 @@ async fn version(connection: &mut SqliteConnection, file: &Path) -> Result<usize
         return Err(RecordsError::TooNew { file: file.to_owned(), found, known });
     }
     Ok(done)
+}
+
+/// Takes every step that has not been taken.
+async fn take_steps(connection: &mut SqliteConnection, done: usize) -> Result<(), sqlx::Error> {
+    for (n_done, step) in STEPS.iter().enumerate().skip(done) {
+        take_step(connection, step, n_done + 1).await?;
+    }
+    Ok(())
 }
 
 async fn take_step(

@@ -32,10 +32,6 @@ const LOST: &str = "connection lost";
 
 /// What the router does with lines; a word of nft each.
 const ROUTER: &str = "\
-    add table ip line; \
-    add chain ip line forward { type filter hook forward priority 0; }; \
-    add chain ip line faults; \
-    add rule ip line forward jump faults; \
     add rule ip line forward ct state invalid drop; \
     add chain ip line out { type nat hook postrouting priority 100; }; \
     add rule ip line out oifname to-server masquerade";
@@ -87,7 +83,7 @@ pub(super) async fn attempt(trial: &Trial) -> anyhow::Result<()> {
 async fn lane(trial: &Trial, number: u8, fault: Fault) -> anyhow::Result<()> {
     // The bed of tests is in a hurry: here the cap is what it is without any setting.
     let mut outpost = Outpost::set(trial, number, &[("RECONNECT_CAP", "60s")]).await?;
-    outpost.rules(ROUTER).await?;
+    outpost.prepare_faults(ROUTER).await?;
     for setting in ["tcp_loose=0", "tcp_be_liberal=0"] {
         let setting = format!("net.netfilter.nf_conntrack_{setting}");
         outpost.network.sysctl(Place::Router, &setting).await?;
