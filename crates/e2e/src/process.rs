@@ -5,7 +5,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, waitid};
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
@@ -13,7 +13,8 @@ use tokio::sync::watch;
 use crate::soon;
 
 /// A running program and everything it has said so far. It is killed when dropped, with all that
-/// it started: a launcher may outlive its program, and a program its launcher.
+/// it started (a launcher may outlive its program, and a program its launcher), and is gone when
+/// the drop returns: what it held, another can take.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
@@ -124,13 +125,12 @@ impl Process {
         self.child.kill().await.context("killing the program")
     }
 
-    fn kill_group(&self) {
-        // Only while it is not reaped is its id certainly still its own.
-        let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok());
-        if let Some(group) = pid.and_then(Pid::from_raw) {
-            // An error means that it is gone already.
-            let _ = rustix::process::kill_process_group(group, Signal::KILL);
-        }
+    /// The group that was killed, unless it is reaped: only until then is its id certainly its own.
+    fn kill_group(&self) -> Option<Pid> {
+        let group = Pid::from_raw(i32::try_from(self.child.id()?).ok()?)?;
+        // An error means that it is gone already.
+        let _ = rustix::process::kill_process_group(group, Signal::KILL);
+        Some(group)
     }
 
     /// Asks it to end (SIGTERM).
@@ -162,7 +162,10 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        self.kill_group();
+        if let Some(group) = self.kill_group() {
+            // It is left as a zombie, for the runtime to reap. An error means that it is reaped.
+            let _ = waitid(WaitId::Pid(group), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
+        }
     }
 }
 

@@ -270,13 +270,13 @@ async fn what_an_agent_says_cannot_forge_a_log_line() -> anyhow::Result<()> {
 #[tokio::test]
 async fn a_download_whose_name_is_not_safe_yet_is_still_under_way() -> anyhow::Result<()> {
     let bed = TestBed::start().await?;
-    let _client = bed.connected("client4", b"data").await?;
+    let before = bed.connected("client4", b"data").await?;
     bed.pull("client4").await?;
+    drop(before);
     let folder = bed.data_dir().join("client4").display().to_string();
     let fails = ["-e", "trace=fsync", "-P", &folder, "-e", "inject=fsync:error=EIO"];
     let mut client =
         bed.client("client4", &made("client4", 4 << 20))?.setting("MAX_RATE", "2MiB/s");
-    drop(_client);
     client.connect().await?;
     let started = bed.get("/trigger?id=client4").await?;
     let location = started.header("location").to_owned();
