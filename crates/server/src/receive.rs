@@ -11,6 +11,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 
 use bytes::Bytes;
+use filepull_core::CHUNK_LEN;
 use filepull_core::digest::Digest;
 use filepull_core::problem::Problem;
 use filepull_core::receive::ReceiveError;
@@ -72,6 +73,15 @@ pub(crate) enum Event {
 /// Enough for one large write; while it runs, at most as much again is read from the connection.
 const BATCH_LEN: usize = 1024 * 1024;
 
+/// What all batches that wait may hold together: more in a batch makes one upload quicker, and
+/// many at once hardly.
+const BATCHES_LEN: usize = 5 * BATCH_LEN;
+
+/// The batch of each of so many uploads.
+pub(crate) fn batch_len(n_running: usize) -> usize {
+    (BATCHES_LEN / n_running.max(1)).clamp(CHUNK_LEN, BATCH_LEN)
+}
+
 /// What a chunk costs at least, in bytes: its place in the batch.
 const LEAST_COST: usize = 256;
 
@@ -92,9 +102,10 @@ impl Reception {
         Self { pieces, brake, batch: Vec::new(), batch_len: 0, job: None, end: None }
     }
 
-    /// Waits for the next thing worth telling. `held` is empty while a job writes to it, and full
-    /// again whenever this returns. Dropping the future loses nothing.
-    pub(crate) async fn next(&mut self, held: &mut Option<Held>) -> Event {
+    /// Waits for the next thing worth telling, and reads a batch of at most `batch_len` bytes ahead
+    /// meanwhile. `held` is empty while a job writes to it, and full again whenever this returns.
+    /// Dropping the future loses nothing.
+    pub(crate) async fn next(&mut self, held: &mut Option<Held>, batch_len: usize) -> Event {
         loop {
             let idle = held.is_some() && self.job.is_none();
             if self.batch.is_empty()
@@ -103,7 +114,7 @@ impl Reception {
             {
                 return Event::Ended(end);
             }
-            let room = BATCH_LEN.saturating_sub(self.batch_len);
+            let room = batch_len.saturating_sub(self.batch_len);
             let takes_more = self.end.is_none() && 0 < room;
             tokio::select! {
                 // What has come already joins the batch: a job costs two changes of thread.
@@ -228,6 +239,28 @@ mod tests {
     use futures::stream;
 
     use super::*;
+
+    #[tokio::test]
+    async fn no_more_than_a_batch_is_read_ahead_of_the_disk() {
+        let chunk = || Piece::Chunk { offset: 0, bytes: Bytes::from_static(&[0; 1000]) };
+        let pieces = stream::repeat_with(move || Ok(chunk()));
+        let mut reception = Reception::new(Box::pin(pieces), Brake::default());
+        let mut at_the_disk = None;
+        for (batch_len, held) in [(5_000, 5_000), (2_000, 5_000), (6_500, 7_000)] {
+            assert!(futures::poll!(pin!(reception.next(&mut at_the_disk, batch_len))).is_pending());
+            assert_eq!(reception.batch_len, held);
+        }
+    }
+
+    #[test]
+    fn many_uploads_hold_no_more_than_a_few() {
+        for n_running in 0..=80 {
+            let held = n_running * batch_len(n_running);
+            assert!(held <= BATCHES_LEN, "{n_running} uploads hold {held} bytes");
+        }
+        assert_eq!([0, 1, 5, 20].map(batch_len), [1 << 20, 1 << 20, 1 << 20, 256 << 10]);
+        assert_eq!(batch_len(1000), CHUNK_LEN, "a whole chunk must fit");
+    }
 
     #[tokio::test]
     async fn the_connection_may_bring_as_much_as_there_is_room_for() {

@@ -23,9 +23,9 @@ pub(super) const N_CLIENTS: u32 = 20;
 /// STREAM_WINDOW, as it is by default.
 pub(super) const WINDOW: u64 = 16 << 20;
 
-/// What an upload holds besides what its window allows: a batch that is being written, and one
-/// that waits.
-pub(super) const BATCHES: u64 = 2 << 20;
+/// What each of so many uploads holds besides what its window allows: a batch that is being
+/// written, and one that waits.
+pub(super) const BATCHES: u64 = 2 * (256 << 10);
 
 /// Large enough that no upload ends before all have begun.
 const SIZE: u64 = 1 << 30;

@@ -8,14 +8,21 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::life::{Ending, Life};
-use super::now;
 use super::view::{Stage, WaitingFor};
+use super::{Shared, now};
 use crate::registry::{self, Session};
 
 /// The right to send one file, given back when dropped.
 pub(super) struct Turn {
     _client: Option<OwnedSemaphorePermit>,
     _server: Option<OwnedSemaphorePermit>,
+}
+
+impl Shared {
+    /// How many transfers have their turn now.
+    pub(super) fn n_running(&self) -> usize {
+        self.limits.max_running.saturating_sub(self.turns.available_permits())
+    }
 }
 
 impl Life {

@@ -12,7 +12,7 @@ use super::checkpoint::Checkpoints;
 use super::life::{Attempted, Ending, Life};
 use super::pulse::Pulse;
 use super::{Answer, Ask, Reply, Upload, refuse, store_failed};
-use crate::receive::{End, Event, Reception};
+use crate::receive::{self, End, Event, Reception};
 use crate::registry::Session;
 
 /// Why an upload ends that has nowhere to go. Never seen: it was admitted.
@@ -110,8 +110,9 @@ impl Life {
         tokio::pin!(given_up);
         let stop = self.shared.lifecycle.stop().clone();
         loop {
+            let batch_len = receive::batch_len(self.shared.n_running());
             tokio::select! {
-                event = reception.next(&mut self.held) => match event {
+                event = reception.next(&mut self.held, batch_len) => match event {
                     Event::Wrote => {
                         self.wrote(&mut pulse, replies);
                         checkpoints.start_if_due(self);
