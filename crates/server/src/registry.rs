@@ -3,6 +3,7 @@
 //! Knows neither the wire nor transfers. A transfer watches its client's line and acts on what it
 //! sees there, so it does not matter whether the trigger or the client came first.
 
+mod seat;
 mod session;
 mod state;
 
@@ -18,6 +19,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use crate::client::{ClientRecord, DefaultFile, Disconnect, Greeting};
+pub use seat::Seat;
 pub use session::{Heard, Message, Order, OrderError, Session, SessionEnds};
 use state::{Judgement, State};
 
@@ -135,7 +137,8 @@ impl Registry {
         }
     }
 
-    /// Makes `session` the line of its client. The line it replaces is told so and ends.
+    /// Makes `session` the line of its client, until the seat is dropped. The line it replaces is
+    /// told so and ends.
     ///
     /// # Errors
     /// A newer one is already there.
@@ -144,24 +147,23 @@ impl Registry {
         greeting: Greeting,
         session: Session,
         now: DateTime<Utc>,
-    ) -> Result<(), RefusedLine> {
+    ) -> Result<Seat, RefusedLine> {
         let client = greeting.client.clone();
         let mut inner = self.lock();
         let replaced = inner
             .state
             .enter(greeting, session.epoch, session.clone(), now)
             .map_err(|_| RefusedLine::Outrun(client.clone()))?;
-        inner.berths.entry(client).or_insert_with(Berth::new).line.send_replace(Some(session));
+        let berth = inner.berths.entry(client.clone()).or_insert_with(Berth::new);
+        berth.line.send_replace(Some(session.clone()));
         drop(inner);
         if let Some(old) = replaced {
             old.end(SessionEnds::Replaced);
         }
-        Ok(())
+        Ok(Seat::new(self.clone(), client, session))
     }
 
-    /// Removes the line of `epoch`, unless a newer one has replaced it; what is then to be put on
-    /// record.
-    pub fn leave(
+    fn leave(
         &self,
         client: &ClientId,
         epoch: u64,

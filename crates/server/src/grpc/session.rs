@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use chrono::Utc;
-use filepull_core::id::{ClientId, TransferId};
+use filepull_core::id::TransferId;
 use filepull_core::problem::Problem;
 use filepull_core::{CHUNK_LEN, PROTOCOL, human};
 use filepull_proto::millis;
@@ -27,7 +27,7 @@ use super::wire::{
 };
 use super::{GREETING_LIMIT, Gateway, LineSettings};
 use crate::client::{Disconnect, DisconnectReason, Greeting};
-use crate::registry::{Heard, Message, Session, SessionEnds};
+use crate::registry::{Heard, Message, Seat, Session, SessionEnds};
 use crate::transfers::Answer;
 
 type Outgoing = BoxStream<'static, Result<ServerMessage, Status>>;
@@ -47,8 +47,8 @@ pub(super) async fn open(
         return Err(Status::invalid_argument("a session begins with its hello"));
     };
     match welcome(&gateway, hello, remote_addr).await {
-        Ok((client, session, outgoing, pulse)) => {
-            let line = Line { gateway: gateway.clone(), caller, client, session, pulse };
+        Ok((seat, outgoing, pulse)) => {
+            let line = Line { gateway: gateway.clone(), caller, seat, pulse };
             gateway.lifecycle.spawn(line.run(messages));
             Ok(outgoing)
         }
@@ -61,7 +61,7 @@ async fn welcome(
     gateway: &Gateway,
     hello: Hello,
     remote_addr: SocketAddr,
-) -> Result<(ClientId, Session, Outgoing, watch::Sender<Heard>), Error> {
+) -> Result<(Seat, Outgoing, watch::Sender<Heard>), Error> {
     if gateway.lifecycle.drain().is_cancelled() {
         let retry = STOPPING_RETRY;
         return Err(refusal(ErrorCode::Draining, "the server is stopping", retry));
@@ -89,11 +89,8 @@ async fn welcome(
     let (session, messages) = Session::new(epoch, &greeting, heard);
     log_connected(&greeting, &session);
     let outgoing = outgoing(gateway.line, protocol, &session, messages);
-    gateway
-        .registry
-        .enter(greeting, session.clone(), now)
-        .map_err(|refused| refused_line(&client, &refused))?;
-    Ok((client, session, outgoing, pulse))
+    let seat = gateway.registry.enter(greeting, session, now);
+    Ok((seat.map_err(|refused| refused_line(&client, &refused))?, outgoing, pulse))
 }
 
 fn log_connected(greeting: &Greeting, session: &Session) {
@@ -141,8 +138,7 @@ fn outgoing(
 struct Line {
     gateway: Gateway,
     caller: Caller,
-    client: ClientId,
-    session: Session,
+    seat: Seat,
     pulse: watch::Sender<Heard>,
 }
 
@@ -151,17 +147,13 @@ impl Line {
     /// or when the process stops.
     async fn run(self, mut messages: Streaming<AgentMessage>) {
         let (reason, detail) = self.listen(&mut messages).await;
-        // Whatever the reason, the other half must end too. If the server had one, it is said
-        // already.
-        self.session.end(SessionEnds::Silent(detail.clone()));
-        let last_seen_at = self.pulse.borrow().at;
         let disconnect = Disconnect { at: Utc::now(), reason, detail };
-        let (client, epoch) = (&self.client, self.session.epoch);
-        let left = self.gateway.registry.leave(client, epoch, last_seen_at, &disconnect);
+        let client = &self.seat.client;
+        let left = self.seat.leave(&disconnect);
         let level_detail = human::printable(&disconnect.detail, 255);
         info!(
             event = "client.disconnected", %client, %reason, detail = level_detail,
-            session = %self.session.id, "client disconnected"
+            session = %self.seat.session.id, "client disconnected"
         );
         if let Some(left) = left
             && let Err(error) = self.gateway.records.client_left(&left).await
@@ -197,12 +189,12 @@ impl Line {
                     Ok(None) => return (DisconnectReason::Reset, "the agent hung up".into()),
                     Err(status) => return (DisconnectReason::Reset, status.message().into()),
                 },
-                _ = beat.tick() => { self.session.probe(); }
+                _ = beat.tick() => { self.seat.session.probe(); }
                 () = sleep_until(dead_at) => {
                     let limit = human::span(dead_after);
                     return (DisconnectReason::Silent, format!("no heartbeat for {limit}"));
                 }
-                why = self.session.ended() => return ended(why),
+                why = self.seat.session.ended() => return ended(why),
                 () = stop.cancelled() => return ended(SessionEnds::Stopping),
             }
         }
@@ -221,12 +213,12 @@ impl Line {
                 round_trip = took.filter(|&took| took < self.gateway.line.dead_after);
                 let round_trip_us =
                     round_trip.and_then(|took| u64::try_from(took.as_micros()).ok());
-                trace!(event = "client.pong", client = %self.client, round_trip_us, "pong");
+                trace!(event = "client.pong", client = %self.seat.client, round_trip_us, "pong");
             }
             Some(FromAgent::Transfer(update)) => self.update(update),
             Some(FromAgent::Goodbye(bye)) => goodbye = Some(human::printable(&bye.reason, 255)),
             Some(FromAgent::Hello(_)) | None => {
-                debug!(client = %self.client, "a message of unknown kind was ignored");
+                debug!(client = %self.seat.client, "a message of unknown kind was ignored");
             }
         }
         self.pulse.send_replace(Heard { at: Utc::now(), round_trip });
@@ -246,7 +238,7 @@ impl Line {
             Some(State::Failed(error)) => Answer::Refused(Problem::from(error)),
             None => return,
         };
-        self.gateway.transfers.answer(&self.client, id, update.attempt, answer);
+        self.gateway.transfers.answer(&self.seat.client, id, update.attempt, answer);
     }
 }
 

@@ -18,7 +18,7 @@ use super::*;
 use crate::brake::Brake;
 use crate::client::{Agent, Greeting};
 use crate::receive::{Piece, Reception};
-use crate::registry::{Heard, Message, Order, Session};
+use crate::registry::{Heard, Message, Order, Seat, Session};
 use crate::store::RECORDS_FOLDER;
 
 pub(crate) const LIMITS: Limits = Limits {
@@ -37,6 +37,7 @@ struct Bed {
     records: Records,
     transfers: Transfers,
     orders: mpsc::Receiver<Message>,
+    _seat: Seat,
     _pulse: watch::Sender<Heard>,
 }
 
@@ -75,11 +76,11 @@ impl Bed {
         };
         let (pulse, heard) = watch::channel(Heard { at: Utc::now(), round_trip: None });
         let (session, orders) = Session::new(1, &greeting, heard);
-        registry.enter(greeting, session, Utc::now()).unwrap();
+        let seat = registry.enter(greeting, session, Utc::now()).unwrap();
         let store = Store::open(folder.path()).unwrap();
         let started =
             Transfers::start(records.clone(), registry, store, Lifecycle::new(), LIMITS).await;
-        Self { folder, records, transfers: started.unwrap(), orders, _pulse: pulse }
+        Self { folder, records, transfers: started.unwrap(), orders, _seat: seat, _pulse: pulse }
     }
 
     async fn pull(&self) -> Result<Pulled, Problem> {

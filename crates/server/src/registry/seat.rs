@@ -1,0 +1,72 @@
+//! What holds a line in the registry.
+
+use chrono::Utc;
+use filepull_core::id::ClientId;
+
+use super::{Registry, Session, SessionEnds};
+use crate::client::{ClientRecord, Disconnect, DisconnectReason};
+
+/// A line's place in the registry. However the task ends that holds it, also by a panic, the line
+/// ends with it: nobody is shown as connected whom nobody hears.
+#[derive(Debug)]
+pub struct Seat {
+    /// Whose line it is.
+    pub client: ClientId,
+    /// The line.
+    pub session: Session,
+    registry: Registry,
+}
+
+impl Seat {
+    pub(super) fn new(registry: Registry, client: ClientId, session: Session) -> Self {
+        Self { client, session, registry }
+    }
+
+    /// Takes the line out, unless a newer one has replaced it; what is then to be put on record.
+    /// The half that writes to the agent ends too; if the server had a reason, it is said already.
+    pub fn leave(&self, disconnect: &Disconnect) -> Option<ClientRecord> {
+        self.session.end(SessionEnds::Silent(disconnect.detail.clone()));
+        let last_seen_at = self.session.heard.borrow().at;
+        self.registry.leave(&self.client, self.session.epoch, last_seen_at, disconnect)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let detail = "the server lost it by a mistake of its own".to_owned();
+        // It has left long ago, unless its task has panicked.
+        self.leave(&Disconnect { at: Utc::now(), reason: DisconnectReason::Reset, detail });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use filepull_core::problem::Code;
+    use tokio::sync::watch;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::client::{Agent, Greeting};
+    use crate::registry::Heard;
+
+    #[test]
+    fn a_line_whose_task_is_gone_is_gone_too() {
+        let greeting = Greeting {
+            client: ClientId::parse("client4").unwrap(),
+            instance: Uuid::nil(),
+            agent: Agent::default(),
+            shares: Vec::new(),
+            default_file: Err(Code::FileMissing),
+            active_transfers: Vec::new(),
+            remote_addr: ([127, 0, 0, 1], 1).into(),
+        };
+        let registry = Registry::new(Vec::new());
+        let (_pulse, heard) = watch::channel(Heard { at: Utc::now(), round_trip: None });
+        let (session, _messages) = Session::new(1, &greeting, heard);
+        let seat = registry.enter(greeting, session.clone(), Utc::now()).unwrap();
+        assert_eq!(registry.counts(), (1, 1));
+        drop(seat);
+        assert_eq!(registry.counts(), (0, 1));
+        assert!(session.why_ended().is_some(), "whoever still writes to the agent must hear of it");
+    }
+}
