@@ -1,5 +1,6 @@
 //! A wire between agents and the server that a test can cut, freeze, measure and damage.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,6 +25,8 @@ struct Shared {
     sent: watch::Sender<u64>,
     /// Connections made.
     n_connections: AtomicU64,
+    /// Connections that the server has reset.
+    n_resets: watch::Sender<u64>,
     /// Raised to cut all present connections.
     cut: watch::Sender<u64>,
     /// Raised to cut those that have carried much.
@@ -80,6 +83,7 @@ impl Proxy {
             target: watch::Sender::new(target),
             sent: watch::Sender::new(0),
             n_connections: AtomicU64::new(0),
+            n_resets: watch::Sender::new(0),
             cut: watch::Sender::new(0),
             cut_uploads: watch::Sender::new(0),
             strand: watch::Sender::new(0),
@@ -158,6 +162,16 @@ impl Proxy {
         self.shared.n_connections.load(Ordering::SeqCst)
     }
 
+    /// Waits until the server has reset a connection.
+    ///
+    /// # Errors
+    /// It did not.
+    pub async fn reset_by_server(&self) -> anyhow::Result<()> {
+        let mut n_resets = self.shared.n_resets.subscribe();
+        soon("a reset", n_resets.wait_for(|&n_resets| 0 < n_resets)).await??;
+        Ok(())
+    }
+
     /// Waits until agents have sent that many bytes in all.
     ///
     /// # Errors
@@ -227,7 +241,16 @@ async fn pump(
     let mut frozen = shared.frozen.subscribe();
     // Small, so that a cut can come at almost any byte.
     let mut buffer = vec![0; 16 * 1024];
-    while let Ok(len) = from.read(&mut buffer).await {
+    loop {
+        let len = match from.read(&mut buffer).await {
+            Ok(len) => len,
+            Err(error) => {
+                if carried.is_none() && error.kind() == ErrorKind::ConnectionReset {
+                    shared.n_resets.send_modify(|n_resets| *n_resets += 1);
+                }
+                return;
+            }
+        };
         if len == 0 || frozen.wait_for(|frozen| !frozen).await.is_err() {
             return;
         }

@@ -1,6 +1,8 @@
 //! Lines that break, hang, come back, or belong to somebody else.
 
-use filepull_e2e::{TestBed, made};
+use std::time::Duration;
+
+use filepull_e2e::{HandAgent, TestBed, made};
 
 /// Lines that are noticed to be dead within seconds.
 const HURRIED: [(&str, &str); 2] = [("HEARTBEAT", "500ms"), ("DEAD_AFTER", "2s")];
@@ -69,6 +71,17 @@ async fn a_silent_line_is_noticed_on_both_sides() -> anyhow::Result<()> {
     proxy.cut();
     client.agent()?.says("connected again").await?;
     bed.pull("client4").await?;
+    Ok(())
+}
+
+/// Where nothing comes back from the agent, a polite end would wait behind what TCP sends again.
+#[tokio::test]
+async fn a_line_that_is_not_heard_is_reset() -> anyhow::Result<()> {
+    let bed = TestBed::with(&HURRIED).await?;
+    let proxy = bed.proxy().await?;
+    let _speechless = HandAgent::connect(proxy.addr(), "client4", Duration::from_mins(1)).await?;
+    proxy.reset_by_server().await?;
+    bed.server()?.says("\"reason\":\"silent\"").await?;
     Ok(())
 }
 
