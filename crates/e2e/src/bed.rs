@@ -5,15 +5,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
-use hyper::header::HeaderMap;
-use hyper::{Method, Request, StatusCode};
-use hyper_util::rt::TokioExecutor;
+use hyper::{Method, StatusCode};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Process, Proxy, soon};
+use crate::{Client, Process, Proxy, Reply, send};
 
 /// The programs under test.
 #[derive(Clone, Debug)]
@@ -41,55 +37,6 @@ pub struct TestBed {
     server: Option<Process>,
     http: SocketAddr,
     grpc: SocketAddr,
-}
-
-/// An agent that is connected, and its machine.
-#[derive(Debug)]
-pub struct Client {
-    program: PathBuf,
-    /// Its id.
-    pub id: String,
-    /// The folder of its files; `data.txt` is the default one.
-    pub files: PathBuf,
-    settings: Vec<(&'static str, String)>,
-    launcher: Vec<String>,
-    agent: Option<Process>,
-}
-
-/// An answer of the server.
-#[derive(Clone, Debug)]
-pub struct Reply {
-    /// Its status.
-    pub status: u16,
-    /// Its headers.
-    pub headers: HeaderMap,
-    /// Its body.
-    pub body: Bytes,
-}
-
-impl Reply {
-    /// The body as text.
-    pub fn text(&self) -> String {
-        String::from_utf8_lossy(&self.body).into_owned()
-    }
-
-    /// The body as JSON.
-    ///
-    /// # Errors
-    /// It is not JSON.
-    pub fn json(&self) -> anyhow::Result<Value> {
-        serde_json::from_slice(&self.body).with_context(|| self.text())
-    }
-
-    /// The first line of the body.
-    pub fn first_line(&self) -> String {
-        self.text().lines().next().unwrap_or_default().to_owned()
-    }
-
-    /// A header, or nothing.
-    pub fn header(&self, name: &str) -> &str {
-        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
-    }
 }
 
 impl TestBed {
@@ -225,17 +172,7 @@ impl TestBed {
     /// # Errors
     /// The disk failed.
     pub fn client(&self, id: &str, data: &[u8]) -> anyhow::Result<Client> {
-        let files = self.folder.path().join("client-data").join(id);
-        fs::create_dir_all(&files)?;
-        fs::write(files.join("data.txt"), data)?;
-        let settings = vec![
-            ("CLIENT_ID", id.to_owned()),
-            ("SERVER_ADDR", self.grpc.to_string()),
-            ("FILE_PATH", files.join("data.txt").display().to_string()),
-            ("STATE_DIR", self.folder.path().join("state").join(id).display().to_string()),
-        ];
-        let (program, launcher) = (self.programs.agent.clone(), Vec::new());
-        Ok(Client { program, id: id.to_owned(), files, settings, launcher, agent: None })
+        Client::made_in(self.folder(), self.programs.agent.clone(), id, data, self.grpc)
     }
 
     /// A client with this default file, connected.
@@ -340,105 +277,6 @@ impl TestBed {
         found.sort();
         Ok(found)
     }
-}
-
-impl Client {
-    /// Makes it dial somewhere else, such as a [`Proxy`].
-    #[must_use]
-    pub fn dialling(self, addr: SocketAddr) -> Self {
-        self.setting("SERVER_ADDR", &addr.to_string())
-    }
-
-    /// Changes or adds a setting of its agent.
-    #[must_use]
-    pub fn setting(mut self, key: &'static str, value: &str) -> Self {
-        self.set(key, value);
-        self
-    }
-
-    /// Changes or adds a setting of its agent, from its next start on.
-    pub fn set(&mut self, key: &'static str, value: &str) {
-        self.settings.retain(|(known, _)| *known != key);
-        self.settings.push((key, value.to_owned()));
-    }
-
-    /// Starts its agent through a launcher, such as `setpriv --reuid=65534`.
-    #[must_use]
-    pub fn launched_by(mut self, launcher: &[&str]) -> Self {
-        self.launcher = launcher.iter().map(|&word| word.to_owned()).collect();
-        self
-    }
-
-    /// The same, from its agent's next start on.
-    pub fn launch_by(&mut self, launcher: Vec<String>) {
-        self.launcher = launcher;
-    }
-
-    /// Starts its agent and waits until it is connected.
-    ///
-    /// # Errors
-    /// It does not connect.
-    pub async fn connect(&mut self) -> anyhow::Result<()> {
-        self.start()?;
-        self.agent()?.says("connected in").await?;
-        Ok(())
-    }
-
-    /// Starts its agent.
-    ///
-    /// # Errors
-    /// It does not start.
-    pub fn start(&mut self) -> anyhow::Result<()> {
-        let agent = Process::start(&self.launcher, &self.program, "run", &self.settings)?;
-        self.agent = Some(agent);
-        Ok(())
-    }
-
-    /// Its running agent.
-    ///
-    /// # Errors
-    /// It is not running.
-    pub fn agent(&self) -> anyhow::Result<&Process> {
-        self.agent.as_ref().context("the agent is not running")
-    }
-
-    /// Takes its agent: to kill it, or to end it.
-    ///
-    /// # Errors
-    /// It is not running.
-    pub fn take_agent(&mut self) -> anyhow::Result<Process> {
-        self.agent.take().context("the agent is not running")
-    }
-
-    /// The path of its default file.
-    pub fn data(&self) -> PathBuf {
-        self.files.join("data.txt")
-    }
-}
-
-/// Sends one request to the server at `http`, on a connection of its own.
-///
-/// # Errors
-/// The server does not answer.
-pub async fn send(
-    http: SocketAddr,
-    method: Method,
-    path: &str,
-    headers: &[(&str, &str)],
-    body: &str,
-) -> anyhow::Result<Reply> {
-    let mut request = Request::builder().method(method).uri(format!("http://{http}{path}"));
-    for (name, value) in headers {
-        request = request.header(*name, *value);
-    }
-    let request = request.body(Full::new(Bytes::copy_from_slice(body.as_bytes())))?;
-    let client = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build_http();
-    let answer = async {
-        let (head, body) = client.request(request).await?.into_parts();
-        let body = body.collect().await?.to_bytes();
-        anyhow::Ok(Reply { status: head.status.as_u16(), headers: head.headers, body })
-    };
-    soon(&format!("an answer to {path}"), answer).await?
 }
 
 /// Whether two files hold the same bytes.

@@ -4,7 +4,9 @@
 //! passes the [`Proxy`]; one generous deadline turns a wait that never ends into a failure.
 
 mod bed;
+mod client;
 mod hand_agent;
+mod http;
 mod process;
 mod proxy;
 mod strace;
@@ -14,8 +16,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-pub use bed::{Client, Programs, Reply, TestBed, made, same, send};
+pub use bed::{Programs, TestBed, made, same};
+pub use client::Client;
 pub use hand_agent::{HandAgent, HandUpload};
+pub use http::{Reply, send};
 pub use process::{Process, program};
 pub use proxy::{Proxy, Way};
 pub use strace::Strace;
