@@ -46,6 +46,8 @@ struct Player {
 
 /// What happens on a machine that is not overloaded happens within this time.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+/// The file of a twin begins with this version, to which the other one never comes.
+const TWINS_VERSION: u32 = 1 << 20;
 /// Between two looks at something that tells nobody when it changes.
 pub const LOOK_AGAIN: Duration = Duration::from_millis(4);
 
@@ -146,10 +148,36 @@ impl Stage {
         len: usize,
         settings: &[(&'static str, &str)],
     ) -> anyhow::Result<usize> {
-        let cells = Cells::new(id, 1, len);
+        self.add_machine(id, Cells::new(id, 1, len), settings)
+    }
+
+    /// Adds another machine that goes by the id of client `of`, with a file of its own.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn add_twin(
+        &mut self,
+        of: usize,
+        name: &str,
+        settings: &[(&'static str, &str)],
+    ) -> anyhow::Result<usize> {
+        let (id, len) = (self.id(of), usize::try_from(self.cells(of).len())?);
+        let index = self.add_machine(name, Cells::new(&id, TWINS_VERSION, len), settings)?;
+        let client = &mut self.clients[index].client;
+        client.set("CLIENT_ID", &id);
+        client.id = id;
+        Ok(index)
+    }
+
+    fn add_machine(
+        &mut self,
+        name: &str,
+        cells: Cells,
+        settings: &[(&'static str, &str)],
+    ) -> anyhow::Result<usize> {
         let (mark, value) = self.ground.mark();
         let bytes = block_in_place(|| cells.bytes());
-        let client = self.bed.client(id, &bytes)?.dialling(self.proxy.addr());
+        let client = self.bed.client(name, &bytes)?.dialling(self.proxy.addr());
         let client = client.setting(mark, &value).setting("NO_COLOR", "1");
         let client = settings.iter().fold(client, |c, (key, value)| c.setting(key, value));
         self.clients.push(Player { client, cells });
@@ -174,6 +202,11 @@ impl Stage {
     /// The folder of a client's files.
     pub fn files(&self, index: usize) -> PathBuf {
         self.clients[index].client.files.clone()
+    }
+
+    /// What a client's agent keeps.
+    pub fn state(&self, index: usize) -> PathBuf {
+        self.clients[index].client.state()
     }
 
     /// The file of a client, as it is now.

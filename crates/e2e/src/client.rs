@@ -16,6 +16,7 @@ pub struct Client {
     pub id: String,
     /// The folder of its files; `data.txt` is the default one.
     pub files: PathBuf,
+    state: PathBuf,
     settings: Vec<(&'static str, String)>,
     launcher: Vec<String>,
     agent: Option<Process>,
@@ -33,13 +34,15 @@ impl Client {
         let files = folder.join("client-data").join(id);
         fs::create_dir_all(&files)?;
         fs::write(files.join("data.txt"), data)?;
+        let state = folder.join("state").join(id);
         let settings = vec![
             ("CLIENT_ID", id.to_owned()),
             ("SERVER_ADDR", server.to_string()),
             ("FILE_PATH", files.join("data.txt").display().to_string()),
-            ("STATE_DIR", folder.join("state").join(id).display().to_string()),
+            ("STATE_DIR", state.display().to_string()),
         ];
-        Ok(Self { program, id: id.to_owned(), files, settings, launcher: Vec::new(), agent: None })
+        let (id, launcher) = (id.to_owned(), Vec::new());
+        Ok(Self { program, id, files, state, settings, launcher, agent: None })
     }
 
     /// Makes it dial somewhere else, such as a [`Proxy`](crate::Proxy).
@@ -108,6 +111,11 @@ impl Client {
     /// It is not running.
     pub fn take_agent(&mut self) -> anyhow::Result<Process> {
         self.agent.take().context("the agent is not running")
+    }
+
+    /// The folder where its agent keeps what it keeps.
+    pub fn state(&self) -> PathBuf {
+        self.state.clone()
     }
 
     /// The path of its default file.

@@ -1,6 +1,8 @@
 //! R12: one id, several agents: each is frozen in the middle of a file, another takes over, and the
 //! first goes on as if nothing had happened. Which key an agent has waits for keys.
 
+mod machines;
+
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -10,7 +12,7 @@ use filepull_e2e::{HandAgent, HandUpload};
 use filepull_proto::v1::StartTransfer;
 use filepull_proto::v1::upload_response::Kind as Answer;
 use futures::FutureExt as _;
-use futures::future::try_join_all;
+use futures::future::{try_join, try_join_all};
 use serde_json::json;
 
 use crate::cells::Cells;
@@ -36,7 +38,7 @@ const LAST_WORD: Duration = Duration::from_secs(5);
 
 async fn attempt(trial: &Trial) -> anyhow::Result<()> {
     let lanes = (0..LANES.min(trial.times(TAKEOVERS))).map(|n| lane(trial, n));
-    try_join_all(lanes).await.map(drop)
+    try_join(try_join_all(lanes), machines::attempt(trial)).await.map(drop)
 }
 
 async fn lane(trial: &Trial, n: u32) -> anyhow::Result<()> {
