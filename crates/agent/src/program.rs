@@ -33,9 +33,8 @@ pub fn main() -> ExitCode {
 }
 
 /// Without a log there is one place left to say why.
-#[allow(clippy::print_stderr, reason = "there is no log")]
 fn no_log(error: &LogError) -> ExitCode {
-    eprintln!("filepull-agent: {error}");
+    let _ = writeln!(io::stderr(), "filepull-agent: {error}");
     ExitCode::from(2)
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs;
+use std::io::{self, Write as _};
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -85,16 +86,14 @@ pub(crate) fn write_json(file: Option<&Path>, report: &impl Serialize) -> anyhow
     fs::write(file, text).with_context(|| file.display().to_string())
 }
 
-/// Figures go to standard output.
-#[allow(clippy::print_stdout, reason = "printing figures is what this program is for")]
+/// Figures go to standard output. Whoever read it may be gone; the file of `--json` still comes.
 pub(crate) fn print(text: impl fmt::Display) {
-    println!("{text}");
+    let _ = writeln!(io::stdout(), "{text}");
 }
 
-/// Talk goes to standard error.
-#[allow(clippy::print_stderr, reason = "a measurement takes a while; whoever waits is told")]
+/// Talk goes to standard error: a measurement takes a while, and whoever waits is told.
 pub(crate) fn tell(text: impl fmt::Display) {
-    eprintln!("{text}");
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// Bytes as MiB.

@@ -49,8 +49,11 @@ pub enum LogError {
 /// # Errors
 /// The level cannot be read, or a log was started before.
 pub fn start(level: &str, format: LogFormat) -> Result<(), LogError> {
-    let log =
-        tracing_subscriber::fmt().with_env_filter(filter(level)?).with_writer(std::io::stderr);
+    // Whoever read the log may be gone: there is nobody to complain to, least of all by a panic.
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter(level)?)
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false);
     let json = match format {
         LogFormat::Auto => !std::io::stderr().is_terminal(),
         LogFormat::Text => false,
