@@ -101,12 +101,18 @@ impl Store {
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
-    /// Creates, syncs and removes a small file, to see whether that works.
+    /// Creates, syncs and removes a small file beside the clients' folders and one beside the
+    /// records, to see whether that works: they may lie on different disks.
     ///
     /// # Errors
     /// It does not.
     pub fn check_writable(&self) -> io::Result<()> {
-        let name = format!("{RECORDS_FOLDER}/probe-{}", TransferId::generate());
+        [".", RECORDS_FOLDER].into_iter().try_for_each(|folder| self.probe(folder))
+    }
+
+    fn probe(&self, folder: &str) -> io::Result<()> {
+        // No client id starts with a dot.
+        let name = format!("{folder}/.probe-{}", TransferId::generate());
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&self.root.folder, &name, flags, Mode::RUSR | Mode::WUSR)?;
         let synced = rustix::fs::fsync(&file);

@@ -99,11 +99,20 @@ fn a_folder_that_is_a_link_is_refused() {
 }
 
 #[test]
-fn the_probe_of_the_disk_leaves_nothing() {
+fn the_probe_writes_where_downloads_and_where_records_lie_and_leaves_nothing() {
     let (folder, store) = store();
-    std::fs::create_dir(folder.path().join(RECORDS_FOLDER)).unwrap();
+    let records = folder.path().join(RECORDS_FOLDER);
+    std::fs::create_dir(&records).unwrap();
+    // Either may be a disk of its own, and fail alone.
+    let folders = [folder.path(), &records].map(|path| File::open(path).unwrap());
+    let long_ago = std::time::SystemTime::UNIX_EPOCH;
+    folders.iter().for_each(|folder| folder.set_modified(long_ago).unwrap());
     store.check_writable().unwrap();
-    assert_eq!(std::fs::read_dir(folder.path().join(RECORDS_FOLDER)).unwrap().count(), 0);
+    for folder in &folders {
+        assert_ne!(folder.metadata().unwrap().modified().unwrap(), long_ago);
+    }
+    assert_eq!(std::fs::read_dir(&records).unwrap().count(), 0);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
 }
 
 #[test]
