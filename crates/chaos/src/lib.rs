@@ -41,6 +41,7 @@ pub mod cells;
 pub mod cli;
 pub mod clock;
 pub mod disk;
+pub mod failing;
 pub mod ground;
 pub mod oracle;
 pub mod order;

@@ -297,19 +297,29 @@ impl Stage {
                 return self.oracle.agree(&transfers);
             }
             if deadline < Instant::now() {
-                return counted.context("after recovery");
+                counted.context("after recovery")?;
+                let restless = transfers.iter().find(|transfer| !at_rest(transfer));
+                anyhow::bail!("after recovery nobody goes on with {restless:?}");
             }
             sleep(LOOK_AGAIN).await;
         }
     }
 
-    /// Asks the server to end (SIGTERM), so that it leaves nothing behind, and ends the rest.
+    /// Asks the server to end (SIGTERM) and waits for it.
+    ///
+    /// # Errors
+    /// It does not end.
+    pub async fn end_server(&mut self) -> anyhow::Result<ExitStatus> {
+        self.bed.server()?.terminate()?;
+        self.server_ended().await
+    }
+
+    /// The same, so that it leaves nothing behind, and ends the rest.
     ///
     /// # Errors
     /// It does not end well.
     pub async fn end(&mut self) -> anyhow::Result<()> {
-        self.bed.server()?.terminate()?;
-        let status = self.server_ended().await?;
+        let status = self.end_server().await?;
         anyhow::ensure!(status.success(), "the server ended with {status}");
         self.strike().await
     }

@@ -1,7 +1,8 @@
-//! R13: the server's disk is full, has no inode left, or fails single system calls; the records lie
-//! on the same disk. Whatever fails, fails with the right words, and what comes after it succeeds.
+//! R13: the server's disk is full, has no inode left, fails single system calls, or fails as a
+//! whole under its file system; the records lie on the same disk, mostly. Whatever fails, fails with the right words, and what comes after it succeeds.
 
 mod calls;
+mod device;
 mod full;
 
 use std::time::Duration;
@@ -9,17 +10,18 @@ use std::time::Duration;
 use anyhow::Context as _;
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, try_join_all};
+use serde_json::Value;
 use tokio::time::timeout;
 
 use crate::promise::Promise;
 use crate::stage::Stage;
-use crate::tool::Need;
+use crate::tool::LOOP_DISKS;
 use crate::trial::Trial;
 
 pub(super) const PROMISE: Promise = Promise {
     id: "R13",
     promised: "A full or failing disk is a clean failure: no false success, and no restart needed.",
-    needs: &[Need::Root, Need::Program("strace", "strace")],
+    needs: LOOP_DISKS,
     limit: Duration::from_secs(120),
     attempt: |trial| attempt(trial).boxed(),
 };
@@ -27,6 +29,7 @@ pub(super) const PROMISE: Promise = Promise {
 /// Of each kind.
 const FULL: u32 = 12;
 const CALLS: u32 = 60;
+const DEVICES: u32 = 8;
 const LANES: u32 = 3;
 const VICTIM: usize = 0;
 const OTHER: usize = 1;
@@ -42,14 +45,17 @@ async fn attempt(trial: &Trial) -> anyhow::Result<()> {
     for kind in full::Kind::ALL {
         lanes.push(full::lane(trial, kind, trial.times(FULL)).boxed());
     }
+    for under in device::Under::ALL {
+        lanes.push(device::lane(trial, under, trial.times(DEVICES)).boxed());
+    }
     for n in 0..LANES {
         lanes.push(calls::lane(trial, n, trial.share(CALLS, LANES)).boxed());
     }
     try_join_all(lanes).await.map(drop)
 }
 
-/// What an order is refused with when the records fail.
-const RECORDS_CODE: &str = "storage-failed";
+/// What a disk that fails is called, and what an order is refused with when the records fail.
+const STORAGE_CODE: &str = "storage-failed";
 
 /// Both clients are there.
 async fn begin(stage: &mut Stage) -> anyhow::Result<()> {
@@ -61,19 +67,30 @@ async fn begin(stage: &mut Stage) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Asks for the victim's file while the disk fails: the transfer, if the server took the order.
-async fn ordered(stage: &mut Stage, code: &str) -> anyhow::Result<Option<String>> {
-    match stage.order(VICTIM).await {
+/// Asks for a client's file while the disk fails: the transfer, if the server took the order.
+async fn ordered(stage: &mut Stage, client: usize, code: &str) -> anyhow::Result<Option<String>> {
+    match stage.order(client).await {
         Ok(id) => {
             let _ = timeout(WHILE_IT_LASTS, stage.finished(&id)).await;
             Ok(Some(id))
         }
         // SQLite has one error for every sync that fails, whatever the reason.
-        Err(error) if [code, RECORDS_CODE].iter().any(|c| error.to_string().contains(c)) => {
+        Err(error) if [code, STORAGE_CODE].iter().any(|c| error.to_string().contains(c)) => {
             Ok(None)
         }
         Err(error) => Err(error.context(format!("refused, but not with {code}"))),
     }
+}
+
+/// A transfer has failed: with this code, in the answer and in the log.
+fn told(stage: &Stage, transfer: &Value, code: &str) -> anyhow::Result<()> {
+    let (id, found) = (transfer["id"].as_str().unwrap_or_default(), &transfer["error"]["code"]);
+    anyhow::ensure!(found == code, "failed with {found}, not {code}: {transfer}");
+    let said = stage.bed.server()?.said();
+    let is_it = |line: &&String| line.contains("transfer.failed") && line.contains(id);
+    let line = said.iter().find(is_it).context("the log does not tell of the failure")?;
+    anyhow::ensure!(line.contains(code), "the log has another code: {line}");
+    Ok(())
 }
 
 /// The fault is over: the transfer ends, with this code if it failed, and the next ones succeed.
@@ -81,14 +98,14 @@ async fn over(stage: &mut Stage, id: Option<&str>, code: &str) -> anyhow::Result
     if let Some(id) = id {
         let transfer = stage.finished(id).await?;
         if transfer["state"] != "done" {
-            let found = &transfer["error"]["code"];
-            anyhow::ensure!(found == code, "failed with {found}, not {code}: {transfer}");
-            let said = stage.bed.server()?.said();
-            let is_it = |line: &&String| line.contains("transfer.failed") && line.contains(id);
-            let line = said.iter().find(is_it).context("the log does not tell of the failure")?;
-            anyhow::ensure!(line.contains(code), "the log has another code: {line}");
+            told(stage, &transfer, code)?;
         }
     }
+    next_ones(stage).await
+}
+
+/// All is well again: what is open ends, and so does what is asked for now.
+async fn next_ones(stage: &mut Stage) -> anyhow::Result<()> {
     // What was ordered and refused may be open still: it ends too.
     for open in stage.transfers().await? {
         stage.finished(open["id"].as_str().unwrap_or_default()).await?;

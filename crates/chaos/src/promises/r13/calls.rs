@@ -7,7 +7,7 @@ use std::fs;
 use anyhow::Context as _;
 use fastrand::Rng;
 
-use super::{begin, ordered, over};
+use super::{VICTIM, begin, ordered, over};
 use crate::attached::Attached;
 use crate::stage::Stage;
 use crate::trial::Trial;
@@ -51,7 +51,7 @@ async fn round(trial: &Trial, stage: &mut Stage, fault: &str, code: &str) -> any
     let folder = stage.bed.folder().to_owned();
     let pid = stage.bed.server()?.pid()?;
     let attached = Attached::failing(&trial.ground, pid, &folder, fault).await?;
-    let ordered = ordered(stage, code).await;
+    let ordered = ordered(stage, VICTIM, code).await;
     attached.detach().await?;
     let log = fs::read_to_string(folder.join("attached"))?;
     let failed = log.lines().filter(|line| line.contains("(INJECTED)")).count();

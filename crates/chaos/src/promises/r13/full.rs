@@ -89,7 +89,7 @@ async fn at_once(
     dice: &mut Rng,
 ) -> anyhow::Result<(PathBuf, Option<String>)> {
     let filler = fill(stage, kind, dice)?;
-    Ok((filler, ordered(stage, CODE).await?))
+    Ok((filler, ordered(stage, VICTIM, CODE).await?))
 }
 
 /// It is full when a part of the file has come.
