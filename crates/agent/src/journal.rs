@@ -60,7 +60,10 @@ impl Journal {
             status.file_problem = problem.map(|text| FileProblem { text: text.to_owned(), at });
             news
         });
-        self.save();
+        // Each order asks, and somebody waits for its answer: what has not changed is not written.
+        if news || problem.is_some() {
+            self.save();
+        }
         news
     }
 

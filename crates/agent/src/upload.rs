@@ -17,7 +17,7 @@ use filepull_proto::v1::upload_request::Kind;
 use filepull_proto::v1::upload_response::Kind as Said;
 use filepull_proto::v1::{self, ErrorCode};
 use tokio::sync::mpsc;
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::{JoinHandle, spawn_blocking, yield_now};
 use tokio::time::timeout;
 use tokio_stream::StreamExt as _;
 use tokio_util::sync::CancellationToken;
@@ -87,6 +87,8 @@ pub(crate) async fn upload(context: &Context, order: Order, line: Line, stop: &C
     }
     let name = opened.source.name.clone();
     line.answer(transfer.clone(), attempt, accepted(&opened)).await;
+    // It leaves before the file is read: somebody waits for it.
+    yield_now().await;
     match context.send(order, opened, &line, stop).await {
         Ended::Stored => {}
         Ended::Refused(problem) if problem.code == Code::Cancelled => {

@@ -63,9 +63,8 @@ dial again within 5 s, at random, so that `again` is about 5 s whatever the serv
 counts from the moment the new server was ready.
 Pulls: POST /api/v1/transfers?wait for each client once, {at_once} at once on connections that are
 kept, until `done`: recorded, 1 KiB sent, read twice at the source, verified, fsync, rename, fsync
-of the folder. p50 and p99 hold the wait for a turn: the server runs 20 at once. Each opens a second
-connection, which stays for a minute: where `limit` says that too few files may be open for that,
-the last pulls wait until others close. Pulls lost: not `done`, or not exactly one whole file.
+of the folder. p50 and p99 hold the wait for a turn: the server runs 20 at once. So small a file
+travels on the connection of its session. Pulls lost: not `done`, or not exactly one whole file.
 Peak memory: the most that was resident, from the restart of the server to the last pull.",
         fleet = must::FLEET
     )

@@ -30,6 +30,7 @@ use chrono::{DateTime, Utc};
 use filepull_core::digest::Digest;
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::transfer::Transfer;
+use sqlx::Connection as _;
 use sqlx::sqlite::SqlitePool;
 use tracing::warn;
 
@@ -39,7 +40,7 @@ pub use list::{Cursor, Page, StateWord, Total, TransferFilter};
 use lock::Lock;
 pub use old::OldTransfers;
 pub use reader::{ClientTransfers, DownloadTotals, RecordsReader};
-use writer::{Bound, Writer};
+use writer::Writer;
 
 /// A key leads to its transfer for so long.
 pub const KEEP_KEYS: Duration = Duration::from_hours(24);
@@ -99,7 +100,10 @@ pub enum RecordsError {
     },
     /// The database failed. What was being written may be durable or not.
     #[error("the database of the records failed")]
-    Database(#[source] Arc<sqlx::Error>),
+    Database(#[source] sqlx::Error),
+    /// The same, of the connection that writes.
+    #[error("the database of the records failed")]
+    Writing(#[source] Arc<rusqlite::Error>),
     /// A row makes no sense to this version.
     #[error("the record of {record} cannot be read: {column} is {found}")]
     Damaged {
@@ -118,21 +122,21 @@ pub enum RecordsError {
 impl RecordsError {
     /// The disk had no room for the records.
     pub fn is_full(&self) -> bool {
-        // SQLITE_FULL, <https://www.sqlite.org/rescode.html#full>
-        let full = |error: &sqlx::Error| {
-            error
-                .as_database_error()
-                .and_then(|error| error.code())
-                .is_some_and(|code| code == "13")
-        };
-        matches!(self, Self::Database(error) if full(error))
+        use rusqlite::ErrorCode::DiskFull;
+        matches!(self, Self::Writing(error) if error.sqlite_error_code() == Some(DiskFull))
     }
 }
 
 impl From<sqlx::Error> for RecordsError {
     fn from(error: sqlx::Error) -> Self {
         let closed = matches!(error, sqlx::Error::PoolClosed);
-        if closed { Self::Closed } else { Self::Database(Arc::new(error)) }
+        if closed { Self::Closed } else { Self::Database(error) }
+    }
+}
+
+impl From<rusqlite::Error> for RecordsError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Writing(Arc::new(error))
     }
 }
 
@@ -144,12 +148,14 @@ impl Records {
     pub async fn open(folder: &Path) -> Result<Self, RecordsError> {
         let lock = Lock::take(folder)?;
         let file = folder.join("records.db");
-        let mut connection = schema::open_writer(&file).await?;
+        let mut connection = schema::make(&file).await?;
         clients::cut_off(&mut connection, Utc::now()).await?;
+        connection.close().await?;
+        let writing = Writer::open(&file)?;
         let readers = schema::open_readers(&file).await?;
         // The new file's entry is no less worth keeping than what is in it.
         lock.sync_folder()?;
-        Ok(Self { writer: Writer::start(connection, lock), readers })
+        Ok(Self { writer: Writer::start(writing, lock), readers })
     }
 
     /// Writes what waits to be written, takes no more, and lets go of the folder.
@@ -167,8 +173,7 @@ impl Records {
     /// # Errors
     /// It may not be durable: the database failed, or is closed.
     pub async fn save(&self, transfer: &Transfer) -> Result<(), RecordsError> {
-        let bind = |statement| transfers::bind(transfer, statement);
-        let saved = self.writer.write(transfers::SAVE, bind).await?;
+        let saved = self.writer.write(transfers::save(transfer)).await?;
         if saved.is_none() {
             warn!(transfer = %transfer.id, "a final transfer was not overwritten");
         }
@@ -184,10 +189,9 @@ impl Records {
         transfer: &Transfer,
         key: &RequestKey,
     ) -> Result<(), RecordsError> {
-        let save = Bound::new(transfers::SAVE, |statement| transfers::bind(transfer, statement))?;
         let made_at = transfer.created_at;
-        let keep = keys::keep(key, transfer.id, made_at, made_at - KEEP_KEYS)?;
-        self.writer.write_all(vec![save, keep]).await.map(drop)
+        let keep = keys::keep(key, transfer.id, made_at, made_at - KEEP_KEYS);
+        self.writer.write_all(vec![transfers::save(transfer), keep]).await.map(drop)
     }
 
     /// Notes that the request with this key found a transfer under way.
@@ -200,8 +204,7 @@ impl Records {
         transfer: TransferId,
         now: DateTime<Utc>,
     ) -> Result<(), RecordsError> {
-        let keep = keys::keep(key, transfer, now, now - KEEP_KEYS)?;
-        self.writer.write_all(vec![keep]).await.map(drop)
+        self.writer.write(keys::keep(key, transfer, now, now - KEEP_KEYS)).await.map(drop)
     }
 
     /// The transfer that a key led to within the last day, and the digest of that request.
@@ -280,9 +283,8 @@ impl Records {
         greeting: &Greeting,
         now: DateTime<Utc>,
     ) -> Result<u64, RecordsError> {
-        let bind = |statement| clients::bind_connected(greeting, now, statement);
-        let row = self.writer.write(clients::CONNECTED, bind).await?;
-        clients::read_epoch(&row.ok_or(sqlx::Error::RowNotFound)?)
+        let epoch = self.writer.write(clients::connected(greeting, now)).await?;
+        epoch.map(i64::cast_unsigned).ok_or(rusqlite::Error::QueryReturnedNoRows.into())
     }
 
     /// Notes how a line ended, and what its client had by then, unless a newer line is open.
@@ -290,8 +292,7 @@ impl Records {
     /// # Errors
     /// It may not be durable.
     pub async fn client_left(&self, left: &ClientRecord) -> Result<(), RecordsError> {
-        let bind = |statement| clients::bind_left(left, statement);
-        self.writer.write(clients::LEFT, bind).await.map(drop)
+        self.writer.write(clients::left(left)).await.map(drop)
     }
 
     /// Every client that ever connected, by id.

@@ -3,24 +3,23 @@
 use filepull_process::open_files;
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-/// Kept back from the clients, in either process.
-const OWN: u64 = 256;
+/// Kept back from the clients, in either process: the server alone keeps 512 for itself.
+const OWN: u64 = 1024;
 
 /// Raises the limit of this process, which those that it starts inherit, until `n_clients` fit: as
 /// far as it goes, and further where that is allowed. Returns what to know about it.
+///
+/// A client has one connection. A file of more than one chunk takes a second one for a minute.
 pub fn make_room(n_clients: u32) -> anyhow::Result<String> {
-    let at_rest = u64::from(n_clients) + OWN;
-    // After a pull a client keeps a second connection for a minute.
-    let pulling = u64::from(n_clients) * 2 + OWN;
+    let needed = u64::from(n_clients) + OWN;
     let mut allowed = open_files::raise_limit()?;
-    let more = Rlimit { current: Some(pulling), maximum: Some(pulling) };
-    if allowed < pulling && setrlimit(Resource::Nofile, more).is_ok() {
-        allowed = pulling;
+    let more = Rlimit { current: Some(needed), maximum: Some(needed) };
+    if allowed < needed && setrlimit(Resource::Nofile, more).is_ok() {
+        allowed = needed;
     }
     anyhow::ensure!(
-        at_rest <= allowed,
-        "{n_clients} clients need {pulling} open files, and {allowed} are allowed; see ulimit -Hn"
+        needed <= allowed,
+        "{n_clients} clients need {needed} open files, and {allowed} are allowed; see ulimit -Hn"
     );
-    let short = if allowed < pulling { ", too few for all second connections at once" } else { "" };
-    Ok(format!("each process may open {allowed} files{short}"))
+    Ok(format!("each process may open {allowed} files"))
 }

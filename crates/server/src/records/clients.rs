@@ -12,11 +12,9 @@ use super::transfers::bind_source;
 use super::writer::Statement;
 use crate::client::{Agent, ClientRecord, DefaultFile, Disconnect, DisconnectReason, Greeting};
 
-/// Returns the new epoch.
-pub(super) const CONNECTED: &str = include_str!("connected.sql");
+const CONNECTED: &str = include_str!("connected.sql");
 
-/// Does nothing when a newer line is open: the old one's end is then no news.
-pub(super) const LEFT: &str = "UPDATE clients SET connected = 0, last_seen_at = $3, \
+const LEFT: &str = "UPDATE clients SET connected = 0, last_seen_at = $3, \
      disconnected_at = $4, disconnect_reason = $5, disconnect_detail = $6, \
      default_name = $7, default_size = $8, default_modified_ns = $9, default_error = $10 \
      WHERE id = $1 AND epoch = $2";
@@ -26,15 +24,11 @@ const CUT_OFF: &str = "UPDATE clients SET connected = 0, \
 
 const ALL: &str = "SELECT * FROM clients ORDER BY id";
 
-/// Binds a greeting to [`CONNECTED`].
-pub(super) fn bind_connected(
-    greeting: &Greeting,
-    now: DateTime<Utc>,
-    statement: Statement,
-) -> Statement {
+/// The statement that notes a greeting. It returns the new epoch.
+pub(super) fn connected(greeting: &Greeting, now: DateTime<Utc>) -> Statement {
     let agent = greeting.agent.clone();
     let shares = serde_json::json!(greeting.shares).to_string();
-    let statement = statement
+    let statement = Statement::new(CONNECTED)
         .bind(greeting.client.to_string())
         .bind(agent.version)
         .bind(agent.os)
@@ -44,21 +38,22 @@ pub(super) fn bind_connected(
     bind_source(greeting.default_file.as_ref().ok(), statement)
         .bind(greeting.remote_addr.to_string())
         .bind(now.timestamp_millis())
-        .bind(greeting.default_file.as_ref().err().map(|code| code.as_str()))
+        .bind(greeting.default_file.as_ref().err().map(|code| code.as_str().to_owned()))
 }
 
-/// Binds the end of a line to [`LEFT`].
-pub(super) fn bind_left(left: &ClientRecord, statement: Statement) -> Statement {
+/// The statement that notes the end of a line. It does nothing when a newer line is open: the old
+/// one's end is then no news.
+pub(super) fn left(left: &ClientRecord) -> Statement {
     let disconnect = left.last_disconnect.as_ref();
-    let statement = statement
+    let statement = Statement::new(LEFT)
         .bind(left.id.to_string())
         .bind(left.epoch.cast_signed())
         .bind(left.last_seen_at.timestamp_millis())
         .bind(disconnect.map(|disconnect| disconnect.at.timestamp_millis()))
-        .bind(disconnect.map(|disconnect| disconnect.reason.as_str()))
+        .bind(disconnect.map(|disconnect| disconnect.reason.as_str().to_owned()))
         .bind(disconnect.map(|disconnect| disconnect.detail.clone()));
     bind_source(left.default_file.as_ref().ok(), statement)
-        .bind(left.default_file.as_ref().err().map(|code| code.as_str()))
+        .bind(left.default_file.as_ref().err().map(|code| code.as_str().to_owned()))
 }
 
 /// Notes for every client that was connected when the last server ended that it no longer is.
@@ -76,11 +71,6 @@ pub(super) async fn cut_off(
 
 pub(super) async fn all(readers: &SqlitePool) -> Result<Vec<ClientRecord>, RecordsError> {
     sqlx::query(ALL).fetch_all(readers).await?.iter().map(read).collect()
-}
-
-/// Reads the row that [`CONNECTED`] returns.
-pub(super) fn read_epoch(row: &SqliteRow) -> Result<u64, RecordsError> {
-    Fields::new("client", row).unsigned("epoch")
 }
 
 fn read(row: &SqliteRow) -> Result<ClientRecord, RecordsError> {

@@ -18,4 +18,4 @@ ON CONFLICT (id) DO UPDATE SET
     remote_addr = excluded.remote_addr,
     connected_at = excluded.connected_at,
     last_seen_at = excluded.last_seen_at
-RETURNING id, epoch
+RETURNING epoch

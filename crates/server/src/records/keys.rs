@@ -10,7 +10,7 @@ use sqlx::sqlite::SqlitePool;
 
 use super::RecordsError;
 use super::fields::Fields;
-use super::writer::Bound;
+use super::writer::Statement;
 
 /// What a caller called a request, and what it asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,15 +35,13 @@ pub(super) fn keep(
     transfer: TransferId,
     made_at: DateTime<Utc>,
     since: DateTime<Utc>,
-) -> Result<Bound, RecordsError> {
-    Bound::new(KEEP, |statement| {
-        statement
-            .bind(key.key.clone())
-            .bind(key.request.to_string())
-            .bind(transfer.to_string())
-            .bind(made_at.timestamp_millis())
-            .bind(since.timestamp_millis())
-    })
+) -> Statement {
+    Statement::new(KEEP)
+        .bind(key.key.clone())
+        .bind(key.request.to_string())
+        .bind(transfer.to_string())
+        .bind(made_at.timestamp_millis())
+        .bind(since.timestamp_millis())
 }
 
 /// The transfer that a key leads to, and the digest of what was asked for then.

@@ -8,7 +8,7 @@ use sqlx::sqlite::SqliteRow;
 
 use super::fields::Fields;
 use super::transfers;
-use super::writer::{Bound, Statement};
+use super::writer::Statement;
 use super::{KEEP_KEYS, Records, RecordsError};
 
 /// Ids are the order in which transfers were made, nearly the order in which they lie in the file,
@@ -19,7 +19,7 @@ const PAGE: &str = "SELECT * FROM transfers WHERE id > $1 AND id < $2 ORDER BY i
 const FORGET: &str = "DELETE FROM transfers WHERE id = $1";
 
 const FORGET_KEYS: &str = "DELETE FROM request_keys WHERE id IN \
-     (SELECT id FROM request_keys WHERE made_at < $1 LIMIT $2) RETURNING id";
+     (SELECT id FROM request_keys WHERE made_at < $1 LIMIT $2) RETURNING 1";
 
 /// Goes through the transfers that were made before a time, oldest first.
 #[derive(Debug)]
@@ -41,10 +41,8 @@ impl Records {
     /// # Errors
     /// They may be gone or not: the database failed, or is closed.
     pub async fn forget(&self, transfers: &[TransferId]) -> Result<(), RecordsError> {
-        let forget =
-            |id: &TransferId| Bound::new(FORGET, |statement| statement.bind(id.to_string()));
-        let statements = transfers.iter().map(forget).collect::<Result<_, _>>()?;
-        self.writer.write_all(statements).await.map(drop)
+        let forget = |id: &TransferId| Statement::new(FORGET).bind(id.to_string());
+        self.writer.write_all(transfers.iter().map(forget).collect()).await.map(drop)
     }
 
     /// Removes up to `limit` keys that lead nowhere any more. Were there any?
@@ -53,8 +51,8 @@ impl Records {
     /// They may be gone or not.
     pub async fn forget_keys(&self, now: DateTime<Utc>, limit: u32) -> Result<bool, RecordsError> {
         let before = (now - KEEP_KEYS).timestamp_millis();
-        let bind = |statement: Statement| statement.bind(before).bind(limit);
-        self.writer.write(FORGET_KEYS, bind).await.map(|removed| removed.is_some())
+        let forget = Statement::new(FORGET_KEYS).bind(before).bind(limit);
+        self.writer.write(forget).await.map(|removed| removed.is_some())
     }
 }
 

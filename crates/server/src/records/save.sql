@@ -41,4 +41,4 @@ ON CONFLICT (id) DO UPDATE SET
     error_hint = excluded.error_hint,
     row_check = excluded.row_check
 WHERE transfers.state NOT IN ('done', 'failed', 'cancelled')
-RETURNING id
+RETURNING 1

@@ -14,16 +14,16 @@ use super::RecordsError;
 const STEPS: [&str; 1] = [include_str!("schema.sql")];
 
 /// Nobody else writes, but an operator's `sqlite3` may hold a lock for a moment.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Two lists at once; whoever comes third waits for one of them.
 const READERS: u32 = 2;
 
-/// Opens the one connection that writes, and brings the schema up to date.
+/// Makes the file if it is missing, and brings the schema up to date.
 ///
 /// # Errors
 /// A newer version made the file, it is damaged, or it cannot be opened or changed.
-pub(super) async fn open_writer(file: &Path) -> Result<SqliteConnection, RecordsError> {
+pub(super) async fn make(file: &Path) -> Result<SqliteConnection, RecordsError> {
     let options = SqliteConnectOptions::new()
         .filename(file)
         .create_if_missing(true)

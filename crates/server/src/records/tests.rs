@@ -18,6 +18,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 use tempfile::TempDir;
 use uuid::Uuid;
 
+use super::writer::Statement;
 use super::*;
 use crate::client::{Agent, Disconnect};
 
@@ -137,9 +138,10 @@ async fn a_statement_that_fails_does_not_fail_its_neighbours() {
     let records = room.open().await;
     let transfers = [queued("a"), queued("b")];
     let saves = || join_all(transfers.iter().map(|transfer| records.save(transfer)));
-    let bad = records.writer.write("INSERT INTO clients (id) VALUES ($1)", |it| it.bind("x"));
+    let bad = Statement::new("INSERT INTO clients (id) VALUES ($1)").bind("x".to_owned());
+    let bad = records.writer.write(bad);
     let (before, (bad, after)) = join(saves(), join(bad, saves())).await;
-    assert!(matches!(bad, Err(RecordsError::Database(_))), "{bad:?}");
+    assert!(matches!(bad, Err(RecordsError::Writing(_))), "{bad:?}");
     assert!(before.iter().chain(&after).all(Result::is_ok), "{before:?} {after:?}");
     assert_eq!(records.unfinished().await.unwrap(), transfers);
 }

@@ -20,7 +20,7 @@ use super::list::StateWord;
 use super::row_check::row_check;
 use super::writer::Statement;
 
-pub(super) const SAVE: &str = include_str!("save.sql");
+const SAVE: &str = include_str!("save.sql");
 
 const ONE: &str = "SELECT * FROM transfers WHERE id = $1";
 
@@ -38,10 +38,10 @@ const NEWEST_OF_EACH: &str = "SELECT transfers.* FROM clients JOIN transfers ON 
      (SELECT id FROM transfers WHERE client = clients.id ORDER BY id DESC LIMIT 1) \
      WHERE clients.id IN (";
 
-/// Binds a transfer to [`SAVE`].
-pub(super) fn bind(transfer: &Transfer, statement: Statement) -> Statement {
+/// The statement that saves a transfer. It returns a row unless what is on record is final.
+pub(super) fn save(transfer: &Transfer) -> Statement {
     let setbacks = transfer.setbacks;
-    let statement = statement
+    let statement = Statement::new(SAVE)
         .bind(transfer.id.to_string())
         .bind(transfer.client.to_string())
         .bind(transfer.path.as_ref().map(ToString::to_string))
@@ -68,7 +68,7 @@ fn bind_phase(phase: &Phase, statement: Statement) -> Statement {
         }
     };
     let problem = ended.map(|ended| &ended.problem);
-    bind_source(source, statement.bind(StateWord::of(phase).as_str()))
+    bind_source(source, statement.bind(StateWord::of(phase).as_str().to_owned()))
         .bind(checkpoint.map(|prefix| prefix.len.cast_signed()))
         .bind(checkpoint.map(|prefix| prefix.digest.to_string()))
         .bind(download.map(|file| file.name.to_string()))
@@ -76,7 +76,7 @@ fn bind_phase(phase: &Phase, statement: Statement) -> Statement {
         .bind(download.map(|file| file.digest.to_string()))
         .bind(download.map(|file| file.inode.cast_signed()))
         .bind(ended.map(|ended| ended.reached.received.cast_signed()))
-        .bind(problem.map(|problem| problem.code.as_str()))
+        .bind(problem.map(|problem| problem.code.as_str().to_owned()))
         .bind(problem.map(|problem| problem.detail.clone()))
         .bind(problem.map(|problem| problem.hint.clone()))
 }

@@ -1,23 +1,25 @@
 //! The one task that writes. It commits whatever waits in one go, so that a thousand triggers do
 //! not cost a thousand fsyncs. What the statements mean is not its concern.
+//!
+//! It has a thread and a connection of its own: a whole batch is one change of thread there and one
+//! back. Through `sqlx`, which reads the records, each statement would be.
 
 use std::mem;
+use std::path::Path;
 use std::slice;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use sqlx::query::Query;
-use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteRow};
-use sqlx::{Connection, Execute, SqliteConnection};
+use rusqlite::types::Value;
+use rusqlite::{Connection, TransactionBehavior};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::RecordsError;
 use super::lock::Lock;
-
-/// A statement with its values.
-pub(super) type Statement = Query<'static, Sqlite, SqliteArguments>;
+use super::schema::BUSY_TIMEOUT;
 
 /// 1,024 statements of a few KiB at most. When it is full whoever asks waits for the disk: a
 /// trigger must not be answered before it is durable anyway.
@@ -39,70 +41,81 @@ pub(super) struct Writer {
 #[derive(Debug, Default)]
 struct Told {
     commits: AtomicU64,
-    close_error: OnceLock<Arc<sqlx::Error>>,
+    close_error: OnceLock<Arc<rusqlite::Error>>,
 }
+
+/// The number that a statement returned, if it returned a row.
+pub(super) type Returned = Option<i64>;
 
 /// Statements that wait, all or none of them to be done, and who waits for them.
 #[derive(Debug)]
 struct Write {
-    statements: Vec<Bound>,
-    reply: oneshot::Sender<Result<Option<SqliteRow>, RecordsError>>,
+    statements: Vec<Statement>,
+    reply: oneshot::Sender<Result<Returned, RecordsError>>,
 }
 
-/// A statement with its values, for the task to prepare.
+/// A statement with its values.
 #[derive(Debug)]
-pub(super) struct Bound {
+pub(super) struct Statement {
     sql: &'static str,
-    arguments: SqliteArguments,
+    values: Vec<Value>,
 }
 
-impl Bound {
-    /// Binds the values of a statement.
-    ///
-    /// # Errors
-    /// One of them has no form in the database.
-    pub(super) fn new(
-        sql: &'static str,
-        bind: impl FnOnce(Statement) -> Statement,
-    ) -> Result<Self, RecordsError> {
-        let arguments = bind(sqlx::query(sql)).take_arguments().map_err(sqlx::Error::Encode)?;
-        Ok(Self { sql, arguments: arguments.unwrap_or_default() })
+impl Statement {
+    /// A statement without values.
+    pub(super) fn new(sql: &'static str) -> Self {
+        Self { sql, values: Vec::new() }
+    }
+
+    /// Adds the next value.
+    pub(super) fn bind(mut self, value: impl Into<Value>) -> Self {
+        self.values.push(value.into());
+        self
     }
 }
 
 impl Writer {
+    /// Opens the connection that writes to `file`, which has its tables.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub(super) fn open(file: &Path) -> rusqlite::Result<Connection> {
+        let connection = Connection::open(file)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        // FULL syncs the log at each commit: what has been answered survives a power cut.
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        Ok(connection)
+    }
+
     /// Starts the task, which holds `lock` until it ends: when it is stopped, or when the last
     /// handle is dropped.
-    pub(super) fn start(connection: SqliteConnection, lock: Lock) -> Self {
+    pub(super) fn start(connection: Connection, lock: Lock) -> Self {
         let (queue, inbox) = mpsc::channel(QUEUE_LEN);
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
         let told = Arc::<Told>::default();
         let task = Task { connection, lock, told: Arc::clone(&told) };
-        tasks.spawn(task.run(inbox, stop.clone()));
+        let until = stop.clone();
+        tasks.spawn_blocking(move || task.run(inbox, &until));
         Self { queue, stop, tasks, told }
     }
 
-    /// Runs a statement; when this returns `Ok`, it is durable. Answers the row it returned.
+    /// Runs a statement; when this returns `Ok`, it is durable.
     ///
     /// # Errors
     /// The statement failed, or its commit did. It may then be durable or not.
-    pub(super) async fn write(
-        &self,
-        sql: &'static str,
-        bind: impl FnOnce(Statement) -> Statement,
-    ) -> Result<Option<SqliteRow>, RecordsError> {
-        self.write_all(vec![Bound::new(sql, bind)?]).await
+    pub(super) async fn write(&self, statement: Statement) -> Result<Returned, RecordsError> {
+        self.write_all(vec![statement]).await
     }
 
-    /// Runs statements of which all become durable or none. Answers the row of the first.
+    /// Runs statements of which all become durable or none. Answers what the first returned.
     ///
     /// # Errors
     /// As [`write`](Self::write).
     pub(super) async fn write_all(
         &self,
-        statements: Vec<Bound>,
-    ) -> Result<Option<SqliteRow>, RecordsError> {
+        statements: Vec<Statement>,
+    ) -> Result<Returned, RecordsError> {
         let (reply, answer) = oneshot::channel();
         let asked = self.queue.send(Write { statements, reply }).await;
         asked.map_err(|_| RecordsError::Closed)?;
@@ -119,7 +132,7 @@ impl Writer {
         self.tasks.close();
         self.tasks.wait().await;
         match self.told.close_error.get() {
-            Some(error) => Err(RecordsError::Database(Arc::clone(error))),
+            Some(error) => Err(RecordsError::Writing(Arc::clone(error))),
             None => Ok(()),
         }
     }
@@ -133,7 +146,7 @@ impl Writer {
 
 /// What the task owns.
 struct Task {
-    connection: SqliteConnection,
+    connection: Connection,
     lock: Lock,
     told: Arc<Told>,
 }
@@ -141,106 +154,113 @@ struct Task {
 /// Why a batch was not committed.
 enum Failed {
     /// One of its statements is at fault.
-    Statement(sqlx::Error),
+    Statement(rusqlite::Error),
     /// The transaction as a whole is.
-    Transaction(sqlx::Error),
+    Transaction(rusqlite::Error),
 }
 
 impl Task {
-    async fn run(mut self, mut inbox: mpsc::Receiver<Write>, stop: CancellationToken) {
+    fn run(mut self, mut inbox: mpsc::Receiver<Write>, stop: &CancellationToken) {
+        let runtime = Handle::current();
         let mut batch = Vec::new();
         loop {
-            let waiting = inbox.recv_many(&mut batch, MAX_BATCH);
-            if stop.run_until_cancelled(waiting).await.is_none() {
+            let waiting = stop.run_until_cancelled(inbox.recv_many(&mut batch, MAX_BATCH));
+            if runtime.block_on(waiting).is_none() {
                 inbox.close();
-                inbox.recv_many(&mut batch, MAX_BATCH).await;
+                inbox.blocking_recv_many(&mut batch, MAX_BATCH);
             }
             if batch.is_empty() {
                 break;
             }
-            self.write(mem::take(&mut batch)).await;
+            self.write(mem::take(&mut batch));
         }
-        self.close().await;
+        self.close();
     }
 
     /// Commits a batch and answers everyone in it.
-    async fn write(&mut self, batch: Vec<Write>) {
-        match self.commit(&batch).await {
-            Ok(rows) => batch.into_iter().zip(rows).for_each(|(write, row)| write.answer(Ok(row))),
+    fn write(&mut self, batch: Vec<Write>) {
+        match self.commit(&batch) {
+            Ok(all) => batch.into_iter().zip(all).for_each(|(write, it)| write.answer(Ok(it))),
             Err(Failed::Statement(_)) if 1 < batch.len() => {
                 // Nobody pays for a neighbour's failure: each one gets a transaction of its own.
                 for write in batch {
-                    let done = self.commit(slice::from_ref(&write)).await;
-                    let row = done.map(|rows| rows.into_iter().next().flatten());
-                    write.answer(row.map_err(|failed| failed.into_inner().into()));
+                    let done = self.commit(slice::from_ref(&write));
+                    let returned = done.map(|all| all.into_iter().next().flatten());
+                    write.answer(returned.map_err(|failed| failed.into_inner().into()));
                 }
             }
             Err(failed) => {
                 let error = Arc::new(failed.into_inner());
                 for write in batch {
-                    write.answer(Err(RecordsError::Database(Arc::clone(&error))));
+                    write.answer(Err(RecordsError::Writing(Arc::clone(&error))));
                 }
             }
         }
     }
 
     /// All or nothing; one fsync.
-    async fn commit(&mut self, batch: &[Write]) -> Result<Vec<Option<SqliteRow>>, Failed> {
-        let done = transact(&mut self.connection, batch).await;
-        if done.is_ok() {
-            self.told.commits.fetch_add(1, Ordering::Relaxed);
-        } else {
-            // Fails where SQLite has rolled back by itself. If it fails for another reason, the
-            // next `BEGIN` says so to whoever is concerned.
-            let _ = sqlx::query("ROLLBACK").execute(&mut self.connection).await;
-        }
-        done
+    fn commit(&mut self, batch: &[Write]) -> Result<Vec<Returned>, Failed> {
+        let immediate = TransactionBehavior::Immediate;
+        let begun = self.connection.transaction_with_behavior(immediate);
+        let transaction = begun.map_err(Failed::Transaction)?;
+        // An error drops the transaction, which rolls it back. If that fails too, the next one
+        // cannot begin, and says so to whoever is concerned.
+        let all = batch.iter().map(|write| write.run(&transaction));
+        let all = all.collect::<Result<_, _>>().map_err(Failed::Statement)?;
+        transaction.commit().map_err(Failed::Transaction)?;
+        self.told.commits.fetch_add(1, Ordering::Relaxed);
+        Ok(all)
     }
 
     /// Leaves one file behind, without a log beside it, and then lets the next server in.
-    async fn close(mut self) {
-        let checkpoint = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)");
-        let checkpointed = checkpoint.execute(&mut self.connection).await;
-        if let Err(error) = checkpointed.and(self.connection.close().await) {
+    fn close(self) {
+        let checkpointed =
+            self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |_| Ok(()));
+        let closed = self.connection.close().map_err(|(_, error)| error);
+        if let Err(error) = checkpointed.and(closed) {
             self.told.close_error.get_or_init(|| Arc::new(error));
         }
         drop(self.lock);
     }
 }
 
-async fn transact(
-    connection: &mut SqliteConnection,
-    batch: &[Write],
-) -> Result<Vec<Option<SqliteRow>>, Failed> {
-    let begun = sqlx::query("BEGIN IMMEDIATE").execute(&mut *connection).await;
-    begun.map_err(Failed::Transaction)?;
-    let mut rows = Vec::with_capacity(batch.len());
-    for write in batch {
-        let mut first = None;
-        for (idx, Bound { sql, arguments }) in write.statements.iter().enumerate() {
-            let statement: Statement = sqlx::query_with(*sql, arguments.clone());
-            let row = statement.fetch_optional(&mut *connection).await;
-            let row = row.map_err(Failed::Statement)?;
-            if idx == 0 {
-                first = row;
-            }
-        }
-        rows.push(first);
-    }
-    let committed = sqlx::query("COMMIT").execute(connection).await;
-    committed.map_err(Failed::Transaction)?;
-    Ok(rows)
-}
-
 impl Write {
-    fn answer(self, result: Result<Option<SqliteRow>, RecordsError>) {
+    /// Runs the statements; answers what the first returned.
+    fn run(&self, connection: &Connection) -> rusqlite::Result<Returned> {
+        let mut returned = self.statements.iter().map(|statement| statement.run(connection));
+        let first = returned.next().transpose()?.flatten();
+        returned.try_for_each(|other| other.map(drop))?;
+        Ok(first)
+    }
+
+    fn answer(self, result: Result<Returned, RecordsError>) {
         // Whoever asked may be gone; what is committed stays.
         let _ = self.reply.send(result);
     }
 }
 
+impl Statement {
+    fn run(&self, connection: &Connection) -> rusqlite::Result<Returned> {
+        let mut prepared = connection.prepare_cached(self.sql)?;
+        for idx in 1..=prepared.parameter_count() {
+            let value = prepared.parameter_name(idx).and_then(|name| self.value(name));
+            let value =
+                value.ok_or(rusqlite::Error::InvalidParameterCount(self.values.len(), idx))?;
+            prepared.raw_bind_parameter(idx, value)?;
+        }
+        let mut rows = prepared.raw_query();
+        rows.next()?.map(|row| row.get(0)).transpose()
+    }
+
+    /// The value of `$1`, `$2`…: to SQLite these are names, which it counts as they come.
+    fn value(&self, name: &str) -> Option<&Value> {
+        let number: usize = name.strip_prefix('$')?.parse().ok()?;
+        self.values.get(number.checked_sub(1)?)
+    }
+}
+
 impl Failed {
-    fn into_inner(self) -> sqlx::Error {
+    fn into_inner(self) -> rusqlite::Error {
         match self {
             Self::Statement(error) | Self::Transaction(error) => error,
         }
