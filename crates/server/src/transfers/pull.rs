@@ -84,7 +84,7 @@ impl Transfers {
         if !client.online && pull.queue.is_none() {
             return Err(offline(&client));
         }
-        self.check_space()?;
+        self.check_space().await?;
         let mut transfer = Transfer::new(pull.client, pull.path, pull.requested_by, now());
         transfer.queue_until = pull.queue.map(|queue| transfer.created_at + queue);
         let (mut life, handle) = Life::begin(shared, transfer);
@@ -100,10 +100,11 @@ impl Transfers {
         }
     }
 
-    fn check_space(&self) -> Result<(), Problem> {
-        let min_free = self.shared.limits.min_free;
-        match self.shared.store.free() {
-            Ok(free) if free < min_free => {
+    async fn check_space(&self) -> Result<(), Problem> {
+        let (store, min_free) = (self.shared.store.clone(), self.shared.limits.min_free);
+        let free = tokio::task::spawn_blocking(move || store.free()).await;
+        match free {
+            Ok(Ok(free)) if free < min_free => {
                 let (free, min_free) = (human::size(free), human::size(min_free));
                 let detail = format!(
                     "The server has {free} free; {min_free} must stay free. Nothing was started."
@@ -111,7 +112,7 @@ impl Transfers {
                 Err(Problem::new(Code::ServerFull, detail))
             }
             // A file system that does not tell will tell when the bytes come.
-            Ok(_) | Err(_) => Ok(()),
+            _ => Ok(()),
         }
     }
 }
