@@ -2,10 +2,12 @@
 //! program at exactly one of them.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use rustix::process::{Pid, Signal};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, ChildStderr};
 use tokio::time::timeout;
@@ -31,6 +33,7 @@ pub struct Attached {
 }
 
 const ATTACH_LIMIT: Duration = Duration::from_secs(10);
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// Calls that wait, or that a runtime makes as often as it likes: a few of them will do.
 const IDLE_CALLS: [&str; 8] = [
     "futex",
@@ -119,15 +122,24 @@ impl Attached {
     /// strace does not end.
     pub async fn detach(mut self) -> anyhow::Result<(bool, Vec<Point>)> {
         let ended_before = self.strace.try_wait()?.is_some();
-        if let Some(pid) = self.strace.id().and_then(|pid| i32::try_from(pid).ok())
-            && let Some(pid) = rustix::process::Pid::from_raw(pid)
-        {
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
-        }
-        timeout(ATTACH_LIMIT, self.strace.wait()).await.context("strace does not detach")??;
+        timeout(ATTACH_LIMIT, self.interrupt()).await.context("strace does not detach")??;
         let log = std::fs::read_to_string(&self.log)?;
         let killed = ended_before || log.contains("+++ killed by SIGKILL");
         Ok((killed, points(&log)))
+    }
+
+    /// Asks strace to end, until it has. Between its look for a signal and its wait for the next
+    /// call it does not hear, and of an idle program the next call may come in seconds.
+    async fn interrupt(&mut self) -> io::Result<()> {
+        loop {
+            if let Some(pid) = self.strace.id().and_then(|pid| Pid::from_raw(pid.cast_signed())) {
+                // An error means that it is gone already.
+                let _ = rustix::process::kill_process(pid, Signal::INT);
+            }
+            if let Ok(ended) = timeout(ASK_AGAIN, self.strace.wait()).await {
+                return ended.map(drop);
+            }
+        }
     }
 }
 

@@ -41,21 +41,21 @@ enum Side {
 async fn attempt(trial: &Trial) -> anyhow::Result<()> {
     let mut points = Vec::new();
     for side in [Side::Server, Side::Agent] {
-        let mut scout = Lane::set(trial, "scout").await?;
+        let mut scout = Lane::set(trial).await?;
         let seen = scout.listed(side).await;
         let seen = scout.stage.explain("listing calls", seen)?;
         anyhow::ensure!(8 <= seen.len(), "only {} calls of {side:?} were seen", seen.len());
         points.extend(seen.into_iter().map(|point| (side, point)));
     }
-    let dealt = trial.deal("r4", points, ROUNDS, LANES).into_iter().enumerate();
+    let dealt = trial.deal("r4", points, ROUNDS, LANES).into_iter();
     let mut lanes: Vec<BoxFuture<'_, anyhow::Result<()>>> =
-        dealt.map(|(n, mine)| lane(trial, n, mine).boxed()).collect();
+        dealt.map(|mine| lane(trial, mine).boxed()).collect();
     lanes.push(replays::attempt(trial, trial.times(REPLAYS)).boxed());
     try_join_all(lanes).await.map(drop)
 }
 
-async fn lane(trial: &Trial, n: usize, points: Vec<(Side, Point)>) -> anyhow::Result<()> {
-    let mut lane = Lane::set(trial, &format!("r4-{n}")).await?;
+async fn lane(trial: &Trial, points: Vec<(Side, Point)>) -> anyhow::Result<()> {
+    let mut lane = Lane::set(trial).await?;
     for (side, point) in points {
         let tried = lane.killed_at(side, &point).await;
         let place = format!("{side:?} killed at {} {}", point.call, point.nth);
@@ -71,7 +71,7 @@ struct Lane<'a> {
 }
 
 impl<'a> Lane<'a> {
-    async fn set(trial: &'a Trial, _name: &str) -> anyhow::Result<Self> {
+    async fn set(trial: &'a Trial) -> anyhow::Result<Self> {
         let mut stage = Stage::set(trial, &[]).await?;
         stage.start_server().await?;
         stage.add_client("client1", FILE_LEN, &[("MAX_RATE", RATE)])?;

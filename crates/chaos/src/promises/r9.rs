@@ -24,14 +24,14 @@ pub(super) const PROMISE: Promise = Promise {
     id: "R9",
     promised: "Honest API: a trigger is answered within 3 s, and what the answer says comes true.",
     needs: &[Need::Root, Need::Program("strace", "strace")],
-    limit: Duration::from_secs(60),
+    limit: Duration::from_secs(120),
     attempt: |trial| attempt(trial).boxed(),
 };
 
 const FILE_LEN: usize = 64 << 10;
-const LANES: usize = 4;
+const LANES: usize = 8;
 /// Rounds over all points.
-const ROUNDS: u32 = 1;
+const ROUNDS: u32 = 10;
 /// For each kind of silence.
 const SILENCES: u32 = 8;
 
