@@ -2,19 +2,21 @@
 //! a file that is not whole (I1), one that changes or vanishes (I3), two files of one transfer (I4),
 //! a partial that no open transfer owns (I12), an answer that the disk does not bear out (I15).
 
+mod seen;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use filepull_core::digest::Digest;
 use serde_json::Value;
 use tokio::task::block_in_place;
 
 use crate::cells::Cells;
 use crate::tally::Tally;
+use seen::{Place, Seen, path, places, see};
 
 /// The memory of one data folder.
 #[derive(Debug, Default)]
@@ -31,21 +33,6 @@ pub struct Oracle {
 
 /// A download is named after the second in which it was whole.
 const YOUNG: Duration = Duration::from_secs(3);
-
-/// A client and a name in its folder.
-type Place = (String, String);
-
-/// What a file was when it was read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Seen {
-    inode: u64,
-    len: u64,
-    digest: String,
-    /// Put there by the trial, not by the server.
-    stranger: bool,
-    /// Its disk has lost power since it was read.
-    doubtful: bool,
-}
 
 /// What an answer said of a download.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -315,37 +302,6 @@ pub fn is_final(transfer: &Value) -> bool {
 /// Whether a name is that of a partial.
 pub fn is_partial(name: &str) -> bool {
     Path::new(name).extension().is_some_and(|extension| extension == "tmp")
-}
-
-fn path(data_dir: &Path, (client, name): &Place) -> PathBuf {
-    data_dir.join(client).join(name)
-}
-
-fn see(path: &Path) -> anyhow::Result<(Vec<u8>, Seen)> {
-    let inode = fs::metadata(path).with_context(|| path.display().to_string())?.ino();
-    let bytes = fs::read(path).with_context(|| path.display().to_string())?;
-    let digest = Digest::of(&bytes).to_string();
-    let len = bytes.len() as u64;
-    Ok((bytes, Seen { inode, len, digest, stranger: false, doubtful: false }))
-}
-
-/// Every file in every client's folder.
-fn places(data_dir: &Path) -> anyhow::Result<Vec<Place>> {
-    let mut places = Vec::new();
-    let read = || data_dir.display().to_string();
-    for folder in fs::read_dir(data_dir).with_context(read)? {
-        let folder = folder.with_context(read)?;
-        let client = folder.file_name().to_string_lossy().into_owned();
-        // The records, and what mkfs makes.
-        if client.starts_with('.') || client == "lost+found" || !folder.file_type()?.is_dir() {
-            continue;
-        }
-        for file in fs::read_dir(folder.path())? {
-            places.push((client.clone(), file?.file_name().to_string_lossy().into_owned()));
-        }
-    }
-    places.sort();
-    Ok(places)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! is tried on. The server may be killed and comes back on other ports; the wire finds it.
 
 mod ask;
+mod clients;
 mod last_words;
 
 use std::collections::VecDeque;
@@ -11,16 +12,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use filepull_e2e::{Client, Process, Proxy, TestBed};
+use filepull_e2e::{Proxy, TestBed};
 use rustix::process::Signal;
 use serde_json::Value;
-use tokio::task::block_in_place;
 use tokio::time::{sleep, timeout};
 
-use crate::cells::Cells;
 use crate::ground::Ground;
 use crate::oracle::{Oracle, is_final};
 use crate::trial::Trial;
+use clients::Player;
 
 /// A server, its clients, and what they are asked.
 #[derive(Debug)]
@@ -37,17 +37,8 @@ pub struct Stage {
     past: VecDeque<String>,
 }
 
-/// A client and the version of its file.
-#[derive(Debug)]
-struct Player {
-    client: Client,
-    cells: Cells,
-}
-
 /// What happens on a machine that is not overloaded happens within this time.
 pub const PATIENCE: Duration = Duration::from_secs(30);
-/// The file of a twin begins with this version, to which the other one never comes.
-const TWINS_VERSION: u32 = 1 << 20;
 /// Between two looks at something that tells nobody when it changes.
 pub const LOOK_AGAIN: Duration = Duration::from_millis(4);
 
@@ -136,140 +127,6 @@ impl Stage {
         let ended = timeout(PATIENCE, server.ended()).await;
         self.remember("server", &server);
         ended.context("the server does not end")?
-    }
-
-    /// Adds a client with a file of `len` bytes; its agent has not been started.
-    ///
-    /// # Errors
-    /// The disk failed.
-    pub fn add_client(
-        &mut self,
-        id: &str,
-        len: usize,
-        settings: &[(&'static str, &str)],
-    ) -> anyhow::Result<usize> {
-        self.add_machine(id, Cells::new(id, 1, len), settings)
-    }
-
-    /// Adds another machine that goes by the id of client `of`, with a file of its own.
-    ///
-    /// # Errors
-    /// The disk failed.
-    pub fn add_twin(
-        &mut self,
-        of: usize,
-        name: &str,
-        settings: &[(&'static str, &str)],
-    ) -> anyhow::Result<usize> {
-        let (id, len) = (self.id(of), usize::try_from(self.cells(of).len())?);
-        let index = self.add_machine(name, Cells::new(&id, TWINS_VERSION, len), settings)?;
-        let client = &mut self.clients[index].client;
-        client.set("CLIENT_ID", &id);
-        client.id = id;
-        Ok(index)
-    }
-
-    fn add_machine(
-        &mut self,
-        name: &str,
-        cells: Cells,
-        settings: &[(&'static str, &str)],
-    ) -> anyhow::Result<usize> {
-        let (mark, value) = self.ground.mark();
-        let bytes = block_in_place(|| cells.bytes());
-        let client = self.bed.client(name, &bytes)?.dialling(self.proxy.addr());
-        let client = client.setting(mark, &value).setting("NO_COLOR", "1");
-        let client = settings.iter().fold(client, |c, (key, value)| c.setting(key, value));
-        self.clients.push(Player { client, cells });
-        Ok(self.clients.len() - 1)
-    }
-
-    /// Changes a setting of a client from its agent's next start on.
-    pub fn client_setting(&mut self, index: usize, key: &'static str, value: &str) {
-        self.clients[index].client.set(key, value);
-    }
-
-    /// Starts a client's agent through this launcher from now on.
-    pub fn launch_client_by(&mut self, index: usize, launcher: Vec<String>) {
-        self.clients[index].client.launch_by(launcher);
-    }
-
-    /// The id of a client.
-    pub fn id(&self, index: usize) -> String {
-        self.clients[index].client.id.clone()
-    }
-
-    /// The folder of a client's files.
-    pub fn files(&self, index: usize) -> PathBuf {
-        self.clients[index].client.files.clone()
-    }
-
-    /// What a client's agent keeps.
-    pub fn state(&self, index: usize) -> PathBuf {
-        self.clients[index].client.state()
-    }
-
-    /// The file of a client, as it is now.
-    pub fn cells(&self, index: usize) -> Cells {
-        self.clients[index].cells
-    }
-
-    /// Gives a client a new version of its file, by a rename as a careful program would.
-    ///
-    /// # Errors
-    /// The disk failed.
-    pub fn new_version(&mut self, index: usize) -> anyhow::Result<()> {
-        let len = self.clients[index].cells.len();
-        self.resize(index, usize::try_from(len)?)
-    }
-
-    /// The same, of about this length.
-    ///
-    /// # Errors
-    /// The disk failed.
-    pub fn resize(&mut self, index: usize, len: usize) -> anyhow::Result<()> {
-        let Player { client, cells } = &mut self.clients[index];
-        *cells = Cells::new(&client.id, cells.version + 1, len);
-        let new = client.files.join("data.new");
-        block_in_place(|| std::fs::write(&new, cells.bytes()))?;
-        std::fs::rename(new, client.data())?;
-        Ok(())
-    }
-
-    /// Starts an agent, unless it runs.
-    ///
-    /// # Errors
-    /// It does not start.
-    pub fn start_agent(&mut self, index: usize) -> anyhow::Result<()> {
-        let client = &mut self.clients[index].client;
-        let running = client.agent().is_ok_and(|agent| agent.pid().is_ok());
-        if running { Ok(()) } else { client.start() }
-    }
-
-    /// Starts an agent and waits until the server sees it.
-    ///
-    /// # Errors
-    /// It does not connect.
-    pub async fn connect(&mut self, index: usize) -> anyhow::Result<()> {
-        self.start_agent(index)?;
-        let path = format!("/api/v1/clients/{}", self.id(index));
-        self.until(&path, |client| client["online"] == true).await.map(drop)
-    }
-
-    /// Kills an agent (SIGKILL), if it runs.
-    pub async fn kill_agent(&mut self, index: usize) {
-        if let Ok(agent) = self.clients[index].client.take_agent() {
-            self.remember(&format!("agent {}", self.id(index)), &agent);
-            let _ = agent.kill().await;
-        }
-    }
-
-    /// A running agent.
-    ///
-    /// # Errors
-    /// It does not run.
-    pub fn agent(&self, index: usize) -> anyhow::Result<&Process> {
-        self.clients[index].client.agent()
     }
 
     /// Compares disk, answers and memory.

@@ -1,3 +1,6 @@
+use std::path::PathBuf;
+
+use filepull_core::digest::Digest;
 use serde_json::json;
 use tempfile::TempDir;
 
