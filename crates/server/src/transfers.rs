@@ -19,6 +19,7 @@ mod publish;
 mod pull;
 mod pulse;
 mod recover;
+mod space;
 #[cfg(test)]
 pub(crate) mod tests;
 mod turn;
@@ -49,6 +50,7 @@ use keys::Keys;
 use life::Life;
 use open::Open;
 pub use pull::{Pull, Pulled};
+use space::Space;
 pub use view::{Stage, State, View, WaitingFor};
 
 /// The bounds that transfers keep to.
@@ -87,6 +89,7 @@ struct Shared {
     keys: Keys,
     /// A permit is taken before the order is sent: it bounds what may be under way at once.
     turns: Arc<Semaphore>,
+    space: Space,
     /// How many transfers wait until our own disk or records work again.
     n_waits: Arc<AtomicUsize>,
     /// The records failed when they were last written to.
@@ -153,6 +156,7 @@ impl Transfers {
             open,
             keys,
             turns,
+            space: Space::default(),
             n_waits,
             records_fail,
         };

@@ -101,10 +101,9 @@ impl Transfers {
     }
 
     async fn check_space(&self) -> Result<(), Problem> {
-        let (store, min_free) = (self.shared.store.clone(), self.shared.limits.min_free);
-        let free = tokio::task::spawn_blocking(move || store.free()).await;
-        match free {
-            Ok(Ok(free)) if free < min_free => {
+        let min_free = self.shared.limits.min_free;
+        match self.shared.space.free(&self.shared.store).await {
+            Some(free) if free < min_free => {
                 let (free, min_free) = (human::size(free), human::size(min_free));
                 let detail = format!(
                     "The server has {free} free; {min_free} must stay free. Nothing was started."
@@ -112,7 +111,7 @@ impl Transfers {
                 Err(Problem::new(Code::ServerFull, detail))
             }
             // A file system that does not tell will tell when the bytes come.
-            _ => Ok(()),
+            Some(_) | None => Ok(()),
         }
     }
 }
