@@ -102,7 +102,7 @@ impl Transfers {
 
     async fn check_space(&self) -> Result<(), Problem> {
         let min_free = self.shared.limits.min_free;
-        match self.shared.space.free(&self.shared.store).await {
+        match self.shared.space.free(&self.shared.store, min_free).await {
             Some(free) if free < min_free => {
                 let (free, min_free) = (human::size(free), human::size(min_free));
                 let detail = format!(

@@ -8,8 +8,8 @@ use tokio::time::{Instant, timeout};
 
 use crate::store::Store;
 
-/// An answer serves all who ask within this time: a thousand triggers at once are no thousand jobs.
-/// Each upload asks anew before it begins.
+/// An answer that there is enough serves all who ask within this time: a thousand triggers at once
+/// are no thousand jobs. Each upload asks anew before it begins.
 const SERVES: Duration = Duration::from_millis(100);
 
 /// A network file system may not answer at all.
@@ -20,15 +20,16 @@ const LIMIT: Duration = Duration::from_secs(1);
 pub(super) struct Space(Mutex<Option<(Instant, u64)>>);
 
 impl Space {
-    /// Free bytes; none if the file system does not tell in time.
-    pub(super) async fn free(&self, store: &Store) -> Option<u64> {
-        timeout(LIMIT, self.ask(store)).await.ok().flatten()
+    /// Free bytes, of which `enough` would do; none if the file system does not tell in time.
+    pub(super) async fn free(&self, store: &Store, enough: u64) -> Option<u64> {
+        timeout(LIMIT, self.ask(store, enough)).await.ok().flatten()
     }
 
-    async fn ask(&self, store: &Store) -> Option<u64> {
+    async fn ask(&self, store: &Store, enough: u64) -> Option<u64> {
         let mut last = self.0.lock().await;
         if let Some((at, free)) = *last
             && at.elapsed() < SERVES
+            && enough <= free
         {
             return Some(free);
         }
@@ -44,13 +45,14 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_answer_serves_those_who_ask_soon_after_it() {
+    async fn an_answer_serves_those_who_ask_soon_after_it_unless_it_would_refuse_them() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
         let answered = |at| Space(Mutex::new(Some((at, 7))));
         let (now, hour) = (Instant::now(), Duration::from_hours(1));
         // However slow the machine, an hour has not passed.
-        assert_eq!(answered(now + hour).free(&store).await, Some(7));
-        assert_ne!(answered(now - SERVES).free(&store).await, Some(7));
+        assert_eq!(answered(now + hour).free(&store, 7).await, Some(7));
+        assert_ne!(answered(now - SERVES).free(&store, 7).await, Some(7));
+        assert_ne!(answered(now + hour).free(&store, 8).await, Some(7));
     }
 }
