@@ -2,6 +2,7 @@
 
 use chrono::Utc;
 use filepull_core::id::ClientId;
+use tracing::error;
 
 use super::{Registry, Session, SessionEnds};
 use crate::client::{ClientRecord, Disconnect, DisconnectReason};
@@ -34,8 +35,15 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         let detail = "the server lost it by a mistake of its own".to_owned();
+        let disconnect = Disconnect { at: Utc::now(), reason: DisconnectReason::Reset, detail };
         // It has left long ago, unless its task has panicked.
-        self.leave(&Disconnect { at: Utc::now(), reason: DisconnectReason::Reset, detail });
+        if self.leave(&disconnect).is_some() {
+            let Disconnect { reason, detail, .. } = disconnect;
+            error!(
+                event = "client.disconnected", client = %self.client, %reason, detail,
+                session = %self.session.id, "client disconnected"
+            );
+        }
     }
 }
 
