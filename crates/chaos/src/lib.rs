@@ -31,9 +31,10 @@
 //!
 //! # To plant a bug
 //!
-//! `planted/NAME.patch` is a diff against the workspace whose first lines say what catches it:
-//! `Caught-by: R3 --count 10`. `filepull-chaos planted` applies each to a copy, builds it, runs that
-//! command against it and demands that the promise breaks.
+//! `planted/NAME.patch` is a diff against the workspace whose first lines name what catches it: a
+//! trial (`Caught-by: R3 --count 10`) or one test (`Caught-by: cargo test -p filepull-e2e --test
+//! limits NAME`). `filepull-chaos planted` applies each to a copy, builds it, runs that command there
+//! and demands that it fails.
 
 pub mod alone;
 pub mod attached;

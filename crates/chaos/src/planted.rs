@@ -1,8 +1,8 @@
 //! Planted bugs: proof that the trials would find what they look for.
 //!
-//! Each `planted/NAME.patch` breaks one thing in a copy of the workspace. Its head says
-//! `Caught-by: R3 --count 10`: that command must find the promise broken with the patch, and kept
-//! without it.
+//! Each `planted/NAME.patch` breaks one thing in a copy of the workspace. Its head names what
+//! catches it: a trial (`Caught-by: R3 --count 10`) or a test (`Caught-by: cargo test -p
+//! filepull-e2e --test limits a_test`). That command must fail with the patch, and pass without it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -111,8 +111,34 @@ impl Copy {
         run_tool(&mut command).await.map(drop)
     }
 
-    /// Tries a promise on the copy: whether it broke, and the words.
-    async fn attempt(&self, promise: &str) -> anyhow::Result<(bool, String)> {
+    /// Runs a trial or a test on the copy: whether it failed, and its output.
+    async fn attempt(&self, catcher: &str) -> anyhow::Result<(bool, String)> {
+        match catcher.strip_prefix("cargo ") {
+            Some(arguments) => self.attempt_test(arguments).await,
+            None => self.attempt_promise(catcher).await,
+        }
+    }
+
+    /// Runs the one test that `arguments` name.
+    async fn attempt_test(&self, arguments: &str) -> anyhow::Result<(bool, String)> {
+        let cargo = |extra: &[&str]| {
+            let mut command = Command::new("cargo");
+            command.current_dir(self.workspace());
+            command.env("CARGO_TARGET_DIR", self.folder.join("target"));
+            command.args(arguments.split_whitespace()).args(extra);
+            command
+        };
+        // A patch that does not compile proves nothing.
+        run_tool(&mut cargo(&["--no-run", "-q"])).await?;
+        let output = output(&mut cargo(&[])).await?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let failed = text.contains("test result: FAILED");
+        let ran = failed || text.contains("test result: ok. 1 passed");
+        anyhow::ensure!(ran, "cargo {arguments} must run exactly one test:\n{text}");
+        Ok((failed, text))
+    }
+
+    async fn attempt_promise(&self, promise: &str) -> anyhow::Result<(bool, String)> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(promise.split_whitespace()).args(["--seed", SEED, "--bin-dir"]);
         command.arg(self.folder.join("target/debug"));
@@ -147,7 +173,8 @@ impl Copy {
 
 /// The first line that says what broke.
 fn evidence(words: &str) -> String {
-    let line = words.lines().skip_while(|line| !line.contains("BROKEN")).nth(1);
+    let says_so = |line: &&str| line.contains("BROKEN") || line.contains("panicked at");
+    let line = words.lines().skip_while(|line| !says_so(line)).nth(1);
     let short = |line: &str| line.trim().chars().take(EVIDENCE_LEN).collect::<String>();
     line.map_or(String::new(), |line| format!(": {}", short(line)))
 }
