@@ -40,13 +40,32 @@ pub(super) fn waits(view: &View, waiting_for: WaitingFor, place: Option<usize>) 
         (WaitingFor::OtherFile, Some(place)) => {
             format!("{client} sends other files first; this is number {place} in its line")
         }
+        (WaitingFor::Disk, _) => {
+            let until = view.expires_at.map(|at| format!(", until {}", minute(at)));
+            let reason = view.reason.as_deref().map(|reason| format!(": {}", without_stop(reason)));
+            let until = until.unwrap_or_default();
+            let reason = reason.unwrap_or_default();
+            format!("{client}'s file waits for the server's disk{until}{reason}")
+        }
         (WaitingFor::Client, _) => {
             let begun = 0 < view.bytes_done;
             let next = if begun { "the transfer goes on" } else { "the pull starts" };
-            let until = view.expires_at.map(|at| format!(", until {}", minute(at)));
-            format!("{client} is offline; {next} when it returns{}", until.unwrap_or_default())
+            match (&view.reason, view.expires_at) {
+                (Some(reason), Some(at)) => {
+                    format!("{reason}; {next} when it returns, until {}", second(at))
+                }
+                (None, Some(at)) => {
+                    format!("{client} is offline; {next} when it returns, until {}", minute(at))
+                }
+                (_, None) => format!("{client} is offline; {next} when it returns"),
+            }
         }
     }
+}
+
+/// A sentence that goes on in another one.
+fn without_stop(sentence: &str) -> &str {
+    sentence.trim_end_matches('.')
 }
 
 /// `Done: client4 sent menu.txt, 100.0 MiB in 19.8 s (5.1 MiB/s).` and where it is.

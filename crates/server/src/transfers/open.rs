@@ -94,7 +94,7 @@ impl Open {
         let waits_for = |handle: &Handle| match handle.view.borrow().stage {
             Stage::Waiting(WaitingFor::Turn) => Some(None),
             Stage::Waiting(WaitingFor::OtherFile) => Some(Some(handle.client.clone())),
-            Stage::Waiting(WaitingFor::Client)
+            Stage::Waiting(WaitingFor::Client | WaitingFor::Disk)
             | Stage::Recording
             | Stage::Starting
             | Stage::Asked

@@ -19,8 +19,10 @@ pub struct View {
     pub bytes_done: u64,
     /// How fast bytes come, smoothed; none while nothing comes.
     pub bytes_per_second: Option<u64>,
-    /// When it fails unless the client is back.
+    /// When it fails unless what it waits for has come.
     pub expires_at: Option<DateTime<Utc>>,
+    /// Why it waits, in words; none if there is no more to say than what it waits for.
+    pub reason: Option<String>,
 }
 
 /// What an unfinished transfer does.
@@ -47,6 +49,8 @@ pub enum WaitingFor {
     OtherFile,
     /// The server runs its maximum.
     Turn,
+    /// The server's disk is full, or does not do what the transfer needs next.
+    Disk,
 }
 
 /// The public state of a transfer: five words.
@@ -83,7 +87,8 @@ impl View {
         let bytes_done = transfer.received();
         let expires_at = transfer.queue_until;
         let stage = Stage::Recording;
-        Self { transfer, stage, source, bytes_done, bytes_per_second: None, expires_at }
+        let bytes_per_second = None;
+        Self { transfer, stage, source, bytes_done, bytes_per_second, expires_at, reason: None }
     }
 
     /// The public state.
@@ -92,9 +97,9 @@ impl View {
             (Phase::Done(_), _) => State::Done,
             (Phase::Failed(_), _) => State::Failed,
             (Phase::Cancelled(_), _) => State::Cancelled,
+            (_, Stage::Waiting(waiting_for)) => State::Waiting(waiting_for),
             // Its client has nothing more to do.
             (Phase::Sealed(_), _) => State::Running,
-            (_, Stage::Waiting(waiting_for)) => State::Waiting(waiting_for),
             (_, Stage::Recording | Stage::Starting) => State::Waiting(WaitingFor::Turn),
             (_, Stage::Asked | Stage::Running) => State::Running,
         }

@@ -71,6 +71,7 @@ fn waiting_for(state: State) -> Option<&'static str> {
     match state {
         State::Waiting(WaitingFor::Client) => Some("client"),
         State::Waiting(WaitingFor::OtherFile | WaitingFor::Turn) => Some("turn"),
+        State::Waiting(WaitingFor::Disk) => Some("disk"),
         State::Running | State::Done | State::Failed | State::Cancelled => None,
     }
 }

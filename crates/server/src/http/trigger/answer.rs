@@ -62,8 +62,11 @@ fn started(told: &Told<'_>) -> String {
             let place = say::waits(view, WaitingFor::Turn, told.place);
             format!("Waiting: {running} running; {place}.")
         }
-        Stage::Waiting(WaitingFor::OtherFile) => {
-            format!("Waiting: {}.", say::waits(view, WaitingFor::OtherFile, told.place))
+        Stage::Waiting(waiting_for @ (WaitingFor::OtherFile | WaitingFor::Disk)) => {
+            format!("Waiting: {}.", say::waits(view, waiting_for, told.place))
+        }
+        Stage::Waiting(waiting_for @ WaitingFor::Client) if view.reason.is_some() => {
+            format!("Waiting: {}.", say::waits(view, waiting_for, told.place))
         }
         Stage::Waiting(waiting_for @ WaitingFor::Client) => {
             format!("Queued: {}.", say::waits(view, waiting_for, told.place))

@@ -19,7 +19,15 @@ fn view(stage: Stage) -> View {
     let client = ClientId::parse("client4").unwrap();
     let mut transfer = Transfer::new(client, None, "test".to_owned(), at("14:23:05"));
     transfer.started_at = Some(at("14:23:05"));
-    View { transfer, stage, source: None, bytes_done: 0, bytes_per_second: None, expires_at: None }
+    View {
+        transfer,
+        stage,
+        source: None,
+        bytes_done: 0,
+        bytes_per_second: None,
+        expires_at: None,
+        reason: None,
+    }
 }
 
 fn source(size: u64) -> Source {
@@ -141,6 +149,30 @@ fn a_pull_for_an_offline_client_is_told_how_long_it_waits() {
         &Told { waited: Some(Duration::from_secs(50)), ..told(&view) },
         "Still waiting after 50 s: client4 is offline; the pull starts when it returns, until 2025-06-13 14:23 UTC.",
     );
+}
+
+#[test]
+fn a_pull_that_waits_for_the_disk_is_told_why_and_how_long() {
+    let mut view = view(Stage::Waiting(WaitingFor::Disk));
+    view.expires_at = Some(at("14:23:05") + chrono::TimeDelta::days(1));
+    view.reason = Some("The server's disk is full.".to_owned());
+    let waits = "client4's file waits for the server's disk, until 2025-06-13 14:23 UTC: \
+                 The server's disk is full.";
+    check_accepted(&told(&view), &format!("Waiting: {waits} Transfer TID"));
+    check_accepted(
+        &Told { joined: true, ..told(&view) },
+        &format!("Already waiting: {waits} Nothing new was started."),
+    );
+}
+
+#[test]
+fn a_pull_after_a_start_is_told_that_its_client_was_there_before() {
+    let mut view = view(Stage::Waiting(WaitingFor::Client));
+    view.expires_at = Some(at("14:23:35"));
+    view.reason = Some("the server has just started, and client4 was online before".to_owned());
+    let waits = "the server has just started, and client4 was online before; \
+                 the pull starts when it returns, until 2025-06-12 14:23:35 UTC.";
+    check_accepted(&told(&view), &format!("Waiting: {waits} Transfer TID"));
 }
 
 #[test]
