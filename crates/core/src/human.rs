@@ -1,5 +1,6 @@
 //! How sizes, rates, times, addresses and errors are read from people and said to them.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -107,16 +108,50 @@ pub fn parse_addr(text: &str) -> Result<SocketAddr, String> {
     })
 }
 
-/// Makes text from another machine fit for a log line or a terminal: control characters become
-/// `?`, and it ends after `max_chars`.
+/// Makes text from another machine fit for a log line or a terminal: characters that cannot be seen
+/// become `?`, and it ends after `max_chars`.
 pub fn printable(text: &str, max_chars: usize) -> String {
     text.chars().take(max_chars).map(|c| if is_unprintable(c) { '?' } else { c }).collect()
 }
 
-/// Control characters, and the marks that make a terminal show text in another order.
-fn is_unprintable(c: char) -> bool {
+/// Shows characters that cannot be seen as `\n`, `\t` or `\u{202e}`; every other one stays.
+pub fn escaped(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_unprintable) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if is_unprintable(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
+    }
+    Cow::Owned(shown)
+}
+
+/// Control characters, line separators, and the format characters of Unicode (category Cf): marks
+/// that a reader does not see, or that make a terminal show text in another order.
+pub fn is_unprintable(c: char) -> bool {
     c.is_control()
-        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        || matches!(
+            c,
+            '\u{ad}'
+                | '\u{600}'..='\u{605}'
+                | '\u{61c}'
+                | '\u{6dd}'
+                | '\u{70f}'
+                | '\u{890}'..='\u{891}'
+                | '\u{8e2}'
+                | '\u{180e}'
+                | '\u{200b}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}'
+                | '\u{feff}'
+                | '\u{fff9}'..='\u{fffb}'
+                | '\u{110bd}'
+                | '\u{110cd}'
+                | '\u{13430}'..='\u{1343f}'
+                | '\u{1bca0}'..='\u{1bca3}'
+                | '\u{1d173}'..='\u{1d17a}'
+                | '\u{e0000}'..='\u{e007f}'
+        )
 }
 
 #[cfg(test)]
@@ -172,8 +207,23 @@ mod tests {
     }
 
     #[test]
+    fn characters_that_cannot_be_seen_are_told_from_those_that_can() {
+        let hidden = ['\u{202a}', '\u{202e}', '\u{2066}', '\u{2069}', '\u{200b}', '\u{200f}'];
+        let more = ['\u{feff}', '\u{2028}', '\u{85}', '\u{7f}', '\u{ad}', '\u{e0041}', '\t'];
+        for c in hidden.into_iter().chain(more) {
+            assert!(is_unprintable(c), "{c:?}");
+        }
+        // A combining accent, as macOS writes é, belongs to the text.
+        for c in ['a', ' ', '"', '\\', 'é', '\u{301}', '日', '🍕', '\u{a0}'] {
+            assert!(!is_unprintable(c), "{c:?}");
+        }
+    }
+
+    #[test]
     fn foreign_text_cannot_forge_a_line() {
         assert_eq!(printable("a\nb\u{1b}[31m\u{202e}c", 99), "a?b?[31m?c");
         assert_eq!(printable("abcdef", 3), "abc");
+        assert_eq!(escaped("a\nb\u{1b}[31m\u{202e}c"), "a\\nb\\u{1b}[31m\\u{202e}c");
+        assert_eq!(escaped("menu \"à la carte\" \\ 日本"), "menu \"à la carte\" \\ 日本");
     }
 }

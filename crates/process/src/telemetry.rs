@@ -1,10 +1,15 @@
 //! The log: one line an event on standard error, as text for people or as JSON for machines.
+//!
+//! Text of other machines cannot forge a line or hide a part of one: characters that cannot be seen
+//! are escaped here, in both formats, whatever field they come in.
 
+use std::borrow::Cow;
 use std::error::Error;
-use std::fmt;
-use std::io::IsTerminal as _;
+use std::fmt::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write};
 
 use chrono::{SecondsFormat, Utc};
+use filepull_core::human;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::{LevelFilter, ParseError};
@@ -52,17 +57,18 @@ pub fn start(level: &str, format: LogFormat) -> Result<(), LogError> {
     // Whoever read the log may be gone: there is nobody to complain to, least of all by a panic.
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter(level)?)
-        .with_writer(std::io::stderr)
+        .with_writer(io::stderr)
         .log_internal_errors(false);
     let json = match format {
-        LogFormat::Auto => !std::io::stderr().is_terminal(),
+        LogFormat::Auto => !io::stderr().is_terminal(),
         LogFormat::Text => false,
         LogFormat::Json => true,
     };
     let started = if json {
-        log.json().flatten_event(true).with_timer(WallClock).with_target(false).try_init()
+        let log = log.json().flatten_event(true).with_timer(WallClock).with_target(false);
+        log.with_writer(|| JsonLines(io::stderr())).try_init()
     } else {
-        let colours = std::io::stderr().is_terminal() && !no_color();
+        let colours = io::stderr().is_terminal() && !no_color();
         log.with_ansi(colours).event_format(Sentence).try_init()
     };
     started.map_err(LogError::Start)
@@ -127,9 +133,44 @@ where
         } else {
             write!(writer, " {level:<5} ")?;
         }
-        context.field_format().format_fields(writer.by_ref(), event)?;
-        writeln!(writer)
+        let mut fields = String::new();
+        context.field_format().format_fields(Writer::new(&mut fields), event)?;
+        writeln!(writer, "{}", human::escaped(&fields))
     }
+}
+
+/// Writes lines of JSON, and escapes what JSON itself leaves as it is: beyond ASCII, a character
+/// that cannot be seen occurs only in a string, where `\u202e` means the same character.
+struct JsonLines<W>(W);
+
+impl<W: Write> Write for JsonLines<W> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        // A line is written as a whole.
+        self.0.write_all(json_escaped(&String::from_utf8_lossy(line)).as_bytes())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+fn json_escaped(line: &str) -> Cow<'_, str> {
+    let is_hidden = |c: char| c != '\n' && human::is_unprintable(c);
+    if !line.contains(is_hidden) {
+        return Cow::Borrowed(line);
+    }
+    let mut shown = String::with_capacity(line.len() + 8);
+    for c in line.chars() {
+        if is_hidden(c) {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                let _ = write!(shown, "\\u{unit:04x}"); // a string takes everything
+            }
+        } else {
+            shown.push(c);
+        }
+    }
+    Cow::Owned(shown)
 }
 
 /// RFC 3339 in UTC, to the second: `2026-02-05T14:00:00Z`.
@@ -143,6 +184,8 @@ impl FormatTime for WallClock {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use super::*;
 
     #[test]
@@ -151,6 +194,50 @@ mod tests {
             assert!(filter(level).is_ok(), "{level:?}");
         }
         assert_eq!(filter("").unwrap().max_level_hint(), Some(LevelFilter::INFO));
+    }
+
+    /// What is logged of a file name that is made to mislead.
+    fn logged(layer: impl FnOnce(Lines) -> Box<dyn tracing::Subscriber + Send + Sync>) -> String {
+        let lines = Lines::default();
+        tracing::subscriber::with_default(layer(lines.clone()), || {
+            let name = "gpj.\u{202e}\u{200b}\u{e0041}\u{7f}\nERROR forged";
+            tracing::info!(event = "upload.refused", name, path = ?name, "no file {name}");
+        });
+        let bytes = lines.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_name_can_neither_forge_a_line_nor_hide_in_one() {
+        let text = logged(|lines| {
+            let log = tracing_subscriber::fmt().with_writer(move || lines.clone());
+            Box::new(log.with_ansi(false).event_format(Sentence).finish())
+        });
+        let json = logged(|lines| {
+            let log = tracing_subscriber::fmt().json().flatten_event(true);
+            Box::new(log.with_writer(move || JsonLines(lines.clone())).finish())
+        });
+        for log in [&text, &json] {
+            assert_eq!(log.lines().count(), 1, "{log}");
+            assert!(!log.trim_end().contains(human::is_unprintable), "{log:?}");
+        }
+        assert!(text.contains("no file gpj.\\u{202e}\\u{200b}"), "{text}");
+        // A machine reads what was there, to the letter.
+        let read: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(read["name"], "gpj.\u{202e}\u{200b}\u{e0041}\u{7f}\nERROR forged");
     }
 
     #[test]
