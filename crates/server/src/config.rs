@@ -1,5 +1,6 @@
 //! The settings of the server: as typed, and as meant.
 
+mod bounds;
 mod settings;
 
 use std::net::{IpAddr, SocketAddr};
@@ -7,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use filepull_core::backoff::ReconnectPolicy;
-use filepull_core::human::{parse_addr, parse_duration, parse_size};
+use filepull_core::human::{parse_addr, parse_count, parse_duration, parse_size, path_mistake};
 use filepull_process::telemetry::LogFormat;
 
 use crate::grpc::LineSettings;
@@ -37,10 +38,10 @@ pub struct Args {
     #[arg(long, env = "AGENT_AUTH", default_value = "auto")]
     pub agent_auth: AgentAuth,
     /// Transfers at once.
-    #[arg(long, env = "MAX_RUNNING", default_value_t = 20)]
+    #[arg(long, env = "MAX_RUNNING", default_value = "20", value_parser = parse_count)]
     pub max_running: usize,
     /// Transfers in line.
-    #[arg(long, env = "MAX_WAITING", default_value_t = 10_000)]
+    #[arg(long, env = "MAX_WAITING", default_value = "10000", value_parser = parse_count)]
     pub max_waiting: usize,
     /// Largest file that is accepted, such as 10GiB.
     #[arg(long, env = "MAX_FILE_SIZE", default_value = "10GiB", value_parser = parse_size)]
@@ -149,7 +150,7 @@ impl TryFrom<Args> for Config {
             checkpoint_every: CHECKPOINT_EVERY,
         };
         // Checked above to fit HTTP/2's windows.
-        let stream_window = u32::try_from(args.stream_window).unwrap_or(MAX_WINDOW);
+        let stream_window = u32::try_from(args.stream_window).unwrap_or(bounds::MAX_WINDOW);
         Ok(Self {
             http_addr: args.http_addr,
             grpc_addr: args.grpc_addr,
@@ -175,20 +176,14 @@ impl TryFrom<Args> for Config {
 /// pays for no checkpoint at all.
 pub const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 
-/// RFC 9113, section 6.9.1, less the headroom that the connection has over its streams.
-const MAX_WINDOW: u32 = (1 << 31) - 1 - (4 << 20);
-
-/// Far more than anybody means, and little enough to be added to any date.
-const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
-
 fn mistakes(args: &Args) -> Vec<String> {
-    let mut mistakes = Vec::new();
+    let mut mistakes = bounds::mistakes(args);
     let mut check = |wrong: bool, mistake: String| {
         if wrong {
             mistakes.push(mistake);
         }
     };
-    let exposed = |ip: IpAddr| !ip.is_loopback();
+    let exposed = |ip: IpAddr| !ip.to_canonical().is_loopback();
     check(
         args.http_auth == HttpAuth::Auto && exposed(args.http_addr.ip()),
         format!(
@@ -205,11 +200,15 @@ fn mistakes(args: &Args) -> Vec<String> {
             args.grpc_addr
         ),
     );
-    check(args.max_running == 0, "MAX_RUNNING is 0: nothing could ever be sent.".into());
-    check(args.max_file_size == 0, "MAX_FILE_SIZE is 0: no file could ever be sent.".into());
-    check(args.stall_timeout.is_zero(), "STALL_TIMEOUT is 0: every upload would stall.".into());
     check(
-        args.heartbeat.is_zero() || args.dead_after < args.heartbeat.saturating_mul(2),
+        args.http_addr == args.grpc_addr && args.http_addr.port() != 0,
+        format!(
+            "HTTP_ADDR and GRPC_ADDR are both {}. Give one of them another port.",
+            args.http_addr
+        ),
+    );
+    check(
+        args.dead_after < args.heartbeat.saturating_mul(2),
         "DEAD_AFTER is less than twice HEARTBEAT: one late answer would end a line.".into(),
     );
     check(
@@ -217,22 +216,7 @@ fn mistakes(args: &Args) -> Vec<String> {
         "KEEP_RECORDS is less than 24h: for so long an Idempotency-Key leads to its transfer."
             .into(),
     );
-    let spans = [
-        ("STALL_TIMEOUT", args.stall_timeout),
-        ("RESUME_WITHIN", args.resume_within),
-        ("HEARTBEAT", args.heartbeat),
-        ("DEAD_AFTER", args.dead_after),
-        ("RECONNECT_CAP", args.reconnect_cap),
-        ("SHUTDOWN_GRACE", args.shutdown_grace),
-    ];
-    for (name, span) in spans {
-        check(LONGEST < span, format!("{name} is more than a year."));
-    }
-    let window = 64 * 1024..=u64::from(MAX_WINDOW);
-    check(
-        !window.contains(&args.stream_window),
-        "STREAM_WINDOW is not between 64KiB and 2GiB.".into(),
-    );
+    mistakes.extend(path_mistake("DATA_DIR", &args.data_dir));
     mistakes
 }
 
@@ -272,19 +256,38 @@ mod tests {
     }
 
     #[test]
+    fn a_data_folder_in_quotes_is_rejected() {
+        for folder in ["\"/srv/data\"", "'server-data'", "server-data\r", "server\u{1b}data"] {
+            let ConfigError(mistakes) = config(&["--data-dir", folder]).unwrap_err();
+            assert!(mistakes[0].starts_with("DATA_DIR: "), "{mistakes:?}");
+        }
+        for folder in ["server data", "my dépot", "it's mine", "./server-data/"] {
+            assert!(config(&["--data-dir", folder]).is_ok(), "{folder}");
+        }
+    }
+
+    #[test]
+    fn one_port_cannot_serve_operators_and_agents() {
+        let both = ["--http-addr=127.0.0.1:8080", "--grpc-addr=127.0.0.1:8080"];
+        let ConfigError(mistakes) = config(&both).unwrap_err();
+        let said =
+            "HTTP_ADDR and GRPC_ADDR are both 127.0.0.1:8080. Give one of them another port.";
+        assert_eq!(mistakes, [said]);
+        assert!(config(&["--http-addr=127.0.0.1:0", "--grpc-addr=127.0.0.1:0"]).is_ok());
+    }
+
+    #[test]
+    fn loopback_written_as_ipv6_is_loopback() {
+        assert!(config(&["--http-addr", "[::ffff:127.0.0.1]:0"]).is_ok());
+        assert!(config(&["--http-addr", "[::ffff:192.0.2.1]:0"]).is_err());
+    }
+
+    #[test]
     fn an_address_that_is_none_is_answered_with_one() {
         for typed in [":8080", "8080", "localhost:8080"] {
             let args = ["server", "--http-addr", typed];
             let said = Args::try_parse_from(args).map(|_| ()).unwrap_err().to_string();
             assert!(said.contains("Write an IP address and a port: 127.0.0.1:8080"), "{said}");
-        }
-    }
-
-    #[test]
-    fn a_span_that_no_date_survives_is_a_mistake() {
-        for flag in ["--stall-timeout", "--resume-within", "--heartbeat", "--shutdown-grace"] {
-            let ConfigError(mistakes) = config(&[flag, "1000000years"]).unwrap_err();
-            assert!(mistakes.iter().any(|said| said.contains("a year")), "{mistakes:?}");
         }
     }
 }
