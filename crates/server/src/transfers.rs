@@ -240,8 +240,7 @@ impl Transfers {
 
     /// The client's unfinished transfer; of several the one that runs.
     pub fn current(&self, client: &ClientId) -> Option<View> {
-        let views = self.shared.open.views_of(client);
-        views.into_iter().min_by_key(|view| view.state() != State::Running)
+        self.shared.open.current(client)
     }
 
     /// Where a transfer that waits for its turn stands, from 1.

@@ -10,13 +10,13 @@ use std::sync::atomic::AtomicBool;
 use filepull_core::backoff::{Backoff, Ended, ReconnectPolicy};
 use filepull_core::problem::{Code, Problem};
 use filepull_core::transfer::{Phase, Transfer};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant, sleep_until};
 use tracing::warn;
 
 use super::attempt::fruitless;
 use super::keys::HeldKey;
-use super::open::Handle;
+use super::open::{Handle, ViewSender};
 use super::view::{Stage, View};
 use super::{ASKS_LEN, Ask, Shared, records_failed, refuse};
 use crate::receive::Held;
@@ -27,7 +27,7 @@ pub(super) struct Life {
     pub(super) shared: Arc<Shared>,
     pub(super) transfer: Transfer,
     pub(super) held: Option<Held>,
-    pub(super) view: watch::Sender<View>,
+    pub(super) view: ViewSender,
     pub(super) asks: mpsc::Receiver<Ask>,
     pub(super) ordered: Arc<AtomicBool>,
     pub(super) berth: Berth,
@@ -94,7 +94,7 @@ impl Life {
     /// A new transfer, not on record yet.
     pub(super) fn begin(shared: &Arc<Shared>, transfer: Transfer) -> (Self, Handle) {
         let (asks_in, asks) = mpsc::channel(ASKS_LEN);
-        let (view, seen) = watch::channel(View::new(transfer.clone()));
+        let (view, seen) = ViewSender::new(shared.open.clone(), View::new(transfer.clone()));
         // An order may be what an earlier process did last.
         let ordered = Arc::new(AtomicBool::new(transfer.started_at.is_some()));
         let berth = shared.registry.berth(&transfer.client);
@@ -102,6 +102,7 @@ impl Life {
             id: transfer.id,
             client: transfer.client.clone(),
             path: transfer.path.clone(),
+            created_at: transfer.created_at,
             view: seen,
             asks: asks_in,
             ordered: Arc::clone(&ordered),

@@ -1,15 +1,25 @@
 //! The unfinished transfers: who may join which, and how many there may be.
+//!
+//! A view changes before its index does, in one step ([`ViewSender`]): whoever sees that a transfer
+//! waits finds its place. So the lock of the index may be taken while a view is locked, and no view
+//! is ever read under the lock of the index.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+mod index;
+mod queue;
+#[cfg(test)]
+mod tests;
+
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use chrono::{DateTime, Utc};
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::path::SharedPath;
 use filepull_core::problem::{Code, Problem};
 use tokio::sync::{mpsc, watch};
 
-use super::{Ask, Counts, Stage, State, View, WaitingFor};
+use super::{Ask, Counts, View};
+use index::{Index, Standing};
 
 /// A handle on one unfinished transfer.
 #[derive(Clone, Debug)]
@@ -17,16 +27,17 @@ pub(super) struct Handle {
     pub(super) id: TransferId,
     pub(super) client: ClientId,
     pub(super) path: Option<SharedPath>,
+    pub(super) created_at: DateTime<Utc>,
     pub(super) view: watch::Receiver<View>,
     pub(super) asks: mpsc::Sender<Ask>,
     /// The first order may have gone out: from then on the source may be open.
     pub(super) ordered: Arc<AtomicBool>,
 }
 
-/// All unfinished transfers, oldest first: ids sort by the time they were made.
-#[derive(Debug, Default)]
+/// All unfinished transfers; cheap to clone.
+#[derive(Clone, Debug, Default)]
 pub(super) struct Open {
-    by_id: Mutex<BTreeMap<TransferId, Handle>>,
+    index: Arc<Mutex<Index>>,
 }
 
 /// Whether a new transfer was needed.
@@ -35,21 +46,55 @@ pub(super) enum Joined {
     Inserted(Handle),
 }
 
+/// The view of a transfer, as its task changes it.
+#[derive(Debug)]
+pub(super) struct ViewSender {
+    id: TransferId,
+    view: watch::Sender<View>,
+    open: Open,
+}
+
+impl ViewSender {
+    /// The first view, and what others see of it.
+    pub(super) fn new(open: Open, first: View) -> (Self, watch::Receiver<View>) {
+        let id = first.transfer.id;
+        let (view, seen) = watch::channel(first);
+        (Self { id, view, open }, seen)
+    }
+
+    pub(super) fn borrow(&self) -> watch::Ref<'_, View> {
+        self.view.borrow()
+    }
+
+    /// Changes the view and the index.
+    pub(super) fn send_modify(&self, change: impl FnOnce(&mut View)) {
+        self.view.send_modify(|view| {
+            let before = Standing::of(view);
+            change(view);
+            let standing = Standing::of(view);
+            if standing != before {
+                self.open.lock().place(self.id, standing);
+            }
+        });
+    }
+}
+
 impl Open {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<TransferId, Handle>> {
-        self.by_id.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn get(&self, id: TransferId) -> Option<Handle> {
-        self.lock().get(&id).cloned()
+        self.lock().get(id).cloned()
     }
 
     pub(super) fn insert(&self, handle: Handle) {
-        self.lock().insert(handle.id, handle);
+        let standing = Standing::of(&handle.view.borrow());
+        self.lock().insert(handle, standing);
     }
 
     pub(super) fn remove(&self, id: TransferId) {
-        self.lock().remove(&id);
+        self.lock().remove(id);
     }
 
     /// The transfer that a pull of this file joins.
@@ -59,7 +104,7 @@ impl Open {
         path: Option<&SharedPath>,
         fresh: bool,
     ) -> Option<Handle> {
-        joinable(&self.lock(), client, path, fresh)
+        self.lock().joinable(client, path, fresh).cloned()
     }
 
     /// Inserts a new transfer unless one has come meanwhile that it can join.
@@ -69,72 +114,33 @@ impl Open {
         fresh: bool,
         max_open: usize,
     ) -> Result<Joined, Problem> {
-        let mut open = self.lock();
-        if let Some(other) = joinable(&open, &handle.client, handle.path.as_ref(), fresh) {
-            return Ok(Joined::Other(other));
+        let standing = Standing::of(&handle.view.borrow());
+        let mut index = self.lock();
+        if let Some(other) = index.joinable(&handle.client, handle.path.as_ref(), fresh) {
+            return Ok(Joined::Other(other.clone()));
         }
-        if max_open <= open.len() {
-            let n_open = open.len();
+        if max_open <= index.len() {
+            let n_open = index.len();
             let detail = format!("{n_open} transfers are running or waiting; no more may wait.");
             return Err(Problem::new(Code::ServerBusy, detail));
         }
-        open.insert(handle.id, handle.clone());
+        index.insert(handle.clone(), standing);
         Ok(Joined::Inserted(handle))
     }
 
-    pub(super) fn views_of(&self, client: &ClientId) -> Vec<View> {
-        let open = self.lock();
-        let of_client = open.values().filter(|handle| handle.client == *client);
-        of_client.map(|handle| handle.view.borrow().clone()).filter(is_unfinished).collect()
+    /// The transfer of a client that runs, or else the one that waits longest.
+    pub(super) fn current(&self, client: &ClientId) -> Option<View> {
+        let handle = self.lock().current(client).cloned()?;
+        let view = handle.view.borrow().clone();
+        (!view.transfer.is_final()).then_some(view)
     }
 
     /// Its place among those that wait for the same: the server's turn, or their client's.
     pub(super) fn place_in_line(&self, id: TransferId) -> Option<usize> {
-        let open = self.lock();
-        let waits_for = |handle: &Handle| match handle.view.borrow().stage {
-            Stage::Waiting(WaitingFor::Turn) => Some(None),
-            Stage::Waiting(WaitingFor::OtherFile) => Some(Some(handle.client.clone())),
-            Stage::Waiting(WaitingFor::Client | WaitingFor::Disk)
-            | Stage::Recording
-            | Stage::Starting
-            | Stage::Asked
-            | Stage::Running => None,
-        };
-        let line = waits_for(open.get(&id)?)?;
-        let in_line = |handle: &Handle| waits_for(handle).as_ref() == Some(&line);
-        Some(open.range(..=id).filter(|(_, handle)| in_line(handle)).count())
+        self.lock().place_in_line(id)
     }
 
     pub(super) fn counts(&self) -> Counts {
-        let mut counts = Counts::default();
-        for handle in self.lock().values() {
-            match handle.view.borrow().state() {
-                State::Running => counts.running += 1,
-                State::Waiting(_) => counts.waiting += 1,
-                State::Done | State::Failed | State::Cancelled => {}
-            }
-        }
-        counts
+        self.lock().counts()
     }
-}
-
-fn is_unfinished(view: &View) -> bool {
-    !view.transfer.is_final()
-}
-
-/// The newest unfinished transfer of the same file that may be joined. A fresh pull joins only one
-/// whose source cannot be open yet: what it gets is then opened after it was asked for. That need not
-/// be the one with the highest id: clocks are set back.
-fn joinable(
-    open: &BTreeMap<TransferId, Handle>,
-    client: &ClientId,
-    path: Option<&SharedPath>,
-    fresh: bool,
-) -> Option<Handle> {
-    let same = |handle: &&Handle| handle.client == *client && handle.path.as_ref() == path;
-    let may_be_joined = |handle: &&Handle| {
-        let too_late = fresh && handle.ordered.load(Ordering::SeqCst);
-        !too_late && !handle.view.borrow().transfer.is_final()
-    };
-    open.values().rev().filter(same).find(may_be_joined).cloned()
 }

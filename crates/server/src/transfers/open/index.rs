@@ -1,0 +1,217 @@
+//! The unfinished transfers by id, by client and by what they do. No lock, no task.
+//!
+//! Every question costs what its answer holds, and not what waits beside it: 10,000 transfers may
+//! wait while a trigger joins one.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+
+use filepull_core::id::{ClientId, TransferId};
+use filepull_core::path::SharedPath;
+
+use super::super::{Counts, Stage, State, View, WaitingFor};
+use super::Handle;
+use super::queue::{Queue, Rank};
+
+/// What an unfinished transfer does, as far as the index distinguishes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Not on record yet: nobody may be told of it.
+    Unrecorded,
+    Waiting(WaitingFor),
+    /// On record, and about to begin.
+    Starting,
+    Running,
+    /// It has ended, and its task is about to.
+    Final,
+}
+
+impl Standing {
+    pub(super) fn of(view: &View) -> Self {
+        match (view.state(), view.stage) {
+            (State::Done | State::Failed | State::Cancelled, _) => Self::Final,
+            (State::Running, _) => Self::Running,
+            (State::Waiting(_), Stage::Recording) => Self::Unrecorded,
+            (State::Waiting(_), Stage::Starting) => Self::Starting,
+            (State::Waiting(waiting_for), Stage::Waiting(_) | Stage::Asked | Stage::Running) => {
+                Self::Waiting(waiting_for)
+            }
+        }
+    }
+}
+
+/// The unfinished transfers and the queues they stand in.
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    by_id: HashMap<TransferId, Entry>,
+    by_client: HashMap<ClientId, OfClient>,
+    n_unrecorded: usize,
+    all: Group,
+    /// Those that wait for the server's turn.
+    turn: Queue,
+}
+
+#[derive(Debug)]
+struct Entry {
+    handle: Handle,
+    rank: Rank,
+    standing: Standing,
+}
+
+/// On record, and not final.
+#[derive(Debug, Default)]
+struct Group {
+    waiting: Queue,
+    running: Queue,
+}
+
+#[derive(Debug, Default)]
+struct OfClient {
+    /// All of them, by the file they are for.
+    by_path: HashMap<Option<SharedPath>, Queue>,
+    group: Group,
+    /// Those that wait for another file of the same client.
+    other_file: Queue,
+}
+
+impl Index {
+    pub(super) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Nothing is left of any transfer.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        let Self { by_id, by_client, n_unrecorded, all: Group { waiting, running }, turn } = self;
+        let queues = [waiting, running, turn];
+        by_id.is_empty()
+            && by_client.is_empty()
+            && *n_unrecorded == 0
+            && queues.into_iter().all(Queue::is_empty)
+    }
+
+    pub(super) fn get(&self, id: TransferId) -> Option<&Handle> {
+        self.by_id.get(&id).map(|entry| &entry.handle)
+    }
+
+    pub(super) fn insert(&mut self, handle: Handle, standing: Standing) {
+        let rank = (handle.created_at, handle.id);
+        let of_client = self.by_client.entry(handle.client.clone()).or_default();
+        of_client.by_path.entry(handle.path.clone()).or_default().insert(rank);
+        self.join_queues(&handle.client, rank, standing);
+        self.by_id.insert(handle.id, Entry { handle, rank, standing });
+    }
+
+    pub(super) fn remove(&mut self, id: TransferId) {
+        let Some(Entry { handle, rank, standing }) = self.by_id.remove(&id) else { return };
+        self.leave_queues(&handle.client, rank, standing);
+        let Some(of_client) = self.by_client.get_mut(&handle.client) else { return };
+        if let Some(queue) = of_client.by_path.get_mut(&handle.path) {
+            queue.remove(rank);
+            if queue.is_empty() {
+                of_client.by_path.remove(&handle.path);
+            }
+        }
+        if of_client.by_path.is_empty() {
+            self.by_client.remove(&handle.client);
+        }
+    }
+
+    /// Notes that a transfer does something else now.
+    pub(super) fn place(&mut self, id: TransferId, standing: Standing) {
+        let Some(entry) = self.by_id.get_mut(&id) else { return };
+        let before = std::mem::replace(&mut entry.standing, standing);
+        let (client, rank) = (entry.handle.client.clone(), entry.rank);
+        self.leave_queues(&client, rank, before);
+        self.join_queues(&client, rank, standing);
+    }
+
+    fn join_queues(&mut self, client: &ClientId, rank: Rank, standing: Standing) {
+        if standing == Standing::Unrecorded {
+            self.n_unrecorded += 1;
+        }
+        for queue in self.queues(client, standing) {
+            queue.insert(rank);
+        }
+    }
+
+    fn leave_queues(&mut self, client: &ClientId, rank: Rank, standing: Standing) {
+        if standing == Standing::Unrecorded {
+            self.n_unrecorded -= 1;
+        }
+        for queue in self.queues(client, standing) {
+            queue.remove(rank);
+        }
+    }
+
+    /// The queues of those that do this.
+    fn queues(
+        &mut self,
+        client: &ClientId,
+        standing: Standing,
+    ) -> impl Iterator<Item = &mut Queue> {
+        let Self { all, turn, by_client, .. } = self;
+        let of_client = by_client.entry(client.clone()).or_default();
+        let OfClient { group, other_file, .. } = of_client;
+        let (common, own, line) = match standing {
+            Standing::Unrecorded | Standing::Final => (None, None, None),
+            Standing::Running => (Some(&mut all.running), Some(&mut group.running), None),
+            Standing::Starting | Standing::Waiting(WaitingFor::Client | WaitingFor::Disk) => {
+                (Some(&mut all.waiting), Some(&mut group.waiting), None)
+            }
+            Standing::Waiting(WaitingFor::Turn) => {
+                (Some(&mut all.waiting), Some(&mut group.waiting), Some(turn))
+            }
+            Standing::Waiting(WaitingFor::OtherFile) => {
+                (Some(&mut all.waiting), Some(&mut group.waiting), Some(other_file))
+            }
+        };
+        [common, own, line].into_iter().flatten()
+    }
+
+    /// The newest unfinished transfer of the same file that may be joined. A fresh pull joins only
+    /// one whose source cannot be open yet: what it gets is then opened after it was asked for. That
+    /// need not be the newest of all: clocks are set back.
+    pub(super) fn joinable(
+        &self,
+        client: &ClientId,
+        path: Option<&SharedPath>,
+        fresh: bool,
+    ) -> Option<&Handle> {
+        let same = self.by_client.get(client)?.by_path.get(&path.cloned())?;
+        let may_be_joined = |entry: &&Entry| {
+            let too_late = fresh && entry.handle.ordered.load(Ordering::SeqCst);
+            !too_late && entry.standing != Standing::Final
+        };
+        let mut entries = same.newest_first().filter_map(|id| self.by_id.get(&id));
+        entries.find(may_be_joined).map(|entry| &entry.handle)
+    }
+
+    /// The transfer of a client that runs, or else the one that waits longest.
+    pub(super) fn current(&self, client: &ClientId) -> Option<&Handle> {
+        let Group { waiting, running } = &self.by_client.get(client)?.group;
+        let (_, id) = running.oldest().or(waiting.oldest())?;
+        self.get(id)
+    }
+
+    /// Its place among those that wait for the same: the server's turn, or their client's.
+    pub(super) fn place_in_line(&self, id: TransferId) -> Option<usize> {
+        let Entry { handle, rank, standing } = self.by_id.get(&id)?;
+        match standing {
+            Standing::Waiting(WaitingFor::Turn) => self.turn.place(*rank),
+            Standing::Waiting(WaitingFor::OtherFile) => {
+                self.by_client.get(&handle.client)?.other_file.place(*rank)
+            }
+            Standing::Waiting(WaitingFor::Client | WaitingFor::Disk)
+            | Standing::Unrecorded
+            | Standing::Starting
+            | Standing::Running
+            | Standing::Final => None,
+        }
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        let Group { waiting, running } = &self.all;
+        Counts { running: running.len(), waiting: waiting.len() + self.n_unrecorded }
+    }
+}

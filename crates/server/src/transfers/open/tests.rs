@@ -1,0 +1,174 @@
+//! The index compared with a walk over all views, which is what it stands for.
+
+use std::sync::atomic::Ordering;
+
+use chrono::TimeDelta;
+use filepull_core::transfer::Transfer;
+
+use super::*;
+use crate::transfers::{Stage, State, WaitingFor};
+
+struct Task {
+    view: ViewSender,
+    handle: Handle,
+}
+
+fn begin(open: &Open, client: &str, path: Option<&str>, minutes: i64) -> Task {
+    let client = ClientId::parse(client).unwrap();
+    let path = path.map(|path| SharedPath::parse(path).unwrap());
+    let created_at = DateTime::UNIX_EPOCH + TimeDelta::minutes(minutes);
+    let transfer = Transfer::new(client.clone(), path.clone(), "test".to_owned(), created_at);
+    let id = transfer.id;
+    let (view, seen) = ViewSender::new(open.clone(), View::new(transfer));
+    let (asks, _) = mpsc::channel(1);
+    let ordered = Arc::default();
+    let handle = Handle { id, client, path, created_at, view: seen, asks, ordered };
+    Task { view, handle }
+}
+
+impl Task {
+    fn show(&self, stage: Stage) {
+        self.view.send_modify(|view| view.stage = stage);
+    }
+
+    fn end(&self) {
+        let cancelled = Problem::new(Code::Cancelled, "test");
+        self.view.send_modify(|view| {
+            let _ = view.transfer.fail(cancelled, Default::default(), DateTime::UNIX_EPOCH);
+        });
+    }
+}
+
+/// What a walk over the views of all tasks says, oldest first.
+struct Walk<'a>(Vec<&'a Task>);
+
+impl Walk<'_> {
+    fn of(tasks: &[Task]) -> Walk<'_> {
+        let mut sorted: Vec<&Task> = tasks.iter().collect();
+        sorted.sort_by_key(|task| (task.handle.created_at, task.handle.id));
+        Walk(sorted)
+    }
+
+    fn counts(&self) -> Counts {
+        let states = || self.0.iter().map(|task| task.view.borrow().state());
+        Counts {
+            running: states().filter(|state| *state == State::Running).count(),
+            waiting: states().filter(|state| matches!(state, State::Waiting(_))).count(),
+        }
+    }
+
+    fn place(&self, of: &Task) -> Option<usize> {
+        let line = |task: &Task| match task.view.borrow().stage {
+            _ if task.view.borrow().transfer.is_final() => None,
+            Stage::Waiting(WaitingFor::Turn) => Some(None),
+            Stage::Waiting(WaitingFor::OtherFile) => Some(Some(task.handle.client.clone())),
+            _ => None,
+        };
+        line(of)?;
+        let mut in_line = self.0.iter().filter(|task| line(task) == line(of));
+        in_line.position(|task| task.handle.id == of.handle.id).map(|idx| idx + 1)
+    }
+
+    fn joinable(&self, like: &Task, fresh: bool) -> Option<TransferId> {
+        let mut newest_first = self.0.iter().rev();
+        let found = newest_first.find(|task| {
+            let ordered = task.handle.ordered.load(Ordering::SeqCst);
+            task.handle.client == like.handle.client
+                && task.handle.path == like.handle.path
+                && !(fresh && ordered)
+                && !task.view.borrow().transfer.is_final()
+        });
+        found.map(|task| task.handle.id)
+    }
+
+    fn current(&self, client: &ClientId) -> Option<TransferId> {
+        let on_record = |task: &&&Task| {
+            let view = task.view.borrow();
+            task.handle.client == *client
+                && view.stage != Stage::Recording
+                && !view.transfer.is_final()
+        };
+        let of_client = self.0.iter().filter(on_record);
+        let current = of_client.min_by_key(|task| task.view.borrow().state() != State::Running);
+        current.map(|task| task.handle.id)
+    }
+}
+
+const STAGES: [Stage; 7] = [
+    Stage::Starting,
+    Stage::Waiting(WaitingFor::Client),
+    Stage::Waiting(WaitingFor::OtherFile),
+    Stage::Waiting(WaitingFor::Turn),
+    Stage::Waiting(WaitingFor::Disk),
+    Stage::Asked,
+    Stage::Running,
+];
+
+#[test]
+fn the_index_answers_what_a_walk_over_all_views_would() {
+    let mut random = fastrand::Rng::with_seed(8);
+    let open = Open::default();
+    let mut tasks: Vec<Task> = Vec::new();
+    for _ in 0..2000 {
+        let client = ["a", "b", "c"][random.usize(..3)];
+        let path = [None, Some("x"), Some("y")][random.usize(..3)];
+        match random.u32(..10) {
+            // Clocks are set back: a later one may be older.
+            0..4 => {
+                let task = begin(&open, client, path, random.i64(0..60));
+                open.insert(task.handle.clone());
+                tasks.push(task);
+            }
+            4 if !tasks.is_empty() => {
+                let task = tasks.swap_remove(random.usize(..tasks.len()));
+                open.remove(task.handle.id);
+                assert!(open.get(task.handle.id).is_none());
+            }
+            5 => random.choice(&tasks).into_iter().for_each(Task::end),
+            6 => random
+                .choice(&tasks)
+                .into_iter()
+                .for_each(|task| task.handle.ordered.store(true, Ordering::SeqCst)),
+            _ => random
+                .choice(&tasks)
+                .into_iter()
+                .for_each(|task| task.show(STAGES[random.usize(..STAGES.len())])),
+        }
+        let walk = Walk::of(&tasks);
+        assert_eq!(open.counts(), walk.counts());
+        for task in &tasks {
+            assert_eq!(open.place_in_line(task.handle.id), walk.place(task));
+        }
+        let like = begin(&open, client, path, 0);
+        for fresh in [false, true] {
+            let joined = open.join(&like.handle.client, like.handle.path.as_ref(), fresh);
+            assert_eq!(joined.map(|handle| handle.id), walk.joinable(&like, fresh));
+        }
+        let current = open.current(&like.handle.client);
+        assert_eq!(current.map(|view| view.transfer.id), walk.current(&like.handle.client));
+    }
+    for task in tasks {
+        open.remove(task.handle.id);
+    }
+    assert!(open.lock().is_empty(), "nothing is kept of transfers that are gone");
+}
+
+#[tokio::test]
+async fn whoever_sees_that_a_transfer_waits_finds_its_place() {
+    let open = Open::default();
+    let task = begin(&open, "a", None, 0);
+    let (id, mut view) = (task.handle.id, task.handle.view.clone());
+    open.insert(task.handle.clone());
+    let is_waiting = |view: &View| view.stage == Stage::Waiting(WaitingFor::Turn);
+    let looked = tokio::task::spawn_blocking({
+        let open = open.clone();
+        move || {
+            while !is_waiting(&view.borrow_and_update()) {
+                std::hint::spin_loop();
+            }
+            open.place_in_line(id)
+        }
+    });
+    task.show(Stage::Waiting(WaitingFor::Turn));
+    assert_eq!(looked.await.unwrap(), Some(1));
+}
