@@ -13,8 +13,10 @@ mod list;
 mod lock;
 mod old;
 mod reader;
+mod readers;
 mod row_check;
 mod schema;
+mod statement;
 #[cfg(test)]
 mod tests;
 mod transfers;
@@ -30,8 +32,7 @@ use chrono::{DateTime, Utc};
 use filepull_core::digest::Digest;
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::transfer::Transfer;
-use sqlx::Connection as _;
-use sqlx::sqlite::SqlitePool;
+use tokio::task::spawn_blocking;
 use tracing::warn;
 
 use crate::client::{ClientRecord, Greeting};
@@ -40,6 +41,7 @@ pub use list::{Cursor, Page, StateWord, Total, TransferFilter};
 use lock::Lock;
 pub use old::OldTransfers;
 pub use reader::{ClientTransfers, DownloadTotals, RecordsReader};
+use readers::Readers;
 use writer::Writer;
 
 /// A key leads to its transfer for so long.
@@ -49,7 +51,7 @@ pub const KEEP_KEYS: Duration = Duration::from_hours(24);
 #[derive(Clone, Debug)]
 pub struct Records {
     writer: Writer,
-    readers: SqlitePool,
+    readers: Readers,
 }
 
 /// Why the records cannot be read or written.
@@ -100,10 +102,7 @@ pub enum RecordsError {
     },
     /// The database failed. What was being written may be durable or not.
     #[error("the database of the records failed")]
-    Database(#[source] sqlx::Error),
-    /// The same, of the connection that writes.
-    #[error("the database of the records failed")]
-    Writing(#[source] Arc<rusqlite::Error>),
+    Database(#[source] Arc<rusqlite::Error>),
     /// A row makes no sense to this version.
     #[error("the record of {record} cannot be read: {column} is {found}")]
     Damaged {
@@ -123,20 +122,13 @@ impl RecordsError {
     /// The disk had no room for the records.
     pub fn is_full(&self) -> bool {
         use rusqlite::ErrorCode::DiskFull;
-        matches!(self, Self::Writing(error) if error.sqlite_error_code() == Some(DiskFull))
-    }
-}
-
-impl From<sqlx::Error> for RecordsError {
-    fn from(error: sqlx::Error) -> Self {
-        let closed = matches!(error, sqlx::Error::PoolClosed);
-        if closed { Self::Closed } else { Self::Database(error) }
+        matches!(self, Self::Database(error) if error.sqlite_error_code() == Some(DiskFull))
     }
 }
 
 impl From<rusqlite::Error> for RecordsError {
     fn from(error: rusqlite::Error) -> Self {
-        Self::Writing(Arc::new(error))
+        Self::Database(Arc::new(error))
     }
 }
 
@@ -146,15 +138,20 @@ impl Records {
     /// # Errors
     /// Another server uses them, a newer version made them, or the disk failed.
     pub async fn open(folder: &Path) -> Result<Self, RecordsError> {
-        let lock = Lock::take(folder)?;
-        let file = folder.join("records.db");
-        let mut connection = schema::make(&file).await?;
-        clients::cut_off(&mut connection, Utc::now()).await?;
-        connection.close().await?;
-        let writing = Writer::open(&file)?;
-        let readers = schema::open_readers(&file).await?;
-        // The new file's entry is no less worth keeping than what is in it.
-        lock.sync_folder()?;
+        let folder = folder.to_owned();
+        let open = move || {
+            let lock = Lock::take(&folder)?;
+            let file = folder.join("records.db");
+            let writing = schema::open_writer(&file)?;
+            clients::cut_off(&writing, Utc::now())?;
+            let readers = Readers::open(&file)?;
+            // The new file's entry is no less worth keeping than what is in it.
+            lock.sync_folder()?;
+            Ok((writing, readers, lock))
+        };
+        let opened: Result<_, RecordsError> =
+            spawn_blocking(open).await.map_err(|_| RecordsError::Closed)?;
+        let (writing, readers, lock) = opened?;
         Ok(Self { writer: Writer::start(writing, lock), readers })
     }
 
@@ -283,8 +280,9 @@ impl Records {
         greeting: &Greeting,
         now: DateTime<Utc>,
     ) -> Result<u64, RecordsError> {
-        let epoch = self.writer.write(clients::connected(greeting, now)).await?;
-        epoch.map(i64::cast_unsigned).ok_or(rusqlite::Error::QueryReturnedNoRows.into())
+        let returned = self.writer.write(clients::connected(greeting, now)).await?;
+        let epoch = returned.and_then(|row| row.integer("epoch")).map(i64::cast_unsigned);
+        epoch.ok_or(rusqlite::Error::QueryReturnedNoRows.into())
     }
 
     /// Notes how a line ended, and what its client had by then, unless a newer line is open.

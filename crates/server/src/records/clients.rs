@@ -3,13 +3,13 @@
 use chrono::{DateTime, Utc};
 use filepull_core::id::ClientId;
 use filepull_core::problem::Code;
-use sqlx::SqliteConnection;
-use sqlx::sqlite::{SqlitePool, SqliteRow};
+use rusqlite::Connection;
 
 use super::RecordsError;
 use super::fields::Fields;
+use super::readers::Readers;
+use super::statement::{Row, Statement};
 use super::transfers::bind_source;
-use super::writer::Statement;
 use crate::client::{Agent, ClientRecord, DefaultFile, Disconnect, DisconnectReason, Greeting};
 
 const CONNECTED: &str = include_str!("connected.sql");
@@ -57,32 +57,29 @@ pub(super) fn left(left: &ClientRecord) -> Statement {
 }
 
 /// Notes for every client that was connected when the last server ended that it no longer is.
-pub(super) async fn cut_off(
-    connection: &mut SqliteConnection,
-    now: DateTime<Utc>,
-) -> Result<(), sqlx::Error> {
+pub(super) fn cut_off(connection: &Connection, now: DateTime<Utc>) -> rusqlite::Result<()> {
     // The last word we have of it may be days older than its line was: `now` is nearer the truth.
-    let noted = sqlx::query(CUT_OFF)
+    let cut_off = Statement::new(CUT_OFF)
         .bind(now.timestamp_millis())
         .bind(DisconnectReason::ServerRestart.as_str())
         .bind("the server was started again; the one before it had this client connected");
-    noted.execute(connection).await.map(drop)
+    cut_off.run(connection).map(drop)
 }
 
-pub(super) async fn all(readers: &SqlitePool) -> Result<Vec<ClientRecord>, RecordsError> {
-    sqlx::query(ALL).fetch_all(readers).await?.iter().map(read).collect()
+pub(super) async fn all(readers: &Readers) -> Result<Vec<ClientRecord>, RecordsError> {
+    readers.list(Statement::new(ALL)).await?.iter().map(read).collect()
 }
 
-fn read(row: &SqliteRow) -> Result<ClientRecord, RecordsError> {
+fn read(row: &Row) -> Result<ClientRecord, RecordsError> {
     let fields = Fields::new("client", row);
     Ok(ClientRecord {
         id: fields.parse("id", |text| ClientId::parse(text).ok())?,
         epoch: fields.unsigned("epoch")?,
         agent: Agent {
-            version: fields.get("agent_version")?,
-            os: fields.get("agent_os")?,
-            arch: fields.get("agent_arch")?,
-            hostname: fields.get("agent_hostname")?,
+            version: fields.text("agent_version")?.to_owned(),
+            os: fields.text("agent_os")?.to_owned(),
+            arch: fields.text("agent_arch")?.to_owned(),
+            hostname: fields.text("agent_hostname")?.to_owned(),
         },
         shares: fields.parse("shares", |text| serde_json::from_str(text).ok())?,
         default_file: read_default_file(&fields)?,
@@ -94,7 +91,7 @@ fn read(row: &SqliteRow) -> Result<ClientRecord, RecordsError> {
 }
 
 fn read_default_file(fields: &Fields<'_>) -> Result<DefaultFile, RecordsError> {
-    match fields.get_if_any::<&str>("default_error")? {
+    match fields.text_if_any("default_error")? {
         Some(_) => Ok(Err(fields.parse("default_error", Code::parse)?)),
         None => fields.source(["default_name", "default_size", "default_modified_ns"]).map(Ok),
     }
@@ -103,5 +100,5 @@ fn read_default_file(fields: &Fields<'_>) -> Result<DefaultFile, RecordsError> {
 fn read_disconnect(fields: &Fields<'_>) -> Result<Option<Disconnect>, RecordsError> {
     let Some(at) = fields.time_if_any("disconnected_at")? else { return Ok(None) };
     let reason = fields.parse("disconnect_reason", DisconnectReason::parse)?;
-    Ok(Some(Disconnect { at, reason, detail: fields.get("disconnect_detail")? }))
+    Ok(Some(Disconnect { at, reason, detail: fields.text("disconnect_detail")?.to_owned() }))
 }

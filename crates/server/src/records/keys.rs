@@ -6,11 +6,11 @@
 use chrono::{DateTime, Utc};
 use filepull_core::digest::Digest;
 use filepull_core::id::TransferId;
-use sqlx::sqlite::SqlitePool;
 
 use super::RecordsError;
 use super::fields::Fields;
-use super::writer::Statement;
+use super::readers::Readers;
+use super::statement::Statement;
 
 /// What a caller called a request, and what it asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,12 +46,12 @@ pub(super) fn keep(
 
 /// The transfer that a key leads to, and the digest of what was asked for then.
 pub(super) async fn find(
-    readers: &SqlitePool,
+    readers: &Readers,
     key: &str,
     since: DateTime<Utc>,
 ) -> Result<Option<(TransferId, Digest)>, RecordsError> {
-    let found = sqlx::query(FIND).bind(key).bind(since.timestamp_millis());
-    let Some(row) = found.fetch_optional(readers).await? else { return Ok(None) };
+    let find = Statement::new(FIND).bind(key).bind(since.timestamp_millis());
+    let Some(row) = readers.point(find).await? else { return Ok(None) };
     let fields = Fields::new("request key", &row);
     let transfer = fields.parse("transfer", |text| TransferId::parse(text).ok())?;
     Ok(Some((transfer, fields.parse("request", Digest::parse)?)))

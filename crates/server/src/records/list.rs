@@ -6,9 +6,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::problem::Code;
 use filepull_core::transfer::{Phase, Transfer};
-use sqlx::sqlite::{Sqlite, SqlitePool};
-use sqlx::{QueryBuilder, Row};
 
+use super::readers::Readers;
+use super::statement::Statement;
 use super::{RecordsError, transfers};
 
 /// How far a transfer is, in the word that is on record.
@@ -151,10 +151,7 @@ impl fmt::Display for Total {
 /// Nobody turns a hundred pages.
 const COUNT_UP_TO: u32 = 10_000;
 
-pub(super) async fn page(
-    readers: &SqlitePool,
-    filter: &TransferFilter,
-) -> Result<Page, RecordsError> {
+pub(super) async fn page(readers: &Readers, filter: &TransferFilter) -> Result<Page, RecordsError> {
     let limit = filter.limit.clamp(1, TransferFilter::MAX_LIMIT);
     let mut query = matching("SELECT *", filter);
     narrow(&mut query, filter);
@@ -163,7 +160,7 @@ pub(super) async fn page(
     }
     // One more than asked for tells whether there is a next page.
     query.push(" ORDER BY id DESC LIMIT ").push_bind(limit + 1);
-    let rows = query.build().fetch_all(readers).await?;
+    let rows = readers.list(query).await?;
     let shown = rows.iter().take(limit as usize);
     let items = shown.map(transfers::read).collect::<Result<Vec<_>, _>>()?;
     let last = items.last().filter(|_| items.len() < rows.len());
@@ -173,20 +170,21 @@ pub(super) async fn page(
     Ok(Page { items, next_cursor, total })
 }
 
-async fn count(readers: &SqlitePool, filter: &TransferFilter) -> Result<Total, RecordsError> {
-    let mut query = matching("SELECT COUNT(*) FROM (SELECT 1", filter);
+async fn count(readers: &Readers, filter: &TransferFilter) -> Result<Total, RecordsError> {
+    let mut query = matching("SELECT COUNT(*) AS n FROM (SELECT 1", filter);
     // By time alone, the index of times has all that it takes.
     if filter.client.is_some() || !filter.states.is_empty() || filter.error.is_some() {
         narrow(&mut query, filter);
     }
     query.push(" LIMIT ").push_bind(COUNT_UP_TO + 1).push(") AS counted");
-    let found = query.build().fetch_one(readers).await?.try_get::<i64, _>(0)?.cast_unsigned();
+    let rows = readers.list(query).await?;
+    let found = rows.first().and_then(|row| row.integer("n")).unwrap_or(0).cast_unsigned();
     let most = u64::from(COUNT_UP_TO);
     Ok(if found <= most { Total::Exactly(found) } else { Total::MoreThan(most) })
 }
 
 /// Lets an index of ids begin and end where the times do: an id tells when it was made.
-fn narrow(query: &mut QueryBuilder<Sqlite>, filter: &TransferFilter) {
+fn narrow(query: &mut Statement, filter: &TransferFilter) {
     if let Some(since) = filter.since {
         query.push(" AND id >= ").push_bind(TransferId::first_at(since - CLOCK).to_string());
     }
@@ -199,8 +197,8 @@ fn narrow(query: &mut QueryBuilder<Sqlite>, filter: &TransferFilter) {
 /// somebody may have set it.
 const CLOCK: TimeDelta = TimeDelta::hours(1);
 
-fn matching(select: &str, filter: &TransferFilter) -> QueryBuilder<Sqlite> {
-    let mut query = QueryBuilder::new(select);
+fn matching(select: &'static str, filter: &TransferFilter) -> Statement {
+    let mut query = Statement::new(select);
     query.push(" FROM transfers WHERE 1 = 1");
     // A client has few transfers, a state or an error may have all of them: no planner that knows
     // nothing of the figures may take the index of those instead.
@@ -209,12 +207,11 @@ fn matching(select: &str, filter: &TransferFilter) -> QueryBuilder<Sqlite> {
         query.push(" AND client = ").push_bind(client.to_string());
     }
     if !filter.states.is_empty() {
-        query.push(format_args!(" AND state{by_client} IN ("));
-        let mut words = query.separated(", ");
-        for word in &filter.states {
-            words.push_bind(word.as_str());
+        query.push(" AND state").push(by_client).push(" IN (");
+        for (idx, word) in filter.states.iter().enumerate() {
+            query.push(if idx == 0 { "" } else { ", " }).push_bind(word.as_str());
         }
-        words.push_unseparated(")");
+        query.push(")");
     }
     if let Some(since) = filter.since {
         query.push(" AND created_at >= ").push_bind(since.timestamp_millis());
@@ -223,7 +220,7 @@ fn matching(select: &str, filter: &TransferFilter) -> QueryBuilder<Sqlite> {
         query.push(" AND created_at < ").push_bind(until.timestamp_millis());
     }
     if let Some(error) = filter.error {
-        query.push(format_args!(" AND error_code{by_client} = ")).push_bind(error.as_str());
+        query.push(" AND error_code").push(by_client).push(" = ").push_bind(error.as_str());
     }
     query
 }

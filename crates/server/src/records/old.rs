@@ -4,11 +4,10 @@
 use chrono::{DateTime, Utc};
 use filepull_core::id::TransferId;
 use filepull_core::transfer::Transfer;
-use sqlx::sqlite::SqliteRow;
 
 use super::fields::Fields;
+use super::statement::{Row, Statement};
 use super::transfers;
-use super::writer::Statement;
 use super::{KEEP_KEYS, Records, RecordsError};
 
 /// Ids are the order in which transfers were made, nearly the order in which they lie in the file,
@@ -64,14 +63,14 @@ impl OldTransfers {
     /// The database failed.
     pub async fn next(&mut self, limit: u32) -> Result<Option<Vec<Transfer>>, RecordsError> {
         let end = TransferId::first_at(self.before).to_string();
-        let page = sqlx::query(PAGE).bind(self.seen.clone()).bind(end).bind(limit);
-        let rows = page.fetch_all(&self.records.readers).await?;
+        let page = Statement::new(PAGE).bind(self.seen.clone()).bind(end).bind(limit);
+        let rows = self.records.readers.list(page).await?;
         let Some(last) = rows.last() else { return Ok(None) };
-        self.seen = Fields::new("transfer", last).get("id")?;
+        self.seen = Fields::new("transfer", last).text("id")?.to_owned();
         Ok(Some(rows.iter().filter_map(|row| self.read(row)).collect()))
     }
 
-    fn read(&self, row: &SqliteRow) -> Option<Transfer> {
+    fn read(&self, row: &Row) -> Option<Transfer> {
         let is_old = |transfer: &Transfer| {
             transfer.is_final() && transfer.finished_at.is_some_and(|at| at < self.before)
         };

@@ -6,31 +6,37 @@ use std::path::Path;
 
 use filepull_core::id::ClientId;
 use filepull_core::transfer::Transfer;
-use sqlx::Row as _;
-use sqlx::sqlite::{SqlitePool, SqliteRow};
+use tokio::task::spawn_blocking;
 
 use super::fields::Fields;
+use super::readers::Pool;
+use super::statement::{Row, Statement};
 use super::{RecordsError, schema, transfers};
 
-const HAS_CLIENT: &str = "SELECT COUNT(*) FROM clients WHERE id = $1";
+const HAS_CLIENT: &str = "SELECT 1 FROM clients WHERE id = $1";
 
 const CLIENTS: &str = "SELECT DISTINCT client AS id FROM transfers ORDER BY client";
 
-const TOTALS: &str = "SELECT COUNT(*), CAST(COALESCE(SUM(download_size), 0) AS BIGINT) \
-     FROM transfers WHERE state = 'done' AND ($1 IS NULL OR client = $1)";
+/// Two statements: PostgreSQL cannot infer the type of a parameter that is only compared with NULL.
+const TOTALS: &str = "SELECT COUNT(*) AS n, CAST(COALESCE(SUM(download_size), 0) AS BIGINT) AS bytes \
+     FROM transfers WHERE state = 'done'";
+
+const TOTALS_OF_CLIENT: &str = "SELECT COUNT(*) AS n, \
+     CAST(COALESCE(SUM(download_size), 0) AS BIGINT) AS bytes \
+     FROM transfers WHERE state = 'done' AND client = $1";
 
 const PAGE: &str = "SELECT * FROM transfers WHERE client = $1 AND id > $2 ORDER BY id LIMIT $3";
 
 /// A handle that can only read; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct RecordsReader {
-    readers: SqlitePool,
+    readers: Pool,
 }
 
 /// Goes through the transfers of one client, oldest first.
 #[derive(Debug)]
 pub struct ClientTransfers {
-    readers: SqlitePool,
+    readers: Pool,
     client: ClientId,
     /// The id of the last row seen. Text, as it is in the row: it may be damaged.
     seen: String,
@@ -54,7 +60,9 @@ impl RecordsReader {
         let file = folder.join("records.db");
         let failed = |source| RecordsError::Folder { folder: folder.to_owned(), source };
         std::fs::metadata(&file).map_err(failed)?;
-        Ok(Self { readers: schema::open_beside(&file).await? })
+        let connection = spawn_blocking(move || schema::open_beside(&file)).await;
+        let connection = connection.map_err(|_| RecordsError::Closed)??;
+        Ok(Self { readers: Pool::new(vec![connection]) })
     }
 
     /// Has this client ever connected?
@@ -62,8 +70,8 @@ impl RecordsReader {
     /// # Errors
     /// The database failed.
     pub async fn has_client(&self, client: &ClientId) -> Result<bool, RecordsError> {
-        let found = sqlx::query(HAS_CLIENT).bind(client.as_str()).fetch_one(&self.readers).await?;
-        Ok(found.try_get::<i64, _>(0)? != 0)
+        let found = self.readers.rows(Statement::new(HAS_CLIENT).bind(client.as_str())).await?;
+        Ok(!found.is_empty())
     }
 
     /// Every client that has a transfer on record.
@@ -71,10 +79,9 @@ impl RecordsReader {
     /// # Errors
     /// The database failed. An id that cannot be read is an error in its place.
     pub async fn clients(&self) -> Result<Vec<Result<ClientId, RecordsError>>, RecordsError> {
-        let rows = sqlx::query(CLIENTS).fetch_all(&self.readers).await?;
-        let read = |row: &SqliteRow| {
-            Fields::new("client", row).parse("id", |text| ClientId::parse(text).ok())
-        };
+        let rows = self.readers.rows(Statement::new(CLIENTS)).await?;
+        let read =
+            |row: &Row| Fields::new("client", row).parse("id", |text| ClientId::parse(text).ok());
         Ok(rows.iter().map(read).collect())
     }
 
@@ -83,10 +90,14 @@ impl RecordsReader {
     /// # Errors
     /// The database failed.
     pub async fn totals(&self, client: Option<&ClientId>) -> Result<DownloadTotals, RecordsError> {
-        let totals = sqlx::query(TOTALS).bind(client.map(ClientId::as_str));
-        let row = totals.fetch_one(&self.readers).await?;
-        let number = |idx: usize| row.try_get::<i64, _>(idx).map(i64::cast_unsigned);
-        Ok(DownloadTotals { count: number(0)?, bytes: number(1)? })
+        let totals = match client {
+            None => Statement::new(TOTALS),
+            Some(client) => Statement::new(TOTALS_OF_CLIENT).bind(client.as_str()),
+        };
+        let rows = self.readers.rows(totals).await?;
+        let number = |column| rows.first().and_then(|row| row.integer(column)).unwrap_or(0);
+        let (count, bytes) = (number("n").cast_unsigned(), number("bytes").cast_unsigned());
+        Ok(DownloadTotals { count, bytes })
     }
 
     /// The transfers of a client.
@@ -104,10 +115,11 @@ impl ClientTransfers {
         &mut self,
         limit: u32,
     ) -> Result<Option<Vec<Result<Transfer, RecordsError>>>, RecordsError> {
-        let page = sqlx::query(PAGE).bind(self.client.as_str()).bind(&self.seen).bind(limit);
-        let rows = page.fetch_all(&self.readers).await?;
+        let page =
+            Statement::new(PAGE).bind(self.client.as_str()).bind(self.seen.as_str()).bind(limit);
+        let rows = self.readers.rows(page).await?;
         let Some(last) = rows.last() else { return Ok(None) };
-        self.seen = Fields::new("transfer", last).get("id")?;
+        self.seen = Fields::new("transfer", last).text("id")?.to_owned();
         Ok(Some(rows.iter().map(transfers::read).collect()))
     }
 }

@@ -1,12 +1,11 @@
 //! The database file: how it is opened, and how it becomes the schema that this version knows.
 
-use std::path::Path;
+use std::fmt::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
-};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _, SqliteConnection};
+use rusqlite::{Connection, OpenFlags};
 
 use super::RecordsError;
 
@@ -14,44 +13,37 @@ use super::RecordsError;
 const STEPS: [&str; 1] = [include_str!("schema.sql")];
 
 /// Nobody else writes, but an operator's `sqlite3` may hold a lock for a moment.
-pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Two lists at once; whoever comes third waits for one of them.
-const READERS: u32 = 2;
-
-/// Makes the file if it is missing, and brings the schema up to date.
+/// Opens the connection that writes. Creates a missing file and brings the schema up to date.
 ///
 /// # Errors
 /// A newer version made the file, it is damaged, or it cannot be opened or changed.
-pub(super) async fn make(file: &Path) -> Result<SqliteConnection, RecordsError> {
-    let options = SqliteConnectOptions::new()
-        .filename(file)
-        .create_if_missing(true)
-        .journal_mode(SqliteJournalMode::Wal)
-        // FULL syncs the log at each commit: what has been answered survives a power cut.
-        .synchronous(SqliteSynchronous::Full)
-        .busy_timeout(BUSY_TIMEOUT);
-    let mut connection = options.connect().await?;
-    let done = version(&mut connection, file).await?;
-    take_steps(&mut connection, done).await?;
-    check(&mut connection, file).await?;
+pub(super) fn open_writer(file: &Path) -> Result<Connection, RecordsError> {
+    let mut connection = Connection::open(file)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    // FULL syncs the log at each commit: what has been answered survives a power cut.
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    let done = version(&connection, file)?;
+    take_steps(&mut connection, done)?;
+    check(&connection, file)?;
     Ok(connection)
 }
 
-/// Every definition in a database: SQLite keeps them as text, without a check sum. As bytes,
+/// Every definition in a database: SQLite keeps them as text, without a checksum. As bytes,
 /// because they may be no text any more.
 const DEFINITIONS: &str = "SELECT CAST(name AS BLOB), CAST(sql AS BLOB) FROM sqlite_schema";
 
 type Definition = (Vec<u8>, Option<Vec<u8>>);
 
-/// Compares the definitions with those of a database that is made now.
-async fn check(connection: &mut SqliteConnection, file: &Path) -> Result<(), RecordsError> {
-    let mut fresh = SqliteConnectOptions::new().filename(":memory:").connect().await?;
-    take_steps(&mut fresh, 0).await?;
-    let expected: Vec<Definition> = sqlx::query_as(DEFINITIONS).fetch_all(&mut fresh).await?;
-    fresh.close().await?;
-    let found: Vec<Definition> = sqlx::query_as(DEFINITIONS).fetch_all(connection).await?;
-    // Who has added an index of his own may keep it.
+/// Compares the definitions with those of a new database.
+fn check(connection: &Connection, file: &Path) -> Result<(), RecordsError> {
+    let mut fresh = Connection::open_in_memory()?;
+    take_steps(&mut fresh, 0)?;
+    let expected = definitions(&fresh)?;
+    let found = definitions(connection)?;
+    // An index that an operator has added may stay.
     match expected.into_iter().find(|definition| !found.contains(definition)) {
         Some((name, _)) => {
             let name = String::from_utf8_lossy(&name).into_owned();
@@ -61,10 +53,15 @@ async fn check(connection: &mut SqliteConnection, file: &Path) -> Result<(), Rec
     }
 }
 
+fn definitions(connection: &Connection) -> rusqlite::Result<Vec<Definition>> {
+    let mut prepared = connection.prepare(DEFINITIONS)?;
+    prepared.query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+}
+
 /// How many steps have been taken.
-async fn version(connection: &mut SqliteConnection, file: &Path) -> Result<usize, RecordsError> {
+fn version(connection: &Connection, file: &Path) -> Result<usize, RecordsError> {
     let known = STEPS.len();
-    let found: i64 = sqlx::query_scalar("PRAGMA user_version").fetch_one(connection).await?;
+    let found: i64 = connection.query_row("PRAGMA user_version", (), |row| row.get(0))?;
     let done = usize::try_from(found).unwrap_or(usize::MAX);
     if known < done {
         return Err(RecordsError::TooNew { file: file.to_owned(), found, known });
@@ -73,60 +70,69 @@ async fn version(connection: &mut SqliteConnection, file: &Path) -> Result<usize
 }
 
 /// Takes every step that has not been taken.
-async fn take_steps(connection: &mut SqliteConnection, done: usize) -> Result<(), sqlx::Error> {
-    for (n_done, step) in STEPS.iter().enumerate().skip(done) {
-        take_step(connection, step, n_done + 1).await?;
+fn take_steps(connection: &mut Connection, done: usize) -> rusqlite::Result<()> {
+    for (version, step) in (1..).zip(STEPS).skip(done) {
+        // One transaction: a step that a crash cuts in the middle has not been taken at all.
+        let transaction = connection.transaction()?;
+        transaction.execute_batch(step)?;
+        transaction.pragma_update(None, "user_version", version)?;
+        transaction.commit()?;
     }
     Ok(())
 }
 
-async fn take_step(
-    connection: &mut SqliteConnection,
-    step: &str,
-    version: usize,
-) -> Result<(), sqlx::Error> {
-    // One transaction: a step that a crash cuts in the middle has not been taken at all. An error
-    // closes the connection, which rolls it back.
-    let script = format!("BEGIN IMMEDIATE; {step}; PRAGMA user_version = {version}; COMMIT");
-    sqlx::raw_sql(AssertSqlSafe(script)).execute(connection).await.map(drop)
-}
-
-/// Opens the connections that read. They see what is committed and never wait for the writer.
+/// Opens a connection that reads in the server's own process.
 ///
 /// # Errors
 /// The file cannot be opened.
-pub(super) async fn open_readers(file: &Path) -> Result<SqlitePool, sqlx::Error> {
-    pool(READERS).connect_with(read_only(file)).await
+pub(super) fn open_reader(file: &Path) -> rusqlite::Result<Connection> {
+    read_only(file, OpenFlags::empty())
 }
 
 /// Opens a connection that reads in another process than the server's.
 ///
 /// # Errors
 /// Another version made the file, it is damaged, or it cannot be opened.
-pub(super) async fn open_beside(file: &Path) -> Result<SqlitePool, RecordsError> {
-    let opened = async |options| {
-        let pool = pool(1).connect_with(options).await?;
-        let mut connection = pool.acquire().await?;
-        let done = version(&mut connection, file).await?;
-        if done < STEPS.len() {
-            return Err(RecordsError::TooOld { file: file.to_owned() });
-        }
-        check(&mut connection, file).await?;
-        drop(connection);
-        Ok(pool)
-    };
+pub(super) fn open_beside(file: &Path) -> Result<Connection, RecordsError> {
     // Readers and a writer share memory through a file beside the database. Where that file cannot
-    // be made, on a disk that nobody can write to, nobody writes to the database either.
-    match opened(read_only(file)).await {
-        Err(RecordsError::Database(_)) => opened(read_only(file).immutable(true)).await,
+    // be created, on a disk that is read-only, no process writes to the database either.
+    match open_checked(file, OpenFlags::empty()) {
+        Err(RecordsError::Database(_)) => {
+            open_checked(&immutable(file), OpenFlags::SQLITE_OPEN_URI)
+        }
         opened => opened,
     }
 }
 
-fn read_only(file: &Path) -> SqliteConnectOptions {
-    SqliteConnectOptions::new().filename(file).read_only(true).busy_timeout(BUSY_TIMEOUT)
+fn open_checked(file: &Path, flags: OpenFlags) -> Result<Connection, RecordsError> {
+    let connection = read_only(file, flags)?;
+    if version(&connection, file)? < STEPS.len() {
+        return Err(RecordsError::TooOld { file: file.to_owned() });
+    }
+    check(&connection, file)?;
+    Ok(connection)
 }
 
-fn pool(connections: u32) -> SqlitePoolOptions {
-    SqlitePoolOptions::new().max_connections(connections).test_before_acquire(false)
+fn read_only(file: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
+    let flags = flags | OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(file, flags)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    Ok(connection)
+}
+
+/// The URI of a file that no process changes.
+fn immutable(file: &Path) -> PathBuf {
+    let mut uri = "file:".to_owned();
+    for &byte in file.as_os_str().as_bytes() {
+        match byte {
+            b'/' | b'.' | b'-' | b'_' | b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => {
+                uri.push(byte.into());
+            }
+            _ => {
+                let _ = write!(uri, "%{byte:02x}"); // writing to a String cannot fail
+            }
+        }
+    }
+    uri.push_str("?immutable=1");
+    uri.into()
 }

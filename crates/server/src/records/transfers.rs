@@ -10,15 +10,14 @@ use filepull_core::problem::{Code, Problem};
 use filepull_core::receive::Prefix;
 use filepull_core::source::Source;
 use filepull_core::transfer::{Download, Ended, Phase, Reached, Setbacks, Transfer};
-use sqlx::QueryBuilder;
-use sqlx::sqlite::{SqlitePool, SqliteRow};
 use tracing::error;
 
 use super::RecordsError;
 use super::fields::Fields;
 use super::list::StateWord;
+use super::readers::Readers;
 use super::row_check::row_check;
-use super::writer::Statement;
+use super::statement::{Row, Statement};
 
 const SAVE: &str = include_str!("save.sql");
 
@@ -31,12 +30,6 @@ const NEWEST: &str = "SELECT * FROM transfers WHERE client = $1 ORDER BY id DESC
 
 const NEWEST_DOWNLOAD: &str = "SELECT * FROM transfers WHERE client = $1 AND state = 'done' \
      ORDER BY finished_at DESC, id DESC LIMIT 1";
-
-/// A look into the index for each client; grouping all transfers would read all of it. The ids of
-/// the clients are to follow.
-const NEWEST_OF_EACH: &str = "SELECT transfers.* FROM clients JOIN transfers ON transfers.id = \
-     (SELECT id FROM transfers WHERE client = clients.id ORDER BY id DESC LIMIT 1) \
-     WHERE clients.id IN (";
 
 /// The statement that saves a transfer. It returns a row unless what is on record is final.
 pub(super) fn save(transfer: &Transfer) -> Statement {
@@ -91,15 +84,15 @@ pub(super) fn bind_source(source: Option<&Source>, statement: Statement) -> Stat
 }
 
 /// Reads a row of the table.
-pub(super) fn read(row: &SqliteRow) -> Result<Transfer, RecordsError> {
+pub(super) fn read(row: &Row) -> Result<Transfer, RecordsError> {
     let fields = Fields::new("transfer", row);
-    let path: Option<&str> = fields.get_if_any("path")?;
+    let path = fields.text_if_any("path")?;
     let parse_path = |_| fields.parse("path", |text| SharedPath::parse(text).ok());
     let transfer = Transfer {
         id: fields.parse("id", |text| TransferId::parse(text).ok())?,
         client: fields.parse("client", |text| ClientId::parse(text).ok())?,
         path: path.map(parse_path).transpose()?,
-        requested_by: fields.get("requested_by")?,
+        requested_by: fields.text("requested_by")?.to_owned(),
         created_at: fields.time("created_at")?,
         queue_until: fields.time_if_any("queue_until")?,
         started_at: fields.time_if_any("started_at")?,
@@ -113,7 +106,7 @@ pub(super) fn read(row: &SqliteRow) -> Result<Transfer, RecordsError> {
         },
         phase: read_phase(&fields)?,
     };
-    let check: &str = fields.get("row_check")?;
+    let check = fields.text("row_check")?;
     if check == row_check(&transfer) {
         Ok(transfer)
     } else {
@@ -153,7 +146,7 @@ fn read_download(fields: &Fields<'_>) -> Result<Download, RecordsError> {
 }
 
 fn read_ended(fields: &Fields<'_>) -> Result<Ended, RecordsError> {
-    let was_opened = fields.get_if_any::<&str>("source_name")?.is_some();
+    let was_opened = fields.text_if_any("source_name")?.is_some();
     Ok(Ended {
         problem: read_problem(fields)?,
         reached: Reached {
@@ -166,21 +159,21 @@ fn read_ended(fields: &Fields<'_>) -> Result<Ended, RecordsError> {
 fn read_problem(fields: &Fields<'_>) -> Result<Problem, RecordsError> {
     Ok(Problem {
         code: fields.parse("error_code", Code::parse)?,
-        detail: fields.get("error_detail")?,
-        hint: fields.get("error_hint")?,
+        detail: fields.text("error_detail")?.to_owned(),
+        hint: fields.text("error_hint")?.to_owned(),
     })
 }
 
 pub(super) async fn one(
-    readers: &SqlitePool,
+    readers: &Readers,
     id: TransferId,
 ) -> Result<Option<Transfer>, RecordsError> {
-    let row = sqlx::query(ONE).bind(id.to_string()).fetch_optional(readers).await?;
+    let row = readers.point(Statement::new(ONE).bind(id.to_string())).await?;
     row.as_ref().map(read).transpose()
 }
 
-pub(super) async fn unfinished(readers: &SqlitePool) -> Result<Vec<Transfer>, RecordsError> {
-    let rows = sqlx::query(UNFINISHED).fetch_all(readers).await?;
+pub(super) async fn unfinished(readers: &Readers) -> Result<Vec<Transfer>, RecordsError> {
+    let rows = readers.list(Statement::new(UNFINISHED)).await?;
     let readable = |row| match read(row) {
         Ok(transfer) => Some(transfer),
         Err(error) => {
@@ -193,35 +186,28 @@ pub(super) async fn unfinished(readers: &SqlitePool) -> Result<Vec<Transfer>, Re
 }
 
 pub(super) async fn newest(
-    readers: &SqlitePool,
+    readers: &Readers,
     client: &ClientId,
 ) -> Result<Option<Transfer>, RecordsError> {
-    let row = sqlx::query(NEWEST).bind(client.as_str()).fetch_optional(readers).await?;
+    let row = readers.point(Statement::new(NEWEST).bind(client.as_str())).await?;
     row.as_ref().map(read).transpose()
 }
 
 pub(super) async fn newest_download(
-    readers: &SqlitePool,
+    readers: &Readers,
     client: &ClientId,
 ) -> Result<Option<Transfer>, RecordsError> {
-    let row = sqlx::query(NEWEST_DOWNLOAD).bind(client.as_str()).fetch_optional(readers).await?;
+    let row = readers.point(Statement::new(NEWEST_DOWNLOAD).bind(client.as_str())).await?;
     row.as_ref().map(read).transpose()
 }
 
 pub(super) async fn newest_of_each(
-    readers: &SqlitePool,
+    readers: &Readers,
     clients: &[ClientId],
 ) -> Result<HashMap<ClientId, Transfer>, RecordsError> {
-    if clients.is_empty() {
-        return Ok(HashMap::new());
-    }
-    let mut query = QueryBuilder::new(NEWEST_OF_EACH);
-    let mut ids = query.separated(", ");
-    for client in clients {
-        ids.push_bind(client.to_string());
-    }
-    ids.push_unseparated(")");
-    let rows = query.build().fetch_all(readers).await?;
+    // A look into the index for each client; grouping all transfers would read all of it.
+    let newest = |client: &ClientId| Statement::new(NEWEST).bind(client.as_str());
+    let rows = readers.each(clients.iter().map(newest).collect()).await?;
     let by_client = |transfer: Transfer| (transfer.client.clone(), transfer);
     rows.iter().map(|row| read(row).map(by_client)).collect()
 }

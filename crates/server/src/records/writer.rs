@@ -2,15 +2,13 @@
 //! not cost a thousand fsyncs. What the statements mean is not its concern.
 //!
 //! It has a thread and a connection of its own: a whole batch is one change of thread there and one
-//! back. Through `sqlx`, which reads the records, each statement would be.
+//! back.
 
 use std::mem;
-use std::path::Path;
 use std::slice;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use rusqlite::types::Value;
 use rusqlite::{Connection, TransactionBehavior};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
@@ -19,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use super::RecordsError;
 use super::lock::Lock;
-use super::schema::BUSY_TIMEOUT;
+use super::statement::{Row, Statement};
 
 /// 1,024 statements of a few KiB at most. When it is full whoever asks waits for the disk: a
 /// trigger must not be answered before it is durable anyway.
@@ -44,8 +42,8 @@ struct Told {
     close_error: OnceLock<Arc<rusqlite::Error>>,
 }
 
-/// The number that a statement returned, if it returned a row.
-pub(super) type Returned = Option<i64>;
+/// The first row that a statement returned.
+pub(super) type Returned = Option<Row>;
 
 /// Statements that wait, all or none of them to be done, and who waits for them.
 #[derive(Debug)]
@@ -54,39 +52,7 @@ struct Write {
     reply: oneshot::Sender<Result<Returned, RecordsError>>,
 }
 
-/// A statement with its values.
-#[derive(Debug)]
-pub(super) struct Statement {
-    sql: &'static str,
-    values: Vec<Value>,
-}
-
-impl Statement {
-    /// A statement without values.
-    pub(super) fn new(sql: &'static str) -> Self {
-        Self { sql, values: Vec::new() }
-    }
-
-    /// Adds the next value.
-    pub(super) fn bind(mut self, value: impl Into<Value>) -> Self {
-        self.values.push(value.into());
-        self
-    }
-}
-
 impl Writer {
-    /// Opens the connection that writes to `file`, which has its tables.
-    ///
-    /// # Errors
-    /// It cannot be opened.
-    pub(super) fn open(file: &Path) -> rusqlite::Result<Connection> {
-        let connection = Connection::open(file)?;
-        connection.busy_timeout(BUSY_TIMEOUT)?;
-        // FULL syncs the log at each commit: what has been answered survives a power cut.
-        connection.pragma_update(None, "synchronous", "FULL")?;
-        Ok(connection)
-    }
-
     /// Starts the task, which holds `lock` until it ends: when it is stopped, or when the last
     /// handle is dropped.
     pub(super) fn start(connection: Connection, lock: Lock) -> Self {
@@ -132,7 +98,7 @@ impl Writer {
         self.tasks.close();
         self.tasks.wait().await;
         match self.told.close_error.get() {
-            Some(error) => Err(RecordsError::Writing(Arc::clone(error))),
+            Some(error) => Err(RecordsError::Database(Arc::clone(error))),
             None => Ok(()),
         }
     }
@@ -192,7 +158,7 @@ impl Task {
             Err(failed) => {
                 let error = Arc::new(failed.into_inner());
                 for write in batch {
-                    write.answer(Err(RecordsError::Writing(Arc::clone(&error))));
+                    write.answer(Err(RecordsError::Database(Arc::clone(&error))));
                 }
             }
         }
@@ -228,34 +194,14 @@ impl Write {
     /// Runs the statements; answers what the first returned.
     fn run(&self, connection: &Connection) -> rusqlite::Result<Returned> {
         let mut returned = self.statements.iter().map(|statement| statement.run(connection));
-        let first = returned.next().transpose()?.flatten();
+        let first = returned.next().transpose()?;
         returned.try_for_each(|other| other.map(drop))?;
-        Ok(first)
+        Ok(first.and_then(|rows| rows.into_iter().next()))
     }
 
     fn answer(self, result: Result<Returned, RecordsError>) {
         // Whoever asked may be gone; what is committed stays.
         let _ = self.reply.send(result);
-    }
-}
-
-impl Statement {
-    fn run(&self, connection: &Connection) -> rusqlite::Result<Returned> {
-        let mut prepared = connection.prepare_cached(self.sql)?;
-        for idx in 1..=prepared.parameter_count() {
-            let value = prepared.parameter_name(idx).and_then(|name| self.value(name));
-            let value =
-                value.ok_or(rusqlite::Error::InvalidParameterCount(self.values.len(), idx))?;
-            prepared.raw_bind_parameter(idx, value)?;
-        }
-        let mut rows = prepared.raw_query();
-        rows.next()?.map(|row| row.get(0)).transpose()
-    }
-
-    /// The value of `$1`, `$2`…: to SQLite these are names, which it counts as they come.
-    fn value(&self, name: &str) -> Option<&Value> {
-        let number: usize = name.strip_prefix('$')?.parse().ok()?;
-        self.values.get(number.checked_sub(1)?)
     }
 }
 

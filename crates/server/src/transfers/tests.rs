@@ -9,8 +9,6 @@ use filepull_core::source::Source;
 use filepull_core::transfer::{Download, Phase};
 use futures::StreamExt as _;
 use futures::stream;
-use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -122,23 +120,22 @@ impl Bed {
     }
 
     /// Makes the records refuse a transfer that is about to be recorded like this.
-    async fn refuse(&self, when: &str) {
-        self.run(format!(
+    fn refuse(&self, when: &str) {
+        self.run(&format!(
             "CREATE TRIGGER refuse BEFORE INSERT ON transfers WHEN {when} \
              BEGIN SELECT RAISE(FAIL, 'refused'); END"
-        ))
-        .await;
+        ));
     }
 
-    async fn accept_again(&self) {
-        self.run("DROP TRIGGER refuse".to_owned()).await;
+    fn accept_again(&self) {
+        self.run("DROP TRIGGER refuse");
     }
 
-    async fn run(&self, sql: String) {
+    fn run(&self, sql: &str) {
         let file = self.folder.path().join(RECORDS_FOLDER).join("records.db");
-        let mut connection = SqliteConnectOptions::new().filename(file).connect().await.unwrap();
-        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
-        connection.close().await.unwrap();
+        let connection = rusqlite::Connection::open(file).unwrap();
+        connection.execute_batch(sql).unwrap();
+        connection.close().unwrap();
     }
 
     /// Waits until a transfer waits for the server's own disk or records.
@@ -177,12 +174,12 @@ fn whole(bytes: &'static [u8]) -> Vec<Piece> {
 async fn records_that_fail_when_a_file_is_whole_do_not_cost_the_file() {
     let mut bed = Bed::start().await;
     let id = bed.pull().await.unwrap().id;
-    bed.refuse("NEW.state = 'sealed'").await;
+    bed.refuse("NEW.state = 'sealed'");
     let order = bed.order().await;
     let mut said = bed.upload(&order, 4, whole(b"data"));
     bed.waits_for_us().await;
     assert_eq!(bed.names(), [store::partial_name(id, 1)], "nothing is published, nothing is lost");
-    bed.accept_again().await;
+    bed.accept_again();
     assert!(bed.ended(id).await.download().is_some());
     assert!(matches!(soon(said.recv()).await, Some(Reply::Stored { .. })));
     assert_eq!(bed.transfers.n_waiting_for_us(), 0);
@@ -193,11 +190,11 @@ async fn records_that_fail_when_a_file_is_whole_do_not_cost_the_file() {
 async fn records_that_fail_between_two_attempts_do_not_cost_what_has_come() {
     let mut bed = Bed::start().await;
     let id = bed.pull().await.unwrap().id;
-    bed.refuse("NEW.attempt = 2").await;
+    bed.refuse("NEW.attempt = 2");
     let order = bed.order().await;
     bed.upload(&order, 4, vec![chunk(0, b"da")]);
     bed.waits_for_us().await;
-    bed.accept_again().await;
+    bed.accept_again();
     let again = bed.order().await;
     assert_eq!((again.attempt, again.prefix.len), (2, 2));
     let end = Piece::End { total_size: 4, digest: Digest::of(b"data") };
@@ -209,7 +206,7 @@ async fn records_that_fail_between_two_attempts_do_not_cost_what_has_come() {
 async fn a_cancel_is_heeded_while_the_records_fail() {
     let mut bed = Bed::start().await;
     let id = bed.pull().await.unwrap().id;
-    bed.refuse("NEW.state = 'sealed'").await;
+    bed.refuse("NEW.state = 'sealed'");
     let order = bed.order().await;
     bed.upload(&order, 4, whole(b"data"));
     bed.waits_for_us().await;
@@ -221,7 +218,7 @@ async fn a_cancel_is_heeded_while_the_records_fail() {
 #[tokio::test]
 async fn a_trigger_that_cannot_be_recorded_starts_nothing() {
     let bed = Bed::start().await;
-    bed.refuse("NEW.state = 'queued'").await;
+    bed.refuse("NEW.state = 'queued'");
     let problem = bed.pull().await.unwrap_err();
     assert_eq!(problem.code, Code::StorageFailed);
     assert_eq!(bed.transfers.counts(), Counts::default());

@@ -8,7 +8,6 @@ use filepull_core::problem::{Code, Problem};
 use filepull_core::receive::Prefix;
 use filepull_core::source::Source;
 use filepull_core::transfer::{Ended, Reached};
-use sqlx::{ConnectOptions as _, Connection as _};
 use tempfile::TempDir;
 
 use super::*;
@@ -198,12 +197,10 @@ async fn a_record_that_cannot_be_read_is_named() {
     bed.done(2).await;
     bed.records.close().await.unwrap();
     let database = bed.folder.path().join(RECORDS_FOLDER).join("records.db");
-    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&database);
-    let mut connection = options.connect().await.unwrap();
+    let connection = rusqlite::Connection::open(&database).unwrap();
     let damage = "UPDATE transfers SET download_digest = 'x' WHERE download_name = $1";
-    let damage = sqlx::query(damage).bind(download(1).name.to_string());
-    assert_eq!(damage.execute(&mut connection).await.unwrap().rows_affected(), 1);
-    connection.close().await.unwrap();
+    assert_eq!(connection.execute(damage, [download(1).name.to_string()]).unwrap(), 1);
+    connection.close().unwrap();
     // Whose file it was cannot be told any more.
     assert_eq!(bed.found().await, [(Kind::Record, database), (Kind::Foreign, path)]);
 }

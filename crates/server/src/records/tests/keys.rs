@@ -34,7 +34,7 @@ async fn a_key_is_durable_with_its_transfer_and_leads_to_it_for_a_day() {
 async fn a_transfer_that_cannot_be_saved_keeps_no_key() {
     let room = Room::new();
     let records = room.open().await;
-    room.run("DROP TABLE transfers".to_owned()).await;
+    room.run("DROP TABLE transfers");
     assert!(records.save_keyed(&queued("client4"), &key("a")).await.is_err());
     assert_eq!(records.keyed("a", time(0)).await.unwrap(), None);
 }

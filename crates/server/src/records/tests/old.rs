@@ -65,10 +65,9 @@ async fn a_record_that_cannot_be_read_is_passed_over() {
         records.save(transfer).await.unwrap();
     }
     let damaged = transfers[1].id;
-    room.run(format!(
+    room.run(&format!(
         "UPDATE transfers SET download_name = 'download-20250101-000000.txt' WHERE id = '{damaged}'"
-    ))
-    .await;
+    ));
     let ids: Vec<_> = old(&records, 10, 1).await.into_iter().map(|old| old.id).collect();
     assert_eq!(ids, [transfers[0].id, transfers[2].id]);
 }

@@ -128,13 +128,13 @@ async fn counting_ends_where_nobody_turns_pages_any_more() {
              INSERT INTO transfers SELECT * FROM copies"
         )
     };
-    room.run(copy(9_999)).await;
+    room.run(&copy(9_999));
     // A page after the last: copies make no sense, and are only counted.
     let cursor = Cursor::parse(&TransferId::first_at(DateTime::UNIX_EPOCH).to_string());
     let filter = TransferFilter { cursor, ..TransferFilter::default() };
     let total = async || records.transfers(&filter).await.unwrap().total;
     assert_eq!(total().await, Total::Exactly(10_000));
-    room.run(copy(1)).await;
+    room.run(&copy(1));
     assert_eq!(total().await, Total::MoreThan(10_000));
     assert_eq!(total().await.to_string(), "more than 10000");
 }
@@ -178,7 +178,7 @@ async fn a_damaged_record_is_named() {
         let transfer = full(Phase::Done(download()));
         records.save(&transfer).await.unwrap();
         let id = transfer.id;
-        room.run(format!("UPDATE transfers SET {column} = {value} WHERE id = '{id}'")).await;
+        room.run(&format!("UPDATE transfers SET {column} = {value} WHERE id = '{id}'"));
         let error = records.transfer(id).await.unwrap_err();
         assert!(matches!(error, RecordsError::Damaged { .. }), "{error:?}");
         let said = error.to_string();
@@ -194,7 +194,7 @@ async fn a_damaged_record_does_not_keep_the_others_from_going_on() {
     for transfer in [&damaged, &other] {
         records.save(transfer).await.unwrap();
     }
-    room.run(format!("UPDATE transfers SET attempt = -1 WHERE id = '{}'", damaged.id)).await;
+    room.run(&format!("UPDATE transfers SET attempt = -1 WHERE id = '{}'", damaged.id));
     assert_eq!(records.unfinished().await.unwrap(), [other]);
 }
 
@@ -221,7 +221,7 @@ async fn a_record_that_the_disk_has_changed_is_never_told() {
         let transfer = full(Phase::Done(download()));
         records.save(&transfer).await.unwrap();
         let id = transfer.id;
-        room.run(format!("UPDATE transfers SET {column} = {value} WHERE id = '{id}'")).await;
+        room.run(&format!("UPDATE transfers SET {column} = {value} WHERE id = '{id}'"));
         let error = records.transfer(id).await.unwrap_err();
         assert!(matches!(error, RecordsError::Damaged { .. }), "{column}: {error:?}");
     }

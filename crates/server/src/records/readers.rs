@@ -1,0 +1,151 @@
+//! The connections that read. They see what is committed and never wait for the writer.
+//!
+//! Each query runs on a thread for blocking work, never on a thread of the runtime. Point reads have
+//! connections of their own, so that they never queue behind a list.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rusqlite::Connection;
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
+
+use super::statement::{Row, Statement};
+use super::{RecordsError, schema};
+
+/// Connections for reads of one row.
+const N_POINT_READERS: u32 = 2;
+
+/// Connections for lists. A third list waits for one of them.
+const N_LIST_READERS: u32 = 2;
+
+/// Reads the database. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Readers {
+    points: Pool,
+    lists: Pool,
+}
+
+impl Readers {
+    /// Opens the connections.
+    ///
+    /// # Errors
+    /// The file cannot be opened.
+    pub(super) fn open(file: &Path) -> rusqlite::Result<Self> {
+        let open = |n| (0..n).map(|_| schema::open_reader(file)).collect::<Result<Vec<_>, _>>();
+        let points = Pool::new(open(N_POINT_READERS)?);
+        Ok(Self { points, lists: Pool::new(open(N_LIST_READERS)?) })
+    }
+
+    /// Reads one row, if there is one.
+    ///
+    /// # Errors
+    /// The database failed, or is closed.
+    pub(super) async fn point(&self, statement: Statement) -> Result<Option<Row>, RecordsError> {
+        Ok(self.points.rows(statement).await?.into_iter().next())
+    }
+
+    /// Reads many rows.
+    ///
+    /// # Errors
+    /// The database failed, or is closed.
+    pub(super) async fn list(&self, statement: Statement) -> Result<Vec<Row>, RecordsError> {
+        self.lists.rows(statement).await
+    }
+
+    /// Runs many statements on one connection and returns the rows of all, in order.
+    ///
+    /// # Errors
+    /// The database failed, or is closed.
+    pub(super) async fn each(&self, statements: Vec<Statement>) -> Result<Vec<Row>, RecordsError> {
+        self.lists.rows_of_each(statements).await
+    }
+
+    /// Waits for the queries that run, then closes the connections.
+    pub(super) async fn close(&self) {
+        self.points.close().await;
+        self.lists.close().await;
+    }
+}
+
+/// Connections of which each serves one query at a time. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Pool {
+    n_connections: u32,
+    /// One permit for each idle connection.
+    permits: Arc<Semaphore>,
+    idle: Arc<Mutex<Vec<Connection>>>,
+}
+
+impl Pool {
+    pub(super) fn new(connections: Vec<Connection>) -> Self {
+        let n_connections = u32::try_from(connections.len()).unwrap_or(u32::MAX);
+        let permits = Arc::new(Semaphore::new(connections.len()));
+        Self { n_connections, permits, idle: Arc::new(Mutex::new(connections)) }
+    }
+
+    /// Runs a statement and returns its rows.
+    ///
+    /// # Errors
+    /// The database failed, or is closed.
+    pub(super) async fn rows(&self, statement: Statement) -> Result<Vec<Row>, RecordsError> {
+        self.rows_of_each(vec![statement]).await
+    }
+
+    async fn rows_of_each(&self, statements: Vec<Statement>) -> Result<Vec<Row>, RecordsError> {
+        let permit = Arc::clone(&self.permits).acquire_owned().await;
+        let permit = permit.map_err(|_| RecordsError::Closed)?;
+        let idle = Arc::clone(&self.idle);
+        let job = move || {
+            let take = || idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let connection = take().ok_or(RecordsError::Closed)?;
+            let rows = statements.iter().map(|statement| statement.run(&connection));
+            let rows = rows.collect::<rusqlite::Result<Vec<_>>>();
+            // Given back here, so that a caller who leaves takes no connection along.
+            idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+            drop(permit);
+            Ok(rows?.into_iter().flatten().collect())
+        };
+        spawn_blocking(job).await.map_err(|_| RecordsError::Closed)?
+    }
+
+    async fn close(&self) {
+        let all = self.permits.acquire_many(self.n_connections).await;
+        self.permits.close();
+        drop(all);
+        let idle = Arc::clone(&self.idle);
+        let close = move || idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        let _ = spawn_blocking(close).await; // fails only if the runtime ends first
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_point_read_does_not_wait_for_lists() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("records.db");
+        schema::open_writer(&file).unwrap();
+        let readers = Readers::open(&file).unwrap();
+        let lists = readers.lists.permits.acquire_many(N_LIST_READERS).await.unwrap();
+        let row = readers.point(Statement::new("SELECT 7 AS n")).await.unwrap().unwrap();
+        assert_eq!(row.integer("n"), Some(7));
+        drop(lists);
+        assert_eq!(readers.list(Statement::new("SELECT 8 AS n")).await.unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_caller_who_leaves_takes_no_connection_along() {
+        let pool = Pool::new(vec![Connection::open_in_memory().unwrap()]);
+        for _ in 0..3 {
+            let left = pool.rows(Statement::new("SELECT 1"));
+            drop(futures::poll!(std::pin::pin!(left)));
+        }
+        assert_eq!(pool.rows(Statement::new("SELECT 1")).await.unwrap().len(), 1);
+        pool.close().await;
+        let closed = pool.rows(Statement::new("SELECT 1")).await;
+        assert!(matches!(closed, Err(RecordsError::Closed)), "{closed:?}");
+    }
+}
