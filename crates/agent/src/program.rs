@@ -4,9 +4,8 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser as _;
-use filepull_process::signal;
 use filepull_process::telemetry::{self, LogError};
+use filepull_process::{environment, signal};
 use tokio::runtime;
 use tracing::error;
 
@@ -17,10 +16,11 @@ use crate::status::AlreadyRuns;
 
 /// Parses the arguments, starts the log, and does what is asked. Exits with 2 for bad settings.
 pub fn main() -> ExitCode {
-    let args = Args::parse();
+    let args: Args = environment::parse();
     if let Err(error) = telemetry::start(&args.log_level, args.log_format.into()) {
         return no_log(&error);
     }
+    environment::warn_misspelt::<Args>();
     match start(args) {
         Ok(code) => code,
         Err(error) => {

@@ -2,6 +2,7 @@
 
 use filepull_e2e::{Strace, TestBed, made, same, soon};
 use hyper::Method;
+use rustix::process::Signal;
 use serde_json::Value;
 use tokio::net::TcpStream;
 
@@ -72,25 +73,54 @@ async fn a_transfer_that_was_cut_short_goes_on_after_the_restart() -> anyhow::Re
 }
 
 #[tokio::test]
-async fn whoever_asks_twice_does_not_wait_and_the_log_says_so() -> anyhow::Result<()> {
+async fn a_second_signal_ends_a_server_at_once() -> anyhow::Result<()> {
     let mut bed = TestBed::with(&ENDLESS).await?;
     let mut client = bed.client("client4", &made("client4", 1 << 20))?.setting("MAX_RATE", "1KiB");
     client.connect().await?;
     bed.get("/trigger?id=client4").await?;
     let mut server = bed.take_server()?;
     server.terminate()?;
+    server.says("a second SIGINT or SIGTERM ends the process at once").await?;
     server.says("server.stopping").await?;
-    let said = |text| server.said().iter().any(|line| line.contains(text));
-    let again = async {
-        // One that comes before the server listens again counts as the first.
-        while !said("asked to stop once more") {
-            server.terminate()?;
-            tokio::task::yield_now().await;
-        }
-        anyhow::Ok(())
-    };
-    soon("the second request", again).await??;
+    server.terminate()?;
     assert_eq!(server.ended().await?.code(), Some(143));
+    Ok(())
+}
+
+/// A terminal that closes sends SIGHUP twice: from the kernel, and from the shell.
+#[tokio::test]
+async fn a_hang_up_lets_both_programs_finish_and_so_do_two() -> anyhow::Result<()> {
+    let mut bed = TestBed::with(&ENDLESS).await?;
+    let mut client =
+        bed.client("client4", &made("client4", 4 << 20))?.setting("MAX_RATE", "2MiB/s");
+    client.connect().await?;
+    bed.get("/trigger?id=client4").await?;
+    let mut server = bed.take_server()?;
+    server.says("transfer.started").await?;
+    server.signal(Signal::HUP)?;
+    server.says("stopping after SIGHUP").await?;
+    server.signal(Signal::HUP)?;
+    assert!(server.ended().await?.success());
+    assert!(same(&bed.downloads("client4")?[0], &client.data())?);
+    let mut agent = client.take_agent()?;
+    agent.signal(Signal::HUP)?;
+    agent.says("stopping after SIGHUP").await?;
+    agent.says("agent stopped").await?;
+    assert!(agent.ended().await?.success());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_hang_up_does_not_end_an_agent_under_nohup() -> anyhow::Result<()> {
+    let bed = TestBed::start().await?;
+    let mut client = bed.client("client4", b"data")?.launched_by(&["nohup"]);
+    client.connect().await?;
+    client.agent()?.signal(Signal::HUP)?;
+    bed.pull("client4").await?;
+    let mut agent = client.take_agent()?;
+    agent.terminate()?;
+    agent.says("stopping after SIGTERM").await?;
+    assert!(agent.ended().await?.success());
     Ok(())
 }
 

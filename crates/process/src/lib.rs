@@ -1,6 +1,7 @@
-//! What every process of filepull does, whatever it is for: run tasks and end them, listen to
-//! signals, write a log, hold many connections open. It knows nothing of transfers.
+//! What every process of filepull does, whatever it is for: run tasks and end them, read settings,
+//! listen to signals, write a log, hold many connections open. It knows nothing of transfers.
 
+pub mod environment;
 pub mod lifecycle;
 #[cfg(unix)]
 pub mod open_files;
