@@ -89,7 +89,10 @@ fn say_error(error: &anyhow::Error) {
     let _ = writeln!(io::stderr(), "filepull: {error:#}");
 }
 
-/// "812.4 GiB free", or nothing where the file system does not say.
-fn free(server: &filepull_server::Server) -> String {
-    server.free().map(|free| format!("{} free", human::size(free))).unwrap_or_default()
+/// "812.4 GiB free", or the reason why that is unknown.
+async fn free(server: &filepull_server::Server) -> String {
+    match server.free_bytes().await {
+        Ok(free) => format!("{} free", human::size(free)),
+        Err(error) => error.to_string(),
+    }
 }

@@ -33,7 +33,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         true => format!("this-machine:{}", grpc.port()),
         false => grpc.to_string(),
     };
-    let free = free(&server);
+    let free = free(&server).await;
     say(&format!(
         "filepull server {VERSION}\n\
          \x20 pages    http://{http}\n\

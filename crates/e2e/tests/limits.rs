@@ -1,6 +1,6 @@
 //! Bounds: of turns, of sizes, of the disk, and of who may listen where.
 
-use filepull_e2e::{Process, TestBed, made, same};
+use filepull_e2e::{Process, Reply, Strace, TestBed, made, same};
 use tokio::net::TcpStream;
 
 #[tokio::test]
@@ -225,5 +225,38 @@ async fn connections_of_agents_leave_room_for_files() -> anyhow::Result<()> {
     bed.pull("client4").await?;
     let said = bed.server()?.said();
     assert!(!said.iter().any(|line| line.contains("Too many open files")), "{said:#?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_disk_that_does_not_report_its_space_costs_one_thread_and_no_answer() -> anyhow::Result<()>
+{
+    let bed = TestBed::start().await?;
+    let _client = bed.connected("client4", b"data").await?;
+    let pid = bed.server()?.pid()?;
+    let hang = ["-e", "trace=fstatfs", "-e", "inject=fstatfs:delay_enter=600000000"];
+    let Some(hanging) = Strace::attach(pid, &hang).await? else {
+        println!("skipped: no strace");
+        return Ok(());
+    };
+    let hung = |reply: &Reply| reply.text().contains("data folder   the disk has not answered for");
+    let first = bed.get("/readyz?verbose").await?;
+    assert!(first.status == 503 && hung(&first), "{}", first.text());
+    let n_threads =
+        || Ok::<_, anyhow::Error>(std::fs::read_dir(format!("/proc/{pid}/task"))?.count());
+    let before = n_threads()?;
+    let many = (0..30).map(|_| bed.get("/readyz?verbose"));
+    for reply in futures::future::try_join_all(many).await? {
+        assert!(hung(&reply), "{}", reply.text());
+    }
+    // Each of two workers would be held by one of these.
+    let pulls = (0..4).map(|_| bed.get("/trigger?id=client4&fresh"));
+    for reply in futures::future::try_join_all(pulls).await? {
+        assert_eq!(reply.status, 202, "{}", reply.text());
+    }
+    assert_eq!(bed.get("/livez").await?.status, 200);
+    assert!(n_threads()? < before + 20, "one thread for each reader");
+    bed.server()?.says("transfer.done").await?;
+    hanging.detach().await?;
     Ok(())
 }

@@ -6,6 +6,7 @@
 pub mod brake;
 pub mod client;
 pub mod config;
+pub mod disk_sampler;
 mod door;
 pub mod grpc;
 pub mod http;
@@ -32,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 pub use config::{Args, Config};
+use disk_sampler::{DiskError, DiskSampler};
 use grpc::Gateway;
 use readiness::Readiness;
 use records::Records;
@@ -85,6 +87,7 @@ impl Server {
             records.clone(),
             registry.clone(),
             store.clone(),
+            DiskSampler::start(store.clone(), &lines),
             work.clone(),
             config.limits,
         )
@@ -116,17 +119,17 @@ impl Server {
         Ok(Readiness {
             transfers: self.transfers.clone(),
             registry: self.registry.clone(),
-            store: self.store.clone(),
             grpc_addr: self.grpc_addr()?,
         })
     }
 
-    /// Free bytes in the data folder.
+    /// Returns the free bytes of the data folder.
     ///
     /// # Errors
-    /// The file system does not say.
-    pub fn free(&self) -> std::io::Result<u64> {
-        self.store.free()
+    /// The file system does not report them in time.
+    pub async fn free_bytes(&self) -> Result<u64, DiskError> {
+        let space = self.transfers.disk().space(Duration::MAX).await?;
+        Ok(space.bytes)
     }
 
     /// Serves until `stop` resolves; then takes no new work, sends the agents away, lets running

@@ -1,26 +1,20 @@
 //! Whether the server can take a pull and store a file, and if not, why.
 
-use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use filepull_core::human;
-use tokio::task::spawn_blocking;
-use tokio::time::timeout;
 
+use crate::disk_sampler::DiskError;
 use crate::registry::Registry;
-use crate::store::Store;
-use crate::transfers::Transfers;
-
-/// A disk that has not answered by then is not one to store files on.
-const DISK_LIMIT: Duration = Duration::from_secs(2);
+use crate::store::FreeSpace;
+use crate::transfers::{Transfers, shortage};
 
 /// Looks at what must hold.
 #[derive(Clone, Debug)]
 pub struct Readiness {
     pub(crate) transfers: Transfers,
     pub(crate) registry: Registry,
-    pub(crate) store: Store,
     pub(crate) grpc_addr: SocketAddr,
 }
 
@@ -52,14 +46,12 @@ impl Readiness {
     }
 
     async fn data_folder(&self) -> Check {
-        let (store, min_free) = (self.store.clone(), self.transfers.limits().min_free);
-        let looked = timeout(DISK_LIMIT, spawn_blocking(move || look(&store))).await;
-        let (ok, finding) = match looked {
-            Ok(Ok(Ok(free))) => judge(free, min_free),
-            Ok(Ok(Err(error))) => (false, format!("not writable: {error}")),
-            Ok(Err(error)) => (false, error.to_string()),
-            Err(_) => (false, format!("does not answer within {}", human::span(DISK_LIMIT))),
+        let disk = self.transfers.disk();
+        let measured = match disk.check_writable().await {
+            Ok(()) => disk.space(Duration::ZERO).await,
+            Err(error) => Err(error),
         };
+        let (ok, finding) = judge(measured, self.transfers.limits().min_free);
         Check { ok, name: "data folder", finding }
     }
 
@@ -83,15 +75,21 @@ impl Readiness {
     }
 }
 
-fn look(store: &Store) -> io::Result<u64> {
-    store.check_writable()?;
-    store.free()
-}
-
-fn judge(free: u64, min_free: u64) -> (bool, String) {
-    let (ok, said) = (min_free <= free, human::size(free));
-    let must = format!("; {} must stay free", human::size(min_free));
-    (ok, format!("writable, {said} free{}", if ok { String::new() } else { must }))
+fn judge(measured: Result<FreeSpace, DiskError>, min_free: u64) -> (bool, String) {
+    let space = match measured {
+        Ok(space) => space,
+        Err(DiskError::Failed(reason)) => return (false, format!("not writable: {reason}")),
+        Err(error @ DiskError::Unresponsive(_)) => return (false, error.to_string()),
+    };
+    let free = human::size(space.bytes);
+    match shortage(space, 0, min_free) {
+        None => (true, format!("writable, {free} free")),
+        Some(_) if space.bytes < min_free => {
+            let min_free = human::size(min_free);
+            (false, format!("writable, {free} free; {min_free} must stay free"))
+        }
+        Some(shortage) => (false, format!("writable, {free} free. {shortage}")),
+    }
 }
 
 #[cfg(test)]
@@ -100,8 +98,20 @@ mod tests {
 
     #[test]
     fn a_disk_that_is_almost_full_is_told_with_both_numbers() {
-        assert_eq!(judge(812 << 30, 1 << 30), (true, "writable, 812.0 GiB free".to_owned()));
+        let judge = |bytes, inodes, min_free| judge(Ok(FreeSpace { bytes, inodes }), min_free);
+        let enough = (true, "writable, 812.0 GiB free".to_owned());
+        assert_eq!(judge(812 << 30, None, 1 << 30), enough);
         let almost_full = "writable, 1.0 MiB free; 1.0 GiB must stay free";
-        assert_eq!(judge(1 << 20, 1 << 30), (false, almost_full.to_owned()));
+        assert_eq!(judge(1 << 20, Some(9), 1 << 30), (false, almost_full.to_owned()));
+        let no_inodes = "writable, 812.0 GiB free. The server's disk has no inodes left: \
+                         it can hold no more files.";
+        assert_eq!(judge(812 << 30, Some(0), 1 << 30), (false, no_inodes.to_owned()));
+    }
+
+    #[test]
+    fn a_disk_that_hangs_is_told_with_the_time_since() {
+        let hangs = DiskError::Unresponsive(Duration::from_secs(12));
+        let finding = "the disk has not answered for 12 s".to_owned();
+        assert_eq!(judge(Err(hangs), 0), (false, finding));
     }
 }

@@ -51,6 +51,15 @@ impl StoreError {
     }
 }
 
+/// What a process may still use of a file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FreeSpace {
+    /// Bytes.
+    pub bytes: u64,
+    /// Files, where their number is fixed.
+    pub inodes: Option<u64>,
+}
+
 /// The data folder.
 #[derive(Clone, Debug)]
 pub struct Store {
@@ -92,13 +101,16 @@ impl Store {
         &self.root.path
     }
 
-    /// Free bytes that this process may use.
+    /// Returns what this process may still use of the file system.
     ///
     /// # Errors
-    /// The file system does not say.
-    pub fn free(&self) -> io::Result<u64> {
+    /// The file system does not report it.
+    pub fn free_space(&self) -> io::Result<FreeSpace> {
         let stat = rustix::fs::fstatvfs(&self.root.folder)?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+        let bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
+        // A file system without a fixed number of inodes reports none at all.
+        let inodes = (0 < stat.f_files).then_some(stat.f_favail);
+        Ok(FreeSpace { bytes, inodes })
     }
 
     /// Creates, syncs and removes a small file beside the clients' folders and one beside the
@@ -111,8 +123,13 @@ impl Store {
     }
 
     fn probe(&self, folder: &str) -> io::Result<()> {
-        // No client id starts with a dot.
-        let name = format!("{folder}/.probe-{}", TransferId::generate());
+        // No client id starts with a dot. One name, so that a killed process leaves one file at
+        // most, until the next probe: probes never run at the same time.
+        let name = format!("{folder}/.probe");
+        match rustix::fs::unlinkat(&self.root.folder, &name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno.into()),
+        }
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&self.root.folder, &name, flags, Mode::RUSR | Mode::WUSR)?;
         let synced = rustix::fs::fsync(&file);

@@ -40,6 +40,7 @@ use filepull_process::Lifecycle;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
+use crate::disk_sampler::DiskSampler;
 use crate::records::{Records, Total, TransferFilter};
 use crate::registry::Registry;
 use crate::store::{self, Store};
@@ -50,7 +51,7 @@ use keys::Keys;
 use life::Life;
 use open::Open;
 pub use pull::{Pull, Pulled};
-use space::Space;
+pub(crate) use space::shortage;
 pub use view::{Stage, State, View, WaitingFor};
 
 /// The bounds that transfers keep to.
@@ -89,7 +90,7 @@ struct Shared {
     keys: Keys,
     /// A permit is taken before the order is sent: it bounds what may be under way at once.
     turns: Arc<Semaphore>,
-    space: Space,
+    disk: DiskSampler,
     /// How many transfers wait until our own disk or records work again.
     n_waits: Arc<AtomicUsize>,
     /// The records failed when they were last written to.
@@ -132,6 +133,7 @@ impl Transfers {
         records: Records,
         registry: Registry,
         store: Store,
+        disk: DiskSampler,
         lifecycle: Lifecycle,
         limits: Limits,
     ) -> anyhow::Result<Self> {
@@ -156,7 +158,7 @@ impl Transfers {
             open,
             keys,
             turns,
-            space: Space::default(),
+            disk,
             n_waits,
             records_fail,
         };
@@ -261,6 +263,11 @@ impl Transfers {
     /// The server takes no new transfers: it is about to end.
     pub fn is_stopping(&self) -> bool {
         self.shared.lifecycle.drain().is_cancelled()
+    }
+
+    /// The measurements of the disk.
+    pub fn disk(&self) -> &DiskSampler {
+        &self.shared.disk
     }
 
     /// The bounds that transfers keep to.

@@ -28,7 +28,6 @@ fn readiness(app: &App) -> Readiness {
     Readiness {
         transfers: app.transfers.clone(),
         registry: app.registry.clone(),
-        store: app.store.clone(),
         grpc_addr: app.about.grpc_addr,
     }
 }

@@ -1,6 +1,7 @@
 //! `/server`: what this server is, has and may use.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::State;
@@ -8,7 +9,6 @@ use axum::response::Response;
 use chrono::Utc;
 use filepull_core::human;
 use serde::Serialize;
-use tokio::task::spawn_blocking;
 
 use super::caller::Caller;
 use super::reply::{self, time};
@@ -20,7 +20,7 @@ use crate::transfers::{Counts, Limits};
 /// What was found out when somebody asked.
 #[derive(Debug)]
 struct Now {
-    uptime: std::time::Duration,
+    uptime: Duration,
     clients: (usize, usize),
     counts: Counts,
     limits: Limits,
@@ -33,14 +33,13 @@ pub(super) async fn show(State(app): State<App>, Extension(caller): Extension<Ca
 }
 
 pub(super) async fn answer(app: &App, caller: &Caller) -> Response {
-    let store = app.store.clone();
-    let free = spawn_blocking(move || store.free()).await;
+    let space = app.transfers.disk().space(Duration::from_secs(1)).await;
     let now = Now {
         uptime: (Utc::now() - app.about.started_at).to_std().unwrap_or_default(),
         clients: app.registry.counts(),
         counts: app.transfers.counts(),
         limits: app.transfers.limits(),
-        free_bytes: free.ok().and_then(Result::ok),
+        free_bytes: space.ok().map(|space| space.bytes),
     };
     reply::page(caller, || words(&app.about, &now), || ServerJson::new(&app.about, &now))
 }

@@ -32,12 +32,12 @@ impl Life {
             match self.transfer.begin(attempt, offset, source.clone(), held) {
                 Ok(Begin::Over(effects)) => self.drop_received(&effects).await?,
                 Ok(Begin::GoOn) => {
-                    self.fits(size)?;
+                    self.fits(size).await?;
                     self.reserve(size).await?;
                     break;
                 }
                 Ok(Begin::Anew(effects)) => {
-                    self.fits(size)?;
+                    self.fits(size).await?;
                     self.perform(&effects).await?;
                     break;
                 }
@@ -89,27 +89,29 @@ impl Life {
         self.show(Stage::Running);
     }
 
-    /// Is there room for a source of `size` bytes? What is received already has its room, whether
+    /// Is there space for a source of `size` bytes? What is received already has its space, whether
     /// the upload goes on after it or takes its place.
-    pub(super) fn fits(&self, size: u64) -> Result<(), Problem> {
-        let limits = &self.shared.limits;
-        let client = &self.transfer.client;
-        if limits.max_file_size < size {
-            let (size, max) = (human::size(size), human::size(limits.max_file_size));
+    pub(super) async fn fits(&mut self, size: u64) -> Result<(), Problem> {
+        let max_file_size = self.shared.limits.max_file_size;
+        if max_file_size < size {
+            let client = &self.transfer.client;
+            let (size, max) = (human::size(size), human::size(max_file_size));
             let detail = format!("{client}'s file has {size}; this server accepts up to {max}.");
             return Err(Problem::new(Code::FileTooLarge, detail));
         }
-        let Ok(free) = self.shared.store.free() else { return Ok(()) };
-        let owned = self.held.as_ref().map_or(0, |held| held.partial.allocated());
-        let needed = size.saturating_sub(owned);
-        if free < needed.saturating_add(limits.min_free) {
-            let (free, min_free) = (human::size(free), human::size(limits.min_free));
-            let needed = human::size(needed);
-            let detail = format!(
-                "The server has {free} free; the file needs {needed}, and {min_free} must stay free."
-            );
-            return Err(Problem::new(Code::ServerFull, detail));
-        }
-        Ok(())
+        let owned = self.allocated().await;
+        self.shared.check_space_for(size.saturating_sub(owned)).await
+    }
+
+    /// How many bytes of the disk the partial has taken or reserved.
+    async fn allocated(&mut self) -> u64 {
+        let Some(held) = self.held.take() else { return 0 };
+        let job = move || {
+            let allocated = held.partial.allocated();
+            (held, allocated)
+        };
+        let (held, allocated) = run(job).await;
+        self.held = Some(held);
+        allocated
     }
 }

@@ -91,7 +91,7 @@ impl Life {
                         self.opened(&source);
                         // Now, while the trigger still waits for its answer; the upload is judged
                         // again by where it begins.
-                        if let Err(problem) = self.fits(size) {
+                        if let Err(problem) = self.fits(size).await {
                             return Err(self.called_off(session, problem));
                         }
                         self.show(Stage::Running);

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use chrono::Utc;
-use filepull_core::human;
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::path::SharedPath;
 use filepull_core::problem::{Code, Problem};
@@ -84,7 +83,9 @@ impl Transfers {
         if !client.online && pull.queue.is_none() {
             return Err(offline(&client));
         }
-        self.check_space().await?;
+        if pull.queue.is_none() {
+            shared.check_space().await.map_err(nothing_started)?;
+        }
         let mut transfer = Transfer::new(pull.client, pull.path, pull.requested_by, now());
         transfer.queue_until = pull.queue.map(|queue| transfer.created_at + queue);
         let (mut life, handle) = Life::begin(shared, transfer);
@@ -97,21 +98,6 @@ impl Transfers {
                 shared.lifecycle.spawn(life.run());
                 Ok((recorded(&handle, false).await?, None))
             }
-        }
-    }
-
-    async fn check_space(&self) -> Result<(), Problem> {
-        let min_free = self.shared.limits.min_free;
-        match self.shared.space.free(&self.shared.store, min_free).await {
-            Some(free) if free < min_free => {
-                let (free, min_free) = (human::size(free), human::size(min_free));
-                let detail = format!(
-                    "The server has {free} free; {min_free} must stay free. Nothing was started."
-                );
-                Err(Problem::new(Code::ServerFull, detail))
-            }
-            // A file system that does not tell will tell when the bytes come.
-            Some(_) | None => Ok(()),
         }
     }
 }
@@ -130,6 +116,11 @@ async fn recorded(handle: &Handle, joined: bool) -> Result<Pulled, Problem> {
         _ if seen.stage == Stage::Recording => Err(stopping()),
         _ => Ok(Pulled { id: handle.id, joined, view }),
     }
+}
+
+fn nothing_started(problem: Problem) -> Problem {
+    let detail = format!("{} Nothing was started.", problem.detail);
+    Problem { detail, ..problem }
 }
 
 fn stopping() -> Problem {

@@ -1,58 +1,91 @@
-//! How much space is left: asked for by every trigger, and by many at once.
+//! Whether the disk has space for a file: by the measurements of the disk sampler.
 
 use std::time::Duration;
 
-use tokio::sync::Mutex;
-use tokio::task::spawn_blocking;
-use tokio::time::{Instant, timeout};
+use filepull_core::human;
+use filepull_core::problem::{Code, Problem};
 
-use crate::store::Store;
+use super::Shared;
+use crate::store::FreeSpace;
 
-/// An answer that there is enough serves all who ask within this time: a thousand triggers at once
-/// are no thousand jobs. Each upload asks anew before it begins.
+/// A result with enough space serves every trigger within this time: a thousand triggers at once
+/// need one measurement. Each upload measures again before it begins.
 const SERVES: Duration = Duration::from_millis(100);
 
-/// A network file system may not answer at all.
-const LIMIT: Duration = Duration::from_secs(1);
+/// A file, the folder of a new client and the journal of the records each take one.
+const MIN_FREE_INODES: u64 = 4;
 
-/// The last answer, and when it came.
-#[derive(Debug, Default)]
-pub(super) struct Space(Mutex<Option<(Instant, u64)>>);
-
-impl Space {
-    /// Free bytes, of which `enough` would do; none if the file system does not tell in time.
-    pub(super) async fn free(&self, store: &Store, enough: u64) -> Option<u64> {
-        timeout(LIMIT, self.ask(store, enough)).await.ok().flatten()
+impl Shared {
+    /// Rejects a pull for which the disk has no space, whatever its size.
+    pub(super) async fn check_space(&self) -> Result<(), Problem> {
+        let enough = |space: FreeSpace| shortage(space, 0, self.limits.min_free).is_none();
+        let recent = self.disk.space(SERVES).await;
+        if recent.is_ok_and(enough) { Ok(()) } else { self.check_space_for(0).await }
     }
 
-    async fn ask(&self, store: &Store, enough: u64) -> Option<u64> {
-        let mut last = self.0.lock().await;
-        if let Some((at, free)) = *last
-            && at.elapsed() < SERVES
-            && enough <= free
-        {
-            return Some(free);
+    /// Measures again, and rejects a file of which `needed` bytes do not fit.
+    pub(super) async fn check_space_for(&self, needed: u64) -> Result<(), Problem> {
+        match self.disk.space(Duration::ZERO).await {
+            Ok(space) => match shortage(space, needed, self.limits.min_free) {
+                Some(detail) => Err(Problem::new(Code::ServerFull, detail)),
+                None => Ok(()),
+            },
+            // A file system that does not report its space reports it when the bytes come.
+            Err(_) => Ok(()),
         }
-        let store = store.clone();
-        let free = spawn_blocking(move || store.free()).await.ok()?.ok()?;
-        *last = Some((Instant::now(), free));
-        Some(free)
     }
+}
+
+/// Why `needed` bytes more do not fit, as a sentence.
+pub(crate) fn shortage(space: FreeSpace, needed: u64, min_free: u64) -> Option<String> {
+    if let Some(inodes) = space.inodes
+        && inodes < MIN_FREE_INODES
+    {
+        let inodes = if inodes == 0 { "no".to_owned() } else { format!("only {inodes}") };
+        return Some(format!(
+            "The server's disk has {inodes} inodes left: it can hold no more files."
+        ));
+    }
+    if needed.saturating_add(min_free) <= space.bytes {
+        return None;
+    }
+    let free = human::size(space.bytes);
+    let min_free = human::size(min_free);
+    Some(match needed {
+        0 => format!("The server has {free} free; {min_free} must stay free."),
+        _ => {
+            let needed = human::size(needed);
+            format!(
+                "The server has {free} free; the file needs {needed}, and {min_free} must stay free."
+            )
+        }
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn an_answer_serves_those_who_ask_soon_after_it_unless_it_would_refuse_them() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path()).unwrap();
-        let answered = |at| Space(Mutex::new(Some((at, 7))));
-        let (now, hour) = (Instant::now(), Duration::from_hours(1));
-        // However slow the machine, an hour has not passed.
-        assert_eq!(answered(now + hour).free(&store, 7).await, Some(7));
-        assert_ne!(answered(now - SERVES).free(&store, 7).await, Some(7));
-        assert_ne!(answered(now + hour).free(&store, 8).await, Some(7));
+    #[test]
+    fn bytes_and_inodes_are_both_required_and_named() {
+        let check = |bytes, inodes, needed, expected: Option<&str>| {
+            assert_eq!(shortage(FreeSpace { bytes, inodes }, needed, 1 << 20).as_deref(), expected);
+        };
+        check(1 << 20, Some(MIN_FREE_INODES), 0, None);
+        check(1 << 20, None, 0, None);
+        check(3 << 20, Some(100), 2 << 20, None);
+        check(1000, None, 0, Some("The server has 1000 B free; 1.0 MiB must stay free."));
+        check(
+            2 << 20,
+            None,
+            2 << 20,
+            Some(
+                "The server has 2.0 MiB free; the file needs 2.0 MiB, and 1.0 MiB must stay free.",
+            ),
+        );
+        let full = "The server's disk has no inodes left: it can hold no more files.";
+        check(1 << 30, Some(0), 0, Some(full));
+        let almost = "The server's disk has only 3 inodes left: it can hold no more files.";
+        check(1 << 30, Some(3), 0, Some(almost));
     }
 }

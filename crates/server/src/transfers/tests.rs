@@ -76,8 +76,10 @@ impl Bed {
         let (session, orders) = Session::new(1, &greeting, heard);
         let seat = registry.enter(greeting, session, Utc::now()).unwrap();
         let store = Store::open(folder.path()).unwrap();
+        let lifecycle = Lifecycle::new();
+        let disk = DiskSampler::start(store.clone(), &lifecycle);
         let started =
-            Transfers::start(records.clone(), registry, store, Lifecycle::new(), LIMITS).await;
+            Transfers::start(records.clone(), registry, store, disk, lifecycle, LIMITS).await;
         Self { folder, records, transfers: started.unwrap(), orders, _seat: seat, _pulse: pulse }
     }
 

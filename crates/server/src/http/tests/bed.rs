@@ -17,6 +17,7 @@ use tower::ServiceExt as _;
 
 use super::super::{About, App, router};
 use crate::client::{Agent, Greeting};
+use crate::disk_sampler::DiskSampler;
 use crate::records::{Records, Total, TransferFilter};
 use crate::registry::Registry;
 use crate::store::{RECORDS_FOLDER, Store};
@@ -63,9 +64,17 @@ impl Bed {
         records.client_connected(&greeting, Utc::now()).await.unwrap();
         let registry = Registry::new(records.clients().await.unwrap());
         let (store, lifecycle) = (Store::open(folder.path()).unwrap(), Lifecycle::new());
-        let started = (records.clone(), registry.clone(), store.clone(), lifecycle.clone());
-        let transfers = Transfers::start(started.0, started.1, started.2, started.3, LIMITS);
-        let transfers = transfers.await.unwrap();
+        let disk = DiskSampler::start(store.clone(), &lifecycle);
+        let transfers = Transfers::start(
+            records.clone(),
+            registry.clone(),
+            store.clone(),
+            disk,
+            lifecycle.clone(),
+            LIMITS,
+        )
+        .await
+        .unwrap();
         let about = About {
             version: "1.4.0",
             started_at: Utc::now(),
