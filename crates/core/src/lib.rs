@@ -8,6 +8,7 @@ pub mod path;
 pub mod problem;
 
 pub mod digest;
+pub mod disk;
 pub mod name;
 pub mod receive;
 pub mod source;

@@ -1,14 +1,15 @@
-//! The life of a transfer: what is on record about it, what may happen to it next, and in which
-//! order the effects of that must reach the disk and the records.
+//! The life of a transfer: what is on record about it, and what may happen to it next.
 //!
-//! Every method that changes what is on record returns [`Effect`]s. They are performed in that
-//! order, each one finished before the next begins; a crash between any two of them is survived
-//! by [`Transfer::recovery`]. `tests/transfer_model.rs` holds this against random crashes.
+//! A method that relies on the disk takes [`Durable`] as proof, so that the [disk](crate::disk) is
+//! always ahead of the record. After every change the transfer is put on record before anything that
+//! follows from it is done; a crash between any two steps is survived by [`Transfer::recovery`].
+//! `tests/transfer_model` checks this with random crashes.
 
 mod phase;
 
 use chrono::{DateTime, Utc};
 
+use crate::disk::{Durable, PartialKey};
 use crate::id::{ClientId, TransferId};
 use crate::name::DownloadName;
 use crate::path::SharedPath;
@@ -57,33 +58,17 @@ pub struct Setbacks {
     pub stalled: u32,
 }
 
-/// What must reach the disk or the records next.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// Make the transfer durable in the records, as it now stands.
-    Record,
-    /// Create the partial of the current generation, which must not exist, and reserve its size.
-    CreatePartial,
-    /// Bring the bytes of the partial to the disk.
-    SyncPartial,
-    /// Bring the entries of the client's folder to the disk.
-    SyncFolder,
-    /// Give the partial the name of the sealed download, unless that name is taken.
-    Publish,
-    /// Remove the partial of this generation, if there is one.
-    RemovePartial(u32),
-}
-
 /// How an upload begins.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Begin {
-    /// Its bytes follow those of the partial.
+    /// Its bytes follow the bytes of the partial.
     GoOn,
-    /// Its bytes go into a new partial, made by these effects.
-    Anew([Effect; 3]),
-    /// It makes what was received worthless. That goes first, by these effects, so that its room is
-    /// free for the new one; then the upload begins again.
-    Over([Effect; 2]),
+    /// Its bytes go into a new partial: begin [`Transfer::next_partial`] on the disk, then call
+    /// [`Transfer::receive`].
+    Anew,
+    /// It makes what was received worthless: [`Transfer::start_over`] first, so that its space is
+    /// free for the new partial; then the upload begins again.
+    Over,
 }
 
 /// Why an upload may not begin.
@@ -112,21 +97,12 @@ pub enum BeginError {
 pub enum Recovery {
     /// Nothing.
     Nothing,
-    /// Cut the partial to the checkpoint's length and read it; tell [`Transfer::prefix_found`].
+    /// [Resume](crate::disk::resume) the partial from this checkpoint; if it does not hold it,
+    /// [`Transfer::start_over`].
     ReadPrefix(Prefix),
-    /// Look for the download under its name, then for its partial; tell [`Transfer::sealed_found`].
+    /// [Search](crate::disk::find_sealed) for the download. If it is nowhere,
+    /// [`Transfer::start_over`]; else continue as after [`Transfer::seal`].
     FindSealed(Download),
-}
-
-/// Where recovery found the bytes of a sealed download, whole and with the right digest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SealedFound {
-    /// Under its name.
-    Named,
-    /// In the partial only.
-    Partial,
-    /// Nowhere.
-    Nowhere,
 }
 
 impl Transfer {
@@ -142,7 +118,7 @@ impl Transfer {
     /// same condition: an agent that dies of each order comes back for ever.
     pub const MAX_LOST: u32 = 50;
 
-    /// A transfer that was asked for at `now`. [`Effect::Record`] it before anybody hears of it.
+    /// A transfer that was asked for at `now`. Put it on record before anybody hears of it.
     pub fn new(
         client: ClientId,
         path: Option<SharedPath>,
@@ -233,11 +209,25 @@ impl Transfer {
         self.attempt
     }
 
+    /// The partial of the current generation.
+    pub fn partial(&self) -> PartialKey {
+        self.partial_of(self.generation)
+    }
+
+    /// The partial that the next generation begins with.
+    pub fn next_partial(&self) -> PartialKey {
+        self.partial_of(self.generation + 1)
+    }
+
+    fn partial_of(&self, generation: u32) -> PartialKey {
+        PartialKey { client: self.client.clone(), transfer: self.id, generation }
+    }
+
     /// Lets an upload of `source` begin at `offset`; the partial holds `held` bytes, if any.
     ///
     /// An upload that starts where the partial ends has proved that its source begins with the
     /// partial's bytes. One that starts at zero could not: it gets a partial of its own, so that
-    /// two versions of a file are never glued together.
+    /// two versions of a file are never mixed.
     ///
     /// # Errors
     /// The upload is not of the current attempt, or starts anywhere else.
@@ -245,7 +235,7 @@ impl Transfer {
         &mut self,
         attempt: u32,
         offset: u64,
-        source: Source,
+        source: &Source,
         held: Option<u64>,
     ) -> Result<Begin, BeginError> {
         let receiving = matches!(self.phase, Phase::Queued | Phase::Receiving { .. });
@@ -256,79 +246,76 @@ impl Transfer {
             (Phase::Receiving { source: opened, .. }, Some(held))
                 if held == offset && offset <= source.size =>
             {
-                *opened = source;
+                *opened = source.clone();
                 Ok(Begin::GoOn)
             }
             (_, held) if offset != 0 => {
                 Err(BeginError::WrongOffset { expected: held.unwrap_or(0), found: offset })
             }
-            (Phase::Receiving { .. }, _) => Ok(Begin::Over(self.start_over())),
-            (phase, _) => {
-                *phase = Phase::Receiving { source, checkpoint: Prefix::empty() };
-                self.generation += 1;
-                // The entry is durable before the record that names it, so that recovery finds a
-                // partial wherever the record speaks of one.
-                Ok(Begin::Anew([Effect::CreatePartial, Effect::SyncFolder, Effect::Record]))
-            }
+            (Phase::Receiving { .. }, _) => Ok(Begin::Over),
+            _ => Ok(Begin::Anew),
         }
     }
 
-    /// Notes that `prefix` has been received and shall survive a power cut.
-    ///
-    /// Only after these effects may the agent be told that the bytes are durable.
-    pub fn checkpoint(&mut self, prefix: Prefix) -> [Effect; 2] {
+    /// Receives `source` into [`next_partial`](Self::next_partial), whose entry is durable: recovery
+    /// finds a partial wherever the record names one.
+    pub fn receive(&mut self, source: Source, _begun: Durable) {
+        self.generation += 1;
+        self.phase = Phase::Receiving { source, checkpoint: Prefix::empty() };
+    }
+
+    /// Notes that `prefix` has been received and synced. Once this is on record the agent may be
+    /// told that the bytes are durable.
+    pub fn checkpoint(&mut self, prefix: Prefix, _synced: Durable) {
         if let Phase::Receiving { checkpoint, .. } = &mut self.phase {
             debug_assert!(checkpoint.len <= prefix.len, "a checkpoint never goes back");
             *checkpoint = prefix;
         }
-        [Effect::SyncPartial, Effect::Record]
     }
 
-    /// Seals a verified upload under `name`: from here on the server can publish it alone.
+    /// Seals a verified upload under `name`. Its partial was synced as a whole. Once this is on
+    /// record the server can publish it alone: commit the partial, then call
+    /// [`published`](Self::published), or [`name_taken`](Self::name_taken).
     ///
-    /// When [`Effect::Publish`] finds the name taken, leave the rest and go on with
-    /// [`name_taken`](Self::name_taken); when all are performed, with
-    /// [`published`](Self::published). What fails after the record has not failed the transfer: the
-    /// name may be there. It stays sealed, and [`recovery`](Self::recovery) finds out.
-    pub fn seal(&mut self, proof: Verified, name: DownloadName, inode: u64) -> [Effect; 4] {
+    /// What fails after the record has not failed the transfer: the name may be there. It stays
+    /// sealed, and [`recovery`](Self::recovery) finds out.
+    pub fn seal(&mut self, proof: Verified, name: DownloadName, inode: u64, _synced: Durable) {
         if let Phase::Receiving { source, .. } = &self.phase {
+            let source = source.clone();
             let (size, digest) = (proof.size(), proof.digest());
-            self.phase =
-                Phase::Sealed(Download { source: source.clone(), name, size, digest, inode });
+            self.phase = Phase::Sealed(Download { source, name, size, digest, inode });
         }
-        [Effect::SyncPartial, Effect::Record, Effect::Publish, Effect::SyncFolder]
     }
 
-    /// Tries the next name: the last one belongs to another file.
-    pub fn name_taken(&mut self) -> [Effect; 3] {
+    /// Takes the next name, because something else has the last one. Put it on record before the
+    /// next commit.
+    pub fn name_taken(&mut self) {
         if let Phase::Sealed(download) = &mut self.phase {
             download.name = download.name.next();
         }
-        [Effect::Record, Effect::Publish, Effect::SyncFolder]
     }
 
     /// Notes that the download has its name, and keeps it after a power cut.
-    pub fn published(&mut self, now: DateTime<Utc>) -> [Effect; 1] {
+    pub fn published(&mut self, now: DateTime<Utc>, _named: Durable) {
         if let Phase::Sealed(download) = &self.phase {
             self.phase = Phase::Done(download.clone());
             self.finished_at = Some(now);
         }
-        [Effect::Record]
     }
 
-    /// Drops what was received, because it is of no single version of the source, or damaged.
-    pub fn start_over(&mut self) -> [Effect; 2] {
+    /// Drops what was received, because it is of no single version of the source, or damaged. Abort
+    /// the [`partial`](Self::partial) once this is on record.
+    pub fn start_over(&mut self) {
         self.phase = Phase::Queued;
-        [Effect::Record, Effect::RemovePartial(self.generation)]
     }
 
-    /// Ends the transfer with `problem`, and notes how far it came.
-    pub fn fail(&mut self, problem: Problem, reached: Reached, now: DateTime<Utc>) -> [Effect; 2] {
+    /// Ends the transfer with `problem`, and notes how far it came. Abort the
+    /// [`partial`](Self::partial) once this is on record.
+    pub fn fail(&mut self, problem: Problem, reached: Reached, now: DateTime<Utc>) {
         let cancelled = problem.code == Code::Cancelled;
         let ended = Ended { problem, reached };
         self.phase = if cancelled { Phase::Cancelled(ended) } else { Phase::Failed(ended) };
         self.finished_at = Some(now);
-        [Effect::Record, Effect::RemovePartial(self.generation)]
     }
 
     /// What a server that starts must look at before this transfer can go on.
@@ -339,24 +326,6 @@ impl Transfer {
             }
             Phase::Receiving { checkpoint, .. } => Recovery::ReadPrefix(*checkpoint),
             Phase::Sealed(download) => Recovery::FindSealed(download.clone()),
-        }
-    }
-
-    /// Goes on after a restart, now that the partial has been read: does it hold the checkpoint?
-    pub fn prefix_found(&mut self, holds_checkpoint: bool) -> Vec<Effect> {
-        if holds_checkpoint { Vec::new() } else { self.start_over().to_vec() }
-    }
-
-    /// Goes on now that the sealed download has been looked for. Unless it is nowhere, go on as
-    /// after [`seal`](Self::seal).
-    pub fn sealed_found(&mut self, found: SealedFound) -> Vec<Effect> {
-        match found {
-            // A rename made of a link and an unlink may have been cut in the middle.
-            SealedFound::Named => vec![Effect::SyncFolder, Effect::RemovePartial(self.generation)],
-            SealedFound::Partial => {
-                vec![Effect::SyncPartial, Effect::Publish, Effect::SyncFolder]
-            }
-            SealedFound::Nowhere => self.start_over().to_vec(),
         }
     }
 }

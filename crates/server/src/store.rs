@@ -1,13 +1,14 @@
 //! The disk of the server: each client's folder, partials in it, and downloads.
 //!
-//! Every method blocks and is called from the blocking pool. Nothing here decides anything: which
-//! step comes after which is the order of effects in `core::transfer`.
+//! Every method blocks and is called from the blocking pool. Nothing here decides anything: [`Store`]
+//! implements the port `core::disk`, and which step follows which is the rule of `core::transfer`.
 //!
 //! All access is relative to open folders, and links are never followed, so that nobody who may
 //! write into a client's folder can lead the server out of it.
 
 mod entries;
 mod partial;
+mod port;
 mod whole;
 
 use std::fs::File;
@@ -21,7 +22,7 @@ use filepull_core::name::DownloadName;
 use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 use rustix::io::Errno;
 
-pub use partial::{LastChange, Partial, Published, Syncer};
+pub use partial::{LastChange, Partial};
 pub(crate) use partial::{partial_name, transfer_of};
 pub use whole::digest_of;
 pub(crate) use whole::read_all;
@@ -142,76 +143,11 @@ impl Store {
         self.root.path.join(client.as_str()).join(name.to_string())
     }
 
-    /// Creates the partial of a generation, which must not exist, and reserves `size` bytes.
-    /// The client's folder is made, durably, if it is missing.
-    ///
-    /// # Errors
-    /// It exists, there is no room, or the disk failed.
-    pub fn create_partial(
-        &self,
-        client: &ClientId,
-        transfer: TransferId,
-        generation: u32,
-        size: u64,
-    ) -> Result<Partial, StoreError> {
-        let folder = self.make_folder(client)?;
-        Partial::create(folder, self.partial_place(client, transfer, generation), size)
-    }
-
-    /// Opens a partial that an earlier process left, and cuts it to `len` bytes.
-    ///
-    /// `None` if it is missing or shorter: its size alone never says how much of it is valid.
-    ///
-    /// # Errors
-    /// The disk failed.
-    pub fn open_partial(
-        &self,
-        client: &ClientId,
-        transfer: TransferId,
-        generation: u32,
-        len: u64,
-    ) -> Result<Option<Partial>, StoreError> {
-        match self.open_folder(client)? {
-            None => Ok(None),
-            Some(folder) => {
-                Partial::open(folder, self.partial_place(client, transfer, generation), len)
-            }
-        }
-    }
-
-    /// Says that a download could not be read.
-    pub(crate) fn unreadable(
-        &self,
-        client: &ClientId,
-        name: &DownloadName,
-        source: io::Error,
-    ) -> StoreError {
-        StoreError { step: "read", path: self.download_path(client, name), source }
-    }
-
-    /// Removes a partial, if there is one.
-    ///
-    /// # Errors
-    /// The disk failed.
-    pub fn remove_partial(
-        &self,
-        client: &ClientId,
-        transfer: TransferId,
-        generation: u32,
-    ) -> Result<(), StoreError> {
-        let Some(folder) = self.open_folder(client)? else { return Ok(()) };
-        let place = self.partial_place(client, transfer, generation);
-        match rustix::fs::unlinkat(&folder, &place.name, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(errno) => Err(place.failed("remove", errno.into())),
-        }
-    }
-
     /// Brings the entries of the client's folder to the disk.
     ///
     /// # Errors
     /// The disk failed.
-    pub fn sync_folder(&self, client: &ClientId) -> Result<(), StoreError> {
+    fn sync_folder(&self, client: &ClientId) -> Result<(), StoreError> {
         let Some(folder) = self.open_folder(client)? else { return Ok(()) };
         rustix::fs::fsync(&folder).map_err(|errno| self.folder_failed("sync", client, errno))
     }
@@ -294,16 +230,6 @@ impl Store {
 
     fn folder_failed(&self, step: &'static str, client: &ClientId, errno: Errno) -> StoreError {
         StoreError { step, path: self.root.path.join(client.as_str()), source: errno.into() }
-    }
-
-    fn partial_place(
-        &self,
-        client: &ClientId,
-        transfer: TransferId,
-        generation: u32,
-    ) -> partial::Place {
-        let name = partial::partial_name(transfer, generation);
-        partial::Place { folder_path: self.root.path.join(client.as_str()), name }
     }
 }
 

@@ -7,7 +7,7 @@ mod admit;
 mod agent;
 mod attempt;
 mod checkpoint;
-mod effects;
+mod disk;
 mod failed;
 mod finish;
 mod judge;

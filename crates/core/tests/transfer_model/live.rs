@@ -1,14 +1,17 @@
 //! One transfer in a server process, and how it drives the core's rules.
 
 use filepull_core::digest::Digest;
+use filepull_core::disk::{
+    self, Committed, Disk as _, DiskError, Durable, Extent, PartialKey, Resumed, Sealed,
+};
 use filepull_core::name::DownloadName;
 use filepull_core::problem::{Code, Problem};
-use filepull_core::receive::{ReceiveError, Receiver};
+use filepull_core::receive::{Prefix, ReceiveError, Receiver};
 use filepull_core::source::Source;
-use filepull_core::transfer::{Begin, Effect, Phase, Reached, Recovery, SealedFound, Transfer};
+use filepull_core::transfer::{Begin, Phase, Reached, Recovery, Transfer};
 
 use crate::agent::Order;
-use crate::machine::{Machine, Outcome, Said, Stop, partial_name};
+use crate::machine::{Machine, Said, Stop, partial_name};
 use crate::server::NOW;
 
 #[derive(Clone, Debug)]
@@ -22,9 +25,11 @@ pub(crate) struct Live {
 
 /// A checkpoint that has begun: the transfer as it is to be on record.
 #[derive(Clone, Debug)]
-struct Making {
-    noted: Transfer,
-    synced: bool,
+enum Making {
+    /// The prefix that it covers: appends may follow before it is synced.
+    Begun(Prefix),
+    /// To be put on record.
+    Synced(Transfer),
 }
 
 impl Live {
@@ -36,45 +41,45 @@ impl Live {
         match self.transfer.recovery() {
             Recovery::Nothing => Ok(()),
             Recovery::ReadPrefix(checkpoint) => {
-                let bytes = machine.read_prefix(&self.transfer, checkpoint)?;
-                let effects = self.transfer.prefix_found(bytes.is_some());
-                self.receiver = bytes.map(|bytes| {
-                    let mut receiver = Receiver::new(checkpoint.len);
-                    receiver.chunk(0, &bytes).expect("the first chunk fits");
-                    receiver
-                });
-                self.perform(machine, &effects).map(drop)
+                let resumed = disk::resume(machine, &self.transfer.partial(), checkpoint);
+                let resumed = self.judge(machine, resumed)?;
+                self.receiver = resumed.map(|resumed| resumed.receiver);
+                if self.receiver.is_some() { Ok(()) } else { self.start_over(machine) }
             }
-            Recovery::FindSealed(_) => self.publish(machine, &[]),
+            Recovery::FindSealed(_) => {
+                let published = self.publish_found(machine);
+                self.publish(machine, published)
+            }
         }
     }
 
     /// What fails on the disk ends the transfer, as long as it is not sealed on record.
-    fn perform(&mut self, machine: &mut Machine, effects: &[Effect]) -> Result<Outcome, Stop> {
-        let done = machine.perform(&self.transfer, effects);
-        let on_record = machine.records.get(&self.transfer.id);
-        let is_sealed = on_record.is_some_and(|of| matches!(of.phase, Phase::Sealed(_)));
-        if done == Err(Stop::Failed) && !is_sealed {
-            self.fail(machine, Code::StorageFailed)?;
-            return Err(Stop::Refused);
+    fn judge<T>(
+        &mut self,
+        machine: &mut Machine,
+        done: Result<T, DiskError<Stop>>,
+    ) -> Result<T, Stop> {
+        match done {
+            Err(DiskError::NotDone(Stop::Failed) | DiskError::Unknown(Stop::Failed)) => {
+                self.fail(machine, Code::StorageFailed)?;
+                Err(Stop::Refused)
+            }
+            done => Ok(done?),
         }
-        done
     }
 
     /// Begins a checkpoint, syncs it, or puts it on record.
     pub(crate) fn checkpoint_step(&mut self, machine: &mut Machine) -> Result<(), Stop> {
         match self.making.take() {
-            None => {
-                let Some(receiver) = &self.receiver else { return Ok(()) };
+            None => self.making = self.receiver.as_ref().map(|of| Making::Begun(of.prefix())),
+            Some(Making::Begun(prefix)) => {
+                let synced = machine.sync(&self.transfer.partial(), Extent::Prefix);
+                let synced = self.judge(machine, synced)?;
                 let mut noted = self.transfer.clone();
-                noted.checkpoint(receiver.prefix());
-                self.making = Some(Making { noted, synced: false });
+                noted.checkpoint(prefix, synced);
+                self.making = Some(Making::Synced(noted));
             }
-            Some(Making { noted, synced: false }) => {
-                self.perform(machine, &[Effect::SyncPartial])?;
-                self.making = Some(Making { noted, synced: true });
-            }
-            Some(Making { noted, synced: true }) => {
+            Some(Making::Synced(noted)) => {
                 // If the records fail, the last checkpoint still holds.
                 if machine.save(&noted)? {
                     machine.said.push(Said::Durable(noted.id, noted.durable()));
@@ -104,23 +109,25 @@ impl Live {
         let size = source.size;
         loop {
             let held = self.receiver.as_ref().map(Receiver::received);
-            let begin = self.transfer.begin(order.attempt, offset, source.clone(), held);
+            let begin = self.transfer.begin(order.attempt, offset, source, held);
             match begin.map_err(|_| Stop::Refused)? {
                 Begin::GoOn => {
                     let receiver = self.receiver.as_mut().ok_or(Stop::Refused)?;
                     receiver.expect(size).map_err(|_| Stop::Refused)?;
                     break;
                 }
-                Begin::Over(effects) => {
+                Begin::Over => {
                     // Only an agent that could not prove the server's bytes may have them dropped.
                     if offset == 0 {
                         machine.said.push(Said::Lapsed(order.id));
                     }
-                    self.receiver = None;
-                    self.perform(machine, &effects)?;
+                    self.start_over(machine)?;
                 }
-                Begin::Anew(effects) => {
-                    self.perform(machine, &effects)?;
+                Begin::Anew => {
+                    let begun = machine.begin(&self.transfer.next_partial(), size);
+                    let (_, begun) = self.judge(machine, begun)?;
+                    self.transfer.receive(source.clone(), begun);
+                    machine.record(&self.transfer)?;
                     self.receiver = Some(Receiver::new(size));
                     break;
                 }
@@ -138,14 +145,8 @@ impl Live {
         bytes: &[u8],
     ) -> Result<(), Stop> {
         self.receiver_of(order)?.chunk(offset, bytes).map_err(|_| Stop::Refused)?;
-        let at = usize::try_from(offset).expect("model files are small");
-        match machine.append(&self.transfer, at, bytes) {
-            Err(Stop::Failed) => {
-                self.fail(machine, Code::ServerFull)?;
-                Err(Stop::Refused)
-            }
-            done => done,
-        }
+        let done = machine.append(&mut self.transfer.partial(), &[bytes]);
+        self.judge(machine, done)
     }
 
     /// The agent says that this was the whole file.
@@ -160,11 +161,17 @@ impl Live {
         self.settle(machine)?;
         match self.receiver_of(order)?.finish(size, digest) {
             Ok(proof) => {
-                let partial = partial_name(&self.transfer, self.transfer.generation);
-                let inode = machine.disk.inode(&partial).expect("the partial is there");
-                let effects = self.transfer.seal(proof, DownloadName::new(NOW, "data.bin"), inode);
+                let partial = self.transfer.partial();
+                let inode = machine.disk.inode(&partial_name(&partial));
+                let inode = inode.expect("the partial is there");
+                let synced = machine.sync(&partial, Extent::Whole);
+                let synced = self.judge(machine, synced)?;
+                let name = DownloadName::new(NOW, "data.bin");
+                self.transfer.seal(proof, name, inode, synced);
                 self.receiver = None;
-                self.publish(machine, &effects)
+                machine.record(&self.transfer)?;
+                let published = self.name(machine, &partial);
+                self.publish(machine, published)
             }
             Err(ReceiveError::Damaged { .. }) => {
                 self.transfer.setbacks.damaged += 1;
@@ -199,9 +206,14 @@ impl Live {
         if too_often {
             return self.fail(machine, code);
         }
+        self.start_over(machine)
+    }
+
+    fn start_over(&mut self, machine: &mut Machine) -> Result<(), Stop> {
         self.receiver = None;
-        let effects = self.transfer.start_over();
-        self.perform(machine, &effects).map(drop)
+        self.transfer.start_over();
+        machine.record(&self.transfer)?;
+        Ok(machine.abort(&self.transfer.partial(), None)?)
     }
 
     pub(crate) fn fail(&mut self, machine: &mut Machine, code: Code) -> Result<(), Stop> {
@@ -209,41 +221,54 @@ impl Live {
         self.making = None;
         let received = self.receiver.take().map_or(0, |receiver| receiver.received());
         let reached = Reached { source: self.transfer.source().cloned(), received };
-        let effects = self.transfer.fail(Problem::new(code, "in the model"), reached, NOW);
-        machine.perform(&self.transfer, &effects).map(drop)
+        self.transfer.fail(Problem::new(code, "in the model"), reached, NOW);
+        machine.record(&self.transfer)?;
+        Ok(machine.abort(&self.transfer.partial(), None)?)
     }
 
-    /// Keeps at it until it is published or nowhere: once it is sealed on record, what fails does
-    /// not fail the transfer.
-    fn publish(&mut self, machine: &mut Machine, effects: &[Effect]) -> Result<(), Stop> {
-        let mut published = match effects {
-            [] => self.publish_found(machine),
-            effects => self.name(machine, effects),
-        };
-        while published == Err(Stop::Failed) {
+    /// Retries until it is published or nowhere: once it is sealed on record, what fails does not
+    /// fail the transfer.
+    fn publish(
+        &mut self,
+        machine: &mut Machine,
+        mut published: Result<Option<Durable>, DiskError<Stop>>,
+    ) -> Result<(), Stop> {
+        while let Err(DiskError::NotDone(Stop::Failed) | DiskError::Unknown(Stop::Failed)) =
+            published
+        {
             published = self.publish_found(machine);
         }
-        published
+        let Some(named) = published? else { return self.start_over(machine) };
+        self.transfer.published(NOW, named);
+        machine.record(&self.transfer)
     }
 
-    fn publish_found(&mut self, machine: &mut Machine) -> Result<(), Stop> {
-        let Recovery::FindSealed(download) = self.transfer.recovery() else { return Ok(()) };
-        machine.tick()?;
-        let found = machine.find_sealed(&self.transfer, &download);
-        let effects = self.transfer.sealed_found(found);
-        match found {
-            SealedFound::Nowhere => self.perform(machine, &effects).map(drop),
-            SealedFound::Named | SealedFound::Partial => self.name(machine, &effects),
+    /// Searches for what is sealed, and names it; none if it is nowhere.
+    fn publish_found(&mut self, machine: &mut Machine) -> Result<Option<Durable>, DiskError<Stop>> {
+        let Recovery::FindSealed(download) = self.transfer.recovery() else { return Ok(None) };
+        match disk::find_sealed(machine, &self.transfer.partial(), &download)? {
+            Sealed::Named(named) => Ok(Some(named)),
+            Sealed::Unnamed(Resumed { partial, .. }) => {
+                // A sync that failed may have lost what was just read.
+                let _synced = machine.sync(&partial, Extent::Whole)?;
+                self.name(machine, &partial)
+            }
+            Sealed::Lost => Ok(None),
         }
     }
 
-    fn name(&mut self, machine: &mut Machine, effects: &[Effect]) -> Result<(), Stop> {
-        let mut outcome = self.perform(machine, effects)?;
-        while outcome == Outcome::NameTaken {
-            let effects = self.transfer.name_taken();
-            outcome = self.perform(machine, &effects)?;
+    fn name(
+        &mut self,
+        machine: &mut Machine,
+        partial: &PartialKey,
+    ) -> Result<Option<Durable>, DiskError<Stop>> {
+        loop {
+            let Phase::Sealed(download) = &self.transfer.phase else { return Ok(None) };
+            match machine.commit(partial, &download.name)? {
+                Committed::Named(named) => return Ok(Some(named)),
+                Committed::Taken => self.transfer.name_taken(),
+            }
+            machine.record(&self.transfer).map_err(DiskError::NotDone)?;
         }
-        let effects = self.transfer.published(NOW);
-        self.perform(machine, &effects).map(drop)
     }
 }

@@ -1,11 +1,13 @@
-//! What outlives a server process: the disk and the records; and how an effect reaches them.
+//! What outlives a server process: the disk, behind the port that the real one implements, and the
+//! records.
 
 use std::collections::BTreeMap;
 
 use filepull_core::digest::Digest;
-use filepull_core::id::TransferId;
-use filepull_core::receive::Prefix;
-use filepull_core::transfer::{Download, Effect, SealedFound, Transfer};
+use filepull_core::disk::{self, Committed, DiskError, Durable, Extent, PartialKey};
+use filepull_core::id::{ClientId, TransferId};
+use filepull_core::name::DownloadName;
+use filepull_core::transfer::{Download, Transfer};
 
 use crate::disk::Disk;
 
@@ -76,15 +78,15 @@ pub(crate) enum Stop {
     Failed,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    Performed,
-    NameTaken,
+impl From<DiskError<Self>> for Stop {
+    fn from(error: DiskError<Self>) -> Self {
+        error.into_cause()
+    }
 }
 
 /// `<transfer>-<generation>.tmp`.
-pub(crate) fn partial_name(transfer: &Transfer, generation: u32) -> String {
-    format!("{}-{generation}.tmp", transfer.id)
+pub(crate) fn partial_name(key: &PartialKey) -> String {
+    format!("{}-{}.tmp", key.transfer, key.generation)
 }
 
 pub(crate) fn is_partial(name: &str) -> bool {
@@ -134,85 +136,30 @@ impl Machine {
         Ok(failed.is_none())
     }
 
-    /// Appends to a partial; a disk that gets full takes the first half.
-    pub(crate) fn append(&mut self, of: &Transfer, at: usize, bytes: &[u8]) -> Result<(), Stop> {
-        self.tick()?;
-        let room = self.room();
-        let len = if room.is_ok() { bytes.len() } else { bytes.len() / 2 };
-        self.disk.write(&partial_name(of, of.generation), at, &bytes[..len]);
-        room
-    }
-
-    pub(crate) fn perform(&mut self, of: &Transfer, effects: &[Effect]) -> Result<Outcome, Stop> {
-        let partial = partial_name(of, of.generation);
-        let mut outcome = Outcome::Performed;
-        for effect in effects {
-            self.tick()?;
-            match effect {
-                // Tried until it works.
-                Effect::Record => while !self.save(of)? {},
-                Effect::CreatePartial => {
-                    self.room()?;
-                    self.disk.create(&partial);
-                }
-                Effect::SyncPartial => self.sync(&partial)?,
-                Effect::SyncFolder => {
-                    if self.fails(|what| what == Fails::SyncFolder).is_some() {
-                        return Err(Stop::Failed);
-                    }
-                    self.disk.sync_folder();
-                }
-                Effect::Publish => {
-                    outcome = self.publish(of, &partial)?;
-                    if outcome == Outcome::NameTaken {
-                        break;
-                    }
-                }
-                Effect::RemovePartial(old) => self.disk.unlink(&partial_name(of, *old)),
-            }
-        }
-        Ok(outcome)
-    }
-
-    pub(crate) fn sync(&mut self, partial: &str) -> Result<(), Stop> {
-        if self.fails(|what| what == Fails::SyncFile).is_some() {
-            self.disk.fail_sync(partial);
-            return Err(Stop::Failed);
-        }
-        self.disk.sync(partial);
+    /// Puts a transfer on record, and tries until that works.
+    pub(crate) fn record(&mut self, of: &Transfer) -> Result<(), Stop> {
+        while !self.save(of)? {}
         Ok(())
     }
 
-    fn publish(&mut self, of: &Transfer, partial: &str) -> Result<Outcome, Stop> {
-        let name = sealed(of).name.to_string();
-        if self.disk.inode(&name).is_some() {
-            return Ok(Outcome::NameTaken);
+    fn sync_folder(&mut self) -> Result<Durable, DiskError<Stop>> {
+        self.tick().map_err(DiskError::Unknown)?;
+        if self.fails(|what| what == Fails::SyncFolder).is_some() {
+            return Err(DiskError::Unknown(Stop::Failed));
         }
+        self.disk.sync_folder();
+        Ok(Durable::promise())
+    }
+
+    fn rename(&mut self, partial: &str, name: &str) -> Result<(), Stop> {
         if self.links {
-            self.disk.link(partial, &name);
+            self.disk.link(partial, name);
             self.tick()?;
             self.disk.unlink(partial);
         } else {
-            self.disk.rename(partial, &name);
+            self.disk.rename(partial, name);
         }
-        Ok(Outcome::Performed)
-    }
-
-    /// Cuts the partial to the checkpoint and reads it; none if it does not hold the checkpoint.
-    pub(crate) fn read_prefix(
-        &mut self,
-        of: &Transfer,
-        checkpoint: Prefix,
-    ) -> Result<Option<Vec<u8>>, Stop> {
-        self.tick()?;
-        let partial = partial_name(of, of.generation);
-        let len = usize::try_from(checkpoint.len).expect("model files are small");
-        if self.disk.bytes(&partial).is_none_or(|bytes| bytes.len() < len) {
-            return Ok(None);
-        }
-        self.disk.cut(&partial, len);
-        let bytes = self.disk.bytes(&partial).map(<[u8]>::to_vec);
-        Ok(bytes.filter(|bytes| Digest::of(bytes) == checkpoint.digest))
+        Ok(())
     }
 
     /// Damages a bit of a partial, if there is one that is not also a download.
@@ -221,40 +168,125 @@ impl Machine {
         let is_only_name = |name: &str| {
             disk.names().filter(|other| disk.inode(other) == disk.inode(name)).count() == 1
         };
-        let partial = |of: &Transfer| partial_name(of, of.generation);
+        let partial = |of: &Transfer| partial_name(&of.partial());
         let damaged = records.values().find(|of| is_only_name(&partial(of)));
         if let Some(of) = damaged {
             disk.flip_bit(&partial(of), pick);
             said.push(Said::Lapsed(of.id));
         }
     }
+}
 
-    /// Looks for a sealed download under its name, then for its partial.
-    pub(crate) fn find_sealed(&self, of: &Transfer, download: &Download) -> SealedFound {
-        let holds = |name: &str| self.disk.bytes(name).is_some_and(|found| is(download, found));
+impl disk::Disk for Machine {
+    type Partial = PartialKey;
+    type Error = Stop;
+
+    fn begin(
+        &mut self,
+        key: &PartialKey,
+        _size: u64,
+    ) -> Result<(PartialKey, Durable), DiskError<Stop>> {
+        self.tick().map_err(DiskError::NotDone)?;
+        self.room().map_err(DiskError::NotDone)?;
+        let name = partial_name(key);
+        self.disk.unlink(&name);
+        self.disk.create(&name);
+        match self.sync_folder() {
+            Ok(durable) => Ok((key.clone(), durable)),
+            Err(error) => {
+                if error != DiskError::Unknown(Stop::Crashed) {
+                    self.disk.unlink(&name);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// A disk that gets full takes the first half of a chunk.
+    fn append<B: AsRef<[u8]>>(
+        &mut self,
+        partial: &mut PartialKey,
+        chunks: &[B],
+    ) -> Result<(), DiskError<Stop>> {
+        for chunk in chunks {
+            self.tick().map_err(DiskError::Unknown)?;
+            let (name, bytes, room) = (partial_name(partial), chunk.as_ref(), self.room());
+            let at = self.disk.bytes(&name).map_or(0, <[u8]>::len);
+            let len = if room.is_ok() { bytes.len() } else { bytes.len() / 2 };
+            self.disk.write(&name, at, &bytes[..len]);
+            room.map_err(DiskError::Unknown)?;
+        }
+        Ok(())
+    }
+
+    fn sync(&mut self, partial: &PartialKey, _extent: Extent) -> Result<Durable, DiskError<Stop>> {
+        self.tick().map_err(DiskError::Unknown)?;
+        let name = partial_name(partial);
+        if self.fails(|what| what == Fails::SyncFile).is_some() {
+            self.disk.fail_sync(&name);
+            return Err(DiskError::Unknown(Stop::Failed));
+        }
+        self.disk.sync(&name);
+        Ok(Durable::promise())
+    }
+
+    fn commit(
+        &mut self,
+        partial: &PartialKey,
+        name: &DownloadName,
+    ) -> Result<Committed, DiskError<Stop>> {
+        self.tick().map_err(DiskError::NotDone)?;
+        let name = name.to_string();
+        if self.disk.inode(&name).is_some() {
+            return Ok(Committed::Taken);
+        }
+        self.rename(&partial_name(partial), &name).map_err(DiskError::Unknown)?;
+        self.sync_folder().map(Committed::Named)
+    }
+
+    fn abort(
+        &mut self,
+        key: &PartialKey,
+        _partial: Option<&PartialKey>,
+    ) -> Result<(), DiskError<Stop>> {
+        self.tick().map_err(DiskError::NotDone)?;
+        self.disk.unlink(&partial_name(key));
+        Ok(())
+    }
+
+    fn resume(
+        &mut self,
+        key: &PartialKey,
+        len: u64,
+        mut take: impl FnMut(&[u8]),
+    ) -> Result<Option<PartialKey>, DiskError<Stop>> {
+        self.tick().map_err(DiskError::NotDone)?;
+        let name = partial_name(key);
+        let len = usize::try_from(len).expect("model files are small");
+        if self.disk.bytes(&name).is_none_or(|bytes| bytes.len() < len) {
+            return Ok(None);
+        }
+        self.disk.cut(&name, len);
+        self.disk.bytes(&name).into_iter().for_each(&mut take);
+        Ok(Some(key.clone()))
+    }
+
+    fn find(
+        &mut self,
+        _client: &ClientId,
+        download: &Download,
+    ) -> Result<Option<Durable>, DiskError<Stop>> {
+        self.tick().map_err(DiskError::NotDone)?;
         let name = download.name.to_string();
         let is_ours = self.disk.inode(&name) == Some(download.inode);
-        if is_ours && holds(&name) {
-            SealedFound::Named
-        } else if holds(&partial_name(of, of.generation)) {
-            SealedFound::Partial
-        } else {
-            SealedFound::Nowhere
+        if is_ours && self.disk.bytes(&name).is_some_and(|found| is(download, found)) {
+            return self.sync_folder().map(Some);
         }
+        Ok(None)
     }
 }
 
 /// Do these bytes have the length and the digest of the download?
 pub(crate) fn is(download: &Download, bytes: &[u8]) -> bool {
     bytes.len() as u64 == download.size && Digest::of(bytes) == download.digest
-}
-
-fn sealed(transfer: &Transfer) -> &Download {
-    use filepull_core::transfer::Phase::{Cancelled, Done, Failed, Queued, Receiving, Sealed};
-    match &transfer.phase {
-        Sealed(download) => download,
-        Queued | Receiving { .. } | Done(_) | Failed(_) | Cancelled(_) => {
-            panic!("published while not sealed: {transfer:?}")
-        }
-    }
 }

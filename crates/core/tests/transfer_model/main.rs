@@ -1,5 +1,5 @@
 //! The core's rules in a world that goes wrong: the real [`Transfer`], [`Receiver`] and [`Reading`]
-//! between a model of a disk that loses power, a server that is killed between any two effects,
+//! between a model of a disk that loses power, a server that is killed between any two steps,
 //! and an agent whose file changes under its hands.
 //!
 //! `world` runs the steps, `oracle` holds the invariants of RELIABILITY.md 3.6 against it.
@@ -96,7 +96,7 @@ fn story(
     fault: impl Strategy<Value = Option<Fault>>,
 ) -> impl Strategy<Value = Vec<Step>> {
     let power_cut = prop::option::of(any::<u64>().prop_map(Fate));
-    // Most effects come in twos and threes; recoveries and deliveries are longer.
+    // Most steps come in twos and threes; recoveries and deliveries are longer.
     let after = prop_oneof![2 => 0usize..3, 1 => 0usize..12];
     let crash = (after, power_cut, flip).prop_map(|(after, power_cut, flip)| Crash {
         after,
@@ -148,7 +148,7 @@ fn eventful_story() -> Vec<Op> {
 }
 
 #[test]
-fn a_crash_before_any_single_effect_is_survived() {
+fn a_crash_before_any_single_step_is_survived() {
     let power_cuts = [None, Some(0), Some(u64::MAX), Some(0x5555_5555_5555_5555)];
     for step_idx in 0..eventful_story().len() {
         for after in 0..12 {

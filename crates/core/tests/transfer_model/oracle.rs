@@ -161,7 +161,7 @@ impl Oracle {
             Phase::Queued => assert_eq!(durable, 0, "I5: acknowledged and lost: {transfer:?}"),
             Phase::Receiving { source, checkpoint } => {
                 let receiver = receiver.as_ref().expect("a partial has a receiver");
-                let partial = partial_name(transfer, transfer.generation);
+                let partial = partial_name(&transfer.partial());
                 let bytes = machine.disk.bytes(&partial).expect("I12 holds");
                 assert_eq!(receiver.received(), bytes.len() as u64, "I7: a hole in {partial}");
                 assert_eq!(receiver.prefix().digest, Digest::of(bytes), "I7: other bytes");

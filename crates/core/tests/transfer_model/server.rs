@@ -57,7 +57,7 @@ impl Server {
     pub(crate) fn partials(&self) -> BTreeSet<String> {
         let owned = |live: &Live| match live.transfer.phase {
             Phase::Receiving { .. } | Phase::Sealed(_) => {
-                Some(partial_name(&live.transfer, live.transfer.generation))
+                Some(partial_name(&live.transfer.partial()))
             }
             Phase::Queued | Phase::Done(_) | Phase::Failed(_) | Phase::Cancelled(_) => None,
         };

@@ -1,11 +1,12 @@
 //! What has been received of a transfer, and whether the disk still has it.
 
 use bytes::Bytes;
+use filepull_core::disk::{Disk as _, DiskError, Durable, Extent, Resumed};
 use filepull_core::receive::Receiver;
 use filepull_core::source::Fingerprint;
 
 use super::End;
-use crate::store::{LastChange, Partial, StoreError};
+use crate::store::{LastChange, Partial, Store, StoreError};
 
 /// A partial that is no longer is read back as soon as it is whole, while the agent reads its file
 /// once more, and nobody waits. A longer one may have to come from the disk, for longer than an
@@ -15,6 +16,7 @@ const EARLY_LEN: u64 = 1 << 30;
 /// What has been received of a transfer: its partial, and the judge of what may follow.
 #[derive(Debug)]
 pub(crate) struct Held {
+    disk: Store,
     pub(crate) partial: Partial,
     pub(crate) receiver: Receiver,
     /// Of the bytes that were received: what the partial must hold when it gets its name. The
@@ -32,9 +34,16 @@ struct Looked {
 }
 
 impl Held {
-    /// `fingerprint` is that of everything that is in `receiver`.
-    pub(crate) fn new(partial: Partial, receiver: Receiver, fingerprint: Fingerprint) -> Self {
-        Self { partial, receiver, fingerprint, looked: None }
+    /// Nothing is received yet, of a source of `size` bytes.
+    pub(crate) fn new(disk: Store, partial: Partial, size: u64) -> Self {
+        let (receiver, fingerprint) = (Receiver::new(size), Fingerprint::default());
+        Self::resumed(disk, Resumed { partial, receiver, fingerprint })
+    }
+
+    /// Continues with what an earlier process received.
+    pub(crate) fn resumed(disk: Store, resumed: Resumed<Partial>) -> Self {
+        let Resumed { partial, receiver, fingerprint } = resumed;
+        Self { disk, partial, receiver, fingerprint, looked: None }
     }
 
     /// Takes the chunks that follow each other, up to the first that does not.
@@ -52,13 +61,22 @@ impl Held {
                 accepted.push(bytes);
             }
         }
-        self.partial.append(&accepted).map_err(End::Disk)?;
+        let appended = self.disk.append(&mut self.partial, &accepted);
+        appended.map_err(|error| End::Disk(error.into_cause()))?;
         judged.map_err(End::Bad)?;
         let whole = self.receiver.received() == self.receiver.announced();
         if whole && !accepted.is_empty() && self.receiver.received() <= EARLY_LEN {
             self.look().map_err(End::Disk)?;
         }
         Ok(())
+    }
+
+    /// Makes what was received durable.
+    ///
+    /// # Errors
+    /// The disk failed: the partial must not be used any more.
+    pub(crate) fn sync(&mut self, extent: Extent) -> Result<Durable, DiskError<StoreError>> {
+        self.disk.sync(&self.partial, extent)
     }
 
     /// Whether the partial holds what was received, if it was read back since it last changed.

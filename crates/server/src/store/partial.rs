@@ -8,9 +8,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use filepull_core::disk::DiskError;
 use filepull_core::id::TransferId;
-use filepull_core::name::DownloadName;
 use rustix::fs::{Advice, AtFlags, FallocateFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
@@ -18,12 +17,14 @@ use super::StoreError;
 use super::whole::read_all;
 
 /// A file that is being received. Its bytes become durable by [`sync`](Self::sync) only.
-#[derive(Debug)]
+///
+/// A clone is a second handle, for a sync beside the appends. It takes no file descriptor of its
+/// own: none may be left.
+#[derive(Clone, Debug)]
 pub struct Partial {
-    /// Shared with its [`Syncer`]s, which take no descriptor of their own: none may be left.
     file: Arc<File>,
-    folder: OwnedFd,
-    place: Place,
+    folder: Arc<OwnedFd>,
+    place: Arc<Place>,
     /// Bytes appended, and how many of them the system has been asked to bring to the disk.
     appended: u64,
     started: u64,
@@ -44,17 +45,8 @@ const MODE: Mode = Mode::RUSR.union(Mode::WUSR).union(Mode::RGRP);
 /// end.
 const WRITE_BACK_LEN: u64 = 8 * 1024 * 1024;
 
-/// What became of an attempt to give a partial its name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Published {
-    /// It has the name now.
-    Named,
-    /// Another file has the name. Nothing changed.
-    Taken,
-}
-
 /// Where a partial lies.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Place {
     pub(super) folder_path: PathBuf,
     pub(super) name: String,
@@ -83,19 +75,27 @@ pub(crate) fn transfer_of(name: &str) -> Option<TransferId> {
 }
 
 impl Partial {
+    /// Creates it, and reserves `size` bytes. Nothing is left of it after an error.
     pub(super) fn create(folder: OwnedFd, place: Place, size: u64) -> Result<Self, StoreError> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&folder, &place.name, flags, MODE)
-            .map_err(|errno| place.failed("create", errno.into()))?;
-        let file = Arc::new(file.into());
+        let open = || rustix::fs::openat(&folder, &place.name, flags, MODE);
+        let opened = match open() {
+            // Left by an earlier process that ended before its record.
+            Err(Errno::EXIST) => {
+                rustix::fs::unlinkat(&folder, &place.name, AtFlags::empty()).and_then(|()| open())
+            }
+            opened => opened,
+        };
+        let file = opened.map_err(|errno| place.failed("create", errno.into()))?;
+        let (file, folder, place) = (Arc::new(file.into()), Arc::new(folder), Arc::new(place));
         let partial = Self { file, folder, place, appended: 0, started: 0 };
-        // A disk that cannot hold the file says so now, not after an hour of bytes.
-        match partial.reserve(size) {
+        // A disk that cannot hold the file fails now, not after an hour of bytes.
+        let begun = partial.reserve(size).and_then(|()| partial.sync_folder());
+        match begun {
             Ok(()) => Ok(partial),
             Err(error) => {
-                // Nobody knows of the file yet; if it stays, the next start sweeps it.
-                let _ =
-                    rustix::fs::unlinkat(&partial.folder, &partial.place.name, AtFlags::empty());
+                // No record names the file yet; if it stays, a sweep removes it.
+                let _ = partial.remove();
                 Err(error)
             }
         }
@@ -142,7 +142,7 @@ impl Partial {
         }
         file.set_len(len).map_err(failed("cut"))?;
         (&file).seek(SeekFrom::Start(len)).map_err(failed("seek in"))?;
-        let file = Arc::new(file);
+        let (file, folder, place) = (Arc::new(file), Arc::new(folder), Arc::new(place));
         Ok(Some(Self { file, folder, place, appended: len, started: len }))
     }
 
@@ -150,8 +150,9 @@ impl Partial {
     ///
     /// # Errors
     /// There is no room, or the disk failed. How much was written is then unknown.
-    pub fn append(&mut self, chunks: &[Bytes]) -> Result<(), StoreError> {
-        let mut slices: Vec<IoSlice<'_>> = chunks.iter().map(|chunk| IoSlice::new(chunk)).collect();
+    pub fn append<B: AsRef<[u8]>>(&mut self, chunks: &[B]) -> Result<(), StoreError> {
+        let mut slices: Vec<IoSlice<'_>> =
+            chunks.iter().map(|chunk| IoSlice::new(chunk.as_ref())).collect();
         let mut left = slices.as_mut_slice();
         while left.iter().any(|slice| !slice.is_empty()) {
             match (&*self.file).write_vectored(left) {
@@ -163,7 +164,7 @@ impl Partial {
                 Err(error) => return Err(self.place.failed("write", error)),
             }
         }
-        self.appended += chunks.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
+        self.appended += chunks.iter().map(|chunk| chunk.as_ref().len() as u64).sum::<u64>();
         self.start_write_back();
         Ok(())
     }
@@ -202,17 +203,14 @@ impl Partial {
         Ok(LastChange { len: found.len(), modified, changed })
     }
 
-    /// Brings its bytes to the disk: see [`Syncer::sync`].
+    /// Makes the bytes appended so far durable. After an error the partial must not be used any
+    /// more: the system reports a lost write only once (Rebello et al., "Can Applications Recover
+    /// from fsync Failures?", 2020).
     ///
     /// # Errors
-    /// The disk failed, or a delayed write found no room.
+    /// The disk failed, or a delayed write found no space.
     pub fn sync(&self) -> Result<(), StoreError> {
-        self.syncer().sync()
-    }
-
-    /// A second handle, which brings to the disk what has been appended while more is.
-    pub fn syncer(&self) -> Syncer {
-        Syncer { file: Arc::clone(&self.file), place: self.place.clone() }
+        self.file.sync_data().map_err(|error| self.place.failed("sync", error))
     }
 
     /// Brings the entries of its folder to the disk.
@@ -220,7 +218,7 @@ impl Partial {
     /// # Errors
     /// The disk failed.
     pub fn sync_folder(&self) -> Result<(), StoreError> {
-        rustix::fs::fsync(&self.folder)
+        rustix::fs::fsync(&*self.folder)
             .map_err(|errno| self.place.failed("sync the folder of", errno.into()))
     }
 
@@ -229,7 +227,7 @@ impl Partial {
     /// # Errors
     /// The disk failed.
     pub fn remove(&self) -> Result<(), StoreError> {
-        match rustix::fs::unlinkat(&self.folder, &self.place.name, AtFlags::empty()) {
+        match rustix::fs::unlinkat(&*self.folder, &self.place.name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(errno) => Err(self.place.failed("remove", errno.into())),
         }
@@ -261,49 +259,58 @@ impl Partial {
         self.file.sync_all().map_err(|error| self.place.failed("sync", error))
     }
 
-    /// Gives it the name `name` in its folder, unless another file has it.
+    /// Gives it the name `to` in its folder, unless anything else has it; returns whether it has
+    /// the name. That is durable once the folder is synced.
     ///
     /// # Errors
     /// The disk failed.
-    pub fn publish(&self, name: &DownloadName) -> Result<Published, StoreError> {
-        let (folder, from, to) = (&self.folder, self.place.name.as_str(), name.to_string());
-        match rustix::fs::renameat_with(folder, from, folder, &to, RenameFlags::NOREPLACE) {
-            Ok(()) => Ok(Published::Named),
-            Err(Errno::EXIST) => Ok(Published::Taken),
+    pub(super) fn publish(&self, to: &str) -> Result<bool, DiskError<StoreError>> {
+        let (folder, from) = (&*self.folder, self.place.name.as_str());
+        match rustix::fs::renameat_with(folder, from, folder, to, RenameFlags::NOREPLACE) {
+            Ok(()) => Ok(true),
+            Err(Errno::EXIST) => Ok(false),
             // Never a plain rename, which replaces: a link does not.
-            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => self.publish_by_link(&to),
-            Err(errno) => Err(self.place.failed("publish", errno.into())),
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => self.publish_by_link(to),
+            Err(errno) => Err(self.not_published(errno)),
         }
     }
 
-    pub(super) fn publish_by_link(&self, to: &str) -> Result<Published, StoreError> {
-        let (folder, from) = (&self.folder, self.place.name.as_str());
+    pub(super) fn publish_by_link(&self, to: &str) -> Result<bool, DiskError<StoreError>> {
+        let (folder, from) = (&*self.folder, self.place.name.as_str());
         match rustix::fs::linkat(folder, from, folder, to, AtFlags::empty()) {
             Ok(()) => {}
-            Err(Errno::EXIST) => return Ok(Published::Taken),
-            Err(errno) => return Err(self.place.failed("publish", errno.into())),
+            Err(Errno::EXIST) => return Ok(false),
+            Err(errno) => return Err(self.not_published(errno)),
         }
         // The link is the publication. A second name that stays is swept at the next start.
         let _ = rustix::fs::unlinkat(folder, from, AtFlags::empty());
-        Ok(Published::Named)
+        Ok(true)
+    }
+
+    fn not_published(&self, errno: Errno) -> DiskError<StoreError> {
+        let error = self.place.failed("publish", errno.into());
+        if is_refusal(errno) { DiskError::NotDone(error) } else { DiskError::Unknown(error) }
     }
 }
 
-/// A handle on a partial that can only bring it to the disk.
-#[derive(Debug)]
-pub struct Syncer {
-    file: Arc<File>,
-    place: Place,
-}
-
-impl Syncer {
-    /// Brings the bytes appended so far to the disk. After an error the partial must not be used
-    /// any more: the system reports a lost write only once (Rebello et al., "Can Applications
-    /// Recover from fsync Failures?", 2020).
-    ///
-    /// # Errors
-    /// The disk failed, or a delayed write found no room.
-    pub fn sync(&self) -> Result<(), StoreError> {
-        self.file.sync_data().map_err(|error| self.place.failed("sync", error))
-    }
+/// Whether a system that gives this reason has certainly changed nothing. Others (`EIO`, `ESTALE`, a
+/// timeout of a network file system) may have changed the disk before they failed.
+fn is_refusal(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::PERM
+            | Errno::ACCESS
+            | Errno::INVAL
+            | Errno::NOSYS
+            | Errno::NOTSUP
+            | Errno::NOSPC
+            | Errno::DQUOT
+            | Errno::ROFS
+            | Errno::MLINK
+            | Errno::XDEV
+            | Errno::NOENT
+            | Errno::NAMETOOLONG
+            | Errno::LOOP
+            | Errno::NOTDIR
+    )
 }

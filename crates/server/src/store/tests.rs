@@ -1,4 +1,7 @@
 use filepull_core::digest::Digest;
+use filepull_core::disk::{Committed, Disk as _, Extent, PartialKey};
+use filepull_core::source::Source;
+use filepull_core::transfer::Download;
 
 use super::*;
 
@@ -16,20 +19,24 @@ fn name() -> DownloadName {
     DownloadName::new(chrono::DateTime::UNIX_EPOCH, "data.txt")
 }
 
+fn key(transfer: TransferId, generation: u32) -> PartialKey {
+    PartialKey { client: client(), transfer, generation }
+}
+
 /// A partial that holds `bytes`.
-fn partial(store: &Store, bytes: &'static [u8]) -> Partial {
-    let size = bytes.len() as u64;
-    let mut partial = store.create_partial(&client(), TransferId::generate(), 1, size).unwrap();
-    partial.append(&[bytes.into()]).unwrap();
+fn partial(store: &mut Store, bytes: &'static [u8]) -> Partial {
+    let (mut partial, _begun) =
+        store.begin(&key(TransferId::generate(), 1), bytes.len() as u64).unwrap();
+    store.append(&mut partial, &[bytes]).unwrap();
     partial
 }
 
 #[test]
 fn a_published_partial_has_its_name_and_no_other() {
-    let (folder, store) = store();
-    let partial = partial(&store, b"whole");
-    partial.seal().unwrap();
-    assert_eq!(partial.publish(&name()).unwrap(), Published::Named);
+    let (folder, mut store) = store();
+    let partial = partial(&mut store, b"whole");
+    let _synced = store.sync(&partial, Extent::Whole).unwrap();
+    assert!(matches!(store.commit(&partial, &name()), Ok(Committed::Named(_))));
     let names: Vec<_> = std::fs::read_dir(folder.path().join("client4"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name())
@@ -42,59 +49,87 @@ fn a_published_partial_has_its_name_and_no_other() {
 
 #[test]
 fn a_taken_name_is_never_overwritten() {
-    let (_folder, store) = store();
-    assert_eq!(partial(&store, b"first").publish(&name()).unwrap(), Published::Named);
-    let second = partial(&store, b"second");
-    assert_eq!(second.publish(&name()).unwrap(), Published::Taken);
-    assert_eq!(second.publish_by_link(&name().to_string()).unwrap(), Published::Taken);
-    assert_eq!(second.publish_by_link(&name().next().to_string()).unwrap(), Published::Named);
+    let (_folder, mut store) = store();
+    let first = partial(&mut store, b"first");
+    assert!(matches!(store.commit(&first, &name()), Ok(Committed::Named(_))));
+    let second = partial(&mut store, b"second");
+    assert!(matches!(store.commit(&second, &name()), Ok(Committed::Taken)));
+    assert!(!second.publish_by_link(&name().to_string()).unwrap());
+    assert!(second.publish_by_link(&name().next().to_string()).unwrap());
     let first = store.find_download(&client(), &name()).unwrap().unwrap();
     assert_eq!(digest_of(&first).unwrap().1, Digest::of(b"first"));
 }
 
 #[test]
 fn a_partial_is_cut_to_what_is_known_to_be_valid() {
-    let (_folder, store) = store();
+    let (_folder, mut store) = store();
     let transfer = TransferId::generate();
-    let mut partial = store.create_partial(&client(), transfer, 1, 9).unwrap();
-    partial.append(&[b"0123".as_slice().into(), b"45678".as_slice().into()]).unwrap();
-    let mut reopened = store.open_partial(&client(), transfer, 1, 4).unwrap().unwrap();
-    reopened.append(&[b"xy".as_slice().into()]).unwrap();
+    let (mut partial, _begun) = store.begin(&key(transfer, 1), 9).unwrap();
+    store.append(&mut partial, &[b"0123".as_slice(), b"45678"]).unwrap();
+    let mut reopened = store.resume(&key(transfer, 1), 4, |_| ()).unwrap().unwrap();
+    store.append(&mut reopened, &[b"xy"]).unwrap();
     let mut bytes = Vec::new();
     reopened.read_back(|part| bytes.extend_from_slice(part)).unwrap();
     assert_eq!(bytes, b"0123xy");
-    assert!(store.open_partial(&client(), transfer, 1, 7).unwrap().is_none(), "it is too short");
-    assert!(store.open_partial(&client(), transfer, 2, 0).unwrap().is_none(), "it is missing");
+    assert!(store.resume(&key(transfer, 1), 7, |_| ()).unwrap().is_none(), "it is too short");
+    assert!(store.resume(&key(transfer, 2), 0, |_| ()).unwrap().is_none(), "it is missing");
 }
 
 #[test]
-fn a_generation_is_created_once() {
-    let (_folder, store) = store();
+fn a_leftover_of_a_generation_is_replaced_and_never_shared() {
+    let (_folder, mut store) = store();
     let transfer = TransferId::generate();
-    store.create_partial(&client(), transfer, 1, 0).unwrap();
-    assert!(store.create_partial(&client(), transfer, 1, 0).is_err());
+    let (mut leftover, _begun) = store.begin(&key(transfer, 1), 4).unwrap();
+    let (partial, _begun) = store.begin(&key(transfer, 1), 4).unwrap();
+    store.append(&mut leftover, &[b"late"]).unwrap();
+    let mut bytes = Vec::new();
+    store.resume(&key(transfer, 1), 0, |part| bytes.extend_from_slice(part)).unwrap().unwrap();
+    assert!(bytes.is_empty(), "{bytes:?}");
+    assert_ne!(leftover.inode().unwrap(), partial.inode().unwrap());
+}
+
+#[test]
+fn what_is_not_the_download_is_not_found_under_its_name() {
+    use std::os::unix::fs::symlink;
+    let (folder, mut store) = store();
+    let partial = partial(&mut store, b"whole");
+    let (inode, digest) = (partial.inode().unwrap(), Digest::of(b"whole"));
+    let source = Source { name: "data.txt".to_owned(), size: 5, modified_ns: 0 };
+    let download = Download { source, name: name(), size: 5, digest, inode };
+    let path = folder.path().join("client4").join(name().to_string());
+    assert!(store.find(&client(), &download).unwrap().is_none(), "nothing is there");
+    symlink("elsewhere", &path).unwrap();
+    assert!(store.find(&client(), &download).unwrap().is_none(), "a link is not followed");
+    assert!(matches!(store.commit(&partial, &name()), Ok(Committed::Taken)));
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    assert!(store.find(&client(), &download).unwrap().is_none(), "a folder is not a download");
+    assert!(matches!(store.commit(&partial, &name()), Ok(Committed::Taken)));
+    std::fs::remove_dir(&path).unwrap();
+    assert!(matches!(store.commit(&partial, &name()), Ok(Committed::Named(_))));
+    assert!(store.find(&client(), &download).unwrap().is_some());
 }
 
 #[test]
 fn only_unwanted_partials_are_swept() {
-    let (folder, store) = store();
+    let (folder, mut store) = store();
     let (wanted, unwanted) = (TransferId::generate(), TransferId::generate());
     for transfer in [wanted, unwanted] {
-        store.create_partial(&client(), transfer, 1, 0).unwrap();
+        let _begun = store.begin(&key(transfer, 1), 0).unwrap();
     }
     std::fs::write(folder.path().join("client4/notes.tmp"), "not ours").unwrap();
     let n_removed = store.sweep(|name| name.starts_with(&wanted.to_string())).unwrap();
     assert_eq!(n_removed, 1);
     assert!(folder.path().join("client4/notes.tmp").exists());
-    assert!(store.open_partial(&client(), wanted, 1, 0).unwrap().is_some());
+    assert!(store.resume(&key(wanted, 1), 0, |_| ()).unwrap().is_some());
 }
 
 #[test]
 fn a_folder_that_is_a_link_is_refused() {
-    let (folder, store) = store();
+    let (folder, mut store) = store();
     let elsewhere = tempfile::tempdir().unwrap();
     std::os::unix::fs::symlink(elsewhere.path(), folder.path().join("client4")).unwrap();
-    assert!(store.create_partial(&client(), TransferId::generate(), 1, 0).is_err());
+    assert!(store.begin(&key(TransferId::generate(), 1), 0).is_err());
     assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 0);
 }
 
@@ -118,12 +153,12 @@ fn the_probe_writes_where_downloads_and_where_records_lie_and_leaves_nothing() {
 #[test]
 fn a_partial_that_was_protected_already_can_be_opened_again() {
     use std::os::unix::fs::PermissionsExt as _;
-    let (folder, store) = store();
+    let (folder, mut store) = store();
     let transfer = TransferId::generate();
-    let partial = store.create_partial(&client(), transfer, 1, 0).unwrap();
-    partial.seal().unwrap();
+    let (partial, _begun) = store.begin(&key(transfer, 1), 0).unwrap();
+    let _synced = store.sync(&partial, Extent::Whole).unwrap();
     drop(partial);
-    let reopened = store.open_partial(&client(), transfer, 1, 0).unwrap();
+    let reopened = store.resume(&key(transfer, 1), 0, |_| ()).unwrap();
     assert!(reopened.is_some());
     let path = folder.path().join("client4").join(partial_name(transfer, 1));
     // Root may write to anything: what counts is that nobody needs to be root.
@@ -132,12 +167,12 @@ fn a_partial_that_was_protected_already_can_be_opened_again() {
 
 #[test]
 fn a_partial_owns_the_room_that_it_reserved() {
-    let (_folder, store) = store();
+    let (_folder, mut store) = store();
     let (transfer, size) = (TransferId::generate(), 4 << 20);
-    let partial = store.create_partial(&client(), transfer, 1, size).unwrap();
+    let (partial, _begun) = store.begin(&key(transfer, 1), size).unwrap();
     assert!(size <= partial.allocated());
     drop(partial);
-    let reopened = store.open_partial(&client(), transfer, 1, 0).unwrap().unwrap();
+    let reopened = store.resume(&key(transfer, 1), 0, |_| ()).unwrap().unwrap();
     reopened.reserve(size).unwrap();
     assert!(size <= reopened.allocated());
 }

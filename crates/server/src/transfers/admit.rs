@@ -7,7 +7,7 @@ use filepull_core::transfer::{Begin, BeginError, Transfer};
 use tokio::sync::mpsc;
 use tracing::info;
 
-use super::effects::run;
+use super::disk::run;
 use super::life::{Ending, Life};
 use super::view::Stage;
 use super::{Reply, refuse, store_failed};
@@ -29,16 +29,16 @@ impl Life {
         let (attempt, size) = (self.transfer.attempt, source.size);
         loop {
             let held = self.held.as_ref().map(|held| held.receiver.received());
-            match self.transfer.begin(attempt, offset, source.clone(), held) {
-                Ok(Begin::Over(effects)) => self.drop_received(&effects).await?,
+            match self.transfer.begin(attempt, offset, &source, held) {
+                Ok(Begin::Over) => self.start_over().await?,
                 Ok(Begin::GoOn) => {
                     self.fits(size).await?;
                     self.reserve(size).await?;
                     break;
                 }
-                Ok(Begin::Anew(effects)) => {
+                Ok(Begin::Anew) => {
                     self.fits(size).await?;
-                    self.perform(&effects).await?;
+                    self.begin_partial(source).await?;
                     break;
                 }
                 Err(error) => {

@@ -7,7 +7,7 @@ use filepull_core::human;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::receive::Prefix;
 use filepull_core::source::Source;
-use filepull_core::transfer::{Effect, Transfer};
+use filepull_core::transfer::Transfer;
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
@@ -36,7 +36,7 @@ impl Life {
         let token = order.token;
         if 1 < order.attempt {
             // So that a killed server does not count anew. The first order does not wait for it.
-            self.perform(&[Effect::Record]).await?;
+            self.record().await?;
         }
         self.show(Stage::Asked);
         if let Err(error) = session.say(Message::Start(Box::new(order))) {

@@ -7,14 +7,16 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use filepull_core::transfer::{Effect, Transfer};
+use filepull_core::disk::{Disk as _, Extent};
+use filepull_core::receive::Prefix;
+use filepull_core::transfer::Transfer;
 use tokio::time::{Duration, Instant};
 
-use super::effects::run;
+use super::disk::run;
 use super::failed::Failed;
 use super::life::Life;
 use super::{Shared, store_failed};
-use crate::store::Syncer;
+use crate::store::Partial;
 
 /// The checkpoints of one upload, at most one of them in the making.
 pub(super) struct Checkpoints {
@@ -39,10 +41,9 @@ impl Checkpoints {
         if self.making.is_some() || Instant::now() < self.due {
             return;
         }
-        let syncer = held.partial.syncer();
-        let mut noted = life.transfer.clone();
-        let effects = noted.checkpoint(held.receiver.prefix());
-        self.making = Some(Box::pin(make(Arc::clone(&life.shared), noted, syncer, effects)));
+        let (shared, noted) = (Arc::clone(&life.shared), life.transfer.clone());
+        let (partial, prefix) = (held.partial.clone(), held.receiver.prefix());
+        self.making = Some(Box::pin(make(shared, noted, partial, prefix)));
     }
 
     /// Resolves when the one in the making is durable; without one, never. Dropping the future
@@ -62,17 +63,12 @@ impl Checkpoints {
     }
 }
 
-/// Performs the effects of a checkpoint in their order.
-async fn make(shared: Arc<Shared>, noted: Transfer, syncer: Syncer, effects: [Effect; 2]) -> Made {
-    let mut syncer = Some(syncer);
-    for effect in effects {
-        if effect == Effect::Record {
-            if shared.save(&noted).await.is_err() {
-                return Ok(None); // the next one will do
-            }
-        } else if let Some(syncer) = syncer.take() {
-            run(move || syncer.sync()).await.map_err(|error| store_failed(&error))?;
-        }
-    }
-    Ok(Some(noted))
+/// Syncs the prefix, then puts it on record.
+async fn make(shared: Arc<Shared>, mut noted: Transfer, partial: Partial, prefix: Prefix) -> Made {
+    let mut store = shared.store.clone();
+    let synced = run(move || store.sync(&partial, Extent::Prefix)).await;
+    let synced = synced.map_err(|error| store_failed(&error.into_cause()))?;
+    noted.checkpoint(prefix, synced);
+    // If the records fail, the next checkpoint will do.
+    Ok(shared.save(&noted).await.is_ok().then_some(noted))
 }

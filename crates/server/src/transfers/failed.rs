@@ -14,7 +14,7 @@ use super::life::{Ending, Life};
 use crate::records::RecordsError;
 use crate::store::StoreError;
 
-/// Why an effect on the disk was not performed.
+/// Why something was not done on the disk.
 #[derive(Debug)]
 pub(super) enum Failed {
     /// The process lacks descriptors: nothing is wrong with the disk, nor with what lies on it.
@@ -24,9 +24,9 @@ pub(super) enum Failed {
 }
 
 impl Life {
-    /// What it means for the transfer that an effect on the disk was not performed.
+    /// What it means for the transfer that something was not done on the disk.
     ///
-    /// A record that fails is no such effect: it is made again until it is there.
+    /// A record that fails means nothing: it is made again until it is there.
     pub(super) fn meaning(&self, failed: Failed) -> Ending {
         match failed {
             Failed::NotNow(_) | Failed::Disk(_) if self.sealed => Ending::Unsure,

@@ -12,12 +12,12 @@ impl Life {
     pub(super) async fn fail(&mut self, problem: Problem) {
         let on_record = self.view.borrow().stage != Stage::Recording;
         let reached = self.reached();
-        let [_record, remove] = self.transfer.fail(problem, reached, now());
+        self.transfer.fail(problem, reached, now());
         // Also if the first record failed: it may be there all the same.
         let recorded = self.shared.save(&self.transfer).await.is_ok();
         // Also when the records failed, perhaps for want of the room that it takes: a record that
         // speaks of a partial which is gone begins anew.
-        let _ = self.perform(&[remove]).await;
+        self.abort().await;
         // What is not on record is told to nobody.
         if on_record && !recorded && self.record().await.is_err() {
             return;

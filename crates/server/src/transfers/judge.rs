@@ -1,14 +1,15 @@
 //! What an upload that has ended came to.
 
 use filepull_core::digest::Digest;
+use filepull_core::disk::Extent;
 use filepull_core::name::DownloadName;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::receive::Verified;
-use filepull_core::transfer::{Effect, Transfer};
+use filepull_core::transfer::Transfer;
 use tokio::sync::mpsc;
 
 use super::attempt::fruitless;
-use super::effects::run;
+use super::disk::run;
 use super::life::{Attempted, Ending, Life};
 use super::{Reply, now, refuse, store_failed};
 
@@ -57,8 +58,12 @@ impl Life {
         let inode = held.partial.inode().map_err(|error| self.meaning(store_failed(&error)))?;
         let source_name = self.transfer.source().map_or("", |source| source.name.as_str());
         let name = DownloadName::new(now(), source_name);
-        let effects = self.transfer.seal(proof, name, inode);
-        if !self.publish(&effects).await? {
+        let Some(synced) = self.sync(Extent::Whole).await? else {
+            return Ok(fruitless("the partial is gone"));
+        };
+        self.transfer.seal(proof, name, inode, synced);
+        self.record().await?;
+        if !self.publish().await? {
             return Ok(fruitless("the disk lost the file"));
         }
         if let Some(download) = self.transfer.download() {
@@ -105,18 +110,5 @@ impl Life {
             }
         }
         Err(problem.into())
-    }
-
-    async fn start_over(&mut self) -> Result<(), Ending> {
-        let effects = self.transfer.start_over();
-        self.drop_received(&effects).await
-    }
-
-    /// Performs the effects that drop what was received.
-    pub(super) async fn drop_received(&mut self, effects: &[Effect]) -> Result<(), Ending> {
-        self.view.send_modify(|view| view.bytes_done = 0);
-        self.perform(effects).await?;
-        self.held = None;
-        Ok(())
     }
 }

@@ -147,7 +147,7 @@ impl Life {
             self.log_created();
             self.show(Stage::Starting);
         }
-        if self.sealed && self.publish(&[]).await? {
+        if self.sealed && self.publish().await? {
             return Ok(());
         }
         loop {

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use filepull_core::backoff::Ended;
-use filepull_core::transfer::{Effect, Recovery, SealedFound};
+use filepull_core::disk::{self, Committed, Disk as _, Durable, Extent, Sealed};
+use filepull_core::transfer::{Phase, Recovery};
 use tokio::time::sleep;
 use tracing::error;
 
@@ -11,18 +12,18 @@ use super::failed::Waits;
 use super::life::{Ending, Life, again};
 use super::now;
 use super::view::Stage;
-use crate::store::Published;
+use crate::store::Partial;
 
 impl Life {
-    /// Performs the effects that seal the transfer, and keeps at it until it is published: once the
-    /// record says "sealed" the name may be there, so that nobody can be told of a failure any more.
-    /// With no effects it begins by looking at the disk, as after a restart.
+    /// Publishes what the record says is sealed, and retries until that is done: the name may be
+    /// there already, so that nobody can be told of a failure any more. If nothing is held it begins
+    /// by searching the disk, as after a restart.
     ///
     /// False if nothing is left of the file: it must be sent again.
-    pub(super) async fn publish(&mut self, effects: &[Effect]) -> Result<bool, Ending> {
-        let mut published = match effects {
-            [] => self.publish_found().await,
-            effects => self.name(effects).await.map(|()| true),
+    pub(super) async fn publish(&mut self) -> Result<bool, Ending> {
+        let mut published = match self.held.take() {
+            None => self.publish_found().await,
+            Some(held) => self.name(held.partial).await,
         };
         let (mut backoff, mut waits) = (again(), None);
         while let Err(Ending::Unsure) = published {
@@ -35,37 +36,50 @@ impl Life {
                 );
                 self.show(Stage::Running);
             }
-            // Not on the same descriptors: the system reports a lost write only once.
-            self.held = None;
             let pause = backoff.next(Ended::Lost { lived: Duration::ZERO }, fastrand::f64());
             self.unless_ended(sleep(pause)).await?;
             published = self.publish_found().await;
         }
-        published
-    }
-
-    /// Looks for what is sealed, and publishes what there is of it. The agent is not needed.
-    async fn publish_found(&mut self) -> Result<bool, Ending> {
-        let Recovery::FindSealed(download) = self.transfer.recovery() else { return Ok(false) };
-        let found = self.find_sealed(download).await?;
-        let effects = self.transfer.sealed_found(found);
-        match found {
-            SealedFound::Nowhere => self.perform(&effects).await.map(|_| false),
-            SealedFound::Named | SealedFound::Partial => self.name(&effects).await.map(|()| true),
-        }
-    }
-
-    /// From the first try of a name to the download.
-    async fn name(&mut self, effects: &[Effect]) -> Result<(), Ending> {
-        let mut published = self.perform(effects).await?;
-        while published == Published::Taken {
-            let effects = self.transfer.name_taken();
-            published = self.perform(&effects).await?;
-        }
-        self.held = None;
-        let effects = self.transfer.published(now());
-        self.perform(&effects).await?;
+        let Some(named) = published? else {
+            self.start_over().await?;
+            return Ok(false);
+        };
+        self.transfer.published(now(), named);
+        self.record().await?;
         self.show_done();
-        Ok(())
+        Ok(true)
+    }
+
+    /// Searches for what is sealed, and names it; none if it is nowhere. The agent is not needed.
+    /// Never on the same descriptors: the system reports a lost write only once.
+    async fn publish_found(&mut self) -> Result<Option<Durable>, Ending> {
+        let Recovery::FindSealed(download) = self.transfer.recovery() else { return Ok(None) };
+        let key = self.transfer.partial();
+        let job = self.on_disk(move |store| {
+            let found = disk::find_sealed(store, &key, &download)?;
+            if let Sealed::Unnamed(resumed) = &found {
+                let _synced = store.sync(&resumed.partial, Extent::Whole)?;
+            }
+            Ok(found)
+        });
+        match job.await.map_err(|error| self.disk_failed(error))? {
+            Sealed::Named(named) => Ok(Some(named)),
+            Sealed::Unnamed(resumed) => self.name(resumed.partial).await,
+            Sealed::Lost => Ok(None),
+        }
+    }
+
+    /// Names a partial, by the first name that nothing else has.
+    async fn name(&mut self, partial: Partial) -> Result<Option<Durable>, Ending> {
+        loop {
+            let Phase::Sealed(download) = &self.transfer.phase else { return Ok(None) };
+            let (partial, name) = (partial.clone(), download.name.clone());
+            let committed = self.on_disk(move |store| store.commit(&partial, &name)).await;
+            match committed.map_err(|error| self.disk_failed(error))? {
+                Committed::Named(named) => return Ok(Some(named)),
+                Committed::Taken => self.transfer.name_taken(),
+            }
+            self.record().await?;
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! One upload of a transfer, from its first byte to the last.
 
+use filepull_core::disk::Extent;
 use filepull_core::human;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::transfer::Transfer;
@@ -175,9 +176,14 @@ impl Life {
     }
 
     async fn checkpoint(&mut self) -> Result<(), Ending> {
-        let Some(held) = &self.held else { return Ok(()) };
-        let effects = self.transfer.checkpoint(held.receiver.prefix());
-        self.perform(&effects).await.map(|_| ())
+        let Some(prefix) = self.held.as_ref().map(|held| held.receiver.prefix()) else {
+            return Ok(());
+        };
+        if let Some(synced) = self.sync(Extent::Prefix).await? {
+            self.transfer.checkpoint(prefix, synced);
+            self.record().await?;
+        }
+        Ok(())
     }
 }
 

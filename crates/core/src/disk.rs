@@ -1,0 +1,219 @@
+//! The disk port: everything that a transfer does to the place where its bytes are kept.
+//!
+//! A folder of files implements it, and so does the model in `tests/transfer_model`; an object store
+//! can. All methods block. A method that returns [`Durable`] returns it only when its work survives
+//! a power cut, and [`Transfer`](crate::transfer::Transfer) requires one for every change that
+//! depends on it: a record is never ahead of the disk.
+
+use crate::id::{ClientId, TransferId};
+use crate::name::DownloadName;
+use crate::receive::{Prefix, Receiver};
+use crate::source::Fingerprint;
+use crate::transfer::Download;
+
+/// Keeps partials and downloads.
+///
+/// After an error of [`append`](Self::append) or [`sync`](Self::sync) the partial must not be used
+/// any more: an operating system reports a lost write only once. [`resume`](Self::resume) it.
+pub trait Disk {
+    /// A partial that can be written to. A clone is a second handle, to sync beside the appends.
+    type Partial: Clone;
+    /// The cause of a failure.
+    type Error;
+
+    /// Creates an empty partial, reserves `size` bytes for it and makes its entry durable. Replaces
+    /// a partial with the same key: it is a leftover, because no record names it yet.
+    ///
+    /// # Errors
+    /// There is no space, or the disk failed. Nothing refers to the partial, so it is of no use.
+    fn begin(
+        &mut self,
+        key: &PartialKey,
+        size: u64,
+    ) -> Result<(Self::Partial, Durable), DiskError<Self::Error>>;
+
+    /// Appends chunks, in order.
+    ///
+    /// # Errors
+    /// There is no space, or the disk failed. How much was written is then unknown.
+    fn append<B: AsRef<[u8]>>(
+        &mut self,
+        partial: &mut Self::Partial,
+        chunks: &[B],
+    ) -> Result<(), DiskError<Self::Error>>;
+
+    /// Makes what was appended durable.
+    ///
+    /// # Errors
+    /// The disk failed, or a delayed write found no space.
+    fn sync(
+        &mut self,
+        partial: &Self::Partial,
+        extent: Extent,
+    ) -> Result<Durable, DiskError<Self::Error>>;
+
+    /// Publishes a partial that was synced as a [`Whole`](Extent::Whole), and makes its name
+    /// durable. Replaces nothing.
+    ///
+    /// # Errors
+    /// [`NotDone`](DiskError::NotDone): the name is certainly not there.
+    /// [`Unknown`](DiskError::Unknown): it may be there, and may disappear again in a power cut.
+    fn commit(
+        &mut self,
+        partial: &Self::Partial,
+        name: &DownloadName,
+    ) -> Result<Committed, DiskError<Self::Error>>;
+
+    /// Removes a partial, if there is one; `partial` is its handle, where one is open.
+    ///
+    /// # Errors
+    /// The disk failed. The partial is of no use, and a later sweep removes it.
+    fn abort(
+        &mut self,
+        key: &PartialKey,
+        partial: Option<&Self::Partial>,
+    ) -> Result<(), DiskError<Self::Error>>;
+
+    /// Opens a partial that was begun earlier, cuts it to `len` bytes and passes them to `take`.
+    /// The next append follows them. Returns none if it is missing or shorter.
+    ///
+    /// # Errors
+    /// The disk failed.
+    fn resume(
+        &mut self,
+        key: &PartialKey,
+        len: u64,
+        take: impl FnMut(&[u8]),
+    ) -> Result<Option<Self::Partial>, DiskError<Self::Error>>;
+
+    /// Checks whether the download has its name: the same file, with the same bytes. If so, makes
+    /// that durable. Anything else under the name is not an error.
+    ///
+    /// # Errors
+    /// The disk failed: whether the name is there is unknown.
+    fn find(
+        &mut self,
+        client: &ClientId,
+        download: &Download,
+    ) -> Result<Option<Durable>, DiskError<Self::Error>>;
+}
+
+/// Names a partial: bytes of two generations never share one.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PartialKey {
+    /// The client that sends it.
+    pub client: ClientId,
+    /// The transfer that owns it.
+    pub transfer: TransferId,
+    /// Which of the transfer's partials.
+    pub generation: u32,
+}
+
+/// How much of its file a partial holds when it is synced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// More may follow: only the bytes become durable.
+    Prefix,
+    /// All of it: the bytes and the attributes become durable, and nothing may change them again.
+    Whole,
+}
+
+/// Proof that something survives a power cut. Only an implementation of [`Disk`] creates it.
+#[derive(Debug)]
+#[must_use]
+pub struct Durable(());
+
+impl Durable {
+    /// Promises that the work is on the disk: a [`Disk`] calls this after its last sync succeeded.
+    pub fn promise() -> Self {
+        Self(())
+    }
+}
+
+/// The outcome of a [`commit`](Disk::commit).
+#[derive(Debug)]
+pub enum Committed {
+    /// It has the name.
+    Named(Durable),
+    /// Something else has the name. Nothing changed.
+    Taken,
+}
+
+/// An operation of a [`Disk`] that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskError<E> {
+    /// Certainly not done: nothing changed.
+    NotDone(E),
+    /// The outcome is unknown: it may be done, now or after a power cut.
+    Unknown(E),
+}
+
+impl<E> DiskError<E> {
+    /// The cause, for a caller to whom the outcome makes no difference.
+    pub fn into_cause(self) -> E {
+        match self {
+            Self::NotDone(cause) | Self::Unknown(cause) => cause,
+        }
+    }
+}
+
+/// A partial that was taken up again, with the state of what it holds.
+#[derive(Debug)]
+pub struct Resumed<P> {
+    /// The partial.
+    pub partial: P,
+    /// Has received what the partial holds, and expects nothing more.
+    pub receiver: Receiver,
+    /// The fingerprint of what the partial holds.
+    pub fingerprint: Fingerprint,
+}
+
+/// Where a sealed download is, whole and with the right digest.
+#[derive(Debug)]
+pub enum Sealed<P> {
+    /// Under its name.
+    Named(Durable),
+    /// Only in its partial.
+    Unnamed(Resumed<P>),
+    /// Nowhere: the file must be sent again.
+    Lost,
+}
+
+/// Takes up a partial that holds exactly `prefix` once it is cut to that length. Its size alone
+/// never says how much of it is valid.
+///
+/// # Errors
+/// The disk failed.
+pub fn resume<D: Disk>(
+    disk: &mut D,
+    key: &PartialKey,
+    prefix: Prefix,
+) -> Result<Option<Resumed<D::Partial>>, DiskError<D::Error>> {
+    let mut receiver = Receiver::new(prefix.len);
+    let mut fingerprint = Fingerprint::default();
+    let resumed = disk.resume(key, prefix.len, |bytes| {
+        fingerprint.update(bytes);
+        // A disk that returns more than it was cut to gets another digest.
+        let _ = receiver.chunk(receiver.received(), bytes);
+    })?;
+    let partial = resumed.filter(|_| receiver.prefix() == prefix);
+    Ok(partial.map(|partial| Resumed { partial, receiver, fingerprint }))
+}
+
+/// Searches for a sealed download after a crash or an error: under its name, then in its partial.
+///
+/// # Errors
+/// The disk failed: where the download is remains unknown.
+pub fn find_sealed<D: Disk>(
+    disk: &mut D,
+    key: &PartialKey,
+    download: &Download,
+) -> Result<Sealed<D::Partial>, DiskError<D::Error>> {
+    if let Some(durable) = disk.find(&key.client, download)? {
+        // A commit by link and unlink may have been cut in the middle. What stays is swept later.
+        let _ = disk.abort(key, None);
+        return Ok(Sealed::Named(durable));
+    }
+    let whole = Prefix { len: download.size, digest: download.digest };
+    Ok(resume(disk, key, whole)?.map_or(Sealed::Lost, Sealed::Unnamed))
+}

@@ -1,0 +1,124 @@
+//! The folder of files as the disk port of `core`.
+
+use filepull_core::disk::{Committed, Disk, DiskError, Durable, Extent, PartialKey};
+use filepull_core::id::ClientId;
+use filepull_core::name::DownloadName;
+use filepull_core::transfer::Download;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::partial::{Partial, Place};
+use super::{Store, StoreError, digest_of, partial_name};
+
+type Error = DiskError<StoreError>;
+
+impl Disk for Store {
+    type Partial = Partial;
+    type Error = StoreError;
+
+    /// The client's folder is made, durably, if it is missing.
+    fn begin(&mut self, key: &PartialKey, size: u64) -> Result<(Partial, Durable), Error> {
+        let folder = self.make_folder(&key.client).map_err(DiskError::NotDone)?;
+        let partial = Partial::create(folder, self.place(key), size).map_err(DiskError::Unknown)?;
+        Ok((partial, Durable::promise()))
+    }
+
+    fn append<B: AsRef<[u8]>>(&mut self, partial: &mut Partial, chunks: &[B]) -> Result<(), Error> {
+        partial.append(chunks).map_err(DiskError::Unknown)
+    }
+
+    fn sync(&mut self, partial: &Partial, extent: Extent) -> Result<Durable, Error> {
+        let synced = match extent {
+            Extent::Prefix => partial.sync(),
+            Extent::Whole => partial.seal(),
+        };
+        synced.map(|()| Durable::promise()).map_err(DiskError::Unknown)
+    }
+
+    fn commit(&mut self, partial: &Partial, name: &DownloadName) -> Result<Committed, Error> {
+        if !partial.publish(&name.to_string())? {
+            return Ok(Committed::Taken);
+        }
+        partial.sync_folder().map_err(DiskError::Unknown)?;
+        Ok(Committed::Named(Durable::promise()))
+    }
+
+    /// Over the folder that is open already, where there is one: file descriptors may have run out.
+    fn abort(&mut self, key: &PartialKey, partial: Option<&Partial>) -> Result<(), Error> {
+        let removed = match partial {
+            Some(partial) => partial.remove(),
+            None => self.remove_partial(key),
+        };
+        removed.map_err(DiskError::Unknown)
+    }
+
+    fn resume(
+        &mut self,
+        key: &PartialKey,
+        len: u64,
+        take: impl FnMut(&[u8]),
+    ) -> Result<Option<Partial>, Error> {
+        let Some(folder) = self.open_folder(&key.client).map_err(DiskError::NotDone)? else {
+            return Ok(None);
+        };
+        let opened = Partial::open(folder, self.place(key), len).map_err(DiskError::Unknown)?;
+        let Some(mut partial) = opened else { return Ok(None) };
+        partial.read_back(take).map_err(DiskError::Unknown)?;
+        Ok(Some(partial))
+    }
+
+    fn find(&mut self, client: &ClientId, download: &Download) -> Result<Option<Durable>, Error> {
+        let is_there = self.is_there(client, download).map_err(DiskError::Unknown)?;
+        if !is_there {
+            return Ok(None);
+        }
+        self.sync_folder(client).map_err(DiskError::Unknown)?;
+        Ok(Some(Durable::promise()))
+    }
+}
+
+impl Store {
+    /// Whether the download has its name. A link, a folder or another file there is not it, and is
+    /// not opened.
+    fn is_there(&self, client: &ClientId, download: &Download) -> Result<bool, StoreError> {
+        let Some(folder) = self.open_folder(client)? else { return Ok(false) };
+        let (name, path) = (download.name.to_string(), self.download_path(client, &download.name));
+        let failed = |step| {
+            let path = path.clone();
+            move |errno: Errno| StoreError { step, path, source: errno.into() }
+        };
+        let stat = match rustix::fs::statat(&folder, &name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => return Ok(false),
+            stat => stat.map_err(failed("stat"))?,
+        };
+        let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        if !is_file || stat.st_ino != download.inode {
+            return Ok(false);
+        }
+        // A pipe that has taken its place meanwhile must not keep us waiting for a writer.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&folder, &name, flags, Mode::empty());
+        let file = file.map_err(failed("open"))?.into();
+        let (len, digest) = digest_of(&file).map_err(|source| StoreError {
+            step: "read",
+            path: path.clone(),
+            source,
+        })?;
+        Ok((len, digest) == (download.size, download.digest))
+    }
+
+    /// Removes a partial, if there is one.
+    fn remove_partial(&self, key: &PartialKey) -> Result<(), StoreError> {
+        let Some(folder) = self.open_folder(&key.client)? else { return Ok(()) };
+        let place = self.place(key);
+        match rustix::fs::unlinkat(&folder, &place.name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(place.failed("remove", errno.into())),
+        }
+    }
+
+    fn place(&self, key: &PartialKey) -> Place {
+        let name = partial_name(key.transfer, key.generation);
+        Place { folder_path: self.root.path.join(key.client.as_str()), name }
+    }
+}

@@ -1,0 +1,96 @@
+//! What a transfer does to the records and, through the port `core::disk`, to the disk. Each step is
+//! finished before the next begins.
+
+use std::time::Duration;
+
+use filepull_core::backoff::Ended;
+use filepull_core::disk::{Disk as _, DiskError, Durable, Extent};
+use filepull_core::source::Source;
+use filepull_core::transfer::Phase;
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+
+use super::failed::Waits;
+use super::life::{Ending, Life, again};
+use super::store_failed;
+use crate::receive::Held;
+use crate::store::{Store, StoreError};
+
+impl Life {
+    /// Puts the transfer on record as it now stands, and tries until it is there: records that fail
+    /// are no fault of the transfer. A cancel and the end of the process are heeded.
+    pub(super) async fn record(&mut self) -> Result<(), Ending> {
+        let mut backoff = again();
+        let mut waits = None;
+        while self.shared.save(&self.transfer).await.is_err() {
+            waits.get_or_insert_with(|| Waits::begin(&self.shared));
+            let pause = backoff.next(Ended::Lost { lived: Duration::ZERO }, fastrand::f64());
+            self.unless_ended(sleep(pause)).await?;
+        }
+        self.sealed = matches!(self.transfer.phase, Phase::Sealed(_));
+        Ok(())
+    }
+
+    /// Does one thing to the disk, on the blocking pool.
+    pub(super) async fn on_disk<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Store) -> Result<T, DiskError<StoreError>> + Send + 'static,
+    ) -> Result<T, DiskError<StoreError>> {
+        let mut store = self.shared.store.clone();
+        run(move || job(&mut store)).await
+    }
+
+    /// What it means for the transfer that the disk did not do something for it.
+    pub(super) fn disk_failed(&self, error: DiskError<StoreError>) -> Ending {
+        self.meaning(store_failed(&error.into_cause()))
+    }
+
+    /// Begins the partial that receives `source`, and puts that on record.
+    pub(super) async fn begin_partial(&mut self, source: Source) -> Result<(), Ending> {
+        let (key, size) = (self.transfer.next_partial(), source.size);
+        let begun = self.on_disk(move |store| store.begin(&key, size)).await;
+        let (partial, begun) = begun.map_err(|error| self.disk_failed(error))?;
+        self.transfer.receive(source, begun);
+        self.held = Some(Held::new(self.shared.store.clone(), partial, size));
+        self.record().await
+    }
+
+    /// Makes what was received durable. After an error it is not held any more: nobody may build on
+    /// a partial whose sync failed. None if nothing is held.
+    pub(super) async fn sync(&mut self, extent: Extent) -> Result<Option<Durable>, Ending> {
+        let Some(mut held) = self.held.take() else { return Ok(None) };
+        let (held, synced) = run(move || {
+            let synced = held.sync(extent);
+            (held, synced)
+        })
+        .await;
+        let synced = synced.map_err(|error| self.disk_failed(error))?;
+        self.held = Some(held);
+        Ok(Some(synced))
+    }
+
+    /// Drops what was received, first on record and then on the disk.
+    pub(super) async fn start_over(&mut self) -> Result<(), Ending> {
+        self.transfer.start_over();
+        self.view.send_modify(|view| view.bytes_done = 0);
+        self.record().await?;
+        self.abort().await;
+        Ok(())
+    }
+
+    /// Removes the partial. One that stays is in nobody's way: no other generation has its name, and
+    /// the next start sweeps it.
+    pub(super) async fn abort(&mut self) {
+        let (key, held) = (self.transfer.partial(), self.held.take());
+        let job =
+            move |store: &mut Store| store.abort(&key, held.as_ref().map(|held| &held.partial));
+        if let Err(error) = self.on_disk(job).await {
+            let _logged = store_failed(&error.into_cause());
+        }
+    }
+}
+
+/// Runs a job on the blocking pool. A panic in it is ours too.
+pub(super) async fn run<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> T {
+    spawn_blocking(job).await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+}
