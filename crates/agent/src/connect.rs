@@ -24,8 +24,9 @@ use crate::share::{Shares, Unsendable};
 use crate::upload::Context;
 use crate::uploads::Uploads;
 
-/// No server can send an agent away for longer than this at a time.
-const LONGEST_REFUSAL: Duration = Duration::from_hours(1);
+/// How long an agent waits at least that is rejected for a clone of another machine, by a server
+/// that does not name a time.
+const CLONE_RETRY: Duration = Duration::from_secs(15);
 
 /// How long a hello waits for the disk to say how large the default file is.
 const LOOK_LIMIT: Duration = Duration::from_secs(2);
@@ -235,10 +236,10 @@ fn as_ended(need: &Need) -> Ended {
             Ended::Drained { min: Duration::ZERO, max: Duration::ZERO }
         }
         Need::Ended { end: End::Told { retry_after, .. }, .. } if !retry_after.is_zero() => {
-            Ended::Refused { retry_after: retry_after.min(LONGEST_REFUSAL) }
+            Ended::Refused { retry_after }
         }
         Need::Ended { end: End::Told { code: ErrorCode::DuplicateId, .. }, .. } => {
-            Ended::Refused { retry_after: Duration::from_mins(5) }
+            Ended::Refused { retry_after: CLONE_RETRY }
         }
         Need::Ended { end: End::Told { .. } | End::Lost(_) | End::Left, lived } => {
             Ended::Lost { lived: lived.unwrap_or_default() }
@@ -272,8 +273,7 @@ mod tests {
     fn a_server_that_refuses_says_when_to_come_back() {
         let refused = |seconds| Ended::Refused { retry_after: Duration::from_secs(seconds) };
         check(ErrorCode::Overloaded, 7, refused(7));
-        check(ErrorCode::Overloaded, 999_999, refused(3600));
-        check(ErrorCode::DuplicateId, 0, refused(300));
+        check(ErrorCode::DuplicateId, 0, refused(15));
         check(ErrorCode::Draining, 0, Ended::Lost { lived: Duration::ZERO });
     }
 }

@@ -2,11 +2,11 @@
 
 use bytes::Bytes;
 use filepull_core::digest::Digest;
-use filepull_core::human;
 use filepull_core::id::TransferId;
 use filepull_core::path::SharedPath;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::receive::Prefix;
+use filepull_core::{bounds, human};
 use filepull_proto::v1;
 
 /// Send this file.
@@ -50,7 +50,7 @@ impl TryFrom<v1::StartTransfer> for Order {
             path,
             resume,
             token: start.upload_token,
-            max_rate: limit(start.max_bytes_per_s),
+            max_rate: bounds::upload_rate(start.max_bytes_per_s),
             max_size: limit(start.max_size),
             requested_by: human::printable(&start.requested_by, 80),
         })

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use filepull_core::bounds;
+
 /// What is known of a line's life.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pulse {
@@ -23,9 +25,7 @@ pub(crate) enum Death {
 impl Pulse {
     /// A line that was heard just now. A server that names no times means the usual ones.
     pub(crate) fn new(heartbeat_ms: u32, dead_after_ms: u32, now: (Instant, SystemTime)) -> Self {
-        let or =
-            |ms: u32, usual: u32| Duration::from_millis(if ms == 0 { usual } else { ms }.into());
-        let (heartbeat, dead_after) = (or(heartbeat_ms, 15_000), or(dead_after_ms, 45_000));
+        let (heartbeat, dead_after) = bounds::heartbeats(heartbeat_ms, dead_after_ms);
         Self { heartbeat, dead_after, heard: now.0, looked: now }
     }
 

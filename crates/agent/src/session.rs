@@ -5,15 +5,16 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use filepull_core::backoff::ReconnectPolicy;
-use filepull_core::human;
 use filepull_core::id::TransferId;
 use filepull_core::problem::{Code, Problem};
+use filepull_core::{bounds, human};
 use filepull_process::Lifecycle;
 use filepull_proto::v1::agent_control_client::AgentControlClient;
 use filepull_proto::v1::agent_message::Kind as Say;
 use filepull_proto::v1::server_message::Kind as Heard;
 use filepull_proto::v1::transfer_update::State;
 use filepull_proto::v1::{self, ErrorCode};
+use filepull_proto::{drain_times, retry_after};
 use futures::StreamExt as _;
 use tokio::sync::mpsc;
 use tokio::time::{Instant as Deadline, timeout};
@@ -118,8 +119,7 @@ impl Session {
         self.uploads.new_line();
         let policy = welcome.reconnect.map_or_else(ReconnectPolicy::default, Into::into);
         let _ = self.news.send(News::Up(policy)).await;
-        let max_chunk =
-            if welcome.max_chunk_bytes == 0 { u32::MAX } else { welcome.max_chunk_bytes };
+        let max_chunk = bounds::chunk_len(welcome.max_chunk_bytes);
         let pulse = Pulse::new(welcome.heartbeat_ms, welcome.dead_after_ms, now());
         Ok(Live { session: self, line: Line { channel, answers, max_chunk }, responses, pulse })
     }
@@ -167,8 +167,7 @@ impl Live<'_> {
                 Err(error) => tracing::debug!(%error, "cancel ignored"),
             },
             Some(Heard::Drain(drain)) => {
-                let time = |ms: u32| Duration::from_millis(ms.into());
-                let (min, max) = (time(drain.reconnect_min_ms), time(drain.reconnect_max_ms));
+                let (min, max) = drain_times(drain);
                 let _ = self.session.news.send(News::Drain { min, max }).await;
             }
             Some(Heard::End(end)) => return Some(told(end)),
@@ -226,6 +225,6 @@ fn told(end: v1::SessionEnd) -> End {
         empty if empty.is_empty() => "the server ended the line".to_owned(),
         why => why,
     };
-    let retry_after = Duration::from_millis(error.retry_after_ms.into());
+    let retry_after = retry_after(&error);
     End::Told { code: error.code(), why, retry_after }
 }

@@ -11,6 +11,7 @@ use filepull_core::pace::Pace;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::source::Consistency;
 use filepull_core::{CHUNK_LEN, human};
+use filepull_proto::answered;
 use filepull_proto::v1::agent_transfer_client::AgentTransferClient;
 use filepull_proto::v1::transfer_update::{Accepted, State};
 use filepull_proto::v1::upload_request::Kind;
@@ -229,7 +230,7 @@ async fn answer(
                 let why = human::printable(&error.message, 200);
                 return Err(Ended::Broken(format!("the server does not know it: {why}")));
             }
-            Some(Some(Said::Error(error))) => return Err(Ended::Refused(error.into())),
+            Some(Some(Said::Error(error))) => return Err(Ended::Refused(answered(&error))),
             Some(Some(Said::Ack(_)) | None) => {}
             None => return Err(Ended::Broken("the server ended it without a word".to_owned())),
         }

@@ -19,7 +19,7 @@ impl Default for ReconnectPolicy {
     fn default() -> Self {
         Self {
             base: Duration::from_secs(1),
-            cap: Duration::from_secs(60),
+            cap: Duration::from_secs(10),
             spread: Duration::from_secs(5),
             stable: Duration::from_secs(30),
         }
@@ -102,7 +102,7 @@ mod tests {
     fn the_bound_doubles_up_to_the_cap() {
         let mut backoff = Backoff::default();
         let bounds: Vec<u64> = (0..8).map(|_| backoff.next(LOST_AT_ONCE, 1.0).as_secs()).collect();
-        assert_eq!(bounds, [2, 4, 8, 16, 32, 60, 60, 60]);
+        assert_eq!(bounds, [2, 4, 8, 10, 10, 10, 10, 10]);
     }
 
     #[test]
@@ -112,7 +112,7 @@ mod tests {
             backoff.next(LOST_AT_ONCE, 1.0);
         }
         let short = Ended::Lost { lived: Duration::from_secs(29) };
-        assert_eq!(backoff.next(short, 1.0), Duration::from_secs(60));
+        assert_eq!(backoff.next(short, 1.0), Duration::from_secs(10));
         let healthy = Ended::Lost { lived: Duration::from_secs(30) };
         assert_eq!(backoff.next(healthy, 1.0), Duration::from_secs(5));
         assert_eq!(backoff.next(LOST_AT_ONCE, 1.0), Duration::from_secs(2));
@@ -134,7 +134,7 @@ mod tests {
             let mut backoff = Backoff::default();
             for seconds in lives {
                 let wait = backoff.next(Ended::Lost { lived: Duration::from_secs(seconds) }, random);
-                prop_assert!((Backoff::FLOOR..=Duration::from_secs(60)).contains(&wait));
+                prop_assert!((Backoff::FLOOR..=Duration::from_secs(10)).contains(&wait));
             }
         }
     }

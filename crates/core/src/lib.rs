@@ -15,6 +15,7 @@ pub mod source;
 pub mod transfer;
 
 pub mod backoff;
+pub mod bounds;
 pub mod human;
 pub mod pace;
 

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use filepull_core::backoff::ReconnectPolicy;
+use filepull_core::bounds;
 use filepull_core::human;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::source::Source;
@@ -57,7 +58,19 @@ impl From<v1::ReconnectPolicy> for ReconnectPolicy {
             spread: time(policy.spread_ms),
             stable: time(policy.stable_ms),
         }
+        .clamped()
     }
+}
+
+/// When an agent that is sent away dials again: not before, not after.
+pub fn drain_times(drain: v1::Drain) -> (Duration, Duration) {
+    let time = |ms: u32| Duration::from_millis(ms.into());
+    bounds::drain(time(drain.reconnect_min_ms), time(drain.reconnect_max_ms))
+}
+
+/// How long a rejected agent waits at least; zero leaves it to the agent.
+pub fn retry_after(error: &v1::Error) -> Duration {
+    bounds::retry_after(Duration::from_millis(error.retry_after_ms.into()))
 }
 
 /// Milliseconds for the wire; a time too long for it becomes the longest it can say (49 days).
@@ -75,11 +88,21 @@ impl From<&Problem> for v1::Error {
     }
 }
 
-impl From<v1::Error> for Problem {
-    fn from(error: v1::Error) -> Self {
-        let message = human::printable(&error.message, MAX_MESSAGE);
-        Self::new(problem_code(error.code()), message)
-    }
+/// The wire codes for errors of a file: the only ones that an agent may report.
+const FILE_ERRORS: std::ops::RangeInclusive<i32> =
+    ErrorCode::FileNotFound as i32..=ErrorCode::NotAFile as i32;
+
+/// The problem that an agent reports. Any other code is the server's own to report: from an agent it
+/// is an error of the agent.
+pub fn reported(error: &v1::Error) -> Problem {
+    let of_a_file = FILE_ERRORS.contains(&error.code);
+    let code = if of_a_file { problem_code(error.code()) } else { Code::AgentError };
+    Problem::new(code, human::printable(&error.message, MAX_MESSAGE))
+}
+
+/// The problem with which a server answers an upload.
+pub fn answered(error: &v1::Error) -> Problem {
+    Problem::new(problem_code(error.code()), human::printable(&error.message, MAX_MESSAGE))
 }
 
 /// The one problem of the catalogue that a wire code stands for.
@@ -147,18 +170,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_problem_of_the_agent_crosses_the_wire_unchanged() {
+    fn an_agent_reports_errors_of_the_file_and_never_the_servers_own() {
+        for number in 0..=100 {
+            let code = reported(&v1::Error { code: number, ..v1::Error::default() }).code;
+            assert_eq!(code != Code::AgentError, (20..=25).contains(&number), "{number}: {code}");
+        }
         for &code in Code::ALL {
-            let crossed = Problem::from(v1::Error::from(&Problem::new(code, "why")));
+            let error = v1::Error::from(&Problem::new(code, "why"));
             let travels = wire_code(code) != ErrorCode::Internal;
-            assert_eq!(crossed.code, if travels { code } else { Code::AgentError });
+            assert_eq!(answered(&error).code, if travels { code } else { Code::AgentError });
+            let of_the_file = (20..=25).contains(&error.code);
+            assert_eq!(reported(&error).code, if of_the_file { code } else { Code::AgentError });
         }
     }
 
     #[test]
     fn text_from_another_machine_is_bounded_and_printable() {
         let error = v1::Error { message: "x\n".repeat(9999), ..v1::Error::default() };
-        let detail = Problem::from(error).detail;
+        let detail = reported(&error).detail;
         assert_eq!(detail.chars().count(), MAX_MESSAGE);
         assert!(!detail.contains('\n'));
     }

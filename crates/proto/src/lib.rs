@@ -4,7 +4,7 @@
 pub mod codec;
 mod convert;
 
-pub use convert::millis;
+pub use convert::{answered, drain_times, millis, reported, retry_after};
 
 /// Generated from `proto/filepull/v1`; every message and field is described there.
 #[allow(

@@ -65,7 +65,7 @@ pub struct Args {
     #[arg(long, env = "DEAD_AFTER", default_value = "45s", value_parser = parse_duration)]
     pub dead_after: Duration,
     /// Agents that lost the server dial again within this time at the most.
-    #[arg(long, env = "RECONNECT_CAP", default_value = "60s", value_parser = parse_duration)]
+    #[arg(long, env = "RECONNECT_CAP", default_value = "10s", value_parser = parse_duration)]
     pub reconnect_cap: Duration,
     /// How long a finished transfer stays on record, such as 30d, or `forever`; longer while its
     /// download lies in the data folder.
@@ -209,7 +209,7 @@ fn mistakes(args: &Args) -> Vec<String> {
     );
     check(
         args.dead_after < args.heartbeat.saturating_mul(2),
-        "DEAD_AFTER is less than twice HEARTBEAT: one late answer would end a line.".into(),
+        "DEAD_AFTER is less than twice HEARTBEAT: one late answer would end a session.".into(),
     );
     check(
         matches!(args.keep_records, Keep::For(time) if time < KEEP_KEYS),

@@ -77,7 +77,7 @@ fn run(reader: &Reader, mut hook: impl FnMut(&Step)) -> (Sent, Result<(), ReadEr
             }
             Step::Send(Kind::Chunk(chunk)) => assert!(chunk.data.is_empty(), "a sign of life"),
             Step::Send(Kind::Trailer(trailer)) => sent.trailer = Some(trailer),
-            Step::Send(Kind::Abort(error)) => sent.abort = Some(error.into()),
+            Step::Send(Kind::Abort(error)) => sent.abort = Some(filepull_proto::reported(&error)),
             Step::Read | Step::Proving => {}
         }
         Ok(())

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use filepull_core::human;
+use filepull_core::{bounds, human};
 
 use super::Args;
 
@@ -32,9 +32,9 @@ pub(super) fn mistakes(args: &Args) -> Vec<String> {
         check("STREAM_WINDOW", args.stream_window, window, size),
         check("STALL_TIMEOUT", args.stall_timeout, millis(100)..=DAY, span),
         check("RESUME_WITHIN", args.resume_within, Duration::ZERO..=YEAR, span),
-        check("HEARTBEAT", args.heartbeat, millis(10)..=Duration::from_hours(1), span),
-        check("DEAD_AFTER", args.dead_after, millis(20)..=DAY, span),
-        check("RECONNECT_CAP", args.reconnect_cap, millis(100)..=Duration::from_hours(1), span),
+        check("HEARTBEAT", args.heartbeat, bounds::HEARTBEAT, span),
+        check("DEAD_AFTER", args.dead_after, bounds::DEAD_AFTER, span),
+        check("RECONNECT_CAP", args.reconnect_cap, bounds::RECONNECT_CAP, span),
         check("SHUTDOWN_GRACE", args.shutdown_grace, Duration::ZERO..=DAY, span),
     ];
     found.into_iter().flatten().collect()
@@ -96,11 +96,15 @@ mod tests {
         check("--max-file-size=0", size);
         let window = "STREAM_WINDOW is 3.0 GiB; it must be from 64.0 KiB to 2.0 GiB.";
         check("--stream-window=3GiB", window);
-        let heartbeat = "HEARTBEAT is 1ns; it must be from 10ms to 1h.";
+        let heartbeat = "HEARTBEAT is 1ns; it must be from 50ms to 5m.";
         check("--heartbeat=1ns", heartbeat);
         let stall = "STALL_TIMEOUT is 1ms; it must be from 100ms to 1day.";
         check("--stall-timeout=1ms", stall);
-        check("--reconnect-cap=0", "RECONNECT_CAP is 0s; it must be from 100ms to 1h.");
+        let heartbeat = "HEARTBEAT is 3months 8days 16h 19m 12s; it must be from 50ms to 5m.";
+        check("--heartbeat=100d", heartbeat);
+        let dead_after = "DEAD_AFTER is 3months 8days 16h 19m 12s; it must be from 100ms to 15m.";
+        check("--dead-after=100d", dead_after);
+        check("--reconnect-cap=0", "RECONNECT_CAP is 0s; it must be from 100ms to 2m.");
     }
 
     #[test]

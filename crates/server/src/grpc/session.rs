@@ -5,15 +5,14 @@ use std::time::Duration;
 
 use chrono::Utc;
 use filepull_core::id::TransferId;
-use filepull_core::problem::Problem;
 use filepull_core::{CHUNK_LEN, PROTOCOL, human};
-use filepull_proto::millis;
 use filepull_proto::v1::agent_message::Kind as FromAgent;
 use filepull_proto::v1::server_message::Kind as ToAgent;
 use filepull_proto::v1::transfer_update::State;
 use filepull_proto::v1::{
     AgentMessage, Error, ErrorCode, Hello, ServerMessage, TransferUpdate, Welcome,
 };
+use filepull_proto::{millis, reported};
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
 use tokio::sync::{mpsc, watch};
@@ -23,7 +22,7 @@ use tracing::{debug, info, trace, warn};
 
 use super::incoming::Caller;
 use super::wire::{
-    CLONE_RETRY, STOPPING_RETRY, greeting, last_words, refusal, refused_line, session_end, wire,
+    PERSON_RETRY, STOPPING_RETRY, greeting, last_words, refusal, refused_line, session_end, wire,
 };
 use super::{GREETING_LIMIT, Gateway, LineSettings};
 use crate::client::{Disconnect, DisconnectReason, Greeting};
@@ -75,11 +74,16 @@ async fn welcome(
             spoken.start(),
             spoken.end()
         );
-        return Err(refusal(ErrorCode::Unsupported, &why, CLONE_RETRY));
+        return Err(refusal(ErrorCode::Unsupported, &why, PERSON_RETRY));
     };
     let greeting = greeting(hello, remote_addr)?;
     let client = greeting.client.clone();
-    gateway.registry.admit(&greeting).await.map_err(|refused| refused_line(&client, &refused))?;
+    let dead_after = gateway.line.dead_after;
+    gateway
+        .registry
+        .admit(&greeting)
+        .await
+        .map_err(|refused| refused_line(&client, &refused, dead_after))?;
     let now = Utc::now();
     let epoch = gateway.records.client_connected(&greeting, now).await.map_err(|error| {
         warn!(event = "records.failed", %client, %error, "the records failed");
@@ -90,7 +94,7 @@ async fn welcome(
     log_connected(&greeting, &session);
     let outgoing = outgoing(gateway.line, protocol, &session, messages);
     let seat = gateway.registry.enter(greeting, session, now);
-    Ok((seat.map_err(|refused| refused_line(&client, &refused))?, outgoing, pulse))
+    Ok((seat.map_err(|refused| refused_line(&client, &refused, dead_after))?, outgoing, pulse))
 }
 
 fn log_connected(greeting: &Greeting, session: &Session) {
@@ -235,7 +239,7 @@ impl Line {
             Some(State::Failed(error)) if error.retryable => {
                 Answer::TryAgain(human::printable(&error.message, 255))
             }
-            Some(State::Failed(error)) => Answer::Refused(Problem::from(error)),
+            Some(State::Failed(error)) => Answer::Refused(reported(&error)),
             None => return,
         };
         self.gateway.transfers.answer(&self.seat.client, id, update.attempt, answer);

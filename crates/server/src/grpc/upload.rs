@@ -4,7 +4,6 @@ use std::str::from_utf8;
 
 use filepull_core::digest::Digest;
 use filepull_core::id::TransferId;
-use filepull_core::problem::Problem;
 use filepull_core::source::Source;
 use filepull_proto::v1::upload_request::Kind as Asked;
 use filepull_proto::v1::upload_response::Kind as Response;
@@ -79,7 +78,7 @@ fn piece(arrived: Result<Arrived, Status>) -> Result<Piece, String> {
             Ok(digest) => Ok(Piece::End { total_size: trailer.total_size, digest }),
             Err(_) => Err("the trailer's sha256 has not 32 bytes".into()),
         },
-        Some(Asked::Abort(error)) => Ok(Piece::Abort(Problem::from(error))),
+        Some(Asked::Abort(error)) => Ok(Piece::Abort(filepull_proto::reported(&error))),
         Some(Asked::Header(_)) => Err("a second header came".into()),
         None => Err("a piece of unknown kind came".into()),
     }

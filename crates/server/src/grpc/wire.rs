@@ -4,29 +4,29 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use chrono::Utc;
-use filepull_core::human;
 use filepull_core::id::{ClientId, TransferId};
-use filepull_core::problem::{Code, Problem};
-use filepull_proto::millis;
+use filepull_core::problem::Code;
+use filepull_core::{bounds, human};
 use filepull_proto::v1::server_message::Kind as ToAgent;
 use filepull_proto::v1::{
     self, CancelTransfer, Drain, Error, ErrorCode, Hello, Ping, ServerMessage, SessionEnd,
     StartTransfer,
 };
+use filepull_proto::{millis, reported};
 use tracing::warn;
 use uuid::Uuid;
 
 use crate::client::{Agent, DefaultFile, Greeting};
 use crate::registry::{Message, Order, RefusedLine, SessionEnds};
 
-/// A refused clone waits this long, at least; so does whatever else a person must mend.
-pub(super) const CLONE_RETRY: Duration = Duration::from_secs(5 * 60);
+/// A rejected agent waits at least this long if a person has to change a setting first.
+pub(super) const PERSON_RETRY: Duration = Duration::from_mins(1);
 
 /// An agent that meets a server which stops comes back after this.
 pub(super) const STOPPING_RETRY: Duration = Duration::from_secs(1);
 
 pub(super) fn greeting(hello: Hello, remote_addr: SocketAddr) -> Result<Greeting, Error> {
-    let invalid = |why: String| refusal(ErrorCode::Protocol, &why, CLONE_RETRY);
+    let invalid = |why: String| refusal(ErrorCode::Protocol, &why, PERSON_RETRY);
     let client = ClientId::parse(&hello.client_id).map_err(|error| invalid(error.to_string()))?;
     let instance = Uuid::from_slice(&hello.instance_id)
         .map_err(|_| invalid("instance_id has not 16 bytes".into()))?;
@@ -37,7 +37,12 @@ pub(super) fn greeting(hello: Hello, remote_addr: SocketAddr) -> Result<Greeting
         arch: word(&hello.arch),
         hostname: word(&hello.hostname),
     };
-    let shares = hello.shares.iter().take(32).map(|share| human::printable(share, 255)).collect();
+    let shares = hello
+        .shares
+        .iter()
+        .take(bounds::MAX_SHARES)
+        .map(|share| human::printable(share, 255))
+        .collect();
     let active = hello.active_transfers.iter().filter_map(|id| TransferId::parse(id).ok());
     Ok(Greeting {
         client,
@@ -45,14 +50,14 @@ pub(super) fn greeting(hello: Hello, remote_addr: SocketAddr) -> Result<Greeting
         agent,
         shares,
         default_file: default_file(hello.default_file, hello.default_file_error),
-        active_transfers: active.collect(),
+        active_transfers: active.take(bounds::MAX_ACTIVE_UPLOADS).collect(),
         remote_addr,
     })
 }
 
 /// An agent that says neither is older than the reason, and knew only that there was no file.
 fn default_file(file: Option<v1::DefaultFile>, error: Option<Error>) -> DefaultFile {
-    let why = || error.map_or(Code::FileMissing, |error| Problem::from(error).code);
+    let why = || error.map_or(Code::FileMissing, |error| reported(&error).code);
     file.map(Into::into).ok_or_else(why)
 }
 
@@ -66,18 +71,25 @@ pub(super) fn refusal(code: ErrorCode, why: &str, retry_after: Duration) -> Erro
     }
 }
 
-pub(super) fn refused_line(client: &ClientId, refused: &RefusedLine) -> Error {
+/// `dead_after` is how long a session may be silent: a rejected machine is back before that has
+/// passed twice, and then takes the place of one that has failed.
+pub(super) fn refused_line(
+    client: &ClientId,
+    refused: &RefusedLine,
+    dead_after: Duration,
+) -> Error {
     match refused {
         RefusedLine::Duplicate { hostname, other, newcomer, .. } => {
             tracing::error!(
                 event = "client.duplicate_id", %client, hostname, %other, %newcomer,
                 "two machines use one client id"
             );
-            refusal(ErrorCode::DuplicateId, &refused.to_string(), CLONE_RETRY)
+            // It waits up to twice as long, and the probe takes its time too.
+            refusal(ErrorCode::DuplicateId, &refused.to_string(), dead_after / 3)
         }
         RefusedLine::Confusable { known, .. } => {
             warn!(event = "client.refused", %client, %known, "client refused");
-            refusal(ErrorCode::DuplicateId, &refused.to_string(), CLONE_RETRY)
+            refusal(ErrorCode::DuplicateId, &refused.to_string(), PERSON_RETRY)
         }
         RefusedLine::Outrun(_) => {
             refusal(ErrorCode::Superseded, &refused.to_string(), STOPPING_RETRY)

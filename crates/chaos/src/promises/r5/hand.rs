@@ -37,7 +37,7 @@ pub(super) struct Hand {
 impl Hand {
     pub(super) async fn set(trial: &Trial, name: &str) -> anyhow::Result<Self> {
         // A hand does not answer the server's pings.
-        let settings = [("SHUTDOWN_GRACE", "50ms"), ("DEAD_AFTER", "1h")];
+        let settings = [("SHUTDOWN_GRACE", "50ms"), ("DEAD_AFTER", "15m")];
         let mut stage = Stage::set(trial, &settings).await?;
         stage.start_server().await?;
         stage.add_client(CLIENT, 1, &[])?;

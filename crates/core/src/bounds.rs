@@ -1,0 +1,146 @@
+//! The bounds of every number that another machine or an operator chooses.
+//!
+//! A number from the wire is clamped where it enters, in both directions: no server keeps an agent
+//! away for days, and no agent makes a server hold more than these. A setting outside its range is
+//! rejected at the start instead, because a person can correct it.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use crate::CHUNK_LEN;
+use crate::backoff::ReconnectPolicy;
+
+/// The longest time that a server may keep an agent away: by its policy, a `Drain` or a rejection.
+pub const MAX_AWAY: Duration = Duration::from_mins(2);
+
+/// How often the server may ping an agent.
+pub const HEARTBEAT: RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_mins(5);
+
+/// How long a session may be silent. At least twice the heartbeat, or one late answer would end it.
+pub const DEAD_AFTER: RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_mins(15);
+
+/// The largest bound of an agent's wait between two dials.
+pub const RECONNECT_CAP: RangeInclusive<Duration> = Duration::from_millis(100)..=MAX_AWAY;
+
+/// The heartbeat of a peer that names none.
+pub const USUAL_HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// The longest silence of a peer that names none.
+pub const USUAL_DEAD_AFTER: Duration = Duration::from_secs(45);
+
+/// The lengths of a chunk that a server may ask for. A shorter one would cost more than it carries.
+const CHUNK_LENS: RangeInclusive<u32> = 4096..=CHUNK_LEN as u32;
+
+/// The lowest rate to which a server may slow an upload down, in bytes per second. A transfer of
+/// the largest file would not end otherwise.
+pub const MIN_UPLOAD_RATE: u64 = 1024;
+
+/// Shares that a client may announce.
+pub const MAX_SHARES: usize = 32;
+
+/// Uploads that an agent may announce as running.
+pub const MAX_ACTIVE_UPLOADS: usize = 16;
+
+/// Returns `value`, or the nearer end of `range`.
+pub fn clamp(value: Duration, range: &RangeInclusive<Duration>) -> Duration {
+    value.clamp(*range.start(), *range.end())
+}
+
+/// Returns heartbeat and longest silence as a server names them, in milliseconds; 0 leaves them to
+/// the agent.
+pub fn heartbeats(heartbeat_ms: u32, dead_after_ms: u32) -> (Duration, Duration) {
+    let or = |ms: u32, usual| if ms == 0 { usual } else { Duration::from_millis(ms.into()) };
+    let heartbeat = clamp(or(heartbeat_ms, USUAL_HEARTBEAT), &HEARTBEAT);
+    let dead_after = clamp(or(dead_after_ms, USUAL_DEAD_AFTER), &DEAD_AFTER);
+    (heartbeat, dead_after.max(heartbeat * 2))
+}
+
+/// Returns the longest chunk that a server takes; 0 leaves it to the agent.
+pub fn chunk_len(max_chunk_bytes: u32) -> u32 {
+    match max_chunk_bytes {
+        0 => *CHUNK_LENS.end(),
+        len => len.clamp(*CHUNK_LENS.start(), *CHUNK_LENS.end()),
+    }
+}
+
+/// Returns the rate that a server allows an upload, in bytes per second; 0 is no limit.
+pub fn upload_rate(max_bytes_per_s: u64) -> Option<u64> {
+    (max_bytes_per_s != 0).then_some(max_bytes_per_s.max(MIN_UPLOAD_RATE))
+}
+
+/// Returns when an agent that was sent away dials again: not before, not after.
+pub fn drain(min: Duration, max: Duration) -> (Duration, Duration) {
+    let max = max.min(MAX_AWAY);
+    (min.min(max), max)
+}
+
+/// Returns how long a rejected agent waits at least. It waits up to twice as long.
+pub fn retry_after(named: Duration) -> Duration {
+    named.min(MAX_AWAY / 2)
+}
+
+impl ReconnectPolicy {
+    /// Returns the policy of another machine with every time inside its bounds.
+    #[must_use]
+    pub fn clamped(self) -> Self {
+        Self {
+            base: self.base.min(MAX_AWAY),
+            cap: clamp(self.cap, &RECONNECT_CAP),
+            spread: self.spread.min(MAX_AWAY),
+            stable: self.stable.min(MAX_AWAY),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::backoff::{Backoff, Ended};
+
+    fn time(ms: u32) -> Duration {
+        Duration::from_millis(ms.into())
+    }
+
+    proptest! {
+        #[test]
+        fn no_server_keeps_an_agent_away_for_longer_than_the_bound(
+            policy in any::<[u32; 4]>(),
+            drained in any::<[u32; 2]>(),
+            named in any::<u32>(),
+            lived in any::<u32>(),
+            random in 0.0f64..1.0,
+        ) {
+            let [base, cap, spread, stable] = policy.map(time);
+            let mut backoff = Backoff::default();
+            backoff.follow(ReconnectPolicy { base, cap, spread, stable }.clamped());
+            let (min, max) = drain(time(drained[0]), time(drained[1]));
+            for ended in [
+                Ended::Lost { lived: time(lived) },
+                Ended::Lost { lived: Duration::ZERO },
+                Ended::Drained { min, max },
+                Ended::Refused { retry_after: retry_after(time(named)) },
+            ] {
+                prop_assert!(backoff.next(ended, random) <= MAX_AWAY);
+            }
+        }
+
+        #[test]
+        fn no_server_makes_a_session_fail_at_once_or_never(beat in any::<u32>(), dead in any::<u32>()) {
+            let (heartbeat, dead_after) = heartbeats(beat, dead);
+            prop_assert!(HEARTBEAT.contains(&heartbeat) && DEAD_AFTER.contains(&dead_after));
+            prop_assert!(heartbeat * 2 <= dead_after);
+        }
+    }
+
+    #[test]
+    fn a_number_inside_its_bounds_stays_as_it_is() {
+        assert_eq!(heartbeats(0, 0), (USUAL_HEARTBEAT, USUAL_DEAD_AFTER));
+        assert_eq!(heartbeats(500, 2000), (time(500), time(2000)));
+        assert_eq!([0, 1, 65_536, u32::MAX].map(chunk_len), [65_536, 4096, 65_536, 65_536]);
+        assert_eq!([0, 1, 1 << 20].map(upload_rate), [None, Some(1024), Some(1 << 20)]);
+        assert_eq!(ReconnectPolicy::default().clamped(), ReconnectPolicy::default());
+    }
+}
