@@ -4,6 +4,7 @@
 //! happen next is decided here, and carried out by the server and the agent.
 
 pub mod id;
+pub mod keyword;
 pub mod path;
 pub mod problem;
 

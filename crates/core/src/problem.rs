@@ -5,42 +5,54 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
+use crate::keyword::Keyword;
+
 /// Declares the catalogue: one row a problem, so that none can lack a status or a page.
 macro_rules! catalogue {
     ($($(#[$doc:meta])* $name:ident = $text:literal, $status:literal, exit $exit:literal,
         $title:literal, $next:literal;)*) => {
         /// What can go wrong. The text form never changes its meaning; new ones may be added.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum Code { $($(#[$doc])* $name,)* }
+        pub enum Code {
+            $($(#[$doc])* $name,)*
+            /// A problem that this version does not know, read from a record of a newer one.
+            Other(Keyword),
+        }
 
         impl Code {
-            /// Every problem there is, in the order of the pages.
+            /// Every problem that this version knows, in the order of the pages.
             pub const ALL: &[Code] = &[$(Code::$name,)*];
 
             /// The stable name, as in `/problems/client-offline`.
-            pub fn as_str(self) -> &'static str {
-                match self { $(Code::$name => $text,)* }
+            pub fn as_str(&self) -> &str {
+                match self { $(Code::$name => $text,)* Code::Other(word) => word.as_str() }
             }
 
             /// The HTTP status. 4xx: cannot be done as things stand; 502 and 504: the far side
             /// broke; 500, 503 and 507: this server.
             pub fn status(self) -> u16 {
-                match self { $(Code::$name => $status,)* }
+                match self { $(Code::$name => $status,)* Code::Other(_) => 500 }
             }
 
             /// The exit code of a command that ends with this problem.
             pub fn exit(self) -> u8 {
-                match self { $(Code::$name => $exit,)* }
+                match self { $(Code::$name => $exit,)* Code::Other(_) => 1 }
             }
 
             /// The problem in a few words, the same each time (RFC 9457, `title`).
             pub fn title(self) -> &'static str {
-                match self { $(Code::$name => $title,)* }
+                match self {
+                    $(Code::$name => $title,)*
+                    Code::Other(_) => "A problem that this version does not know",
+                }
             }
 
             /// What to do next, in general; an occurrence may know better.
             pub fn next(self) -> &'static str {
-                match self { $(Code::$name => $next,)* }
+                match self {
+                    $(Code::$name => $next,)*
+                    Code::Other(_) => "Read the documentation of the newer version.",
+                }
             }
         }
     };
@@ -110,6 +122,10 @@ catalogue! {
     /// The server's disk failed.
     StorageFailed = "storage-failed", 500, exit 7, "The server could not store the file",
         "Look at the server's log and at its disk.";
+    /// The records cannot be read or written, or their file is gone.
+    RecordsFailed = "records-failed", 503, exit 7, "The server cannot use its records",
+        "Check the folder .filepull in DATA_DIR and the server's log; if its files were moved or \
+         replaced, put them back and restart the server.";
     /// The line of waiting transfers is full.
     ServerBusy = "server-busy", 503, exit 7, "Too many transfers are waiting",
         "Try again later, or raise MAX_WAITING.";
@@ -128,9 +144,10 @@ catalogue! {
 }
 
 impl Code {
-    /// Reads the stable name.
+    /// Reads the stable name. A word that this version does not know is [`Other`](Self::Other).
     pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|code| code.as_str() == text)
+        let known = Self::ALL.iter().copied().find(|code| code.as_str() == text);
+        known.or_else(|| Keyword::parse(text).map(Self::Other))
     }
 }
 
@@ -174,6 +191,13 @@ impl Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_code_of_a_newer_version_keeps_its_name() {
+        let code = Code::parse("from-the-future").unwrap();
+        assert!(matches!(code, Code::Other(_)) && code.as_str() == "from-the-future", "{code:?}");
+        assert_eq!(Code::parse("no code"), None);
+    }
 
     #[test]
     fn every_problem_is_complete_and_has_a_name_of_its_own() {

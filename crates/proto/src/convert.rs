@@ -144,7 +144,7 @@ fn wire_code(code: Code) -> ErrorCode {
         Code::NotAFile => ErrorCode::NotAFile,
         Code::ChecksumMismatch => ErrorCode::ChecksumMismatch,
         Code::ServerFull => ErrorCode::StorageFull,
-        Code::StorageFailed => ErrorCode::StorageFailed,
+        Code::StorageFailed | Code::RecordsFailed => ErrorCode::StorageFailed,
         Code::Cancelled => ErrorCode::Cancelled,
         Code::ServerStopping => ErrorCode::Draining,
         Code::ServerBusy => ErrorCode::Overloaded,
@@ -161,6 +161,7 @@ fn wire_code(code: Code) -> ErrorCode {
         | Code::MethodNotAllowed
         | Code::RangeNotSatisfiable
         | Code::IdempotencyMismatch
+        | Code::Other(_)
         | Code::Internal => ErrorCode::Internal,
     }
 }

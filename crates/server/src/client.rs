@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 
 use chrono::{DateTime, Utc};
 use filepull_core::id::{ClientId, TransferId};
+use filepull_core::keyword::Keyword;
 use filepull_core::problem::Code;
 use filepull_core::source::Source;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
 /// What a trigger without a path would send, or which problem it would meet.
@@ -81,8 +82,7 @@ pub struct Disconnect {
 }
 
 /// Why a line ended. "Offline" without a reason helps nobody.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DisconnectReason {
     /// The agent said goodbye.
     Stopped,
@@ -94,6 +94,14 @@ pub enum DisconnectReason {
     Replaced,
     /// The server stopped.
     ServerRestart,
+    /// A reason that this version does not know, read from a record of a newer one.
+    Other(Keyword),
+}
+
+impl Serialize for DisconnectReason {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
 }
 
 impl DisconnectReason {
@@ -101,29 +109,32 @@ impl DisconnectReason {
         [Self::Stopped, Self::Silent, Self::Reset, Self::Replaced, Self::ServerRestart];
 
     /// The word used in the API, the records and the log.
-    pub fn as_str(self) -> &'static str {
+    pub fn as_str(&self) -> &str {
         match self {
             Self::Stopped => "stopped",
             Self::Silent => "silent",
             Self::Reset => "reset",
             Self::Replaced => "replaced",
             Self::ServerRestart => "server-restart",
+            Self::Other(word) => word.as_str(),
         }
     }
 
-    /// Reads that word.
+    /// Reads that word. One that this version does not know is [`Other`](Self::Other).
     pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|reason| reason.as_str() == text)
+        let known = Self::ALL.into_iter().find(|reason| reason.as_str() == text);
+        known.or_else(|| Keyword::parse(text).map(Self::Other))
     }
 
     /// The word as the end of a sentence: "Last seen 5 min ago: …".
-    pub fn in_words(self) -> &'static str {
+    pub fn in_words(&self) -> &str {
         match self {
             Self::Stopped => "its agent was stopped",
             Self::Silent => "the connection went silent",
             Self::Reset => "the connection broke",
             Self::Replaced => "a newer connection took over",
             Self::ServerRestart => "this server was restarted",
+            Self::Other(word) => word.as_str(),
         }
     }
 }

@@ -7,6 +7,7 @@
 //! The SQL is the dialect that PostgreSQL shares, so that a second engine can go behind it.
 
 mod clients;
+mod damaged;
 mod fields;
 mod keys;
 mod list;
@@ -22,10 +23,10 @@ mod tests;
 mod transfers;
 mod writer;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -33,9 +34,10 @@ use filepull_core::digest::Digest;
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::transfer::Transfer;
 use tokio::task::spawn_blocking;
-use tracing::warn;
+use tracing::{error, warn};
 
 use crate::client::{ClientRecord, Greeting};
+pub use damaged::{DamagedTransfer, Recorded};
 pub use keys::RequestKey;
 pub use list::{Cursor, Page, StateWord, Total, TransferFilter};
 use lock::Lock;
@@ -52,6 +54,20 @@ pub const KEEP_KEYS: Duration = Duration::from_hours(24);
 pub struct Records {
     writer: Writer,
     readers: Readers,
+    /// The damaged records that the log has.
+    logged: Arc<Mutex<HashSet<String>>>,
+}
+
+/// At most so many damaged records are logged, so that they fill neither the memory nor the log.
+const MAX_LOGGED: usize = 1000;
+
+/// The transfers that are not final.
+#[derive(Clone, Debug, Default)]
+pub struct Unfinished {
+    /// Oldest first.
+    pub transfers: Vec<Transfer>,
+    /// Those whose records cannot be read.
+    pub damaged: Vec<DamagedTransfer>,
 }
 
 /// Why the records cannot be read or written.
@@ -119,6 +135,20 @@ pub enum RecordsError {
 }
 
 impl RecordsError {
+    /// The record that cannot be read, or nothing.
+    fn record(&self) -> &str {
+        match self {
+            Self::Damaged { record, .. } => record,
+            Self::InUse { .. }
+            | Self::TooNew { .. }
+            | Self::TooOld { .. }
+            | Self::Schema { .. }
+            | Self::Folder { .. }
+            | Self::Database(_)
+            | Self::Closed => "",
+        }
+    }
+
     /// The disk had no room for the records.
     pub fn is_full(&self) -> bool {
         use rusqlite::ErrorCode::DiskFull;
@@ -152,7 +182,7 @@ impl Records {
         let opened: Result<_, RecordsError> =
             spawn_blocking(open).await.map_err(|_| RecordsError::Closed)?;
         let (writing, readers, lock) = opened?;
-        Ok(Self { writer: Writer::start(writing, lock), readers })
+        Ok(Self { writer: Writer::start(writing, lock), readers, logged: Arc::default() })
     }
 
     /// Writes what waits to be written, takes no more, and lets go of the folder.
@@ -219,56 +249,105 @@ impl Records {
     /// A transfer by its id.
     ///
     /// # Errors
-    /// It cannot be read.
-    pub async fn transfer(&self, id: TransferId) -> Result<Option<Transfer>, RecordsError> {
-        transfers::one(&self.readers, id).await
+    /// The database failed.
+    pub async fn transfer(&self, id: TransferId) -> Result<Option<Recorded>, RecordsError> {
+        let found = transfers::one(&self.readers, id).await?;
+        self.log_damaged(&found);
+        Ok(found)
     }
 
-    /// Every transfer that is not final, oldest first; without those that cannot be read, which the
-    /// log names.
+    /// Every transfer that is not final.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn unfinished(&self) -> Result<Vec<Transfer>, RecordsError> {
-        transfers::unfinished(&self.readers).await
+    pub async fn unfinished(&self) -> Result<Unfinished, RecordsError> {
+        let found = transfers::unfinished(&self.readers).await?;
+        self.log_damaged(&found);
+        let mut unfinished = Unfinished::default();
+        for item in found {
+            match item {
+                Recorded::Readable(transfer) => unfinished.transfers.push(*transfer),
+                Recorded::Damaged(damaged) => unfinished.damaged.push(damaged),
+            }
+        }
+        Ok(unfinished)
+    }
+
+    /// Ends unfinished transfers whose records are damaged: nothing can continue them.
+    ///
+    /// # Errors
+    /// It may not be durable.
+    pub async fn end_damaged(
+        &self,
+        damaged: &[DamagedTransfer],
+        now: DateTime<Utc>,
+    ) -> Result<(), RecordsError> {
+        let ends: Vec<_> = damaged.iter().filter_map(|damaged| damaged.end(now)).collect();
+        if ends.is_empty() { Ok(()) } else { self.writer.write_all(ends).await.map(drop) }
     }
 
     /// A page of the transfers that match, newest first.
     ///
     /// # Errors
-    /// One of them cannot be read.
+    /// The database failed.
     pub async fn transfers(&self, filter: &TransferFilter) -> Result<Page, RecordsError> {
-        list::page(&self.readers, filter).await
+        let page = list::page(&self.readers, filter).await?;
+        self.log_damaged(&page.items);
+        Ok(page)
     }
 
     /// The transfer of a client that became done last.
     ///
     /// # Errors
-    /// It cannot be read.
+    /// The database failed.
     pub async fn newest_download(
         &self,
         client: &ClientId,
-    ) -> Result<Option<Transfer>, RecordsError> {
-        transfers::newest_download(&self.readers, client).await
+    ) -> Result<Option<Recorded>, RecordsError> {
+        let found = transfers::newest_download(&self.readers, client).await?;
+        self.log_damaged(&found);
+        Ok(found)
     }
 
     /// The transfer of a client that was asked for last.
     ///
     /// # Errors
-    /// It cannot be read.
-    pub async fn newest(&self, client: &ClientId) -> Result<Option<Transfer>, RecordsError> {
-        transfers::newest(&self.readers, client).await
+    /// The database failed.
+    pub async fn newest(&self, client: &ClientId) -> Result<Option<Recorded>, RecordsError> {
+        let found = transfers::newest(&self.readers, client).await?;
+        self.log_damaged(&found);
+        Ok(found)
     }
 
-    /// The same for each of these clients that has one.
+    /// The same for each of these clients that has one. A damaged record is left out unless the
+    /// name of its client is readable.
     ///
     /// # Errors
-    /// One of them cannot be read.
+    /// The database failed.
     pub async fn newest_of_each(
         &self,
         clients: &[ClientId],
-    ) -> Result<HashMap<ClientId, Transfer>, RecordsError> {
-        transfers::newest_of_each(&self.readers, clients).await
+    ) -> Result<HashMap<ClientId, Recorded>, RecordsError> {
+        let found = transfers::newest_of_each(&self.readers, clients).await?;
+        self.log_damaged(&found);
+        let by_client = |item: Recorded| Some((item.client()?.clone(), item));
+        Ok(found.into_iter().filter_map(by_client).collect())
+    }
+
+    /// Logs each damaged record once.
+    fn log_damaged<'a>(&self, items: impl IntoIterator<Item = &'a Recorded>) {
+        for item in items {
+            if let Recorded::Damaged(DamagedTransfer { id, reason, .. }) = item {
+                self.log_once(&format!("transfer {id}"), reason);
+            }
+        }
+    }
+
+    fn log_once(&self, record: &str, reason: &str) {
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        if logged.len() < MAX_LOGGED && logged.insert(record.to_owned()) {
+            error!(event = "records.damaged", record, reason, "a record cannot be read");
+        }
     }
 
     /// Notes that a client has a new line, and gives that line its epoch: higher than any before.
@@ -293,11 +372,20 @@ impl Records {
         self.writer.write(clients::left(left)).await.map(drop)
     }
 
-    /// Every client that ever connected, by id.
+    /// Every client that ever connected, by id. A record that cannot be read is left out: its
+    /// client is known again when it connects.
     ///
     /// # Errors
-    /// One of them cannot be read.
+    /// The database failed.
     pub async fn clients(&self) -> Result<Vec<ClientRecord>, RecordsError> {
-        clients::all(&self.readers).await
+        let found = clients::all(&self.readers).await?;
+        let readable = |read: Result<ClientRecord, RecordsError>| match read {
+            Ok(client) => Some(client),
+            Err(error) => {
+                self.log_once(error.record(), &error.to_string());
+                None
+            }
+        };
+        Ok(found.into_iter().filter_map(readable).collect())
     }
 }

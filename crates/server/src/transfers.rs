@@ -13,6 +13,7 @@ mod finish;
 mod judge;
 mod keys;
 mod life;
+mod listed;
 mod open;
 mod patience;
 mod publish;
@@ -41,7 +42,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use crate::disk_sampler::DiskSampler;
-use crate::records::{Records, Total, TransferFilter};
+use crate::records::{Recorded, Records, Total, TransferFilter, Unfinished};
 use crate::registry::Registry;
 use crate::store::{self, Store};
 pub use agent::{Answer, Reply, Upload};
@@ -49,6 +50,7 @@ use agent::{Ask, refuse};
 use failed::{records_failed, store_failed};
 use keys::Keys;
 use life::Life;
+pub use listed::Listed;
 use open::Open;
 pub use pull::{Pull, Pulled};
 pub(crate) use space::shortage;
@@ -110,7 +112,7 @@ pub struct Counts {
 #[derive(Clone, Debug)]
 pub struct ListPage {
     /// The transfers.
-    pub items: Vec<View>,
+    pub items: Vec<Listed>,
     /// Where the next page begins, if there is one.
     pub next_cursor: Option<String>,
     /// How many there are on all pages.
@@ -137,15 +139,20 @@ impl Transfers {
         lifecycle: Lifecycle,
         limits: Limits,
     ) -> anyhow::Result<Self> {
-        let unfinished = records.unfinished().await?;
+        let Unfinished { transfers: unfinished, damaged } = records.unfinished().await?;
         // By its full name: a partial whose record was cut off would be in the way of the next.
         let with_partial = unfinished.iter().filter(|transfer| transfer.source().is_some());
         let wanted: HashSet<String> = with_partial
             .map(|transfer| store::partial_name(transfer.id, transfer.generation))
             .collect();
         let sweeper = store.clone();
-        let is_wanted = move |name: &str| wanted.contains(name);
+        // Whatever a record says that is not final: of a damaged one the generation may be wrong.
+        let damaged_ids: Vec<_> = damaged.iter().map(|damaged| damaged.id.clone()).collect();
+        let is_wanted = move |name: &str| {
+            wanted.contains(name) || damaged_ids.iter().any(|id| name.starts_with(id.as_str()))
+        };
         tokio::task::spawn_blocking(move || sweeper.sweep(is_wanted)).await??;
+        records.end_damaged(&damaged, now()).await?;
         let turns = Arc::new(Semaphore::new(limits.max_running));
         let (open, keys) = (Open::default(), Keys::default());
         let (n_waits, records_fail) = Default::default();
@@ -174,14 +181,38 @@ impl Transfers {
     /// One transfer, unfinished or on record.
     ///
     /// # Errors
-    /// There is none with this id, or the records cannot be read.
+    /// There is none with this id, its record is damaged, or the records cannot be read.
     pub async fn find(&self, id: TransferId) -> Result<View, Problem> {
+        match self.look_up(id).await? {
+            Listed::View(view) => Ok(*view),
+            Listed::Damaged(damaged) => Err(damaged.problem()),
+        }
+    }
+
+    /// One transfer, unfinished or on record, also if its record is damaged.
+    ///
+    /// # Errors
+    /// There is none with this id, or the records cannot be read.
+    pub async fn look_up(&self, id: TransferId) -> Result<Listed, Problem> {
         if let Some(view) = self.watch(id) {
-            return Ok(view.borrow().clone());
+            return Ok(Listed::view(view.borrow().clone()));
         }
         let found = self.shared.records.transfer(id).await.map_err(|e| records_failed(&e))?;
         let unknown = || Problem::new(Code::TransferUnknown, format!("No transfer {id} is known."));
-        found.map(View::new).ok_or_else(unknown)
+        found.map(|item| self.listed(item)).ok_or_else(unknown)
+    }
+
+    /// A row of the records; a transfer that is unfinished as it is right now.
+    pub(crate) fn listed(&self, item: Recorded) -> Listed {
+        let id = match &item {
+            Recorded::Readable(transfer) => Some(transfer.id),
+            Recorded::Damaged(damaged) => damaged.transfer,
+        };
+        match (id.and_then(|id| self.watch(id)), item) {
+            (Some(view), _) => Listed::view(view.borrow().clone()),
+            (None, Recorded::Readable(transfer)) => Listed::view(View::new(*transfer)),
+            (None, Recorded::Damaged(damaged)) => Listed::Damaged(damaged),
+        }
     }
 
     /// Shows an unfinished transfer, and every change of it.
@@ -210,11 +241,7 @@ impl Transfers {
     /// The records cannot be read.
     pub async fn list(&self, filter: &TransferFilter) -> Result<ListPage, Problem> {
         let page = self.shared.records.transfers(filter).await.map_err(|e| records_failed(&e))?;
-        let live = |transfer: Transfer| match self.watch(transfer.id) {
-            Some(view) => view.borrow().clone(),
-            None => View::new(transfer),
-        };
-        let items = page.items.into_iter().map(live).collect();
+        let items = page.items.into_iter().map(|item| self.listed(item)).collect();
         Ok(ListPage { items, next_cursor: page.next_cursor, total: page.total })
     }
 

@@ -54,8 +54,11 @@ async fn attempt(trial: &Trial) -> anyhow::Result<()> {
     try_join_all(lanes).await.map(drop)
 }
 
-/// What a disk that fails is called, and what an order is refused with when the records fail.
+/// The code of a transfer that ends because the disk fails.
 const STORAGE_CODE: &str = "storage-failed";
+
+/// The code of an order that is rejected because the records fail.
+const RECORDS_CODE: &str = "records-failed";
 
 /// Both clients are there.
 async fn begin(stage: &mut Stage) -> anyhow::Result<()> {
@@ -75,7 +78,9 @@ async fn ordered(stage: &mut Stage, client: usize, code: &str) -> anyhow::Result
             Ok(Some(id))
         }
         // SQLite has one error for every sync that fails, whatever the reason.
-        Err(error) if [code, STORAGE_CODE].iter().any(|c| error.to_string().contains(c)) => {
+        Err(error)
+            if [code, STORAGE_CODE, RECORDS_CODE].iter().any(|c| error.to_string().contains(c)) =>
+        {
             Ok(None)
         }
         Err(error) => Err(error.context(format!("refused, but not with {code}"))),

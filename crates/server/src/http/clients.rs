@@ -9,7 +9,6 @@ use axum::extract::{RawQuery, State};
 use axum::response::Response;
 use chrono::Utc;
 use filepull_core::problem::{Code, Problem};
-use filepull_core::transfer::Transfer;
 use tracing::error;
 
 use super::App;
@@ -18,9 +17,9 @@ use super::ids::ClientIn;
 use super::paging;
 use super::params::Params;
 use super::reply::{self, Refusal};
-use crate::records::RecordsError;
+use crate::records::{Recorded, RecordsError};
 use crate::registry::ClientView;
-use crate::transfers::View;
+use crate::transfers::{Listed, View};
 use json::ClientJson;
 
 /// A client and its transfers.
@@ -30,16 +29,13 @@ struct Known {
     /// The unfinished one.
     current: Option<View>,
     /// The one that was asked for last, which may be the same.
-    last: Option<View>,
+    last: Option<Listed>,
 }
 
 impl Known {
-    fn of(app: &App, client: ClientView, last: Option<Transfer>) -> Self {
+    fn of(app: &App, client: ClientView, last: Option<Recorded>) -> Self {
         let current = app.transfers.current(&client.record.id);
-        let last = last.map(|last| match app.transfers.watch(last.id) {
-            Some(live) => live.borrow().clone(),
-            None => View::new(last),
-        });
+        let last = last.map(|last| app.transfers.listed(last));
         Self { client, current, last }
     }
 }
@@ -80,5 +76,5 @@ pub(super) async fn show(
 pub(super) fn failed(error: &RecordsError) -> Problem {
     let cause = std::error::Error::source(error).map(ToString::to_string);
     error!(event = "records.failed", %error, cause, "the records failed");
-    Problem::new(Code::StorageFailed, "The server could not read its records.")
+    Problem::new(Code::RecordsFailed, "The server could not read its records.")
 }

@@ -24,6 +24,7 @@ use super::caller::Caller;
 use super::ids::{ClientIn, TransferIn};
 use super::reply::Refusal;
 use super::{App, clients, say};
+use crate::records::Recorded;
 use conditions::Verdict;
 use opened::Opened;
 
@@ -36,7 +37,9 @@ pub(super) async fn newest_of_client(
 ) -> Result<Response, Refusal> {
     let newest = app.records.newest_download(&client).await;
     match newest.map_err(|error| clients::failed(&error))? {
-        Some(transfer) => file(&app, &caller, &transfer, request).await,
+        Some(Recorded::Readable(transfer)) => file(&app, &caller, &transfer, request).await,
+        // An older download would be another file than the newest.
+        Some(Recorded::Damaged(damaged)) => Err(damaged.problem().into()),
         None => Err(no_download(&app, &client).into()),
     }
 }

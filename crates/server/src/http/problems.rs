@@ -45,7 +45,8 @@ pub(super) async fn show(
     Extension(caller): Extension<Caller>,
     TextIn(name): TextIn,
 ) -> Result<Response, Refusal> {
-    let Some(code) = Code::parse(&name) else { return Err(unknown(&name).into()) };
+    let known = Code::ALL.iter().copied().find(|code| code.as_str() == name);
+    let Some(code) = known else { return Err(unknown(&name).into()) };
     Ok(reply::page(&caller, || one(code, &caller.host), || KindJson::from(code)))
 }
 

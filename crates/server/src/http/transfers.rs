@@ -21,8 +21,9 @@ use super::preferences::{Applied, idempotency_key};
 use super::reply::{self, Refusal};
 use super::trigger::{self, Order};
 use super::{files, paging, waiting};
-use crate::transfers::Pull;
-pub(super) use json::{FileJson, TransferJson};
+use crate::transfers::{Listed, Pull};
+pub(super) use json::{DAMAGED, FileJson, TransferJson};
+use json::{DamagedJson, ListedJson};
 
 /// The fields of a pull in its machine form, and `wait`.
 const PULL: &[&str] = &["client", "path", "queue", "fresh", "wait"];
@@ -66,12 +67,13 @@ pub(super) async fn list(
     let params = Params::from_query(query.as_deref())?;
     let now = Utc::now();
     let page = list::fetch(&app, &params, now).await?;
-    let page = page.map(|view| (app.transfers.place_in_line(view.transfer.id), view));
+    let place = |item: &Listed| app.transfers.place_in_line(item.as_view()?.transfer.id);
+    let page = page.map(|item| (place(&item), item));
     // How many run at all is no news about those that were asked for.
     let counts = (!list::is_narrowed(&params)).then(|| app.transfers.counts());
     let words = || words::list(&page, now, counts);
-    Ok(paging::answer(&caller, "transfers", &params, &page, words, |(_, view)| {
-        TransferJson::new(view, &app.about.data_dir, &caller.host)
+    Ok(paging::answer(&caller, "transfers", &params, &page, words, |(_, item)| {
+        ListedJson::new(item, &app.about.data_dir, &caller.host)
     }))
 }
 
@@ -86,7 +88,13 @@ pub(super) async fn show(
     let mut params = Params::from_query(query.as_deref())?;
     let applied = Applied::follow(&headers, &mut params);
     params.only(&["wait"])?;
-    let view = app.find(id, waiting::asked(&params)?).await?;
+    let view = match app.find(id, waiting::asked(&params)?).await? {
+        Listed::View(view) => view,
+        Listed::Damaged(damaged) => {
+            let words = || words::damaged(&damaged);
+            return Ok(reply::page(&caller, words, || DamagedJson::from(&damaged)));
+        }
+    };
     let data_dir = &app.about.data_dir;
     let place = app.transfers.place_in_line(id);
     let stored = files::is_stored(&app, &view.transfer).await;

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::App;
 use super::params::Params;
-use crate::transfers::View;
+use crate::transfers::{Listed, View};
 
 /// Proxies cut a silent answer at 60 s: `wait` alone ends before.
 const BARE_WAIT: Duration = Duration::from_secs(50);
@@ -43,12 +43,13 @@ impl App {
         &self,
         id: TransferId,
         wait: Option<Duration>,
-    ) -> Result<View, Problem> {
+    ) -> Result<Listed, Problem> {
         match (wait, self.transfers.watch(id)) {
             (Some(limit), Some(view)) => {
-                Ok(self.watch(view, limit, |view| view.transfer.is_final()).await)
+                let view = self.watch(view, limit, |view| view.transfer.is_final()).await;
+                Ok(Listed::View(Box::new(view)))
             }
-            (Some(_) | None, _) => self.transfers.find(id).await,
+            (Some(_) | None, _) => self.transfers.look_up(id).await,
         }
     }
 }

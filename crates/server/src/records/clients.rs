@@ -66,8 +66,11 @@ pub(super) fn cut_off(connection: &Connection, now: DateTime<Utc>) -> rusqlite::
     cut_off.run(connection).map(drop)
 }
 
-pub(super) async fn all(readers: &Readers) -> Result<Vec<ClientRecord>, RecordsError> {
-    readers.list(Statement::new(ALL)).await?.iter().map(read).collect()
+/// Each client, or why its record cannot be read.
+pub(super) async fn all(
+    readers: &Readers,
+) -> Result<Vec<Result<ClientRecord, RecordsError>>, RecordsError> {
+    Ok(readers.list(Statement::new(ALL)).await?.iter().map(read).collect())
 }
 
 fn read(row: &Row) -> Result<ClientRecord, RecordsError> {

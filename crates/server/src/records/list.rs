@@ -2,11 +2,12 @@
 
 use std::fmt;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::problem::Code;
 use filepull_core::transfer::{Phase, Transfer};
 
+use super::damaged::Recorded;
 use super::readers::Readers;
 use super::statement::Statement;
 use super::{RecordsError, transfers};
@@ -102,20 +103,41 @@ impl Default for TransferFilter {
     }
 }
 
-/// Where a page ended: at the transfer with this id. Newer ones do not move it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cursor(TransferId);
+/// Where a page ended: at the transfer that was asked for at this time and has this id. Newer ones do
+/// not move it. The text form sorts as the cursors do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cursor {
+    /// Milliseconds since 1970.
+    created_at: i64,
+    id: TransferId,
+}
 
 impl Cursor {
-    /// Reads what [`Page::next_cursor`] gave away.
+    pub(super) fn new(created_at: DateTime<Utc>, id: TransferId) -> Self {
+        Self { created_at: created_at.timestamp_millis(), id }
+    }
+
+    /// The position of a transfer.
+    pub fn of(transfer: &Transfer) -> Self {
+        Self::new(transfer.created_at, transfer.id)
+    }
+
+    /// Reads the text form.
     pub fn parse(text: &str) -> Option<Self> {
-        TransferId::parse(text).ok().map(Self)
+        let (created_at, id) = text.split_once('~')?;
+        Some(Self { created_at: created_at.parse().ok()?, id: TransferId::parse(id).ok()? })
+    }
+
+    /// Appends the condition of a page that begins after this position.
+    pub(super) fn push_before(self, query: &mut Statement) {
+        query.push(" AND (created_at, id) < (").push_bind(self.created_at);
+        query.push(", ").push_bind(self.id.to_string()).push(")");
     }
 }
 
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        write!(f, "{:013}~{}", self.created_at, self.id)
     }
 }
 
@@ -123,7 +145,7 @@ impl fmt::Display for Cursor {
 #[derive(Clone, Debug)]
 pub struct Page {
     /// The transfers, newest first.
-    pub items: Vec<Transfer>,
+    pub items: Vec<Recorded>,
     /// The [`Cursor`] of the next page, if there is one.
     pub next_cursor: Option<String>,
     /// How many match, on all pages.
@@ -154,17 +176,16 @@ const COUNT_UP_TO: u32 = 10_000;
 pub(super) async fn page(readers: &Readers, filter: &TransferFilter) -> Result<Page, RecordsError> {
     let limit = filter.limit.clamp(1, TransferFilter::MAX_LIMIT);
     let mut query = matching("SELECT *", filter);
-    narrow(&mut query, filter);
     if let Some(cursor) = filter.cursor {
-        query.push(" AND id < ").push_bind(cursor.to_string());
+        cursor.push_before(&mut query);
     }
     // One more than asked for tells whether there is a next page.
-    query.push(" ORDER BY id DESC LIMIT ").push_bind(limit + 1);
+    query.push(" ORDER BY created_at DESC, id DESC LIMIT ").push_bind(limit + 1);
     let rows = readers.list(query).await?;
-    let shown = rows.iter().take(limit as usize);
-    let items = shown.map(transfers::read).collect::<Result<Vec<_>, _>>()?;
-    let last = items.last().filter(|_| items.len() < rows.len());
-    let next_cursor = last.map(|transfer| Cursor(transfer.id).to_string());
+    let mut items: Vec<_> = rows.iter().take(limit as usize).map(transfers::recorded).collect();
+    let has_next = items.len() < rows.len();
+    let next = if has_next { end(&mut items, filter.cursor) } else { None };
+    let next_cursor = next.map(|cursor| cursor.to_string());
 
     let total = count(readers, filter).await?;
     Ok(Page { items, next_cursor, total })
@@ -172,10 +193,6 @@ pub(super) async fn page(readers: &Readers, filter: &TransferFilter) -> Result<P
 
 async fn count(readers: &Readers, filter: &TransferFilter) -> Result<Total, RecordsError> {
     let mut query = matching("SELECT COUNT(*) AS n FROM (SELECT 1", filter);
-    // By time alone, the index of times has all that it takes.
-    if filter.client.is_some() || !filter.states.is_empty() || filter.error.is_some() {
-        narrow(&mut query, filter);
-    }
     query.push(" LIMIT ").push_bind(COUNT_UP_TO + 1).push(") AS counted");
     let rows = readers.list(query).await?;
     let found = rows.first().and_then(|row| row.integer("n")).unwrap_or(0).cast_unsigned();
@@ -183,19 +200,20 @@ async fn count(readers: &Readers, filter: &TransferFilter) -> Result<Total, Reco
     Ok(if found <= most { Total::Exactly(found) } else { Total::MoreThan(most) })
 }
 
-/// Lets an index of ids begin and end where the times do: an id tells when it was made.
-fn narrow(query: &mut Statement, filter: &TransferFilter) {
-    if let Some(since) = filter.since {
-        query.push(" AND id >= ").push_bind(TransferId::first_at(since - CLOCK).to_string());
+/// The end of a page that began at `begin`: at its last readable row. Where a damaged row lies is not
+/// sure, so that the damaged rows behind that one are left to the next page.
+fn end(items: &mut Vec<Recorded>, begin: Option<Cursor>) -> Option<Cursor> {
+    let is_readable = |item: &Recorded| matches!(item, Recorded::Readable(_));
+    if let Some(last) = items.iter().rposition(is_readable) {
+        items.truncate(last + 1);
     }
-    if let Some(until) = filter.until {
-        query.push(" AND id < ").push_bind(TransferId::first_at(until + CLOCK).to_string());
-    }
+    let end = match items.last()? {
+        Recorded::Readable(transfer) => Some(Cursor::of(transfer)),
+        Recorded::Damaged(damaged) => damaged.cursor(),
+    };
+    // A page that does not lead on would come again and again.
+    end.filter(|end| begin.is_none_or(|begin| *end < begin))
 }
-
-/// The time in an id and that beside it were read from the clock one after the other; meanwhile
-/// somebody may have set it.
-const CLOCK: TimeDelta = TimeDelta::hours(1);
 
 fn matching(select: &'static str, filter: &TransferFilter) -> Statement {
     let mut query = Statement::new(select);

@@ -3,7 +3,7 @@
 --   sqlite3 -readonly server-data/.filepull/records.db 'SELECT id, client, state FROM transfers'
 
 CREATE TABLE transfers (
-    id                 TEXT PRIMARY KEY, -- UUIDv7: sorts by the time it was made
+    id                 TEXT PRIMARY KEY, -- UUIDv7
     client             TEXT NOT NULL,    -- whose file
     path               TEXT,             -- which file; NULL is the client's default file
     requested_by       TEXT NOT NULL,    -- who asked
@@ -12,6 +12,8 @@ CREATE TABLE transfers (
     started_at         BIGINT,           -- when the first order went out
     finished_at        BIGINT,           -- when it became done, failed or cancelled
     attempt            BIGINT NOT NULL,  -- counts the orders sent
+    epoch              BIGINT NOT NULL DEFAULT 0,  -- the client's session that got the newest order
+    node               TEXT NOT NULL DEFAULT '',   -- the server that owns it; '' is the only server
     generation         BIGINT NOT NULL,  -- counts the partials begun: <id>-<generation>.tmp
     changed            BIGINT NOT NULL,  -- how often the source changed while it was read
     damaged            BIGINT NOT NULL,  -- how often an upload arrived damaged
@@ -32,6 +34,7 @@ CREATE TABLE transfers (
     download_size      BIGINT,           -- bytes
     download_digest    TEXT,
     download_inode     BIGINT,           -- a 64-bit number; negative from 2^63 on
+    object_key         TEXT,             -- in an object store; NULL is the client's folder
 
     -- failed, cancelled: how far it had come, and why it ended
     received           BIGINT,           -- bytes
@@ -42,11 +45,14 @@ CREATE TABLE transfers (
     row_check          TEXT NOT NULL     -- a digest of the rest of the row
 );
 
-CREATE INDEX transfers_by_client ON transfers (client, id);
-CREATE INDEX transfers_by_state ON transfers (state, id);
-CREATE INDEX transfers_by_time ON transfers (created_at);
-CREATE INDEX transfers_by_error ON transfers (error_code, id) WHERE error_code IS NOT NULL;
+CREATE INDEX transfers_by_time ON transfers (created_at, id);
+CREATE INDEX transfers_by_client ON transfers (client, created_at, id);
+CREATE INDEX transfers_by_state ON transfers (state, created_at, id);
+CREATE INDEX transfers_by_error ON transfers (error_code, created_at, id)
+    WHERE error_code IS NOT NULL;
 CREATE INDEX transfers_done ON transfers (client, finished_at, id) WHERE state = 'done';
+CREATE INDEX transfers_unfinished ON transfers (created_at, id)
+    WHERE state NOT IN ('done', 'failed', 'cancelled');
 
 CREATE TABLE request_keys (
     id       TEXT PRIMARY KEY, -- an Idempotency-Key, as its caller chose it
@@ -77,3 +83,5 @@ CREATE TABLE clients (
     disconnect_reason   TEXT,             -- in one word…
     disconnect_detail   TEXT              -- and in a few
 );
+
+CREATE INDEX clients_connected ON clients (id) WHERE connected = 1;

@@ -1,6 +1,7 @@
 //! The file and its folder; what lies in it is tested in the modules below.
 
 mod clients;
+mod damaged;
 mod keys;
 mod old;
 mod transfers;
@@ -42,6 +43,20 @@ impl Room {
         connection.execute_batch(sql).unwrap();
         connection.close().unwrap();
     }
+}
+
+async fn saved(records: &Records, id: TransferId) -> Option<Transfer> {
+    records.transfer(id).await.unwrap().map(|item| item.readable().unwrap())
+}
+
+async fn unfinished(records: &Records) -> Vec<Transfer> {
+    let Unfinished { transfers, damaged } = records.unfinished().await.unwrap();
+    assert!(damaged.is_empty(), "{damaged:?}");
+    transfers
+}
+
+fn readable(items: Vec<Recorded>) -> Vec<Transfer> {
+    items.into_iter().map(|item| item.readable().unwrap()).collect()
 }
 
 fn client(text: &str) -> ClientId {
@@ -125,7 +140,7 @@ async fn a_thousand_saves_share_a_few_commits() {
     let records = room.open().await;
     let transfers: Vec<Transfer> = (0..1000).map(|_| queued("client4")).collect();
     try_join_all(transfers.iter().map(|transfer| records.save(transfer))).await.unwrap();
-    assert_eq!(records.unfinished().await.unwrap(), transfers);
+    assert_eq!(unfinished(&records).await, transfers);
     assert!(records.writer.commits() < 20, "{} commits", records.writer.commits());
 }
 
@@ -140,7 +155,7 @@ async fn a_statement_that_fails_does_not_fail_its_neighbours() {
     let (before, (bad, after)) = join(saves(), join(bad, saves())).await;
     assert!(matches!(bad, Err(RecordsError::Database(_))), "{bad:?}");
     assert!(before.iter().chain(&after).all(Result::is_ok), "{before:?} {after:?}");
-    assert_eq!(records.unfinished().await.unwrap(), transfers);
+    assert_eq!(unfinished(&records).await, transfers);
 }
 
 #[tokio::test]
@@ -154,7 +169,7 @@ async fn what_waits_at_the_end_is_written_and_nothing_after_it() {
     assert!(matches!(records.save(&transfers[0]).await, Err(RecordsError::Closed)));
     assert!(matches!(records.unfinished().await, Err(RecordsError::Closed)));
     assert!(!room.folder().join("records.db-wal").exists());
-    assert_eq!(room.open().await.unfinished().await.unwrap(), transfers);
+    assert_eq!(unfinished(&room.open().await).await, transfers);
 }
 
 #[tokio::test]

@@ -1,7 +1,5 @@
 //! Transfers in the records: one row each, from the trigger on.
 
-use std::collections::HashMap;
-
 use filepull_core::digest::Digest;
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::name::DownloadName;
@@ -10,9 +8,9 @@ use filepull_core::problem::{Code, Problem};
 use filepull_core::receive::Prefix;
 use filepull_core::source::Source;
 use filepull_core::transfer::{Download, Ended, Phase, Reached, Setbacks, Transfer};
-use tracing::error;
 
 use super::RecordsError;
+use super::damaged::Recorded;
 use super::fields::Fields;
 use super::list::StateWord;
 use super::readers::Readers;
@@ -23,10 +21,13 @@ const SAVE: &str = include_str!("save.sql");
 
 const ONE: &str = "SELECT * FROM transfers WHERE id = $1";
 
-const UNFINISHED: &str =
-    "SELECT * FROM transfers WHERE state IN ('queued', 'receiving', 'sealed') ORDER BY id";
+/// The words of final states as in the index of unfinished transfers. A state that this version does
+/// not know counts as unfinished.
+const UNFINISHED: &str = "SELECT * FROM transfers \
+     WHERE state NOT IN ('done', 'failed', 'cancelled') ORDER BY created_at, id";
 
-const NEWEST: &str = "SELECT * FROM transfers WHERE client = $1 ORDER BY id DESC LIMIT 1";
+const NEWEST: &str = "SELECT * FROM transfers WHERE client = $1 \
+     ORDER BY created_at DESC, id DESC LIMIT 1";
 
 const NEWEST_DOWNLOAD: &str = "SELECT * FROM transfers WHERE client = $1 AND state = 'done' \
      ORDER BY finished_at DESC, id DESC LIMIT 1";
@@ -164,50 +165,49 @@ fn read_problem(fields: &Fields<'_>) -> Result<Problem, RecordsError> {
     })
 }
 
+/// Reads a row of the table, as an item of its own if it cannot be read.
+pub(super) fn recorded(row: &Row) -> Recorded {
+    match read(row) {
+        Ok(transfer) => Recorded::Readable(Box::new(transfer)),
+        Err(error) => Recorded::damaged(row, &error),
+    }
+}
+
 pub(super) async fn one(
     readers: &Readers,
     id: TransferId,
-) -> Result<Option<Transfer>, RecordsError> {
+) -> Result<Option<Recorded>, RecordsError> {
     let row = readers.point(Statement::new(ONE).bind(id.to_string())).await?;
-    row.as_ref().map(read).transpose()
+    Ok(row.as_ref().map(recorded))
 }
 
-pub(super) async fn unfinished(readers: &Readers) -> Result<Vec<Transfer>, RecordsError> {
+pub(super) async fn unfinished(readers: &Readers) -> Result<Vec<Recorded>, RecordsError> {
     let rows = readers.list(Statement::new(UNFINISHED)).await?;
-    let readable = |row| match read(row) {
-        Ok(transfer) => Some(transfer),
-        Err(error) => {
-            // One record that somebody has damaged must not keep all others from going on.
-            error!(event = "records.damaged", %error, "an unfinished transfer was left out");
-            None
-        }
-    };
-    Ok(rows.iter().filter_map(readable).collect())
+    Ok(rows.iter().map(recorded).collect())
 }
 
 pub(super) async fn newest(
     readers: &Readers,
     client: &ClientId,
-) -> Result<Option<Transfer>, RecordsError> {
+) -> Result<Option<Recorded>, RecordsError> {
     let row = readers.point(Statement::new(NEWEST).bind(client.as_str())).await?;
-    row.as_ref().map(read).transpose()
+    Ok(row.as_ref().map(recorded))
 }
 
 pub(super) async fn newest_download(
     readers: &Readers,
     client: &ClientId,
-) -> Result<Option<Transfer>, RecordsError> {
+) -> Result<Option<Recorded>, RecordsError> {
     let row = readers.point(Statement::new(NEWEST_DOWNLOAD).bind(client.as_str())).await?;
-    row.as_ref().map(read).transpose()
+    Ok(row.as_ref().map(recorded))
 }
 
 pub(super) async fn newest_of_each(
     readers: &Readers,
     clients: &[ClientId],
-) -> Result<HashMap<ClientId, Transfer>, RecordsError> {
+) -> Result<Vec<Recorded>, RecordsError> {
     // A look into the index for each client; grouping all transfers would read all of it.
     let newest = |client: &ClientId| Statement::new(NEWEST).bind(client.as_str());
     let rows = readers.each(clients.iter().map(newest).collect()).await?;
-    let by_client = |transfer: Transfer| (transfer.client.clone(), transfer);
-    rows.iter().map(|row| read(row).map(by_client)).collect()
+    Ok(rows.iter().map(recorded).collect())
 }

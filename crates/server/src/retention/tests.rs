@@ -63,7 +63,7 @@ impl Bed {
 
     async fn left(&self) -> Vec<TransferId> {
         let page = self.records.transfers(&TransferFilter::default()).await.unwrap();
-        page.items.into_iter().map(|transfer| transfer.id).collect()
+        page.items.into_iter().map(|item| item.readable().unwrap().id).collect()
     }
 }
 

@@ -45,7 +45,7 @@ fn in_words(error: &RecordsError) -> Problem {
     if error.is_full() {
         return Problem::new(Code::ServerFull, "The server's disk is full.");
     }
-    Problem::new(Code::StorageFailed, "The server could not read or write its records.")
+    Problem::new(Code::RecordsFailed, "The server could not read or write its records.")
 }
 
 pub(super) fn store_failed(error: &StoreError) -> Failed {

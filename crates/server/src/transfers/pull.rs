@@ -109,7 +109,7 @@ async fn recorded(handle: &Handle, joined: bool) -> Result<Pulled, Problem> {
     let _ = view.wait_for(|view| view.stage != Stage::Recording).await;
     let seen = view.borrow().clone();
     let records_failed =
-        |problem: &&Problem| matches!(problem.code, Code::StorageFailed | Code::ServerFull);
+        |problem: &&Problem| matches!(problem.code, Code::RecordsFailed | Code::ServerFull);
     let never_recorded = seen.transfer.attempt == 0;
     match seen.transfer.problem().filter(records_failed) {
         Some(problem) if never_recorded => Err(problem.clone()),

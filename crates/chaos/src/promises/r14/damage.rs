@@ -70,7 +70,7 @@ fn refusal(words: &str) -> anyhow::Result<Found> {
 
 async fn served(stage: &mut Stage, pull: bool) -> anyhow::Result<Found> {
     let page = stage.bed.json("/api/v1/transfers?limit=1000").await?;
-    if page["code"] == "storage-failed" || page["code"] == "internal" {
+    if page["code"] == "records-failed" || page["code"] == "internal" {
         return Ok(Found::Refused);
     }
     let transfers = page["items"].as_array().with_context(|| format!("a list, not {page}"))?;

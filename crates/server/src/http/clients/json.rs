@@ -1,14 +1,16 @@
 //! A client as JSON. Fields may be added here, never removed or given another meaning.
 
+use std::borrow::Cow;
+
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::problem::Code;
 use serde::Serialize;
 
 use super::super::reply::time;
-use super::super::transfers::FileJson;
+use super::super::transfers::{DAMAGED, FileJson};
 use super::Known;
 use crate::client::{Agent, Disconnect};
-use crate::transfers::View;
+use crate::transfers::Listed;
 
 /// A client, as the API shows it.
 #[derive(Debug, Serialize)]
@@ -25,12 +27,12 @@ pub(super) struct ClientJson<'a> {
     default_file_error: Option<Code>,
     shares: &'a [String],
     current_transfer: Option<TransferId>,
-    last_transfer: Option<LastJson>,
+    last_transfer: Option<LastJson<'a>>,
 }
 
 #[derive(Debug, Serialize)]
-struct LastJson {
-    id: TransferId,
+struct LastJson<'a> {
+    id: Cow<'a, str>,
     state: &'static str,
     finished_at: Option<String>,
 }
@@ -57,10 +59,17 @@ impl<'a> ClientJson<'a> {
     }
 }
 
-impl From<&View> for LastJson {
-    fn from(view: &View) -> Self {
-        let transfer = &view.transfer;
-        let (id, state) = (transfer.id, view.state().as_str());
-        Self { id, state, finished_at: transfer.finished_at.map(time) }
+impl<'a> From<&'a Listed> for LastJson<'a> {
+    fn from(last: &'a Listed) -> Self {
+        match last {
+            Listed::View(view) => {
+                let finished_at = view.transfer.finished_at.map(time);
+                let id = view.transfer.id.to_string().into();
+                Self { id, state: view.state().as_str(), finished_at }
+            }
+            Listed::Damaged(damaged) => {
+                Self { id: damaged.id.as_str().into(), state: DAMAGED, finished_at: None }
+            }
+        }
     }
 }

@@ -7,10 +7,11 @@ use filepull_core::problem::Code;
 use super::super::paging::Page;
 use super::super::say;
 use super::super::table::table;
+use super::super::transfers::DAMAGED;
 use super::Known;
 use crate::client::DefaultFile;
 use crate::registry::{self, ClientView};
-use crate::transfers::{State, View};
+use crate::transfers::{Listed, State, View};
 
 /// What `/clients` says.
 pub(super) fn list(
@@ -71,8 +72,12 @@ fn file(
     }
 }
 
-fn last_transfer(last: Option<&View>, now: DateTime<Utc>) -> String {
-    let Some(view) = last else { return "never".to_owned() };
+fn last_transfer(last: Option<&Listed>, now: DateTime<Utc>) -> String {
+    let view = match last {
+        None => return "never".to_owned(),
+        Some(Listed::Damaged(_)) => return DAMAGED.to_owned(),
+        Some(Listed::View(view)) => view,
+    };
     let (state, transfer) = (view.state().as_str(), &view.transfer);
     let problem = transfer.problem().map(|problem| format!("{}, ", problem.code));
     match transfer.finished_at {

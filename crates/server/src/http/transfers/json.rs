@@ -9,7 +9,8 @@ use serde::Serialize;
 
 use super::super::reply::{ProblemJson, time};
 use super::super::say;
-use crate::transfers::{State, View, WaitingFor};
+use crate::records::DamagedTransfer;
+use crate::transfers::{Listed, State, View, WaitingFor};
 
 /// A transfer, as the API shows it.
 #[derive(Debug, Serialize)]
@@ -66,6 +67,45 @@ impl<'a> TransferJson<'a> {
         Self { joined, ..self }
     }
 }
+
+/// An item of a list of transfers.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(super) enum ListedJson<'a> {
+    Transfer(Box<TransferJson<'a>>),
+    Damaged(DamagedJson<'a>),
+}
+
+impl<'a> ListedJson<'a> {
+    pub(super) fn new(item: &'a Listed, data_dir: &str, host: &str) -> Self {
+        match item {
+            Listed::View(view) => Self::Transfer(Box::new(TransferJson::new(view, data_dir, host))),
+            Listed::Damaged(damaged) => Self::Damaged(damaged.into()),
+        }
+    }
+}
+
+/// A transfer whose record cannot be read.
+#[derive(Debug, Serialize)]
+pub(super) struct DamagedJson<'a> {
+    /// As far as it is readable.
+    id: &'a str,
+    client: Option<&'a ClientId>,
+    state: &'static str,
+    created_at: Option<String>,
+    reason: &'a str,
+}
+
+impl<'a> From<&'a DamagedTransfer> for DamagedJson<'a> {
+    fn from(damaged: &'a DamagedTransfer) -> Self {
+        let DamagedTransfer { id, client, created_at, reason, .. } = damaged;
+        let (client, created_at) = (client.as_ref(), created_at.map(time));
+        Self { id, client, state: DAMAGED, created_at, reason }
+    }
+}
+
+/// The state of a transfer whose record cannot be read.
+pub(in super::super) const DAMAGED: &str = "damaged";
 
 fn waiting_for(state: State) -> Option<&'static str> {
     match state {

@@ -7,7 +7,7 @@ use super::super::App;
 use super::super::paging::{self, Page};
 use super::super::params::Params;
 use crate::records::{Cursor, StateWord, TransferFilter};
-use crate::transfers::{State, View};
+use crate::transfers::{Listed, State};
 
 const PARAMS: &[&str] = &["client", "state", "since", "until", "error", "limit", "cursor"];
 
@@ -40,7 +40,7 @@ pub(super) async fn fetch(
     app: &App,
     params: &Params,
     now: DateTime<Utc>,
-) -> Result<Page<View>, Problem> {
+) -> Result<Page<Listed>, Problem> {
     params.only(PARAMS)?;
     let wanted = params.choice("state", STATES)?;
     let mut filter = filter(params, now)?;
@@ -69,7 +69,7 @@ fn filter(params: &Params, now: DateTime<Utc>) -> Result<TransferFilter, Problem
     })
 }
 
-async fn recorded(app: &App, filter: &TransferFilter) -> Result<Page<View>, Problem> {
+async fn recorded(app: &App, filter: &TransferFilter) -> Result<Page<Listed>, Problem> {
     let page = app.transfers.list(filter).await?;
     Ok(Page { items: page.items, next_cursor: page.next_cursor, total: page.total })
 }
@@ -80,25 +80,28 @@ async fn unfinished(
     app: &App,
     wanted: TransferFilter,
     is_wanted: impl Fn(State) -> bool,
-) -> Result<Page<View>, Problem> {
-    let (limit, cursor) = (wanted.limit, wanted.cursor.map(|cursor| cursor.to_string()));
+) -> Result<Page<Listed>, Problem> {
+    let (limit, cursor) = (wanted.limit, wanted.cursor);
     let states = vec![StateWord::Queued, StateWord::Receiving, StateWord::Sealed];
     let all = TransferFilter::MAX_LIMIT;
     let mut filter = TransferFilter { states, limit: all, cursor: None, ..wanted };
-    let mut views = Vec::new();
+    let mut items = Vec::new();
     loop {
         let page = app.transfers.list(&filter).await?;
-        views.extend(page.items.into_iter().filter(|view| is_wanted(view.state())));
+        // A damaged record may be of any state.
+        let is_wanted = |item: &Listed| item.as_view().is_none_or(|view| is_wanted(view.state()));
+        items.extend(page.items.into_iter().filter(is_wanted));
         match page.next_cursor.as_deref().and_then(Cursor::parse) {
             Some(cursor) => filter.cursor = Some(cursor),
             None => break,
         }
     }
-    let key = |view: &View| view.transfer.id.to_string();
-    Ok(paging::cut(views, limit, |view| cursor.as_ref().is_none_or(|c| key(view) < *c), key))
+    let is_after = |item: &Listed| cursor.is_none_or(|cursor| item.cursor() < Some(cursor));
+    let key = |item: &Listed| item.cursor().map_or_else(String::new, |at| at.to_string());
+    Ok(paging::cut(items, limit, is_after, key))
 }
 
 fn error(params: &Params) -> Result<Option<Code>, Problem> {
-    let codes: Vec<(&str, Code)> = Code::ALL.iter().map(|&code| (code.as_str(), code)).collect();
+    let codes: Vec<(&str, Code)> = Code::ALL.iter().map(|code| (code.as_str(), *code)).collect();
     params.choice("error", &codes)
 }

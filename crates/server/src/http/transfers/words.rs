@@ -7,7 +7,9 @@ use filepull_core::transfer::Phase;
 use super::super::paging::Page;
 use super::super::table::table;
 use super::super::{reply, say};
-use crate::transfers::{Counts, Stage, State, View};
+use super::json::DAMAGED;
+use crate::records::DamagedTransfer;
+use crate::transfers::{Counts, Listed, Stage, State, View};
 
 /// What `/transfers/ID` says.
 pub(super) fn one(
@@ -60,12 +62,15 @@ fn under_way(view: &View, place: Option<usize>) -> String {
 
 /// What `/transfers` says.
 pub(super) fn list(
-    page: &Page<(Option<usize>, View)>,
+    page: &Page<(Option<usize>, Listed)>,
     now: DateTime<Utc>,
     counts: Option<Counts>,
 ) -> String {
     let header = ["TRANSFER", "CLIENT", "STATE", "FILE", "ASKED", "OUTCOME"].map(str::to_owned);
-    let rows = page.items.iter().map(|(place, view)| row(view, *place, now));
+    let rows = page.items.iter().map(|(place, item)| match item {
+        Listed::View(view) => row(view, *place, now),
+        Listed::Damaged(damaged) => damaged_row(damaged, now),
+    });
     let rows: Vec<_> = std::iter::once(header).chain(rows).collect();
     let (shown, total) = (page.items.len(), page.total);
     let under_way = counts.map_or(" that match".to_owned(), |Counts { running, waiting }| {
@@ -86,6 +91,30 @@ fn row(view: &View, place: Option<usize>, now: DateTime<Utc>) -> [String; 6] {
         say::ago(transfer.created_at, now),
         outcome(view, place),
     ]
+}
+
+fn damaged_row(damaged: &DamagedTransfer, now: DateTime<Utc>) -> [String; 6] {
+    let unknown = || "-".to_owned();
+    [
+        damaged.id.clone(),
+        damaged.client.as_ref().map_or_else(unknown, ToString::to_string),
+        DAMAGED.to_owned(),
+        unknown(),
+        damaged.created_at.map_or_else(unknown, |at| say::ago(at, now)),
+        damaged.reason.clone(),
+    ]
+}
+
+/// What `/transfers/ID` says of a record that cannot be read.
+pub(super) fn damaged(damaged: &DamagedTransfer) -> String {
+    let unknown = || "unknown".to_owned();
+    let client = damaged.client.as_ref().map_or_else(unknown, ToString::to_string);
+    let asked = damaged.created_at.map_or_else(unknown, say::second);
+    let problem = damaged.problem();
+    format!(
+        "Damaged: {} {}\ntransfer  {}\nclient    {client}\nasked     {asked}\n",
+        problem.detail, problem.hint, damaged.id
+    )
 }
 
 /// The last column: what matters about a transfer in this state.

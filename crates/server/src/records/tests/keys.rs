@@ -15,7 +15,7 @@ async fn a_key_is_durable_with_its_transfer_and_leads_to_it_for_a_day() {
     records.keep_key(&key("b"), first.id, time(1)).await.unwrap();
     records.close().await.unwrap();
     let records = room.open().await;
-    assert_eq!(records.transfer(first.id).await.unwrap().as_ref(), Some(&first));
+    assert_eq!(saved(&records, first.id).await.as_ref(), Some(&first));
     let led = async |text, at| records.keyed(text, at).await.unwrap().map(|(id, _)| id);
     assert_eq!(led("a", time(0)).await, Some(first.id));
     assert_eq!(led("b", time(1)).await, Some(first.id));

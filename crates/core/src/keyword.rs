@@ -1,0 +1,52 @@
+//! A word of a list that this version does not know: a newer version may have added it.
+
+use std::fmt;
+
+/// A short word of lowercase letters, digits and dashes. Kept inline, so that an enum that holds one
+/// is still `Copy`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Keyword {
+    len: u8,
+    bytes: [u8; Self::MAX_LEN],
+}
+
+impl Keyword {
+    /// The longest word, in bytes.
+    pub const MAX_LEN: usize = 40;
+
+    /// Reads a word: 1 to [`MAX_LEN`](Self::MAX_LEN) lowercase letters, digits and dashes.
+    pub fn parse(text: &str) -> Option<Self> {
+        let is_allowed = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
+        let mut bytes = [0; Self::MAX_LEN];
+        bytes.get_mut(..text.len())?.copy_from_slice(text.as_bytes());
+        let len = u8::try_from(text.len()).ok()?;
+        (0 < len && text.bytes().all(is_allowed)).then_some(Self { len, bytes })
+    }
+
+    /// The word as text.
+    pub fn as_str(&self) -> &str {
+        let word = self.bytes.get(..self.len.into()).unwrap_or_default();
+        str::from_utf8(word).unwrap_or_default() // only ASCII is let into it
+    }
+}
+
+impl fmt::Debug for Keyword {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_is_read_and_written_unchanged_or_rejected() {
+        for text in ["a", "from-the-future", "x2", &"a".repeat(Keyword::MAX_LEN)] {
+            assert_eq!(Keyword::parse(text).unwrap().as_str(), text);
+        }
+        for text in ["", "A", "a b", "ä", "a\n", &"a".repeat(Keyword::MAX_LEN + 1)] {
+            assert_eq!(Keyword::parse(text), None, "{text:?}");
+        }
+    }
+}
