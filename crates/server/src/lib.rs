@@ -6,10 +6,12 @@
 pub mod brake;
 pub mod client;
 pub mod config;
+mod data_folder;
 pub mod disk_sampler;
 mod door;
 pub mod grpc;
 pub mod http;
+mod port;
 pub mod readiness;
 pub mod receive;
 pub mod records;
@@ -21,9 +23,9 @@ pub mod transfers;
 pub mod verify;
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use chrono::Utc;
 use filepull_core::backoff::{Backoff, ReconnectPolicy};
 use filepull_process::Lifecycle;
@@ -73,12 +75,12 @@ impl Server {
     /// The folder is in use, an address is taken, or the disk failed.
     pub async fn bind(mut config: Config) -> anyhow::Result<Self> {
         let room = Room::make();
-        let store = Store::open(&config.data_dir)?;
-        let records = Records::open(&config.data_dir.join(RECORDS_FOLDER)).await?;
-        let http = door::listen(config.http_addr)
-            .with_context(|| format!("listening on HTTP_ADDR={}", config.http_addr))?;
-        let grpc = door::listen(config.grpc_addr)
-            .with_context(|| format!("listening on GRPC_ADDR={}", config.grpc_addr))?;
+        let (store, records) = open_data(&config.data_dir).await?;
+        let listen = |setting, addr| {
+            door::listen(addr).map_err(|error| port::explained(setting, addr, error))
+        };
+        let http = listen("HTTP_ADDR", config.http_addr)?;
+        let grpc = listen("GRPC_ADDR", config.grpc_addr)?;
         // What is shown as a setting is where one can connect, also when any port would do.
         (config.http_addr, config.grpc_addr) = (http.local_addr()?, grpc.local_addr()?);
         let registry = Registry::new(records.clients().await?);
@@ -192,6 +194,17 @@ impl Server {
         info!(event = "server.stopped", "server stopped");
         Ok(())
     }
+}
+
+async fn open_data(data_dir: &Path) -> anyhow::Result<(Store, Records)> {
+    let opened = async {
+        let store = Store::open(data_dir)?;
+        anyhow::Ok((store, Records::open(&data_dir.join(RECORDS_FOLDER)).await?))
+    };
+    opened.await.map_err(|error| match data_folder::access_mistake(data_dir) {
+        Some(mistake) => error.context(mistake),
+        None => error,
+    })
 }
 
 /// The three steps in which the door for agents is shut.

@@ -37,6 +37,7 @@ use tokio::task::spawn_blocking;
 use tracing::{error, warn};
 
 use crate::client::{ClientRecord, Greeting};
+use crate::data_folder::absolute;
 pub use damaged::{DamagedTransfer, Recorded};
 pub use keys::RequestKey;
 pub use list::{Cursor, Page, StateWord, Total, TransferFilter};
@@ -74,7 +75,10 @@ pub struct Unfinished {
 #[derive(Debug, thiserror::Error)]
 pub enum RecordsError {
     /// Another server uses the same data folder.
-    #[error("{} is in use by process {pid}", data_folder.display())]
+    #[error(
+        "{} is in use by process {pid}, another server or demo. End that one, or set another DATA_DIR",
+        absolute(data_folder).display()
+    )]
     InUse {
         /// The folder around ours: the one that the operator named.
         data_folder: PathBuf,
@@ -109,7 +113,7 @@ pub enum RecordsError {
         name: String,
     },
     /// The folder cannot be made, locked or read.
-    #[error("cannot use the folder {}", folder.display())]
+    #[error("cannot use the folder {}", absolute(folder).display())]
     Folder {
         /// The folder, as it was given.
         folder: PathBuf,

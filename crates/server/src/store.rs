@@ -22,6 +22,7 @@ use filepull_core::name::DownloadName;
 use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::data_folder::absolute;
 pub use partial::{LastChange, Partial};
 pub(crate) use partial::{partial_name, transfer_of};
 pub use whole::digest_of;
@@ -32,7 +33,7 @@ pub const RECORDS_FOLDER: &str = ".filepull";
 
 /// A disk operation that failed: the step, the file and the system's reason.
 #[derive(Debug, thiserror::Error)]
-#[error("{step} {path}")]
+#[error("{step} {}", absolute(path).display())]
 pub struct StoreError {
     step: &'static str,
     path: PathBuf,

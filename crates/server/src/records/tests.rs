@@ -179,7 +179,7 @@ async fn a_second_server_is_told_who_is_there() {
     let refused = Records::open(&room.folder()).await.unwrap_err().to_string();
     let data_folder = room.0.path().join("server-data");
     let pid = std::process::id();
-    assert_eq!(refused, format!("{} is in use by process {pid}", data_folder.display()));
+    assert!(refused.starts_with(&format!("{} is in use by process {pid}", data_folder.display())));
     records.close().await.unwrap();
     room.open().await;
 }

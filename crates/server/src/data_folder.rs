@@ -1,0 +1,82 @@
+//! Why the data folder cannot be used: which path, whose it is, and what to type.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Access, AtFlags, CWD, accessat};
+use rustix::io::Errno;
+use rustix::process::geteuid;
+
+use crate::store::RECORDS_FOLDER;
+
+/// A path as it is found from anywhere: messages outlive the folder in which they were made.
+pub(crate) fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// The first path of the data folder that this process may not read and write, with its owner and
+/// what to do. `None` if rights are not the problem.
+pub(crate) fn access_mistake(data_dir: &Path) -> Option<String> {
+    let data_dir = absolute(data_dir);
+    let records = data_dir.join(RECORDS_FOLDER);
+    let files = ["lock", "records.db", "records.db-wal", "records.db-shm"];
+    let files = files.map(|name| records.join(name));
+    let paths = [&data_dir, &records].into_iter().chain(&files);
+    paths.into_iter().find_map(|path| mistake_at(path, &data_dir))
+}
+
+fn mistake_at(path: &Path, data_dir: &Path) -> Option<String> {
+    let (path, user) = (existing(path), geteuid().as_raw());
+    let file = Access::READ_OK | Access::WRITE_OK;
+    let wanted = if path.is_dir() { file | Access::EXEC_OK } else { file };
+    match accessat(CWD, path, wanted, AtFlags::EACCESS) {
+        Err(Errno::ACCESS | Errno::PERM) => {}
+        Err(Errno::ROFS) => {
+            return Some(format!("{} is on a read-only file system", path.display()));
+        }
+        _ => return None,
+    }
+    let shown = path.display();
+    let Ok(owner) = fs::metadata(path).map(|metadata| metadata.uid()) else {
+        return Some(format!(
+            "user {user}, who runs this server, may not enter the way to {shown}"
+        ));
+    };
+    let next = if path.starts_with(data_dir) {
+        format!("sudo chown -R {user} {}", data_dir.display())
+    } else {
+        format!(
+            "sudo mkdir -p {0} && sudo chown {user} {0}, or set DATA_DIR to a folder of that user",
+            data_dir.display()
+        )
+    };
+    Some(format!(
+        "{shown} belongs to user {owner}, and user {user}, who runs this server, may not write \
+         there. Type: {next}"
+    ))
+}
+
+/// The path itself, or the nearest folder above it that is there: where it would be made.
+fn existing(path: &Path) -> &Path {
+    let found = path.ancestors().find(|path| fs::symlink_metadata(path).is_ok());
+    found.unwrap_or(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_of_our_own_is_no_mistake() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(access_mistake(folder.path()), None);
+        assert_eq!(access_mistake(&folder.path().join("not/made/yet")), None);
+    }
+
+    #[test]
+    fn a_path_is_shown_as_it_is_found_from_anywhere() {
+        assert!(absolute(Path::new("server-data")).is_absolute());
+        assert_eq!(absolute(Path::new("/srv/data")), Path::new("/srv/data"));
+    }
+}

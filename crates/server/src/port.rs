@@ -1,0 +1,151 @@
+//! Why an address cannot be listened on: who holds the port, and what to type instead.
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+
+use filepull_core::human;
+
+/// Adds what to do about it to an error of listening on the address of a setting.
+pub(crate) fn explained(setting: &str, addr: SocketAddr, error: io::Error) -> anyhow::Error {
+    let why = match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            let holder = holder(addr).map_or_else(|| unknown_holder(addr), |holder| holder.shown());
+            format!("the port is in use by {holder}. Or set {setting}={}", other_port(addr))
+        }
+        io::ErrorKind::AddrNotAvailable => format!(
+            "this machine has no address {}. Set {setting} to one of its own, to 127.0.0.1:{port} \
+             for this machine only, or to 0.0.0.0:{port} for all",
+            addr.ip(),
+            port = addr.port()
+        ),
+        io::ErrorKind::PermissionDenied => format!(
+            "ports below 1024 need root or CAP_NET_BIND_SERVICE. Set {setting}={}",
+            SocketAddr::new(addr.ip(), 8080)
+        ),
+        _ => return anyhow::Error::new(error).context(format!("listening on {setting}={addr}")),
+    };
+    anyhow::Error::new(error).context(format!("listening on {setting}={addr}: {why}"))
+}
+
+/// A process that listens on a port.
+#[derive(Debug, PartialEq, Eq)]
+struct Holder {
+    pid: u32,
+    command: String,
+}
+
+impl Holder {
+    fn shown(&self) -> String {
+        let Self { pid, command } = self;
+        format!("process {pid} ({command}). To end it: kill {pid}")
+    }
+}
+
+fn unknown_holder(addr: SocketAddr) -> String {
+    let port = addr.port();
+    format!("another process. To see which: sudo ss -ltnp \"sport = :{port}\"")
+}
+
+/// The next port, or the one before the last.
+fn other_port(addr: SocketAddr) -> SocketAddr {
+    SocketAddr::new(addr.ip(), addr.port().checked_add(1).unwrap_or(u16::MAX - 1))
+}
+
+/// The process that listens on `addr`, or on the same port of every address, as far as /proc shows
+/// it to this user.
+fn holder(addr: SocketAddr) -> Option<Holder> {
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(fs::read_to_string);
+    let tables = tables.into_iter().flatten().collect::<String>();
+    let inodes: Vec<&str> = tables.lines().filter_map(|line| listener(line, addr)).collect();
+    let sockets: Vec<String> = inodes.iter().map(|inode| format!("socket:[{inode}]")).collect();
+    let processes = fs::read_dir("/proc").ok()?.flatten();
+    processes.into_iter().find_map(|process| {
+        let pid = process.file_name().to_str()?.parse().ok()?;
+        let files = fs::read_dir(process.path().join("fd")).ok()?.flatten();
+        let mut links = files.filter_map(|file| fs::read_link(file.path()).ok());
+        let holds = links.any(|link| sockets.iter().any(|socket| link == Path::new(socket)));
+        holds.then(|| Holder { pid, command: command(&process.path()) })
+    })
+}
+
+/// The inode of the socket in a line of /proc/net/tcp, if it listens where `addr` would.
+fn listener(line: &str, addr: SocketAddr) -> Option<&str> {
+    const LISTENS: &str = "0A";
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    let [_, local, _, LISTENS, _, _, _, _, _, inode, ..] = fields[..] else { return None };
+    let (ip, port) = local.split_once(':')?;
+    let is_port = u16::from_str_radix(port, 16).ok()? == addr.port();
+    let is_any = ip.bytes().all(|digit| digit == b'0');
+    (is_port && (is_any || addr.ip().is_unspecified() || ip == hex(addr.ip()))).then_some(inode)
+}
+
+/// An address as /proc writes it: words of four bytes, each in the order of this machine.
+fn hex(ip: IpAddr) -> String {
+    let word = |word: &[u8]| {
+        let word = word.try_into().map_or(0, u32::from_ne_bytes);
+        format!("{word:08X}")
+    };
+    match ip {
+        IpAddr::V4(ip) => word(&ip.octets()),
+        IpAddr::V6(ip) => ip.octets().chunks(4).map(word).collect(),
+    }
+}
+
+fn command(process: &Path) -> String {
+    let words = fs::read(process.join("cmdline")).unwrap_or_default();
+    let words = String::from_utf8_lossy(&words).replace('\0', " ");
+    human::printable(words.trim(), 80)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn whoever_holds_a_port_is_named() {
+        for ip in ["127.0.0.1", "[::1]", "0.0.0.0"] {
+            let Ok(taken) = TcpListener::bind(format!("{ip}:0")) else { continue };
+            let addr = taken.local_addr().unwrap();
+            let found = holder(addr).unwrap();
+            assert_eq!(found.pid, std::process::id(), "{addr}");
+            let error = io::Error::from(io::ErrorKind::AddrInUse);
+            let said = explained("HTTP_ADDR", addr, error).to_string();
+            let expected = format!(
+                "listening on HTTP_ADDR={addr}: the port is in use by process {pid} ({command}). \
+                 To end it: kill {pid}. Or set HTTP_ADDR={}",
+                other_port(addr),
+                pid = found.pid,
+                command = found.command,
+            );
+            assert_eq!(said, expected);
+        }
+    }
+
+    #[test]
+    fn only_the_listener_of_the_port_is_found() {
+        let addr = "127.0.0.1:8080".parse().unwrap();
+        let line = |local: &str, state: &str| {
+            format!("0: {local} 00000000:0000 {state} 0:0 0:0 0 0 0 4711 1 0 100 0 0 10 0")
+        };
+        assert_eq!(listener(&line("0100007F:1F90", "0A"), addr), Some("4711"));
+        assert_eq!(listener(&line("00000000:1F90", "0A"), addr), Some("4711"));
+        assert_eq!(listener(&line("0100007F:1F90", "01"), addr), None);
+        assert_eq!(listener(&line("0100007F:1F91", "0A"), addr), None);
+        assert_eq!(listener(&line("0200007F:1F90", "0A"), addr), None);
+        assert_eq!(listener("  sl  local_address rem_address   st", addr), None);
+    }
+
+    #[test]
+    fn an_address_of_another_machine_is_told_as_such() {
+        let addr = "192.0.2.7:80".parse().unwrap();
+        let said = |kind: io::ErrorKind| explained("GRPC_ADDR", addr, kind.into()).to_string();
+        let elsewhere = said(io::ErrorKind::AddrNotAvailable);
+        assert!(elsewhere.contains("this machine has no address 192.0.2.7"), "{elsewhere}");
+        let low = said(io::ErrorKind::PermissionDenied);
+        assert!(low.ends_with("Set GRPC_ADDR=192.0.2.7:8080"), "{low}");
+    }
+}
