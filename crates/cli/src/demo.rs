@@ -1,33 +1,35 @@
 //! `filepull demo`: a server and five clients in one process.
 
-use std::net::SocketAddr;
+use std::future::pending;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::Parser as _;
 use filepull_agent::Agent;
 use filepull_agent::dial::ServerAddr;
 use filepull_agent::share::Shares;
-use filepull_core::human::{self, parse_size};
+use filepull_core::human::{self, parse_addr, parse_size};
 use filepull_core::id::ClientId;
-use filepull_process::{Lifecycle, signal};
+use filepull_process::{Lifecycle, environment, signal};
+use filepull_server::readiness::Readiness;
 use filepull_server::{Config, Server};
 use tokio::task::spawn_blocking;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::made_file::{self, Made};
-use crate::say;
+use crate::output::say;
 
 /// What was typed.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Where to curl.
-    #[arg(long, env = "HTTP_ADDR", default_value = "127.0.0.1:8080")]
+    /// Where to curl: on this machine only.
+    #[arg(long, env = "HTTP_ADDR", default_value = "127.0.0.1:8080", value_parser = parse_loopback)]
     http_addr: SocketAddr,
-    /// Where the clients dial.
-    #[arg(long, env = "GRPC_ADDR", default_value = "127.0.0.1:50051")]
+    /// Where the clients dial: on this machine only.
+    #[arg(long, env = "GRPC_ADDR", default_value = "127.0.0.1:50051", value_parser = parse_loopback)]
     grpc_addr: SocketAddr,
     /// Folder of the downloads and the records; made if missing.
     #[arg(long, env = "DATA_DIR", default_value = "server-data")]
@@ -45,8 +47,21 @@ pub(crate) struct Args {
     #[arg(long, env = "SIZE", default_value = "100MiB", value_parser = parse_made_size)]
     size: u64,
     /// Least level that is logged: error, warn, info, debug, trace, or a filter.
-    #[arg(long, env = "LOG_LEVEL", default_value = "info")]
+    #[arg(long, env = "LOG_LEVEL", default_value = "warn")]
     pub(crate) log_level: String,
+}
+
+/// Everyone who reaches the demo may pull and may connect as a client, so it is reached from this
+/// machine only, whatever the environment holds for a server.
+fn parse_loopback(text: &str) -> Result<SocketAddr, String> {
+    match parse_addr(text)? {
+        addr if addr.ip().to_canonical().is_loopback() => Ok(addr),
+        addr => Err(format!(
+            "the demo listens on this machine only. Write 127.0.0.1:{}; for other machines there \
+             is `filepull server`",
+            addr.port()
+        )),
+    }
 }
 
 fn parse_made_size(text: &str) -> Result<u64, String> {
@@ -73,12 +88,14 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     check_room(&args)?;
     let server = Server::bind(server_config(&args)?).await?;
     let (http, grpc) = (server.http_addr()?, server.grpc_addr()?);
+    let readiness = server.readiness()?;
     let stop_server = CancellationToken::new();
     let serving = server.run_until(stop_server.clone().cancelled_owned());
     let clients = async {
         // The clients end first: a server that left before them would make each of them complain.
         let _stop_server = stop_server.drop_guard();
-        run_clients(&args, http, &ServerAddr::parse(&grpc.to_string())?, asked_to_stop).await
+        let server = ServerAddr::parse(&grpc.to_string())?;
+        run_clients(&args, http, &server, &readiness, asked_to_stop).await
     };
     let (ended, ran) = tokio::join!(serving, clients);
     ran.and(ended)?;
@@ -91,6 +108,7 @@ async fn run_clients(
     args: &Args,
     http: SocketAddr,
     server: &ServerAddr,
+    readiness: &Readiness,
     asked_to_stop: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
@@ -113,11 +131,31 @@ async fn run_clients(
             }
         });
     }
-    say(&what_next(args, http));
-    asked_to_stop.await;
+    let n_clients = usize::try_from(args.clients)?;
+    let shown = async {
+        // A client that takes longer says why in the log, and the demo goes on with the others.
+        let _ = timeout(CONNECT_LIMIT, until_online(readiness, n_clients)).await;
+        say(&what_next(args, http));
+        pending::<()>().await;
+    };
+    tokio::select! {
+        () = shown => {}
+        () = asked_to_stop => {}
+    }
     // Each ends within five seconds, whatever the network does.
     let _ = agents.shut_down(Duration::from_secs(5)).await;
     Ok(())
+}
+
+/// How long the demo waits for its clients before it says what to type.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+async fn until_online(readiness: &Readiness, n_clients: usize) {
+    while readiness.clients_online() < n_clients {
+        sleep(POLL_INTERVAL).await;
+    }
 }
 
 /// Fewer than were wanted, when `stop` is cancelled meanwhile.
@@ -179,13 +217,14 @@ fn server_config(args: &Args) -> anyhow::Result<Config> {
         "--http-auth=none".into(),
         "--agent-auth=open".into(),
     ];
-    Ok(Config::try_from(filepull_server::Args::try_parse_from(typed)?)?)
+    Ok(Config::try_from(environment::try_parse_from::<filepull_server::Args>(typed)?)?)
 }
 
+/// What to type, the next command last: it stands right above the cursor, whatever came before.
 fn what_next(args: &Args, http: SocketAddr) -> String {
     let (saved, source) = (shown(&args.data_dir), shown(&args.client_dir));
     let host = match http.ip() {
-        ip if ip.is_loopback() || ip.is_unspecified() => format!("localhost:{}", http.port()),
+        IpAddr::V4(Ipv4Addr::LOCALHOST) => format!("localhost:{}", http.port()),
         _ => http.to_string(),
     };
     let clients = match args.clients {
@@ -194,12 +233,12 @@ fn what_next(args: &Args, http: SocketAddr) -> String {
     };
     let client = format!("client{}", args.clients.min(4));
     format!(
-        "\nA server and {clients} run in this process. Open access, as it is a demo.\n\n\
-         In another shell:\n\
-         \x20 curl \"{host}/trigger?id={client}&wait\"\n\
+        "\nA server and {clients} run here, for this machine only. Ctrl-C ends it.\n\n\
+         In another shell, compare a file that has arrived, and look around:\n\
          \x20 sha256sum {saved}/{client}/download-*.txt {source}/{client}/data.txt\n\
          \x20 curl {host}\n\n\
-         Ctrl-C ends it.\n"
+         First pull it:\n\
+         \x20 curl \"{host}/trigger?id={client}&wait\""
     )
 }
 
@@ -214,6 +253,8 @@ fn shown(folder: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
 
     #[derive(clap::Parser)]
@@ -236,12 +277,30 @@ mod tests {
         };
         let usual = ["and 5 clients run", "curl \"localhost:8080/trigger?id=client4&wait\""];
         check(&[], "127.0.0.1:8080", &usual);
-        check(&[], "0.0.0.0:8080", &usual);
-        check(&[], "[::]:8080", &usual);
-        check(&[], "192.0.2.1:80", &["curl \"192.0.2.1:80/trigger?id=client4&wait\""]);
+        check(&[], "[::1]:80", &["curl \"[::1]:80/trigger?id=client4&wait\""]);
+        check(&[], "127.0.0.2:80", &["curl \"127.0.0.2:80/trigger?id=client4&wait\""]);
         let flags = ["--clients=3", "--data-dir=here/", "--client-dir=there"];
         check(&flags, "127.0.0.1:1", &["id=client3&", "here/client3/d", "there/client3/data.txt"]);
         check(&["--clients=1"], "127.0.0.1:1", &["and one client run", "id=client1&"]);
+    }
+
+    #[test]
+    fn the_next_command_is_the_last_line_of_a_small_screen() {
+        let text = what_next(&typed(&[]).unwrap(), "127.0.0.1:8080".parse().unwrap());
+        let last = text.lines().last().unwrap_or_default();
+        assert_eq!(last.trim(), "curl \"localhost:8080/trigger?id=client4&wait\"");
+        assert!(text.lines().count() < 24 && text.lines().all(|line| line.len() <= 80), "{text}");
+    }
+
+    #[test]
+    fn a_demo_is_for_this_machine_only() {
+        for addr in ["0.0.0.0:8080", "[::]:8080", "192.0.2.1:80", "[::ffff:192.0.2.1]:80"] {
+            for flag in ["--http-addr", "--grpc-addr"] {
+                let said = typed(&[flag, addr]).unwrap_err().to_string();
+                assert!(said.contains("this machine only"), "{said}");
+            }
+        }
+        assert!(typed(&["--http-addr", "[::1]:8080", "--grpc-addr", "127.0.0.2:1"]).is_ok());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use tokio::time::timeout;
 
-use crate::say;
+use crate::output::print;
 
 /// What was typed.
 #[derive(Debug, clap::Args)]
@@ -40,7 +40,7 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let answer = timeout(LIMIT, answer).await.context("no answer in 3 s");
     let (ready, said) =
         answer.and_then(|answer| answer).with_context(|| format!("asking http://{addr}/readyz"))?;
-    say(said.trim_end());
+    print(said.trim_end())?;
     Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

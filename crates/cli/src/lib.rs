@@ -3,18 +3,24 @@
 mod demo;
 mod health;
 mod made_file;
+mod output;
 mod server;
 mod verify;
 
-use std::io::{self, Write as _};
+use std::num::NonZero;
 use std::process::ExitCode;
+use std::thread;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use filepull_core::human;
 use filepull_process::telemetry::{self, LogError};
+use filepull_process::{environment, open_files, threads};
 use filepull_server::VERSION;
 use filepull_server::config::ConfigError;
+use output::{print, say_error};
+use tokio::runtime::Builder;
 
 /// Pull files on demand from machines that nobody can reach from outside.
 #[derive(Debug, Parser)]
@@ -40,7 +46,7 @@ enum Command {
 
 /// Does what was typed; the exit code says how it went.
 pub fn main() -> ExitCode {
-    match run(Cli::parse().command) {
+    match run(environment::parse::<Cli>().command) {
         Ok(code) => code,
         Err(error) if error.is::<ConfigError>() || error.is::<LogError>() => {
             say_error(&error);
@@ -54,39 +60,48 @@ pub fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = match command {
+        Command::Server(_) | Command::Demo(_) => {
+            let workers = thread::available_parallelism().map_or(1, NonZero::get);
+            open_files::require(OPEN_FILES)?;
+            threads::require(workers + OTHER_THREADS)?;
+            Builder::new_multi_thread().worker_threads(workers).enable_all().build()
+        }
+        Command::Health(_) | Command::Verify(_) | Command::Version => {
+            Builder::new_current_thread().enable_all().build()
+        }
+    };
+    let runtime = runtime.context("starting the runtime")?;
     let done = runtime.block_on(perform(command));
     // A job may wait for a disk that hangs: the process does not wait for it.
     runtime.shutdown_timeout(Duration::from_millis(500));
     done
 }
 
+/// The least that a server needs to serve one client: its listeners, records and signals take about
+/// 24 (`limits::a_server_with_too_few_open_files_says_so_and_ends`).
+const OPEN_FILES: u64 = 32;
+
+/// Threads besides the workers of the runtime: those of the records, and some for the disk.
+const OTHER_THREADS: usize = 5;
+
 async fn perform(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Server(args) => {
             telemetry::start(&args.log_level, args.log_format)?;
+            environment::warn_misspelt::<Cli>();
             server::run(*args).await?;
         }
         Command::Demo(args) => {
             telemetry::start(&args.log_level, telemetry::LogFormat::Text)?;
+            environment::warn_misspelt::<Cli>();
             demo::run(args).await?;
         }
         Command::Health(args) => return health::run(&args).await,
         Command::Verify(args) => return verify::run(args).await,
-        Command::Version => say(&format!("filepull {VERSION}")),
+        Command::Version => print(&format!("filepull {VERSION}"))?,
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// What was asked for goes to standard output. Whoever read it may be gone: the exit code still
-/// says how it went.
-fn say(text: &str) {
-    let _ = writeln!(io::stdout(), "{text}");
-}
-
-/// Talk goes to standard error.
-fn say_error(error: &anyhow::Error) {
-    let _ = writeln!(io::stderr(), "filepull: {error:#}");
 }
 
 /// "812.4 GiB free", or the reason why that is unknown.

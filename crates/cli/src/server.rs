@@ -8,7 +8,8 @@ use filepull_server::readiness::{Check, Readiness};
 use filepull_server::{Args, Config, Server, VERSION};
 use tokio::time::sleep;
 
-use crate::{free, say};
+use crate::free;
+use crate::output::say;
 
 /// Serves until Ctrl-C or SIGTERM.
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {

@@ -16,7 +16,7 @@ use filepull_server::records::RecordsError;
 use filepull_server::verify::{Event, Verification, VerifyError};
 use tokio::sync::mpsc;
 
-use crate::{say, say_error};
+use crate::output::{print, say_error};
 use progress::Progress;
 use report::Report;
 
@@ -78,23 +78,26 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let verifying = verification.run(client, events);
     let listening = async {
         let mut report = Report::default();
+        let mut printed = Ok(());
         while let Some(event) = told.recv().await {
             match event {
                 Event::Read(bytes) => progress.read(bytes),
                 Event::Same => {}
                 Event::Found(ref finding) if !json => {
-                    progress.pause(|| say(&report::line(finding)));
+                    let print = || print(&report::line(finding));
+                    printed = printed.and_then(|()| progress.pause(print));
                 }
                 Event::Found(_) => {}
             }
             report.take(event);
         }
-        report
+        (report, printed)
     };
-    let (verified, report) = tokio::join!(verifying, listening);
+    let (verified, (report, printed)) = tokio::join!(verifying, listening);
     progress.end();
     verified.context("the downloads could not all be verified")?;
+    printed?;
     let took = began.elapsed();
-    say(&if json { report.json(took)? } else { report.summary(took) });
+    print(&if json { report.json(took)? } else { report.summary(took) })?;
     Ok(if report.is_loss() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::error::Error;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -98,26 +97,6 @@ pub fn parse_count(text: &str) -> Result<usize, String> {
         Err(_) if is_number => Ok(usize::MAX),
         _ => Err(format!("{text:?} is not a count. Write a whole number, such as 20.")),
     }
-}
-
-/// What is wrong with a path that was typed or set, if anything: `DATA_DIR: ...`.
-///
-/// An env file keeps the quotes and the carriage return that a shell would have removed, and expands
-/// no `~`. A folder with such a name would be made, and nobody would look there.
-pub fn path_mistake(setting: &str, path: &Path) -> Option<String> {
-    let text = path.to_string_lossy();
-    let in_quotes =
-        |quote: char| 1 < text.len() && text.starts_with(quote) && text.ends_with(quote);
-    let why = if text.contains(char::is_control) {
-        "it holds a control character, such as the line end of a file written on Windows"
-    } else if in_quotes('"') || in_quotes('\'') {
-        "the quotes are part of the path. Leave them out"
-    } else if text == "~" || text.starts_with("~/") {
-        "~ is not expanded here. Write the whole path"
-    } else {
-        return None;
-    };
-    Some(format!("{setting}: {:?}: {why}.", printable(&text, 300)))
 }
 
 /// Reads a rate such as `10MiB/s`; the `/s` may be left out. Bytes per second.
@@ -253,22 +232,6 @@ mod tests {
         // A combining accent, as macOS writes é, belongs to the text.
         for c in ['a', ' ', '"', '\\', 'é', '\u{301}', '日', '🍕', '\u{a0}'] {
             assert!(!is_unprintable(c), "{c:?}");
-        }
-    }
-
-    #[test]
-    fn a_path_that_an_env_file_has_spoilt_is_told() {
-        let check = |path: &str, said: &str| {
-            let mistake = path_mistake("DATA_DIR", Path::new(path)).unwrap_or_default();
-            assert!(mistake.starts_with("DATA_DIR: ") && mistake.contains(said), "{mistake}");
-        };
-        check("/srv/data\r", "control character");
-        check("a\u{1b}[31m", "control character");
-        check("\"/srv/data\"", "quotes");
-        check("'server-data'", "quotes");
-        check("~/data", "~ is not expanded");
-        for path in ["/srv/my data", "it's", "a~b", "dépôt", "\""] {
-            assert_eq!(path_mistake("DATA_DIR", Path::new(path)), None);
         }
     }
 

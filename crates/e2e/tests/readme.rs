@@ -28,12 +28,13 @@ async fn the_commands_of_the_readme_do_what_it_says() -> anyhow::Result<()> {
         ("DATA_DIR", path("server-data")),
         ("CLIENT_DIR", path("client-data")),
         ("SIZE", "1MiB".to_owned()),
+        ("LOG_LEVEL", "info".to_owned()),
     ];
     let mut demo = Process::start(&[], "e2e-filepull", "demo", &settings)?;
     let address = demo.says("http_addr=127.0.0.1:").await?;
     let http = address.split("http_addr=").nth(1).and_then(|rest| rest.split(' ').next());
     let http = http.ok_or_else(|| anyhow::anyhow!("no address in {address}"))?;
-    demo.says("client4: connected in").await?;
+    demo.says("/trigger?id=client4&wait").await?;
     let readme = readme()?;
     let demo_commands = commands(&readme);
     assert!(demo_commands.contains(&"cargo run --release -- demo"), "{demo_commands:?}");

@@ -139,9 +139,7 @@ async fn a_demo_ends_without_a_complaint_and_says_what_it_kept() -> anyhow::Resu
     fs::write(&own, made("own", 2048))?;
     let settings = demo_settings(folder.path(), "1MiB");
     let mut demo = Process::start(&[], "e2e-filepull", "demo", &settings)?;
-    for client in 1..=5 {
-        demo.says(&format!("client{client}: connected in")).await?;
-    }
+    demo.says("/trigger?id=client4&wait").await?;
     demo.says(&format!("kept {}: it has 2.0 KiB; remove it", own.display())).await?;
     demo.terminate()?;
     assert!(demo.ended().await?.success());
@@ -149,6 +147,176 @@ async fn a_demo_ends_without_a_complaint_and_says_what_it_kept() -> anyhow::Resu
         .await?;
     let said = demo.said().join("\n");
     assert!(!said.contains("WARN"), "{said}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_demo_prints_the_next_command_last_and_when_it_works() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let settings = demo_settings(folder.path(), "1MiB");
+    let demo = Process::start(&[], "e2e-filepull", "demo", &settings)?;
+    let command = demo.says("/trigger?id=client4&wait").await?;
+    let (http, path) = command
+        .trim_matches([' ', '"'])
+        .trim_start_matches("curl \"localhost")
+        .split_once('/')
+        .ok_or_else(|| anyhow::anyhow!("no URL in {command}"))?;
+    let http = format!("127.0.0.1{http}").parse()?;
+    let reply = filepull_e2e::send(http, hyper::Method::GET, &format!("/{path}"), &[], "").await?;
+    assert!(reply.text().starts_with("Done: client4 sent data.txt"), "{}", reply.text());
+    // A whole pull later it is still the last line of the screen.
+    assert_eq!(demo.said().last(), Some(&command));
+    Ok(())
+}
+
+#[tokio::test]
+async fn no_variable_opens_the_demo_to_other_machines() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    for (index, addr) in [(0, "0.0.0.0:0"), (1, "[::]:0")] {
+        let mut settings = demo_settings(folder.path(), "1MiB");
+        settings[index].1 = addr.to_owned();
+        let mut demo = Process::start(&[], "e2e-filepull", "demo", &settings)?;
+        demo.says("the demo listens on this machine only. Write 127.0.0.1:0").await?;
+        assert_eq!(demo.ended().await?.code(), Some(2));
+    }
+    assert_eq!(fs::read_dir(folder.path())?.count(), 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_port_in_use_names_who_holds_it() -> anyhow::Result<()> {
+    let bed = TestBed::start().await?;
+    let folder = tempfile::tempdir()?;
+    let mut settings = demo_settings(folder.path(), "1MiB");
+    settings[0].1 = bed.http().to_string();
+    let mut second = Process::start(&[], "e2e-filepull", "server", &settings)?;
+    let (http, pid) = (bed.http(), bed.server()?.pid()?);
+    let said = second.says(&format!("listening on HTTP_ADDR={http}: ")).await?;
+    assert!(said.contains(&format!("the port is in use by process {pid} (")), "{said}");
+    assert!(
+        said.contains(&format!("To end it: kill {pid}. Or set HTTP_ADDR=127.0.0.1:")),
+        "{said}"
+    );
+    assert_eq!(second.ended().await?.code(), Some(1));
+    Ok(())
+}
+
+/// Only root can act as two users.
+#[tokio::test]
+async fn a_folder_of_another_user_is_named_with_what_to_type() -> anyhow::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let bed = TestBed::start().await?;
+    bed.open_to_all()?;
+    let mut bed = bed;
+    drop(bed.take_server()?);
+    let data_dir = bed.data_dir();
+    std::os::unix::fs::chown(&data_dir, Some(65534), Some(65534))?;
+    let other = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+    let other: Vec<String> = other.map(str::to_owned).to_vec();
+    let mut settings = demo_settings(bed.folder(), "1MiB");
+    settings[2].1 = data_dir.display().to_string();
+    let program = bed.folder().join("filepull");
+    fs::copy(filepull_e2e::program(Path::new("e2e-filepull"))?, &program)?;
+    let mut server = Process::start(&other, &program, "server", &settings)?;
+    let said = server.says("may not write there").await?;
+    let records = data_dir.join(".filepull");
+    let expected = format!(
+        "{} belongs to user 0, and user 65534, who runs this server, may not write there. \
+         Type: sudo chown -R 65534 {}",
+        records.display(),
+        data_dir.display()
+    );
+    assert!(said.contains(&expected), "{said}");
+    assert_eq!(server.ended().await?.code(), Some(1));
+    Ok(())
+}
+
+#[tokio::test]
+async fn numbers_out_of_range_are_all_told_with_their_ranges() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let [http, grpc, data, ..] = demo_settings(folder.path(), "");
+    let most = u64::MAX.to_string();
+    let settings = [
+        http,
+        grpc,
+        data,
+        ("MAX_RUNNING", most.clone()),
+        ("MAX_WAITING", most),
+        ("HEARTBEAT", "1ns".into()),
+    ];
+    let mut server = Process::start(&[], "e2e-filepull", "server", &settings)?;
+    assert_eq!(server.ended().await?.code(), Some(2));
+    for range in
+        ["MAX_RUNNING is ", "it must be from 1 to 10,000", "MAX_WAITING is ", "HEARTBEAT is 1ns"]
+    {
+        server.says(range).await?;
+    }
+    assert_eq!(fs::read_dir(folder.path())?.count(), 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_that_may_open_too_few_files_says_so_and_ends() -> anyhow::Result<()> {
+    for limit in ["6", "20", "31"] {
+        let folder = tempfile::tempdir()?;
+        let launcher = ["prlimit".to_owned(), format!("--nofile={limit}:{limit}")];
+        let settings = demo_settings(folder.path(), "1MiB");
+        let mut server = Process::start(&launcher, "e2e-filepull", "server", &settings)?;
+        server.says(&format!("may open only {limit} files and connections and needs 32")).await?;
+        assert_eq!(server.ended().await?.code(), Some(1));
+        assert_eq!(fs::read_dir(folder.path())?.count(), 0);
+    }
+    Ok(())
+}
+
+/// The limit of threads counts those of a user, and does not hold for root: a user of its own.
+#[tokio::test]
+async fn a_server_that_may_start_too_few_threads_says_so_and_ends() -> anyhow::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir()?;
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777))?;
+    let program = folder.path().join("filepull");
+    fs::copy(filepull_e2e::program(Path::new("e2e-filepull"))?, &program)?;
+    for n_threads in 1..6 {
+        let launcher = [
+            "prlimit".to_owned(),
+            format!("--nproc={n_threads}:{n_threads}"),
+            "setpriv".to_owned(),
+            "--reuid=64123".to_owned(),
+            "--clear-groups".to_owned(),
+        ];
+        let settings = demo_settings(folder.path(), "1MiB");
+        let mut server = Process::start(&launcher, &program, "server", &settings)?;
+        server.says("more threads and needs ").await?;
+        assert_eq!(server.ended().await?.code(), Some(1));
+        let said = server.said().join("\n");
+        assert!(said.contains("TasksMax=") && !said.contains("panicked"), "{said}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_a_command_prints_is_never_lost_in_silence() -> anyhow::Result<()> {
+    let bed = TestBed::start().await?;
+    let settings =
+        [("HTTP_ADDR", bed.http().to_string()), ("DATA_DIR", bed.data_dir().display().to_string())];
+    for command in ["verify", "health", "version"] {
+        let full = ["sh", "-c", "exec \"$0\" \"$@\" >/dev/full"].map(str::to_owned);
+        let mut lost = Process::start(&full, "e2e-filepull", command, &settings)?;
+        lost.says("writing to standard output: No space left on device").await?;
+        assert_eq!(lost.ended().await?.code(), Some(1), "{command}");
+        // Nobody reads: the exit code is the answer.
+        let gone =
+            ["sh", "-c", "{ \"$0\" \"$@\"; echo \"exit $?\" >&2; } | true"].map(str::to_owned);
+        let gone = Process::start(&gone, "e2e-filepull", command, &settings)?;
+        gone.says("exit 0").await?;
+        assert!(!gone.said().join("\n").contains("panicked"), "{:?}", gone.said());
+    }
     Ok(())
 }
 
@@ -185,6 +353,67 @@ fn demo_settings(folder: &Path, size: &str) -> [(&'static str, String); 5] {
         ("CLIENT_DIR", path("client-data")),
         ("SIZE", size.to_owned()),
     ]
+}
+
+/// Every setting of the server, as compose files and env files spoil it.
+#[tokio::test]
+async fn an_empty_variable_of_the_server_counts_as_not_set() -> anyhow::Result<()> {
+    let names = ["MAX_RUNNING", "MAX_WAITING", "HTTP_AUTH", "AGENT_AUTH", "MAX_FILE_SIZE"];
+    let more = ["MIN_FREE", "STALL_TIMEOUT", "KEEP_RECORDS", "LOG_LEVEL", "SHUTDOWN_GRACE"];
+    let empty: Vec<_> = names.into_iter().chain(more).map(|name| (name, "")).collect();
+    let bed = TestBed::with(&empty).await?;
+    let settings = bed.json("/api/v1/server").await?["settings"].take();
+    assert_eq!(settings["max_running"], 20, "{settings}");
+    assert_eq!(settings["min_free"], 1 << 30, "{settings}");
+    assert_eq!(settings["log_level"], "info", "{settings}");
+    // The demo and the probe of an image follow the same rule.
+    let folder = tempfile::tempdir()?;
+    let demo = demo_settings(folder.path(), "1MiB").into_iter();
+    let demo: Vec<_> =
+        demo.chain([("MAX_RUNNING", String::new()), ("CLIENTS", String::new())]).collect();
+    let demo = Process::start(&[], "e2e-filepull", "demo", &demo)?;
+    demo.says("A server and 5 clients run here").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_misspelt_variable_of_the_server_is_warned_of() -> anyhow::Result<()> {
+    let bed =
+        TestBed::with(&[("HTTPADDR", "127.0.0.1:1"), ("MAX_RUNING", "3"), ("HOME", "/x")]).await?;
+    let server = bed.server()?;
+    for (found, meant) in [("HTTPADDR", "HTTP_ADDR"), ("MAX_RUNING", "MAX_RUNNING")] {
+        let message =
+            format!("{found} is set, but there is no such setting. Did you mean {meant}?");
+        let line = server.says(&message).await?;
+        let line: serde_json::Value = serde_json::from_str(&line)?;
+        assert_eq!((&line["level"], &line["event"]), (&"WARN".into(), &"config.warning".into()));
+    }
+    let warnings = server.said().iter().filter(|line| line.contains("config.warning")).count();
+    assert_eq!(warnings, 2, "{:?}", server.said());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_value_of_the_server_that_an_env_file_spoilt_is_rejected() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let spoilt = [
+        ("DATA_DIR", "\"/srv/data\"", "quotes"),
+        ("DATA_DIR", "~/data", "whole path"),
+        ("HTTP_AUTH", "none\r", "carriage return"),
+        ("LOG_LEVEL", "in\u{1b}fo", "control character"),
+        ("MAX_RUNNING", "'20'", "quotes"),
+    ];
+    for (name, value, says) in spoilt {
+        let mut settings = demo_settings(folder.path(), "1MiB").to_vec();
+        settings.retain(|(other, _)| *other != name);
+        settings.push((name, value.to_owned()));
+        let mut server = Process::start(&[], "e2e-filepull", "server", &settings)?;
+        let line = server.says(&format!("{name}: ")).await?;
+        assert!(line.contains(says), "{name}={value:?}: {line}");
+        assert_eq!(server.ended().await?.code(), Some(2), "{name}");
+    }
+    assert_eq!(fs::read_dir(folder.path())?.count(), 0);
+    Ok(())
 }
 
 /// `setup.sh` is run with a `cargo` that only says how it was called.

@@ -160,3 +160,36 @@ async fn a_busy_server_raises_no_alarm() -> anyhow::Result<()> {
     assert!(code == Some(0) && said[0].starts_with("30 downloads: 30 as"), "{said:?}");
     Ok(())
 }
+
+#[tokio::test]
+async fn what_is_no_folder_of_a_client_is_told_as_what_it_is() -> anyhow::Result<()> {
+    let bed = TestBed::start().await?;
+    let _linked = bed.connected("linked", b"linked").await?;
+    let _client = bed.connected("client4", b"client4").await?;
+    let download = bed.pull("linked").await?;
+    bed.pull("client4").await?;
+    let folder = bed.data_dir();
+    fs::write(folder.join("README.md"), "hello")?;
+    std::os::unix::fs::symlink("/tmp", folder.join("disk2"))?;
+    let (code, said) = verify(&folder).await?;
+    assert_eq!((code, said.len()), (Some(0), 3), "{said:?}");
+    let foreign = |name: &str, what: &str| {
+        let line = format!("foreign     {}  {what}", folder.join(name).display());
+        assert!(said.iter().any(|said| said.starts_with(&line)), "{name}: {said:?}");
+    };
+    foreign("README.md", "not a folder");
+    foreign("disk2", "a symbolic link, which filepull does not follow");
+    assert!(said[2].starts_with("2 downloads: 2 as they arrived, 2 foreign."), "{said:?}");
+    // A folder that was moved to another disk and linked: its downloads cannot be reached.
+    fs::rename(folder.join("linked"), bed.folder().join("moved"))?;
+    std::os::unix::fs::symlink(bed.folder().join("moved"), folder.join("linked"))?;
+    let (code, said) = verify_with(&folder, &["--client", "linked"]).await?;
+    assert_eq!(code, Some(1), "{said:?}");
+    let lost = said.iter().find(|line| line.starts_with("unreadable")).cloned().unwrap_or_default();
+    assert!(lost.contains(&download.display().to_string()), "{said:?}");
+    assert!(
+        lost.contains("the folder of linked is a symbolic link, which filepull does not follow"),
+        "{lost}"
+    );
+    Ok(())
+}

@@ -15,8 +15,18 @@ use clap::{Command, Parser};
 /// Parses the command line and the environment of this process, or exits as clap does: with 2 and a
 /// message if a value is wrong.
 pub fn parse<P: Parser>() -> P {
+    try_parse_from(env::args_os()).unwrap_or_else(|error| error.exit())
+}
+
+/// Parses a command line, its first word the program, and the environment of this process.
+///
+/// # Errors
+/// As clap has them: a value is wrong, or help is asked for.
+pub fn try_parse_from<P: Parser>(
+    typed: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+) -> Result<P, clap::Error> {
     let command = without_empty(P::command());
-    let parsed = command.clone().try_get_matches().and_then(|m| P::from_arg_matches(&m));
+    let parsed = command.clone().try_get_matches_from(typed).and_then(|m| P::from_arg_matches(&m));
     // An invalid value is explained better by the flaw than by what it breaks. Help needs no
     // valid environment.
     let concerns_values = match &parsed {
@@ -29,9 +39,9 @@ pub fn parse<P: Parser>() -> P {
         Vec::new()
     };
     if !flaws.is_empty() {
-        command.clone().error(ErrorKind::ValueValidation, flaws.join("\n")).exit();
+        return Err(command.clone().error(ErrorKind::ValueValidation, flaws.join("\n")));
     }
-    parsed.unwrap_or_else(|error| error.exit())
+    parsed
 }
 
 /// Logs a warning for each variable of this process that looks like a misspelt setting of `P`.
@@ -39,7 +49,10 @@ pub fn warn_misspelt<P: Parser>() {
     let known = names(&P::command());
     let set = env::vars_os().filter(|(_, value)| !value.is_empty());
     for (found, meant) in misspelt(&known, set.map(|(name, _)| name)) {
-        tracing::warn!("{found} is set, but there is no such setting. Did you mean {meant}?");
+        tracing::warn!(
+            event = "config.warning",
+            "{found} is set, but there is no such setting. Did you mean {meant}?"
+        );
     }
 }
 

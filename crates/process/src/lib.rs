@@ -7,5 +7,6 @@ pub mod lifecycle;
 pub mod open_files;
 pub mod signal;
 pub mod telemetry;
+pub mod threads;
 
 pub use lifecycle::Lifecycle;

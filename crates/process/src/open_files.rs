@@ -20,6 +20,31 @@ pub fn raise_limit() -> io::Result<u64> {
     Ok(maximum.unwrap_or(u64::MAX))
 }
 
+/// The system lets this process open too few files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "this process may open only {limit} files and connections and needs {needed}. Allow more: \
+     LimitNOFILE=65536 in a systemd unit, ulimits: nofile: 65536 in a compose file, \
+     \"ulimit -n 65536\" in a shell"
+)]
+pub struct TooFewFiles {
+    /// The limit, as far as this process can raise it.
+    pub limit: u64,
+    /// The least that is needed.
+    pub needed: u64,
+}
+
+/// Raises the limit, and checks that `needed` files and connections may be open at once.
+///
+/// # Errors
+/// Fewer may.
+pub fn require(needed: u64) -> Result<(), TooFewFiles> {
+    let raised = raise_limit();
+    // A limit that cannot be raised holds as it is.
+    let limit = raised.unwrap_or(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX));
+    if limit < needed { Err(TooFewFiles { limit, needed }) } else { Ok(()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -30,5 +55,6 @@ mod tests {
         assert_eq!(raise_limit().unwrap(), hard.unwrap_or(u64::MAX));
         assert_eq!(getrlimit(Resource::Nofile).current, hard);
         assert_eq!(raise_limit().unwrap(), hard.unwrap_or(u64::MAX), "it may be raised twice");
+        assert_eq!(require(3), Ok(()));
     }
 }

@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use filepull_core::backoff::ReconnectPolicy;
-use filepull_core::human::{parse_addr, parse_count, parse_duration, parse_size, path_mistake};
+use filepull_core::human::{parse_addr, parse_count, parse_duration, parse_size};
+use filepull_process::environment::check_path;
 use filepull_process::telemetry::LogFormat;
 
 use crate::grpc::LineSettings;
@@ -216,7 +217,7 @@ fn mistakes(args: &Args) -> Vec<String> {
         "KEEP_RECORDS is less than 24h: for so long an Idempotency-Key leads to its transfer."
             .into(),
     );
-    mistakes.extend(path_mistake("DATA_DIR", &args.data_dir));
+    mistakes.extend(check_path(&args.data_dir).err().map(|flaw| format!("DATA_DIR: {flaw}")));
     mistakes
 }
 

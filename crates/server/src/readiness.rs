@@ -35,6 +35,11 @@ impl Readiness {
         [self.data_folder().await, self.storing(), self.grpc(), self.draining()]
     }
 
+    /// How many clients are online.
+    pub fn clients_online(&self) -> usize {
+        self.registry.counts().0
+    }
+
     /// What was received reaches the disk and the records.
     fn storing(&self) -> Check {
         let (ok, finding) = match self.transfers.n_waiting_for_us() {

@@ -39,8 +39,8 @@ impl Progress {
     }
 
     /// Makes room for a line.
-    pub(super) fn pause(&self, say: impl FnOnce()) {
-        self.0.suspend(say);
+    pub(super) fn pause<T>(&self, print: impl FnOnce() -> T) -> T {
+        self.0.suspend(print)
     }
 
     pub(super) fn end(&self) {
