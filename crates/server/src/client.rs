@@ -67,6 +67,8 @@ pub struct ClientRecord {
     pub last_seen_at: DateTime<Utc>,
     /// How its last line ended.
     pub last_disconnect: Option<Disconnect>,
+    /// It was connected when the server before this one ended, and has not been back since.
+    pub online_before: bool,
 }
 
 /// How a line ended.

@@ -39,6 +39,7 @@ use filepull_process::Lifecycle;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::config::Setting;
+use crate::known_clients::KnownClients;
 use crate::records::Records;
 use crate::registry::Registry;
 use crate::store::Store;
@@ -50,8 +51,10 @@ pub use serve::serve;
 pub struct App {
     /// Makes and finds transfers.
     pub transfers: Transfers,
-    /// Knows the clients.
+    /// Knows who is connected.
     pub registry: Registry,
+    /// Finds clients, connected or not.
+    pub clients: KnownClients,
     /// What is on record.
     pub records: Records,
     /// The disk.

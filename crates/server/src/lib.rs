@@ -11,6 +11,7 @@ pub mod disk_sampler;
 mod door;
 pub mod grpc;
 pub mod http;
+pub mod known_clients;
 mod port;
 pub mod readiness;
 pub mod receive;
@@ -37,6 +38,7 @@ use tracing::{error, info, warn};
 pub use config::{Args, Config};
 use disk_sampler::{DiskError, DiskSampler};
 use grpc::Gateway;
+use known_clients::KnownClients;
 use readiness::Readiness;
 use records::Records;
 use registry::{Message, Registry, SessionEnds};
@@ -83,7 +85,7 @@ impl Server {
         let grpc = listen("GRPC_ADDR", config.grpc_addr)?;
         // What is shown as a setting is where one can connect, also when any port would do.
         (config.http_addr, config.grpc_addr) = (http.local_addr()?, grpc.local_addr()?);
-        let registry = Registry::new(records.clients().await?);
+        let registry = Registry::new();
         let (work, lines) = (Lifecycle::new(), Lifecycle::new());
         let transfers = Transfers::start(
             records.clone(),
@@ -120,7 +122,7 @@ impl Server {
     pub fn readiness(&self) -> std::io::Result<Readiness> {
         Ok(Readiness {
             transfers: self.transfers.clone(),
-            registry: self.registry.clone(),
+            clients: KnownClients::new(self.registry.clone(), self.records.clone()),
             grpc_addr: self.grpc_addr()?,
         })
     }
@@ -152,6 +154,7 @@ impl Server {
         let app = http::App {
             transfers: self.transfers.clone(),
             registry: self.registry.clone(),
+            clients: KnownClients::new(self.registry.clone(), self.records.clone()),
             records: self.records.clone(),
             store: self.store.clone(),
             lifecycle: self.lines.clone(),

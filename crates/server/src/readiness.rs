@@ -6,7 +6,7 @@ use std::time::Duration;
 use filepull_core::human;
 
 use crate::disk_sampler::DiskError;
-use crate::registry::Registry;
+use crate::known_clients::{ClientCounts, KnownClients};
 use crate::store::FreeSpace;
 use crate::transfers::{Transfers, shortage};
 
@@ -14,7 +14,7 @@ use crate::transfers::{Transfers, shortage};
 #[derive(Clone, Debug)]
 pub struct Readiness {
     pub(crate) transfers: Transfers,
-    pub(crate) registry: Registry,
+    pub(crate) clients: KnownClients,
     pub(crate) grpc_addr: SocketAddr,
 }
 
@@ -32,12 +32,12 @@ pub struct Check {
 impl Readiness {
     /// Looks at everything. The server is ready if all of it is ok.
     pub async fn check(&self) -> [Check; 4] {
-        [self.data_folder().await, self.storing(), self.grpc(), self.draining()]
+        [self.data_folder().await, self.storing(), self.grpc().await, self.draining()]
     }
 
     /// How many clients are online.
     pub fn clients_online(&self) -> usize {
-        self.registry.counts().0
+        self.clients.n_online()
     }
 
     /// What was received reaches the disk and the records.
@@ -61,8 +61,9 @@ impl Readiness {
     }
 
     /// Both listeners are bound before either answers, and both end with the process.
-    fn grpc(&self) -> Check {
-        let (addr, (online, known)) = (self.grpc_addr, self.registry.counts());
+    async fn grpc(&self) -> Check {
+        let addr = self.grpc_addr;
+        let ClientCounts { online, known } = self.clients.counts().await;
         let finding = format!("listening on {addr}, {online} of {known} clients online");
         Check { ok: true, name: "grpc", finding }
     }

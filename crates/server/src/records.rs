@@ -6,6 +6,7 @@
 //!
 //! The SQL is the dialect that PostgreSQL shares, so that a second engine can go behind it.
 
+mod client_list;
 mod clients;
 mod damaged;
 mod fields;
@@ -26,6 +27,7 @@ mod writer;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -34,10 +36,13 @@ use filepull_core::digest::Digest;
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::transfer::Transfer;
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 use tracing::{error, warn};
 
 use crate::client::{ClientRecord, Greeting};
 use crate::data_folder::absolute;
+pub use client_list::{ClientEntry, ClientOrder, ClientPage};
+pub use clients::Enrolment;
 pub use damaged::{DamagedTransfer, Recorded};
 pub use keys::RequestKey;
 pub use list::{Cursor, Page, StateWord, Total, TransferFilter};
@@ -50,11 +55,16 @@ use writer::Writer;
 /// A key leads to its transfer for so long.
 pub const KEEP_KEYS: Duration = Duration::from_hours(24);
 
+/// How long a page waits for the number of clients, which it can show without.
+const COUNT_LIMIT: Duration = Duration::from_secs(1);
+
 /// A handle on the records; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Records {
     writer: Writer,
     readers: Readers,
+    /// How many clients there were when they were last counted.
+    n_clients: Arc<AtomicU64>,
     /// The damaged records that the log has.
     logged: Arc<Mutex<HashSet<String>>>,
 }
@@ -178,15 +188,18 @@ impl Records {
             let file = folder.join("records.db");
             let writing = schema::open_writer(&file)?;
             clients::cut_off(&writing, Utc::now())?;
+            let n_clients = clients::count_now(&writing)?;
             let readers = Readers::open(&file)?;
             // The new file's entry is no less worth keeping than what is in it.
             lock.sync_folder()?;
-            Ok((writing, readers, lock))
+            Ok((writing, readers, n_clients, lock))
         };
         let opened: Result<_, RecordsError> =
             spawn_blocking(open).await.map_err(|_| RecordsError::Closed)?;
-        let (writing, readers, lock) = opened?;
-        Ok(Self { writer: Writer::start(writing, lock), readers, logged: Arc::default() })
+        let (writing, readers, n_clients, lock) = opened?;
+        let writer = Writer::start(writing, lock);
+        let n_clients = Arc::new(AtomicU64::new(n_clients));
+        Ok(Self { writer, readers, n_clients, logged: Arc::default() })
     }
 
     /// Writes what waits to be written, takes no more, and lets go of the folder.
@@ -347,6 +360,11 @@ impl Records {
         }
     }
 
+    /// Leaves out a client that cannot be read: it is known again when it connects.
+    fn readable<T>(&self, read: Result<T, RecordsError>) -> Option<T> {
+        read.inspect_err(|error| self.log_once(error.record(), &error.to_string())).ok()
+    }
+
     fn log_once(&self, record: &str, reason: &str) {
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
         if logged.len() < MAX_LOGGED && logged.insert(record.to_owned()) {
@@ -354,7 +372,8 @@ impl Records {
         }
     }
 
-    /// Notes that a client has a new line, and gives that line its epoch: higher than any before.
+    /// Notes that a client has a new session, and gives that session its epoch: higher than any
+    /// before. Writes nothing if the client is new and its id can be confused with a known one.
     ///
     /// # Errors
     /// The epoch may not be durable, so nobody may act on it.
@@ -362,10 +381,14 @@ impl Records {
         &self,
         greeting: &Greeting,
         now: DateTime<Utc>,
-    ) -> Result<u64, RecordsError> {
-        let returned = self.writer.write(clients::connected(greeting, now)).await?;
-        let epoch = returned.and_then(|row| row.integer("epoch")).map(i64::cast_unsigned);
-        epoch.ok_or(rusqlite::Error::QueryReturnedNoRows.into())
+    ) -> Result<Enrolment, RecordsError> {
+        if let Some(row) = self.writer.write(clients::connected(greeting, now)).await? {
+            let (epoch, last_disconnect) = clients::enrolled(&row)?;
+            let last_disconnect = self.readable(last_disconnect).flatten();
+            return Ok(Enrolment::Accepted { epoch, last_disconnect });
+        }
+        let known = client_list::like_by_case(&self.readers, &greeting.client).await?;
+        known.map(Enrolment::Confusable).ok_or(rusqlite::Error::QueryReturnedNoRows.into())
     }
 
     /// Notes how a line ended, and what its client had by then, unless a newer line is open.
@@ -376,20 +399,29 @@ impl Records {
         self.writer.write(clients::left(left)).await.map(drop)
     }
 
-    /// Every client that ever connected, by id. A record that cannot be read is left out: its
-    /// client is known again when it connects.
+    /// A client by its id.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub async fn client(&self, id: &ClientId) -> Result<Option<ClientRecord>, RecordsError> {
+        clients::one(&self.readers, id).await
+    }
+
+    /// How many clients are on record; as last counted, if the records do not answer.
+    pub async fn n_clients(&self) -> u64 {
+        // The count walks the smallest index: 100,000 clients take less than a millisecond.
+        if let Ok(Ok(counted)) = timeout(COUNT_LIMIT, clients::count(&self.readers)).await {
+            self.n_clients.store(counted, Ordering::Relaxed);
+        }
+        self.n_clients.load(Ordering::Relaxed)
+    }
+
+    /// Those of these clients that are on record and can be read, in the same order.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn clients(&self) -> Result<Vec<ClientRecord>, RecordsError> {
-        let found = clients::all(&self.readers).await?;
-        let readable = |read: Result<ClientRecord, RecordsError>| match read {
-            Ok(client) => Some(client),
-            Err(error) => {
-                self.log_once(error.record(), &error.to_string());
-                None
-            }
-        };
-        Ok(found.into_iter().filter_map(readable).collect())
+    pub async fn clients(&self, ids: &[ClientId]) -> Result<Vec<ClientRecord>, RecordsError> {
+        let found = clients::each(&self.readers, ids).await?;
+        Ok(found.into_iter().filter_map(|client| self.readable(client)).collect())
     }
 }

@@ -1,20 +1,20 @@
 //! Who is connected: the newest line of each client, and how to reach it.
 //!
-//! Knows neither the wire nor transfers. A transfer watches its client's line and acts on what it
+//! Keeps nothing of a client that is offline once the end of its session is on record; for those
+//! there is `known_clients`. Knows neither the wire nor transfers. A transfer watches its client's line and acts on what it
 //! sees there, so it does not matter whether the trigger or the client came first.
 
 mod seat;
 mod session;
 mod state;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use filepull_core::human;
 use filepull_core::id::ClientId;
-use filepull_core::problem::{Code, Problem};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
@@ -35,26 +35,62 @@ pub struct Registry {
 #[derive(Debug)]
 struct Inner {
     state: State<Session>,
-    /// What transfers hold on to: it outlives the lines.
-    berths: HashMap<ClientId, Berth>,
+    /// Those of connected clients, and those that transfers hold: they outlive the lines.
+    berths: HashMap<ClientId, Place>,
+}
+
+/// What a berth shares with the others of its client.
+#[derive(Debug)]
+struct Place {
+    line: watch::Sender<Option<Session>>,
+    turn: Arc<Semaphore>,
+    n_berths: usize,
+}
+
+impl Place {
+    fn new() -> Self {
+        let turn = Arc::new(Semaphore::new(1));
+        Self { line: watch::Sender::new(None), turn, n_berths: 0 }
+    }
+
+    fn is_needed(&self) -> bool {
+        0 < self.n_berths || self.line.borrow().is_some()
+    }
 }
 
 /// A client's place: its present line, and the turn to send a file over it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Berth {
-    line: watch::Sender<Option<Session>>,
+    line: watch::Receiver<Option<Session>>,
     /// One permit: a client sends one file at a time.
     pub turn: Arc<Semaphore>,
+    client: ClientId,
+    registry: Registry,
 }
 
 impl Berth {
-    fn new() -> Self {
-        Self { line: watch::Sender::new(None), turn: Arc::new(Semaphore::new(1)) }
-    }
-
     /// Shows the present line, and every change of it.
     pub fn line(&self) -> watch::Receiver<Option<Session>> {
-        self.line.subscribe()
+        self.line.clone()
+    }
+}
+
+impl Drop for Berth {
+    fn drop(&mut self) {
+        let mut inner = self.registry.lock();
+        if let Some(place) = inner.berths.get_mut(&self.client) {
+            place.n_berths -= 1;
+        }
+        inner.clear_place(&self.client);
+    }
+}
+
+impl Inner {
+    /// Removes the place of a client if neither a line nor a transfer needs it.
+    fn clear_place(&mut self, client: &ClientId) {
+        if self.berths.get(client).is_some_and(|place| !place.is_needed()) {
+            self.berths.remove(client);
+        }
     }
 }
 
@@ -69,6 +105,14 @@ pub struct ClientView {
     pub last_seen_at: DateTime<Utc>,
     /// How long a message takes there and back.
     pub round_trip: Option<Duration>,
+}
+
+impl ClientView {
+    /// A client that is not connected.
+    pub fn offline(record: ClientRecord) -> Self {
+        let last_seen_at = record.last_seen_at;
+        Self { record, online: false, last_seen_at, round_trip: None }
+    }
 }
 
 /// Why a newcomer gets no line.
@@ -104,9 +148,9 @@ pub enum RefusedLine {
 }
 
 impl Registry {
-    /// Starts with the clients on record, all offline.
-    pub fn new(records: Vec<ClientRecord>) -> Self {
-        let inner = Inner { state: State::new(records), berths: HashMap::new() };
+    /// Starts with no client connected.
+    pub fn new() -> Self {
+        let inner = Inner { state: State::new(), berths: HashMap::new() };
         Self { inner: Arc::new(Mutex::new(inner)) }
     }
 
@@ -118,7 +162,7 @@ impl Registry {
     /// Judges a newcomer, probing the line it would replace if that is another machine's.
     ///
     /// # Errors
-    /// Another machine with this id is alive, or the id can be confused with a known one.
+    /// Another machine with this id is alive.
     pub async fn admit(&self, greeting: &Greeting) -> Result<(), RefusedLine> {
         let client = greeting.client.clone();
         let (judgement, session) = {
@@ -128,7 +172,6 @@ impl Registry {
             (inner.state.judge(greeting), session)
         };
         match (judgement, session) {
-            (Judgement::Confusable(known), _) => Err(RefusedLine::Confusable { client, known }),
             (Judgement::Probe { other, hostname }, Some(session)) if is_alive(&session).await => {
                 let newcomer = greeting.remote_addr;
                 Err(RefusedLine::Duplicate { client, hostname, other, newcomer })
@@ -138,7 +181,7 @@ impl Registry {
     }
 
     /// Makes `session` the line of its client, until the seat is dropped. The line it replaces is
-    /// told so and ends.
+    /// told so and ends. `last_disconnect` is what the records say of the line before.
     ///
     /// # Errors
     /// A newer one is already there.
@@ -146,16 +189,17 @@ impl Registry {
         &self,
         greeting: Greeting,
         session: Session,
+        last_disconnect: Option<Disconnect>,
         now: DateTime<Utc>,
     ) -> Result<Seat, RefusedLine> {
         let client = greeting.client.clone();
         let mut inner = self.lock();
         let replaced = inner
             .state
-            .enter(greeting, session.epoch, session.clone(), now)
+            .enter(greeting, session.epoch, session.clone(), last_disconnect, now)
             .map_err(|_| RefusedLine::Outrun(client.clone()))?;
-        let berth = inner.berths.entry(client.clone()).or_insert_with(Berth::new);
-        berth.line.send_replace(Some(session.clone()));
+        let place = inner.berths.entry(client.clone()).or_insert_with(Place::new);
+        place.line.send_replace(Some(session.clone()));
         drop(inner);
         if let Some(old) = replaced {
             old.end(SessionEnds::Replaced);
@@ -172,12 +216,18 @@ impl Registry {
     ) -> Option<ClientRecord> {
         let mut inner = self.lock();
         let left = inner.state.leave(client, epoch, last_seen_at, disconnect);
-        if left.is_some()
-            && let Some(berth) = inner.berths.get(client)
-        {
-            berth.line.send_replace(None);
+        if left.is_some() {
+            if let Some(place) = inner.berths.get(client) {
+                place.line.send_replace(None);
+            }
+            inner.clear_place(client);
         }
         left
+    }
+
+    /// Drops what is kept of a client that has left: it is on record now.
+    pub fn left_on_record(&self, left: &ClientRecord) {
+        self.lock().state.forget(&left.id, left.epoch);
     }
 
     /// Notes what a trigger without a path would send now: the client has just looked.
@@ -187,55 +237,70 @@ impl Registry {
 
     /// The place of a client, made if nobody has needed it yet.
     pub fn berth(&self, client: &ClientId) -> Berth {
-        self.lock().berths.entry(client.clone()).or_insert_with(Berth::new).clone()
+        let mut inner = self.lock();
+        let place = inner.berths.entry(client.clone()).or_insert_with(Place::new);
+        place.n_berths += 1;
+        let (line, turn) = (place.line.subscribe(), Arc::clone(&place.turn));
+        Berth { line, turn, client: client.clone(), registry: self.clone() }
     }
 
-    /// Every client, sorted by id.
-    pub fn clients(&self) -> Vec<ClientView> {
-        self.lock().state.iter().map(view).collect()
-    }
-
-    /// One client.
+    /// A client that is connected, or was until a moment ago.
     pub fn client(&self, id: &ClientId) -> Option<ClientView> {
         self.lock().state.get(id).map(view)
     }
 
-    /// How many clients are online, and how many are known.
-    pub fn counts(&self) -> (usize, usize) {
+    /// Up to `limit` clients of this kind whose ids come after this one, sorted by id.
+    pub fn clients_after(
+        &self,
+        id: Option<&ClientId>,
+        is_wanted: impl Fn(&ClientRecord, bool) -> bool,
+        limit: usize,
+    ) -> Vec<ClientView> {
         let inner = self.lock();
-        let n_online = inner.state.iter().filter(|known| known.line.is_some()).count();
-        (n_online, inner.state.iter().count())
+        let is_wanted =
+            |known: &&state::Known<Session>| is_wanted(&known.record, known.line.is_some());
+        inner.state.after(id).filter(is_wanted).take(limit).map(view).collect()
+    }
+
+    /// When each client of this kind was last heard.
+    pub fn last_seen(
+        &self,
+        is_wanted: impl Fn(&ClientRecord, bool) -> bool,
+    ) -> Vec<(ClientId, DateTime<Utc>)> {
+        let inner = self.lock();
+        let is_wanted =
+            |known: &&state::Known<Session>| is_wanted(&known.record, known.line.is_some());
+        let seen = |known: &state::Known<Session>| (known.record.id.clone(), last_heard(known));
+        inner.state.after(None).filter(is_wanted).map(seen).collect()
+    }
+
+    /// Those of these clients that are connected, or were until a moment ago.
+    pub fn held<'a>(&self, ids: impl Iterator<Item = &'a ClientId>) -> HashSet<ClientId> {
+        let inner = self.lock();
+        ids.filter(|id| inner.state.get(id).is_some()).cloned().collect()
+    }
+
+    /// How many clients are connected.
+    pub fn n_online(&self) -> usize {
+        self.lock().state.n_online()
+    }
+
+    #[cfg(test)]
+    fn has_place(&self, client: &ClientId) -> bool {
+        self.lock().berths.contains_key(client)
     }
 
     /// Every live line: to drain and to end them.
     pub fn sessions(&self) -> Vec<Session> {
         let inner = self.lock();
-        let lines = inner.state.iter().filter_map(|known| known.line.as_ref());
+        let lines = inner.state.after(None).filter_map(|known| known.line.as_ref());
         lines.map(|line| line.live.clone()).collect()
-    }
-
-    /// The client, if it is known.
-    ///
-    /// # Errors
-    /// [`Code::ClientUnknown`], with the id that was probably meant.
-    pub fn known(&self, id: &ClientId) -> Result<ClientView, Problem> {
-        self.client(id).ok_or_else(|| {
-            let meant = self
-                .lock()
-                .state
-                .iter()
-                .map(|known| known.record.id.clone())
-                .max_by(|a, b| likeness(id, a).total_cmp(&likeness(id, b)));
-            let meant = meant.filter(|meant| 0.7 < likeness(id, meant));
-            let meant = meant.map(|meant| format!(" Did you mean {meant}?")).unwrap_or_default();
-            let detail = format!("No client called {id} has ever connected.{meant}");
-            Problem::new(Code::ClientUnknown, detail)
-        })
     }
 }
 
-fn likeness(a: &ClientId, b: &ClientId) -> f64 {
-    strsim::normalized_damerau_levenshtein(&a.folded(), &b.folded())
+fn last_heard(known: &state::Known<Session>) -> DateTime<Utc> {
+    let heard = known.line.as_ref().map(|line| line.live.heard.borrow().at);
+    heard.unwrap_or(known.record.last_seen_at)
 }
 
 fn view(known: &state::Known<Session>) -> ClientView {

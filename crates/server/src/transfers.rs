@@ -42,6 +42,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use crate::disk_sampler::DiskSampler;
+use crate::known_clients::KnownClients;
 use crate::records::{Recorded, Records, Total, TransferFilter, Unfinished};
 use crate::registry::Registry;
 use crate::store::{self, Store};
@@ -85,6 +86,7 @@ pub struct Transfers {
 struct Shared {
     records: Records,
     registry: Registry,
+    clients: KnownClients,
     store: Store,
     lifecycle: Lifecycle,
     limits: Limits,
@@ -156,9 +158,11 @@ impl Transfers {
         let turns = Arc::new(Semaphore::new(limits.max_running));
         let (open, keys) = (Open::default(), Keys::default());
         let (n_waits, records_fail) = Default::default();
+        let clients = KnownClients::new(registry.clone(), records.clone());
         let shared = Shared {
             records,
             registry,
+            clients,
             store,
             lifecycle,
             limits,

@@ -26,7 +26,8 @@ use super::wire::{
 };
 use super::{GREETING_LIMIT, Gateway, LineSettings};
 use crate::client::{Disconnect, DisconnectReason, Greeting};
-use crate::registry::{Heard, Message, Seat, Session, SessionEnds};
+use crate::records::Enrolment;
+use crate::registry::{Heard, Message, RefusedLine, Seat, Session, SessionEnds};
 use crate::transfers::Answer;
 
 type Outgoing = BoxStream<'static, Result<ServerMessage, Status>>;
@@ -85,15 +86,22 @@ async fn welcome(
         .await
         .map_err(|refused| refused_line(&client, &refused, dead_after))?;
     let now = Utc::now();
-    let epoch = gateway.records.client_connected(&greeting, now).await.map_err(|error| {
+    let enrolment = gateway.records.client_connected(&greeting, now).await.map_err(|error| {
         warn!(event = "records.failed", %client, %error, "the records failed");
         refusal(ErrorCode::StorageFailed, "the server's records failed", STOPPING_RETRY)
     })?;
+    let (epoch, last_disconnect) = match enrolment {
+        Enrolment::Accepted { epoch, last_disconnect } => (epoch, last_disconnect),
+        Enrolment::Confusable(known) => {
+            let refused = RefusedLine::Confusable { client: client.clone(), known };
+            return Err(refused_line(&client, &refused, dead_after));
+        }
+    };
     let (pulse, heard) = watch::channel(Heard { at: now, round_trip: None });
     let (session, messages) = Session::new(epoch, &greeting, heard);
     log_connected(&greeting, &session);
     let outgoing = outgoing(gateway.line, protocol, &session, messages);
-    let seat = gateway.registry.enter(greeting, session, now);
+    let seat = gateway.registry.enter(greeting, session, last_disconnect, now);
     Ok((seat.map_err(|refused| refused_line(&client, &refused, dead_after))?, outgoing, pulse))
 }
 
@@ -159,10 +167,13 @@ impl Line {
             event = "client.disconnected", %client, %reason, detail = level_detail,
             session = %self.seat.session.id, "client disconnected"
         );
-        if let Some(left) = left
-            && let Err(error) = self.gateway.records.client_left(&left).await
-        {
-            warn!(event = "records.failed", %client, %error, "the records failed");
+        if let Some(left) = left {
+            match self.gateway.records.client_left(&left).await {
+                Ok(()) => self.gateway.registry.left_on_record(&left),
+                Err(error) => {
+                    warn!(event = "records.failed", %client, %error, "the records failed");
+                }
+            }
         }
         if reason == DisconnectReason::Silent {
             // An agent that hears us and is not heard must not take this line for alive.

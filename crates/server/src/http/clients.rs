@@ -47,7 +47,7 @@ pub(super) async fn list(
     RawQuery(query): RawQuery,
 ) -> Result<Response, Refusal> {
     let params = Params::from_query(query.as_deref())?;
-    let page = list::page(app.registry.clients(), &params)?;
+    let page = list::fetch(&app, &params).await?;
     let shown: Vec<_> = page.items.iter().map(|client| client.record.id.clone()).collect();
     let newest = app.records.newest_of_each(&shown).await;
     let mut newest = newest.map_err(|error| failed(&error))?;
@@ -55,7 +55,8 @@ pub(super) async fn list(
         let last = newest.remove(&client.record.id);
         Known::of(&app, client, last)
     });
-    let words = || words::list(&page, app.registry.counts(), Utc::now());
+    let counts = app.clients.counts().await;
+    let words = || words::list(&page, counts, Utc::now());
     Ok(paging::answer(&caller, "clients", &params, &page, words, ClientJson::new))
 }
 
@@ -65,7 +66,7 @@ pub(super) async fn show(
     Extension(caller): Extension<Caller>,
     ClientIn(id): ClientIn,
 ) -> Result<Response, Refusal> {
-    let client = app.registry.known(&id)?;
+    let client = app.clients.known(&id, failed).await?;
     let last = app.records.newest(&id).await.map_err(|error| failed(&error))?;
     let known = Known::of(&app, client, last);
     let words = || words::one(&known, Utc::now(), &caller.host);

@@ -40,12 +40,12 @@ pub(super) async fn newest_of_client(
         Some(Recorded::Readable(transfer)) => file(&app, &caller, &transfer, request).await,
         // An older download would be another file than the newest.
         Some(Recorded::Damaged(damaged)) => Err(damaged.problem().into()),
-        None => Err(no_download(&app, &client).into()),
+        None => Err(no_download(&app, &client).await.into()),
     }
 }
 
-fn no_download(app: &App, client: &ClientId) -> Problem {
-    match app.registry.known(client) {
+async fn no_download(app: &App, client: &ClientId) -> Problem {
+    match app.clients.known(client, clients::failed).await {
         Err(unknown) => unknown,
         Ok(_) => {
             let hint = format!("pull one: curl \"localhost:8080/trigger?id={client}&wait\"");

@@ -27,7 +27,7 @@ pub(super) async fn readyz(State(app): State<App>, RawQuery(query): RawQuery) ->
 fn readiness(app: &App) -> Readiness {
     Readiness {
         transfers: app.transfers.clone(),
-        registry: app.registry.clone(),
+        clients: app.clients.clone(),
         grpc_addr: app.about.grpc_addr,
     }
 }

@@ -17,16 +17,15 @@ pub(super) async fn cheat_sheet(
     if caller.format == Format::Json {
         return server::answer(&app, &caller).await;
     }
-    let clients = app.registry.clients();
-    let example = clients.iter().find(|client| client.online).or(clients.first());
-    let example = example.map_or("client1".to_owned(), |client| client.record.id.to_string());
-    let (online, known) = app.registry.counts();
+    let example = app.clients.example().await;
+    let example = example.map_or("client1".to_owned(), |id| id.to_string());
+    let counts = app.clients.counts().await;
     let running = app.transfers.counts().running;
     let head = format!(
         "filepull {}: {} online, {} offline, {} running",
         app.about.version,
-        say::count(online, "client", "clients"),
-        known - online,
+        say::count(counts.online, "client", "clients"),
+        counts.offline(),
         say::count(running, "transfer", "transfers"),
     );
     reply::text(StatusCode::OK, format!("{head}\n\n{}", commands(&caller.host, &example)))

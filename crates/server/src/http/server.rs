@@ -15,13 +15,14 @@ use super::reply::{self, time};
 use super::table::table;
 use super::{About, App};
 use crate::config::Setting;
+use crate::known_clients::ClientCounts;
 use crate::transfers::{Counts, Limits};
 
 /// What was found out when somebody asked.
 #[derive(Debug)]
 struct Now {
     uptime: Duration,
-    clients: (usize, usize),
+    clients: ClientCounts,
     counts: Counts,
     limits: Limits,
     free_bytes: Option<u64>,
@@ -36,7 +37,7 @@ pub(super) async fn answer(app: &App, caller: &Caller) -> Response {
     let space = app.transfers.disk().space(Duration::from_secs(1)).await;
     let now = Now {
         uptime: (Utc::now() - app.about.started_at).to_std().unwrap_or_default(),
-        clients: app.registry.counts(),
+        clients: app.clients.counts().await,
         counts: app.transfers.counts(),
         limits: app.transfers.limits(),
         free_bytes: space.ok().map(|space| space.bytes),
@@ -45,13 +46,13 @@ pub(super) async fn answer(app: &App, caller: &Caller) -> Response {
 }
 
 fn words(about: &About, now: &Now) -> String {
-    let (online, known) = now.clients;
+    let (online, offline) = (now.clients.online, now.clients.offline());
     let Counts { running, waiting } = now.counts;
     let free = now.free_bytes.map_or("unknown".to_owned(), human::size);
     let (up, min_free) = (human::span(now.uptime), human::size(now.limits.min_free));
     let mut rows = vec![
         ["server".to_owned(), format!("{}  up {up}", about.version)],
-        ["clients".to_owned(), format!("{online} online, {} offline", known - online)],
+        ["clients".to_owned(), format!("{online} online, {offline} offline")],
         ["transfers".to_owned(), format!("{running} running, {waiting} waiting")],
         ["disk".to_owned(), format!("{}  {free} free, {min_free} must stay free", about.data_dir)],
         [String::new(), String::new()],
@@ -105,14 +106,14 @@ struct LimitsJson {
 
 impl<'a> ServerJson<'a> {
     fn new(about: &'a About, now: &Now) -> Self {
-        let (limits, (online, known)) = (&now.limits, now.clients);
+        let (limits, clients) = (&now.limits, now.clients);
         Self {
             version: about.version,
             started_at: time(about.started_at),
             uptime_seconds: now.uptime.as_secs(),
             http_addr: about.http_addr.to_string(),
             grpc_addr: about.grpc_addr.to_string(),
-            clients: ClientsJson { online, offline: known - online },
+            clients: ClientsJson { online: clients.online, offline: clients.offline() },
             transfers: TransfersJson { running: now.counts.running, waiting: now.counts.waiting },
             disk: DiskJson {
                 path: &about.data_dir,

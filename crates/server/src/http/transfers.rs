@@ -39,12 +39,14 @@ pub(super) async fn create(
     let applied = Applied::follow(&headers, &mut params);
     if params.get("client").is_none_or(str::is_empty) {
         params.only(PULL)?;
-        return Err(trigger::which_client(&app, "Add \"client\" to the JSON body.").into());
+        return Err(trigger::which_client(&app, "Add \"client\" to the JSON body.").await.into());
     }
     let order = Order::parse(&params, "client", PULL)?;
-    let explain = |problem| trigger::explain_for_api(&app, &order, problem);
     let pull = Pull { key: idempotency_key(&headers)?, ..order.pull(&caller) };
-    let pulled = app.transfers.pull(pull).await.map_err(explain)?;
+    let pulled = match app.transfers.pull(pull).await {
+        Ok(pulled) => pulled,
+        Err(problem) => return Err(trigger::explain_for_api(&app, &order, problem).await),
+    };
     let view = match order.wait {
         Some(limit) => app.watch(pulled.view, limit, |view| view.transfer.is_final()).await,
         None => pulled.view.borrow().clone(),

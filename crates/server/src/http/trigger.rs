@@ -58,7 +58,7 @@ pub(super) async fn by_parameter(
     let applied = Applied::follow(&headers, &mut params);
     if params.get("id").is_none_or(str::is_empty) {
         params.only(order::TRIGGER)?;
-        return Err(which_client(&app, "Add ?id=…").into());
+        return Err(which_client(&app, "Add ?id=…").await.into());
     }
     pull(&app, &caller, Order::parse(&params, "id", order::TRIGGER)?, applied).await
 }
@@ -84,8 +84,10 @@ async fn pull(
 ) -> Result<Response, Refusal> {
     let asked_at = Instant::now();
     let pull = order.pull(caller);
-    let explain = |problem| hints::explain_for_curl(app, caller, &order, problem);
-    let pulled = app.transfers.pull(pull).await.map_err(explain)?;
+    let pulled = match app.transfers.pull(pull).await {
+        Ok(pulled) => pulled,
+        Err(problem) => return Err(hints::explain_for_curl(app, caller, &order, problem).await),
+    };
     let view = match order.wait {
         Some(limit) => app.watch(pulled.view.clone(), limit, |view| view.transfer.is_final()).await,
         None => app.watch(pulled.view.clone(), SETTLE_LIMIT, View::is_settled).await,

@@ -14,17 +14,47 @@ use crate::client::{Agent, ClientRecord, DefaultFile, Disconnect, DisconnectReas
 
 const CONNECTED: &str = include_str!("connected.sql");
 
-const LEFT: &str = "UPDATE clients SET connected = 0, last_seen_at = $3, \
+/// The column `connected` of a client that is offline.
+const OFFLINE: i64 = 0;
+// 1: its session is open, or was when the server was killed.
+/// The server disconnected it because the server stopped.
+const LEFT_BY_SERVER: i64 = 2;
+/// It was connected when the server before this one ended, and has not been back since.
+const ONLINE_BEFORE: i64 = 3;
+
+const LEFT: &str = "UPDATE clients SET connected = $11, last_seen_at = $3, \
      disconnected_at = $4, disconnect_reason = $5, disconnect_detail = $6, \
      default_name = $7, default_size = $8, default_modified_ns = $9, default_error = $10 \
      WHERE id = $1 AND epoch = $2";
 
-const CUT_OFF: &str = "UPDATE clients SET connected = 0, \
-     disconnected_at = $1, disconnect_reason = $2, disconnect_detail = $3 WHERE connected = 1";
+/// Touches only clients that were connected, or would have been, when a server ended. The values of
+/// `connected` are those above.
+const CUT_OFF: &str = "UPDATE clients SET \
+     connected = CASE connected WHEN 3 THEN 0 ELSE 3 END, \
+     disconnected_at = CASE connected WHEN 1 THEN $1 ELSE disconnected_at END, \
+     disconnect_reason = CASE connected WHEN 1 THEN $2 ELSE disconnect_reason END, \
+     disconnect_detail = CASE connected WHEN 1 THEN $3 ELSE disconnect_detail END \
+     WHERE connected <> 0";
 
-const ALL: &str = "SELECT * FROM clients ORDER BY id";
+const ONE: &str = "SELECT * FROM clients WHERE id = $1";
 
-/// The statement that notes a greeting. It returns the new epoch.
+const COUNT: &str = "SELECT COUNT(*) AS n FROM clients";
+
+/// What the records make of a greeting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Enrolment {
+    /// The client has a new session.
+    Accepted {
+        /// The epoch of the session: higher than any before.
+        epoch: u64,
+        /// How the session before this one ended, as far as it is on record.
+        last_disconnect: Option<Disconnect>,
+    },
+    /// The client is new, and its id differs from this known one by letter case only.
+    Confusable(ClientId),
+}
+
+/// The statement that notes a greeting. It returns a row unless the id can be confused.
 pub(super) fn connected(greeting: &Greeting, now: DateTime<Utc>) -> Statement {
     let agent = greeting.agent.clone();
     let shares = serde_json::json!(greeting.shares).to_string();
@@ -45,6 +75,7 @@ pub(super) fn connected(greeting: &Greeting, now: DateTime<Utc>) -> Statement {
 /// one's end is then no news.
 pub(super) fn left(left: &ClientRecord) -> Statement {
     let disconnect = left.last_disconnect.as_ref();
+    let by_server = disconnect.is_some_and(|last| last.reason == DisconnectReason::ServerRestart);
     let statement = Statement::new(LEFT)
         .bind(left.id.to_string())
         .bind(left.epoch.cast_signed())
@@ -54,6 +85,7 @@ pub(super) fn left(left: &ClientRecord) -> Statement {
         .bind(disconnect.map(|disconnect| disconnect.detail.clone()));
     bind_source(left.default_file.as_ref().ok(), statement)
         .bind(left.default_file.as_ref().err().map(|code| code.as_str().to_owned()))
+        .bind(if by_server { LEFT_BY_SERVER } else { OFFLINE })
 }
 
 /// Notes for every client that was connected when the last server ended that it no longer is.
@@ -66,11 +98,41 @@ pub(super) fn cut_off(connection: &Connection, now: DateTime<Utc>) -> rusqlite::
     cut_off.run(connection).map(drop)
 }
 
-/// Each client, or why its record cannot be read.
-pub(super) async fn all(
+/// How the session before ended, or why that cannot be read.
+type LastDisconnect = Result<Option<Disconnect>, RecordsError>;
+
+/// Reads what [`connected`] returned.
+pub(super) fn enrolled(row: &Row) -> Result<(u64, LastDisconnect), RecordsError> {
+    let fields = Fields::new("client", row);
+    Ok((fields.unsigned("epoch")?, read_disconnect(&fields)))
+}
+
+pub(super) async fn one(
     readers: &Readers,
+    id: &ClientId,
+) -> Result<Option<ClientRecord>, RecordsError> {
+    let row = readers.point(Statement::new(ONE).bind(id.as_str())).await?;
+    row.as_ref().map(read).transpose()
+}
+
+/// Those of the clients that are on record, or why a record cannot be read.
+pub(super) async fn each(
+    readers: &Readers,
+    ids: &[ClientId],
 ) -> Result<Vec<Result<ClientRecord, RecordsError>>, RecordsError> {
-    Ok(readers.list(Statement::new(ALL)).await?.iter().map(read).collect())
+    let one = |id: &ClientId| Statement::new(ONE).bind(id.as_str());
+    let rows = readers.each(ids.iter().map(one).collect()).await?;
+    Ok(rows.iter().map(read).collect())
+}
+
+pub(super) fn count_now(connection: &Connection) -> rusqlite::Result<u64> {
+    let rows = Statement::new(COUNT).run(connection)?;
+    Ok(rows.first().and_then(|row| row.integer("n")).unwrap_or_default().cast_unsigned())
+}
+
+pub(super) async fn count(readers: &Readers) -> Result<u64, RecordsError> {
+    let row = readers.point(Statement::new(COUNT)).await?;
+    Ok(row.and_then(|row| row.integer("n")).unwrap_or_default().cast_unsigned())
 }
 
 fn read(row: &Row) -> Result<ClientRecord, RecordsError> {
@@ -90,6 +152,7 @@ fn read(row: &Row) -> Result<ClientRecord, RecordsError> {
         connected_at: fields.time("connected_at")?,
         last_seen_at: fields.time("last_seen_at")?,
         last_disconnect: read_disconnect(&fields)?,
+        online_before: fields.integer("connected")? == ONLINE_BEFORE,
     })
 }
 

@@ -2,7 +2,11 @@ INSERT INTO clients (
     id, epoch, connected, agent_version, agent_os, agent_arch, agent_hostname, shares,
     default_name, default_size, default_modified_ns, remote_addr, connected_at, last_seen_at,
     default_error
-) VALUES ($1, 1, 1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $11, $12)
+)
+SELECT $1, 1, 1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $11, $12
+-- A new id that differs from a known one by letter case only would share its folder on some disks.
+WHERE EXISTS (SELECT 1 FROM clients WHERE id = $1)
+    OR NOT EXISTS (SELECT 1 FROM clients WHERE lower(id) = lower($1))
 ON CONFLICT (id) DO UPDATE SET
     epoch = clients.epoch + 1,
     connected = 1,
@@ -18,4 +22,4 @@ ON CONFLICT (id) DO UPDATE SET
     remote_addr = excluded.remote_addr,
     connected_at = excluded.connected_at,
     last_seen_at = excluded.last_seen_at
-RETURNING epoch
+RETURNING epoch, id, disconnected_at, disconnect_reason, disconnect_detail

@@ -161,6 +161,14 @@ pub enum Total {
     MoreThan(u64),
 }
 
+impl Total {
+    /// What a count says that has ended one after [`COUNT_UP_TO`].
+    pub(super) fn of(counted: u64) -> Self {
+        let most = u64::from(COUNT_UP_TO);
+        if counted <= most { Self::Exactly(counted) } else { Self::MoreThan(most) }
+    }
+}
+
 impl fmt::Display for Total {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -171,7 +179,7 @@ impl fmt::Display for Total {
 }
 
 /// Nobody turns a hundred pages.
-const COUNT_UP_TO: u32 = 10_000;
+pub(super) const COUNT_UP_TO: u32 = 10_000;
 
 pub(super) async fn page(readers: &Readers, filter: &TransferFilter) -> Result<Page, RecordsError> {
     let limit = filter.limit.clamp(1, TransferFilter::MAX_LIMIT);
@@ -196,8 +204,7 @@ async fn count(readers: &Readers, filter: &TransferFilter) -> Result<Total, Reco
     query.push(" LIMIT ").push_bind(COUNT_UP_TO + 1).push(") AS counted");
     let rows = readers.list(query).await?;
     let found = rows.first().and_then(|row| row.integer("n")).unwrap_or(0).cast_unsigned();
-    let most = u64::from(COUNT_UP_TO);
-    Ok(if found <= most { Total::Exactly(found) } else { Total::MoreThan(most) })
+    Ok(Total::of(found))
 }
 
 /// The end of a page that began at `begin`: at its last readable row. Where a damaged row lies is not

@@ -66,7 +66,7 @@ CREATE INDEX request_keys_by_time ON request_keys (made_at);
 CREATE TABLE clients (
     id                  TEXT PRIMARY KEY, -- as its agent claims it
     epoch               BIGINT NOT NULL,  -- counts its lines; only the newest may act for it
-    connected           BIGINT NOT NULL,  -- 1 while its line is open, else 0
+    connected           BIGINT NOT NULL,  -- 1 while its line is open; see clients.rs
     agent_version       TEXT NOT NULL,    -- what its agent said when it last connected…
     agent_os            TEXT NOT NULL,
     agent_arch          TEXT NOT NULL,
@@ -84,4 +84,7 @@ CREATE TABLE clients (
     disconnect_detail   TEXT              -- and in a few
 );
 
-CREATE INDEX clients_connected ON clients (id) WHERE connected = 1;
+CREATE INDEX clients_by_folded_id ON clients (lower(id));
+CREATE INDEX clients_by_last_seen ON clients (last_seen_at DESC, id);
+CREATE INDEX clients_by_name ON clients (id, agent_hostname);
+CREATE INDEX clients_connected ON clients (connected) WHERE connected <> 0;

@@ -57,9 +57,8 @@ mod tests {
     use crate::client::{Agent, Greeting};
     use crate::registry::Heard;
 
-    #[test]
-    fn a_line_whose_task_is_gone_is_gone_too() {
-        let greeting = Greeting {
+    fn greeting() -> Greeting {
+        Greeting {
             client: ClientId::parse("client4").unwrap(),
             instance: Uuid::nil(),
             agent: Agent::default(),
@@ -67,14 +66,38 @@ mod tests {
             default_file: Err(Code::FileMissing),
             active_transfers: Vec::new(),
             remote_addr: ([127, 0, 0, 1], 1).into(),
-        };
-        let registry = Registry::new(Vec::new());
+        }
+    }
+
+    #[test]
+    fn a_line_whose_task_is_gone_is_gone_too() {
+        let greeting = greeting();
+        let registry = Registry::new();
         let (_pulse, heard) = watch::channel(Heard { at: Utc::now(), round_trip: None });
         let (session, _messages) = Session::new(1, &greeting, heard);
-        let seat = registry.enter(greeting, session.clone(), Utc::now()).unwrap();
-        assert_eq!(registry.counts(), (1, 1));
+        let seat = registry.enter(greeting, session.clone(), None, Utc::now()).unwrap();
+        assert_eq!(registry.n_online(), 1);
         drop(seat);
-        assert_eq!(registry.counts(), (0, 1));
+        assert_eq!(registry.n_online(), 0);
         assert!(session.why_ended().is_some(), "whoever still writes to the agent must hear of it");
+    }
+    #[test]
+    fn nothing_is_kept_of_a_client_that_is_offline_and_on_record() {
+        let registry = Registry::new();
+        let id = greeting().client;
+        let berth = registry.berth(&id);
+        let (_pulse, heard) = watch::channel(Heard { at: Utc::now(), round_trip: None });
+        let (session, _messages) = Session::new(1, &greeting(), heard);
+        let seat = registry.enter(greeting(), session, None, Utc::now()).unwrap();
+        assert!(berth.line().borrow().is_some(), "a transfer sees the line that came after it");
+        let detail = String::new();
+        let lost = Disconnect { at: Utc::now(), reason: DisconnectReason::Reset, detail };
+        let left = seat.leave(&lost).unwrap();
+        assert!(registry.client(&id).is_some(), "its end is not on record yet");
+        registry.left_on_record(&left);
+        assert!(registry.client(&id).is_none());
+        assert!(registry.has_place(&id), "a transfer waits for it");
+        drop(berth);
+        assert!(!registry.has_place(&id));
     }
 }

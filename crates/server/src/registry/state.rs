@@ -1,7 +1,8 @@
-//! Who is known, who is connected, and who may replace whom. Data and rules only.
+//! Who is connected, and who may replace whom. Data and rules only.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::Bound;
 
 use chrono::{DateTime, Utc};
 use filepull_core::id::ClientId;
@@ -9,12 +10,12 @@ use uuid::Uuid;
 
 use crate::client::{ClientRecord, DefaultFile, Disconnect, Greeting};
 
-/// Every client that ever connected; `L` is what the registry keeps of a live line.
+/// The clients that are connected, and those whose end of session is not on record yet; `L` is what
+/// the registry keeps of a live line.
 #[derive(Debug)]
 pub(super) struct State<L> {
     clients: BTreeMap<ClientId, Known<L>>,
-    /// Ids without their letter case: two that share one would share a folder on some disks.
-    folded: std::collections::HashMap<String, ClientId>,
+    n_online: usize,
 }
 
 /// A client, and its line while it is connected.
@@ -44,8 +45,6 @@ pub(super) enum Judgement {
         /// The name of its machine.
         hostname: String,
     },
-    /// The id differs from a known one by letter case only.
-    Confusable(ClientId),
 }
 
 /// A newer line of this client was accepted meanwhile.
@@ -53,31 +52,27 @@ pub(super) enum Judgement {
 pub(super) struct Outrun;
 
 impl<L> State<L> {
-    /// Starts with the clients on record, all offline.
-    pub(super) fn new(records: Vec<ClientRecord>) -> Self {
-        let mut state = Self { clients: BTreeMap::new(), folded: Default::default() };
-        for record in records {
-            state.folded.insert(record.id.folded(), record.id.clone());
-            state.clients.insert(record.id.clone(), Known { record, line: None });
-        }
-        state
+    pub(super) fn new() -> Self {
+        Self { clients: BTreeMap::new(), n_online: 0 }
     }
 
     pub(super) fn get(&self, id: &ClientId) -> Option<&Known<L>> {
         self.clients.get(id)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Known<L>> {
-        self.clients.values()
+    /// Those whose ids come after this one, sorted by id.
+    pub(super) fn after(&self, id: Option<&ClientId>) -> impl Iterator<Item = &Known<L>> {
+        let start = id.map_or(Bound::Unbounded, Bound::Excluded);
+        self.clients.range((start, Bound::Unbounded)).map(|(_, known)| known)
+    }
+
+    /// How many are connected.
+    pub(super) fn n_online(&self) -> usize {
+        self.n_online
     }
 
     /// May this newcomer open a line?
     pub(super) fn judge(&self, greeting: &Greeting) -> Judgement {
-        if let Some(known) = self.folded.get(&greeting.client.folded())
-            && *known != greeting.client
-        {
-            return Judgement::Confusable(known.clone());
-        }
         match self.clients.get(&greeting.client) {
             Some(Known { record, line: Some(line) }) if line.instance != greeting.instance => {
                 let hostname = record.agent.hostname.clone();
@@ -87,7 +82,8 @@ impl<L> State<L> {
         }
     }
 
-    /// Makes `live` the line of its client and returns the one it replaces.
+    /// Makes `live` the line of its client and returns the one it replaces. `last_disconnect` is
+    /// what the records say of the session before.
     ///
     /// # Errors
     /// A line with a higher epoch is already there: of two that came at once, the later one wins.
@@ -96,6 +92,7 @@ impl<L> State<L> {
         greeting: Greeting,
         epoch: u64,
         live: L,
+        last_disconnect: Option<Disconnect>,
         now: DateTime<Utc>,
     ) -> Result<Option<L>, Outrun> {
         let id = greeting.client.clone();
@@ -104,7 +101,8 @@ impl<L> State<L> {
         if current.is_some_and(|line| epoch < line.epoch) {
             return Err(Outrun);
         }
-        let last_disconnect = known.as_ref().and_then(|known| known.record.last_disconnect.clone());
+        // Newer than what was on record, if it is here.
+        let held = known.as_ref().and_then(|known| known.record.last_disconnect.clone());
         let replaced = known.and_then(|known| known.line.take());
         let line = Some(Line { epoch, instance: greeting.instance, live });
         let record = ClientRecord {
@@ -116,9 +114,10 @@ impl<L> State<L> {
             remote_addr: greeting.remote_addr,
             connected_at: now,
             last_seen_at: now,
-            last_disconnect,
+            last_disconnect: held.or(last_disconnect),
+            online_before: false,
         };
-        self.folded.insert(id.folded(), id.clone());
+        self.n_online += usize::from(replaced.is_none());
         self.clients.insert(id, Known { record, line });
         Ok(replaced.map(|line| line.live))
     }
@@ -137,9 +136,21 @@ impl<L> State<L> {
             return None;
         }
         known.line = None;
+        self.n_online -= 1;
         known.record.last_seen_at = last_seen_at;
         known.record.last_disconnect = Some(disconnect.clone());
         Some(known.record.clone())
+    }
+
+    /// Drops what is known of a client that has left: it is on record up to this epoch. False if the
+    /// client is connected again.
+    pub(super) fn forget(&mut self, id: &ClientId, epoch: u64) -> bool {
+        let is_over = |known: &Known<L>| known.line.is_none() && known.record.epoch <= epoch;
+        let forgotten = self.clients.get(id).is_some_and(is_over);
+        if forgotten {
+            self.clients.remove(id);
+        }
+        forgotten
     }
 
     /// Notes what a trigger without a path would send now.
@@ -177,10 +188,10 @@ mod tests {
 
     #[test]
     fn cleanup_of_an_old_line_leaves_the_newer_one() {
-        let mut state = State::new(Vec::new());
+        let mut state = State::new();
         let id = ClientId::parse("client4").unwrap();
-        assert_eq!(state.enter(greeting("client4", 1), 1, "old", NOW), Ok(None));
-        assert_eq!(state.enter(greeting("client4", 1), 2, "new", NOW), Ok(Some("old")));
+        assert_eq!(state.enter(greeting("client4", 1), 1, "old", None, NOW), Ok(None));
+        assert_eq!(state.enter(greeting("client4", 1), 2, "new", None, NOW), Ok(Some("old")));
         let late = state.leave(&id, 1, NOW, &lost());
         assert_eq!(late, None, "the old line's cleanup came late");
         assert_eq!(state.get(&id).unwrap().line.as_ref().unwrap().live, "new");
@@ -191,26 +202,35 @@ mod tests {
 
     #[test]
     fn of_two_lines_accepted_at_once_the_higher_epoch_wins() {
-        let mut state = State::new(Vec::new());
-        assert_eq!(state.enter(greeting("client4", 2), 2, "second", NOW), Ok(None));
-        assert_eq!(state.enter(greeting("client4", 1), 1, "first", NOW), Err(Outrun));
+        let mut state = State::new();
+        assert_eq!(state.enter(greeting("client4", 2), 2, "second", None, NOW), Ok(None));
+        assert_eq!(state.enter(greeting("client4", 1), 1, "first", None, NOW), Err(Outrun));
     }
 
     #[test]
     fn only_another_instance_is_probed() {
-        let mut state = State::new(Vec::new());
+        let mut state = State::new();
         assert_eq!(state.judge(&greeting("client4", 1)), Judgement::Welcome);
-        state.enter(greeting("client4", 1), 1, "line", NOW).unwrap();
+        state.enter(greeting("client4", 1), 1, "line", None, NOW).unwrap();
         assert_eq!(state.judge(&greeting("client4", 1)), Judgement::Welcome);
         let clone = state.judge(&greeting("client4", 2));
         assert!(matches!(clone, Judgement::Probe { hostname, .. } if hostname == "host1"));
     }
 
     #[test]
-    fn an_id_that_differs_by_letter_case_only_is_refused() {
-        let mut state = State::new(Vec::new());
-        state.enter(greeting("client4", 1), 1, "line", NOW).unwrap();
-        let judged = state.judge(&greeting("Client4", 1));
-        assert_eq!(judged, Judgement::Confusable(ClientId::parse("client4").unwrap()));
+    fn what_is_on_record_is_not_kept() {
+        let mut state = State::new();
+        let id = ClientId::parse("client4").unwrap();
+        state.enter(greeting("client4", 1), 1, "old", None, NOW).unwrap();
+        assert!(!state.forget(&id, 1), "it is connected");
+        let left = state.leave(&id, 1, NOW, &lost()).unwrap();
+        assert_eq!((state.n_online(), state.after(None).count()), (0, 1), "not on record yet");
+        state.enter(greeting("client4", 1), 2, "new", None, NOW).unwrap();
+        assert!(!state.forget(&id, left.epoch), "the record came late");
+        let last = state.get(&id).unwrap().record.last_disconnect.clone();
+        assert_eq!((state.n_online(), last), (1, Some(lost())));
+        state.leave(&id, 2, NOW, &lost()).unwrap();
+        assert!(state.forget(&id, 2));
+        assert_eq!(state.after(None).count(), 0);
     }
 }

@@ -13,7 +13,7 @@ use super::keys::{HeldKey, Keyed};
 use super::life::Life;
 use super::open::{Handle, Joined};
 use super::view::{Stage, View};
-use super::{Transfers, now};
+use super::{Transfers, now, records_failed};
 use crate::registry::{self, ClientView};
 
 /// What an operator asks for.
@@ -75,7 +75,7 @@ impl Transfers {
         held: Option<HeldKey>,
     ) -> Result<(Pulled, Option<HeldKey>), Problem> {
         let shared = &self.shared;
-        let client = shared.registry.known(&pull.client)?;
+        let client = shared.clients.known(&pull.client, records_failed).await?;
         let joined = shared.open.join(&pull.client, pull.path.as_ref(), pull.fresh);
         if let Some(handle) = joined {
             return Ok((recorded(&handle, true).await?, held));

@@ -62,7 +62,7 @@ impl Bed {
         let folder = tempfile::tempdir().unwrap();
         let records = Records::open(&folder.path().join(RECORDS_FOLDER)).await.unwrap();
         prepare(folder.path().join("client4"), &records).await;
-        let registry = Registry::new(Vec::new());
+        let registry = Registry::new();
         let greeting = Greeting {
             client: client(),
             instance: uuid::Uuid::nil(),
@@ -74,7 +74,7 @@ impl Bed {
         };
         let (pulse, heard) = watch::channel(Heard { at: Utc::now(), round_trip: None });
         let (session, orders) = Session::new(1, &greeting, heard);
-        let seat = registry.enter(greeting, session, Utc::now()).unwrap();
+        let seat = registry.enter(greeting, session, None, Utc::now()).unwrap();
         let store = Store::open(folder.path()).unwrap();
         let lifecycle = Lifecycle::new();
         let disk = DiskSampler::start(store.clone(), &lifecycle);

@@ -47,7 +47,7 @@ impl Life {
         match back {
             Ok(Some(session)) => Ok(session),
             Ok(None) => Err(Ending::Left),
-            Err(_) => Err(self.client_gone().into()),
+            Err(_) => Err(self.client_gone().await.into()),
         }
     }
 
@@ -62,9 +62,10 @@ impl Life {
         }
     }
 
-    fn client_gone(&self) -> Problem {
+    async fn client_gone(&self) -> Problem {
         let client = &self.transfer.client;
-        let seen = self.shared.registry.client(client);
+        // Only adds to what is said: it may be missing.
+        let seen = self.shared.clients.client(client).await.unwrap_or_default();
         let seen = seen.map(|seen| registry::last_seen(&seen, Utc::now()));
         let seen = seen.unwrap_or_default();
         Problem::new(Code::ClientGone, format!("{client} did not return in time. {seen}"))

@@ -10,21 +10,19 @@ use super::super::table::table;
 use super::super::transfers::DAMAGED;
 use super::Known;
 use crate::client::DefaultFile;
+use crate::known_clients::ClientCounts;
 use crate::registry::{self, ClientView};
 use crate::transfers::{Listed, State, View};
 
 /// What `/clients` says.
-pub(super) fn list(
-    page: &Page<Known>,
-    (n_online, n_known): (usize, usize),
-    now: DateTime<Utc>,
-) -> String {
+pub(super) fn list(page: &Page<Known>, counts: ClientCounts, now: DateTime<Utc>) -> String {
     let header = ["CLIENT", "STATE", "SEEN", "AGENT", "OS", "FILE", "SIZE", "LAST TRANSFER"];
     let rows = page.items.iter().map(|known| row(known, now));
     let rows: Vec<_> = std::iter::once(header.map(str::to_owned)).chain(rows).collect();
-    let (clients, n_offline) = (say::count(n_known, "client", "clients"), n_known - n_online);
+    let clients = say::count(counts.known, "client", "clients");
+    let (n_online, n_offline) = (counts.online, counts.offline());
     let shown = page.items.len();
-    let shown = if shown == n_known { String::new() } else { format!("  {shown} shown.") };
+    let shown = if shown == counts.known { String::new() } else { format!("  {shown} shown.") };
     format!("{}{clients}: {n_online} online, {n_offline} offline.{shown}\n", table(&rows))
 }
 

@@ -18,6 +18,7 @@ use tower::ServiceExt as _;
 use super::super::{About, App, router};
 use crate::client::{Agent, Greeting};
 use crate::disk_sampler::DiskSampler;
+use crate::known_clients::KnownClients;
 use crate::records::{Records, Total, TransferFilter};
 use crate::registry::Registry;
 use crate::store::{RECORDS_FOLDER, Store};
@@ -62,7 +63,8 @@ impl Bed {
             remote_addr: ([203, 0, 113, 7], 1).into(),
         };
         records.client_connected(&greeting, Utc::now()).await.unwrap();
-        let registry = Registry::new(records.clients().await.unwrap());
+        let registry = Registry::new();
+        let clients = KnownClients::new(registry.clone(), records.clone());
         let (store, lifecycle) = (Store::open(folder.path()).unwrap(), Lifecycle::new());
         let disk = DiskSampler::start(store.clone(), &lifecycle);
         let transfers = Transfers::start(
@@ -83,7 +85,8 @@ impl Bed {
             data_dir: "./server-data".to_owned(),
             settings: Vec::new(),
         };
-        Self { app: App { transfers, registry, records, store, lifecycle, about }, folder }
+        let app = App { transfers, registry, clients, records, store, lifecycle, about };
+        Self { app, folder }
     }
 
     pub(super) async fn send(&self, request: Request<Body>) -> Answered {

@@ -1,5 +1,6 @@
 //! What to do next when a pull was refused: a command to paste, or a field to add.
 
+use filepull_core::id::ClientId;
 use filepull_core::problem::{Code, Problem};
 
 use super::super::App;
@@ -7,52 +8,60 @@ use super::super::caller::Caller;
 use super::super::params::encode;
 use super::super::reply::{self, Refusal, invalid};
 use super::Order;
+use crate::known_clients::ClientCounts;
 
 /// More would hide the sentence they belong to.
 const MAX_NAMED: usize = 20;
 
 /// No client was named: says which ones could be. `how` shows where the id belongs.
-pub(in super::super) fn which_client(app: &App, how: &str) -> Problem {
-    let clients = app.registry.clients();
-    let online: Vec<&str> =
-        clients.iter().filter(|client| client.online).map(|c| c.record.id.as_str()).collect();
-    invalid(format!("Which client? {how}"), online_now(&online, clients.len()))
+pub(in super::super) async fn which_client(app: &App, how: &str) -> Problem {
+    let online = app.clients.first_online(MAX_NAMED);
+    let online: Vec<&str> = online.iter().map(ClientId::as_str).collect();
+    let counts = app.clients.counts().await;
+    invalid(format!("Which client? {how}"), online_now(&online, counts))
 }
 
-fn online_now(online: &[&str], n_known: usize) -> String {
-    let (n_online, named) = (online.len(), online.iter().take(MAX_NAMED));
-    let mut named = named.copied().collect::<Vec<_>>().join(" ");
-    if MAX_NAMED < n_online {
-        named.push_str(" ...");
-    }
-    match (n_known, n_online) {
+/// `named` are the first of those online.
+fn online_now(named: &[&str], ClientCounts { online, known }: ClientCounts) -> String {
+    let more = if named.len() < online { " ..." } else { "" };
+    let named = named.join(" ");
+    match (known, online) {
         (0, _) => "No client has ever connected. Start an agent first.".to_owned(),
-        (_, 0) => format!("online now: none of {n_known}"),
-        _ => format!("online now: {named} ({n_online} of {n_known})"),
+        (_, 0) => format!("online now: none of {known}"),
+        _ => format!("online now: {named}{more} ({online} of {known})"),
     }
 }
 
 /// A refused pull, with the curl to try next.
-pub(super) fn explain_for_curl(
+pub(super) async fn explain_for_curl(
     app: &App,
     caller: &Caller,
     order: &Order,
     problem: Problem,
 ) -> Refusal {
     let offline = problem.code == Code::ClientOffline;
-    explain(app, order, problem, offline.then(|| queue_command(&caller.host, order)))
+    explain(app, order, problem, offline.then(|| queue_command(&caller.host, order))).await
 }
 
 /// A refused pull, with the field to add.
-pub(in super::super) fn explain_for_api(app: &App, order: &Order, problem: Problem) -> Refusal {
+pub(in super::super) async fn explain_for_api(
+    app: &App,
+    order: &Order,
+    problem: Problem,
+) -> Refusal {
     let offline = problem.code == Code::ClientOffline;
     let hint = offline.then(|| "Add \"queue\": \"24h\" to pull when it returns.".to_owned());
-    explain(app, order, problem, hint)
+    explain(app, order, problem, hint).await
 }
 
-fn explain(app: &App, order: &Order, problem: Problem, hint: Option<String>) -> Refusal {
-    let client = app.registry.client(&order.client).filter(|client| !client.online);
+async fn explain(app: &App, order: &Order, problem: Problem, hint: Option<String>) -> Refusal {
     let unknown = problem.code == Code::ClientUnknown;
+    let client = match unknown {
+        true => None,
+        // Only adds to what is said: it may be missing.
+        false => app.clients.client(&order.client).await.unwrap_or_default(),
+    };
+    let client = client.filter(|client| !client.online);
     let hint = hint.or(unknown.then(|| "list them: curl localhost:8080/clients".to_owned()));
     let hint = hint.unwrap_or_else(|| problem.hint.clone());
     let refusal = Refusal::from(problem.hint(hint)).with("client", order.client.as_str());
@@ -76,13 +85,14 @@ mod tests {
 
     #[test]
     fn those_who_are_online_are_named_in_one_line() {
-        let line = online_now(&["client1", "client2", "client4"], 5);
+        let counts = |online, known| ClientCounts { online, known };
+        let line = online_now(&["client1", "client2", "client4"], counts(3, 5));
         assert_eq!(line, "online now: client1 client2 client4 (3 of 5)");
-        assert_eq!(online_now(&[], 5), "online now: none of 5");
-        let many = vec!["x"; 30];
+        assert_eq!(online_now(&[], counts(0, 5)), "online now: none of 5");
+        let first = ["x"; MAX_NAMED];
         assert_eq!(
-            online_now(&many, 30),
-            format!("online now: {} ... (30 of 30)", ["x"; 20].join(" "))
+            online_now(&first, counts(30, 30)),
+            format!("online now: {} ... (30 of 30)", first.join(" "))
         );
     }
 

@@ -13,7 +13,7 @@ async fn an_epoch_only_rises() {
         let records = room.open().await;
         let connects = (0..5).map(|_| async {
             let greeting = greeting();
-            records.client_connected(&greeting, time(0)).await.unwrap()
+            epoch(records.client_connected(&greeting, time(0)).await.unwrap())
         });
         epochs.extend(join_all(connects).await);
         records.close().await.unwrap();
@@ -26,11 +26,11 @@ async fn a_client_is_on_record_as_it_greeted_and_left() {
     let room = Room::new();
     let records = room.open().await;
     let hello = greeting();
-    let old = records.client_connected(&hello, time(1)).await.unwrap();
-    let epoch = records.client_connected(&hello, time(2)).await.unwrap();
+    let old = epoch(records.client_connected(&hello, time(1)).await.unwrap());
+    let new = epoch(records.client_connected(&hello, time(2)).await.unwrap());
     let mut expected = ClientRecord {
         id: hello.client.clone(),
-        epoch,
+        epoch: new,
         agent: hello.agent,
         shares: hello.shares,
         default_file: hello.default_file,
@@ -38,6 +38,7 @@ async fn a_client_is_on_record_as_it_greeted_and_left() {
         connected_at: time(2),
         last_seen_at: time(2),
         last_disconnect: None,
+        online_before: false,
     };
     let reset =
         Disconnect { at: time(4), reason: DisconnectReason::Reset, detail: "broken".to_owned() };
@@ -48,13 +49,13 @@ async fn a_client_is_on_record_as_it_greeted_and_left() {
         ..expected.clone()
     };
     records.client_left(&ClientRecord { epoch: old, ..left.clone() }).await.unwrap();
-    assert_eq!(records.clients().await.unwrap(), [expected], "the old line is no news");
+    assert_eq!(on_record(&records).await, expected, "the old line is no news");
 
     records.client_left(&left).await.unwrap();
     expected = left;
-    assert_eq!(records.clients().await.unwrap(), [expected.clone()]);
+    assert_eq!(on_record(&records).await, expected.clone());
     records.close().await.unwrap();
-    assert_eq!(room.open().await.clients().await.unwrap(), [expected]);
+    assert_eq!(on_record(&room.open().await).await, expected);
 }
 
 #[tokio::test]
@@ -65,9 +66,149 @@ async fn a_client_that_was_connected_when_the_server_ended_is_noted() {
     records.client_connected(&hello, time(1)).await.unwrap();
     records.close().await.unwrap();
     let before = Utc::now() - TimeDelta::milliseconds(1);
-    let clients = room.open().await.clients().await.unwrap();
-    let last = clients[0].last_disconnect.as_ref().unwrap();
+    let client = on_record(&room.open().await).await;
+    let last = client.last_disconnect.unwrap();
     assert_eq!(last.reason, DisconnectReason::ServerRestart);
     assert!(before <= last.at && last.at <= Utc::now(), "{}", last.at);
-    assert_eq!(clients[0].last_seen_at, time(1));
+    assert_eq!(client.last_seen_at, time(1));
+}
+
+#[tokio::test]
+async fn only_a_client_of_the_server_just_before_was_online_before() {
+    let room = Room::new();
+    let records = room.open().await;
+    for (id, reason) in [
+        ("killed", None),
+        ("sent-away", Some(DisconnectReason::ServerRestart)),
+        ("gone", Some(DisconnectReason::Stopped)),
+    ] {
+        let hello = Greeting { client: client(id), ..greeting() };
+        records.client_connected(&hello, time(1)).await.unwrap();
+        let mut left = records.client(&hello.client).await.unwrap().unwrap();
+        if let Some(reason) = reason {
+            left.last_disconnect = Some(Disconnect { at: time(2), reason, detail: "x".to_owned() });
+            records.client_left(&left).await.unwrap();
+        }
+        let now = records.client(&hello.client).await.unwrap().unwrap();
+        assert!(!now.online_before, "{id}: this server still runs");
+    }
+    records.close().await.unwrap();
+
+    let ids = ["gone", "killed", "sent-away"].map(client);
+    let online_before = async |records: &Records| {
+        let clients = records.clients(&ids).await.unwrap();
+        clients.iter().map(|client| client.online_before).collect::<Vec<_>>()
+    };
+    let records = room.open().await;
+    assert_eq!(online_before(&records).await, [false, true, true]);
+    let sent_away = records.client(&client("sent-away")).await.unwrap().unwrap();
+    assert_eq!(sent_away.last_disconnect.unwrap().at, time(2), "it is known better than by now");
+    let back = Greeting { client: client("killed"), ..greeting() };
+    records.client_connected(&back, time(3)).await.unwrap();
+    assert_eq!(online_before(&records).await, [false, false, true]);
+    records.close().await.unwrap();
+    assert_eq!(online_before(&room.open().await).await, [false, true, false]);
+}
+
+#[tokio::test]
+async fn a_new_id_that_differs_by_letter_case_only_is_not_recorded() {
+    let room = Room::new();
+    let records = room.open().await;
+    let connect = async |id: &str| {
+        let hello = Greeting { client: client(id), ..greeting() };
+        records.client_connected(&hello, time(1)).await.unwrap()
+    };
+    assert_eq!(epoch(connect("client4").await), 1);
+    assert_eq!(connect("Client4").await, Enrolment::Confusable(client("client4")));
+    assert_eq!((epoch(connect("client4").await), records.n_clients().await), (2, 1));
+    // What an older version let in by a race stays in.
+    room.run("UPDATE clients SET id = 'CLIENT4' WHERE id = 'client4'");
+    assert_eq!(epoch(connect("CLIENT4").await), 3);
+}
+
+#[tokio::test]
+async fn a_connected_client_is_told_how_its_last_session_ended() {
+    let room = Room::new();
+    let records = room.open().await;
+    let hello = greeting();
+    records.client_connected(&hello, time(1)).await.unwrap();
+    let reset = Disconnect { at: time(4), reason: DisconnectReason::Reset, detail: "x".to_owned() };
+    let left = ClientRecord { last_disconnect: Some(reset.clone()), ..on_record(&records).await };
+    records.client_left(&left).await.unwrap();
+    let enrolment = records.client_connected(&hello, time(5)).await.unwrap();
+    let last_disconnect = Some(reset);
+    assert_eq!(enrolment, Enrolment::Accepted { epoch: 2, last_disconnect });
+}
+
+#[tokio::test]
+async fn a_client_that_cannot_be_read_costs_no_list() {
+    let room = Room::new();
+    let records = room.open().await;
+    for id in ["a", "b", "c"] {
+        let hello = Greeting { client: client(id), ..greeting() };
+        records.client_connected(&hello, time(1)).await.unwrap();
+    }
+    room.run("UPDATE clients SET shares = 'no list' WHERE id = 'b'");
+    let ids = ["a", "b", "c"].map(client);
+    let read = records.clients(&ids).await.unwrap();
+    assert_eq!(read.iter().map(|client| client.id.as_str()).collect::<Vec<_>>(), ["a", "c"]);
+    assert!(records.client(&ids[1]).await.is_err());
+}
+
+#[tokio::test]
+async fn candidates_for_a_mistyped_id_are_few_and_hold_the_one_that_was_meant() {
+    let room = Room::new();
+    let records = room.open().await;
+    room.run(
+        "WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 4999) \
+         INSERT INTO clients (id, epoch, connected, agent_version, agent_os, agent_arch, \
+         agent_hostname, shares, default_error, remote_addr, connected_at, last_seen_at) \
+         SELECT printf('Store-%06d', i), 1, 0, '1', 'linux', 'x86', 'host', '[]', 'file-missing', \
+         '127.0.0.1:1', 0, 0 FROM n",
+    );
+    let meant = client("Store-002345");
+    for typed in ["sotre-002345", "store-02345", "xstore-002345", "store-002x45", "tore-002345"] {
+        let like = records.clients_like(&client(typed)).await.unwrap();
+        assert!(like.contains(&meant), "{typed}");
+        assert!(like.len() < 300, "{typed}: {}", like.len());
+    }
+}
+
+/// No index is missing where 100,000 clients would be walked.
+#[tokio::test]
+async fn reads_of_clients_touch_what_they_return() {
+    let room = Room::new();
+    room.open().await.close().await.unwrap();
+    let connection = rusqlite::Connection::open(room.folder().join("records.db")).unwrap();
+    for (sql, index) in [
+        (
+            "SELECT id FROM clients WHERE lower(id) >= 'x' ORDER BY lower(id) LIMIT 9",
+            "by_folded_id",
+        ),
+        ("SELECT id FROM clients WHERE lower(id) IN ('x', 'y')", "by_folded_id"),
+        (
+            "SELECT id, last_seen_at FROM clients WHERE last_seen_at <= 5 \
+             ORDER BY last_seen_at DESC, id LIMIT 9",
+            "by_last_seen",
+        ),
+        ("UPDATE clients SET connected = 0 WHERE connected <> 0", "clients_connected"),
+    ] {
+        let mut prepared = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        let plan = prepared.query_map((), |row| row.get::<_, String>(3)).unwrap();
+        let plan: Vec<String> = plan.map(Result::unwrap).collect();
+        let plan = plan.join("; ");
+        assert!(plan.contains(index) && !plan.contains("TEMP B-TREE"), "{sql}: {plan}");
+    }
+}
+
+fn epoch(enrolment: Enrolment) -> u64 {
+    match enrolment {
+        Enrolment::Accepted { epoch, .. } => epoch,
+        Enrolment::Confusable(known) => panic!("taken for {known}"),
+    }
+}
+
+/// The one client of these tests.
+async fn on_record(records: &Records) -> ClientRecord {
+    records.client(&greeting().client).await.unwrap().unwrap()
 }

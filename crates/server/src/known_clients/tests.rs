@@ -1,0 +1,185 @@
+//! Lists over a real registry and real records.
+
+use chrono::TimeDelta;
+use filepull_core::problem::Code;
+use tempfile::TempDir;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use super::*;
+use crate::client::{Agent, ClientRecord, Disconnect, DisconnectReason, Greeting};
+use crate::records::{ClientEntry, Enrolment, Total};
+use crate::registry::{Heard, Seat, Session};
+
+struct Server {
+    _folder: TempDir,
+    records: Records,
+    registry: Registry,
+    clients: KnownClients,
+}
+
+/// A client that is connected until this is dropped.
+struct Connected {
+    seat: Seat,
+    _heard: watch::Sender<Heard>,
+}
+
+fn id(text: &str) -> ClientId {
+    ClientId::parse(text).unwrap()
+}
+
+fn time(minutes: i64) -> DateTime<Utc> {
+    DateTime::UNIX_EPOCH + TimeDelta::minutes(minutes)
+}
+
+impl Server {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::open(folder.path()).await.unwrap();
+        let registry = Registry::new();
+        let clients = KnownClients::new(registry.clone(), records.clone());
+        Self { _folder: folder, records, registry, clients }
+    }
+
+    /// Connects a client that is heard at this minute.
+    async fn connect(&self, client: &str, minute: i64) -> Connected {
+        let agent = Agent { hostname: format!("POS-{client}"), ..Agent::default() };
+        let greeting = Greeting {
+            client: id(client),
+            instance: Uuid::nil(),
+            agent,
+            shares: Vec::new(),
+            default_file: Err(Code::FileMissing),
+            active_transfers: Vec::new(),
+            remote_addr: ([127, 0, 0, 1], 1).into(),
+        };
+        let enrolment = self.records.client_connected(&greeting, time(minute)).await.unwrap();
+        let Enrolment::Accepted { epoch, last_disconnect } = enrolment else {
+            panic!("{client}: {enrolment:?}")
+        };
+        let (pulse, heard) = watch::channel(Heard { at: time(minute), round_trip: None });
+        let (session, _messages) = Session::new(epoch, &greeting, heard);
+        let seat = self.registry.enter(greeting, session, last_disconnect, time(minute)).unwrap();
+        Connected { seat, _heard: pulse }
+    }
+
+    /// Ends a session; the record follows.
+    fn leave(&self, connected: &Connected) -> ClientRecord {
+        let (at, detail) = (time(99), String::new());
+        let reset = Disconnect { at, reason: DisconnectReason::Reset, detail };
+        connected.seat.leave(&reset).unwrap()
+    }
+
+    async fn record(&self, left: &ClientRecord) {
+        self.records.client_left(left).await.unwrap();
+        self.registry.left_on_record(left);
+    }
+
+    async fn known(&self, client: &str, minute: i64) {
+        let connected = self.connect(client, minute).await;
+        let left = self.leave(&connected);
+        self.record(&left).await;
+    }
+
+    async fn list(&self, filter: &ClientFilter) -> ClientList {
+        self.clients.list(filter).await.unwrap()
+    }
+
+    /// All pages of a list.
+    async fn ids(&self, filter: &ClientFilter) -> Vec<String> {
+        let (mut ids, mut after) = (Vec::new(), None::<ClientEntry>);
+        loop {
+            let page = self.list(&ClientFilter { after, ..filter.clone() }).await;
+            assert!(page.clients.len() <= filter.limit);
+            ids.extend(page.clients.iter().map(|client| client.record.id.to_string()));
+            match page.next {
+                Some(next) => after = Some(next),
+                None => return ids,
+            }
+        }
+    }
+}
+
+fn all(order: ClientOrder) -> ClientFilter {
+    ClientFilter { online: None, wanted: String::new(), order, after: None, limit: 100 }
+}
+
+#[tokio::test]
+async fn clients_are_filtered_sorted_and_counted_wherever_they_are() {
+    let server = Server::start().await;
+    server.known("a2", 9).await;
+    let _a1 = server.connect("a1", 5).await;
+    let _b1 = server.connect("b1", 9).await;
+    let by_id = || all(ClientOrder::Id);
+    for (filter, expected) in [
+        (by_id(), vec!["a1", "a2", "b1"]),
+        (ClientFilter { online: Some(true), ..by_id() }, vec!["a1", "b1"]),
+        (ClientFilter { online: Some(false), ..by_id() }, vec!["a2"]),
+        (ClientFilter { wanted: "pos-a".to_owned(), ..by_id() }, vec!["a1", "a2"]),
+        (ClientFilter { wanted: "%".to_owned(), ..by_id() }, vec![]),
+        (ClientFilter { wanted: "_".to_owned(), ..by_id() }, vec![]),
+        (ClientFilter { wanted: "a".to_owned(), online: Some(false), ..by_id() }, vec!["a2"]),
+        (all(ClientOrder::Seen), vec!["a2", "b1", "a1"]),
+    ] {
+        assert_eq!(server.ids(&filter).await, expected, "{filter:?}");
+        let total = server.list(&filter).await.total;
+        assert_eq!(total, Total::Exactly(expected.len() as u64), "{filter:?}");
+    }
+    assert_eq!(server.clients.counts().await, ClientCounts { online: 2, known: 3 });
+}
+
+#[tokio::test]
+async fn pages_of_any_length_follow_one_another_without_gap_or_overlap() {
+    let server = Server::start().await;
+    let mut random = fastrand::Rng::with_seed(8);
+    let mut connected = Vec::new();
+    for number in 0..40 {
+        let (client, minute) = (format!("c{number:02}"), random.i64(0..5));
+        if random.bool() {
+            server.known(&client, minute).await;
+            // On record it was heard later than it is in the registry: only the latter counts.
+            if random.bool() {
+                connected.push(server.connect(&client, minute + 1).await);
+            }
+        } else {
+            connected.push(server.connect(&client, minute).await);
+        }
+    }
+    for order in [ClientOrder::Id, ClientOrder::Seen] {
+        for online in [None, Some(true), Some(false)] {
+            let filter = ClientFilter { online, ..all(order) };
+            let whole = server.ids(&filter).await;
+            for limit in [1, 2, 7, 39, 40] {
+                let pages = server.ids(&ClientFilter { limit, ..filter.clone() }).await;
+                assert_eq!(pages, whole, "{order:?} {online:?} {limit}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_is_found_while_its_end_is_not_on_record_and_not_kept_afterwards() {
+    let server = Server::start().await;
+    let connected = server.connect("client4", 1).await;
+    let left = server.leave(&connected);
+    let found = server.clients.client(&id("client4")).await.unwrap().unwrap();
+    assert_eq!((found.online, &found.record), (false, &left), "not what the record still says");
+    assert_eq!(server.ids(&all(ClientOrder::Id)).await, ["client4"]);
+    server.record(&left).await;
+    assert!(server.registry.client(&id("client4")).is_none(), "the records have it");
+    let found = server.clients.client(&id("client4")).await.unwrap().unwrap();
+    assert_eq!((found.online, found.record), (false, left));
+}
+
+#[tokio::test]
+async fn a_mistyped_id_is_told_the_one_that_was_meant() {
+    let server = Server::start().await;
+    server.known("client4", 1).await;
+    let failed = |error: &RecordsError| Problem::new(Code::StorageFailed, error.to_string());
+    let problem = server.clients.known(&id("cleint4"), failed).await.unwrap_err();
+    assert_eq!(problem.code, Code::ClientUnknown);
+    let detail = "No client called cleint4 has ever connected. Did you mean client4?";
+    assert_eq!(problem.detail, detail);
+    let problem = server.clients.known(&id("printer"), failed).await.unwrap_err();
+    assert_eq!(problem.detail, "No client called printer has ever connected.");
+}
