@@ -43,7 +43,7 @@ use tokio::time::timeout;
 
 use crate::disk_sampler::DiskSampler;
 use crate::known_clients::KnownClients;
-use crate::records::{Recorded, Records, Total, TransferFilter, Unfinished};
+use crate::records::{self, Recorded, Records, Total, TransferFilter};
 use crate::registry::Registry;
 use crate::store::{self, Store};
 pub use agent::{Answer, Reply, Upload};
@@ -110,6 +110,25 @@ pub struct Counts {
     pub waiting: usize,
 }
 
+/// What an unfinished transfer does, as a list is asked for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unfinished {
+    /// In line, or waiting for something else.
+    Waiting,
+    /// Asked for, or being received.
+    Running,
+}
+
+impl Unfinished {
+    fn is_of(self, state: State) -> bool {
+        match state {
+            State::Waiting(_) => self == Self::Waiting,
+            State::Running => self == Self::Running,
+            State::Done | State::Failed | State::Cancelled => false,
+        }
+    }
+}
+
 /// A page of transfers, newest first.
 #[derive(Clone, Debug)]
 pub struct ListPage {
@@ -141,7 +160,7 @@ impl Transfers {
         lifecycle: Lifecycle,
         limits: Limits,
     ) -> anyhow::Result<Self> {
-        let Unfinished { transfers: unfinished, damaged } = records.unfinished().await?;
+        let records::Unfinished { transfers: unfinished, damaged } = records.unfinished().await?;
         // By its full name: a partial whose record was cut off would be in the way of the next.
         let with_partial = unfinished.iter().filter(|transfer| transfer.source().is_some());
         let wanted: HashSet<String> = with_partial
@@ -247,6 +266,12 @@ impl Transfers {
         let page = self.shared.records.transfers(filter).await.map_err(|e| records_failed(&e))?;
         let items = page.items.into_iter().map(|item| self.listed(item)).collect();
         Ok(ListPage { items, next_cursor: page.next_cursor, total: page.total })
+    }
+
+    /// A page of the transfers that wait, or of those that run: what the filter names beside the
+    /// state. No record is read.
+    pub fn list_unfinished(&self, kind: Unfinished, filter: &TransferFilter) -> ListPage {
+        self.shared.open.page(kind, filter)
     }
 
     /// Cancels a transfer. One that is already final stays as it is, and one that is being published

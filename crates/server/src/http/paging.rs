@@ -31,21 +31,6 @@ impl<T> Page<T> {
     }
 }
 
-/// The page of `all` that comes after a cursor. `key` is the cursor of an item.
-pub(super) fn cut<T>(
-    all: Vec<T>,
-    limit: u32,
-    is_after: impl Fn(&T) -> bool,
-    key: impl Fn(&T) -> String,
-) -> Page<T> {
-    let total = Total::Exactly(all.len() as u64);
-    let mut items: Vec<T> = all.into_iter().filter(is_after).collect();
-    let is_last = items.len() <= limit as usize;
-    items.truncate(limit as usize);
-    let next_cursor = items.last().filter(|_| !is_last).map(key);
-    Page { items, next_cursor, total }
-}
-
 /// How many items a page has.
 pub(super) fn limit(params: &Params) -> Result<u32, Problem> {
     let Some(text) = params.get("limit") else { return Ok(DEFAULT_LIMIT) };
@@ -109,23 +94,6 @@ pub(super) fn answer<'a, T, J: Serialize>(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn pages_follow_one_another_without_gap_or_overlap() {
-        let mut seen = Vec::new();
-        let mut cursor = String::new();
-        loop {
-            let all = vec!["a", "b", "c", "d", "e"];
-            let page = cut(all, 2, |item| *item > cursor.as_str(), |item| (*item).to_owned());
-            assert_eq!(page.total, Total::Exactly(5));
-            seen.extend(page.items);
-            match page.next_cursor {
-                Some(next) => cursor = next,
-                None => break,
-            }
-        }
-        assert_eq!(seen, ["a", "b", "c", "d", "e"]);
-    }
 
     #[test]
     fn a_page_has_one_to_a_thousand_items() {

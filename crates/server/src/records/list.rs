@@ -103,8 +103,8 @@ impl Default for TransferFilter {
     }
 }
 
-/// Where a page ended: at the transfer that was asked for at this time and has this id. Newer ones do
-/// not move it. The text form sorts as the cursors do.
+/// The position of a transfer in every list: by the time when it was asked for, then by id. As text it
+/// says where a page ended: newer transfers do not move it, and it sorts as the positions do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cursor {
     /// Milliseconds since 1970.
@@ -113,8 +113,19 @@ pub struct Cursor {
 }
 
 impl Cursor {
-    pub(super) fn new(created_at: DateTime<Utc>, id: TransferId) -> Self {
+    /// The position of a transfer that was asked for at this time.
+    pub fn new(created_at: DateTime<Utc>, id: TransferId) -> Self {
         Self { created_at: created_at.timestamp_millis(), id }
+    }
+
+    /// When the transfer was asked for, in milliseconds since 1970.
+    pub fn created_at_millis(self) -> i64 {
+        self.created_at
+    }
+
+    /// The transfer.
+    pub fn id(self) -> TransferId {
+        self.id
     }
 
     /// The position of a transfer.

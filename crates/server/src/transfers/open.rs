@@ -18,7 +18,8 @@ use filepull_core::path::SharedPath;
 use filepull_core::problem::{Code, Problem};
 use tokio::sync::{mpsc, watch};
 
-use super::{Ask, Counts, View};
+use super::{Ask, Counts, ListPage, Listed, Unfinished, View};
+use crate::records::{Total, TransferFilter};
 use index::{Index, Standing};
 
 /// A handle on one unfinished transfer.
@@ -138,6 +139,21 @@ impl Open {
     /// Its place among those that wait for the same: the server's turn, or their client's.
     pub(super) fn place_in_line(&self, id: TransferId) -> Option<usize> {
         self.lock().place_in_line(id)
+    }
+
+    /// A page of those that wait, or of those that run, newest first.
+    pub(super) fn page(&self, kind: Unfinished, filter: &TransferFilter) -> ListPage {
+        let (handles, next, total) = {
+            let index = self.lock();
+            let (handles, next) = index.page(kind, filter);
+            let handles: Vec<Handle> = handles.into_iter().cloned().collect();
+            (handles, next, index.count(kind, filter))
+        };
+        let views = handles.iter().map(|handle| handle.view.borrow().clone());
+        // One that does something else by now is on no page of this kind.
+        let items = views.filter(|view| kind.is_of(view.state())).map(Listed::view).collect();
+        let total = Total::Exactly(total as u64);
+        ListPage { items, next_cursor: next.map(|next| next.to_string()), total }
     }
 
     pub(super) fn counts(&self) -> Counts {

@@ -9,9 +9,10 @@ use std::sync::atomic::Ordering;
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::path::SharedPath;
 
-use super::super::{Counts, Stage, State, View, WaitingFor};
+use super::super::{Counts, Stage, State, Unfinished, View, WaitingFor};
 use super::Handle;
-use super::queue::{Queue, Rank};
+use super::queue::Queue;
+use crate::records::{Cursor, TransferFilter};
 
 /// What an unfinished transfer does, as far as the index distinguishes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +55,7 @@ pub(super) struct Index {
 #[derive(Debug)]
 struct Entry {
     handle: Handle,
-    rank: Rank,
+    at: Cursor,
     standing: Standing,
 }
 
@@ -95,19 +96,19 @@ impl Index {
     }
 
     pub(super) fn insert(&mut self, handle: Handle, standing: Standing) {
-        let rank = (handle.created_at, handle.id);
+        let at = Cursor::new(handle.created_at, handle.id);
         let of_client = self.by_client.entry(handle.client.clone()).or_default();
-        of_client.by_path.entry(handle.path.clone()).or_default().insert(rank);
-        self.join_queues(&handle.client, rank, standing);
-        self.by_id.insert(handle.id, Entry { handle, rank, standing });
+        of_client.by_path.entry(handle.path.clone()).or_default().insert(at);
+        self.join_queues(&handle.client, at, standing);
+        self.by_id.insert(handle.id, Entry { handle, at, standing });
     }
 
     pub(super) fn remove(&mut self, id: TransferId) {
-        let Some(Entry { handle, rank, standing }) = self.by_id.remove(&id) else { return };
-        self.leave_queues(&handle.client, rank, standing);
+        let Some(Entry { handle, at, standing }) = self.by_id.remove(&id) else { return };
+        self.leave_queues(&handle.client, at, standing);
         let Some(of_client) = self.by_client.get_mut(&handle.client) else { return };
         if let Some(queue) = of_client.by_path.get_mut(&handle.path) {
-            queue.remove(rank);
+            queue.remove(at);
             if queue.is_empty() {
                 of_client.by_path.remove(&handle.path);
             }
@@ -121,26 +122,26 @@ impl Index {
     pub(super) fn place(&mut self, id: TransferId, standing: Standing) {
         let Some(entry) = self.by_id.get_mut(&id) else { return };
         let before = std::mem::replace(&mut entry.standing, standing);
-        let (client, rank) = (entry.handle.client.clone(), entry.rank);
-        self.leave_queues(&client, rank, before);
-        self.join_queues(&client, rank, standing);
+        let (client, at) = (entry.handle.client.clone(), entry.at);
+        self.leave_queues(&client, at, before);
+        self.join_queues(&client, at, standing);
     }
 
-    fn join_queues(&mut self, client: &ClientId, rank: Rank, standing: Standing) {
+    fn join_queues(&mut self, client: &ClientId, at: Cursor, standing: Standing) {
         if standing == Standing::Unrecorded {
             self.n_unrecorded += 1;
         }
         for queue in self.queues(client, standing) {
-            queue.insert(rank);
+            queue.insert(at);
         }
     }
 
-    fn leave_queues(&mut self, client: &ClientId, rank: Rank, standing: Standing) {
+    fn leave_queues(&mut self, client: &ClientId, at: Cursor, standing: Standing) {
         if standing == Standing::Unrecorded {
             self.n_unrecorded -= 1;
         }
         for queue in self.queues(client, standing) {
-            queue.remove(rank);
+            queue.remove(at);
         }
     }
 
@@ -190,17 +191,48 @@ impl Index {
     /// The transfer of a client that runs, or else the one that waits longest.
     pub(super) fn current(&self, client: &ClientId) -> Option<&Handle> {
         let Group { waiting, running } = &self.by_client.get(client)?.group;
-        let (_, id) = running.oldest().or(waiting.oldest())?;
-        self.get(id)
+        let oldest = running.oldest().or(waiting.oldest())?;
+        self.get(oldest.id())
+    }
+
+    /// A page of those that wait, or of those that run: of one client, or of all. Nothing of it has
+    /// ended, so none has an error.
+    pub(super) fn page(
+        &self,
+        kind: Unfinished,
+        filter: &TransferFilter,
+    ) -> (Vec<&Handle>, Option<Cursor>) {
+        let (ids, next) = match self.queue_of(kind, filter) {
+            Some(queue) => queue.page(filter),
+            None => (Vec::new(), None),
+        };
+        (ids.into_iter().filter_map(|id| self.get(id)).collect(), next)
+    }
+
+    /// How many there are on all pages.
+    pub(super) fn count(&self, kind: Unfinished, filter: &TransferFilter) -> usize {
+        self.queue_of(kind, filter).map_or(0, |queue| queue.count(filter))
+    }
+
+    fn queue_of(&self, kind: Unfinished, filter: &TransferFilter) -> Option<&Queue> {
+        let group = match &filter.client {
+            _ if filter.error.is_some() => return None,
+            None => &self.all,
+            Some(client) => &self.by_client.get(client)?.group,
+        };
+        Some(match kind {
+            Unfinished::Waiting => &group.waiting,
+            Unfinished::Running => &group.running,
+        })
     }
 
     /// Its place among those that wait for the same: the server's turn, or their client's.
     pub(super) fn place_in_line(&self, id: TransferId) -> Option<usize> {
-        let Entry { handle, rank, standing } = self.by_id.get(&id)?;
+        let Entry { handle, at, standing } = self.by_id.get(&id)?;
         match standing {
-            Standing::Waiting(WaitingFor::Turn) => self.turn.place(*rank),
+            Standing::Waiting(WaitingFor::Turn) => self.turn.place(*at),
             Standing::Waiting(WaitingFor::OtherFile) => {
-                self.by_client.get(&handle.client)?.other_file.place(*rank)
+                self.by_client.get(&handle.client)?.other_file.place(*at)
             }
             Standing::Waiting(WaitingFor::Client | WaitingFor::Disk)
             | Standing::Unrecorded

@@ -81,6 +81,16 @@ impl Walk<'_> {
         found.map(|task| task.handle.id)
     }
 
+    fn page(&self, kind: Unfinished, client: Option<&ClientId>) -> Vec<TransferId> {
+        let is_shown = |task: &&&Task| {
+            let view = task.view.borrow();
+            client.is_none_or(|client| *client == task.handle.client)
+                && view.stage != Stage::Recording
+                && kind.is_of(view.state())
+        };
+        self.0.iter().rev().filter(is_shown).map(|task| task.handle.id).collect()
+    }
+
     fn current(&self, client: &ClientId) -> Option<TransferId> {
         let on_record = |task: &&&Task| {
             let view = task.view.borrow();
@@ -136,6 +146,17 @@ fn the_index_answers_what_a_walk_over_all_views_would() {
         }
         let walk = Walk::of(&tasks);
         assert_eq!(open.counts(), walk.counts());
+        for kind in [Unfinished::Waiting, Unfinished::Running] {
+            let client = ClientId::parse(client).unwrap();
+            for client in [None, Some(client)] {
+                let filter = TransferFilter { client: client.clone(), ..TransferFilter::default() };
+                let page = open.page(kind, &filter);
+                let expected = walk.page(kind, client.as_ref());
+                assert_eq!(page.total, Total::Exactly(expected.len() as u64));
+                let shown = page.items.iter().map(|item| item.as_view().unwrap().transfer.id);
+                assert!(shown.eq(expected.into_iter().take(filter.limit as usize)));
+            }
+        }
         for task in &tasks {
             assert_eq!(open.place_in_line(task.handle.id), walk.place(task));
         }
