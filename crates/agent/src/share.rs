@@ -14,7 +14,7 @@ use filepull_core::human;
 use filepull_core::id::ClientId;
 use filepull_core::path::SharedPath;
 use filepull_core::problem::{Code, Problem};
-use filepull_core::source::{Source, Stat};
+use filepull_core::source::{Source, Stat, unix_ns};
 use globset::{GlobBuilder, GlobMatcher};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -197,11 +197,10 @@ fn open_beneath(root: &Path, beneath: &Path) -> Result<Opened, OpenError> {
 /// What the file system says of an open file.
 pub(crate) fn stat(file: &File) -> io::Result<Stat> {
     let found = file.metadata()?;
-    let ns = |seconds: i64, ns: i64| seconds.saturating_mul(1_000_000_000).saturating_add(ns);
     Ok(Stat {
         size: found.len(),
-        modified_ns: ns(found.mtime(), found.mtime_nsec()),
-        changed_ns: ns(found.ctime(), found.ctime_nsec()),
+        modified_ns: unix_ns(found.mtime(), found.mtime_nsec()),
+        changed_ns: unix_ns(found.ctime(), found.ctime_nsec()),
     })
 }
 

@@ -1,5 +1,6 @@
 //! The file on the client: what it was when it was opened, and whether it held still.
 
+use chrono::{DateTime, Utc};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::digest::{Digest, Hasher};
@@ -11,8 +12,24 @@ pub struct Source {
     pub name: String,
     /// How many bytes will be sent. Fixed at open: a file that grows is sent up to here.
     pub size: u64,
-    /// Last change of its content, in nanoseconds since 1970.
+    /// Last change of its content, in nanoseconds since 1970. A time before 1677 or after 2262 does
+    /// not fit and is [`i64::MIN`] or [`i64::MAX`].
     pub modified_ns: i64,
+}
+
+impl Source {
+    /// When its content was last changed, if that time fits into [`modified_ns`](Self::modified_ns).
+    pub fn modified_at(&self) -> Option<DateTime<Utc>> {
+        let fits = !matches!(self.modified_ns, i64::MIN | i64::MAX);
+        fits.then(|| DateTime::from_timestamp_nanos(self.modified_ns))
+    }
+}
+
+/// A time of a file system in nanoseconds since 1970; [`i64::MIN`] or [`i64::MAX`] if it is too early
+/// or too late for that.
+pub fn unix_ns(seconds: i64, nanoseconds: i64) -> i64 {
+    let ns = i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
+    i64::try_from(ns).unwrap_or(if ns < 0 { i64::MIN } else { i64::MAX })
 }
 
 /// What the file system says of an open file: read before the first byte and after the last.
@@ -129,6 +146,24 @@ mod tests {
     use super::*;
 
     const BEFORE: Stat = Stat { size: 10, modified_ns: 5, changed_ns: 6 };
+
+    #[test]
+    fn a_time_that_does_not_fit_is_absent_and_never_another() {
+        let check = |seconds, nanoseconds, expected: Option<&str>| {
+            let modified_ns = unix_ns(seconds, nanoseconds);
+            let source = Source { name: "a".to_owned(), size: 0, modified_ns };
+            let found = source.modified_at().map(|at| at.to_rfc3339());
+            assert_eq!(found.as_deref(), expected, "{seconds} {nanoseconds}");
+        };
+        check(-1, 0, Some("1969-12-31T23:59:59+00:00"));
+        check(-1_788_000_000, 0, Some("1913-05-05T13:20:00+00:00"));
+        check(9_223_372_036, 0, Some("2262-04-11T23:47:16+00:00"));
+        check(-9_223_372_037, 999_999_999, Some("1677-09-21T00:12:43.999999999+00:00"));
+        check(9_223_372_037, 0, None);
+        check(1 << 40, 5, None);
+        check(-(1 << 40), 5, None);
+        check(i64::MIN, 999_999_999, None);
+    }
 
     #[test]
     fn growth_alone_is_fine_and_any_other_change_is_not() {

@@ -121,13 +121,13 @@ fn waiting_for(state: State) -> Option<&'static str> {
 pub(in super::super) struct FileJson<'a> {
     name: &'a str,
     size: u64,
-    modified_at: String,
+    modified_at: Option<String>,
 }
 
 impl<'a> From<&'a Source> for FileJson<'a> {
     fn from(source: &'a Source) -> Self {
-        let modified_at = chrono::DateTime::from_timestamp_nanos(source.modified_ns);
-        Self { name: &source.name, size: source.size, modified_at: time(modified_at) }
+        let modified_at = source.modified_at().map(time);
+        Self { name: &source.name, size: source.size, modified_at }
     }
 }
 
