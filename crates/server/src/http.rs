@@ -19,6 +19,7 @@ mod params;
 mod preferences;
 mod problems;
 mod reply;
+mod request_log;
 mod say;
 mod serve;
 mod server;
@@ -44,6 +45,7 @@ use crate::records::Records;
 use crate::registry::Registry;
 use crate::store::Store;
 use crate::transfers::Transfers;
+use request_log::RequestLog;
 pub use serve::serve;
 
 /// The parts of the server that operators ask, or ask about.
@@ -96,18 +98,18 @@ pub fn router(app: App) -> Router {
         .route("/readyz", get(health::readyz))
         .merge(resources("/api/v1"))
         .merge(resources(""))
-        .route("/api/v1/transfers", post(transfers::create))
-        .route("/api/v1/transfers/{id}/cancel", post(transfers::cancel));
+        .route("/api/v1/transfers", post(transfers::create));
     framed(routes, app)
 }
 
 /// Puts around all routes what every request gets, those included that lead nowhere.
 fn framed(routes: Router<App>, app: App) -> Router {
+    let log = RequestLog::new(app.lifecycle.clone());
     let framed = routes
         .fallback(frame::no_such_url)
         .method_not_allowed_fallback(frame::method_not_allowed)
         .layer(CatchPanicLayer::custom(frame::panicked))
-        .layer(from_fn_with_state(app.clone(), frame::frame))
+        .layer(from_fn_with_state((log, app.about.http_addr), frame::frame))
         .with_state(app);
     Router::new().fallback_service(framed).layer(map_response(frame::render))
 }
@@ -118,8 +120,10 @@ fn resources(prefix: &str) -> Router<App> {
         .route(&format!("{prefix}/clients"), get(clients::list))
         .route(&format!("{prefix}/clients/{{id}}"), get(clients::show))
         .route(&format!("{prefix}/clients/{{id}}/file"), get(files::newest_of_client))
+        .route(&format!("{prefix}/clients/{{id}}/cancel"), post(transfers::cancel_of_client))
         .route(&format!("{prefix}/transfers"), get(transfers::list))
         .route(&format!("{prefix}/transfers/{{id}}"), get(transfers::show))
         .route(&format!("{prefix}/transfers/{{id}}/file"), get(files::of_transfer))
+        .route(&format!("{prefix}/transfers/{{id}}/cancel"), post(transfers::cancel))
         .route(&format!("{prefix}/server"), get(server::show))
 }

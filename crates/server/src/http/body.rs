@@ -56,6 +56,7 @@ fn example(path: &str) -> &'static str {
     match path.strip_prefix("/trigger") {
         Some("" | "/") => r#"{"id":"client4"}"#,
         Some(_) => r#"{"queue":"24h"}"#,
+        None if path.ends_with("/cancel") => "{}",
         None => r#"{"client":"client4"}"#,
     }
 }

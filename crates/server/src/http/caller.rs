@@ -1,9 +1,10 @@
 //! Who asks, under which name they reach this server, and how they want to be answered.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use axum::extract::{ConnectInfo, Request};
 use axum::http::header::{ACCEPT, HOST};
+use axum::http::uri::Authority;
 use axum::http::{HeaderMap, Uri};
 use filepull_core::problem::Problem;
 use uuid::Uuid;
@@ -101,18 +102,22 @@ fn prefers_json<'a>(accept: impl Iterator<Item = &'a str>) -> bool {
     best.1
 }
 
-/// Is this a host and perhaps a port, fit to be put into a command?
+/// Is this a host and perhaps a port, fit to be put into a command? The grammar of an authority
+/// allows more characters than a shell leaves alone.
 fn is_host(text: &str) -> bool {
-    let (name, port) = match text.rsplit_once(':') {
-        Some((name, port)) if !port.ends_with(']') => (name, Some(port)),
-        _ => (text, None),
+    let Ok(authority) = text.parse::<Authority>() else { return false };
+    let host = authority.host();
+    let port_is_fine = match text.strip_prefix(host) {
+        Some("") => true,
+        // Neither user information before the host nor a port without a number.
+        Some(_) => authority.port_u16().is_some(),
+        None => false,
     };
-    let port_is_fine = port.is_none_or(|port| port.parse::<u16>().is_ok());
+    let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-    let bracketed = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
     let name_is_fine = match bracketed {
-        Some(addr) => addr.parse::<std::net::Ipv6Addr>().is_ok(),
-        None => (1..=253).contains(&name.len()) && name.chars().all(is_name),
+        Some(addr) => addr.parse::<Ipv6Addr>().is_ok(),
+        None => (1..=253).contains(&host.len()) && host.chars().all(is_name),
     };
     name_is_fine && port_is_fine
 }
@@ -142,8 +147,10 @@ mod tests {
         for host in ["localhost", "localhost:8080", "10.0.0.1:80", "[::1]:8080", "[::1]", "a_b.c"] {
             assert!(is_host(host), "{host}");
         }
-        for host in ["", ":80", "a b", "a;rm -rf", "$(x)", "a:port", "a:99999", "[x]", "::1", "a/b"]
-        {
+        for host in [
+            "", ":80", "a b", "a;rm -rf", "$(x)", "a:port", "a:99999", "[x]", "::1", "a/b", "a@b",
+            "a:",
+        ] {
             assert!(!is_host(host), "{host}");
         }
     }

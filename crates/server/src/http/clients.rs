@@ -15,7 +15,7 @@ use super::App;
 use super::caller::Caller;
 use super::ids::ClientIn;
 use super::paging;
-use super::params::Params;
+use super::params::{NoParams, Params};
 use super::reply::{self, Refusal};
 use crate::records::{Recorded, RecordsError};
 use crate::registry::ClientView;
@@ -64,6 +64,7 @@ pub(super) async fn list(
 pub(super) async fn show(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
+    _: NoParams,
     ClientIn(id): ClientIn,
 ) -> Result<Response, Refusal> {
     let client = app.clients.known(&id, failed).await?;

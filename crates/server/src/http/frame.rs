@@ -1,30 +1,32 @@
 //! What surrounds every request: its number, its line in the log, and how problems are told.
 
 use std::any::Any;
-use std::time::Instant;
+use std::net::SocketAddr;
 
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{Request, State};
 use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, HeaderName};
-use axum::http::{HeaderValue, Method, StatusCode, Uri};
+use axum::http::{HeaderValue, Method, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use filepull_core::human;
 use filepull_core::problem::{Code, Problem};
-use tracing::{debug, error, info};
-use uuid::Uuid;
+use tracing::error;
 
-use super::App;
 use super::caller::{Caller, check_format};
 use super::nearest::nearest_path;
 use super::reply::Refusal;
+use super::request_log::{Entry, RequestLog};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Numbers a request and logs it.
-pub(super) async fn frame(State(app): State<App>, mut request: Request, next: Next) -> Response {
-    let started = Instant::now();
-    let caller = Caller::of(&request, app.about.http_addr);
-    let line = Line::of(&request, caller.request_id);
+pub(super) async fn frame(
+    State((log, own_addr)): State<(RequestLog, SocketAddr)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let caller = Caller::of(&request, own_addr);
+    let entry = Entry::of(&request);
     let mut response = match check_format(request.uri()) {
         Ok(()) => {
             request.extensions_mut().insert(caller.clone());
@@ -37,7 +39,7 @@ pub(super) async fn frame(State(app): State<App>, mut request: Request, next: Ne
     if let Ok(request_id) = HeaderValue::from_str(&caller.request_id.to_string()) {
         headers.insert(REQUEST_ID, request_id);
     }
-    line.log(response.status(), started);
+    log.log(&entry, &caller, &response);
     response.extensions_mut().insert(caller);
     response
 }
@@ -58,37 +60,6 @@ pub(super) async fn render(mut response: Response) -> Response {
     };
     rendered.headers_mut().extend(headers);
     rendered
-}
-
-/// What the log says of a request: never its URL, which may hold anything.
-struct Line {
-    method: Method,
-    route: Option<MatchedPath>,
-    request_id: Uuid,
-}
-
-impl Line {
-    fn of(request: &Request, request_id: Uuid) -> Self {
-        let route = request.extensions().get::<MatchedPath>().cloned();
-        Self { method: request.method().clone(), route, request_id }
-    }
-
-    fn log(&self, status: StatusCode, started: Instant) {
-        let Self { method, route, request_id } = self;
-        let route = route.as_ref().map_or("none", MatchedPath::as_str);
-        let (duration_seconds, status) = (started.elapsed().as_secs_f64(), status.as_u16());
-        if status < 500 {
-            debug!(
-                event = "http.request", %method, route, status, duration_seconds, %request_id,
-                "request answered"
-            );
-        } else {
-            info!(
-                event = "http.request", %method, route, status, duration_seconds, %request_id,
-                "request answered"
-            );
-        }
-    }
 }
 
 /// Answers for URLs that do not exist.

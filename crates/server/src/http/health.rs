@@ -3,25 +3,38 @@
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::Response;
+use filepull_core::problem::Problem;
 
-use super::{App, reply};
+use super::App;
+use super::params::Params;
+use super::reply::{self, Refusal};
 use crate::readiness::{Check, Readiness};
 
 /// `/livez` and `/healthz`: the process turns.
-pub(super) async fn livez() -> Response {
-    reply::text(StatusCode::OK, "ok\n".to_owned())
+pub(super) async fn livez(RawQuery(query): RawQuery) -> Result<Response, Refusal> {
+    is_verbose(query.as_deref())?;
+    Ok(reply::text(StatusCode::OK, "ok\n".to_owned()))
 }
 
 /// `/readyz`: the server can take a pull and store a file.
-pub(super) async fn readyz(State(app): State<App>, RawQuery(query): RawQuery) -> Response {
+pub(super) async fn readyz(
+    State(app): State<App>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Refusal> {
+    let verbose = is_verbose(query.as_deref())?;
     let checks = readiness(&app).check().await;
     let ready = checks.iter().all(|check| check.ok);
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let query = query.unwrap_or_default();
-    let verbose = query.split('&').any(|pair| pair.split('=').next() == Some("verbose"));
     let details = if verbose || !ready { words(&checks) } else { String::new() };
     let verdict = if ready { "ready" } else { "not ready" };
-    reply::text(status, format!("{details}{verdict}\n"))
+    Ok(reply::text(status, format!("{details}{verdict}\n")))
+}
+
+/// The one parameter of the probes. Some programs add it to all of them.
+fn is_verbose(query: Option<&str>) -> Result<bool, Problem> {
+    let params = Params::from_query(query)?;
+    params.only(&["verbose"])?;
+    params.flag("verbose")
 }
 
 fn readiness(app: &App) -> Readiness {

@@ -4,16 +4,18 @@
 const LIKE_ENOUGH: f64 = 0.6;
 
 /// The URLs that people type. A part in braces stands for whatever is there.
-const PATHS: &[&str] = &[
+pub(super) const PATHS: &[&str] = &[
     "/",
     "/trigger",
     "/trigger/{}",
     "/clients",
     "/clients/{}",
     "/clients/{}/file",
+    "/clients/{}/cancel",
     "/transfers",
     "/transfers/{}",
     "/transfers/{}/file",
+    "/transfers/{}/cancel",
     "/server",
     "/problems",
     "/problems/{}",
@@ -23,6 +25,7 @@ const PATHS: &[&str] = &[
     "/api/v1/clients",
     "/api/v1/clients/{}",
     "/api/v1/clients/{}/file",
+    "/api/v1/clients/{}/cancel",
     "/api/v1/transfers",
     "/api/v1/transfers/{}",
     "/api/v1/transfers/{}/cancel",

@@ -7,12 +7,14 @@ use axum::response::Response;
 
 use super::App;
 use super::caller::{Caller, Format};
+use super::params::NoParams;
 use super::{reply, say, server};
 
 /// `/`: what can be done here, as commands to paste.
 pub(super) async fn cheat_sheet(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
+    _: NoParams,
 ) -> Response {
     if caller.format == Format::Json {
         return server::answer(&app, &caller).await;
@@ -45,7 +47,7 @@ JSON            the same under /api/v1
 }
 
 /// `/robots.txt`: nothing here is for search engines, and `/trigger` least of all.
-pub(super) async fn robots() -> Response {
+pub(super) async fn robots(_: NoParams) -> Response {
     reply::text(StatusCode::OK, "User-agent: *\nDisallow: /\n".to_owned())
 }
 

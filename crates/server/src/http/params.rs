@@ -3,17 +3,37 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
 use chrono::{DateTime, Utc};
 use filepull_core::human;
 use filepull_core::id::ClientId;
 use filepull_core::problem::Problem;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use super::nearest::nearest;
-use super::reply::invalid;
+use super::reply::{Refusal, invalid};
 
 /// Parameters by name. One that was given without a value has an empty one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Params(BTreeMap<String, String>);
+pub(super) struct Params {
+    values: BTreeMap<String, String>,
+    /// The values that were typed with a `+`, which means a space, as if it were a plus.
+    with_plus: BTreeMap<String, String>,
+}
+
+/// A request to a URL that takes no parameters has none.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NoParams;
+
+impl<S: Sync> FromRequestParts<S> for NoParams {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
+        Params::from_query(parts.uri.query())?.only(&[])?;
+        Ok(Self)
+    }
+}
 
 impl Params {
     /// Reads a query, or a form: `a=1&b=x+y%21&bare`.
@@ -21,54 +41,72 @@ impl Params {
         let mut params = Self::default();
         for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            params.add(decode(name)?, decode(value)?)?;
+            let name = decode(name)?;
+            if value.contains('+') {
+                params.with_plus.insert(name.clone(), decode(&value.replace('+', "%2B"))?);
+            }
+            params.add(name, decode(value)?)?;
         }
         Ok(params)
     }
 
     /// Adds one more. A name that is already there is a contradiction.
     pub(super) fn add(&mut self, name: String, value: String) -> Result<(), Problem> {
-        if self.0.contains_key(&name) {
+        if self.values.contains_key(&name) {
             let detail = format!("The parameter {:?} is given twice.", human::printable(&name, 80));
             return Err(invalid(detail, "Give each parameter once."));
         }
-        self.0.insert(name, value);
+        self.values.insert(name, value);
         Ok(())
     }
 
     /// Adds those of the other.
     pub(super) fn merge(&mut self, other: Self) -> Result<(), Problem> {
-        other.0.into_iter().try_for_each(|(name, value)| self.add(name, value))
+        self.with_plus.extend(other.with_plus);
+        other.values.into_iter().try_for_each(|(name, value)| self.add(name, value))
     }
 
     /// Refuses a name that is not one of `known`. `format` is known everywhere.
     pub(super) fn only(&self, known: &[&str]) -> Result<(), Problem> {
         let is_known = |name: &str| name == "format" || known.contains(&name);
-        let Some(name) = self.0.keys().find(|name| !is_known(name)) else { return Ok(()) };
-        let meant = nearest(name, known.iter().copied());
+        let Some(name) = self.values.keys().find(|name| !is_known(name)) else { return Ok(()) };
+        // A URL copied from the source of a page separates its parameters with `&amp;`.
+        let typed = name.strip_prefix("amp;").unwrap_or(name);
+        let meant = nearest(typed, known.iter().copied());
         let meant = meant.map(|meant| format!(" Did you mean {meant}?")).unwrap_or_default();
         let name = human::printable(name, 80);
         let detail = format!("There is no parameter {name:?} here.{meant}");
-        Err(invalid(detail, format!("Parameters are: {}.", known.join(", "))))
+        Err(invalid(
+            detail,
+            match known {
+                [] => "This URL takes none but format=json and format=text.".to_owned(),
+                known => format!("Parameters are: {}.", known.join(", ")),
+            },
+        ))
     }
 
     /// The same parameters, but for one.
     pub(super) fn with(&self, name: &str, value: &str) -> Self {
         let mut params = self.clone();
-        params.0.insert(name.to_owned(), value.to_owned());
+        params.values.insert(name.to_owned(), value.to_owned());
         params
     }
 
     /// Writes them as a query.
     pub(super) fn to_query(&self) -> String {
-        let pairs = self.0.iter();
+        let pairs = self.values.iter();
         let pairs = pairs.map(|(name, value)| format!("{}={}", encode(name), encode(value)));
         pairs.collect::<Vec<_>>().join("&")
     }
 
     /// The value, as it was typed.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str)
+        self.values.get(name).map(String::as_str)
+    }
+
+    /// The value with a plus wherever a `+` was typed: what the caller may have meant.
+    pub(super) fn with_plus(&self, name: &str) -> Option<&str> {
+        self.with_plus.get(name).map(String::as_str)
     }
 
     /// The value as a client id.
@@ -163,37 +201,27 @@ fn short(span: Duration) -> String {
     unit.map_or(format!("{seconds}s"), |(_, unit, letter)| format!("{}{letter}", seconds / unit))
 }
 
+/// Everything but letters, digits and `.-_/~` is encoded: the rest fits into double quotes in a
+/// shell.
+const ENCODED: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'.').remove(b'-').remove(b'_').remove(b'/').remove(b'~');
+
 /// Makes text fit for a query, and for double quotes in a shell.
 pub(super) fn encode(text: &str) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'/' | b'~');
-    let bytes = text.bytes();
-    bytes.map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+    utf8_percent_encode(text, ENCODED).to_string()
 }
 
-/// Undoes the encoding of a query. What is no UTF-8 afterwards is refused.
+/// Decodes a part of a query by the rules of forms, where `+` is a space. Bytes that are not UTF-8
+/// are rejected.
 fn decode(text: &str) -> Result<String, Problem> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, tail)) = rest.split_first() {
-        rest = tail;
-        match (first, tail.first_chunk::<2>().and_then(hex)) {
-            (b'%', Some(byte)) => {
-                bytes.push(byte);
-                rest = &tail[2..];
-            }
-            (b'+', _) => bytes.push(b' '),
-            (other, _) => bytes.push(other),
+    let spaced = text.replace('+', " ");
+    match percent_decode_str(&spaced).decode_utf8() {
+        Ok(decoded) => Ok(decoded.into_owned()),
+        Err(_) => {
+            let hint = "Encode text as UTF-8, then percent-encode it: a space is %20.";
+            Err(invalid("A parameter is not UTF-8.", hint))
         }
     }
-    String::from_utf8(bytes).map_err(|_| {
-        let hint = "Encode text as UTF-8, then percent-encode it: a space is %20.";
-        invalid("A parameter is not UTF-8.", hint)
-    })
-}
-
-fn hex(digits: &[u8; 2]) -> Option<u8> {
-    let [high, low] = digits.map(|digit| char::from(digit).to_digit(16));
-    u8::try_from(high? * 16 + low?).ok()
 }
 
 #[cfg(test)]
@@ -224,6 +252,14 @@ mod tests {
     }
 
     #[test]
+    fn a_plus_that_was_typed_is_a_space_and_can_be_read_back() {
+        let typed = params("id=client4&path=a+b%2Bc%20d.log");
+        assert_eq!(typed.get("path"), Some("a b+c d.log"));
+        assert_eq!(typed.with_plus("path"), Some("a+b+c d.log"));
+        assert_eq!(params("path=a%20b&id=a+b").with_plus("path"), None);
+    }
+
+    #[test]
     fn text_that_is_no_utf_8_and_names_given_twice_are_refused() {
         for query in ["id=%ff", "%c3=1", "id=a&id=b"] {
             assert!(Params::from_query(Some(query)).is_err(), "{query}");
@@ -235,6 +271,10 @@ mod tests {
         let problem = params("wiat=1").only(&["id", "wait"]).unwrap_err();
         assert_eq!(problem.detail, "There is no parameter \"wiat\" here. Did you mean wait?");
         assert_eq!(problem.hint, "Parameters are: id, wait.");
+        let problem = params("id=a&amp;wait=5s").only(&["id", "wait"]).unwrap_err();
+        assert_eq!(problem.detail, "There is no parameter \"amp;wait\" here. Did you mean wait?");
+        let problem = params("wait").only(&[]).unwrap_err();
+        assert_eq!(problem.hint, "This URL takes none but format=json and format=text.");
         assert_eq!(params("wait&format=json").only(&["id", "wait"]), Ok(()));
     }
 

@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::caller::Caller;
 use super::ids::TextIn;
 use super::nearest::nearest;
+use super::params::NoParams;
 use super::reply::{self, Refusal};
 use super::table::table;
 
@@ -35,7 +36,7 @@ struct CatalogueJson {
 }
 
 /// `/problems`
-pub(super) async fn list(Extension(caller): Extension<Caller>) -> Response {
+pub(super) async fn list(Extension(caller): Extension<Caller>, _: NoParams) -> Response {
     let items = || Code::ALL.iter().copied().map(KindJson::from).collect();
     reply::page(&caller, catalogue, || CatalogueJson { items: items() })
 }
@@ -43,6 +44,7 @@ pub(super) async fn list(Extension(caller): Extension<Caller>) -> Response {
 /// `/problems/CODE`
 pub(super) async fn show(
     Extension(caller): Extension<Caller>,
+    _: NoParams,
     TextIn(name): TextIn,
 ) -> Result<Response, Refusal> {
     let known = Code::ALL.iter().copied().find(|code| code.as_str() == name);

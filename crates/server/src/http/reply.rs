@@ -18,7 +18,7 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
 
 /// A server that stops is back after about this many seconds.
-const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("10");
+pub(super) const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("10");
 
 /// A plain text answer.
 pub(super) fn text(status: StatusCode, body: String) -> Response {
@@ -68,6 +68,11 @@ impl Refusal {
     pub(super) fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.members.insert(name.to_owned(), value.into());
         self
+    }
+
+    /// What went wrong.
+    pub(super) fn code(&self) -> &Code {
+        &self.problem.code
     }
 
     /// Says which methods would do.

@@ -11,6 +11,7 @@ use filepull_core::human;
 use serde::Serialize;
 
 use super::caller::Caller;
+use super::params::NoParams;
 use super::reply::{self, time};
 use super::table::table;
 use super::{About, App};
@@ -29,7 +30,11 @@ struct Now {
 }
 
 /// `/server` and `GET /api/v1/server`
-pub(super) async fn show(State(app): State<App>, Extension(caller): Extension<Caller>) -> Response {
+pub(super) async fn show(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    _: NoParams,
+) -> Response {
     answer(&app, &caller).await
 }
 

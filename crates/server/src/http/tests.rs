@@ -240,7 +240,76 @@ async fn waiting_ends_when_the_server_stops() {
         drain.cancel();
     });
     // Whether the pull came before the end or after it, it is answered at once.
-    assert!(matches!(answered.status.as_u16(), 202 | 503), "{}", answered.body);
+    assert_eq!(answered.status, StatusCode::SERVICE_UNAVAILABLE, "{}", answered.body);
+    assert!(answered.body.starts_with("The server is restarting; "), "{}", answered.body);
+    assert_eq!(answered.header("retry-after"), "10");
+}
+
+#[tokio::test]
+async fn who_waits_in_vain_gets_a_status_that_curl_takes_for_a_failure() {
+    let bed = Bed::start().await;
+    let waited = bed.get("/trigger?id=client4&queue&wait=1s").await;
+    assert_eq!(waited.status, StatusCode::GATEWAY_TIMEOUT, "{}", waited.body);
+    assert!(waited.body.starts_with("Still waiting after 1 s: "), "{}", waited.body);
+    let url = waited.header("location").to_owned();
+    let json = bed.get("/trigger?id=client4&queue&wait=1s&format=json").await;
+    assert_eq!(json.status, StatusCode::GATEWAY_TIMEOUT);
+    assert_eq!((&json.json()["state"], &json.json()["joined"]), (&"waiting".into(), &true.into()));
+    assert_eq!(json.header("content-type"), "application/json");
+    let api = bed.ask(Method::POST, "/api/v1/transfers?client=client4&queue=24h&wait=1s").await;
+    assert_eq!((api.status, api.header("location")), (StatusCode::ACCEPTED, &*url));
+    assert_eq!(bed.get(&format!("{url}?wait=1s")).await.status, StatusCode::OK);
+    let longest = bed.get("/trigger?id=client4&wait=24h1s").await;
+    assert_eq!(longest.body, "wait is at most 24h.\nFor example: wait=50s\n");
+}
+
+#[tokio::test]
+async fn every_url_rejects_a_parameter_that_it_does_not_know() {
+    let bed = Bed::start().await;
+    let transfer = bed.stored().await;
+    for path in nearest::PATHS {
+        let id = match *path {
+            path if path.contains("problems") => "cancelled".to_owned(),
+            path if path.contains("transfers") => transfer.id.to_string(),
+            _ => "client4".to_owned(),
+        };
+        let url = format!("{}?nonsense", path.replace("{}", &id));
+        let method = if path.ends_with("/cancel") { Method::POST } else { Method::GET };
+        let answered = bed.ask(method, &url).await;
+        assert_eq!(answered.status, StatusCode::BAD_REQUEST, "{url}: {}", answered.body);
+        assert!(answered.body.contains("There is no parameter"), "{url}: {}", answered.body);
+    }
+    assert_eq!(bed.get("/robots.txt?nonsense").await.status, StatusCode::BAD_REQUEST);
+    let misspelt = bed.get("/readyz?verbos").await;
+    assert!(misspelt.body.contains(" Did you mean verbose?\n"), "{}", misspelt.body);
+    assert_eq!(bed.get("/livez?verbose&format=text").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_transfer_is_cancelled_in_words_by_its_id_or_by_its_client() {
+    let bed = Bed::start().await;
+    let nothing = bed.ask(Method::POST, "/clients/client4/cancel").await;
+    assert_eq!(nothing.status, StatusCode::NOT_FOUND);
+    assert!(nothing.body.starts_with("client4 has no transfer to cancel.\n"), "{}", nothing.body);
+    let url = bed.get("/trigger?id=client4&queue").await.header("location").to_owned();
+    let id = url.rsplit('/').next().unwrap().to_owned();
+    let triggered = bed.get("/trigger?id=client4&queue").await.body;
+    let stop = format!("\n  stop   curl -X POST pull:80/transfers/{id}/cancel\n");
+    assert!(triggered.contains(&stop), "{triggered}");
+    let by_client = bed.ask(Method::POST, "/clients/client4/cancel").await;
+    assert_eq!(by_client.status, StatusCode::OK);
+    assert!(by_client.body.starts_with("Cancelled by unknown at "), "{}", by_client.body);
+    let by_id = bed.ask(Method::POST, &format!("/transfers/{id}/cancel")).await;
+    assert_eq!((by_id.status, by_id.body), (StatusCode::OK, by_client.body.clone()));
+    let again = bed.ask(Method::POST, "/api/v1/clients/client4/cancel").await;
+    assert_eq!((again.status, &again.json()["state"]), (StatusCode::OK, &"cancelled".into()));
+    let done = bed.stored().await;
+    let late = bed.ask(Method::POST, &format!("/transfers/{}/cancel", done.id)).await;
+    assert!(late.body.starts_with("Nothing to cancel. Done: client4 sent "), "{}", late.body);
+    let unknown = bed.ask(Method::POST, "/clients/cleint4/cancel").await;
+    assert_eq!(unknown.status, StatusCode::NOT_FOUND);
+    assert!(unknown.body.contains("Did you mean client4?"), "{}", unknown.body);
+    assert_eq!(bed.get("/clients/client4/cancel").await.header("allow"), "POST");
 }
 
 #[tokio::test]

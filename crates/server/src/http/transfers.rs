@@ -10,18 +10,20 @@ use axum::http::header::LOCATION;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
 use chrono::Utc;
-use filepull_core::id::TransferId;
+use filepull_core::id::{ClientId, TransferId};
+use filepull_core::problem::{Code, Problem};
 
 use super::App;
 use super::body::Asked;
-use super::caller::Caller;
-use super::ids::TransferIn;
+use super::caller::{Caller, Format};
+use super::ids::{ClientIn, TransferIn};
 use super::params::Params;
 use super::preferences::{Applied, idempotency_key};
 use super::reply::{self, Refusal};
 use super::trigger::{self, Order};
-use super::{files, paging, waiting};
-use crate::transfers::{Listed, Pull};
+use super::{clients, files, paging, waiting};
+use crate::records::Recorded;
+use crate::transfers::{Listed, Pull, View};
 pub(super) use json::{DAMAGED, FileJson, TransferJson};
 use json::{DamagedJson, ListedJson};
 
@@ -48,12 +50,17 @@ pub(super) async fn create(
         Err(problem) => return Err(trigger::explain_for_api(&app, &order, problem).await),
     };
     let view = match order.wait {
-        Some(limit) => app.watch(pulled.view, limit, |view| view.transfer.is_final()).await,
+        Some(limit) => app.watch(pulled.view, limit, |view| view.transfer.is_final()).await.0,
         None => pulled.view.borrow().clone(),
     };
     let resource =
         TransferJson::new(&view, &app.about.data_dir, &caller.host).joined(pulled.joined);
-    let status = if pulled.joined { StatusCode::OK } else { StatusCode::CREATED };
+    let status = match pulled.joined {
+        // The time is up: the request was accepted, and its work is not done (RFC 7240).
+        _ if order.wait.is_some() && !view.transfer.is_final() => StatusCode::ACCEPTED,
+        true => StatusCode::OK,
+        false => StatusCode::CREATED,
+    };
     let mut response = reply::json(status, &resource);
     response.headers_mut().insert(LOCATION, url(pulled.id));
     applied.tell(&mut response);
@@ -109,17 +116,55 @@ pub(super) async fn show(
     Ok(response)
 }
 
-/// `POST /api/v1/transfers/ID/cancel`. May be repeated. 202 means that the end is still to come: the
-/// disk hangs, or the file is being published.
+/// `POST /transfers/ID/cancel`, and the same under `/api/v1`. May be repeated. 202 means that the end
+/// is still to come: the disk hangs, or the file is being published.
 pub(super) async fn cancel(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     TransferIn(id): TransferIn,
+    Asked(params): Asked,
 ) -> Result<Response, Refusal> {
+    params.only(&[])?;
     let view = app.transfers.cancel(id, &caller.name()).await?;
-    let ended = view.transfer.is_final();
-    let status = if ended { StatusCode::OK } else { StatusCode::ACCEPTED };
-    Ok(reply::json(status, &TransferJson::new(&view, &app.about.data_dir, &caller.host)))
+    Ok(cancelled(&app, &caller, &view))
+}
+
+/// `POST /clients/ID/cancel`, and the same under `/api/v1`: cancels the client's unfinished transfer,
+/// of several the one that runs. Without one the newest is shown, unchanged.
+pub(super) async fn cancel_of_client(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    ClientIn(client): ClientIn,
+    Asked(params): Asked,
+) -> Result<Response, Refusal> {
+    params.only(&[])?;
+    let id = match app.transfers.current(&client) {
+        Some(view) => view.transfer.id,
+        None => newest_of(&app, &client).await?,
+    };
+    let view = app.transfers.cancel(id, &caller.name()).await?;
+    Ok(cancelled(&app, &caller, &view))
+}
+
+async fn newest_of(app: &App, client: &ClientId) -> Result<TransferId, Problem> {
+    match app.records.newest(client).await.map_err(|error| clients::failed(&error))? {
+        Some(Recorded::Readable(transfer)) => Ok(transfer.id),
+        Some(Recorded::Damaged(damaged)) => Err(damaged.problem()),
+        None => {
+            app.clients.known(client, clients::failed).await?;
+            let detail = format!("{client} has no transfer to cancel.");
+            Err(Problem::new(Code::TransferUnknown, detail))
+        }
+    }
+}
+
+fn cancelled(app: &App, caller: &Caller, view: &View) -> Response {
+    let status = if view.transfer.is_final() { StatusCode::OK } else { StatusCode::ACCEPTED };
+    let (data_dir, host) = (&app.about.data_dir, &caller.host);
+    match caller.format {
+        Format::Text => reply::text(status, words::cancelled(view, data_dir, host)),
+        Format::Json => reply::json(status, &TransferJson::new(view, data_dir, host)),
+    }
 }
 
 /// Where the transfer can be looked at.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use axum::Extension;
 use axum::extract::State;
 use axum::handler::Handler;
-use axum::http::header::{ALLOW, LOCATION};
+use axum::http::header::{ALLOW, LOCATION, RETRY_AFTER};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
@@ -21,12 +21,12 @@ use super::body::Asked;
 use super::caller::{Caller, Format};
 use super::ids::TextIn;
 use super::preferences::Applied;
-use super::reply::{self, Refusal};
+use super::reply::{self, RETRY_SECONDS, Refusal};
 use super::transfers::{TransferJson, url};
 use crate::transfers::{Pulled, View};
-use answer::Told;
+use answer::{Told, Waited};
 pub(super) use hints::{explain_for_api, which_client};
-pub(super) use order::Order;
+pub(super) use order::{Order, shared_path};
 
 /// So long the client gets to accept or to refuse before the trigger is answered: "no such file"
 /// then comes back in the same curl.
@@ -88,14 +88,18 @@ async fn pull(
         Ok(pulled) => pulled,
         Err(problem) => return Err(hints::explain_for_curl(app, caller, &order, problem).await),
     };
-    let view = match order.wait {
+    let (view, end) = match order.wait {
         Some(limit) => app.watch(pulled.view.clone(), limit, |view| view.transfer.is_final()).await,
         None => app.watch(pulled.view.clone(), SETTLE_LIMIT, View::is_settled).await,
     };
-    let waited = order.wait.map(|_| asked_at.elapsed());
-    let mut response = answered(app, caller, &pulled, &view, waited)?;
-    if response.status() == StatusCode::ACCEPTED {
+    let waited = order.wait.map(|_| Waited { time: asked_at.elapsed(), end });
+    let mut response = answered(app, caller, &pulled, &view, waited)
+        .map_err(|problem| hints::explain_failed(caller, &order, pulled.id, problem))?;
+    if !view.transfer.is_final() {
         response.headers_mut().insert(LOCATION, url(pulled.id));
+    }
+    if response.status() == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(RETRY_AFTER, RETRY_SECONDS);
     }
     applied.tell(&mut response);
     Ok(response)
@@ -106,8 +110,8 @@ fn answered(
     caller: &Caller,
     pulled: &Pulled,
     view: &View,
-    waited: Option<Duration>,
-) -> Result<Response, Refusal> {
+    waited: Option<Waited>,
+) -> Result<Response, Problem> {
     let told = Told {
         view,
         joined: pulled.joined,
@@ -118,8 +122,7 @@ fn answered(
         host: &caller.host,
         now: Utc::now(),
     };
-    let (status, words) = answer::answer(&told)
-        .map_err(|problem| Refusal::from(problem).with("transfer", pulled.id.to_string()))?;
+    let (status, words) = answer::answer(&told)?;
     Ok(match caller.format {
         Format::Text => reply::text(status, words),
         Format::Json => {

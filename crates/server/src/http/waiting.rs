@@ -14,28 +14,45 @@ use crate::transfers::{Listed, View};
 /// Proxies cut a silent answer at 60 s: `wait` alone ends before.
 const BARE_WAIT: Duration = Duration::from_secs(50);
 
-pub(super) const MAX_WAIT: Duration = Duration::from_mins(10);
+/// A transfer that takes longer is watched by repeated requests.
+pub(super) const MAX_WAIT: Duration = Duration::from_hours(24);
 
 /// How long the caller wants to wait for the end of a transfer.
 pub(super) fn asked(params: &Params) -> Result<Option<Duration>, Problem> {
     params.span("wait", BARE_WAIT, MAX_WAIT)
 }
 
+/// Why a request waits no longer for its transfer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WaitEnd {
+    /// The transfer has come as far as the caller wanted.
+    Reached,
+    /// The time is up.
+    TimeUp,
+    /// The server stops.
+    Stopping,
+}
+
 impl App {
     /// Watches a transfer until `enough`, at most for `limit`, and not when the server stops:
-    /// the transfer goes on after a restart, its watchers need not.
+    /// the transfer continues after a restart, the waiting requests end.
     pub(super) async fn watch(
         &self,
         mut view: watch::Receiver<View>,
         limit: Duration,
         enough: impl Fn(&View) -> bool,
-    ) -> View {
-        let seen = async {
-            // An error means that its task has ended: what it showed last is all there is.
-            let _ = view.wait_for(|view| enough(view)).await;
+    ) -> (View, WaitEnd) {
+        // An error means that the task of the transfer has ended, as it does when the server stops.
+        let seen = async { view.wait_for(|view| enough(view)).await.is_ok() };
+        let end = match self.lifecycle.drain().run_until_cancelled(timeout(limit, seen)).await {
+            Some(Err(_)) => WaitEnd::TimeUp,
+            Some(Ok(true)) => WaitEnd::Reached,
+            Some(Ok(false)) | None => WaitEnd::Stopping,
         };
-        let _ = self.lifecycle.drain().run_until_cancelled(timeout(limit, seen)).await;
-        view.borrow().clone()
+        let view = view.borrow().clone();
+        // It may have come that far in the same moment.
+        let reached = enough(&view);
+        (view, if reached { WaitEnd::Reached } else { end })
     }
 
     /// A transfer: now, or once it is final or the time is up.
@@ -46,7 +63,7 @@ impl App {
     ) -> Result<Listed, Problem> {
         match (wait, self.transfers.watch(id)) {
             (Some(limit), Some(view)) => {
-                let view = self.watch(view, limit, |view| view.transfer.is_final()).await;
+                let (view, _) = self.watch(view, limit, |view| view.transfer.is_final()).await;
                 Ok(Listed::View(Box::new(view)))
             }
             (Some(_) | None, _) => self.transfers.look_up(id).await,

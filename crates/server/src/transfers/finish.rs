@@ -55,13 +55,20 @@ impl Life {
         });
     }
 
+    /// Logs that the transfer is on record: it starts now, or waits for its client.
     pub(super) fn log_created(&self) {
         let Transfer { id, client, path, requested_by, .. } = &self.transfer;
-        let path = path.as_ref().map(|path| path.as_str());
-        tracing::debug!(
-            event = "transfer.created", transfer = %id, %client, path, requested_by,
+        let (path, request_id) = (path.as_ref().map(|path| path.as_str()), self.request_id);
+        info!(
+            event = "transfer.created", transfer = %id, %client, path, requested_by, %request_id,
             "transfer created"
         );
+        if self.current_line().is_none() {
+            info!(
+                event = "transfer.queued", transfer = %id, %client, path, requested_by,
+                %request_id, "transfer queued until the client is connected"
+            );
+        }
     }
 
     fn log_failed(&self) {

@@ -81,7 +81,7 @@ impl Transfers {
 
 /// The digest of what a pull asks for: not of who asks, nor of how long they wait for the answer.
 fn digest(pull: &Pull) -> Digest {
-    let Pull { client, path, queue, fresh, requested_by: _, key: _ } = pull;
+    let Pull { client, path, queue, fresh, requested_by: _, request_id: _, key: _ } = pull;
     let path = path.as_ref().map(|path| path.as_str());
     let seconds = queue.map(|queue| queue.as_secs());
     Digest::of(format!("{:?}", (client.as_str(), path, seconds, fresh)).as_bytes())

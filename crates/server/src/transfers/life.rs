@@ -13,6 +13,7 @@ use filepull_core::transfer::{Phase, Transfer};
 use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant, sleep_until};
 use tracing::warn;
+use uuid::Uuid;
 
 use super::attempt::fruitless;
 use super::keys::HeldKey;
@@ -33,6 +34,8 @@ pub(super) struct Life {
     pub(super) berth: Berth,
     /// The key of the request that asked for it, until both are on record.
     pub(super) key: Option<HeldKey>,
+    /// The request that created it, for the log.
+    pub(super) request_id: Uuid,
     /// The record says "sealed": the name may be there, and nothing but publishing ends that.
     pub(super) sealed: bool,
     backoff: Backoff,
@@ -118,6 +121,7 @@ impl Life {
                 ordered,
                 berth,
                 key: None,
+                request_id: Uuid::nil(),
                 sealed,
                 backoff: again(),
                 lost: 0,

@@ -8,6 +8,8 @@ use filepull_core::path::SharedPath;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::transfer::Transfer;
 use tokio::sync::watch;
+use tracing::info;
+use uuid::Uuid;
 
 use super::keys::{HeldKey, Keyed};
 use super::life::Life;
@@ -29,6 +31,8 @@ pub struct Pull {
     pub fresh: bool,
     /// Who asks.
     pub requested_by: String,
+    /// Names the request in the log.
+    pub request_id: Uuid,
     /// What the caller calls this request: one that comes again gets the same transfer.
     pub key: Option<String>,
 }
@@ -78,7 +82,7 @@ impl Transfers {
         let client = shared.clients.known(&pull.client, records_failed).await?;
         let joined = shared.open.join(&pull.client, pull.path.as_ref(), pull.fresh);
         if let Some(handle) = joined {
-            return Ok((recorded(&handle, true).await?, held));
+            return Ok((joined_to(&handle, &pull.requested_by, pull.request_id).await?, held));
         }
         if !client.online && pull.queue.is_none() {
             return Err(offline(&client));
@@ -86,20 +90,40 @@ impl Transfers {
         if pull.queue.is_none() {
             shared.check_space().await.map_err(nothing_started)?;
         }
+        let requested_by = pull.requested_by.clone();
         let mut transfer = Transfer::new(pull.client, pull.path, pull.requested_by, now());
         transfer.queue_until = pull.queue.map(|queue| transfer.created_at + queue);
         let (mut life, handle) = Life::begin(shared, transfer);
         let max_open = shared.limits.max_running + shared.limits.max_waiting;
         match shared.open.join_or_insert(handle, pull.fresh, max_open)? {
-            Joined::Other(handle) => Ok((recorded(&handle, true).await?, held)),
+            Joined::Other(handle) => {
+                Ok((joined_to(&handle, &requested_by, pull.request_id).await?, held))
+            }
             Joined::Inserted(handle) => {
                 // It keeps the key from others even if this caller hangs up meanwhile.
                 life.key = held;
+                life.request_id = pull.request_id;
                 shared.lifecycle.spawn(life.run());
                 Ok((recorded(&handle, false).await?, None))
             }
         }
     }
+}
+
+/// Joins a transfer that is under way, once it is on record.
+async fn joined_to(
+    handle: &Handle,
+    requested_by: &str,
+    request_id: Uuid,
+) -> Result<Pulled, Problem> {
+    let pulled = recorded(handle, true).await?;
+    let Handle { id, client, path, .. } = handle;
+    let path = path.as_ref().map(|path| path.as_str());
+    info!(
+        event = "transfer.joined", transfer = %id, %client, path, requested_by, %request_id,
+        "transfer joined"
+    );
+    Ok(pulled)
 }
 
 /// Waits until a transfer is on record: earlier nobody may be told of it.

@@ -90,6 +90,7 @@ impl Bed {
             queue: None,
             fresh: false,
             requested_by: "test".to_owned(),
+            request_id: uuid::Uuid::nil(),
             key: None,
         };
         soon(self.transfers.pull(pull)).await

@@ -1,6 +1,7 @@
 //! A server without agents, asked without a network.
 
 use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
 
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Method, Request, StatusCode};
@@ -8,6 +9,7 @@ use chrono::Utc;
 use filepull_core::digest::Digest;
 use filepull_core::id::ClientId;
 use filepull_core::name::DownloadName;
+use filepull_core::path::SharedPath;
 use filepull_core::problem::Code;
 use filepull_core::source::Source;
 use filepull_core::transfer::{Download, Phase, Transfer};
@@ -108,16 +110,28 @@ impl Bed {
 
     /// Puts a finished transfer of `test` on record and on the disk.
     pub(super) async fn stored(&self) -> Transfer {
-        let now = Utc::now();
-        let mut transfer = Transfer::new(client4(), None, "test".to_owned(), now);
-        let name = DownloadName::new(now, "data.txt");
-        let path = self.app.store.download_path(&transfer.client, &name);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::File::create(&path).unwrap().write_all(b"test").unwrap();
-        let source = Source { name: "data.txt".to_owned(), size: 4, modified_ns: 0 };
-        let digest = Digest::of(b"test");
-        transfer.phase = Phase::Done(Download { source, name, size: 4, digest, inode: 1 });
-        transfer.finished_at = Some(now);
+        self.stored_as(None, b"test").await
+    }
+
+    /// Puts a finished transfer on record and on the disk.
+    pub(super) async fn stored_as(&self, path: Option<&str>, bytes: &[u8]) -> Transfer {
+        let path = path.map(|path| SharedPath::parse(path).unwrap());
+        let mut transfer = Transfer::new(client4(), path, "test".to_owned(), Utc::now());
+        let folder = self.folder.path().join(transfer.client.as_str());
+        std::fs::create_dir_all(&folder).unwrap();
+        let mut name = DownloadName::new(transfer.created_at, "data.txt");
+        let file = loop {
+            match std::fs::File::create_new(folder.join(name.to_string())) {
+                Ok(file) => break file,
+                Err(_) => name = name.next(),
+            }
+        };
+        (&file).write_all(bytes).unwrap();
+        let size = bytes.len() as u64;
+        let source = Source { name: "data.txt".to_owned(), size, modified_ns: 0 };
+        let (digest, inode) = (Digest::of(bytes), file.metadata().unwrap().ino());
+        transfer.phase = Phase::Done(Download { source, name, size, digest, inode });
+        transfer.finished_at = Some(Utc::now());
         self.app.records.save(&transfer).await.unwrap();
         transfer
     }

@@ -33,7 +33,7 @@ pub(super) fn one(
         Phase::Cancelled(ended) => said(&ended.problem),
         Phase::Queued | Phase::Receiving { .. } | Phase::Sealed(_) => {
             let id = transfer.id;
-            let cancel = format!("curl -X POST {host}/api/v1/transfers/{id}/cancel");
+            let cancel = format!("curl -X POST {host}/transfers/{id}/cancel");
             let wait = format!("curl \"{host}/transfers/{id}?wait\"");
             format!("{}\n  wait    {wait}\n  cancel  {cancel}\n", under_way(view, place))
         }
@@ -42,6 +42,26 @@ pub(super) fn one(
         "{head}\ntransfer  {}\nasked     {asked} by {by}\npath      {path}\nattempt   {}\n",
         transfer.id, transfer.attempt
     )
+}
+
+/// What `POST /transfers/ID/cancel` says.
+pub(super) fn cancelled(view: &View, data_dir: &str, host: &str) -> String {
+    let transfer = &view.transfer;
+    let id = transfer.id;
+    let said = |problem| reply::in_words(&reply::addressed(problem, host));
+    match &transfer.phase {
+        Phase::Cancelled(ended) => said(&ended.problem),
+        Phase::Failed(ended) => {
+            format!("Nothing to cancel: the transfer has failed.\n{}", said(&ended.problem))
+        }
+        Phase::Done(download) => {
+            format!("Nothing to cancel. {}", say::done(view, download, data_dir))
+        }
+        Phase::Queued | Phase::Receiving { .. } | Phase::Sealed(_) => format!(
+            "The cancel was sent; the transfer has not ended yet.\n  \
+               wait    curl \"{host}/transfers/{id}?wait\"\n"
+        ),
+    }
 }
 
 /// `Running: client4 is sending menu.txt (100.0 MiB), 42 %, about 12 s left.`

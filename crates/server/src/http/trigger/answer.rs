@@ -9,6 +9,7 @@ use filepull_core::problem::Problem;
 use filepull_core::transfer::Phase;
 
 use super::super::say;
+use super::super::waiting::WaitEnd;
 use crate::transfers::{Stage, View, WaitingFor};
 
 #[cfg(test)]
@@ -21,8 +22,8 @@ pub(super) struct Told<'a> {
     pub(super) view: &'a View,
     /// It was under way before.
     pub(super) joined: bool,
-    /// How long the caller has waited for its end, if it wanted to.
-    pub(super) waited: Option<Duration>,
+    /// How the wait for its end ended, if the caller asked for one.
+    pub(super) waited: Option<Waited>,
     /// Its place in line, if it stands there.
     pub(super) place: Option<usize>,
     /// How many transfers run.
@@ -35,7 +36,17 @@ pub(super) struct Told<'a> {
     pub(super) now: DateTime<Utc>,
 }
 
-/// The status and the text. A transfer that has ended without a file is its problem.
+/// A wait for the end of a transfer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Waited {
+    /// How long it took.
+    pub(super) time: Duration,
+    /// Why it ended.
+    pub(super) end: WaitEnd,
+}
+
+/// The status and the text. A transfer that has ended without a file is its problem. Who waits for
+/// the file and does not get it gets a status that makes `curl -f` fail; the transfer continues.
 pub(super) fn answer(told: &Told<'_>) -> Result<(StatusCode, String), Problem> {
     match &told.view.transfer.phase {
         Phase::Done(download) => {
@@ -43,12 +54,18 @@ pub(super) fn answer(told: &Told<'_>) -> Result<(StatusCode, String), Problem> {
         }
         Phase::Failed(ended) | Phase::Cancelled(ended) => Err(ended.problem.clone()),
         Phase::Queued | Phase::Receiving { .. } | Phase::Sealed(_) => {
-            let sentence = match (told.waited, told.joined) {
-                (Some(waited), _) => time_is_up(told, waited),
-                (None, true) => joined(told),
-                (None, false) => started(told),
+            let (status, sentence) = match (told.waited, told.joined) {
+                (Some(Waited { end: WaitEnd::Stopping, .. }), _) => {
+                    let sentence = "The server is restarting; the transfer goes on afterwards.";
+                    (StatusCode::SERVICE_UNAVAILABLE, sentence.to_owned())
+                }
+                (Some(Waited { time, end: WaitEnd::TimeUp | WaitEnd::Reached }), _) => {
+                    (StatusCode::GATEWAY_TIMEOUT, time_is_up(told, time))
+                }
+                (None, true) => (StatusCode::ACCEPTED, joined(told)),
+                (None, false) => (StatusCode::ACCEPTED, started(told)),
             };
-            Ok((StatusCode::ACCEPTED, format!("{sentence}\n{}", next_steps(told))))
+            Ok((status, format!("{sentence}\n{}", next_steps(told))))
         }
     }
 }
@@ -133,6 +150,7 @@ fn next_steps(told: &Told<'_>) -> String {
     };
     format!(
         "  wait   curl \"{host}/transfers/{id}?wait\"\n  \
+           stop   curl -X POST {host}/transfers/{id}/cancel\n  \
            file   curl -OJ {host}/{whose}/file\n"
     )
 }

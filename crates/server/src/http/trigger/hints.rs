@@ -1,6 +1,6 @@
 //! What to do next when a pull was refused: a command to paste, or a field to add.
 
-use filepull_core::id::ClientId;
+use filepull_core::id::{ClientId, TransferId};
 use filepull_core::problem::{Code, Problem};
 
 use super::super::App;
@@ -71,6 +71,28 @@ async fn explain(app: &App, order: &Order, problem: Problem, hint: Option<String
     }
 }
 
+/// A pull that ended without a file. A path that holds spaces may be one that was typed with `+`.
+pub(super) fn explain_failed(
+    caller: &Caller,
+    order: &Order,
+    transfer: TransferId,
+    problem: Problem,
+) -> Refusal {
+    let not_found = matches!(problem.code, Code::FileMissing | Code::PathNotShared);
+    let problem = match &order.path_with_plus {
+        Some(path) if not_found => problem.hint(plus_command(&caller.host, order, path)),
+        Some(_) | None => problem,
+    };
+    Refusal::from(problem).with("transfer", transfer.to_string())
+}
+
+fn plus_command(host: &str, order: &Order, path: &str) -> String {
+    let (client, path) = (&order.client, encode(path));
+    format!(
+        "a + in a URL is a space, %2B is a plus: curl \"{host}/trigger?id={client}&path={path}\""
+    )
+}
+
 fn queue_command(host: &str, order: &Order) -> String {
     let path = order.path.as_ref().map(|path| format!("&path={}", encode(path.as_str())));
     let (client, path) = (&order.client, path.unwrap_or_default());
@@ -93,6 +115,19 @@ mod tests {
         assert_eq!(
             online_now(&first, counts(30, 30)),
             format!("online now: {} ... (30 of 30)", first.join(" "))
+        );
+    }
+
+    #[test]
+    fn a_path_typed_with_a_plus_is_written_with_one() {
+        let query = "id=client4&path=logs/a+b.log";
+        let params = Params::from_query(Some(query)).unwrap();
+        let order = Order::parse(&params, "id", TRIGGER).unwrap();
+        let path = order.path_with_plus.clone().unwrap();
+        assert_eq!(
+            plus_command("localhost:8080", &order, &path),
+            "a + in a URL is a space, %2B is a plus: \
+             curl \"localhost:8080/trigger?id=client4&path=logs/a%2Bb.log\""
         );
     }
 

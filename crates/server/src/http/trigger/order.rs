@@ -26,6 +26,8 @@ pub(in super::super) struct Order {
     pub(in super::super) path: Option<SharedPath>,
     /// How long the caller waits for the end.
     pub(in super::super) wait: Option<Duration>,
+    /// The path with a plus wherever the caller typed one: in a query that is a space.
+    pub(super) path_with_plus: Option<String>,
     queue: Option<Duration>,
     fresh: bool,
 }
@@ -40,8 +42,9 @@ impl Order {
         params.only(known)?;
         Ok(Self {
             client: parse_client(params.get(id_name).unwrap_or_default())?,
-            path: path(params)?,
+            path: shared_path(params)?,
             wait: waiting::asked(params)?,
+            path_with_plus: params.with_plus("path").map(str::to_owned),
             queue: params.span("queue", DAY, 30 * DAY)?,
             fresh: params.flag("fresh")?,
         })
@@ -55,12 +58,14 @@ impl Order {
             queue: self.queue,
             fresh: self.fresh,
             requested_by: caller.name(),
+            request_id: caller.request_id,
             key: None,
         }
     }
 }
 
-fn path(params: &Params) -> Result<Option<SharedPath>, Problem> {
+/// The path that the parameters name; none is the default file.
+pub(in super::super) fn shared_path(params: &Params) -> Result<Option<SharedPath>, Problem> {
     // `path=` in a form that was left empty means the default file.
     let path = params.get("path").filter(|path| !path.is_empty()).map(SharedPath::parse);
     path.transpose().map_err(|error| invalid(error.to_string(), "For example: path=logs/pos.log"))

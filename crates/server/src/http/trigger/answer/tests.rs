@@ -78,9 +78,19 @@ fn check(told: &Told<'_>, status: u16, text: &str) {
 
 /// Checks an answer that promises more to come.
 fn check_accepted(told: &Told<'_>, sentence: &str) {
+    check_unfinished(told, 202, sentence);
+}
+
+fn check_unfinished(told: &Told<'_>, status: u16, sentence: &str) {
     let steps = "  wait   curl \"localhost:8080/transfers/TID?wait\"\n  \
+                   stop   curl -X POST localhost:8080/transfers/TID/cancel\n  \
                    file   curl -OJ localhost:8080/clients/client4/file\n";
-    check(told, 202, &format!("{sentence}\n{steps}"));
+    check(told, status, &format!("{sentence}\n{steps}"));
+}
+
+/// The wait of a caller whose time is up.
+fn time_up() -> Option<Waited> {
+    Some(Waited { time: Duration::from_millis(50_010), end: WaitEnd::TimeUp })
 }
 
 #[test]
@@ -145,8 +155,9 @@ fn a_pull_for_an_offline_client_is_told_how_long_it_waits() {
         &Told { joined: true, ..told(&view) },
         "Already waiting: client4 is offline; the pull starts when it returns, until 2025-06-13 14:23 UTC. Nothing new was started.",
     );
-    check_accepted(
-        &Told { waited: Some(Duration::from_secs(50)), ..told(&view) },
+    check_unfinished(
+        &Told { waited: time_up(), ..told(&view) },
+        504,
         "Still waiting after 50 s: client4 is offline; the pull starts when it returns, until 2025-06-13 14:23 UTC.",
     );
 }
@@ -208,7 +219,14 @@ fn a_finished_pull_says_where_the_file_is() {
            saved   server-data/client4/download-20250612-142325.txt\n  \
            sha256  {digest}\n"
     );
-    check(&Told { waited: Some(Duration::from_secs(20)), ..told(&done) }, 200, &text);
+    check(
+        &Told {
+            waited: Some(Waited { time: Duration::from_secs(20), end: WaitEnd::Reached }),
+            ..told(&done)
+        },
+        200,
+        &text,
+    );
     check(&told(&done), 200, &text);
 }
 
@@ -224,15 +242,27 @@ fn an_empty_file_and_a_quick_one_have_sentences_of_their_own() {
 
 #[test]
 fn a_caller_whose_time_is_up_learns_how_far_it_is() {
-    let waited = Some(Duration::from_millis(50_010));
+    let waited = time_up();
     let view = View { bytes_done: 71 * MIB, bytes_per_second: Some(29 * MIB / 8), ..running() };
-    check_accepted(
+    check_unfinished(
         &Told { waited, ..told(&view) },
+        504,
         "Still running after 50 s: 71 %, about 8 s left. The transfer goes on.",
     );
-    check_accepted(
+    check_unfinished(
         &Told { waited, ..told(&super::tests::view(Stage::Asked)) },
+        504,
         "Still no answer after 50 s: client4 has been asked to send the file.",
+    );
+}
+
+#[test]
+fn a_caller_who_waits_while_the_server_stops_is_told_that_the_transfer_continues() {
+    let waited = Some(Waited { time: Duration::from_secs(3), end: WaitEnd::Stopping });
+    check_unfinished(
+        &Told { waited, ..told(&half_way()) },
+        503,
+        "The server is restarting; the transfer goes on afterwards.",
     );
 }
 

@@ -1,0 +1,150 @@
+//! The log of requests: each at debug, those that are rejected or fail at info. In a flood of those
+//! only the first of each second are logged, then one line with the number of the others.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::extract::{MatchedPath, Request};
+use axum::http::Method;
+use axum::response::Response;
+use filepull_core::problem::Code;
+use filepull_process::Lifecycle;
+use tokio::time::sleep;
+use tracing::{debug, info};
+
+use super::caller::Caller;
+use super::reply::Refusal;
+
+/// How many rejected requests are logged in one second. A person who types sees each of his; a flood
+/// adds a few KiB a second to the log.
+const MAX_PER_SECOND: u32 = 20;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Logs requests.
+#[derive(Clone, Debug)]
+pub(super) struct RequestLog {
+    lifecycle: Lifecycle,
+    sample: Arc<Mutex<Sample>>,
+}
+
+/// What the log says of a request: never its URL, which may hold anything.
+#[derive(Debug)]
+pub(super) struct Entry {
+    method: Method,
+    route: Option<MatchedPath>,
+    started: Instant,
+}
+
+impl Entry {
+    /// The entry of a request that arrives now.
+    pub(super) fn of(request: &Request) -> Self {
+        let route = request.extensions().get::<MatchedPath>().cloned();
+        Self { method: request.method().clone(), route, started: Instant::now() }
+    }
+}
+
+impl RequestLog {
+    /// A log whose tasks belong to `lifecycle`.
+    pub(super) fn new(lifecycle: Lifecycle) -> Self {
+        Self { lifecycle, sample: Arc::new(Mutex::new(Sample::new(Instant::now()))) }
+    }
+
+    /// Logs a request with its response.
+    pub(super) fn log(&self, entry: &Entry, caller: &Caller, response: &Response) {
+        let Entry { method, route, started } = entry;
+        let route = route.as_ref().map_or("none", MatchedPath::as_str);
+        let (status, request_id) = (response.status().as_u16(), caller.request_id);
+        let (duration_seconds, requested_by) = (started.elapsed().as_secs_f64(), caller.name());
+        if status < 400 {
+            debug!(
+                event = "http.request", %method, route, status, duration_seconds, requested_by,
+                %request_id, "request answered"
+            );
+            return;
+        }
+        let code = response.extensions().get::<Refusal>().map(Refusal::code).map(Code::as_str);
+        match self.admit() {
+            Admitted::Logged => info!(
+                event = "http.request", %method, route, status, code, duration_seconds,
+                requested_by, %request_id, "request rejected"
+            ),
+            Admitted::FirstOmitted => self.lifecycle.spawn(self.clone().sum_up()),
+            Admitted::Omitted => {}
+        }
+    }
+
+    fn admit(&self) -> Admitted {
+        self.sample.lock().unwrap_or_else(PoisonError::into_inner).admit(Instant::now())
+    }
+
+    /// Logs how many requests were left out. Ends after a second, or when the server stops.
+    async fn sum_up(self) {
+        let _ = self.lifecycle.stop().run_until_cancelled(sleep(SECOND)).await;
+        let n_omitted = self.sample.lock().unwrap_or_else(PoisonError::into_inner).take_omitted();
+        info!(
+            event = "http.requests_omitted",
+            count = n_omitted,
+            "more requests were rejected than are logged"
+        );
+    }
+}
+
+/// Whether a rejected request is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Admitted {
+    Logged,
+    /// It is not logged, and the first one since the last sum.
+    FirstOmitted,
+    Omitted,
+}
+
+/// Counts the rejected requests of a second.
+#[derive(Debug)]
+struct Sample {
+    since: Instant,
+    n_logged: u32,
+    n_omitted: u64,
+}
+
+impl Sample {
+    fn new(now: Instant) -> Self {
+        Self { since: now, n_logged: 0, n_omitted: 0 }
+    }
+
+    fn admit(&mut self, now: Instant) -> Admitted {
+        if SECOND <= now.duration_since(self.since) {
+            self.since = now;
+            self.n_logged = 0;
+        }
+        if self.n_logged < MAX_PER_SECOND {
+            self.n_logged += 1;
+            return Admitted::Logged;
+        }
+        self.n_omitted += 1;
+        if self.n_omitted == 1 { Admitted::FirstOmitted } else { Admitted::Omitted }
+    }
+
+    fn take_omitted(&mut self) -> u64 {
+        std::mem::take(&mut self.n_omitted)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_is_logged_up_to_a_bound_and_counted() {
+        let start = Instant::now();
+        let mut sample = Sample::new(start);
+        let admitted: Vec<Admitted> = (0..1000).map(|_| sample.admit(start)).collect();
+        let count = |wanted| admitted.iter().filter(|found| **found == wanted).count();
+        assert_eq!(count(Admitted::Logged), 20);
+        assert_eq!(count(Admitted::FirstOmitted), 1);
+        assert_eq!(count(Admitted::Omitted), 979);
+        assert_eq!(sample.take_omitted(), 980);
+        assert_eq!(sample.admit(start), Admitted::FirstOmitted);
+        assert_eq!(sample.admit(start + SECOND), Admitted::Logged);
+    }
+}
