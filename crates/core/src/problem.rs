@@ -113,6 +113,9 @@ catalogue! {
     /// A range was asked for that the file does not have.
     RangeNotSatisfiable = "range-not-satisfiable", 416, exit 2, "The file has no such range",
         "Ask for bytes that the file has, or leave the Range header out.";
+    /// The file is not the version that a condition of the request names.
+    PreconditionFailed = "precondition-failed", 412, exit 2, "The file is another version",
+        "Leave out the headers Range and If-..., or name the version by its ETag.";
     /// The key came before, with another request.
     IdempotencyMismatch = "idempotency-mismatch", 422, exit 2, "The key belongs to another request",
         "Send a new Idempotency-Key with each new request.";

@@ -160,6 +160,7 @@ fn wire_code(code: Code) -> ErrorCode {
         | Code::NoSuchUrl
         | Code::MethodNotAllowed
         | Code::RangeNotSatisfiable
+        | Code::PreconditionFailed
         | Code::IdempotencyMismatch
         | Code::Other(_)
         | Code::Internal => ErrorCode::Internal,

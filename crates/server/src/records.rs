@@ -34,6 +34,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use filepull_core::digest::Digest;
 use filepull_core::id::{ClientId, TransferId};
+use filepull_core::name::DownloadName;
+use filepull_core::path::SharedPath;
 use filepull_core::transfer::Transfer;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -313,17 +315,31 @@ impl Records {
         Ok(page)
     }
 
-    /// The transfer of a client that became done last.
+    /// The transfer of a client that became done last; with `path` the last one of that path.
     ///
     /// # Errors
     /// The database failed.
     pub async fn newest_download(
         &self,
         client: &ClientId,
+        path: Option<&SharedPath>,
     ) -> Result<Option<Recorded>, RecordsError> {
-        let found = transfers::newest_download(&self.readers, client).await?;
+        let found = transfers::newest_download(&self.readers, client, path).await?;
         self.log_damaged(&found);
         Ok(found)
+    }
+
+    /// Is this name on record for another transfer of the client than `transfer`, whether or not its
+    /// file is still stored?
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn has_name(
+        &self,
+        transfer: &Transfer,
+        name: &DownloadName,
+    ) -> Result<bool, RecordsError> {
+        transfers::has_name(&self.readers, transfer, name).await
     }
 
     /// The transfer of a client that was asked for last.

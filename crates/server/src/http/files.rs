@@ -4,55 +4,82 @@
 
 mod conditions;
 mod headers;
-mod opened;
+mod stored;
 
+use std::ops::RangeInclusive;
+use std::time::SystemTime;
+
+use ::headers::{ContentLength, ContentRange, HeaderMapExt as _};
 use axum::Extension;
 use axum::body::Body;
-use axum::extract::{Request, State};
-use axum::http::header::CONTENT_RANGE;
-use axum::http::{Method, StatusCode};
+use axum::extract::{RawQuery, State};
+use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use filepull_core::id::ClientId;
+use filepull_core::path::SharedPath;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::transfer::{Download, Phase, Transfer};
 use tokio::task::spawn_blocking;
-use tower::ServiceExt as _;
-use tower_http::services::ServeDir;
 use tracing::{error, info};
 
 use super::caller::Caller;
 use super::ids::{ClientIn, TransferIn};
+use super::params::{NoParams, Params, encode};
 use super::reply::Refusal;
+use super::trigger::shared_path;
 use super::{App, clients, say};
 use crate::records::Recorded;
-use conditions::Verdict;
-use opened::Opened;
+use conditions::{Verdict, Version};
+use stored::Found;
 
-/// `/clients/ID/file`: the client's newest finished download, at a URL that never changes.
+/// A request for the bytes of a download.
+struct FileRequest {
+    caller: Caller,
+    method: Method,
+    headers: HeaderMap,
+    /// The URL leads to another file after the next pull.
+    changes: bool,
+}
+
+/// `/clients/ID/file`: the client's newest finished download, or with `path` the newest of that path,
+/// at a URL that never changes.
 pub(super) async fn newest_of_client(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     ClientIn(client): ClientIn,
-    request: Request,
+    RawQuery(query): RawQuery,
+    method: Method,
+    headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let newest = app.records.newest_download(&client).await;
+    let params = Params::from_query(query.as_deref())?;
+    params.only(&["path"])?;
+    let path = shared_path(&params)?;
+    let newest = app.records.newest_download(&client, path.as_ref()).await;
     match newest.map_err(|error| clients::failed(&error))? {
-        Some(Recorded::Readable(transfer)) => file(&app, &caller, &transfer, request).await,
+        Some(Recorded::Readable(transfer)) => {
+            let request = FileRequest { caller, method, headers, changes: true };
+            file(&app, &transfer, request).await
+        }
         // An older download would be another file than the newest.
         Some(Recorded::Damaged(damaged)) => Err(damaged.problem().into()),
-        None => Err(no_download(&app, &client).await.into()),
+        None => Err(no_download(&app, &client, path.as_ref()).await.into()),
     }
 }
 
-async fn no_download(app: &App, client: &ClientId) -> Problem {
-    match app.clients.known(client, clients::failed).await {
-        Err(unknown) => unknown,
-        Ok(_) => {
-            let hint = format!("pull one: curl \"localhost:8080/trigger?id={client}&wait\"");
-            Problem::new(Code::TransferUnknown, format!("{client} has no finished download yet."))
-                .hint(hint)
-        }
+async fn no_download(app: &App, client: &ClientId, path: Option<&SharedPath>) -> Problem {
+    if let Err(unknown) = app.clients.known(client, clients::failed).await {
+        return unknown;
     }
+    let (of_path, query) = match path {
+        None => (String::new(), String::new()),
+        Some(path) => {
+            let of_path = format!(" of {}", say::name(path.as_str()));
+            (of_path, format!("&path={}", encode(path.as_str())))
+        }
+    };
+    let detail = format!("{client} has no finished download{of_path} yet.");
+    let hint = format!("pull one: curl \"localhost:8080/trigger?id={client}{query}&wait\"");
+    Problem::new(Code::TransferUnknown, detail).hint(hint)
 }
 
 /// `/transfers/ID/file`
@@ -60,11 +87,16 @@ pub(super) async fn of_transfer(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     TransferIn(id): TransferIn,
-    request: Request,
+    _: NoParams,
+    method: Method,
+    headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let view = app.transfers.find(id).await?;
     match &view.transfer.phase {
-        Phase::Done(_) => file(&app, &caller, &view.transfer, request).await,
+        Phase::Done(_) => {
+            let request = FileRequest { caller, method, headers, changes: false };
+            file(&app, &view.transfer, request).await
+        }
         Phase::Failed(ended) | Phase::Cancelled(ended) => Err(ended.problem.clone().into()),
         Phase::Queued | Phase::Receiving { .. } | Phase::Sealed(_) => {
             let progress = say::progress(&view).unwrap_or_else(|| "nothing is here yet".to_owned());
@@ -75,80 +107,122 @@ pub(super) async fn of_transfer(
     }
 }
 
-async fn file(
-    app: &App,
-    caller: &Caller,
-    transfer: &Transfer,
-    request: Request,
-) -> Result<Response, Refusal> {
-    let Some(download) = transfer.download() else { return Err(deleted(transfer).into()) };
-    let opened = open(app, transfer, download).await?;
-    let (mut head, _) = request.into_parts();
-    let etag = headers::etag(download);
-    let mut response = match conditions::judge(&head.method, &mut head.headers, &etag) {
-        Verdict::NotModified => StatusCode::NOT_MODIFIED.into_response(),
-        Verdict::PreconditionFailed => StatusCode::PRECONDITION_FAILED.into_response(),
-        Verdict::Serve => {
-            let mut request = Request::new(Body::empty());
-            *request.method_mut() = head.method.clone();
-            *request.headers_mut() = head.headers;
-            let service = ServeDir::with_backend("", opened).ignore_multi_range_requests(true);
-            service.oneshot(request).await.into_response()
-        }
+async fn file(app: &App, transfer: &Transfer, request: FileRequest) -> Result<Response, Refusal> {
+    let Some(download) = transfer.download() else {
+        return Err(gone(transfer, &Found::Nothing).into());
     };
-    if response.status().is_server_error() {
-        return Err(unreadable("it was open and could not be read").into());
-    }
-    if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
-        return Ok(no_such_range(download));
-    }
-    if head.method == Method::GET && response.status().is_success() {
+    let found = find(app, transfer, download).await?;
+    let Found::Stored(opened) = found else { return Err(gone(transfer, &found).into()) };
+    let FileRequest { caller, method, headers, changes } = request;
+    let modified_at = transfer.finished_at.map_or(SystemTime::UNIX_EPOCH, SystemTime::from);
+    let etag = headers::etag(download);
+    let version = Version { etag, modified_at, size: download.size, changes };
+    let send = |bytes: Option<RangeInclusive<u64>>| {
+        sent(opened, bytes, download.size).map_err(|error| unreadable(&error.to_string()))
+    };
+    let mut response = match conditions::judge(&method, &headers, &version) {
+        Verdict::Whole => send(None)?,
+        Verdict::Part(bytes) => send(Some(bytes))?,
+        Verdict::NotModified => StatusCode::NOT_MODIFIED.into_response(),
+        Verdict::OtherVersion => return Err(other_version(transfer).into()),
+        Verdict::UnnamedVersion => return Err(unnamed_version(transfer).into()),
+        Verdict::Unsatisfiable => return Ok(no_such_range(download)),
+    };
+    if method == Method::GET && response.status().is_success() {
         let (id, requested_by) = (transfer.id, caller.name());
         info!(
             event = "download.served", transfer = %id, client = %transfer.client, requested_by,
             "download served"
         );
     }
-    headers::describe(response.headers_mut(), transfer, download);
+    headers::describe(response.headers_mut(), transfer, download, &version);
     Ok(response)
 }
 
-/// Is the download still there as it arrived? One that cannot be looked at now counts as there.
+/// The whole file, or a part of it.
+fn sent(
+    file: std::fs::File,
+    bytes: Option<RangeInclusive<u64>>,
+    size: u64,
+) -> std::io::Result<Response> {
+    let mut response = match bytes {
+        None if size == 0 => Body::empty().into_response(),
+        None => stored::body(file, &(0..=size - 1))?.into_response(),
+        Some(bytes) => {
+            let body = stored::body(file, &bytes)?;
+            let mut part = (StatusCode::PARTIAL_CONTENT, body).into_response();
+            let len = bytes.end() - bytes.start() + 1;
+            if let Ok(range) = ContentRange::bytes(bytes, size) {
+                part.headers_mut().typed_insert(range);
+            }
+            part.headers_mut().typed_insert(ContentLength(len));
+            return Ok(part);
+        }
+    };
+    response.headers_mut().typed_insert(ContentLength(size));
+    Ok(response)
+}
+
+/// Is the download still there as it arrived? One that cannot be checked now counts as there.
 pub(super) async fn is_stored(app: &App, transfer: &Transfer) -> bool {
     let Some(download) = transfer.download() else { return false };
-    let gone = |problem: Problem| problem.code == Code::DownloadDeleted;
-    !open(app, transfer, download).await.is_err_and(gone)
+    match find(app, transfer, download).await {
+        Ok(Found::Stored(_)) | Err(_) => true,
+        Ok(Found::Other | Found::Nothing) => false,
+    }
 }
 
 fn no_such_range(download: &Download) -> Response {
     let size = download.size;
     let detail =
         format!("The file has {size} bytes; the range that was asked for has none of them.");
-    let refusal = Refusal::from(Problem::new(Code::RangeNotSatisfiable, detail));
-    ([(CONTENT_RANGE, format!("bytes */{size}"))], refusal).into_response()
+    let mut response =
+        Refusal::from(Problem::new(Code::RangeNotSatisfiable, detail)).into_response();
+    response.headers_mut().typed_insert(ContentRange::unsatisfied_bytes(size));
+    response
 }
 
-/// Opens a download without following links. One that has another size was changed by somebody
-/// else: it is not the file that its digest speaks of.
-async fn open(app: &App, transfer: &Transfer, download: &Download) -> Result<Opened, Problem> {
-    let (store, client, name) = (app.store.clone(), transfer.client.clone(), download.name.clone());
-    let found = spawn_blocking(move || match store.find_download(&client, &name) {
-        Ok(Some(file)) => Opened::new(file).map(Some).map_err(|error| error.to_string()),
-        Ok(None) => Ok(None),
-        Err(error) => Err(error.to_string()),
-    });
-    match found.await {
-        Ok(Ok(Some(opened))) if opened.len() == download.size => Ok(opened),
-        Ok(Ok(_)) => Err(deleted(transfer)),
-        Ok(Err(error)) => Err(unreadable(&error)),
+fn other_version(transfer: &Transfer) -> Problem {
+    let id = transfer.id;
+    let detail = format!("The file of transfer {id} is not the version that the request names.");
+    Problem::new(Code::PreconditionFailed, detail)
+}
+
+/// A range of the newest file, appended to a part of an older one, is a file that never existed.
+fn unnamed_version(transfer: &Transfer) -> Problem {
+    let client = &transfer.client;
+    let detail = format!(
+        "A range of this URL needs If-Range with the ETag of the version to continue: \
+         the newest file of {client} changes."
+    );
+    let hint = format!(
+        "continue a download at the URL of its transfer: \
+         curl \"localhost:8080/transfers?client={client}&state=done\""
+    );
+    Problem::new(Code::PreconditionFailed, detail).hint(hint)
+}
+
+async fn find(app: &App, transfer: &Transfer, download: &Download) -> Result<Found, Problem> {
+    let (store, transfer, download) = (app.store.clone(), transfer.clone(), download.clone());
+    match spawn_blocking(move || stored::find(&store, &transfer, &download)).await {
+        Ok(Ok(found)) => Ok(found),
+        Ok(Err(error)) => Err(unreadable(&error.to_string())),
         Err(error) => Err(unreadable(&error.to_string())),
     }
 }
 
-fn deleted(transfer: &Transfer) -> Problem {
+/// The file on record is not there any more.
+fn gone(transfer: &Transfer, found: &Found) -> Problem {
     let client = &transfer.client;
-    let detail = format!("The file that {client} sent is no longer stored as it arrived.");
-    let hint = format!("pull it again: curl \"localhost:8080/trigger?id={client}&wait\"");
+    let name = transfer.download().map_or("the file".to_owned(), |file| file.name.to_string());
+    let why = match found {
+        Found::Other => "was changed or replaced after it arrived",
+        Found::Nothing | Found::Stored(_) => "was removed from the data folder",
+    };
+    let path = transfer.path.as_ref().map(|path| format!("&path={}", encode(path.as_str())));
+    let query = path.unwrap_or_default();
+    let hint = format!("pull it again: curl \"localhost:8080/trigger?id={client}{query}&wait\"");
+    let detail = format!("{name}, which {client} sent, {why}.");
     Problem::new(Code::DownloadDeleted, detail).hint(hint)
 }
 

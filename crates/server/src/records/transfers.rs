@@ -32,6 +32,12 @@ const NEWEST: &str = "SELECT * FROM transfers WHERE client = $1 \
 const NEWEST_DOWNLOAD: &str = "SELECT * FROM transfers WHERE client = $1 AND state = 'done' \
      ORDER BY finished_at DESC, id DESC LIMIT 1";
 
+const NEWEST_DOWNLOAD_OF_PATH: &str = "SELECT * FROM transfers WHERE client = $1 AND path = $2 AND state = 'done' \
+     ORDER BY finished_at DESC, id DESC LIMIT 1";
+
+const WITH_NAME: &str =
+    "SELECT id FROM transfers WHERE client = $1 AND download_name = $2 AND id <> $3 LIMIT 1";
+
 /// The statement that saves a transfer. It returns a row unless what is on record is final.
 pub(super) fn save(transfer: &Transfer) -> Statement {
     let setbacks = transfer.setbacks;
@@ -197,9 +203,28 @@ pub(super) async fn newest(
 pub(super) async fn newest_download(
     readers: &Readers,
     client: &ClientId,
+    path: Option<&SharedPath>,
 ) -> Result<Option<Recorded>, RecordsError> {
-    let row = readers.point(Statement::new(NEWEST_DOWNLOAD).bind(client.as_str())).await?;
+    let statement = match path {
+        None => Statement::new(NEWEST_DOWNLOAD).bind(client.as_str()),
+        Some(path) => {
+            Statement::new(NEWEST_DOWNLOAD_OF_PATH).bind(client.as_str()).bind(path.as_str())
+        }
+    };
+    let row = readers.point(statement).await?;
     Ok(row.as_ref().map(recorded))
+}
+
+/// Is this the name of a download of another transfer of the client?
+pub(super) async fn has_name(
+    readers: &Readers,
+    transfer: &Transfer,
+    name: &DownloadName,
+) -> Result<bool, RecordsError> {
+    let Transfer { id, client, .. } = transfer;
+    let statement =
+        Statement::new(WITH_NAME).bind(client.as_str()).bind(name.to_string()).bind(id.to_string());
+    Ok(readers.point(statement).await?.is_some())
 }
 
 pub(super) async fn newest_of_each(

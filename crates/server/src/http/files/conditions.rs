@@ -1,129 +1,259 @@
-//! Conditional requests (RFC 9110, 13), judged by the digest of the file.
+//! Which part of a file a request asks for, and under which conditions (RFC 9110, 13 and 14).
 
-use axum::http::header::{HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, RANGE};
+use std::ops::RangeInclusive;
+use std::time::SystemTime;
+
+use axum::http::header::{IF_RANGE, RANGE};
 use axum::http::{HeaderMap, Method};
+use headers::{
+    ETag, HeaderMapExt as _, IfMatch, IfModifiedSince, IfNoneMatch, IfRange, IfUnmodifiedSince,
+};
+use http_range_header::{
+    EndPosition, RangeUnsatisfiableError, StartPosition, SyntacticallyCorrectRange,
+    parse_range_header,
+};
 
-/// What a request's conditions come to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How to answer a request for a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Send the file, or the range that the headers still ask for.
-    Serve,
-    /// The caller has it already.
+    /// Send the whole file.
+    Whole,
+    /// Send these bytes.
+    Part(RangeInclusive<u64>),
+    /// The caller has the file already.
     NotModified,
-    /// The caller wanted another version.
-    PreconditionFailed,
+    /// The caller wanted another version of the file.
+    OtherVersion,
+    /// The bytes of the URL change, and the caller did not name the version that it continues.
+    UnnamedVersion,
+    /// The file has none of the bytes that were asked for.
+    Unsatisfiable,
 }
 
-/// Judges the conditions that name an `etag`, and takes them out of the headers: whoever serves
-/// the file would hold them against an etag of its own. Conditions on times are left to it.
-pub(super) fn judge(method: &Method, headers: &mut HeaderMap, etag: &str) -> Verdict {
-    let range = headers.get(RANGE).map(|range| range.as_bytes().starts_with(b"bytes="));
-    // Ranges are for GET, and units that we do not know are as if not there (RFC 9110, 14.2).
-    if method != Method::GET || range == Some(false) {
-        headers.remove(RANGE);
+/// The version of a file that a URL leads to now.
+#[derive(Clone, Debug)]
+pub(super) struct Version {
+    pub(super) etag: ETag,
+    pub(super) modified_at: SystemTime,
+    pub(super) size: u64,
+    /// The URL leads to other files later.
+    pub(super) changes: bool,
+}
+
+/// Judges the conditions of a request in the order of RFC 9110, 13.2.2.
+pub(super) fn judge(method: &Method, headers: &HeaderMap, version: &Version) -> Verdict {
+    if !is_wanted(headers, version) {
+        return Verdict::OtherVersion;
     }
-    let if_match = take(headers, IF_MATCH);
-    let if_none_match = take(headers, IF_NONE_MATCH);
-    let if_range = take(headers, IF_RANGE);
-    // A time in `If-Range` counts as another version: then the whole file is sent, which is safe.
-    let continues_another = if_range.is_some_and(|tag| tag.trim() != etag);
-    if continues_another {
-        headers.remove(RANGE);
+    if is_known(headers, version) {
+        return Verdict::NotModified;
     }
-    if if_none_match.is_some() {
-        headers.remove(IF_MODIFIED_SINCE);
-    }
-    if if_match.is_some_and(|tags| !names(&tags, etag, false)) {
-        Verdict::PreconditionFailed
-    } else if if_none_match.is_some_and(|tags| names(&tags, etag, true)) {
-        Verdict::NotModified
-    } else {
-        Verdict::Serve
+    let part = if method == Method::GET { part(headers, version.size) } else { Verdict::Whole };
+    match (&part, continues(headers, version)) {
+        (Verdict::Whole, _) => part,
+        // The rest of this version must not be appended to a part of another.
+        (_, Some(false)) => Verdict::Whole,
+        (_, None) if version.changes => Verdict::UnnamedVersion,
+        (_, None | Some(true)) => part,
     }
 }
 
-/// The values of a header, joined as a list. One that is no text names nothing.
-fn take(headers: &mut HeaderMap, name: HeaderName) -> Option<String> {
-    let values = headers.get_all(&name).iter().map(|value| value.to_str().unwrap_or_default());
-    let joined = values.collect::<Vec<_>>().join(",");
-    headers.remove(name).map(|_| joined)
+/// Do `If-Match` and `If-Unmodified-Since` allow this version? An `If-Match` that cannot be read
+/// names no version.
+fn is_wanted(headers: &HeaderMap, version: &Version) -> bool {
+    match headers.typed_try_get::<IfMatch>() {
+        Ok(Some(tags)) => tags.precondition_passes(&version.etag),
+        Err(_) => false,
+        Ok(None) => headers
+            .typed_get::<IfUnmodifiedSince>()
+            .is_none_or(|since| since.precondition_passes(version.modified_at)),
+    }
 }
 
-/// Is the etag in this list? Ours is hexadecimal, so no comma can be inside of it.
-fn names(tags: &str, etag: &str, weakly: bool) -> bool {
-    let tags = tags.split(',').map(str::trim);
-    let mut tags = tags.map(|tag| if weakly { tag.strip_prefix("W/").unwrap_or(tag) } else { tag });
-    tags.any(|tag| tag == "*" || tag == etag)
+/// Does the caller have this version, by `If-None-Match` or `If-Modified-Since`?
+fn is_known(headers: &HeaderMap, version: &Version) -> bool {
+    match headers.typed_try_get::<IfNoneMatch>() {
+        Ok(Some(tags)) => !tags.precondition_passes(&version.etag),
+        Err(_) => false,
+        Ok(None) => headers
+            .typed_get::<IfModifiedSince>()
+            .is_some_and(|since| !since.is_modified(version.modified_at)),
+    }
+}
+
+/// Does the caller continue this version? `None`: it did not name one. A time in `If-Range` counts as
+/// another version: then the whole file is sent, which is safe. `If-Match` was judged before.
+fn continues(headers: &HeaderMap, version: &Version) -> Option<bool> {
+    if headers.contains_key(IF_RANGE) {
+        let named = headers.typed_get::<IfRange>();
+        return Some(named.is_some_and(|named| !named.is_modified(Some(&version.etag), None)));
+    }
+    headers.typed_get::<IfMatch>().map(|_| true)
+}
+
+/// The bytes that `Range` asks for. One that cannot be read, one in other units and one of several
+/// parts are ignored, as RFC 9110, 14.2 allows.
+fn part(headers: &HeaderMap, size: u64) -> Verdict {
+    let text = headers.get(RANGE).and_then(|range| range.to_str().ok()).unwrap_or_default();
+    if text.contains(',') {
+        return Verdict::Whole;
+    }
+    match parse_range_header(text) {
+        Ok(parsed) => parsed.ranges.first().map_or(Verdict::Whole, |range| within(*range, size)),
+        Err(RangeUnsatisfiableError::ZeroSuffix) => Verdict::Unsatisfiable,
+        Err(_) => Verdict::Whole,
+    }
+}
+
+/// The bytes of a range that a file of `size` bytes has.
+fn within(range: SyntacticallyCorrectRange, size: u64) -> Verdict {
+    let first = match range.start {
+        StartPosition::Index(first) => first,
+        StartPosition::FromLast(len) => size.saturating_sub(len),
+    };
+    let wanted_last = match range.end {
+        EndPosition::Index(last) => last,
+        EndPosition::LastByte => u64::MAX,
+    };
+    let is_suffix = matches!(range.start, StartPosition::FromLast(_));
+    match size.checked_sub(1) {
+        // It ends before it starts: not a range.
+        _ if wanted_last < first => Verdict::Whole,
+        Some(last) if first <= last => Verdict::Part(first..=last.min(wanted_last)),
+        // The last bytes of an empty file are the whole of it.
+        None if is_suffix => Verdict::Whole,
+        Some(_) | None => Verdict::Unsatisfiable,
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use axum::http::HeaderValue;
+    use std::time::Duration;
+
+    use axum::http::header::{IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_UNMODIFIED_SINCE};
+    use axum::http::{HeaderName, HeaderValue};
 
     use super::*;
 
     const ETAG: &str = "\"9f86\"";
 
-    fn judged(pairs: &[(HeaderName, &'static str)]) -> (Verdict, bool) {
+    /// 14:23:25 on 12 June 2025, and a second before and after.
+    const AT: &str = "Thu, 12 Jun 2025 14:23:25 GMT";
+    const BEFORE: &str = "Thu, 12 Jun 2025 14:23:24 GMT";
+    const AFTER: &str = "Thu, 12 Jun 2025 14:23:26 GMT";
+
+    fn version(size: u64, changes: bool) -> Version {
+        let modified_at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_749_738_205_400);
+        Version { etag: ETAG.parse().unwrap(), modified_at, size, changes }
+    }
+
+    fn judged(pairs: &[(HeaderName, &'static str)], version: &Version) -> Verdict {
         let mut headers = HeaderMap::new();
-        headers.insert(RANGE, HeaderValue::from_static("bytes=1-"));
         for (name, value) in pairs {
             headers.append(name, HeaderValue::from_static(value));
         }
-        (judge(&Method::GET, &mut headers, ETAG), headers.contains_key(RANGE))
+        judge(&Method::GET, &headers, version)
     }
 
     #[test]
     fn a_caller_that_has_the_file_need_not_get_it_again() {
-        let check = |tags, expected| {
-            assert_eq!(judged(&[(IF_NONE_MATCH, tags)]).0, expected, "{tags}");
+        let check = |name: HeaderName, value, expected| {
+            assert_eq!(judged(&[(name, value)], &version(4, true)), expected, "{value}");
         };
-        check("\"9f86\"", Verdict::NotModified);
-        check("W/\"9f86\"", Verdict::NotModified);
-        check("\"other\", \"9f86\"", Verdict::NotModified);
-        check("*", Verdict::NotModified);
-        check("\"other\"", Verdict::Serve);
-        check("9f86", Verdict::Serve);
-    }
-
-    #[test]
-    fn a_range_of_another_version_becomes_the_whole_file() {
-        let check = |tag, keeps_range| {
-            assert_eq!(judged(&[(IF_RANGE, tag)]), (Verdict::Serve, keeps_range), "{tag}");
-        };
-        check("\"9f86\"", true);
-        check("\"other\"", false);
-        check("W/\"9f86\"", false);
-        check("Thu, 12 Jun 2025 14:23:25 GMT", false);
-        assert_eq!(judged(&[]), (Verdict::Serve, true));
-    }
-
-    #[test]
-    fn a_range_is_for_get_and_in_bytes() {
-        let check = |method, range, kept| {
-            let mut headers = HeaderMap::from_iter([(RANGE, HeaderValue::from_static(range))]);
-            assert_eq!(judge(&method, &mut headers, ETAG), Verdict::Serve);
-            assert_eq!(headers.contains_key(RANGE), kept, "{method} {range}");
-        };
-        check(Method::GET, "bytes=1-2", true);
-        check(Method::GET, "bytes=9-", true);
-        check(Method::GET, "lines=1-2", false);
-        check(Method::GET, "bytes 1-2", false);
-        check(Method::HEAD, "bytes=1-2", false);
-    }
-
-    #[test]
-    fn a_wanted_version_that_is_not_this_one_fails() {
-        let verdict = |tag| judged(&[(IF_MATCH, tag)]).0;
-        assert_eq!(verdict("\"9f86\""), Verdict::Serve);
-        assert_eq!(verdict("*"), Verdict::Serve);
-        assert_eq!(verdict("\"other\""), Verdict::PreconditionFailed);
-        assert_eq!(verdict("W/\"9f86\""), Verdict::PreconditionFailed);
+        check(IF_NONE_MATCH, "\"9f86\"", Verdict::NotModified);
+        check(IF_NONE_MATCH, "W/\"9f86\"", Verdict::NotModified);
+        check(IF_NONE_MATCH, "\"other\", \"9f86\"", Verdict::NotModified);
+        check(IF_NONE_MATCH, "*", Verdict::NotModified);
+        check(IF_NONE_MATCH, "\"other\"", Verdict::Whole);
+        check(IF_NONE_MATCH, "9f86", Verdict::Whole);
+        check(IF_MODIFIED_SINCE, AT, Verdict::NotModified);
+        check(IF_MODIFIED_SINCE, AFTER, Verdict::NotModified);
+        check(IF_MODIFIED_SINCE, BEFORE, Verdict::Whole);
+        check(IF_MODIFIED_SINCE, "yesterday", Verdict::Whole);
+        let both = [(IF_NONE_MATCH, "\"other\""), (IF_MODIFIED_SINCE, AFTER)];
+        assert_eq!(judged(&both, &version(4, true)), Verdict::Whole);
     }
 
     #[test]
     fn a_list_may_be_spread_over_several_headers() {
         let pairs = [(IF_NONE_MATCH, "\"other\""), (IF_NONE_MATCH, "\"9f86\"")];
-        assert_eq!(judged(&pairs).0, Verdict::NotModified);
+        assert_eq!(judged(&pairs, &version(4, false)), Verdict::NotModified);
+    }
+
+    #[test]
+    fn a_wanted_version_that_is_not_this_one_fails() {
+        let check = |name: HeaderName, value, expected| {
+            assert_eq!(judged(&[(name, value)], &version(4, false)), expected, "{value}");
+        };
+        check(IF_MATCH, "\"9f86\"", Verdict::Whole);
+        check(IF_MATCH, "*", Verdict::Whole);
+        check(IF_MATCH, "\"other\"", Verdict::OtherVersion);
+        check(IF_MATCH, "W/\"9f86\"", Verdict::OtherVersion);
+        check(IF_MATCH, "9f86", Verdict::OtherVersion);
+        check(IF_UNMODIFIED_SINCE, AFTER, Verdict::Whole);
+        check(IF_UNMODIFIED_SINCE, BEFORE, Verdict::OtherVersion);
+    }
+
+    #[test]
+    fn a_range_of_another_version_becomes_the_whole_file() {
+        for changes in [false, true] {
+            let check = |tag, expected| {
+                let pairs = [(RANGE, "bytes=1-"), (IF_RANGE, tag)];
+                assert_eq!(judged(&pairs, &version(4, changes)), expected, "{tag}");
+            };
+            check("\"9f86\"", Verdict::Part(1..=3));
+            check("\"other\"", Verdict::Whole);
+            check("W/\"9f86\"", Verdict::Whole);
+            check(AT, Verdict::Whole);
+            check("9f86", Verdict::Whole);
+        }
+    }
+
+    #[test]
+    fn a_range_of_a_url_whose_bytes_change_must_name_its_version() {
+        let check = |pairs: &[_], expected| {
+            assert_eq!(judged(pairs, &version(4, true)), expected, "{pairs:?}");
+        };
+        check(&[(RANGE, "bytes=1-")], Verdict::UnnamedVersion);
+        check(&[(RANGE, "bytes=9-")], Verdict::UnnamedVersion);
+        check(&[(RANGE, "lines=1-")], Verdict::Whole);
+        check(&[(RANGE, "bytes=1-"), (IF_MATCH, "\"9f86\"")], Verdict::Part(1..=3));
+        check(&[(RANGE, "bytes=1-"), (IF_NONE_MATCH, "\"9f86\"")], Verdict::NotModified);
+        assert_eq!(judged(&[(RANGE, "bytes=1-")], &version(4, false)), Verdict::Part(1..=3));
+    }
+
+    #[test]
+    fn a_range_is_cut_to_the_bytes_that_the_file_has() {
+        let check = |range, size, expected| {
+            assert_eq!(
+                judged(&[(RANGE, range)], &version(size, false)),
+                expected,
+                "{range} {size}"
+            );
+        };
+        check("bytes=1-2", 4, Verdict::Part(1..=2));
+        check("bytes=0-", 4, Verdict::Part(0..=3));
+        check("bytes=3-3", 4, Verdict::Part(3..=3));
+        check("bytes=2-99", 4, Verdict::Part(2..=3));
+        check("bytes=4-", 4, Verdict::Unsatisfiable);
+        check("bytes=9-12", 4, Verdict::Unsatisfiable);
+        check("bytes=-1", 4, Verdict::Part(3..=3));
+        check("bytes=-4", 4, Verdict::Part(0..=3));
+        check("bytes=-99", 4, Verdict::Part(0..=3));
+        check("bytes=-0", 4, Verdict::Unsatisfiable);
+        check("bytes=-0", 0, Verdict::Unsatisfiable);
+        check("bytes=0-", 0, Verdict::Unsatisfiable);
+        check("bytes=0-0", 0, Verdict::Unsatisfiable);
+        check("bytes=-5", 0, Verdict::Whole);
+        for ignored in ["lines=1-2", "bytes 1-2", "bytes=", "bytes=2-1", "bytes=0-0,2-3", "bytes=x"]
+        {
+            check(ignored, 4, Verdict::Whole);
+        }
+    }
+
+    #[test]
+    fn a_range_is_for_get() {
+        let headers = HeaderMap::from_iter([(RANGE, HeaderValue::from_static("bytes=1-2"))]);
+        assert_eq!(judge(&Method::HEAD, &headers, &version(4, true)), Verdict::Whole);
     }
 }

@@ -152,7 +152,7 @@ async fn the_newest_is_found_for_one_and_for_all() {
         records.save(transfer).await.unwrap();
     }
     assert_eq!(
-        records.newest_download(&four).await.unwrap().and_then(Recorded::readable),
+        records.newest_download(&four, None).await.unwrap().and_then(Recorded::readable),
         Some(late)
     );
     assert_eq!(
