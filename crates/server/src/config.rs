@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use filepull_core::backoff::ReconnectPolicy;
-use filepull_core::human::{parse_addr, parse_count, parse_duration, parse_size};
+use filepull_core::human::{parse_addr, parse_count, parse_duration, parse_rate, parse_size};
 use filepull_process::environment::check_path;
 use filepull_process::telemetry::LogFormat;
 
@@ -44,6 +44,11 @@ pub struct Args {
     /// Transfers in line.
     #[arg(long, env = "MAX_WAITING", default_value = "10000", value_parser = parse_count)]
     pub max_waiting: usize,
+    /// Transfers of one client that wait.
+    #[arg(
+        long, env = "MAX_WAITING_PER_CLIENT", default_value = "100", value_parser = parse_count
+    )]
+    pub max_waiting_per_client: usize,
     /// Largest file that is accepted, such as 10GiB.
     #[arg(long, env = "MAX_FILE_SIZE", default_value = "10GiB", value_parser = parse_size)]
     pub max_file_size: u64,
@@ -53,6 +58,10 @@ pub struct Args {
     /// An upload that brings no byte for this long is started again.
     #[arg(long, env = "STALL_TIMEOUT", default_value = "60s", value_parser = parse_duration)]
     pub stall_timeout: Duration,
+    /// An upload that is slower over five minutes gives its turn to others that wait, and goes on
+    /// later; 0 switches this off.
+    #[arg(long, env = "MIN_RATE", default_value = "1KiB/s", value_parser = parse_min_rate)]
+    pub min_rate: u64,
     /// How long an interrupted transfer waits for its client.
     #[arg(long, env = "RESUME_WITHIN", default_value = "15m", value_parser = parse_duration)]
     pub resume_within: Duration,
@@ -81,6 +90,11 @@ pub struct Args {
     /// How log lines look.
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t)]
     pub log_format: LogFormat,
+}
+
+/// Reads a rate such as `1KiB/s`, or 0 for none.
+fn parse_min_rate(text: &str) -> Result<u64, String> {
+    if text == "0" { Ok(0) } else { parse_rate(text) }
 }
 
 /// Who may call the HTTP API.
@@ -144,9 +158,12 @@ impl TryFrom<Args> for Config {
         let limits = Limits {
             max_running: args.max_running,
             max_waiting: args.max_waiting,
+            max_waiting_per_client: args.max_waiting_per_client,
             max_file_size: args.max_file_size,
             min_free: args.min_free,
             stall_timeout: args.stall_timeout,
+            min_rate: args.min_rate,
+            min_rate_window: MIN_RATE_WINDOW,
             resume_within: args.resume_within,
             checkpoint_every: CHECKPOINT_EVERY,
         };
@@ -172,6 +189,9 @@ impl TryFrom<Args> for Config {
         })
     }
 }
+
+/// Long enough for a line that is down for a minute or two.
+pub const MIN_RATE_WINDOW: Duration = Duration::from_mins(5);
 
 /// An interruption of the server costs about this much transfer time; a transfer that is shorter
 /// pays for no checkpoint at all.

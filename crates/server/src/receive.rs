@@ -5,6 +5,7 @@
 //! is read from the connection: the line slows down instead of filling the memory.
 
 mod held;
+mod stall;
 
 use std::fmt;
 use std::future::poll_fn;
@@ -17,10 +18,12 @@ use filepull_core::problem::Problem;
 use filepull_core::receive::ReceiveError;
 use futures::{Stream, StreamExt as _};
 use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{Duration, Instant, sleep, sleep_until};
 
 use crate::brake::Brake;
 use crate::store::StoreError;
 pub(crate) use held::Held;
+use stall::Stall;
 
 /// What an agent sends after the header of an upload.
 #[derive(Clone, Debug)]
@@ -66,6 +69,8 @@ pub(crate) enum End {
 pub(crate) enum Event {
     /// What has been received so far is written.
     Wrote,
+    /// The disk has been writing for long and goes on; `held` stays empty.
+    DiskStalled,
     /// The upload is over, and everything that arrived has been written.
     Ended(End),
 }
@@ -93,13 +98,32 @@ pub struct Reception {
     batch_len: usize,
     job: Option<JoinHandle<(Held, Result<(), End>)>>,
     end: Option<End>,
+    /// When the disk stalls unless its job has ended.
+    stalls_at: Option<Instant>,
+    stall: Stall,
+    /// How many bytes the agent may still send.
+    n_expected: u64,
 }
+
+/// A disk that works on one job for longer has stalled. By then the agent has not waited for the
+/// answer to an HTTP/2 ping for too long.
+const STALLS_AFTER: Duration = Duration::from_secs(5);
 
 impl Reception {
     /// Reads nothing ahead until the first call of `next`: by then the partial is there.
     pub(crate) fn new(pieces: Pieces, brake: Brake) -> Self {
         brake.want(0);
-        Self { pieces, brake, batch: Vec::new(), batch_len: 0, job: None, end: None }
+        Self {
+            pieces,
+            brake,
+            batch: Vec::new(),
+            batch_len: 0,
+            job: None,
+            end: None,
+            stalls_at: None,
+            stall: Stall::default(),
+            n_expected: 0,
+        }
     }
 
     /// Waits for the next thing worth telling, and reads a batch of at most `batch_len` bytes ahead
@@ -115,11 +139,13 @@ impl Reception {
                 return Event::Ended(end);
             }
             let room = batch_len.saturating_sub(self.batch_len);
-            let takes_more = self.end.is_none() && 0 < room;
+            let takes_more = self.end.is_none() && 0 < room && !self.stall.is_now();
             tokio::select! {
                 // What has come already joins the batch: a job costs two changes of thread.
                 biased;
-                piece = next_piece(&mut self.pieces, &self.brake, room), if takes_more => self.take(piece),
+                piece = next_piece(&mut self.pieces, &self.brake, room, &mut self.stall), if takes_more => {
+                    self.take(piece);
+                }
                 () = std::future::ready(()), if idle && !self.batch.is_empty() => {
                     if let Some(held) = held.take() {
                         self.start_job(held);
@@ -127,11 +153,48 @@ impl Reception {
                 }
                 (written, result) = finished(&mut self.job) => {
                     self.job = None;
+                    self.stalls_at = None;
+                    self.stall.end();
                     *held = Some(written);
                     return self.job_done(result);
                 }
+                () = reached(self.stalls_at) => {
+                    self.stalls_at = None;
+                    self.stall.begin(self.n_expected, &self.brake);
+                    return Event::DiskStalled;
+                }
             }
         }
+    }
+
+    /// Waits for `work` of the disk, before the first byte is written. The connection must not be
+    /// dropped meanwhile because a ping is not answered: `on_stall` is called when that begins.
+    pub(crate) async fn while_disk_works<T>(
+        &mut self,
+        n_expected: u64,
+        work: impl Future<Output = T>,
+        on_stall: impl FnOnce(),
+    ) -> T {
+        tokio::pin!(work);
+        tokio::select! {
+            done = &mut work => return done,
+            () = sleep(STALLS_AFTER) => {}
+        }
+        self.stall.begin(n_expected, &self.brake);
+        on_stall();
+        let done = work.await;
+        self.stall.end();
+        done
+    }
+
+    /// A job writes: the agent waits for this server's disk.
+    pub(crate) fn is_writing(&self) -> bool {
+        self.job.is_some()
+    }
+
+    /// The disk stalled, and the connection has not been seen alive since.
+    pub(crate) fn disk_stalled(&self) -> bool {
+        self.stall.has_been()
     }
 
     /// Waits for the job that still writes, if any, and drops what it has not taken.
@@ -155,6 +218,8 @@ impl Reception {
     fn start_job(&mut self, mut held: Held) {
         let batch = std::mem::take(&mut self.batch);
         self.batch_len = 0;
+        self.stalls_at = Some(Instant::now() + STALLS_AFTER);
+        self.n_expected = held.receiver.announced().saturating_sub(held.receiver.received());
         self.job = Some(spawn_blocking(move || {
             let result = held.write(batch);
             (held, result)
@@ -208,15 +273,25 @@ async fn next_piece(
     pieces: &mut Pieces,
     brake: &Brake,
     room: usize,
+    stall: &mut Stall,
 ) -> Option<Result<Piece, String>> {
     poll_fn(|context| {
         let piece = pieces.poll_next_unpin(context);
         if piece.is_pending() {
+            stall.pass();
             brake.want(room);
         }
         piece
     })
     .await
+}
+
+/// Resolves then; never if there is no such time.
+async fn reached(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// The job's result; for ever pending without a job.
@@ -268,10 +343,11 @@ mod tests {
         brake.want(0);
         let one = stream::once(ready(Err("the first".to_owned())));
         let mut pieces: Pieces = Box::pin(one.chain(stream::once(pending())));
+        let mut stall = Stall::default();
         let holds = || poll_fn(|context| std::task::Poll::Ready(brake.holds(context)));
-        assert!(next_piece(&mut pieces, &brake, 10).await.is_some());
+        assert!(next_piece(&mut pieces, &brake, 10, &mut stall).await.is_some());
         assert!(holds().await, "what has come must be taken first");
-        let more = pin!(next_piece(&mut pieces, &brake, 10));
+        let more = pin!(next_piece(&mut pieces, &brake, 10, &mut stall));
         assert!(futures::poll!(more).is_pending());
         brake.has_read(9);
         assert!(!holds().await);

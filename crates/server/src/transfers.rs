@@ -14,6 +14,7 @@ mod judge;
 mod keys;
 mod life;
 mod listed;
+mod min_rate;
 mod open;
 mod patience;
 mod publish;
@@ -26,6 +27,7 @@ pub(crate) mod tests;
 mod turn;
 mod upload;
 mod view;
+mod wait;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -64,12 +66,18 @@ pub struct Limits {
     pub max_running: usize,
     /// Transfers in line.
     pub max_waiting: usize,
+    /// Transfers of one client that wait.
+    pub max_waiting_per_client: usize,
     /// The largest file, in bytes.
     pub max_file_size: u64,
     /// Bytes that stay free on the server's disk.
     pub min_free: u64,
     /// An upload that brings no byte for this long has stalled.
     pub stall_timeout: Duration,
+    /// An upload that is slower, in bytes per second, gives its turn to others; 0 is off.
+    pub min_rate: u64,
+    /// The time over which the rate is measured.
+    pub min_rate_window: Duration,
     /// How long a client may be away before its transfer fails.
     pub resume_within: Duration,
     /// Bytes are made durable this often while they come.
@@ -97,6 +105,8 @@ struct Shared {
     disk: DiskSampler,
     /// How many transfers wait until our own disk or records work again.
     n_waits: Arc<AtomicUsize>,
+    /// When this server began to take up transfers.
+    started_at: DateTime<Utc>,
     /// The records failed when they were last written to.
     records_fail: AtomicBool,
 }
@@ -190,6 +200,7 @@ impl Transfers {
             turns,
             disk,
             n_waits,
+            started_at: now(),
             records_fail,
         };
         let transfers = Self { shared: Arc::new(shared) };

@@ -18,6 +18,8 @@ pub enum Setting {
     Count(u64),
     /// A size in bytes.
     Bytes(u64),
+    /// Bytes per second; 0 is off.
+    Rate(u64),
     /// A time span.
     Span(Duration),
 }
@@ -29,6 +31,8 @@ impl Setting {
             Self::Text(text) => text.clone(),
             Self::Count(count) => count.to_string(),
             Self::Bytes(bytes) => human::size(*bytes),
+            Self::Rate(0) => "off".to_owned(),
+            Self::Rate(rate) => human::rate(*rate),
             Self::Span(span) if span.subsec_nanos() == 0 => human::span(*span),
             Self::Span(span) => human::took(*span),
         }
@@ -39,7 +43,9 @@ impl Serialize for Setting {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::Text(text) => serializer.serialize_str(text),
-            Self::Count(number) | Self::Bytes(number) => serializer.serialize_u64(*number),
+            Self::Count(number) | Self::Bytes(number) | Self::Rate(number) => {
+                serializer.serialize_u64(*number)
+            }
             Self::Span(span) if span.subsec_nanos() == 0 => {
                 serializer.serialize_u64(span.as_secs())
             }
@@ -51,7 +57,7 @@ impl Serialize for Setting {
 impl Config {
     /// Every setting and its value, in the order they are shown.
     pub fn settings(&self) -> Vec<(&'static str, Setting)> {
-        use Setting::{Bytes, Count, Span, Text};
+        use Setting::{Bytes, Count, Rate, Span, Text};
         let Self { limits, line, .. } = self;
         let count = |count: usize| Count(u64::try_from(count).unwrap_or(u64::MAX));
         vec![
@@ -62,9 +68,11 @@ impl Config {
             ("agent_auth", word(&self.agent_auth)),
             ("max_running", count(limits.max_running)),
             ("max_waiting", count(limits.max_waiting)),
+            ("max_waiting_per_client", count(limits.max_waiting_per_client)),
             ("max_file_size", Bytes(limits.max_file_size)),
             ("min_free", Bytes(limits.min_free)),
             ("stall_timeout", Span(limits.stall_timeout)),
+            ("min_rate", Rate(limits.min_rate)),
             ("resume_within", Span(limits.resume_within)),
             ("stream_window", Bytes(line.stream_window.into())),
             ("heartbeat", Span(line.heartbeat)),
@@ -120,6 +128,8 @@ mod tests {
         check(Setting::Text("auto".to_owned()), "auto", "auto".into());
         check(Setting::Count(20), "20", 20.into());
         check(Setting::Bytes(1 << 30), "1.0 GiB", (1 << 30).into());
+        check(Setting::Rate(1 << 10), "1.0 KiB/s", (1 << 10).into());
+        check(Setting::Rate(0), "off", 0.into());
         check(Setting::Span(Duration::from_mins(15)), "15 min", 900.into());
         check(Setting::Span(Duration::from_millis(500)), "0.5 s", 0.5.into());
     }

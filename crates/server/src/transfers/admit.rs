@@ -30,7 +30,10 @@ impl Life {
         loop {
             let held = self.held.as_ref().map(|held| held.receiver.received());
             match self.transfer.begin(attempt, offset, &source, held) {
-                Ok(Begin::Over) => self.start_over().await?,
+                Ok(Begin::Over) => {
+                    self.changed_between_attempts()?;
+                    self.start_over().await?;
+                }
                 Ok(Begin::GoOn) => {
                     self.fits(size).await?;
                     self.reserve(size).await?;
@@ -61,6 +64,19 @@ impl Life {
         Ok(Admitted::Yes)
     }
 
+    /// Counts a file that no longer begins with what was received of it, also if every attempt
+    /// brings bytes: one that changes again and again would never end.
+    fn changed_between_attempts(&mut self) -> Result<(), Problem> {
+        self.transfer.setbacks.changed += 1;
+        if self.transfer.setbacks.changed < Transfer::MAX_CHANGED {
+            return Ok(());
+        }
+        let (client, n_changed) = (&self.transfer.client, self.transfer.setbacks.changed);
+        let name = self.transfer.path.as_ref().map_or("its file".to_owned(), ToString::to_string);
+        let detail = format!("{client} changed {name} {n_changed} times before it was sent.");
+        Err(Problem::new(Code::FileChanged, detail))
+    }
+
     /// Reserves what an earlier process gave back when it cut the partial to its checkpoint.
     async fn reserve(&mut self, size: u64) -> Result<(), Ending> {
         let Some(held) = self.held.take() else { return Ok(()) };
@@ -73,7 +89,7 @@ impl Life {
         reserved.map_err(|error| self.meaning(store_failed(&error)))
     }
 
-    fn began(&self, offset: u64) {
+    fn began(&mut self, offset: u64) {
         let Transfer { id, client, attempt, .. } = &self.transfer;
         let Some(source) = self.transfer.source() else { return };
         let (name, size) = (source.name.as_str(), source.size);
@@ -85,26 +101,31 @@ impl Life {
                 bytes_done = offset, attempt, "transfer resumed"
             );
         }
+        self.was_admitted = true;
         self.view.send_modify(|view| view.bytes_done = offset);
         self.show(Stage::Running);
     }
 
     /// Is there space for a source of `size` bytes? What is received already has its space, whether
     /// the upload goes on after it or takes its place.
-    pub(super) async fn fits(&mut self, size: u64) -> Result<(), Problem> {
+    ///
+    /// # Errors
+    /// A file that is too large ends the transfer; one for which there is no space may wait.
+    pub(super) async fn fits(&mut self, size: u64) -> Result<(), Ending> {
         let max_file_size = self.shared.limits.max_file_size;
         if max_file_size < size {
             let client = &self.transfer.client;
             let (size, max) = (human::size(size), human::size(max_file_size));
             let detail = format!("{client}'s file has {size}; this server accepts up to {max}.");
-            return Err(Problem::new(Code::FileTooLarge, detail));
+            return Err(Problem::new(Code::FileTooLarge, detail).into());
         }
         let owned = self.allocated().await;
-        self.shared.check_space_for(size.saturating_sub(owned)).await
+        let checked = self.shared.check_space_for(size.saturating_sub(owned)).await;
+        checked.map_err(Ending::NotNow)
     }
 
     /// How many bytes of the disk the partial has taken or reserved.
-    async fn allocated(&mut self) -> u64 {
+    pub(super) async fn allocated(&mut self) -> u64 {
         let Some(held) = self.held.take() else { return 0 };
         let job = move || {
             let allocated = held.partial.allocated();

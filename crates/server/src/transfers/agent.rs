@@ -1,9 +1,10 @@
 //! What an agent says about a transfer, and what it is told.
 
+use chrono::{DateTime, Utc};
 use filepull_core::problem::Problem;
 use filepull_core::receive::Verified;
 use filepull_core::source::Source;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 use crate::receive::Reception;
@@ -65,9 +66,17 @@ pub enum Reply {
 /// What a transfer's task is asked to do.
 #[derive(Debug)]
 pub(super) enum Ask {
-    Answer { attempt: u32, answer: Answer },
+    Answer {
+        attempt: u32,
+        answer: Answer,
+    },
     Upload(Box<Upload>),
     Cancel(Problem),
+    /// Wait until then at least, and answer once that is on record.
+    Extend {
+        until: DateTime<Utc>,
+        done: oneshot::Sender<Result<(), Problem>>,
+    },
 }
 
 /// Tells an agent that its attempt is over.

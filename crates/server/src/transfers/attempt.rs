@@ -91,8 +91,11 @@ impl Life {
                         self.opened(&source);
                         // Now, while the trigger still waits for its answer; the upload is judged
                         // again by where it begins.
-                        if let Err(problem) = self.fits(size).await {
-                            return Err(self.called_off(session, problem));
+                        if let Err(ending) = self.fits(size).await {
+                            if let Ending::Failed(problem) | Ending::NotNow(problem) = &ending {
+                                self.call_off(session, problem);
+                            }
+                            return Err(ending);
                         }
                         self.show(Stage::Running);
                     }
@@ -105,7 +108,9 @@ impl Life {
                     Answer::TryAgain(why) => return Ok(Answered::Nothing(why)),
                 },
                 Ask::Cancel(problem) => return Err(self.called_off(session, problem)),
-                stale @ (Ask::Upload(_) | Ask::Answer { .. }) => self.heed_idly(stale)?,
+                ask @ (Ask::Upload(_) | Ask::Answer { .. } | Ask::Extend { .. }) => {
+                    self.heed_idly(ask).await?;
+                }
             }
         }
     }
@@ -125,10 +130,14 @@ impl Life {
 
     /// Ends a transfer from this side, and tells the agent.
     pub(super) fn called_off(&self, session: &Session, problem: Problem) -> Ending {
+        self.call_off(session, &problem);
+        problem.into()
+    }
+
+    fn call_off(&self, session: &Session, problem: &Problem) {
         let reason = problem.detail.clone();
         // If the line is gone the agent has nothing to stop.
         let _ = session.say(Message::Cancel { transfer: self.transfer.id, reason });
-        problem.into()
     }
 }
 

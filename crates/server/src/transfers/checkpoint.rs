@@ -57,7 +57,7 @@ impl Checkpoints {
     }
 
     /// Waits for the one in the making, if there is one.
-    pub(super) async fn settle(mut self) -> Option<Made> {
+    pub(super) async fn settle(&mut self) -> Option<Made> {
         self.making.as_ref()?;
         Some(self.made().await)
     }

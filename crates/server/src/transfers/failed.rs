@@ -17,9 +17,10 @@ use crate::store::StoreError;
 /// Why something was not done on the disk.
 #[derive(Debug)]
 pub(super) enum Failed {
-    /// The process lacks descriptors: nothing is wrong with the disk, nor with what lies on it.
+    /// The process lacks file descriptors or the disk lacks space, and both can come back. Without
+    /// space, what was being written must not be used any more: only its checkpoint.
     NotNow(Problem),
-    /// The disk failed or is full: what was being written must not be used any more.
+    /// The disk failed: what was being written must not be used any more.
     Disk(Problem),
 }
 
@@ -54,7 +55,7 @@ pub(super) fn store_failed(error: &StoreError) -> Failed {
         let detail = "The server has too many files and connections open.";
         Failed::NotNow(Problem::new(Code::ServerBusy, detail))
     } else if error.is_full() {
-        Failed::Disk(Problem::new(Code::ServerFull, "The server's disk is full."))
+        Failed::NotNow(Problem::new(Code::ServerFull, "The server's disk is full."))
     } else {
         let detail = "The server could not write the file to its disk.";
         Failed::Disk(Problem::new(Code::StorageFailed, detail))

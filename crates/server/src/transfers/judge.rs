@@ -22,40 +22,37 @@ impl Life {
         replies: &mpsc::Sender<Reply>,
     ) -> Result<Attempted, Ending> {
         match self.held.as_ref().map(|held| held.receiver.finish(total_size, digest)) {
-            Some(Ok(proof)) if self.intact().await? => self.seal(proof, replies).await,
-            Some(Ok(_)) => {
-                self.damaged("the partial is no longer what was received".into(), replies).await
-            }
+            Some(Ok(proof)) => match self.intact().await? {
+                Some(inode) => self.seal(proof, inode, replies).await,
+                None => {
+                    let why = "the partial is no longer what was received".to_owned();
+                    self.damaged(why, replies).await
+                }
+            },
             Some(Err(error)) => self.damaged(error.to_string(), replies).await,
             None => Ok(fruitless("the partial is gone")),
         }
     }
 
-    /// Whether the partial is still what was received: it is about to get a name.
-    async fn intact(&mut self) -> Result<bool, Ending> {
-        let Some(mut held) = self.held.take() else { return Ok(false) };
-        let known = held.is_known_intact();
-        let (held, intact) = match known {
-            Some(intact) => (held, Ok(intact)),
-            None => {
-                let job = move || {
-                    let intact = held.look();
-                    (held, intact)
-                };
-                run(job).await
-            }
+    /// The inode of the partial, if that is still what was received: it is about to get a name.
+    async fn intact(&mut self) -> Result<Option<u64>, Ending> {
+        let Some(mut held) = self.held.take() else { return Ok(None) };
+        let job = move || {
+            let intact = held.is_known_intact().map_or_else(|| held.look(), Ok);
+            let inode = intact.and_then(|intact| intact.then(|| held.partial.inode()).transpose());
+            (held, inode)
         };
+        let (held, inode) = run(job).await;
         self.held = Some(held);
-        intact.map_err(|error| self.meaning(store_failed(&error)))
+        inode.map_err(|error| self.meaning(store_failed(&error)))
     }
 
     async fn seal(
         &mut self,
         proof: Verified,
+        inode: u64,
         replies: &mpsc::Sender<Reply>,
     ) -> Result<Attempted, Ending> {
-        let Some(held) = &self.held else { return Ok(fruitless("the partial is gone")) };
-        let inode = held.partial.inode().map_err(|error| self.meaning(store_failed(&error)))?;
         let source_name = self.transfer.source().map_or("", |source| source.name.as_str());
         let name = DownloadName::new(now(), source_name);
         let Some(synced) = self.sync(Extent::Whole).await? else {

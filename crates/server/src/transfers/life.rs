@@ -7,18 +7,18 @@ use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use chrono::{DateTime, Utc};
 use filepull_core::backoff::{Backoff, Ended, ReconnectPolicy};
 use filepull_core::problem::{Code, Problem};
 use filepull_core::transfer::{Phase, Transfer};
 use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant, sleep_until};
-use tracing::warn;
 use uuid::Uuid;
 
-use super::attempt::fruitless;
 use super::keys::HeldKey;
 use super::open::{Handle, ViewSender};
 use super::view::{Stage, View};
+use super::wait::DiskWait;
 use super::{ASKS_LEN, Ask, Shared, records_failed, refuse};
 use crate::receive::Held;
 use crate::registry::{Berth, Session};
@@ -38,11 +38,15 @@ pub(super) struct Life {
     pub(super) request_id: Uuid,
     /// The record says "sealed": the name may be there, and nothing but publishing ends that.
     pub(super) sealed: bool,
-    backoff: Backoff,
+    pub(super) backoff: Backoff,
     /// Attempts in a row that brought nothing because the line was lost.
     lost: u32,
     /// Since when no attempt has brought anything.
     fruitless_since: Option<Instant>,
+    /// This process let an upload of it begin.
+    pub(super) was_admitted: bool,
+    /// It waits for the server's disk, or did last.
+    pub(super) disk_wait: Option<DiskWait>,
 }
 
 /// Why the work on a transfer ends without a download.
@@ -52,7 +56,7 @@ pub(super) enum Ending {
     Failed(Problem),
     /// The process stops. What is on record stays.
     Left,
-    /// Only the attempt ends: the server cannot take it now.
+    /// Only the attempt ends: the server lacks a resource, such as space on its disk.
     NotNow(Problem),
     /// It is sealed and may have its name already: the disk must be asked.
     Unsure,
@@ -126,6 +130,8 @@ impl Life {
                 backoff: again(),
                 lost: 0,
                 fruitless_since: None,
+                was_admitted: false,
+                disk_wait: None,
             },
             handle,
         )
@@ -163,14 +169,13 @@ impl Life {
             if self.current_line().is_none_or(|line| line.epoch != session.epoch) {
                 continue; // it left while this waited for its turn
             }
-            let attempted = match self.attempt(&session).await {
-                Err(Ending::NotNow(problem)) => fruitless(problem.detail),
-                attempted => attempted?,
-            };
+            let attempted = self.attempt(&session).await;
             drop(turn);
             match attempted {
-                Attempted::Done => return Ok(()),
-                Attempted::Interrupted { why, progress } => {
+                Ok(Attempted::Done) => return Ok(()),
+                Err(Ending::NotNow(problem)) => self.hindered(problem).await?,
+                Err(ending) => return Err(ending),
+                Ok(Attempted::Interrupted { why, progress }) => {
                     self.interrupted(&session, &why, progress).await?;
                 }
             }
@@ -196,13 +201,7 @@ impl Life {
         why: &str,
         progress: bool,
     ) -> Result<(), Ending> {
-        let Transfer { id, client, .. } = &self.transfer;
-        let bytes_done = self.received();
-        warn!(
-            event = "transfer.interrupted", transfer = %id, %client, bytes_done,
-            attempt = self.transfer.attempt, reason = why, "transfer interrupted"
-        );
-        self.view.send_modify(|view| view.bytes_per_second = None);
+        self.log_interrupted(why);
         let line_is_up = self.current_line().is_some_and(|line| line.epoch == session.epoch);
         let stalled = &mut self.transfer.setbacks.stalled;
         match (progress, line_is_up) {
@@ -247,7 +246,7 @@ impl Life {
         loop {
             tokio::select! {
                 done = &mut work => return Ok(done),
-                Some(ask) = self.asks.recv() => self.heed_idly(ask)?,
+                Some(ask) = self.asks.recv() => self.heed_idly(ask).await?,
                 () = drain.cancelled() => return Err(Ending::Left),
             }
         }
@@ -255,11 +254,15 @@ impl Life {
 
     /// Heeds an ask while no order is out: what is not a cancel comes too late, and so does a
     /// cancel once the file may have its name.
-    pub(super) fn heed_idly(&self, ask: Ask) -> Result<(), Ending> {
+    pub(super) async fn heed_idly(&mut self, ask: Ask) -> Result<(), Ending> {
         match ask {
             Ask::Cancel(_) if self.sealed || self.transfer.is_final() => Ok(()),
             Ask::Cancel(problem) => Err(problem.into()),
             Ask::Answer { .. } => Ok(()),
+            Ask::Extend { until, done } => {
+                self.extend(until, done).await;
+                Ok(())
+            }
             Ask::Upload(upload) => {
                 let detail = format!("attempt {} is over", upload.attempt);
                 refuse(&upload.replies, Problem::new(Code::TransferUnknown, detail), None);
@@ -269,8 +272,20 @@ impl Life {
     }
 
     pub(super) fn show(&self, stage: Stage) {
+        self.show_until(stage, None, None);
+    }
+
+    /// Shows what it does, until when it waits, and why.
+    pub(super) fn show_until(
+        &self,
+        stage: Stage,
+        expires_at: Option<DateTime<Utc>>,
+        reason: Option<String>,
+    ) {
         self.view.send_modify(|view| {
             view.stage = stage;
+            view.expires_at = expires_at;
+            view.reason = reason;
             view.transfer = self.transfer.clone();
             if let Some(source) = self.transfer.source() {
                 view.source = Some(source.clone());

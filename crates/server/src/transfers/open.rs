@@ -48,7 +48,7 @@ pub(super) enum Joined {
 }
 
 /// The view of a transfer, as its task changes it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct ViewSender {
     id: TransferId,
     view: watch::Sender<View>,
@@ -114,6 +114,7 @@ impl Open {
         handle: Handle,
         fresh: bool,
         max_open: usize,
+        max_waiting_per_client: usize,
     ) -> Result<Joined, Problem> {
         let standing = Standing::of(&handle.view.borrow());
         let mut index = self.lock();
@@ -125,6 +126,14 @@ impl Open {
             let detail = format!("{n_open} transfers are running or waiting; no more may wait.");
             return Err(Problem::new(Code::ServerBusy, detail));
         }
+        let n_waiting = index.n_waiting(&handle.client);
+        if max_waiting_per_client <= n_waiting {
+            let client = &handle.client;
+            let detail =
+                format!("{n_waiting} transfers of {client} are waiting; no more of it may wait.");
+            let hint = "Wait until some have ended, or raise MAX_WAITING_PER_CLIENT.";
+            return Err(Problem::new(Code::ServerBusy, detail).hint(hint));
+        }
         index.insert(handle.clone(), standing);
         Ok(Joined::Inserted(handle))
     }
@@ -134,6 +143,11 @@ impl Open {
         let handle = self.lock().current(client).cloned()?;
         let view = handle.view.borrow().clone();
         (!view.transfer.is_final()).then_some(view)
+    }
+
+    /// Whether a transfer waits for the server's turn, or for the turn of this client.
+    pub(super) fn others_wait(&self, client: &ClientId) -> bool {
+        self.lock().others_wait(client)
     }
 
     /// Its place among those that wait for the same: the server's turn, or their client's.

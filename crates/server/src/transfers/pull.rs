@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use chrono::Utc;
+use filepull_core::human;
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::path::SharedPath;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::transfer::Transfer;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
 use tracing::info;
 use uuid::Uuid;
 
@@ -15,7 +17,7 @@ use super::keys::{HeldKey, Keyed};
 use super::life::Life;
 use super::open::{Handle, Joined};
 use super::view::{Stage, View};
-use super::{Transfers, now, records_failed};
+use super::{Ask, Transfers, now, records_failed};
 use crate::registry::{self, ClientView};
 
 /// What an operator asks for.
@@ -79,45 +81,76 @@ impl Transfers {
         held: Option<HeldKey>,
     ) -> Result<(Pulled, Option<HeldKey>), Problem> {
         let shared = &self.shared;
-        let client = shared.clients.known(&pull.client, records_failed).await?;
-        let joined = shared.open.join(&pull.client, pull.path.as_ref(), pull.fresh);
-        if let Some(handle) = joined {
-            return Ok((joined_to(&handle, &pull.requested_by, pull.request_id).await?, held));
-        }
-        if !client.online && pull.queue.is_none() {
-            return Err(offline(&client));
-        }
-        if pull.queue.is_none() {
-            shared.check_space().await.map_err(nothing_started)?;
-        }
-        let requested_by = pull.requested_by.clone();
-        let mut transfer = Transfer::new(pull.client, pull.path, pull.requested_by, now());
-        transfer.queue_until = pull.queue.map(|queue| transfer.created_at + queue);
-        let (mut life, handle) = Life::begin(shared, transfer);
         let max_open = shared.limits.max_running + shared.limits.max_waiting;
-        match shared.open.join_or_insert(handle, pull.fresh, max_open)? {
-            Joined::Other(handle) => {
-                Ok((joined_to(&handle, &requested_by, pull.request_id).await?, held))
+        loop {
+            let client = shared.clients.known(&pull.client, records_failed).await?;
+            let joined = shared.open.join(&pull.client, pull.path.as_ref(), pull.fresh);
+            if let Some(handle) = joined {
+                match self.extend(&handle, pull.queue).await? {
+                    Extended::Yes => return Ok((joined_to(&handle, &pull).await?, held)),
+                    Extended::Ended => continue,
+                }
             }
-            Joined::Inserted(handle) => {
-                // It keeps the key from others even if this caller hangs up meanwhile.
-                life.key = held;
-                life.request_id = pull.request_id;
-                shared.lifecycle.spawn(life.run());
-                Ok((recorded(&handle, false).await?, None))
+            let expected_until = shared.expected_until(&client);
+            if !client.online && pull.queue.is_none() && expected_until.is_none() {
+                return Err(offline(&client));
             }
+            if pull.queue.is_none() {
+                shared.check_space().await.map_err(nothing_started)?;
+            }
+            let Pull { client, path, requested_by, .. } = pull.clone();
+            let mut transfer = Transfer::new(client, path, requested_by, now());
+            let queue_until = pull.queue.map(|queue| transfer.created_at + queue);
+            transfer.queue_until = queue_until.or(expected_until);
+            let (mut life, handle) = Life::begin(shared, transfer);
+            let max_waiting = shared.limits.max_waiting_per_client;
+            match shared.open.join_or_insert(handle, pull.fresh, max_open, max_waiting)? {
+                Joined::Other(handle) => match self.extend(&handle, pull.queue).await? {
+                    Extended::Yes => return Ok((joined_to(&handle, &pull).await?, held)),
+                    Extended::Ended => {}
+                },
+                Joined::Inserted(handle) => {
+                    // It keeps the key from others even if this caller hangs up meanwhile.
+                    life.key = held;
+                    life.request_id = pull.request_id;
+                    shared.lifecycle.spawn(life.run());
+                    return Ok((recorded(&handle, false).await?, None));
+                }
+            }
+        }
+    }
+
+    /// Moves the deadline of a transfer that a pull with `queue` joins. It is on record when this
+    /// returns.
+    async fn extend(&self, handle: &Handle, queue: Option<Duration>) -> Result<Extended, Problem> {
+        let Some(queue) = queue else { return Ok(Extended::Yes) };
+        let (done, extended) = oneshot::channel();
+        let ask = Ask::Extend { until: now() + queue, done };
+        let answered = async {
+            handle.asks.send(ask).await.ok()?;
+            extended.await.ok()
+        };
+        match timeout(EXTEND_LIMIT, answered).await {
+            Ok(Some(saved)) => saved.map(|()| Extended::Yes),
+            Ok(None) => {
+                // It is about to end, and nobody joins one that has.
+                let mut view = handle.view.clone();
+                let ended = view.wait_for(|view| view.transfer.is_final());
+                match timeout(EXTEND_LIMIT, ended).await {
+                    Ok(_) => Ok(Extended::Ended),
+                    Err(_) => Err(not_extended(handle.id)),
+                }
+            }
+            Err(_) => Err(not_extended(handle.id)),
         }
     }
 }
 
 /// Joins a transfer that is under way, once it is on record.
-async fn joined_to(
-    handle: &Handle,
-    requested_by: &str,
-    request_id: Uuid,
-) -> Result<Pulled, Problem> {
+async fn joined_to(handle: &Handle, pull: &Pull) -> Result<Pulled, Problem> {
     let pulled = recorded(handle, true).await?;
     let Handle { id, client, path, .. } = handle;
+    let Pull { requested_by, request_id, .. } = pull;
     let path = path.as_ref().map(|path| path.as_str());
     info!(
         event = "transfer.joined", transfer = %id, %client, path, requested_by, %request_id,
@@ -125,6 +158,22 @@ async fn joined_to(
     );
     Ok(pulled)
 }
+
+fn not_extended(id: TransferId) -> Problem {
+    let limit = human::span(EXTEND_LIMIT);
+    let detail = format!("Transfer {id} could not record the new deadline within {limit}.");
+    Problem::new(Code::ServerBusy, detail)
+}
+
+/// Whether a transfer that is joined waits as long as the pull asks for.
+enum Extended {
+    Yes,
+    /// It ended meanwhile.
+    Ended,
+}
+
+/// A deadline is on record within this time, even if the transfer waits for a slow disk.
+const EXTEND_LIMIT: Duration = Duration::from_secs(5);
 
 /// Waits until a transfer is on record: earlier nobody may be told of it.
 async fn recorded(handle: &Handle, joined: bool) -> Result<Pulled, Problem> {

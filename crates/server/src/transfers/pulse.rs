@@ -21,6 +21,7 @@ pub(super) struct Pulse {
     pub(super) durable: u64,
     stall_timeout: Duration,
     received: u64,
+    announced: u64,
     last_ack: Instant,
     acked: u64,
     speed: Speed,
@@ -29,25 +30,36 @@ pub(super) struct Pulse {
 impl Pulse {
     /// For an upload that goes into `receiver`.
     pub(super) fn new(receiver: &Receiver, stall_timeout: Duration, now: Instant) -> Self {
-        let received = receiver.received();
+        let (received, announced) = (receiver.received(), receiver.announced());
         Self {
-            patience: Patience::new(receiver.announced(), stall_timeout, now),
+            patience: Patience::new(announced, stall_timeout, now),
             durable: 0,
             stall_timeout,
             received,
+            announced,
             last_ack: now,
             acked: received,
             speed: Speed::new(received, now.into_std()),
         }
     }
 
+    /// Starts to wait again: until now the agent waited for this server.
+    pub(super) fn renew(&mut self, now: Instant) {
+        self.patience = Patience::new(self.announced, self.stall_timeout, now);
+    }
+
+    /// Every byte has been received.
+    pub(super) fn is_complete(&self) -> bool {
+        self.received == self.announced
+    }
+
     /// Notes what has been received. New bytes renew the patience; an empty chunk is a sign of life
     /// only from an agent that has sent everything, and reads its file once more.
     fn beat(&mut self, receiver: &Receiver, now: Instant) {
-        let (received, announced) = (receiver.received(), receiver.announced());
+        let received = receiver.received();
         if self.received < received {
-            self.patience = Patience::new(announced, self.stall_timeout, now);
-        } else if received == announced {
+            self.renew(now);
+        } else if received == self.announced {
             self.patience.sign(now);
         }
         self.received = received;
@@ -60,10 +72,12 @@ impl Life {
         let Some(held) = &self.held else { return };
         let (received, now) = (held.receiver.received(), Instant::now());
         pulse.beat(&held.receiver, now);
-        if let Some(speed) = pulse.speed.update(received, now.into_std()) {
+        let speed = pulse.speed.update(received, now.into_std());
+        // Nothing else shows the last bytes: the next thing to happen may be minutes later.
+        if speed.is_some() || received == held.receiver.announced() {
             self.view.send_modify(|view| {
                 view.bytes_done = received;
-                view.bytes_per_second = Some(speed);
+                view.bytes_per_second = speed.or(view.bytes_per_second);
             });
         }
         let ack_due = ACK_EVERY <= now - pulse.last_ack || ACK_LEN <= received - pulse.acked;

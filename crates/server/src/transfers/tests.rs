@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use filepull_core::digest::Digest;
 use filepull_core::name::DownloadName;
+use filepull_core::path::SharedPath;
 use filepull_core::source::Source;
 use filepull_core::transfer::{Download, Phase};
 use futures::StreamExt as _;
@@ -12,19 +13,24 @@ use futures::stream;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+mod waits;
+
 use super::*;
 use crate::brake::Brake;
 use crate::client::{Agent, Greeting};
-use crate::receive::{Piece, Reception};
+use crate::receive::{Piece, Pieces, Reception};
 use crate::registry::{Heard, Message, Order, Seat, Session};
 use crate::store::RECORDS_FOLDER;
 
 pub(crate) const LIMITS: Limits = Limits {
     max_running: 2,
     max_waiting: 2,
+    max_waiting_per_client: 2,
     max_file_size: 1 << 30,
     min_free: 0,
     stall_timeout: Duration::from_mins(1),
+    min_rate: 0,
+    min_rate_window: Duration::from_mins(5),
     resume_within: Duration::from_mins(1),
     checkpoint_every: Duration::from_mins(1),
 };
@@ -59,6 +65,10 @@ impl Bed {
 
     /// Starts over what `prepare` leaves in the folder and in the records.
     async fn start_with(prepare: impl AsyncFnOnce(PathBuf, &Records)) -> Self {
+        Self::start_within(LIMITS, prepare).await
+    }
+
+    async fn start_within(limits: Limits, prepare: impl AsyncFnOnce(PathBuf, &Records)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let records = Records::open(&folder.path().join(RECORDS_FOLDER)).await.unwrap();
         prepare(folder.path().join("client4"), &records).await;
@@ -79,15 +89,23 @@ impl Bed {
         let lifecycle = Lifecycle::new();
         let disk = DiskSampler::start(store.clone(), &lifecycle);
         let started =
-            Transfers::start(records.clone(), registry, store, disk, lifecycle, LIMITS).await;
+            Transfers::start(records.clone(), registry, store, disk, lifecycle, limits).await;
         Self { folder, records, transfers: started.unwrap(), orders, _seat: seat, _pulse: pulse }
     }
 
     async fn pull(&self) -> Result<Pulled, Problem> {
+        self.pull_of(None, None).await
+    }
+
+    async fn pull_of(
+        &self,
+        path: Option<&str>,
+        queue: Option<Duration>,
+    ) -> Result<Pulled, Problem> {
         let pull = Pull {
             client: client(),
-            path: None,
-            queue: None,
+            path: path.map(|path| SharedPath::parse(path).unwrap()),
+            queue,
             fresh: false,
             requested_by: "test".to_owned(),
             request_id: uuid::Uuid::nil(),
@@ -108,12 +126,22 @@ impl Bed {
     /// Answers an order for a file of `size` bytes with these pieces. What the server says to them
     /// comes out.
     fn upload(&self, order: &Order, size: usize, pieces: Vec<Piece>) -> mpsc::Receiver<Reply> {
-        let (replies, said) = mpsc::channel(16);
         let pieces = stream::iter(pieces).map(Ok).boxed();
+        self.upload_from(order.prefix.len, order, size, pieces)
+    }
+
+    fn upload_from(
+        &self,
+        offset: u64,
+        order: &Order,
+        size: usize,
+        pieces: Pieces,
+    ) -> mpsc::Receiver<Reply> {
+        let (replies, said) = mpsc::channel(16);
         let upload = Upload {
             attempt: order.attempt,
             token: order.token,
-            offset: order.prefix.len,
+            offset,
             source: source(size),
             reception: Reception::new(pieces, Brake::default()),
             replies,

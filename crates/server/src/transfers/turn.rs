@@ -4,13 +4,18 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use filepull_core::problem::{Code, Problem};
+use filepull_core::transfer::Transfer;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::time::{Duration, timeout};
 
 use super::life::{Ending, Life};
 use super::view::{Stage, WaitingFor};
 use super::{Shared, now};
-use crate::registry::{self, Session};
+use crate::client::DisconnectReason;
+use crate::registry::{self, ClientView, Session};
+
+/// How long the clients of the last server get to return to this one.
+const RETURN_LIMIT: Duration = Duration::from_secs(30);
 
 /// The right to send one file, given back when dropped.
 pub(super) struct Turn {
@@ -23,38 +28,58 @@ impl Shared {
     pub(super) fn n_running(&self) -> usize {
         self.limits.max_running.saturating_sub(self.turns.available_permits())
     }
+
+    /// Until when a client that the last server had connected may return before a pull of it is
+    /// rejected; `None` if it was offline, or that time is over.
+    pub(super) fn expected_until(&self, client: &ClientView) -> Option<DateTime<Utc>> {
+        let last = client.record.last_disconnect.as_ref()?;
+        let until = self.started_at + RETURN_LIMIT;
+        let was_online = last.reason == DisconnectReason::ServerRestart;
+        (!client.online && was_online && now() < until).then_some(until)
+    }
+
+    /// Why a pull waits for a client although it was not queued.
+    fn why_expected(&self, transfer: &Transfer) -> Option<String> {
+        let is_expected = transfer.queue_until == Some(self.started_at + RETURN_LIMIT);
+        let client = &transfer.client;
+        is_expected.then(|| format!("the server has just started, and {client} was online before"))
+    }
 }
 
 impl Life {
     /// Waits until the client has a line.
     pub(super) async fn online(&mut self) -> Result<Session, Ending> {
-        let mut line = self.berth.line();
-        if let Some(session) = line.borrow_and_update().clone() {
+        if let Some(session) = self.current_line() {
             return Ok(session);
         }
-        let deadline = self.away_until();
-        self.view.send_modify(|view| view.expires_at = Some(deadline));
-        self.show(Stage::Waiting(WaitingFor::Client));
-        let left = (deadline - Utc::now()).to_std().unwrap_or_default();
-        let back = async move {
-            match line.wait_for(Option::is_some).await {
-                Ok(session) => session.clone(),
-                Err(_) => None, // the registry outlives every transfer
+        let since = now();
+        loop {
+            let deadline = self.away_until(since);
+            let stage = Stage::Waiting(WaitingFor::Client);
+            self.show_until(stage, Some(deadline), self.shared.why_expected(&self.transfer));
+            let left = (deadline - Utc::now()).to_std().unwrap_or_default();
+            let mut line = self.berth.line();
+            let back = async move {
+                match line.wait_for(Option::is_some).await {
+                    Ok(session) => session.clone(),
+                    Err(_) => None, // the registry outlives every transfer
+                }
+            };
+            match self.unless_ended(timeout(left, back)).await? {
+                Ok(Some(session)) => return Ok(session),
+                Ok(None) => return Err(Ending::Left),
+                Err(_) if self.away_until(since) <= now() => {
+                    return Err(self.client_gone().await.into());
+                }
+                Err(_) => {} // the deadline is later by now
             }
-        };
-        let back = self.unless_ended(timeout(left, back)).await?;
-        self.view.send_modify(|view| view.expires_at = None);
-        match back {
-            Ok(Some(session)) => Ok(session),
-            Ok(None) => Err(Ending::Left),
-            Err(_) => Err(self.client_gone().await.into()),
         }
     }
 
     /// A pull that never began waits as long as it was told to; one that did waits for the client
     /// to come back.
-    fn away_until(&self) -> DateTime<Utc> {
-        let resume_until = now() + self.shared.limits.resume_within;
+    fn away_until(&self, since: DateTime<Utc>) -> DateTime<Utc> {
+        let resume_until = since + self.shared.limits.resume_within;
         match (self.transfer.started_at, self.transfer.queue_until) {
             (None, Some(queue_until)) => queue_until,
             (Some(_), Some(queue_until)) => queue_until.max(resume_until),

@@ -11,8 +11,10 @@ use super::admit::Admitted;
 use super::attempt::fruitless;
 use super::checkpoint::Checkpoints;
 use super::life::{Attempted, Ending, Life};
+use super::min_rate::MinRate;
+use super::open::ViewSender;
 use super::pulse::Pulse;
-use super::{Answer, Ask, Reply, Upload, refuse, store_failed};
+use super::{Answer, Ask, Limits, Reply, Stage, Upload, WaitingFor, refuse, store_failed};
 use crate::receive::{self, End, Event, Reception};
 use crate::registry::Session;
 
@@ -26,8 +28,12 @@ impl Life {
         session: &Session,
         upload: Upload,
     ) -> Result<Attempted, Ending> {
-        let Upload { offset, source, reception, replies, .. } = upload;
-        let ended = match self.admit(offset, source, &replies).await {
+        let Upload { offset, source, mut reception, replies, .. } = upload;
+        let n_expected = source.size.saturating_sub(offset);
+        let view = self.view.clone();
+        let admit = self.admit(offset, source, &replies);
+        let admitted = reception.while_disk_works(n_expected, admit, || show_disk(&view)).await;
+        let ended = match admitted {
             Ok(Admitted::Yes) => self.take(session, reception, &replies).await,
             Ok(Admitted::No(why)) => Ok(fruitless(why)),
             Err(ending) => Err(ending),
@@ -47,6 +53,7 @@ impl Life {
     ) -> Result<Attempted, Ending> {
         let before = self.received();
         let end = self.drive(session, &mut reception, replies).await;
+        let disk_stalled = reception.disk_stalled();
         if let Err(error) = reception.settle(&mut self.held).await {
             return Err(self.meaning(store_failed(&error)));
         }
@@ -56,6 +63,11 @@ impl Life {
                 self.complete(total_size, digest, replies).await
             }
             Drove::Ended(End::Abort(problem)) => self.aborted(problem, progress).await,
+            // Whatever broke it did so while the agent waited for this server.
+            Drove::Ended(End::Broken(why)) if disk_stalled => {
+                let detail = format!("The server's disk did not answer in time, and then {why}.");
+                Err(Ending::NotNow(Problem::new(Code::StorageFailed, detail)))
+            }
             Drove::Ended(End::Broken(why)) => Ok(Attempted::Interrupted { why, progress }),
             Drove::Ended(End::Bad(error)) => {
                 let why = error.to_string();
@@ -107,6 +119,9 @@ impl Life {
         let limit = self.shared.limits.stall_timeout;
         let Some(held) = &self.held else { return Drove::Ended(End::Broken(GONE.into())) };
         let mut pulse = Pulse::new(&held.receiver, limit, Instant::now());
+        let Limits { min_rate, min_rate_window, .. } = self.shared.limits;
+        let mut min_rate =
+            MinRate::new(min_rate, min_rate_window, held.receiver.received(), Instant::now());
         let given_up = self.given_up(session);
         tokio::pin!(given_up);
         let stop = self.shared.lifecycle.stop().clone();
@@ -115,9 +130,13 @@ impl Life {
             tokio::select! {
                 event = reception.next(&mut self.held, batch_len) => match event {
                     Event::Wrote => {
+                        if matches!(self.view.borrow().stage, Stage::Waiting(_)) {
+                            self.show(Stage::Running);
+                        }
                         self.wrote(&mut pulse, replies);
                         checkpoints.start_if_due(self);
                     }
+                    Event::DiskStalled => show_disk(&self.view),
                     Event::Ended(end) => return Drove::Ended(end),
                 },
                 made = checkpoints.made() => match made {
@@ -134,18 +153,53 @@ impl Life {
                     {
                         return Drove::Ended(End::Broken(why));
                     }
+                    ask @ Ask::Extend { .. } => {
+                        // A checkpoint in the making would put the old deadline on record again.
+                        match checkpoints.settle().await {
+                            Some(Ok(noted)) => self.note(noted),
+                            Some(Err(failed)) => return Drove::Cut(self.meaning(failed)),
+                            None => {}
+                        }
+                        let _ = self.heed_idly(ask).await;
+                    }
                     stale @ (Ask::Upload(_) | Ask::Answer { .. }) => {
-                        let _ = self.heed_idly(stale);
+                        let _ = self.heed_idly(stale).await;
                     }
                 },
                 why = &mut given_up => return Drove::Ended(End::Broken(why.into())),
+                () = sleep_until_some(min_rate.next_check()) => {
+                    let received = self.received();
+                    if reception.is_writing() || pulse.is_complete() {
+                        // The agent waits for this server, or reads its file again.
+                        min_rate.restart(received, Instant::now());
+                    } else if min_rate.is_missed(received, Instant::now())
+                        && self.shared.open.others_wait(&self.transfer.client)
+                    {
+                        return Drove::Ended(End::Broken(self.too_slow(replies)));
+                    }
+                }
                 () = sleep_until(pulse.patience.deadline()) => {
+                    if reception.is_writing() {
+                        // The agent waits for this server.
+                        pulse.renew(Instant::now());
+                        continue;
+                    }
                     let why = format!("no byte came for {}", human::span(limit));
                     return Drove::Ended(End::Broken(why));
                 }
                 () = stop.cancelled() => return Drove::Cut(Ending::Left),
             }
         }
+    }
+
+    /// Tells the agent that its upload gives its turn to others. What was received stays.
+    fn too_slow(&self, replies: &mpsc::Sender<Reply>) -> String {
+        let Limits { min_rate, min_rate_window, .. } = self.shared.limits;
+        let (rate, window) = (human::rate(min_rate), human::span(min_rate_window));
+        let why = format!("slower than {rate} for {window} while others wait");
+        let detail = format!("The upload was {why}; it continues when it is its turn again.");
+        refuse(replies, Problem::new(Code::ServerBusy, detail), Some(self.received()));
+        why
     }
 
     /// Takes over a checkpoint that is on record.
@@ -184,6 +238,23 @@ impl Life {
             self.record().await?;
         }
         Ok(())
+    }
+}
+
+/// Shows that the transfer waits for a disk that does not answer.
+fn show_disk(view: &ViewSender) {
+    view.send_modify(|view| {
+        view.stage = Stage::Waiting(WaitingFor::Disk);
+        view.reason = Some("The server's disk does not answer.".to_owned());
+        view.bytes_per_second = None;
+    });
+}
+
+/// Sleeps until then; forever if there is no such time.
+async fn sleep_until_some(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

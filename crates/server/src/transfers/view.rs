@@ -119,7 +119,8 @@ impl View {
 
     /// How long the rest takes at the present speed.
     pub fn eta(&self) -> Option<Duration> {
-        let left = self.source.as_ref()?.size.saturating_sub(self.bytes_done);
+        let left =
+            self.source.as_ref()?.size.checked_sub(self.bytes_done).filter(|&left| 0 < left)?;
         let bytes_per_second = self.bytes_per_second.filter(|&rate| 0 < rate)?;
         Some(Duration::from_secs(left / bytes_per_second))
     }

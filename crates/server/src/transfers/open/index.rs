@@ -226,6 +226,19 @@ impl Index {
         })
     }
 
+    /// How many transfers of a client wait, or are about to.
+    pub(super) fn n_waiting(&self, client: &ClientId) -> usize {
+        let Some(of_client) = self.by_client.get(client) else { return 0 };
+        let n_open: usize = of_client.by_path.values().map(Queue::len).sum();
+        n_open - of_client.group.running.len()
+    }
+
+    /// Whether a transfer waits for the server's turn, or for the turn of this client.
+    pub(super) fn others_wait(&self, client: &ClientId) -> bool {
+        let of_client = self.by_client.get(client);
+        !self.turn.is_empty() || of_client.is_some_and(|own| !own.other_file.is_empty())
+    }
+
     /// Its place among those that wait for the same: the server's turn, or their client's.
     pub(super) fn place_in_line(&self, id: TransferId) -> Option<usize> {
         let Entry { handle, at, standing } = self.by_id.get(&id)?;

@@ -1,0 +1,56 @@
+//! What an upload does while the disk does not answer.
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::brake::Brake;
+
+/// What all connections together may bring while the disk stalls, in KiB. Pings are answered only
+/// when what was sent before them has been read.
+static BACKLOG: Semaphore = Semaphore::const_new(64 * 1024);
+
+/// The default of STREAM_WINDOW: how far an agent sends ahead.
+const WINDOW_LEN: u64 = 16 << 20;
+
+/// Whether the disk stalls now, or did since the connection was last seen alive.
+#[derive(Debug, Default)]
+pub(super) struct Stall {
+    is_now: bool,
+    has_been: bool,
+    /// Given back once what came meanwhile has been taken.
+    backlog: Option<SemaphorePermit<'static>>,
+}
+
+impl Stall {
+    /// Lets the connection bring what the agent may send ahead, so that its pings are answered. If
+    /// too many connections do so at once, this one may be dropped, and the upload is resumed.
+    pub(super) fn begin(&mut self, n_expected: u64, brake: &Brake) {
+        self.is_now = true;
+        self.has_been = true;
+        let n_kib = n_expected.min(WINDOW_LEN).div_ceil(1024);
+        if self.backlog.is_none() {
+            let n_permits = u32::try_from(n_kib).unwrap_or(u32::MAX);
+            self.backlog = BACKLOG.try_acquire_many(n_permits).ok();
+        }
+        if self.backlog.is_some() {
+            brake.release();
+        }
+    }
+
+    /// The disk answers.
+    pub(super) fn end(&mut self) {
+        self.is_now = false;
+    }
+
+    /// Everything that came meanwhile has been taken, and the connection is alive.
+    pub(super) fn pass(&mut self) {
+        *self = Self::default();
+    }
+
+    pub(super) fn is_now(&self) -> bool {
+        self.is_now
+    }
+
+    pub(super) fn has_been(&self) -> bool {
+        self.has_been
+    }
+}
