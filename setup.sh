@@ -12,6 +12,7 @@ usage() {
 --force     make the files anew, even those that are already there
 CLIENTS=5   how many clients (docker-compose.yml has five)
 SIZE_MB=100 size of each file, in MiB
+HTTP_PORT=8080, GRPC_PORT=50051  ports on this machine, for --up and docker compose
 EOF
 }
 
@@ -41,6 +42,8 @@ CLIENTS=${CLIENTS:-5}
 SIZE_MB=${SIZE_MB:-100}
 whole CLIENTS "$CLIENTS"
 whole SIZE_MB "$SIZE_MB"
+HTTP_PORT=${HTTP_PORT:-8080}
+whole HTTP_PORT "$HTTP_PORT"
 size=$((SIZE_MB * 1048576))
 
 run_local() {
@@ -180,15 +183,15 @@ run_up() {
     $compose up --build -d
     echo "waiting until server and clients are healthy"
     wait_until_healthy
-    echo "curl \"localhost:8080/trigger?id=client4&wait=5m\""
-    answer=$(fetch "http://localhost:8080/trigger?id=client4&wait=5m") || fail "the pull failed, see: $compose logs server client4"
+    echo "curl \"localhost:$HTTP_PORT/trigger?id=client4&wait=5m\""
+    answer=$(fetch "http://localhost:$HTTP_PORT/trigger?id=client4&wait=5m") || fail "the pull failed, see: $compose logs server client4"
     echo "$answer"
     saved=$(echo "$answer" | sed -n 's/^ *saved *//p')
     [ -f "$saved" ] || fail "the answer names no file that is there"
     sent=$(digest <client-data/client4/data.txt)
     [ "$(digest <"$saved")" = "$sent" ] || fail "$saved differs from client-data/client4/data.txt"
     echo "Same digest on both sides: $saved is client4's file."
-    echo "Next: curl localhost:8080, or stop it all with: $compose down"
+    echo "Next: curl localhost:$HTTP_PORT, or stop it all with: $compose down"
 }
 
 [ "$local" = no ] || run_local
@@ -199,5 +202,5 @@ if [ "$up" = yes ]; then
 else
     echo
     echo "Next: docker compose up --build"
-    echo "then: curl \"localhost:8080/trigger?id=client4\""
+    echo "then: curl \"localhost:$HTTP_PORT/trigger?id=client4\""
 fi
