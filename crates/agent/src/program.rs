@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use filepull_process::telemetry::{self, LogError};
-use filepull_process::{environment, signal};
+use filepull_process::{environment, signal, threads};
 use tokio::runtime;
 use tracing::error;
 
@@ -57,6 +57,7 @@ fn start(args: Args) -> anyhow::Result<ExitCode> {
 fn run(config: Config) -> anyhow::Result<ExitCode> {
     // One thread for the network, and one for the disk while a file is read: measured faster than
     // several, and a till has other things to do.
+    threads::require(1)?;
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(async {
         let asked_to_stop = signal::shutdown()?;

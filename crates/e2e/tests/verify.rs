@@ -183,6 +183,9 @@ async fn what_is_no_folder_of_a_client_is_told_as_what_it_is() -> anyhow::Result
     // A folder that was moved to another disk and linked: its downloads cannot be reached.
     fs::rename(folder.join("linked"), bed.folder().join("moved"))?;
     std::os::unix::fs::symlink(bed.folder().join("moved"), folder.join("linked"))?;
+    bed.get("/trigger?id=linked&wait=100s&fresh").await?;
+    let message = "linked: it is a symbolic link, which filepull does not follow";
+    bed.server()?.says(message).await?;
     let (code, said) = verify_with(&folder, &["--client", "linked"]).await?;
     assert_eq!(code, Some(1), "{said:?}");
     let lost = said.iter().find(|line| line.starts_with("unreadable")).cloned().unwrap_or_default();

@@ -23,6 +23,7 @@ use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::data_folder::absolute;
+pub(crate) use entries::not_a_folder;
 pub use partial::{LastChange, Partial};
 pub(crate) use partial::{partial_name, transfer_of};
 pub use whole::digest_of;
@@ -230,7 +231,14 @@ impl Store {
     }
 
     fn folder_failed(&self, step: &'static str, client: &ClientId, errno: Errno) -> StoreError {
-        StoreError { step, path: self.root.path.join(client.as_str()), source: errno.into() }
+        let path = self.root.path.join(client.as_str());
+        let source = match (errno, not_a_folder(&path)) {
+            (Errno::NOTDIR | Errno::LOOP, Some(what)) => {
+                io::Error::new(io::ErrorKind::NotADirectory, format!("it is {what}"))
+            }
+            _ => errno.into(),
+        };
+        StoreError { step, path, source }
     }
 }
 

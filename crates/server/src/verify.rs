@@ -116,7 +116,7 @@ impl Verification {
             Ok(names) => names.into_iter().collect(),
             Err(error) => {
                 let path = self.store.root().join(client.as_str());
-                let (kind, detail) = match not_a_folder(&path) {
+                let (kind, detail) = match store::not_a_folder(&path) {
                     // Whether a download is lost with it, its record tells.
                     Some(what) => (Kind::Foreign, what.to_owned()),
                     None => (Kind::Unreadable, chain(&error)),
@@ -197,13 +197,14 @@ fn check(
 ) -> Result<(), (Kind, String)> {
     let unreadable = |error: &dyn std::error::Error| (Kind::Unreadable, chain(error));
     let found = store.find_download(&transfer.client, &download.name);
-    let found =
-        found.map_err(|error| match not_a_folder(&store.root().join(transfer.client.as_str())) {
+    let found = found.map_err(|error| {
+        match store::not_a_folder(&store.root().join(transfer.client.as_str())) {
             Some(what) => {
                 (Kind::Unreadable, format!("the folder of {} is {what}", transfer.client))
             }
             None => unreadable(&error),
-        });
+        }
+    });
     let Some(file) = found? else {
         return Err((Kind::Missing, "there is no such file".to_owned()));
     };
@@ -226,18 +227,6 @@ fn check(
         return Ok(());
     }
     Err((Kind::Changed, format!("its SHA-256 is {found}, not {expected}")))
-}
-
-/// What lies under the name of a client's folder, if that is no folder.
-fn not_a_folder(path: &Path) -> Option<&'static str> {
-    let file_type = std::fs::symlink_metadata(path).ok()?.file_type();
-    if file_type.is_dir() {
-        None
-    } else if file_type.is_symlink() {
-        Some("a symbolic link, which filepull does not follow; mount the disk there instead")
-    } else {
-        Some("not a folder")
-    }
 }
 
 /// What the system still has in memory of a file says nothing about the disk, so it is let go

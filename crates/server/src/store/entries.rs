@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 use filepull_core::id::ClientId;
 use filepull_core::name::DownloadName;
@@ -64,5 +65,17 @@ impl Store {
             clients.extend(name.to_str().and_then(|name| ClientId::parse(name).ok()));
         }
         Ok(clients)
+    }
+}
+
+/// What lies under the name of a client's folder, if that is no folder.
+pub(crate) fn not_a_folder(path: &Path) -> Option<&'static str> {
+    let file_type = std::fs::symlink_metadata(path).ok()?.file_type();
+    if file_type.is_dir() {
+        None
+    } else if file_type.is_symlink() {
+        Some("a symbolic link, which filepull does not follow; mount the disk there instead")
+    } else {
+        Some("not a folder")
     }
 }
