@@ -1,6 +1,7 @@
 //! The log, and who reads it.
 
 use filepull_e2e::{TestBed, made};
+use futures::future::try_join_all;
 
 /// Runs a program whose log is read up to the line that contains `last`; then the pipe is closed,
 /// as when the program at its other end has ended.
@@ -21,5 +22,41 @@ async fn a_log_that_nobody_reads_stops_nothing() -> anyhow::Result<()> {
         let download = bed.pull("client4").await?;
         assert_eq!(std::fs::read(download)?, file);
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_log_names_who_asked_for_which_path() -> anyhow::Result<()> {
+    let bed = TestBed::start().await?;
+    let client = bed.client("client4", b"data")?.setting("SHARE", "logs/*.log");
+    let mut client = client;
+    client.connect().await?;
+    bed.get("/trigger?id=client4&path=logs/pos.log&wait=100s").await?;
+    let created = bed.server()?.says("transfer.created").await?;
+    for part in ["INFO", "logs/pos.log", "127.0.0.1", "request_id"] {
+        assert!(created.contains(part), "{part}: {created}");
+    }
+    client.take_agent()?.kill().await?;
+    bed.server()?.says("client.disconnected").await?;
+    bed.get("/trigger?id=client4&path=logs/pos.log&queue=1h").await?;
+    let queued = bed.server()?.says("transfer.queued").await?;
+    assert!(queued.contains("logs/pos.log"), "{queued}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn rejected_requests_are_logged_and_a_flood_of_them_is_summed_up() -> anyhow::Result<()> {
+    let bed = TestBed::start().await?;
+    bed.get("/trigger?id=nobody").await?;
+    let rejected = bed.server()?.says("client-unknown").await?;
+    for part in ["http.request", "/trigger", "404", "127.0.0.1"] {
+        assert!(rejected.contains(part), "{part}: {rejected}");
+    }
+    try_join_all((0..400).map(|_| bed.get("/trigger?id=nobody"))).await?;
+    let omitted = bed.server()?.says("http.requests_omitted").await?;
+    assert!(omitted.contains("count"), "{omitted}");
+    let said = bed.server()?.said();
+    let logged = said.iter().filter(|line| line.contains("client-unknown")).count();
+    assert!(logged < 300, "{logged} of 401 rejected requests were logged");
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use anyhow::bail;
 use filepull_e2e::{TestBed, made, same};
 use futures::future::try_join_all;
 use hyper::Method;
@@ -98,6 +99,88 @@ async fn twenty_pulls_get_twenty_names_and_overwrite_nothing() -> anyhow::Result
         downloads.iter().map(std::fs::read_to_string).collect::<Result<_, _>>()?;
     assert_eq!((downloads.len(), contents.len()), (20, 20));
     Ok(())
+}
+
+#[tokio::test]
+async fn a_name_on_record_is_never_given_to_another_file() -> anyhow::Result<()> {
+    let bed = TestBed::start().await?;
+    let client = bed.connected("client4", b"0").await?;
+    let mut names = BTreeSet::new();
+    // Some of them end in the same second.
+    for version in 0..10 {
+        std::fs::write(client.data(), version.to_string())?;
+        let download = bed.pull("client4").await?;
+        assert_eq!(std::fs::read_to_string(&download)?, version.to_string());
+        std::fs::remove_file(&download)?;
+        names.insert(download);
+    }
+    assert_eq!(names.len(), 10, "{names:?}");
+    let transfers = bed.json("/api/v1/transfers").await?;
+    let Some(transfers) = transfers["items"].as_array() else { bail!("no list: {transfers}") };
+    for transfer in transfers {
+        let url = transfer["download"]["url"].as_str().unwrap_or_default();
+        assert_eq!(bed.get(url).await?.status, 410, "{transfer}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_file_replaced_by_hand_is_never_served_for_the_one_on_record() -> anyhow::Result<()> {
+    let bed = TestBed::start().await?;
+    let _client = bed.connected("client4", b"first").await?;
+    let download = bed.pull("client4").await?;
+    assert_eq!(bed.get("/clients/client4/file").await?.text(), "first");
+    let other = download.with_extension("other");
+    std::fs::write(&other, "other")?;
+    std::fs::rename(&other, &download)?;
+    let gone = bed.get("/clients/client4/file").await?;
+    assert_eq!(gone.status, 410, "{}", gone.text());
+    let problem = bed.json("/api/v1/clients/client4/file").await?;
+    assert_eq!(problem["code"], "download-deleted", "{problem}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_part_of_one_file_is_never_continued_with_another() -> anyhow::Result<()> {
+    let bed = TestBed::start().await?;
+    let client = bed.connected("client4", b"first version").await?;
+    bed.pull("client4").await?;
+    let url = "/clients/client4/file";
+    let etag = bed.get(url).await?.header("etag").to_owned();
+    std::fs::write(client.data(), "other version")?;
+    bed.pull("client4").await?;
+    let range = ("range", "bytes=6-");
+    let refused = bed.send(Method::GET, url, &[range], "").await?;
+    assert_eq!(refused.status, 412, "{}", refused.text());
+    let whole = bed.send(Method::GET, url, &[range, ("if-range", &etag)], "").await?;
+    assert_eq!((whole.status, whole.text().as_str()), (200, "other version"));
+    let etag = whole.header("etag").to_owned();
+    let rest = bed.send(Method::GET, url, &[range, ("if-range", &etag)], "").await?;
+    assert_eq!((rest.status, rest.text().as_str()), (206, "version"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_wait_succeeds_only_if_the_file_is_there() -> anyhow::Result<()> {
+    let mut bed = TestBed::with(&[("SHUTDOWN_GRACE", "1s")]).await?;
+    let mut client =
+        bed.client("client4", &made("client4", 8 << 20))?.setting("MAX_RATE", "128KiB/s");
+    client.connect().await?;
+    let up = bed.get("/trigger?id=client4&wait=1s").await?;
+    assert_eq!(up.status, 504, "{}", up.text());
+    assert!(up.first_line().starts_with("Still running after 1 s: "), "{}", up.text());
+    let waiting = bed.get("/trigger?id=client4&wait=24h&format=json");
+    let stopping = async {
+        let joined = bed.server()?.says("transfer.joined").await?;
+        anyhow::ensure!(joined.contains("\"requested_by\":\"127.0.0.1\""), "{joined}");
+        bed.server()?.terminate()
+    };
+    let (waited, stopped) = tokio::join!(waiting, stopping);
+    stopped?;
+    let waited = waited?;
+    assert_eq!((waited.status, waited.header("retry-after")), (503, "10"), "{}", waited.text());
+    assert_eq!(waited.json()?["finished_at"], serde_json::Value::Null);
+    bed.take_server()?.kill().await
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use tokio::time::sleep;
 
 use super::failed::Waits;
 use super::life::{Ending, Life, again};
-use super::store_failed;
+use super::{records_failed, store_failed};
 use crate::receive::Held;
 use crate::store::{Store, StoreError};
 
@@ -29,6 +29,28 @@ impl Life {
         }
         self.sealed = matches!(self.transfer.phase, Phase::Sealed(_));
         Ok(())
+    }
+
+    /// Puts a sealed transfer on record, under the first name from its own on that is not on record for
+    /// another transfer of the client: the URL and the digest of that one would lead to this file once
+    /// the other is removed.
+    pub(super) async fn record_sealed(&mut self) -> Result<(), Ending> {
+        let mut backoff = again();
+        let mut waits = None;
+        while let Phase::Sealed(download) = &self.transfer.phase {
+            let on_record = self.shared.records.has_name(&self.transfer, &download.name).await;
+            match on_record.map_err(|error| records_failed(&error)) {
+                Ok(false) => break,
+                Ok(true) => self.transfer.name_taken(),
+                Err(_) => {
+                    waits.get_or_insert_with(|| Waits::begin(&self.shared));
+                    let pause =
+                        backoff.next(Ended::Lost { lived: Duration::ZERO }, fastrand::f64());
+                    self.unless_ended(sleep(pause)).await?;
+                }
+            }
+        }
+        self.record().await
     }
 
     /// Does one thing to the disk, on the blocking pool.

@@ -59,7 +59,7 @@ impl Life {
             return Ok(fruitless("the partial is gone"));
         };
         self.transfer.seal(proof, name, inode, synced);
-        self.record().await?;
+        self.record_sealed().await?;
         if !self.publish().await? {
             return Ok(fruitless("the disk lost the file"));
         }

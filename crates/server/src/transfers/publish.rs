@@ -79,7 +79,7 @@ impl Life {
                 Committed::Named(named) => return Ok(Some(named)),
                 Committed::Taken => self.transfer.name_taken(),
             }
-            self.record().await?;
+            self.record_sealed().await?;
         }
     }
 }
