@@ -9,10 +9,11 @@ use clap::{Parser, Subcommand, ValueEnum};
 use filepull_core::human;
 use filepull_core::id::ClientId;
 use filepull_core::source::Consistency;
+use filepull_process::environment;
 use filepull_process::telemetry::LogFormat;
 
 use crate::dial::ServerAddr;
-use crate::share::Shares;
+use crate::share::{Shares, split};
 
 /// Sends the files this machine shares to a filepull server, when the server asks for one.
 #[derive(Clone, Debug, Parser)]
@@ -31,10 +32,10 @@ pub struct Args {
     #[arg(long, env, global = true, default_value = "client-data/data.txt")]
     pub file_path: PathBuf,
     /// More that may be asked for: paths or globs, comma separated, beneath the folder of FILE_PATH
-    /// unless absolute; `logs/*.log`, `logs/**`.
-    #[arg(long, env, global = true, value_delimiter = ',')]
+    /// unless absolute; `logs/*.{log,txt}`, `logs/**`. A comma in a name is written `[,]`.
+    #[arg(long, env, global = true)]
     pub share: Vec<String>,
-    /// The most that uploads may use of the line, such as 10MiB/s [default: unlimited].
+    /// The most that uploads may use of the line, such as 10MiB/s; at least 1KiB/s [default: unlimited].
     #[arg(long, env, global = true)]
     pub max_rate: Option<String>,
     /// How to find out that a file changes while it is read.
@@ -59,11 +60,14 @@ pub struct Args {
 pub enum Command {
     /// Dial the server and stay connected.
     Run,
-    /// Say in words how the agent on this machine is doing.
+    /// Say in words how the agent on this machine is doing. Exits with 1 if that is not known.
     Status {
-        /// Exit with 0 only if it runs and is connected.
+        /// Exit with 0 only if it runs, responds and is connected; of several, each of them.
         #[arg(long)]
         check: bool,
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
     },
     /// Print the version.
     Version,
@@ -74,7 +78,7 @@ pub enum Command {
 pub enum ConsistencyArg {
     /// Compare size and times, then read the file again and compare.
     DoubleRead,
-    /// Compare size and times only.
+    /// Compare size and times only: a file that grows meanwhile is not sent.
     Stat,
 }
 
@@ -163,13 +167,17 @@ impl TryFrom<Args> for Config {
         let client = keep(args.client(), &mut mistakes);
         let server = keep(args.server(), &mut mistakes);
         let shares = keep(Shares::new(&args.file_path, args.shares()), &mut mistakes);
-        let max_rate = args.max_rate.as_deref().map(human::parse_rate).transpose();
-        let max_rate = keep(max_rate.map_err(|error| format!("MAX_RATE: {error}")), &mut mistakes);
+        let max_rate = keep(args.max_rate(), &mut mistakes);
+        let checked = args.state_dir.as_deref().map_or(Ok(()), environment::check_path);
+        keep(checked.map_err(|error| format!("STATE_DIR: {error}")), &mut mistakes);
         let (Some(client), Some(server), Some(shares), Some(max_rate)) =
             (client, server, shares, max_rate)
         else {
             return Err(ConfigError { mistakes });
         };
+        if !mistakes.is_empty() {
+            return Err(ConfigError { mistakes });
+        }
         let consistency = match args.consistency {
             ConsistencyArg::DoubleRead => Consistency::DoubleRead,
             ConsistencyArg::Stat => Consistency::Stat,
@@ -202,7 +210,20 @@ impl Args {
     }
 
     fn shares(&self) -> impl Iterator<Item = &str> {
-        self.share.iter().map(|entry| entry.trim()).filter(|entry| !entry.is_empty())
+        self.share.iter().flat_map(|list| split(list))
+    }
+
+    fn max_rate(&self) -> Result<Option<u64>, String> {
+        let rate = set(self.max_rate.as_deref()).map(human::parse_rate).transpose();
+        match rate.map_err(|error| format!("MAX_RATE: {error}"))? {
+            Some(rate) if rate < MIN_RATE => {
+                let rate = human::size(rate);
+                Err(format!(
+                    "MAX_RATE: {rate}/s is too slow to send a file. Write at least 1KiB/s."
+                ))
+            }
+            rate => Ok(rate),
+        }
     }
 
     /// The folder of `status.json`: as set, else the package's, else one of this user and client.
@@ -237,10 +258,13 @@ impl Args {
     }
 }
 
+/// A slower upload looks stalled to the server.
+const MIN_RATE: u64 = 1024;
+
 /// The package's folder for the state of its agent.
 const PACKAGED: &str = "/var/lib/filepull-agent";
 
-/// A variable that is set to nothing counts as not set: compose files do that.
+/// A flag that is given with an empty value counts as not given, as an empty variable does.
 fn set(text: Option<&str>) -> Option<&str> {
     text.map(str::trim).filter(|text| !text.is_empty())
 }

@@ -96,12 +96,29 @@ impl Supervisor {
 
     /// Never returns: the caller drops it to stop.
     pub(crate) async fn run(mut self) {
+        self.survey();
         loop {
             let need = self.line().await;
             let wait = self.backoff.next(as_ended(&need), fastrand::f64());
             self.tell(&need, wait);
             sleep(wait).await;
         }
+    }
+
+    /// Warns of what is odd about `SHARE`. The task ends with the walk through its folders, which has a
+    /// bound, or when the process drains.
+    fn survey(&self) {
+        if self.shares.shares().nth(1).is_none() {
+            return;
+        }
+        let (shares, journal) = (Arc::clone(&self.shares), self.journal.clone());
+        let drain = self.lifecycle.drain().clone();
+        self.lifecycle.spawn(async move {
+            let surveyed = drain.run_until_cancelled(spawn_blocking(move || shares.survey())).await;
+            for odd in surveyed.and_then(Result::ok).unwrap_or_default() {
+                journal.warn(&odd);
+            }
+        });
     }
 
     /// Opens a line; resolves when another one is needed.
@@ -113,6 +130,7 @@ impl Supervisor {
             hello: self.hello().await,
             uploads: self.uploads.clone(),
             lifecycle: self.lifecycle.clone(),
+            journal: self.journal.clone(),
             news: news_sender,
         };
         self.connects += 1;
@@ -140,7 +158,11 @@ impl Supervisor {
     /// The default file as it looks now. Whoever set a wrong path reads the log now, or never.
     async fn look(&self) -> Result<Source, Unsendable> {
         let (shares, client) = (Arc::clone(&self.shares), self.config.client.clone());
-        let look = timeout(LOOK_LIMIT, spawn_blocking(move || shares.default_file(&client)));
+        let look = spawn_blocking(move || {
+            shares.remember();
+            shares.default_file(&client)
+        });
+        let look = timeout(LOOK_LIMIT, look);
         let looked = match look.await {
             Ok(Ok(looked)) => looked,
             Ok(Err(_)) | Err(_) => Err(self.shares.no_answer(&self.config.client)),
@@ -187,7 +209,7 @@ impl Supervisor {
             (Past::None | Past::Line, None) => format!("connected in {took}; waiting for pulls"),
         };
         self.past = Past::Line;
-        self.journal.connected(&text);
+        self.journal.info(&text);
     }
 
     fn tell(&mut self, need: &Need, wait: Duration) {
@@ -198,7 +220,6 @@ impl Supervisor {
             }
             Need::Ended { end, lived } => (end, lived.is_some()),
         };
-        self.journal.connecting();
         let (why, cause) = match end {
             End::Lost(why) => (why.as_str(), Cause::Lost),
             End::Slept => ("this machine was asleep", Cause::Lost),

@@ -1,17 +1,19 @@
-//! What the agent says: each sentence goes to the log and to `status.json`.
+//! What the agent says: each sentence goes to the log and to the status, which
+//! [`keeper`](crate::keeper) writes.
 
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{SecondsFormat, Utc};
 use filepull_core::human;
+use tokio::sync::Notify;
 use tracing::{error, info, warn};
 
 use crate::config::Config;
 use crate::dial::ServerAddr;
-use crate::status::{AlreadyRuns, Claim, FileProblem, LastTransfer, State, Status};
+use crate::process_id::ProcessId;
+use crate::status::{FileProblem, LastTransfer, State, Status};
 
 /// A handle on the one journal of an agent.
 #[derive(Clone, Debug)]
@@ -21,34 +23,61 @@ pub(crate) struct Journal(Arc<Inner>);
 struct Inner {
     /// `client4: `, where several agents share a log.
     name: String,
-    dir: Option<PathBuf>,
-    _claim: Option<Claim>,
-    dir_failed: AtomicBool,
-    status: Mutex<Status>,
+    /// The status differs from what was last taken to be written.
+    changed: Notify,
+    now: Mutex<Now>,
+}
+
+#[derive(Debug)]
+struct Now {
+    status: Status,
+    /// Lines that are up: two for a moment, when the server asked for another one.
+    n_lines: usize,
+}
+
+/// A line that is up. While there is one the agent is connected.
+#[derive(Debug)]
+pub(crate) struct UpLine(Journal);
+
+impl Drop for UpLine {
+    fn drop(&mut self) {
+        self.0.lines_changed(|n_lines| n_lines - 1);
+    }
 }
 
 impl Journal {
     /// The journal of an agent that has not dialled yet.
-    pub(crate) fn open(config: &Config) -> Result<Self, AlreadyRuns> {
-        // Before the first word: it would take the place of the other agent's status.
-        let claim = config.state_dir.as_deref().map(Claim::take).transpose()?;
+    pub(crate) fn new(config: &Config) -> Self {
         let status = Status {
-            pid: std::process::id(),
+            process: ProcessId::own(),
+            heartbeat: Utc::now(),
+            heartbeat_uptime_ms: 0,
             client_id: config.client.to_string(),
             server: config.server.to_string(),
             state: State::Connecting,
             since: Utc::now(),
             file_problem: None,
             last_transfer: None,
-            lines: std::collections::VecDeque::new(),
+            lines: VecDeque::new(),
         };
-        Ok(Self(Arc::new(Inner {
+        Self(Arc::new(Inner {
             name: if config.name_in_log { format!("{}: ", config.client) } else { String::new() },
-            dir: config.state_dir.clone(),
-            _claim: claim.flatten(),
-            dir_failed: AtomicBool::new(false),
-            status: Mutex::new(status),
-        })))
+            changed: Notify::new(),
+            now: Mutex::new(Now { status, n_lines: 0 }),
+        }))
+    }
+
+    /// Resolves when the status has changed since this last resolved. For one caller.
+    pub(crate) async fn changed(&self) {
+        self.0.changed.notified().await;
+    }
+
+    /// The status now, with a fresh heartbeat.
+    pub(crate) fn status(&self) -> Status {
+        self.with_status(|status| {
+            status.beat();
+            status.clone()
+        })
     }
 
     /// The default file was looked at; `problem` says why it cannot be sent. Is that news?
@@ -60,9 +89,8 @@ impl Journal {
             status.file_problem = problem.map(|text| FileProblem { text: text.to_owned(), at });
             news
         });
-        // Each order asks, and somebody waits for its answer: what has not changed is not written.
         if news || problem.is_some() {
-            self.save();
+            self.0.changed.notify_one();
         }
         news
     }
@@ -73,19 +101,23 @@ impl Journal {
         self.info(&format!("agent {version} starting, {client}, server {server} ({protection})"));
     }
 
-    pub(crate) fn connected(&self, text: &str) {
-        self.turned(State::Connected);
-        self.info(text);
+    /// A line is up, until the result is dropped.
+    pub(crate) fn line_up(&self) -> UpLine {
+        self.lines_changed(|n_lines| n_lines + 1);
+        UpLine(self.clone())
     }
 
-    /// There is no line. Whether that is worth a sentence is not decided here.
-    pub(crate) fn connecting(&self) {
-        self.turned(State::Connecting);
-        self.save();
+    fn lines_changed(&self, change: impl FnOnce(usize) -> usize) {
+        let mut now = self.now();
+        now.n_lines = change(now.n_lines);
+        let state = if now.n_lines == 0 { State::Connecting } else { State::Connected };
+        now.turn(state);
+        drop(now);
+        self.0.changed.notify_one();
     }
 
     pub(crate) fn stopped(&self) {
-        self.turned(State::Stopped);
+        self.now().turn(State::Stopped);
         self.info("agent stopped");
     }
 
@@ -117,29 +149,23 @@ impl Journal {
     fn note(&self, level: &str, text: &str) {
         let now = Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true);
         self.with_status(|status| status.note(format!("{now} {level} {text}")));
-        self.save();
-    }
-
-    fn turned(&self, state: State) {
-        self.with_status(|status| {
-            if status.state != state {
-                (status.state, status.since) = (state, Utc::now());
-            }
-        });
+        self.0.changed.notify_one();
     }
 
     fn with_status<T>(&self, act: impl FnOnce(&mut Status) -> T) -> T {
-        act(&mut self.0.status.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut self.now().status)
     }
 
-    /// A kilobyte, some ten times a day, not synced: not worth a thread.
-    fn save(&self) {
-        let Some(dir) = &self.0.dir else { return };
-        let saved = self.with_status(|status| status.write(dir));
-        if let Err(error) = saved
-            && !self.0.dir_failed.swap(true, Ordering::Relaxed)
-        {
-            warn!("{}no status.json in {}: {error}", self.0.name, dir.display());
+    fn now(&self) -> std::sync::MutexGuard<'_, Now> {
+        self.0.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Now {
+    fn turn(&mut self, state: State) {
+        // The end is the end: lines that end after it change nothing.
+        if self.status.state != state && self.status.state != State::Stopped {
+            (self.status.state, self.status.since) = (state, Utc::now());
         }
     }
 }

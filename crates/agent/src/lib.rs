@@ -15,13 +15,16 @@ pub mod status;
 mod connect;
 mod data;
 mod journal;
+mod keeper;
 mod order;
 mod outage;
 mod outlet;
+mod process_id;
 mod program;
 mod pulse;
 mod read;
 mod session;
+mod state_dir;
 mod upload;
 mod uploads;
 mod words;
@@ -34,8 +37,11 @@ use filepull_process::Lifecycle;
 use crate::config::Config;
 use crate::connect::Supervisor;
 use crate::journal::Journal;
+use crate::keeper::Keeper;
 
+pub use crate::process_id::ProcessId;
 pub use crate::program::main;
+pub use crate::state_dir::AlreadyRuns;
 
 /// One agent. A process may run several: the demo and the tests do.
 #[derive(Debug)]
@@ -58,20 +64,24 @@ impl Agent {
     /// again when the agent is back.
     ///
     /// # Errors
-    /// [`AlreadyRuns`](status::AlreadyRuns): another agent keeps its state in the same folder.
+    /// [`AlreadyRuns`]: another agent keeps its state in the same folder.
     pub async fn run_until(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-        let journal = Journal::open(&self.config)?;
+        let journal = Journal::new(&self.config);
+        // Before the first word: it would take the place of the other agent's status.
+        let mut keeper = Keeper::open(self.config.state_dir.as_deref(), journal.clone()).await?;
         journal.starting(&self.config.server);
         let lifecycle = Lifecycle::new();
         let supervisor = Supervisor::new(self.config, lifecycle.clone(), journal.clone());
         tokio::select! {
             () = supervisor.run() => {}
+            () = keeper.run() => {}
             () = stop => {}
         }
         if let Err(cut_short) = lifecycle.shut_down(Self::GRACE).await {
             tracing::debug!(%cut_short, "stopped the hard way");
         }
         journal.stopped();
+        keeper.finish().await;
         Ok(())
     }
 }

@@ -5,14 +5,15 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use filepull_process::telemetry::{self, LogError};
-use filepull_process::{environment, signal, threads};
+use filepull_process::{environment, open_files, signal, threads};
 use tokio::runtime;
-use tracing::error;
+use tracing::{error, warn};
 
 use crate::Agent;
 use crate::config::{Args, Command, Config, ConfigError};
-use crate::report::report;
-use crate::status::AlreadyRuns;
+use crate::report::Report;
+use crate::state_dir::AlreadyRuns;
+use crate::status::HEARTBEAT_EVERY;
 
 /// Parses the arguments, starts the log, and does what is asked. Exits with 2 for bad settings.
 pub fn main() -> ExitCode {
@@ -42,10 +43,12 @@ fn start(args: Args) -> anyhow::Result<ExitCode> {
     let mut out = io::stdout();
     match args.command.unwrap_or(Command::Run) {
         Command::Run => run(Config::try_from(args)?),
-        Command::Status { check } => {
-            let (text, healthy) = report(&args.status_dirs(), args.asked_client());
+        Command::Status { check, json } => {
+            let report = Report::read(&args.status_dirs(), args.asked_client());
+            let text = if json { report.as_json()? } else { report.in_words() };
             write!(out, "{text}")?;
-            Ok(if check && !healthy { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+            let good = if check { report.is_connected() } else { report.is_known() };
+            Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Command::Version => {
             writeln!(out, "filepull-agent {}", env!("CARGO_PKG_VERSION"))?;
@@ -54,11 +57,24 @@ fn start(args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// The runtime, two connections, the state folder, and two files that are read.
+const OPEN_FILES: u64 = 24;
+
 fn run(config: Config) -> anyhow::Result<ExitCode> {
+    open_files::require(OPEN_FILES)?;
+    threads::require(1)?;
+    if let Err(few) = threads::require(2) {
+        warn!("files are sent one at a time, and the status waits meanwhile: {few}");
+    }
+    if config.state_dir.is_none() {
+        warn!("no folder for status.json, so `filepull-agent status` cannot know: set STATE_DIR");
+    }
     // One thread for the network, and one for the disk while a file is read: measured faster than
     // several, and a till has other things to do.
-    threads::require(1)?;
-    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut builder = runtime::Builder::new_current_thread();
+    // Each heartbeat uses a blocking thread, so that one of them stays: where the limit of threads
+    // is reached, another could not be started.
+    let runtime = builder.enable_all().thread_keep_alive(HEARTBEAT_EVERY * 4).build()?;
     let ended = runtime.block_on(async {
         let asked_to_stop = signal::shutdown()?;
         Agent::new(config).run_until(asked_to_stop).await

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
 use crate::dial::Dialler;
+use crate::journal::{Journal, UpLine};
 use crate::order::Order;
 use crate::pulse::{Death, Pulse};
 use crate::upload::Line;
@@ -70,6 +71,7 @@ pub(crate) struct Session {
     pub(crate) hello: v1::Hello,
     pub(crate) uploads: Uploads,
     pub(crate) lifecycle: Lifecycle,
+    pub(crate) journal: Journal,
     pub(crate) news: mpsc::Sender<News>,
 }
 
@@ -79,6 +81,7 @@ struct Live<'a> {
     line: Line,
     responses: Streaming<v1::ServerMessage>,
     pulse: Pulse,
+    _up: UpLine,
 }
 
 impl Session {
@@ -117,11 +120,18 @@ impl Session {
             None => return Err(End::Lost("the server hung up".to_owned())),
         };
         self.uploads.new_line();
+        let up = self.journal.line_up();
         let policy = welcome.reconnect.map_or_else(ReconnectPolicy::default, Into::into);
         let _ = self.news.send(News::Up(policy)).await;
         let max_chunk = bounds::chunk_len(welcome.max_chunk_bytes);
         let pulse = Pulse::new(welcome.heartbeat_ms, welcome.dead_after_ms, now());
-        Ok(Live { session: self, line: Line { channel, answers, max_chunk }, responses, pulse })
+        Ok(Live {
+            session: self,
+            line: Line { channel, answers, max_chunk },
+            responses,
+            pulse,
+            _up: up,
+        })
     }
 }
 

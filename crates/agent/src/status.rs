@@ -1,18 +1,35 @@
 //! `status.json`: how the agent is doing, for `filepull-agent status` and for health checks.
 
 use std::collections::VecDeque;
-use std::fs::{self, File, TryLockError};
-use std::io;
+use std::fs::OpenOptions;
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
+
+use crate::process_id::{ProcessId, uptime_ms};
+
+/// An agent writes `status.json` this often, even if nothing happens.
+pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(15);
+
+/// An agent that has not written for this long does not respond: it is stopped or hangs, or its disk
+/// does.
+pub(crate) const UNRESPONSIVE_AFTER: Duration = Duration::from_secs(45);
 
 /// What an agent says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// The process that wrote it.
-    pub pid: u32,
+    #[serde(flatten)]
+    pub process: ProcessId,
+    /// When it wrote this, which it does every [`HEARTBEAT_EVERY`].
+    pub heartbeat: DateTime<Utc>,
+    /// The same as time since the boot, so that nobody is misled by a clock that was set.
+    pub heartbeat_uptime_ms: u64,
     /// Whose machine this is.
     pub client_id: String,
     /// Whom it dials.
@@ -38,7 +55,7 @@ pub enum State {
     Connecting,
     /// The line is up.
     Connected,
-    /// It has ended.
+    /// It has ended, or is about to.
     Stopped,
 }
 
@@ -70,78 +87,47 @@ impl Status {
         self.lines.push_front(line);
     }
 
-    /// Replaces `status.json` in `dir`: a reader finds the old one or the new one, whole.
-    ///
-    /// It is not synced: after a power cut nobody asks how the agent was doing.
-    pub(crate) fn write(&self, dir: &Path) -> io::Result<()> {
-        let temporary = dir.join("status.json.tmp");
-        fs::write(&temporary, serde_json::to_vec_pretty(self)?)?;
-        fs::rename(temporary, file_in(dir))
+    /// Notes that the agent is alive now.
+    pub(crate) fn beat(&mut self) {
+        (self.heartbeat, self.heartbeat_uptime_ms) = (Utc::now(), uptime_ms());
     }
 
     /// Reads what an agent whose folder is `dir` last wrote.
     pub(crate) fn read(dir: &Path) -> io::Result<Self> {
-        Ok(serde_json::from_slice(&fs::read(file_in(dir))?)?)
+        // A few KiB. What is longer was not written by an agent.
+        const MAX_LEN: u64 = 256 * 1024;
+        // A pipe of that name must not block us.
+        let flags = OFlags::NONBLOCK.bits().cast_signed();
+        let file = OpenOptions::new().read(true).custom_flags(flags).open(file_in(dir))?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other("it is not a file"));
+        }
+        let mut text = Vec::new();
+        file.take(MAX_LEN).read_to_end(&mut text)?;
+        serde_json::from_slice(&text)
+            .map_err(|_| io::Error::other("it is not what an agent of this version writes"))
     }
 }
 
-fn file_in(dir: &Path) -> PathBuf {
+pub(crate) fn file_in(dir: &Path) -> PathBuf {
     dir.join("status.json")
 }
 
-/// The right to write `status.json` in a folder. The system ends it with this process, at the
-/// latest.
-#[derive(Debug)]
-pub(crate) struct Claim {
-    _folder: File,
-}
-
-/// Another agent keeps its state in the same folder.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "an agent already runs here, process {pid}: its state is in {}; \
-     give a second one a STATE_DIR of its own", dir.display()
-)]
-pub struct AlreadyRuns {
-    pid: String,
-    dir: PathBuf,
-}
-
-impl Claim {
-    /// Makes `dir` if it is missing and claims it. An error of the disk, or a file system without
-    /// locks, makes no claim: it must not keep an agent from its work.
-    pub(crate) fn take(dir: &Path) -> Result<Option<Self>, AlreadyRuns> {
-        let opened = fs::create_dir_all(dir).and_then(|()| File::open(dir));
-        let Ok(folder) = opened else { return Ok(None) };
-        match folder.try_lock() {
-            Ok(()) => Ok(Some(Self { _folder: folder })),
-            Err(TryLockError::Error(_)) => Ok(None),
-            Err(TryLockError::WouldBlock) => {
-                let pid = Status::read(dir).map_or("unknown".to_owned(), |s| s.pid.to_string());
-                Err(AlreadyRuns { pid, dir: dir.to_owned() })
-            }
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_folder_has_one_owner_until_it_ends() {
-        let dir = tempfile::TempDir::new().unwrap();
-        let state = dir.path().join("state");
-        let first = Claim::take(&state).unwrap().expect("nobody else is here");
-        let refused = Claim::take(&state).unwrap_err().to_string();
-        assert!(refused.starts_with("an agent already runs here, process unknown"), "{refused}");
-        drop(first);
-        assert!(Claim::take(&state).unwrap().is_some());
-    }
-
-    #[test]
-    fn a_folder_that_cannot_be_made_keeps_nobody_from_its_work() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        assert!(Claim::take(&file.path().join("state")).unwrap().is_none());
+impl Status {
+    /// The status of an agent that runs in this process.
+    pub(crate) fn example(client: &str, state: State) -> Self {
+        Self {
+            process: ProcessId::own(),
+            heartbeat: Utc::now(),
+            heartbeat_uptime_ms: uptime_ms(),
+            client_id: client.to_owned(),
+            server: "server:50051".to_owned(),
+            state,
+            since: Utc::now(),
+            file_problem: None,
+            last_transfer: None,
+            lines: VecDeque::new(),
+        }
     }
 }

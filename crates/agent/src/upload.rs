@@ -251,7 +251,7 @@ fn from(offset: u64) -> String {
 fn refusal(context: &Context, order: &Order, problem: &Problem) -> String {
     let name = human::printable(context.name(order), 200);
     let about = order.about();
-    if problem.code == Code::PathNotShared && !problem.detail.contains("link") {
+    if problem.code == Code::PathNotShared && !context.shares.lists(order.path.as_ref()) {
         return format!("refused to send {name}: not shared {about}");
     }
     format!("refused to send {name}: {} {about}", problem.detail.trim_end_matches('.'))

@@ -7,6 +7,8 @@ use filepull_core::human;
 
 /// What a chain may say, and what that means. The first that fits is taken.
 const MEANINGS: &[(&str, &str)] = &[
+    // Before those of the DNS, which reads files.
+    ("too many open files", "the agent may open too few files: raise LimitNOFILE or `ulimit -n`"),
     ("connection refused", "refused: nothing listens there"),
     ("temporary failure in name resolution", "this machine cannot reach its DNS server"),
     ("dns error", "the name of the server does not exist"),

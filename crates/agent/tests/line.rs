@@ -8,7 +8,7 @@ use fake::{Bed, CONTENT_LEN, soon, welcome};
 use filepull_agent::Agent;
 use filepull_agent::config::Config;
 use filepull_agent::dial::ServerAddr;
-use filepull_agent::report::report;
+use filepull_agent::report::Report;
 use filepull_agent::share::Shares;
 use filepull_core::id::ClientId;
 use filepull_proto::v1::agent_message::Kind as Said;
@@ -87,11 +87,37 @@ async fn an_agent_that_stops_says_goodbye_and_leaves_its_status() {
     let mut bed = Bed::start_with(|config| config.state_dir = Some(dir)).await;
     let (mut line, _) = bed.greeted().await;
     line.check_alive().await;
-    let (text, healthy) = report(&[state.path().to_owned()], None);
-    assert!(healthy, "{text}");
+    // The status is written beside the line.
+    soon(async {
+        while !Report::read(&[state.path().to_owned()], None).is_connected() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     bed.stop.cancel();
     assert!(matches!(line.hear().await, Some(Said::Goodbye(_))));
     assert_eq!(line.hear().await, None);
+}
+
+#[tokio::test]
+async fn a_line_that_ends_after_a_drain_is_no_connection_however_long_the_next_dial_waits() {
+    let state = tempfile::TempDir::new().unwrap();
+    let dir = state.path().to_owned();
+    let mut bed = Bed::start_with(|config| config.state_dir = Some(dir)).await;
+    let (line, _) = bed.greeted().await;
+    let status_says = async |text: &str| {
+        soon(async {
+            while !Report::read(&[state.path().to_owned()], None).in_words().starts_with(text) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    };
+    status_says("client4 is connected").await;
+    let far = v1::Drain { reconnect_min_ms: u32::MAX, reconnect_max_ms: u32::MAX };
+    line.say(Say::Drain(far)).await;
+    drop(line);
+    status_says("client4 is not connected").await;
 }
 
 #[tokio::test]

@@ -50,7 +50,7 @@ pub enum Consistency {
     ///
     /// Needed because times alone miss writes: a store through `mmap` leaves them as they are.
     DoubleRead,
-    /// Compare size and times only.
+    /// Compare size and times only: a file that grows counts as changed.
     Stat,
 }
 
@@ -86,21 +86,22 @@ impl Reading {
 
     /// Judges the file by what it looks like `after` the last byte was read.
     ///
-    /// Growth alone is fine: the bytes that were there at open are what was asked for. So is a new
-    /// owner, mode or name, as a backup makes them, where a second reading finds what a program has
-    /// written and hidden.
+    /// Where a second reading follows, growth alone is fine: the bytes that were there at open are what
+    /// was asked for, and the second reading proves that they stayed. So is a new owner, mode or name,
+    /// as a backup sets them. Without a second reading any change counts: a file that is rewritten in
+    /// place by a longer one has grown as well.
     ///
     /// # Errors
-    /// The file shrank, or was written to without growing.
+    /// The file shrank, or was written to without growing; with [`Consistency::Stat`], anything changed.
     pub fn check_stat(&self, after: Stat, how: Consistency) -> Result<(), SourceChanged> {
-        let grew = self.before.size < after.size;
-        let same_times = match how {
+        let unchanged = match how {
             Consistency::Stat => after == self.before,
             Consistency::DoubleRead => {
-                after == Stat { changed_ns: after.changed_ns, ..self.before }
+                let grew = self.before.size < after.size;
+                grew || after == Stat { changed_ns: after.changed_ns, ..self.before }
             }
         };
-        if grew || same_times { Ok(()) } else { Err(SourceChanged) }
+        if unchanged { Ok(()) } else { Err(SourceChanged) }
     }
 
     /// Judges the file by a second reading of the same bytes.
@@ -166,12 +167,14 @@ mod tests {
     }
 
     #[test]
-    fn growth_alone_is_fine_and_any_other_change_is_not() {
-        for how in [Consistency::Stat, Consistency::DoubleRead] {
+    fn growth_alone_is_fine_where_a_second_reading_follows_and_nothing_else_is() {
+        for (how, grown) in
+            [(Consistency::Stat, Err(SourceChanged)), (Consistency::DoubleRead, Ok(()))]
+        {
             let check =
                 |after, expected| assert_eq!(Reading::new(BEFORE).check_stat(after, how), expected);
             check(BEFORE, Ok(()));
-            check(Stat { size: 11, modified_ns: 9, changed_ns: 9 }, Ok(()));
+            check(Stat { size: 11, modified_ns: 9, changed_ns: 9 }, grown);
             check(Stat { size: 9, ..BEFORE }, Err(SourceChanged));
             check(Stat { modified_ns: 7, ..BEFORE }, Err(SourceChanged));
         }

@@ -5,6 +5,19 @@ use std::path::Path;
 
 use filepull_e2e::{Process, TestBed, made};
 
+/// Waits until `filepull-agent status` says this of the state in `dir`: it is written beside the log.
+async fn status_says(dir: &Path, text: &str) -> anyhow::Result<String> {
+    filepull_e2e::soon(text, async {
+        loop {
+            let said = status(dir).await?;
+            if said.contains(text) {
+                return Ok(said);
+            }
+        }
+    })
+    .await?
+}
+
 /// `filepull-agent status`, as it is said of the state in `dir`.
 async fn status(dir: &Path) -> anyhow::Result<String> {
     let settings = [("STATE_DIR", dir.display().to_string())];
@@ -36,7 +49,7 @@ async fn a_default_file_that_cannot_be_sent_is_told_where_it_was_set() -> anyhow
     let missing =
         format!("FILE_PATH: there is no file at {file}. A pull without a path will fail.");
     assert!(client.agent()?.says("WARN").await?.ends_with(&missing));
-    assert!(status(&state).await?.contains(&missing));
+    status_says(&state, &missing).await?;
     let file_of = async || bed.json("/api/v1/clients/client4").await;
     assert_eq!(file_of().await?["default_file_error"], "file-missing");
     client.take_agent()?.kill().await?;
@@ -44,7 +57,7 @@ async fn a_default_file_that_cannot_be_sent_is_told_where_it_was_set() -> anyhow
     client.connect().await?;
     let folder = format!("FILE_PATH: {file} is a directory.");
     assert!(client.agent()?.says("WARN").await?.contains(&folder));
-    assert!(status(&state).await?.contains(&folder));
+    status_says(&state, &folder).await?;
     assert_eq!(file_of().await?["default_file_error"], "not-a-file");
     let page = bed.get("/clients").await?.text();
     assert!(page.contains("not-a-file"), "{page}");
@@ -58,7 +71,7 @@ async fn a_default_file_that_cannot_be_sent_is_told_where_it_was_set() -> anyhow
         (&mended["default_file"]["size"], &mended["default_file_error"]),
         (&4.into(), &().into())
     );
-    let mended = status(&state).await?;
+    let mended = status_says(&state, "Last sent: data.txt").await?;
     assert!(mended.contains("client4 is connected") && !mended.contains("Last looked"), "{mended}");
     Ok(())
 }
@@ -73,7 +86,7 @@ async fn a_second_agent_leaves_the_state_of_the_first_alone() -> anyhow::Result<
     second.agent()?.says(&format!("an agent already runs here, process {pid}: ")).await?;
     assert_eq!(second.take_agent()?.ended().await?.code(), Some(2));
     let state = bed.data_dir().with_file_name("state").join("client4");
-    assert!(status(&state).await?.contains("client4 is connected to"));
+    status_says(&state, "client4 is connected to").await?;
     Ok(())
 }
 
@@ -88,8 +101,22 @@ async fn the_status_of_an_agent_is_found_without_its_id() -> anyhow::Result<()> 
     ];
     let agent = Process::start(&[], "e2e-filepull-agent", "run", &settings)?;
     agent.says("cannot connect: refused").await?;
-    let status = Process::start(&[], "e2e-filepull-agent", "status", &[state_home])?;
-    status.says("lyon-2 is not connected to 127.0.0.1:1").await?;
+    let found = filepull_e2e::soon("the status", async {
+        loop {
+            let mut status = Process::start(
+                &[],
+                "e2e-filepull-agent",
+                "status",
+                std::slice::from_ref(&state_home),
+            )?;
+            status.ended().await?;
+            if let Some(line) = status.said().into_iter().find(|line| line.contains("lyon-2")) {
+                return anyhow::Ok(line);
+            }
+        }
+    });
+    let found = found.await??;
+    assert!(found.starts_with("lyon-2 is not connected to 127.0.0.1:1"), "{found}");
     Ok(())
 }
 

@@ -222,7 +222,7 @@ fn a_reader_that_nobody_listens_to_stops_without_a_trailer() {
 #[test]
 fn a_buffer_is_used_again_when_its_block_is_gone() {
     let bed = Bed::new(LEN);
-    let file = File::open(bed.path()).unwrap();
+    let file = bed.reader(None).opened;
     let mut buffers = Buffers::default();
     let first = buffers.fill(&file, 0, BLOCK_LEN).unwrap().as_ptr();
     let held: Vec<_> = (1..N_BLOCKS).map(|_| buffers.fill(&file, 0, BLOCK_LEN).unwrap()).collect();
@@ -232,4 +232,33 @@ fn a_buffer_is_used_again_when_its_block_is_gone() {
         assert_ne!(buffers.fill(&file, 5, BLOCK_LEN).unwrap().as_ptr(), block.as_ptr());
         assert!(block == bed.content[..BLOCK_LEN], "a block on its way was overwritten");
     }
+}
+
+#[test]
+fn a_file_of_unknown_size_is_sent_as_it_was_at_open() {
+    let Ok(expected) = fs::read("/proc/version") else { return };
+    let client = ClientId::parse("client4").unwrap();
+    let shares = Shares::new(std::path::Path::new("/proc/version"), []).unwrap();
+    for consistency in [Consistency::DoubleRead, Consistency::Stat] {
+        let opened = shares.open(&client, None).unwrap();
+        let reader = Reader { opened, consistency, ..Bed::new(1).reader(None) };
+        let (sent, ended) = run(&reader, |_| {});
+        assert_eq!((ended, sent.bytes.len() as u64), (Ok(()), sent.trailer.unwrap().total_size));
+        assert!(sent.bytes == expected, "other bytes were sent");
+    }
+}
+
+#[test]
+fn without_a_second_reading_a_file_that_grows_has_changed() {
+    let bed = Bed::new(LEN);
+    let reader = Reader { consistency: Consistency::Stat, ..bed.reader(None) };
+    let mut grown = false;
+    let (sent, ended) = run(&reader, |step| {
+        if matches!(step, Step::Block { .. }) && !std::mem::replace(&mut grown, true) {
+            bed.write_at(LEN as u64, b"more");
+        }
+    });
+    assert!(sent.trailer.is_none(), "a trailer was sent");
+    let Err(ReadError::Failed(problem)) = ended else { panic!("{ended:?}") };
+    assert_eq!(problem.code, Code::FileChanged);
 }

@@ -1,7 +1,7 @@
 //! A till's folder with everything in it that must not be sent.
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::net::UnixListener;
@@ -117,7 +117,7 @@ fn only_a_regular_file_is_a_file_and_a_pipe_does_not_block() {
         ("logs/folder.log", "a directory"),
         ("logs/pipe.log", "a pipe (FIFO)"),
         ("logs/socket.log", "a socket"),
-        ("logs/circle.log", "a link that leads in a circle"),
+        ("logs/circle.log", "a link that leads in a circle, or to a file of a process"),
     ] {
         let detail = format!("{asked} on client4 is {kind}.");
         till.check_refused(LOGS, asked, Code::NotAFile, &detail);
@@ -145,7 +145,8 @@ fn a_file_that_may_not_be_read_is_said_so_with_the_account() {
     }
     let user = rustix::process::geteuid().as_raw();
     let detail = format!(
-        "client4 cannot read logs/pos.log: Permission denied. The agent runs as user {user}."
+        "client4 cannot read {}: Permission denied. The agent runs as user {user}.",
+        path.display()
     );
     till.check_refused(LOGS, "logs/pos.log", Code::FileUnreadable, &detail);
 }
@@ -190,8 +191,145 @@ fn a_default_file_that_cannot_be_sent_is_told_in_words_and_with_its_whole_path()
 #[test]
 fn the_default_file_is_shown_with_its_whole_path() {
     let here = std::env::current_dir().unwrap();
-    let path = |file: &str| Shares::new(Path::new(file), []).unwrap().default_path();
+    let path = |file: &str| Shares::new(Path::new(file), []).unwrap().default_place().path();
     assert_eq!(path("pos/menu.txt"), here.join("pos/menu.txt"));
     assert_eq!(path("menu.txt"), here.join("menu.txt"));
     assert_eq!(path("/pos/menu.txt"), Path::new("/pos/menu.txt"));
+}
+
+/// What a share leads to after `swap`, when it was first seen as it is in a fresh till.
+fn after(till: &Till, share: &[&str], asked: &str, swap: impl FnOnce()) -> Result<Opened, Problem> {
+    let shares = Shares::new(&till.at("pos/menu.txt"), share.iter().copied()).unwrap();
+    shares.remember();
+    swap();
+    shares.open(&ClientId::parse("client4").unwrap(), Some(&SharedPath::parse(asked).unwrap()))
+}
+
+#[test]
+fn a_folder_that_becomes_a_link_leads_nowhere() {
+    let out = |till: &Till, folder: &str| {
+        fs::rename(till.at(folder), till.at("away")).unwrap();
+        symlink(till.at("outside"), till.at(folder)).unwrap();
+    };
+    // The folder of an entry.
+    let till = Till::new();
+    fs::write(till.at("outside/pos.log"), "SECRET").unwrap();
+    let problem = after(&till, LOGS, "logs/pos.log", || out(&till, "pos/logs")).unwrap_err();
+    assert_eq!(problem.code, Code::PathNotShared, "{}", problem.detail);
+    // The folder of FILE_PATH itself.
+    let till = Till::new();
+    fs::write(till.at("outside/menu.txt"), "SECRET").unwrap();
+    let problem = after(&till, &[], "menu.txt", || out(&till, "pos")).unwrap_err();
+    assert_eq!(problem.code, Code::FileUnreadable);
+    assert!(problem.detail.contains("/outside now. Restart the agent"), "{}", problem.detail);
+    // The folder of an absolute entry, and one above it.
+    for folder in ["pos/logs", "pos"] {
+        let till = Till::new();
+        fs::create_dir(till.at("outside/logs")).unwrap();
+        for secret in ["outside/pos.log", "outside/logs/pos.log"] {
+            fs::write(till.at(secret), "SECRET").unwrap();
+        }
+        let (share, asked) = (till.at("pos/logs/*.log"), till.at("pos/logs/pos.log"));
+        let (share, asked) = (share.to_str().unwrap(), asked.to_str().unwrap());
+        let problem = after(&till, &[share], asked, || out(&till, folder)).unwrap_err();
+        assert!(problem.detail.contains("Restart the agent"), "{folder}: {}", problem.detail);
+    }
+}
+
+#[test]
+fn a_folder_may_be_missing_at_first_or_be_replaced_by_a_real_one() {
+    let till = Till::new();
+    let replaced = after(&till, LOGS, "logs/pos.log", || {
+        fs::rename(till.at("pos"), till.at("old")).unwrap();
+        fs::create_dir_all(till.at("pos/logs")).unwrap();
+        fs::write(till.at("pos/logs/pos.log"), "fresh").unwrap();
+    });
+    assert_eq!(replaced.map(|opened| opened.source.size), Ok(5));
+    let till = Till::new();
+    let share = till.at("drive/a/*.log");
+    let asked = till.at("drive/a/x.log");
+    let mounted = after(&till, &[share.to_str().unwrap()], asked.to_str().unwrap(), || {
+        fs::create_dir_all(till.at("drive/a")).unwrap();
+        fs::write(till.at("drive/a/x.log"), "new").unwrap();
+    });
+    assert_eq!(mounted.map(|opened| opened.source.size), Ok(3));
+    // It was missing, and a link is no folder that was missing.
+    let till = Till::new();
+    let (share, asked) = (till.at("drive/*"), till.at("drive/secret"));
+    let linked = after(&till, &[share.to_str().unwrap()], asked.to_str().unwrap(), || {
+        symlink(till.at("outside"), till.at("drive")).unwrap();
+    });
+    assert!(linked.unwrap_err().detail.contains("Restart the agent"));
+}
+
+#[test]
+fn a_folder_that_is_a_link_from_the_start_is_followed() {
+    let till = Till::new();
+    symlink(till.at("pos"), till.at("current")).unwrap();
+    let shares = Shares::new(&till.at("current/menu.txt"), []).unwrap();
+    assert!(shares.open(&ClientId::parse("client4").unwrap(), None).is_ok());
+    // So is one to a drive that is not there yet.
+    let till = Till::new();
+    symlink(till.at("drive"), till.at("current")).unwrap();
+    let share = till.at("current/*.log");
+    let asked = till.at("current/x.log");
+    let mounted = after(&till, &[share.to_str().unwrap()], asked.to_str().unwrap(), || {
+        fs::create_dir(till.at("drive")).unwrap();
+        fs::write(till.at("drive/x.log"), "new").unwrap();
+    });
+    assert_eq!(mounted.map(|opened| opened.source.size), Ok(3));
+}
+
+#[test]
+fn an_absolute_path_is_not_matched_by_a_relative_glob() {
+    let till = Till::new();
+    let secret = till.at("outside/secret");
+    let asked = secret.to_str().unwrap();
+    let detail = format!("client4 does not share {asked}. It shares: menu.txt, **");
+    till.check_refused(&["**"], asked, Code::PathNotShared, &detail);
+}
+
+#[test]
+fn a_file_whose_size_is_not_known_is_read_to_its_end_or_refused() {
+    let open = |path: &str| {
+        let shares = Shares::new(Path::new(path), []).unwrap();
+        shares.open(&ClientId::parse("client4").unwrap(), None)
+    };
+    for path in ["/proc/version", "/proc/cpuinfo", "/sys/class/net/lo/mtu"] {
+        let Ok(expected) = fs::read(path) else { continue };
+        let opened = open(path).unwrap();
+        assert_eq!(opened.source.size, opened.content.as_ref().unwrap().len() as u64, "{path}");
+        if path != "/proc/cpuinfo" {
+            assert_eq!(opened.content.unwrap(), expected, "{path}");
+        }
+    }
+    let endless = open("/proc/self/pagemap").unwrap_err();
+    assert_eq!(endless.code, Code::FileUnreadable);
+    let why = "the system does not know its size, and it has more than 1.0 MiB";
+    assert!(endless.detail.contains(why), "{}", endless.detail);
+}
+
+#[test]
+fn an_empty_and_a_sparse_file_are_what_they_are() {
+    let till = Till::new();
+    fs::write(till.at("pos/logs/empty.log"), "").unwrap();
+    File::create(till.at("pos/logs/sparse.log")).unwrap().set_len(4096).unwrap();
+    File::create(till.at("pos/logs/large.log")).unwrap().set_len(1 << 40).unwrap();
+    for (asked, size) in [("empty", 0), ("sparse", 4096), ("large", 1 << 40)] {
+        let opened = till.open(LOGS, Some(&format!("logs/{asked}.log"))).unwrap();
+        assert_eq!((opened.source.size, opened.content), (size, None), "{asked}");
+    }
+}
+
+#[test]
+fn what_is_odd_about_a_list_is_found_on_the_disk() {
+    let till = Till::new();
+    symlink(till.at("outside"), till.at("pos/out")).unwrap();
+    let share = ["logs", "logs/*.csv", "none/**", "out/*", "logs/**", "menu.txt", "later.txt"];
+    let odd = Shares::new(&till.at("pos/menu.txt"), share).unwrap().survey();
+    assert_eq!(odd.len(), 4, "{odd:#?}");
+    assert!(odd[3].starts_with("SHARE: out/*: out is a link that leads outside"), "{}", odd[3]);
+    assert!(odd[0].starts_with("SHARE: logs is a folder, and only files are sent: write logs/*"));
+    assert!(odd[1].starts_with("SHARE: logs/*.csv matches no file beneath /"), "{}", odd[1]);
+    assert!(odd[2].starts_with("SHARE: none/** matches no file beneath /"), "{}", odd[2]);
 }

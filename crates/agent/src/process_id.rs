@@ -1,0 +1,110 @@
+//! Which process wrote something: its number is used again after its end, and after a reboot.
+
+use std::fs;
+use std::io;
+
+use rustix::process::{Pid, test_kill_process};
+use rustix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
+
+/// One process, among all that ever ran on this machine. What the system does not tell is empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessId {
+    /// Its number.
+    pub pid: u32,
+    /// When it was started, in ticks of the system since the boot.
+    pub started: u64,
+    /// The boot it runs in.
+    pub boot_id: String,
+    /// The namespace in which `pid` is its number: a container has its own.
+    pub pid_namespace: String,
+}
+
+impl ProcessId {
+    /// This process.
+    pub(crate) fn own() -> Self {
+        let pid = std::process::id();
+        Self { pid, started: started(pid).unwrap_or_default(), ..Self::here() }
+    }
+
+    /// The boot and the namespace of this process.
+    fn here() -> Self {
+        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let namespace = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+        Self {
+            boot_id: boot_id.trim().to_owned(),
+            pid_namespace: namespace.to_string_lossy().into_owned(),
+            ..Self::default()
+        }
+    }
+
+    /// Whether it has certainly ended. A process of another container is not seen from here.
+    pub(crate) fn has_ended(&self) -> bool {
+        let here = Self::here();
+        if self.boot_id != here.boot_id {
+            return true;
+        }
+        if self.pid_namespace != here.pid_namespace {
+            return false;
+        }
+        match started(self.pid) {
+            Ok(started) => started != self.started,
+            // The processes of other users may be hidden in /proc.
+            Err(_) => !is_used(self.pid),
+        }
+    }
+}
+
+/// Whether any process has this number.
+fn is_used(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    // Without the permission to signal it, it lives.
+    pid.is_some_and(|pid| test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
+}
+
+/// The 22nd field of `/proc/PID/stat`; an error for a process that has ended and is a zombie.
+fn started(pid: u32) -> io::Result<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name of the program comes before, in parentheses, and may contain anything.
+    let mut fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    let is_zombie = fields.next() == Some("Z");
+    let started = fields.nth(18).and_then(|field| field.parse().ok());
+    // A zombie started at no time that anybody notes.
+    if is_zombie { Ok(u64::MAX) } else { started.ok_or_else(|| io::ErrorKind::InvalidData.into()) }
+}
+
+/// How long this machine has been up, in milliseconds, the time it slept included: unlike the clock on
+/// the wall nobody sets it.
+pub(crate) fn uptime_ms() -> u64 {
+    let time = clock_gettime(ClockId::Boottime);
+    let ms = time.tv_sec.saturating_mul(1000).saturating_add(time.tv_nsec / 1_000_000);
+    u64::try_from(ms).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_lives_until_its_number_belongs_to_another_one() {
+        let own = ProcessId::own();
+        assert!(!own.has_ended() && own.started > 0, "{own:?}");
+        let earlier = ProcessId { started: own.started - 1, ..own.clone() };
+        assert!(earlier.has_ended());
+        let before_the_boot = ProcessId { boot_id: "other".to_owned(), ..own.clone() };
+        assert!(before_the_boot.has_ended());
+        // No system gives a process this number.
+        let nobody = ProcessId { pid: 0x7fff_fff0, ..own.clone() };
+        assert!(nobody.has_ended());
+        let in_a_container = ProcessId { pid_namespace: "pid:[1]".to_owned(), ..nobody };
+        assert!(!in_a_container.has_ended());
+    }
+
+    #[test]
+    fn a_process_that_ended_and_was_not_awaited_has_ended() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let before = ProcessId { pid: child.id(), started: 1, ..ProcessId::own() };
+        assert!(before.has_ended());
+        child.wait().unwrap();
+    }
+}

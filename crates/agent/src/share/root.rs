@@ -1,0 +1,104 @@
+//! A folder of the settings beneath which files are opened.
+//!
+//! It leads where it led when it was first seen, or nothing is opened: a link that is put in its
+//! place, or in the place of a folder above it, is never followed. A folder that is missing at the
+//! start, or is replaced by another real folder or a mounted drive, needs no restart. A handle that
+//! is kept open would do neither: it shows a deleted folder for ever, hides a drive that is mounted
+//! later, and keeps one from being unmounted.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Component, Path, PathBuf};
+use std::sync::OnceLock;
+
+use cap_std::fs::Dir;
+use rustix::fs::{CWD, Mode, OFlags, openat};
+
+use super::open::OpenError;
+
+/// One folder.
+#[derive(Debug)]
+pub(super) struct Root {
+    /// As set, made absolute.
+    path: PathBuf,
+    /// Where it led when it was first looked at: a path without links.
+    first: OnceLock<PathBuf>,
+}
+
+impl Root {
+    pub(super) fn new(path: &Path) -> Self {
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        Self { path, first: OnceLock::new() }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Remembers where the folder leads now, unless that is known already. It blocks.
+    pub(super) fn remember(&self) {
+        if self.first.get().is_none() {
+            let _ = self.leads_to();
+        }
+    }
+
+    /// Opens the folder. It blocks.
+    ///
+    /// # Errors
+    /// It is missing, or leads elsewhere than at first.
+    pub(super) fn open(&self) -> Result<Dir, OpenError> {
+        let path = self.leads_to()?;
+        // Without links all the way, so it does not matter what changes in between.
+        let folder = open_without_links(path).map_err(OpenError::System)?;
+        Ok(Dir::from_std_file(fs::File::from(folder)))
+    }
+
+    fn leads_to(&self) -> Result<&Path, OpenError> {
+        let now = resolve(&self.path, MAX_LINKS).map_err(OpenError::System)?;
+        let first = self.first.get_or_init(|| now.clone());
+        if now == *first {
+            return Ok(first);
+        }
+        Err(OpenError::LeadsElsewhere { path: self.path.clone(), first: first.clone(), now })
+    }
+}
+
+/// As many as Linux follows.
+const MAX_LINKS: u32 = 40;
+
+/// Where `path` leads: a path without links, whose last parts may not exist yet.
+fn resolve(path: &Path, links_left: u32) -> io::Result<PathBuf> {
+    let missing = match fs::canonicalize(path) {
+        Ok(found) => return Ok(found),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => error,
+        Err(error) => return Err(error),
+    };
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(missing);
+    };
+    let parent = resolve(parent, links_left)?;
+    let path = parent.join(name);
+    match fs::read_link(&path) {
+        // A link to what is missing, such as a drive that is not mounted yet.
+        Ok(target) if links_left > 0 => resolve(&parent.join(target), links_left - 1),
+        Ok(_) => Err(missing),
+        Err(_) => Ok(path),
+    }
+}
+
+/// Opens a folder by an absolute path of which no part may be a link.
+fn open_without_links(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut folder = openat(CWD, "/", flags, Mode::empty())?;
+    for part in path.components() {
+        match part {
+            Component::Normal(name) => folder = openat(&folder, name, flags, Mode::empty())?,
+            Component::RootDir => {}
+            Component::CurDir | Component::ParentDir | Component::Prefix(_) => {
+                return Err(io::ErrorKind::NotFound.into());
+            }
+        }
+    }
+    Ok(folder)
+}

@@ -1,0 +1,90 @@
+//! Looks at the start whether the entries of `SHARE` lead to any file: a mistake in a list shows
+//! now, or when somebody needs the file.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::open::{OpenError, Place};
+use super::{Entry, Shares};
+
+/// How many names of a folder tree are looked at. Behind that nothing is claimed.
+const MAX_NAMES: usize = 10_000;
+
+/// What the walk came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    File,
+    Nothing,
+    /// There is more than was looked at, or a folder cannot be read.
+    Unknown,
+}
+
+impl Shares {
+    /// What is odd about `SHARE` as the disk looks now, a sentence each. It blocks.
+    pub(crate) fn survey(&self) -> Vec<String> {
+        self.more.iter().filter_map(|entry| self.odd(entry)).collect()
+    }
+
+    fn odd(&self, entry: &Entry) -> Option<String> {
+        let shown = &entry.shown;
+        if !entry.is_glob {
+            let path = self.place_of(entry, shown)?.path();
+            return path.is_dir().then(|| {
+                format!(
+                    "SHARE: {shown} is a folder, and only files are sent: write {shown}/* for its \
+                     files, or {shown}/** for all files beneath it."
+                )
+            });
+        }
+        let folder = Place { root: &entry.root, folder: entry.folder(), file: Path::new("") };
+        if matches!(folder.open_folder(), Err(OpenError::LeadsOutside)) {
+            let folder = folder.folder.display();
+            return Some(format!(
+                "SHARE: {shown}: {folder} is a link that leads outside the folder of FILE_PATH, so \
+                 nothing beneath it is sent: write the absolute path where it leads."
+            ));
+        }
+        let top = entry.root.path().join(entry.folder());
+        let mut names_left = MAX_NAMES;
+        match walk(entry, &top, &entry.prefix, &mut names_left) {
+            Found::Nothing => {
+                Some(format!("SHARE: {shown} matches no file beneath {} now.", top.display()))
+            }
+            Found::File | Found::Unknown => None,
+        }
+    }
+}
+
+/// Looks for a file that `entry` matches in `folder`, whose files are asked for beneath `asked`.
+fn walk(entry: &Entry, folder: &Path, asked: &Path, names_left: &mut usize) -> Found {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Found::Nothing,
+        Err(_) => return Found::Unknown,
+    };
+    let mut folders: Vec<(PathBuf, PathBuf)> = Vec::new();
+    for found in entries {
+        let Ok(found) = found else { return Found::Unknown };
+        if *names_left == 0 {
+            return Found::Unknown;
+        }
+        *names_left -= 1;
+        let asked = asked.join(found.file_name());
+        match found.file_type() {
+            Ok(kind) if kind.is_dir() => folders.push((found.path(), asked)),
+            // Where a link leads is judged when it is asked for.
+            Ok(_) if entry.glob.is_match(&asked) => return Found::File,
+            Ok(_) => {}
+            Err(_) => return Found::Unknown,
+        }
+    }
+    let mut found = Found::Nothing;
+    for (folder, asked) in folders {
+        match walk(entry, &folder, &asked, names_left) {
+            Found::File => return Found::File,
+            Found::Unknown => found = Found::Unknown,
+            Found::Nothing => {}
+        }
+    }
+    found
+}

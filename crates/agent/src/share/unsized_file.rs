@@ -1,0 +1,57 @@
+//! Files whose size the system does not know before they are read: `/proc` says 0, `/sys` says
+//! 4096, and some FUSE file systems say 0.
+//!
+//! Such a file is read into memory when it is opened; what was read is the file from then on. One
+//! that needs several reads is read twice and compared, because its content is generated as it is
+//! read, and its times say nothing.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+
+use bytes::Bytes;
+use filepull_core::source::Stat;
+
+use super::open::{OpenError, stat};
+
+/// The largest file of unknown size: it is held in memory.
+pub(super) const MAX_LEN: usize = 1024 * 1024;
+
+/// What the file system says of `file`, and its content if that is not to be relied on.
+pub(super) fn look(file: &File) -> Result<(Stat, Option<Bytes>), OpenError> {
+    let before = stat(file).map_err(OpenError::System)?;
+    let has_blocks = file.metadata().map_err(OpenError::System)?.blocks() > 0;
+    // A file with data and without a block: sparse, stored in its inode, or generated.
+    if before.size > 0 && (has_blocks || before.size > MAX_LEN as u64) {
+        return Ok((before, None));
+    }
+    let (content, n_reads) = read(file)?;
+    let after = stat(file).map_err(OpenError::System)?;
+    if content.len() as u64 == after.size || before.size != after.size {
+        return Ok((after, None));
+    }
+    if content.len() > MAX_LEN {
+        return Err(OpenError::Endless);
+    }
+    if n_reads > 1 && read(file)?.0 != content {
+        return Err(OpenError::Changed);
+    }
+    Ok((after, Some(content.into())))
+}
+
+/// Reads to the end, or past the bound; and with how many reads that brought bytes.
+fn read(file: &File) -> Result<(Vec<u8>, usize), OpenError> {
+    let mut content = Vec::new();
+    let mut buffer = vec![0; MAX_LEN / 8];
+    let mut n_reads = 0;
+    while content.len() <= MAX_LEN {
+        match file.read_at(&mut buffer, content.len() as u64) {
+            Ok(0) => break,
+            Ok(len) => content.extend_from_slice(&buffer[..len]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(OpenError::System(error)),
+        }
+        n_reads += 1;
+    }
+    Ok((content, n_reads))
+}

@@ -1,0 +1,183 @@
+//! `STATE_DIR`: a lock, so that it has one owner, and `status.json`.
+
+use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::fs::OFlags;
+
+use crate::status::{self, Status};
+
+/// The state folder of a running agent.
+#[derive(Debug)]
+pub(crate) struct StateDir {
+    dir: PathBuf,
+    /// The system unlocks it with the end of this process, at the latest.
+    _lock: Option<File>,
+    /// The number of the newest status that was written: a write that hung must not replace it.
+    newest: Mutex<u64>,
+}
+
+/// Another agent keeps its state in the same folder.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "an agent already runs here, process {pid}: its state is in {}; \
+     give a second one a STATE_DIR of its own", dir.display()
+)]
+pub struct AlreadyRuns {
+    pid: String,
+    dir: PathBuf,
+}
+
+const LOCK: &str = "agent.lock";
+const TEMPORARY: &str = ".status-";
+
+impl StateDir {
+    /// Takes `dir` for this process, and creates it if it is missing. It blocks.
+    ///
+    /// An error of the disk, or a file system without locks, keeps no agent from its work: it is
+    /// returned beside the folder, because a second agent would not be noticed then.
+    ///
+    /// # Errors
+    /// Another agent has taken it.
+    pub(crate) fn take(dir: &Path) -> Result<(Self, io::Result<()>), AlreadyRuns> {
+        let opened = fs::create_dir_all(dir).and_then(|()| open_lock(&dir.join(LOCK)));
+        let locked = opened.and_then(|lock| match lock.try_lock() {
+            Ok(()) => Ok(Some(lock)),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        });
+        let (lock, taken) = match locked {
+            Ok(Some(lock)) => (Some(lock), Ok(())),
+            Ok(None) => {
+                let pid =
+                    Status::read(dir).map_or("unknown".to_owned(), |s| s.process.pid.to_string());
+                return Err(AlreadyRuns { pid, dir: dir.to_owned() });
+            }
+            Err(error) => (None, Err(error)),
+        };
+        if lock.is_some() {
+            remove_temporary_files(dir);
+        }
+        Ok((Self { dir: dir.to_owned(), _lock: lock, newest: Mutex::new(0) }, taken))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Replaces `status.json` by the `number`th status, unless a newer one is there: a reader finds one
+    /// of them, whole. It blocks.
+    ///
+    /// It is not synced: after a power cut nobody asks how the agent was doing.
+    pub(crate) fn write(&self, status: &Status, number: u64) -> io::Result<()> {
+        let text = serde_json::to_vec_pretty(status)?;
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        if number < *newest {
+            return Ok(());
+        }
+        // With a name that nobody can foresee, so that it replaces and follows nothing.
+        let mut temporary = tempfile::Builder::new()
+            .prefix(TEMPORARY)
+            .permissions(Permissions::from_mode(0o644))
+            .tempfile_in(&self.dir)?;
+        io::Write::write_all(&mut temporary, &text)?;
+        temporary.persist(status::file_in(&self.dir)).map_err(|error| error.error)?;
+        *newest = number;
+        Ok(())
+    }
+}
+
+/// Opens the lock, which only its owner may open: whoever can open a file can lock it.
+fn open_lock(path: &Path) -> io::Result<File> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(flags);
+    let lock = options.open(path)?;
+    let found = lock.metadata()?;
+    if !found.is_file() || found.uid() != rustix::process::geteuid().as_raw() {
+        let words = format!("{} belongs to user {}: remove it", path.display(), found.uid());
+        return Err(io::Error::other(words));
+    }
+    if found.mode() & 0o077 != 0 {
+        lock.set_permissions(Permissions::from_mode(0o600))?;
+    }
+    Ok(lock)
+}
+
+/// What a killed agent may have left.
+fn remove_temporary_files(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::status::State;
+
+    #[test]
+    fn a_folder_has_one_owner_until_it_ends() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let state = dir.path().join("state");
+        let (first, taken) = StateDir::take(&state).unwrap();
+        taken.unwrap();
+        let mode = fs::metadata(state.join(LOCK)).unwrap().mode() & 0o777;
+        assert_eq!(mode, 0o600, "another user could lock it");
+        let refused = StateDir::take(&state).unwrap_err().to_string();
+        assert!(refused.starts_with("an agent already runs here, process unknown"), "{refused}");
+        drop(first);
+        StateDir::take(&state).unwrap().1.unwrap();
+    }
+
+    #[test]
+    fn a_lock_on_the_folder_itself_blocks_nobody() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let other = File::open(dir.path()).unwrap();
+        other.lock_shared().unwrap();
+        StateDir::take(dir.path()).unwrap().1.unwrap();
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_keeps_nobody_from_its_work() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let (state, taken) = StateDir::take(&file.path().join("state")).unwrap();
+        assert!(taken.is_err());
+        assert!(state.write(&Status::example("client4", State::Connected), 1).is_err());
+    }
+
+    #[test]
+    fn a_link_in_the_folder_is_neither_followed_nor_kept() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let victim = dir.path().join("victim");
+        fs::write(&victim, "keep").unwrap();
+        let state = dir.path().join("state");
+        fs::create_dir(&state).unwrap();
+        symlink(&victim, state.join("status.json")).unwrap();
+        symlink(&victim, state.join(format!("{TEMPORARY}left"))).unwrap();
+        let (dir, _) = StateDir::take(&state).unwrap();
+        dir.write(&Status::example("client4", State::Connected), 1).unwrap();
+        assert_eq!(fs::read(&victim).unwrap(), b"keep");
+        assert!(!fs::symlink_metadata(state.join("status.json")).unwrap().is_symlink());
+        let mut names: Vec<_> =
+            fs::read_dir(&state).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, [LOCK, "status.json"]);
+    }
+
+    #[test]
+    fn a_write_that_hung_does_not_replace_a_newer_one() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let (state, _) = StateDir::take(dir.path()).unwrap();
+        state.write(&Status::example("client4", State::Stopped), 2).unwrap();
+        state.write(&Status::example("client4", State::Connected), 1).unwrap();
+        assert_eq!(Status::read(dir.path()).unwrap().state, State::Stopped);
+    }
+}
