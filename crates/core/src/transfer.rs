@@ -39,6 +39,8 @@ pub struct Transfer {
     pub finished_at: Option<DateTime<Utc>>,
     /// Counts the orders sent; only the newest attempt may upload.
     pub attempt: u32,
+    /// The session of the client that got the newest order; 0 before the first.
+    pub epoch: u64,
     /// Counts the partials begun; bytes of two generations never share a file.
     pub generation: u32,
     /// Counts the sources that did not hold still, and the uploads that arrived damaged.
@@ -135,6 +137,7 @@ impl Transfer {
             started_at: None,
             finished_at: None,
             attempt: 0,
+            epoch: 0,
             generation: 0,
             setbacks: Setbacks::default(),
             phase: Phase::Queued,

@@ -1,4 +1,4 @@
-//! What is written, and when: neither a heartbeat nor a tick of progress is.
+//! What is written, and when; and what is shown when the records are damaged or gone.
 
 use std::fs;
 use std::time::Instant;
@@ -64,5 +64,65 @@ async fn progress_is_not_written_but_for_a_checkpoint_a_second() -> anyhow::Resu
     let bound = 5 + usize::try_from(began.elapsed().as_secs())?;
     assert!(bound < ticks, "{ticks} ticks are too few to tell");
     assert!(written <= bound, "{written} commits for {ticks} ticks; at most {bound} are needed");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_damaged_record_is_shown_as_damaged_and_breaks_nothing() -> anyhow::Result<()> {
+    let mut bed = TestBed::start().await?;
+    let _client = bed.connected("client4", b"data").await?;
+    let refused = bed.get("/trigger?id=client4&path=zebra.txt&wait=1m").await?;
+    assert_eq!(refused.status, 403, "{}", refused.text());
+    bed.pull("client4").await?;
+    let before = bed.json("/api/v1/transfers").await?;
+    let id = before["items"][1]["id"].as_str().unwrap_or_default().to_owned();
+    let mut server = bed.take_server()?;
+    server.terminate()?;
+    server.ended().await?;
+
+    let file = bed.data_dir().join(".filepull/records.db");
+    let mut records = fs::read(&file)?;
+    let name = b"zebra.txt";
+    let places = records.windows(name.len()).enumerate().filter(|(_, word)| word == name);
+    for at in places.map(|(at, _)| at).collect::<Vec<_>>() {
+        records[at] ^= 1;
+    }
+    fs::write(&file, records)?;
+    bed.start_server().await?;
+
+    let shown = bed.json("/api/v1/transfers").await?;
+    assert_eq!((&shown["total"], &shown["items"][0]["state"]), (&2.into(), &"done".into()));
+    let damaged = &shown["items"][1];
+    assert_eq!((&damaged["id"], &damaged["state"]), (&id.as_str().into(), &"damaged".into()));
+    assert_eq!(damaged["reason"], "the checksum of the row does not match");
+    assert_eq!(bed.json(&format!("/api/v1/transfers/{id}")).await?, *damaged);
+    let page = bed.get(&format!("/transfers/{id}")).await?;
+    assert_eq!(page.status, 200, "{}", page.text());
+    assert!(page.first_line().starts_with("Damaged: "), "{}", page.text());
+    let list = bed.get("/transfers").await?;
+    assert!(list.text().contains("damaged") && list.text().contains("done"), "{}", list.text());
+    assert_eq!(bed.get("/clients").await?.status, 200);
+    let told = bed.server()?.said().iter().filter(|line| line.contains("records.damaged")).count();
+    assert_eq!(told, 1, "it is logged once");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_trigger_is_rejected_while_the_records_are_gone() -> anyhow::Result<()> {
+    let bed = TestBed::start().await?;
+    let client = bed.connected("client4", b"data").await?;
+    bed.pull("client4").await?;
+    let (records, aside) = (bed.data_dir().join(".filepull"), bed.data_dir().join("aside"));
+    fs::rename(&records, &aside)?;
+    let rejected = bed.get("/trigger?id=client4&wait=1m").await?;
+    assert_eq!(rejected.status, 503, "{}", rejected.text());
+    let rejected = bed.send(Method::POST, "/api/v1/transfers?client=client4", &[], "").await?;
+    assert_eq!((rejected.status, &rejected.json()?["code"]), (503, &"records-failed".into()));
+    assert_eq!(bed.get("/readyz").await?.status, 503);
+    // Nothing was started, and once they are back everything works again.
+    fs::rename(&aside, &records)?;
+    fs::write(client.data(), "again")?;
+    bed.pull("client4").await?;
+    assert_eq!(bed.downloads("client4")?.len(), 2);
     Ok(())
 }

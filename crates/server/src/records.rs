@@ -10,6 +10,7 @@ mod client_list;
 mod clients;
 mod damaged;
 mod fields;
+mod guard;
 mod keys;
 mod list;
 mod lock;
@@ -32,21 +33,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use filepull_core::digest::Digest;
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::name::DownloadName;
 use filepull_core::path::SharedPath;
 use filepull_core::transfer::Transfer;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
-use tracing::{error, warn};
+use tracing::error;
 
 use crate::client::{ClientRecord, Greeting};
 use crate::data_folder::absolute;
 pub use client_list::{ClientEntry, ClientOrder, ClientPage};
 pub use clients::Enrolment;
 pub use damaged::{DamagedTransfer, Recorded};
-pub use keys::RequestKey;
+use guard::Guard;
+pub use keys::{Keyed, RequestKey};
 pub use list::{Cursor, Page, StateWord, Total, TransferFilter};
 use lock::Lock;
 pub use old::OldTransfers;
@@ -135,6 +136,12 @@ pub enum RecordsError {
     /// The database failed. What was being written may be durable or not.
     #[error("the database of the records failed")]
     Database(#[source] Arc<rusqlite::Error>),
+    /// The files were deleted, moved or replaced while they were in use.
+    #[error("{} was deleted, moved or replaced while this server uses it", file.display())]
+    Gone {
+        /// The file.
+        file: PathBuf,
+    },
     /// A row makes no sense to this version.
     #[error("the record of {record} cannot be read: {column} is {found}")]
     Damaged {
@@ -150,6 +157,17 @@ pub enum RecordsError {
     Closed,
 }
 
+/// Why a transfer was not saved.
+#[derive(Debug, thiserror::Error)]
+pub enum SaveError {
+    /// The record belongs to another: it is final, of a later attempt, or its key leads elsewhere.
+    #[error("the record of the transfer is final, or of a later attempt")]
+    Lost,
+    /// It may be durable or not.
+    #[error(transparent)]
+    Records(#[from] RecordsError),
+}
+
 impl RecordsError {
     /// The record that cannot be read, or nothing.
     fn record(&self) -> &str {
@@ -161,6 +179,7 @@ impl RecordsError {
             | Self::Schema { .. }
             | Self::Folder { .. }
             | Self::Database(_)
+            | Self::Gone { .. }
             | Self::Closed => "",
         }
     }
@@ -190,16 +209,17 @@ impl Records {
             let file = folder.join("records.db");
             let writing = schema::open_writer(&file)?;
             clients::cut_off(&writing, Utc::now())?;
+            let guard = Guard::new(&file);
             let n_clients = clients::count_now(&writing)?;
             let readers = Readers::open(&file)?;
             // The new file's entry is no less worth keeping than what is in it.
             lock.sync_folder()?;
-            Ok((writing, readers, n_clients, lock))
+            Ok((writing, readers, n_clients, lock, guard))
         };
         let opened: Result<_, RecordsError> =
             spawn_blocking(open).await.map_err(|_| RecordsError::Closed)?;
-        let (writing, readers, n_clients, lock) = opened?;
-        let writer = Writer::start(writing, lock);
+        let (writing, readers, n_clients, lock, guard) = opened?;
+        let writer = Writer::start(writing, lock, guard);
         let n_clients = Arc::new(AtomicU64::new(n_clients));
         Ok(Self { writer, readers, n_clients, logged: Arc::default() })
     }
@@ -214,33 +234,42 @@ impl Records {
         self.writer.stop().await
     }
 
-    /// Makes a transfer durable as it now stands. One that is final on record stays as it is.
+    /// Makes a transfer durable as it now stands.
     ///
     /// # Errors
-    /// It may not be durable: the database failed, or is closed.
-    pub async fn save(&self, transfer: &Transfer) -> Result<(), RecordsError> {
+    /// [`SaveError::Lost`] if the record is final or of a later attempt; then it stays as it is.
+    pub async fn save(&self, transfer: &Transfer) -> Result<(), SaveError> {
         let saved = self.writer.write(transfers::save(transfer)).await?;
-        if saved.is_none() {
-            warn!(transfer = %transfer.id, "a final transfer was not overwritten");
-        }
-        Ok(())
+        saved.map(drop).ok_or(SaveError::Lost)
     }
 
-    /// Makes a new transfer durable together with the key of the request that asked for it.
+    /// Makes the checkpoint of a transfer durable, and writes nothing else.
     ///
     /// # Errors
-    /// It may not be durable: the database failed, or is closed.
-    pub async fn save_keyed(
-        &self,
-        transfer: &Transfer,
-        key: &RequestKey,
-    ) -> Result<(), RecordsError> {
+    /// [`SaveError::Lost`] if anything else of the transfer is not what is on record.
+    pub async fn save_checkpoint(&self, transfer: &Transfer) -> Result<(), SaveError> {
+        let checkpoint = transfers::checkpoint(transfer).ok_or(SaveError::Lost)?;
+        let saved = self.writer.write(checkpoint).await?;
+        saved.map(drop).ok_or(SaveError::Lost)
+    }
+
+    /// Makes a new transfer durable together with the key of the request that asked for it, unless
+    /// the key leads to another transfer.
+    ///
+    /// # Errors
+    /// [`SaveError::Lost`] if the key leads to another transfer; then nothing was written.
+    pub async fn save_keyed(&self, transfer: &Transfer, key: &RequestKey) -> Result<(), SaveError> {
         let made_at = transfer.created_at;
         let keep = keys::keep(key, transfer.id, made_at, made_at - KEEP_KEYS);
-        self.writer.write_all(vec![transfers::save(transfer), keep]).await.map(drop)
+        let ours = ("transfer", transfer.id.to_string().into());
+        let returned = self.writer.write_if(keep, ours, transfers::save(transfer)).await?;
+        let holder = returned.as_ref().map(keys::read).transpose()?;
+        let is_ours = holder.is_some_and(|holder| holder.transfer == transfer.id);
+        if is_ours { Ok(()) } else { Err(SaveError::Lost) }
     }
 
-    /// Notes that the request with this key found a transfer under way.
+    /// Makes a key lead to a transfer that is under way, unless it leads to another one. Returns
+    /// where it leads.
     ///
     /// # Errors
     /// It may not be durable.
@@ -249,11 +278,13 @@ impl Records {
         key: &RequestKey,
         transfer: TransferId,
         now: DateTime<Utc>,
-    ) -> Result<(), RecordsError> {
-        self.writer.write(keys::keep(key, transfer, now, now - KEEP_KEYS)).await.map(drop)
+    ) -> Result<Keyed, RecordsError> {
+        let returned = self.writer.write(keys::keep(key, transfer, now, now - KEEP_KEYS)).await?;
+        let row = returned.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+        keys::read(&row)
     }
 
-    /// The transfer that a key led to within the last day, and the digest of that request.
+    /// Where a key leads, if a request had it within the last day.
     ///
     /// # Errors
     /// It cannot be read.
@@ -261,7 +292,7 @@ impl Records {
         &self,
         key: &str,
         now: DateTime<Utc>,
-    ) -> Result<Option<(TransferId, Digest)>, RecordsError> {
+    ) -> Result<Option<Keyed>, RecordsError> {
         keys::find(&self.readers, key, now - KEEP_KEYS).await
     }
 

@@ -51,7 +51,6 @@ use crate::store::{self, Store};
 pub use agent::{Answer, Reply, Upload};
 use agent::{Ask, refuse};
 use failed::{records_failed, store_failed};
-use keys::Keys;
 use life::Life;
 pub use listed::Listed;
 use open::Open;
@@ -99,7 +98,6 @@ struct Shared {
     lifecycle: Lifecycle,
     limits: Limits,
     open: Open,
-    keys: Keys,
     /// A permit is taken before the order is sent: it bounds what may be under way at once.
     turns: Arc<Semaphore>,
     disk: DiskSampler,
@@ -185,7 +183,7 @@ impl Transfers {
         tokio::task::spawn_blocking(move || sweeper.sweep(is_wanted)).await??;
         records.end_damaged(&damaged, now()).await?;
         let turns = Arc::new(Semaphore::new(limits.max_running));
-        let (open, keys) = (Open::default(), Keys::default());
+        let open = Open::default();
         let (n_waits, records_fail) = Default::default();
         let clients = KnownClients::new(registry.clone(), records.clone());
         let shared = Shared {
@@ -196,7 +194,6 @@ impl Transfers {
             lifecycle,
             limits,
             open,
-            keys,
             turns,
             disk,
             n_waits,

@@ -10,7 +10,7 @@ use filepull_core::id::TransferId;
 use super::RecordsError;
 use super::fields::Fields;
 use super::readers::Readers;
-use super::statement::Statement;
+use super::statement::{Row, Statement};
 
 /// What a caller called a request, and what it asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,14 +22,21 @@ pub struct RequestKey {
 }
 
 /// The first one to keep a key has it, until its day is over.
-const KEEP: &str = "INSERT INTO request_keys (id, request, transfer, made_at) \
-     VALUES ($1, $2, $3, $4) ON CONFLICT (id) DO UPDATE SET \
-     request = excluded.request, transfer = excluded.transfer, made_at = excluded.made_at \
-     WHERE request_keys.made_at < $5";
+const KEEP: &str = include_str!("keep_key.sql");
 
 const FIND: &str = "SELECT * FROM request_keys WHERE id = $1 AND made_at >= $2";
 
-/// The statement that keeps a key, in the place of one from before `since`.
+/// Where a key leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keyed {
+    /// The transfer.
+    pub transfer: TransferId,
+    /// The digest of what the first request with this key asked for.
+    pub request: Digest,
+}
+
+/// The statement that keeps a key, in the place of one from before `since`. It returns where the key
+/// leads now.
 pub(super) fn keep(
     key: &RequestKey,
     transfer: TransferId,
@@ -44,15 +51,19 @@ pub(super) fn keep(
         .bind(since.timestamp_millis())
 }
 
-/// The transfer that a key leads to, and the digest of what was asked for then.
+/// Where a key leads.
 pub(super) async fn find(
     readers: &Readers,
     key: &str,
     since: DateTime<Utc>,
-) -> Result<Option<(TransferId, Digest)>, RecordsError> {
+) -> Result<Option<Keyed>, RecordsError> {
     let find = Statement::new(FIND).bind(key).bind(since.timestamp_millis());
-    let Some(row) = readers.point(find).await? else { return Ok(None) };
-    let fields = Fields::new("request key", &row);
+    readers.point(find).await?.as_ref().map(read).transpose()
+}
+
+/// Reads a row that says where a key leads.
+pub(super) fn read(row: &Row) -> Result<Keyed, RecordsError> {
+    let fields = Fields::new("request key", row);
     let transfer = fields.parse("transfer", |text| TransferId::parse(text).ok())?;
-    Ok(Some((transfer, fields.parse("request", Digest::parse)?)))
+    Ok(Keyed { transfer, request: fields.parse("request", Digest::parse)? })
 }

@@ -1,7 +1,8 @@
--- What is final stays as it is, whatever is saved after it: then no row is returned.
+-- Fenced by state and attempt: what is final stays as it is, and so does what a later attempt has
+-- recorded. Then no row is returned. The row that is there already may be saved again.
 INSERT INTO transfers (
     id, client, path, requested_by, created_at, queue_until, started_at, finished_at,
-    attempt, generation, changed, damaged, stalled, state,
+    attempt, epoch, generation, changed, damaged, stalled, state,
     source_name, source_size, source_modified_ns, checkpoint_len, checkpoint_digest,
     download_name, download_size, download_digest, download_inode,
     received, error_code, error_detail, error_hint, row_check
@@ -10,7 +11,7 @@ INSERT INTO transfers (
     $9, $10, $11, $12, $13, $14,
     $15, $16, $17, $18, $19,
     $20, $21, $22, $23,
-    $24, $25, $26, $27, $28
+    $24, $25, $26, $27, $28, $29
 )
 ON CONFLICT (id) DO UPDATE SET
     client = excluded.client,
@@ -21,6 +22,7 @@ ON CONFLICT (id) DO UPDATE SET
     started_at = excluded.started_at,
     finished_at = excluded.finished_at,
     attempt = excluded.attempt,
+    epoch = excluded.epoch,
     generation = excluded.generation,
     changed = excluded.changed,
     damaged = excluded.damaged,
@@ -40,5 +42,7 @@ ON CONFLICT (id) DO UPDATE SET
     error_detail = excluded.error_detail,
     error_hint = excluded.error_hint,
     row_check = excluded.row_check
-WHERE transfers.state NOT IN ('done', 'failed', 'cancelled')
+WHERE transfers.row_check = excluded.row_check
+    OR (transfers.state NOT IN ('done', 'failed', 'cancelled')
+        AND transfers.attempt <= excluded.attempt)
 RETURNING 1

@@ -165,8 +165,10 @@ async fn what_waits_at_the_end_is_written_and_nothing_after_it() {
     let transfers: Vec<Transfer> = (0..500).map(|_| queued("client4")).collect();
     let saves = try_join_all(transfers.iter().map(|transfer| records.save(transfer)));
     let (saved, closed) = join(saves, records.close()).await;
-    saved.and(closed).unwrap();
-    assert!(matches!(records.save(&transfers[0]).await, Err(RecordsError::Closed)));
+    saved.unwrap();
+    closed.unwrap();
+    let closed = records.save(&transfers[0]).await;
+    assert!(matches!(closed, Err(SaveError::Records(RecordsError::Closed))), "{closed:?}");
     assert!(matches!(records.unfinished().await, Err(RecordsError::Closed)));
     assert!(!room.folder().join("records.db-wal").exists());
     assert_eq!(unfinished(&room.open().await).await, transfers);
@@ -219,4 +221,27 @@ async fn a_bit_that_flips_in_a_definition_is_told_before_anything_is_read() {
     for error in [server, reader] {
         assert!(matches!(error, RecordsError::Schema { .. }), "{error}");
     }
+}
+
+#[tokio::test]
+async fn records_that_disappear_take_nothing_until_they_are_back() {
+    let room = Room::new();
+    let records = room.open().await;
+    let [before, meanwhile, after] = [queued("a"), queued("b"), queued("c")];
+    records.save(&before).await.unwrap();
+    let aside = room.folder().with_extension("aside");
+    for file in ["", "records.db", "records.db-wal"] {
+        let (from, to) = (room.folder().join(file), aside.join(file));
+        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+        std::fs::rename(&from, &to).unwrap();
+        let gone = records.save(&meanwhile).await;
+        assert!(matches!(gone, Err(SaveError::Records(RecordsError::Gone { .. }))), "{gone:?}");
+        std::fs::rename(&to, &from).unwrap();
+    }
+    records.save(&after).await.unwrap();
+    std::fs::copy(room.folder().join("records.db"), room.folder().join("copy")).unwrap();
+    std::fs::rename(room.folder().join("copy"), room.folder().join("records.db")).unwrap();
+    let replaced = records.save(&meanwhile).await;
+    assert!(matches!(replaced, Err(SaveError::Records(RecordsError::Gone { .. }))), "{replaced:?}");
+    assert_eq!(unfinished(&records).await, [before, after]);
 }

@@ -19,6 +19,8 @@ use super::statement::{Row, Statement};
 
 const SAVE: &str = include_str!("save.sql");
 
+const CHECKPOINT: &str = include_str!("checkpoint.sql");
+
 const ONE: &str = "SELECT * FROM transfers WHERE id = $1";
 
 /// The words of final states as in the index of unfinished transfers. A state that this version does
@@ -38,7 +40,8 @@ const NEWEST_DOWNLOAD_OF_PATH: &str = "SELECT * FROM transfers WHERE client = $1
 const WITH_NAME: &str =
     "SELECT id FROM transfers WHERE client = $1 AND download_name = $2 AND id <> $3 LIMIT 1";
 
-/// The statement that saves a transfer. It returns a row unless what is on record is final.
+/// The statement that saves a transfer. It returns a row unless the record is final or of a later
+/// attempt.
 pub(super) fn save(transfer: &Transfer) -> Statement {
     let setbacks = transfer.setbacks;
     let statement = Statement::new(SAVE)
@@ -51,11 +54,34 @@ pub(super) fn save(transfer: &Transfer) -> Statement {
         .bind(transfer.started_at.map(|at| at.timestamp_millis()))
         .bind(transfer.finished_at.map(|at| at.timestamp_millis()))
         .bind(transfer.attempt)
+        .bind(transfer.epoch.cast_signed())
         .bind(transfer.generation)
         .bind(setbacks.changed)
         .bind(setbacks.damaged)
         .bind(setbacks.stalled);
     bind_phase(&transfer.phase, statement).bind(row_check(transfer))
+}
+
+/// The statement that saves a checkpoint of a transfer that is receiving; nothing if it is not. It
+/// returns a row unless anything else of the transfer has changed.
+pub(super) fn checkpoint(transfer: &Transfer) -> Option<Statement> {
+    let Phase::Receiving { source, checkpoint } = &transfer.phase else { return None };
+    let setbacks = transfer.setbacks;
+    let fence = Statement::new(CHECKPOINT)
+        .bind(transfer.id.to_string())
+        .bind(transfer.attempt)
+        .bind(transfer.epoch.cast_signed())
+        .bind(transfer.generation)
+        .bind(setbacks.changed)
+        .bind(setbacks.damaged)
+        .bind(setbacks.stalled)
+        .bind(transfer.queue_until.map(|at| at.timestamp_millis()))
+        .bind(transfer.started_at.map(|at| at.timestamp_millis()));
+    let statement = bind_source(Some(source), fence)
+        .bind(checkpoint.len.cast_signed())
+        .bind(checkpoint.digest.to_string())
+        .bind(row_check(transfer));
+    Some(statement)
 }
 
 fn bind_phase(phase: &Phase, statement: Statement) -> Statement {
@@ -105,6 +131,7 @@ pub(super) fn read(row: &Row) -> Result<Transfer, RecordsError> {
         started_at: fields.time_if_any("started_at")?,
         finished_at: fields.time_if_any("finished_at")?,
         attempt: fields.count("attempt")?,
+        epoch: fields.unsigned("epoch")?,
         generation: fields.count("generation")?,
         setbacks: Setbacks {
             changed: fields.count("changed")?,

@@ -16,8 +16,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::RecordsError;
+use super::guard::Guard;
 use super::lock::Lock;
-use super::statement::{Row, Statement};
+use super::statement::{Row, Statement, Value};
 
 /// 1,024 statements of a few KiB at most. When it is full whoever asks waits for the disk: a
 /// trigger must not be answered before it is durable anyway.
@@ -45,22 +46,27 @@ struct Told {
 /// The first row that a statement returned.
 pub(super) type Returned = Option<Row>;
 
+/// A column of the first row that a statement returned, and the value that it must have.
+pub(super) type Condition = (&'static str, Value);
+
 /// Statements that wait, all or none of them to be done, and who waits for them.
 #[derive(Debug)]
 struct Write {
     statements: Vec<Statement>,
+    /// What the first one must return, or the others are not run.
+    only_if: Option<Condition>,
     reply: oneshot::Sender<Result<Returned, RecordsError>>,
 }
 
 impl Writer {
     /// Starts the task, which holds `lock` until it ends: when it is stopped, or when the last
     /// handle is dropped.
-    pub(super) fn start(connection: Connection, lock: Lock) -> Self {
+    pub(super) fn start(connection: Connection, lock: Lock, guard: Guard) -> Self {
         let (queue, inbox) = mpsc::channel(QUEUE_LEN);
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
         let told = Arc::<Told>::default();
-        let task = Task { connection, lock, told: Arc::clone(&told) };
+        let task = Task { connection, lock, guard, told: Arc::clone(&told) };
         let until = stop.clone();
         tasks.spawn_blocking(move || task.run(inbox, &until));
         Self { queue, stop, tasks, told }
@@ -82,8 +88,30 @@ impl Writer {
         &self,
         statements: Vec<Statement>,
     ) -> Result<Returned, RecordsError> {
+        self.queue(statements, None).await
+    }
+
+    /// Runs a statement, and the next one if the first returns this value; both become durable or
+    /// none. Answers what the first returned.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub(super) async fn write_if(
+        &self,
+        first: Statement,
+        only_if: Condition,
+        next: Statement,
+    ) -> Result<Returned, RecordsError> {
+        self.queue(vec![first, next], Some(only_if)).await
+    }
+
+    async fn queue(
+        &self,
+        statements: Vec<Statement>,
+        only_if: Option<Condition>,
+    ) -> Result<Returned, RecordsError> {
         let (reply, answer) = oneshot::channel();
-        let asked = self.queue.send(Write { statements, reply }).await;
+        let asked = self.queue.send(Write { statements, only_if, reply }).await;
         asked.map_err(|_| RecordsError::Closed)?;
         answer.await.map_err(|_| RecordsError::Closed)?
     }
@@ -114,6 +142,7 @@ impl Writer {
 struct Task {
     connection: Connection,
     lock: Lock,
+    guard: Guard,
     told: Arc<Told>,
 }
 
@@ -145,7 +174,19 @@ impl Task {
 
     /// Commits a batch and answers everyone in it.
     fn write(&mut self, batch: Vec<Write>) {
-        match self.commit(&batch) {
+        // Before, so that what is refused is not written, and after, so that what is acknowledged is
+        // in the files that the next server opens.
+        let guarded = self.guard.check().map(|()| self.commit(&batch));
+        let committed = match guarded.and_then(|done| self.guard.check().map(|()| done)) {
+            Ok(committed) => committed,
+            Err(gone) => {
+                for write in batch {
+                    write.answer(Err(RecordsError::Gone { file: gone.clone() }));
+                }
+                return;
+            }
+        };
+        match committed {
             Ok(all) => batch.into_iter().zip(all).for_each(|(write, it)| write.answer(Ok(it))),
             Err(Failed::Statement(_)) if 1 < batch.len() => {
                 // Nobody pays for a neighbour's failure: each one gets a transaction of its own.
@@ -193,10 +234,16 @@ impl Task {
 impl Write {
     /// Runs the statements; answers what the first returned.
     fn run(&self, connection: &Connection) -> rusqlite::Result<Returned> {
-        let mut returned = self.statements.iter().map(|statement| statement.run(connection));
-        let first = returned.next().transpose()?;
-        returned.try_for_each(|other| other.map(drop))?;
-        Ok(first.and_then(|rows| rows.into_iter().next()))
+        let mut statements = self.statements.iter();
+        let Some(first) = statements.next() else { return Ok(None) };
+        let returned = first.run(connection)?.into_iter().next();
+        let is_met = |(column, value): &Condition| {
+            returned.as_ref().and_then(|row| row.get(column)) == Some(value)
+        };
+        if self.only_if.as_ref().is_none_or(is_met) {
+            statements.try_for_each(|statement| statement.run(connection).map(drop))?;
+        }
+        Ok(returned)
     }
 
     fn answer(self, result: Result<Returned, RecordsError>) {

@@ -32,6 +32,7 @@ impl Life {
         self.recover_prefix().await?;
         // From here on the source may be open.
         self.ordered.store(true, Ordering::SeqCst);
+        self.transfer.epoch = session.epoch;
         let order = self.next_order();
         let token = order.token;
         if 1 < order.attempt {

@@ -69,6 +69,6 @@ async fn make(shared: Arc<Shared>, mut noted: Transfer, partial: Partial, prefix
     let synced = run(move || store.sync(&partial, Extent::Prefix)).await;
     let synced = synced.map_err(|error| store_failed(&error.into_cause()))?;
     noted.checkpoint(prefix, synced);
-    // If the records fail, the next checkpoint will do.
-    Ok(shared.save(&noted).await.is_ok().then_some(noted))
+    // If the records fail, or the rest of the transfer has changed meanwhile, the next one will do.
+    Ok(shared.save_checkpoint(&noted).await.is_ok().then_some(noted))
 }

@@ -10,7 +10,7 @@ use filepull_core::transfer::Phase;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
-use super::failed::Waits;
+use super::failed::{NotSaved, Waits};
 use super::life::{Ending, Life, again};
 use super::{records_failed, store_failed};
 use crate::receive::Held;
@@ -22,7 +22,10 @@ impl Life {
     pub(super) async fn record(&mut self) -> Result<(), Ending> {
         let mut backoff = again();
         let mut waits = None;
-        while self.shared.save(&self.transfer).await.is_err() {
+        while let Err(not_saved) = self.shared.save(&self.transfer).await {
+            if let NotSaved::Lost = not_saved {
+                return Err(Ending::Lost);
+            }
             waits.get_or_insert_with(|| Waits::begin(&self.shared));
             let pause = backoff.next(Ended::Lost { lived: Duration::ZERO }, fastrand::f64());
             self.unless_ended(sleep(pause)).await?;

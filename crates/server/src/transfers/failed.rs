@@ -11,7 +11,7 @@ use tracing::{error, info};
 
 use super::Shared;
 use super::life::{Ending, Life};
-use crate::records::RecordsError;
+use crate::records::{RecordsError, RequestKey, SaveError};
 use crate::store::StoreError;
 
 /// Why something was not done on the disk.
@@ -46,6 +46,10 @@ fn in_words(error: &RecordsError) -> Problem {
     if error.is_full() {
         return Problem::new(Code::ServerFull, "The server's disk is full.");
     }
+    if let RecordsError::Gone { .. } = error {
+        let detail = "The files of the server's records were deleted, moved or replaced.";
+        return Problem::new(Code::RecordsFailed, detail);
+    }
     Problem::new(Code::RecordsFailed, "The server could not read or write its records.")
 }
 
@@ -62,22 +66,72 @@ pub(super) fn store_failed(error: &StoreError) -> Failed {
     }
 }
 
+/// Why a transfer was not put on record.
+#[derive(Debug)]
+pub(super) enum NotSaved {
+    /// The record is not this task's any more.
+    Lost,
+    /// The records failed. They may work later.
+    Failed(Problem),
+}
+
+impl NotSaved {
+    /// What a caller is told who waits for the save.
+    pub(super) fn into_problem(self) -> Problem {
+        match self {
+            Self::Failed(problem) => problem,
+            Self::Lost => {
+                let detail = "The record of the transfer has changed in the database.";
+                Problem::new(Code::RecordsFailed, detail)
+            }
+        }
+    }
+}
+
+impl From<NotSaved> for Ending {
+    fn from(not_saved: NotSaved) -> Self {
+        match not_saved {
+            NotSaved::Lost => Self::Lost,
+            NotSaved::Failed(problem) => Self::Failed(problem),
+        }
+    }
+}
+
 impl Shared {
-    /// Puts a transfer on record. The log hears of it when that begins to fail, and when it works
-    /// again; not from each transfer each time.
-    pub(super) async fn save(&self, transfer: &Transfer) -> Result<(), Problem> {
-        match self.records.save(transfer).await {
-            Ok(()) => {
+    /// Puts a transfer on record.
+    pub(super) async fn save(&self, transfer: &Transfer) -> Result<(), NotSaved> {
+        self.noted(self.records.save(transfer).await)
+    }
+
+    /// Puts a new transfer on record with the key of its request.
+    pub(super) async fn save_keyed(
+        &self,
+        transfer: &Transfer,
+        key: &RequestKey,
+    ) -> Result<(), NotSaved> {
+        self.noted(self.records.save_keyed(transfer, key).await)
+    }
+
+    /// Puts the checkpoint of a transfer on record.
+    pub(super) async fn save_checkpoint(&self, transfer: &Transfer) -> Result<(), NotSaved> {
+        self.noted(self.records.save_checkpoint(transfer).await)
+    }
+
+    /// The log hears of the records when they begin to fail, and when they work again; not from each
+    /// transfer each time.
+    fn noted(&self, saved: Result<(), SaveError>) -> Result<(), NotSaved> {
+        match saved {
+            Ok(()) | Err(SaveError::Lost) => {
                 if self.records_fail.swap(false, Ordering::Relaxed) {
                     info!(event = "records.recovered", "the records work again");
                 }
-                Ok(())
+                saved.map_err(|_| NotSaved::Lost)
             }
-            Err(error) => {
+            Err(SaveError::Records(error)) => {
                 if !self.records_fail.swap(true, Ordering::Relaxed) {
                     error!(event = "records.failed", error = %chain(&error), "the records failed");
                 }
-                Err(in_words(&error))
+                Err(NotSaved::Failed(in_words(&error)))
             }
         }
     }

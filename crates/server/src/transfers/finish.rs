@@ -2,8 +2,9 @@
 
 use filepull_core::problem::{Code, Problem};
 use filepull_core::transfer::{Reached, Transfer};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
+use super::failed::NotSaved;
 use super::life::Life;
 use super::now;
 use super::view::Stage;
@@ -14,7 +15,11 @@ impl Life {
         let reached = self.reached();
         self.transfer.fail(problem, reached, now());
         // Also if the first record failed: it may be there all the same.
-        let recorded = self.shared.save(&self.transfer).await.is_ok();
+        let saved = self.shared.save(&self.transfer).await;
+        if let Err(NotSaved::Lost) = saved {
+            return self.log_lost();
+        }
+        let recorded = saved.is_ok();
         // Also when the records failed, perhaps for want of the room that it takes: a record that
         // speaks of a partial which is gone begins anew.
         self.abort().await;
@@ -69,6 +74,12 @@ impl Life {
                 %request_id, "transfer queued until the client is connected"
             );
         }
+    }
+
+    /// The record is final or of a later attempt: whoever wrote it goes on with the transfer.
+    pub(super) fn log_lost(&self) {
+        let Transfer { id, client, attempt, .. } = &self.transfer;
+        error!(event = "transfer.lost", transfer = %id, %client, attempt, "the record is not ours");
     }
 
     fn log_failed(&self) {

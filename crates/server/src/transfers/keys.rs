@@ -1,81 +1,60 @@
 //! A pull that comes again under the same key is the same pull.
 
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::sync::Arc;
+//!
+//! Requests with one key may come at once: the record decides which of them has it. The transfer of
+//! another one is discarded before anything else knows it.
 
 use filepull_core::digest::Digest;
 use filepull_core::problem::{Code, Problem};
-use tokio::sync::{Mutex, OwnedMutexGuard, watch};
+use tokio::sync::watch;
 
 use super::pull::{Pull, Pulled};
 use super::{Transfers, now, records_failed};
-use crate::records::RequestKey;
+use crate::records::{Keyed, RequestKey};
 
-/// Requests with one key come one after the other. Keys that share a lock only wait for each
-/// other's fsync.
-const N_LOCKS: usize = 64;
-
-/// The locks that keys share.
-#[derive(Debug)]
-pub(super) struct Keys([Arc<Mutex<()>>; N_LOCKS]);
-
-/// A key in use: nobody else uses it until this is dropped.
-#[derive(Debug)]
-pub(super) struct HeldKey {
-    pub(super) key: RequestKey,
-    _lock: OwnedMutexGuard<()>,
-}
-
-impl Default for Keys {
-    fn default() -> Self {
-        Self(std::array::from_fn(|_| Arc::default()))
-    }
-}
-
-impl Keys {
-    async fn hold(&self, key: RequestKey) -> HeldKey {
-        let mut hasher = DefaultHasher::new();
-        key.key.hash(&mut hasher);
-        let idx = usize::try_from(hasher.finish() % N_LOCKS as u64).unwrap_or(0);
-        let lock = Arc::clone(&self.0[idx]).lock_owned().await;
-        HeldKey { key, _lock: lock }
-    }
-}
-
-/// Whether a key has been used before.
-pub(super) enum Keyed {
-    /// It leads to this transfer.
-    Found(Pulled),
-    /// It is new, and held.
-    New(HeldKey),
+/// The key of a pull, if it has one.
+pub(super) fn request_key(pull: &Pull) -> Option<RequestKey> {
+    let key = pull.key.clone()?;
+    Some(RequestKey { key, request: digest(pull) })
 }
 
 impl Transfers {
-    /// Looks for what a key leads to.
-    pub(super) async fn keyed(&self, pull: &Pull, key: &str) -> Result<Keyed, Problem> {
-        let key = RequestKey { key: key.to_owned(), request: digest(pull) };
-        let held = self.shared.keys.hold(key).await;
-        let RequestKey { key, request } = &held.key;
-        let records = &self.shared.records;
-        let known = records.keyed(key, now()).await.map_err(|error| records_failed(&error))?;
-        match known {
-            None => Ok(Keyed::New(held)),
-            Some((_, asked)) if asked != *request => Err(mismatch()),
-            Some((id, _)) => {
-                let view = match self.watch(id) {
-                    Some(view) => view,
-                    // It has ended: nothing will change any more.
-                    None => watch::channel(self.find(id).await?).1,
-                };
-                Ok(Keyed::Found(Pulled { id, joined: true, view }))
-            }
+    /// The transfer that a key leads to, if a request had it before.
+    pub(super) async fn keyed(&self, key: &RequestKey) -> Result<Option<Pulled>, Problem> {
+        let known = self.shared.records.keyed(&key.key, now()).await;
+        match known.map_err(|error| records_failed(&error))? {
+            None => Ok(None),
+            Some(keyed) => self.led(key, keyed).await.map(Some),
         }
     }
 
-    /// Makes a key lead to a transfer that was under way already.
-    pub(super) async fn keep_key(&self, held: &HeldKey, pulled: &Pulled) -> Result<(), Problem> {
-        let kept = self.shared.records.keep_key(&held.key, pulled.id, now()).await;
-        kept.map_err(|error| records_failed(&error))
+    /// Makes a key lead to a transfer that was under way already. Returns the transfer that it leads
+    /// to then: another request with this key may have been earlier.
+    pub(super) async fn keep_key(
+        &self,
+        key: &RequestKey,
+        pulled: Pulled,
+    ) -> Result<Pulled, Problem> {
+        let kept = self.shared.records.keep_key(key, pulled.id, now()).await;
+        let keyed = kept.map_err(|error| records_failed(&error))?;
+        if keyed.transfer == pulled.id && keyed.request == key.request {
+            Ok(pulled)
+        } else {
+            self.led(key, keyed).await
+        }
+    }
+
+    async fn led(&self, key: &RequestKey, keyed: Keyed) -> Result<Pulled, Problem> {
+        if keyed.request != key.request {
+            return Err(mismatch());
+        }
+        let id = keyed.transfer;
+        let view = match self.watch(id) {
+            Some(view) => view,
+            // It has ended: nothing will change any more.
+            None => watch::channel(self.find(id).await?).1,
+        };
+        Ok(Pulled { id, joined: true, view })
     }
 }
 

@@ -15,12 +15,13 @@ use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant, sleep_until};
 use uuid::Uuid;
 
-use super::keys::HeldKey;
+use super::failed::NotSaved;
 use super::open::{Handle, ViewSender};
 use super::view::{Stage, View};
 use super::wait::DiskWait;
-use super::{ASKS_LEN, Ask, Shared, records_failed, refuse};
+use super::{ASKS_LEN, Ask, Shared, refuse};
 use crate::receive::Held;
+use crate::records::RequestKey;
 use crate::registry::{Berth, Session};
 
 /// One unfinished transfer and everything that belongs to it.
@@ -33,7 +34,7 @@ pub(super) struct Life {
     pub(super) ordered: Arc<AtomicBool>,
     pub(super) berth: Berth,
     /// The key of the request that asked for it, until both are on record.
-    pub(super) key: Option<HeldKey>,
+    pub(super) key: Option<RequestKey>,
     /// The request that created it, for the log.
     pub(super) request_id: Uuid,
     /// The record says "sealed": the name may be there, and nothing but publishing ends that.
@@ -60,6 +61,10 @@ pub(super) enum Ending {
     NotNow(Problem),
     /// It is sealed and may have its name already: the disk must be asked.
     Unsure,
+    /// The record is final or of a later attempt, which is not this task's.
+    Lost,
+    /// The key of its request leads to another transfer. Nothing of it is on record.
+    Discarded,
 }
 
 impl From<Problem> for Ending {
@@ -146,8 +151,11 @@ impl Life {
 
     /// Ends when the transfer is final, or when the process stops.
     pub(super) async fn run(mut self) {
-        if let Err(Ending::Failed(problem)) = self.live().await {
-            self.fail(problem).await;
+        match self.live().await {
+            Err(Ending::Failed(problem)) => self.fail(problem).await,
+            Err(Ending::Lost) => self.log_lost(),
+            Ok(()) | Err(Ending::Left | Ending::NotNow(_) | Ending::Unsure | Ending::Discarded) => {
+            }
         }
     }
 
@@ -183,13 +191,13 @@ impl Life {
     }
 
     /// Makes the transfer durable for the first time, together with the key it was asked for with.
-    async fn record_first(&mut self) -> Result<(), Problem> {
+    async fn record_first(&mut self) -> Result<(), Ending> {
         match self.key.take() {
-            None => self.shared.save(&self.transfer).await,
-            Some(held) => {
-                let saved = self.shared.records.save_keyed(&self.transfer, &held.key).await;
-                saved.map_err(|error| records_failed(&error))
-            }
+            None => Ok(self.shared.save(&self.transfer).await?),
+            Some(key) => match self.shared.save_keyed(&self.transfer, &key).await {
+                Err(NotSaved::Lost) => Err(Ending::Discarded),
+                saved => Ok(saved?),
+            },
         }
     }
 

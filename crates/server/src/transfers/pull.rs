@@ -13,12 +13,15 @@ use tokio::time::timeout;
 use tracing::info;
 use uuid::Uuid;
 
-use super::keys::{HeldKey, Keyed};
 use super::life::Life;
 use super::open::{Handle, Joined};
 use super::view::{Stage, View};
-use super::{Ask, Transfers, now, records_failed};
+use super::{Ask, Transfers, keys, now, records_failed};
+use crate::records::RequestKey;
 use crate::registry::{self, ClientView};
+
+/// How often a pull begins again when its transfer was discarded for another request.
+const MAX_TRIES: u32 = 3;
 
 /// What an operator asks for.
 #[derive(Clone, Debug)]
@@ -60,26 +63,26 @@ impl Transfers {
         if shared.lifecycle.drain().is_cancelled() {
             return Err(stopping());
         }
-        let held = match &pull.key {
-            None => None,
-            Some(key) => match self.keyed(&pull, key).await? {
-                Keyed::Found(pulled) => return Ok(pulled),
-                Keyed::New(held) => Some(held),
-            },
-        };
-        let (pulled, held) = self.join_or_begin(pull, held).await?;
-        if let Some(held) = held {
-            self.keep_key(&held, &pulled).await?;
+        let key = keys::request_key(&pull);
+        for _ in 0..MAX_TRIES {
+            if let Some(key) = &key
+                && let Some(pulled) = self.keyed(key).await?
+            {
+                return Ok(pulled);
+            }
+            if let Some(pulled) = self.join_or_begin(pull.clone(), key.clone()).await? {
+                return Ok(pulled);
+            }
         }
-        Ok(pulled)
+        Err(Problem::new(Code::Internal, "The transfer ended before it was on record."))
     }
 
-    /// The transfer, and the key unless that went on record with it.
+    /// The transfer; none if it was discarded, because the key of its request leads to another one.
     async fn join_or_begin(
         &self,
         pull: Pull,
-        held: Option<HeldKey>,
-    ) -> Result<(Pulled, Option<HeldKey>), Problem> {
+        key: Option<RequestKey>,
+    ) -> Result<Option<Pulled>, Problem> {
         let shared = &self.shared;
         let max_open = shared.limits.max_running + shared.limits.max_waiting;
         loop {
@@ -87,7 +90,7 @@ impl Transfers {
             let joined = shared.open.join(&pull.client, pull.path.as_ref(), pull.fresh);
             if let Some(handle) = joined {
                 match self.extend(&handle, pull.queue).await? {
-                    Extended::Yes => return Ok((joined_to(&handle, &pull).await?, held)),
+                    Extended::Yes => return self.joined(&handle, key.as_ref(), &pull).await,
                     Extended::Ended => continue,
                 }
             }
@@ -106,15 +109,15 @@ impl Transfers {
             let max_waiting = shared.limits.max_waiting_per_client;
             match shared.open.join_or_insert(handle, pull.fresh, max_open, max_waiting)? {
                 Joined::Other(handle) => match self.extend(&handle, pull.queue).await? {
-                    Extended::Yes => return Ok((joined_to(&handle, &pull).await?, held)),
+                    Extended::Yes => return self.joined(&handle, key.as_ref(), &pull).await,
                     Extended::Ended => {}
                 },
                 Joined::Inserted(handle) => {
-                    // It keeps the key from others even if this caller hangs up meanwhile.
-                    life.key = held;
+                    // The key goes on record with the transfer even if this caller leaves meanwhile.
+                    life.key = key;
                     life.request_id = pull.request_id;
                     shared.lifecycle.spawn(life.run());
-                    return Ok((recorded(&handle, false).await?, None));
+                    return self.recorded(&handle, false).await;
                 }
             }
         }
@@ -144,19 +147,46 @@ impl Transfers {
             Err(_) => Err(not_extended(handle.id)),
         }
     }
-}
 
-/// Joins a transfer that is under way, once it is on record.
-async fn joined_to(handle: &Handle, pull: &Pull) -> Result<Pulled, Problem> {
-    let pulled = recorded(handle, true).await?;
-    let Handle { id, client, path, .. } = handle;
-    let Pull { requested_by, request_id, .. } = pull;
-    let path = path.as_ref().map(|path| path.as_str());
-    info!(
-        event = "transfer.joined", transfer = %id, %client, path, requested_by, %request_id,
-        "transfer joined"
-    );
-    Ok(pulled)
+    /// Joins a transfer that is under way, once it is on record.
+    async fn joined(
+        &self,
+        handle: &Handle,
+        key: Option<&RequestKey>,
+        pull: &Pull,
+    ) -> Result<Option<Pulled>, Problem> {
+        let pulled = match (self.recorded(handle, true).await?, key) {
+            (None, _) => return Ok(None),
+            (Some(pulled), None) => pulled,
+            (Some(pulled), Some(key)) => self.keep_key(key, pulled).await?,
+        };
+        let Handle { client, path, .. } = handle;
+        let Pull { requested_by, request_id, .. } = pull;
+        let path = path.as_ref().map(|path| path.as_str());
+        info!(
+            event = "transfer.joined", transfer = %pulled.id, %client, path, requested_by,
+            %request_id, "transfer joined"
+        );
+        Ok(Some(pulled))
+    }
+
+    /// Waits until a transfer is on record: earlier nobody may be told of it. None if it was
+    /// discarded.
+    async fn recorded(&self, handle: &Handle, joined: bool) -> Result<Option<Pulled>, Problem> {
+        let mut view = handle.view.clone();
+        // A task that ended before its record was made leaves its view as it was.
+        let _ = view.wait_for(|view| view.stage != Stage::Recording).await;
+        let seen = view.borrow().clone();
+        let records_failed =
+            |problem: &&Problem| matches!(problem.code, Code::RecordsFailed | Code::ServerFull);
+        let never_recorded = seen.transfer.attempt == 0;
+        match seen.transfer.problem().filter(records_failed) {
+            Some(problem) if never_recorded => Err(problem.clone()),
+            _ if seen.stage != Stage::Recording => Ok(Some(Pulled { id: handle.id, joined, view })),
+            _ if self.is_stopping() => Err(stopping()),
+            _ => Ok(None),
+        }
+    }
 }
 
 fn not_extended(id: TransferId) -> Problem {
@@ -174,22 +204,6 @@ enum Extended {
 
 /// A deadline is on record within this time, even if the transfer waits for a slow disk.
 const EXTEND_LIMIT: Duration = Duration::from_secs(5);
-
-/// Waits until a transfer is on record: earlier nobody may be told of it.
-async fn recorded(handle: &Handle, joined: bool) -> Result<Pulled, Problem> {
-    let mut view = handle.view.clone();
-    // A task that ended before its record was made leaves its view as it was.
-    let _ = view.wait_for(|view| view.stage != Stage::Recording).await;
-    let seen = view.borrow().clone();
-    let records_failed =
-        |problem: &&Problem| matches!(problem.code, Code::RecordsFailed | Code::ServerFull);
-    let never_recorded = seen.transfer.attempt == 0;
-    match seen.transfer.problem().filter(records_failed) {
-        Some(problem) if never_recorded => Err(problem.clone()),
-        _ if seen.stage == Stage::Recording => Err(stopping()),
-        _ => Ok(Pulled { id: handle.id, joined, view }),
-    }
-}
 
 fn nothing_started(problem: Problem) -> Problem {
     let detail = format!("{} Nothing was started.", problem.detail);

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use filepull_core::digest::Digest;
 use filepull_core::name::DownloadName;
 use filepull_core::path::SharedPath;
+use filepull_core::receive::Prefix;
 use filepull_core::source::Source;
 use filepull_core::transfer::{Download, Phase};
 use futures::StreamExt as _;
@@ -293,4 +294,31 @@ async fn a_sealed_download_that_cannot_be_looked_for_stays_under_way_until_it_ca
     std::fs::rename(folder.with_extension("aside"), &folder).unwrap();
     assert!(bed.ended(id).await.download().is_some());
     assert_eq!(bed.transfers.n_waiting_for_us(), 0);
+}
+
+#[tokio::test]
+async fn the_partial_of_a_damaged_transfer_stays_until_its_record_is_final() {
+    let mut id = None;
+    let folder = async |folder: PathBuf, records: &Records| {
+        let mut transfer = Transfer::new(client(), None, "test".to_owned(), now());
+        let checkpoint = Prefix { len: 4, digest: Digest::of(b"data") };
+        transfer.phase = Phase::Receiving { source: source(9), checkpoint };
+        transfer.generation = 1;
+        records.save(&transfer).await.unwrap();
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join(store::partial_name(transfer.id, 1)), "data").unwrap();
+        let database = folder.parent().unwrap().join(RECORDS_FOLDER).join("records.db");
+        let connection = rusqlite::Connection::open(database).unwrap();
+        connection.execute_batch("UPDATE transfers SET generation = 7").unwrap();
+        id = Some(transfer.id);
+    };
+    let bed = Bed::start_with(folder).await;
+    let id = id.unwrap();
+    assert_eq!(bed.names(), [store::partial_name(id, 1)]);
+    // It has ended: it is neither open nor in the way of the next.
+    assert_eq!(bed.transfers.counts(), Counts::default());
+    let shown = bed.transfers.look_up(id).await.unwrap();
+    assert!(matches!(shown, Listed::Damaged(_)), "{shown:?}");
+    assert!(bed.records.unfinished().await.unwrap().damaged.is_empty());
+    assert!(!bed.pull().await.unwrap().joined);
 }

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Duration, sleep, timeout};
 use tracing::warn;
 
+use super::failed::NotSaved;
 use super::life::{Ending, Life};
 use super::now;
 use super::space::shortage;
@@ -164,6 +165,6 @@ impl Life {
             });
         }
         // A caller that has gone needs no answer.
-        let _ = done.send(saved);
+        let _ = done.send(saved.map_err(NotSaved::into_problem));
     }
 }

@@ -16,10 +16,10 @@ async fn a_key_is_durable_with_its_transfer_and_leads_to_it_for_a_day() {
     records.close().await.unwrap();
     let records = room.open().await;
     assert_eq!(saved(&records, first.id).await.as_ref(), Some(&first));
-    let led = async |text, at| records.keyed(text, at).await.unwrap().map(|(id, _)| id);
+    let led = async |text, at| records.keyed(text, at).await.unwrap().map(|keyed| keyed.transfer);
     assert_eq!(led("a", time(0)).await, Some(first.id));
     assert_eq!(led("b", time(1)).await, Some(first.id));
-    assert_eq!(records.keyed("a", time(0)).await.unwrap().unwrap().1, key("a").request);
+    assert_eq!(records.keyed("a", time(0)).await.unwrap().unwrap().request, key("a").request);
     records.keep_key(&key("a"), second.id, time(2)).await.unwrap();
     assert_eq!(led("a", time(2)).await, Some(first.id), "the first one has it");
 
@@ -37,4 +37,19 @@ async fn a_transfer_that_cannot_be_saved_keeps_no_key() {
     room.run("DROP TABLE transfers");
     assert!(records.save_keyed(&queued("client4"), &key("a")).await.is_err());
     assert_eq!(records.keyed("a", time(0)).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn of_two_transfers_with_one_key_one_is_saved() {
+    let room = Room::new();
+    let records = room.open().await;
+    let [first, second] = [queued("client4"), queued("client5")];
+    records.save_keyed(&first, &key("a")).await.unwrap();
+    let lost = records.save_keyed(&second, &key("a")).await;
+    assert!(matches!(lost, Err(SaveError::Lost)), "{lost:?}");
+    assert_eq!(saved(&records, second.id).await, None);
+    // A save whose outcome was not known may be repeated.
+    records.save_keyed(&first, &key("a")).await.unwrap();
+    let kept = records.keep_key(&key("a"), second.id, time(1)).await.unwrap();
+    assert_eq!(kept, Keyed { transfer: first.id, request: key("a").request });
 }

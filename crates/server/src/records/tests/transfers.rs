@@ -56,7 +56,9 @@ async fn what_is_final_is_never_overwritten() {
         records.save(&transfer).await.unwrap();
         for phase in phases() {
             if transfer.is_final() {
-                records.save(&Transfer { phase, ..transfer.clone() }).await.unwrap();
+                let is_same = phase == transfer.phase;
+                let saved = records.save(&Transfer { phase, ..transfer.clone() }).await;
+                assert!(if is_same { saved.is_ok() } else { is_lost(&saved) }, "{saved:?}");
             }
         }
         assert_eq!(saved(&records, transfer.id).await, Some(transfer));
@@ -191,4 +193,52 @@ async fn a_record_that_the_disk_has_changed_is_never_told() {
         let found = records.transfer(id).await.unwrap().unwrap();
         assert!(matches!(found, Recorded::Damaged(_)), "{column}: {found:?}");
     }
+}
+
+fn is_lost(saved: &Result<(), SaveError>) -> bool {
+    matches!(saved, Err(SaveError::Lost))
+}
+
+#[tokio::test]
+async fn an_earlier_attempt_never_overwrites_a_later_one() {
+    let room = Room::new();
+    let records = room.open().await;
+    let [_, receiving, sealed, ..] = phases();
+    let later = Transfer { attempt: 3, epoch: 7, ..full(receiving) };
+    records.save(&later).await.unwrap();
+    let earlier = Transfer { attempt: 2, phase: sealed.clone(), ..later.clone() };
+    assert!(is_lost(&records.save(&earlier).await));
+    assert_eq!(saved(&records, later.id).await.as_ref(), Some(&later));
+    let same = Transfer { phase: sealed, ..later };
+    records.save(&same).await.unwrap();
+    assert_eq!(saved(&records, same.id).await, Some(same));
+}
+
+#[tokio::test]
+async fn a_checkpoint_is_saved_only_over_what_it_belongs_to() {
+    let room = Room::new();
+    let records = room.open().await;
+    let [queued, receiving, ..] = phases();
+    let transfer = Transfer { finished_at: None, ..full(receiving) };
+    records.save(&transfer).await.unwrap();
+    let at = |len: u64| {
+        let checkpoint = Prefix { len, digest: Digest::of(&len.to_le_bytes()) };
+        let source = Source { modified_ns: 5, ..source() };
+        Transfer { phase: Phase::Receiving { source, checkpoint }, ..transfer.clone() }
+    };
+    records.save_checkpoint(&at(9)).await.unwrap();
+    assert_eq!(saved(&records, transfer.id).await, Some(at(9)));
+    let others = [
+        Transfer { attempt: 1, ..at(10) },
+        Transfer { generation: 7, ..at(10) },
+        Transfer { queue_until: None, ..at(10) },
+        Transfer { setbacks: Setbacks::default(), ..at(10) },
+        Transfer { phase: queued.clone(), ..at(10) },
+    ];
+    for other in others {
+        assert!(is_lost(&records.save_checkpoint(&other).await), "{other:?}");
+        assert_eq!(saved(&records, transfer.id).await, Some(at(9)));
+    }
+    records.save(&Transfer { phase: queued, ..transfer.clone() }).await.unwrap();
+    assert!(is_lost(&records.save_checkpoint(&at(10)).await), "it is not receiving any more");
 }

@@ -1,0 +1,13 @@
+-- Changes only what a checkpoint changes, and only if the rest of the row is what the caller knows:
+-- then the new checksum is that of the whole row. Returns no row otherwise.
+UPDATE transfers SET
+    source_name = $10,
+    source_size = $11,
+    source_modified_ns = $12,
+    checkpoint_len = $13,
+    checkpoint_digest = $14,
+    row_check = $15
+WHERE id = $1 AND state = 'receiving' AND attempt = $2 AND epoch = $3 AND generation = $4
+    AND changed = $5 AND damaged = $6 AND stalled = $7
+    AND queue_until IS NOT DISTINCT FROM $8 AND started_at IS NOT DISTINCT FROM $9
+RETURNING 1

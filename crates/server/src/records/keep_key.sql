@@ -1,0 +1,10 @@
+-- The first request to keep a key has it, until its day is over. Returns where the key leads now.
+INSERT INTO request_keys (id, request, transfer, made_at) VALUES ($1, $2, $3, $4)
+ON CONFLICT (id) DO UPDATE SET
+    request = CASE WHEN request_keys.made_at < $5
+        THEN excluded.request ELSE request_keys.request END,
+    transfer = CASE WHEN request_keys.made_at < $5
+        THEN excluded.transfer ELSE request_keys.transfer END,
+    made_at = CASE WHEN request_keys.made_at < $5
+        THEN excluded.made_at ELSE request_keys.made_at END
+RETURNING id, request, transfer
