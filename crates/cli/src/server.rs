@@ -5,6 +5,7 @@ use std::time::Duration;
 use filepull_process::signal;
 use filepull_server::config::AgentAuth;
 use filepull_server::readiness::{Check, Readiness};
+use filepull_server::store::RECORDS_FOLDER;
 use filepull_server::{Args, Config, Server, VERSION};
 use tokio::time::sleep;
 
@@ -16,6 +17,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let open_said_aloud = args.agent_auth == AgentAuth::Open;
     let config = Config::try_from(args)?;
     let data_dir = config.data_dir.display().to_string();
+    // As after a disk that was not mounted: an old server on an empty folder looks like a new one.
+    let is_new = !config.data_dir.join(RECORDS_FOLDER).join("records.db").exists();
     // Before the first word: whoever hears "Ready." may ask for the end.
     let asked_to_stop = signal::shutdown()?;
     let server = Server::bind(config).await?;
@@ -35,11 +38,12 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         false => grpc.to_string(),
     };
     let free = free(&server).await;
+    let records = if is_new { "; no records yet" } else { "" };
     say(&format!(
         "filepull server {VERSION}\n\
          \x20 pages    http://{http}\n\
          \x20 agents   {grpc}  ({reach})\n\
-         \x20 files    {data_dir}  ({free})\n\
+         \x20 files    {data_dir}  ({free}{records})\n\
          \x20 sign-in  {sign_in}\n\
          Add a client:  CLIENT_ID=client1 SERVER_ADDR={dial} FILE_PATH=menu.txt filepull-agent"
     ));

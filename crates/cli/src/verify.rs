@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use filepull_core::id::ClientId;
+use filepull_server::data_folder;
 use filepull_server::records::RecordsError;
 use filepull_server::verify::{Event, Verification, VerifyError};
 use tokio::sync::mpsc;
@@ -58,12 +59,12 @@ const QUEUE_LEN: usize = 64;
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let Args { data_dir, client, json } = args;
     let verification = match Verification::open(&data_dir).await {
-        Err(error @ VerifyError::Records(RecordsError::Folder { .. })) => {
+        Err(error) if is_missing(&error) => {
             let hint = format!("no records in DATA_DIR={}", data_dir.display());
             say_error(&anyhow::Error::new(error).context(hint));
             return Ok(ExitCode::from(NO_RECORDS));
         }
-        opened => opened?,
+        opened => opened.map_err(|error| data_folder::explained(&data_dir, error.into()))?,
     };
     if let Some(client) = &client
         && !verification.knows(client).await?
@@ -100,4 +101,14 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let took = began.elapsed();
     print(&if json { report.json(took)? } else { report.summary(took) })?;
     Ok(if report.is_loss() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// There are no records: not even some that cannot be read.
+fn is_missing(error: &VerifyError) -> bool {
+    use std::io::ErrorKind::{NotADirectory, NotFound};
+    matches!(
+        error,
+        VerifyError::Records(RecordsError::Folder { source, .. })
+            if matches!(source.kind(), NotFound | NotADirectory)
+    )
 }

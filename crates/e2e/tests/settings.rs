@@ -220,10 +220,8 @@ async fn a_port_in_use_names_who_holds_it() -> anyhow::Result<()> {
     let (http, pid) = (bed.http(), bed.server()?.pid()?);
     let said = second.says(&format!("listening on HTTP_ADDR={http}: ")).await?;
     assert!(said.contains(&format!("the port is in use by process {pid} (")), "{said}");
-    assert!(
-        said.contains(&format!("To end it: kill {pid}. Or set HTTP_ADDR=127.0.0.1:")),
-        "{said}"
-    );
+    let next = format!("To end it: kill {pid}. Or set HTTP_ADDR=127.0.0.1:{}", http.port() + 1);
+    assert!(said.ends_with(&next), "{said}");
     assert_eq!(second.ended().await?.code(), Some(1));
     Ok(())
 }
@@ -250,13 +248,43 @@ async fn a_folder_of_another_user_is_named_with_what_to_type() -> anyhow::Result
     let said = server.says("may not write there").await?;
     let records = data_dir.join(".filepull");
     let expected = format!(
-        "{} belongs to user 0, and user 65534, who runs this server, may not write there. \
+        "{} belongs to user 0, and user 65534, who runs this program, may not write there. \
          Type: sudo chown -R 65534 {}",
         records.display(),
         data_dir.display()
     );
-    assert!(said.contains(&expected), "{said}");
+    assert!(said.ends_with(&expected), "{said}");
     assert_eq!(server.ended().await?.code(), Some(1));
+    // The records are there: it is not "no records" (2).
+    let mut verify = Process::start(&other, &program, "verify", &settings)?;
+    verify.says(&expected).await?;
+    assert_eq!(verify.ended().await?.code(), Some(1));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_data_folder_that_is_a_file_is_told_as_one() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut settings = demo_settings(folder.path(), "1MiB");
+    settings[2].1 = folder.path().join("file").display().to_string();
+    fs::write(&settings[2].1, "x")?;
+    let mut server = Process::start(&[], "e2e-filepull", "server", &settings)?;
+    server.says(&format!("Set DATA_DIR to a folder: {} is none", settings[2].1)).await?;
+    assert_eq!(server.ended().await?.code(), Some(1));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_first_start_is_told_from_one_on_records() -> anyhow::Result<()> {
+    let mut bed = TestBed::start().await?;
+    bed.server()?.says("no records yet").await?;
+    let mut first = bed.take_server()?;
+    first.terminate()?;
+    assert!(first.ended().await?.success());
+    bed.start_server().await?;
+    bed.server()?.says("Ready.").await?;
+    let said = bed.server()?.said().join("\n");
+    assert!(!said.contains("no records yet"), "{said}");
     Ok(())
 }
 

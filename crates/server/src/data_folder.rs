@@ -15,10 +15,21 @@ pub(crate) fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
-/// The first path of the data folder that this process may not read and write, with its owner and
-/// what to do. `None` if rights are not the problem.
-pub(crate) fn access_mistake(data_dir: &Path) -> Option<String> {
+/// Adds to an error of opening the data folder which path is the problem, whose it is and what to
+/// type, as far as that can be told.
+pub fn explained(data_dir: &Path, error: anyhow::Error) -> anyhow::Error {
+    match mistake(data_dir) {
+        Some(mistake) => anyhow::anyhow!("{error:#}. {mistake}"),
+        None => error,
+    }
+}
+
+/// What is no folder, or the first path that this process may not read and write.
+fn mistake(data_dir: &Path) -> Option<String> {
     let data_dir = absolute(data_dir);
+    if data_dir.exists() && !data_dir.is_dir() {
+        return Some(format!("Set DATA_DIR to a folder: {} is none", data_dir.display()));
+    }
     let records = data_dir.join(RECORDS_FOLDER);
     let files = ["lock", "records.db", "records.db-wal", "records.db-shm"];
     let files = files.map(|name| records.join(name));
@@ -40,7 +51,7 @@ fn mistake_at(path: &Path, data_dir: &Path) -> Option<String> {
     let shown = path.display();
     let Ok(owner) = fs::metadata(path).map(|metadata| metadata.uid()) else {
         return Some(format!(
-            "user {user}, who runs this server, may not enter the way to {shown}"
+            "user {user}, who runs this program, may not enter the way to {shown}"
         ));
     };
     let next = if path.starts_with(data_dir) {
@@ -52,7 +63,7 @@ fn mistake_at(path: &Path, data_dir: &Path) -> Option<String> {
         )
     };
     Some(format!(
-        "{shown} belongs to user {owner}, and user {user}, who runs this server, may not write \
+        "{shown} belongs to user {owner}, and user {user}, who runs this program, may not write \
          there. Type: {next}"
     ))
 }
@@ -70,8 +81,8 @@ mod tests {
     #[test]
     fn a_folder_of_our_own_is_no_mistake() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(access_mistake(folder.path()), None);
-        assert_eq!(access_mistake(&folder.path().join("not/made/yet")), None);
+        assert_eq!(mistake(folder.path()), None);
+        assert_eq!(mistake(&folder.path().join("not/made/yet")), None);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 pub mod brake;
 pub mod client;
 pub mod config;
-mod data_folder;
+pub mod data_folder;
 pub mod disk_sampler;
 mod door;
 pub mod grpc;
@@ -204,10 +204,7 @@ async fn open_data(data_dir: &Path) -> anyhow::Result<(Store, Records)> {
         let store = Store::open(data_dir)?;
         anyhow::Ok((store, Records::open(&data_dir.join(RECORDS_FOLDER)).await?))
     };
-    opened.await.map_err(|error| match data_folder::access_mistake(data_dir) {
-        Some(mistake) => error.context(mistake),
-        None => error,
-    })
+    opened.await.map_err(|error| data_folder::explained(data_dir, error))
 }
 
 /// The three steps in which the door for agents is shut.

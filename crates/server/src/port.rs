@@ -26,7 +26,8 @@ pub(crate) fn explained(setting: &str, addr: SocketAddr, error: io::Error) -> an
         ),
         _ => return anyhow::Error::new(error).context(format!("listening on {setting}={addr}")),
     };
-    anyhow::Error::new(error).context(format!("listening on {setting}={addr}: {why}"))
+    // Without the words of the system, which say less: what to type stands at the end.
+    anyhow::anyhow!("listening on {setting}={addr}: {why}")
 }
 
 /// A process that listens on a port.
