@@ -1,6 +1,7 @@
 //! Bounds: of turns, of sizes, of the disk, and of who may listen where.
 
 use filepull_e2e::{Process, Reply, Strace, TestBed, made, same};
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use tokio::net::TcpStream;
 
 #[tokio::test]
@@ -108,15 +109,28 @@ async fn a_server_without_descriptors_goes_on_with_what_runs() -> anyhow::Result
     client.connect().await?;
     bed.get("/trigger?id=client4").await?;
     bed.server()?.says("transfer.started").await?;
+    // Connections alone cannot take them all: each listener has a limit.
     let mut held = Vec::new();
     for _ in 0..80 {
         held.push(TcpStream::connect(bed.http()).await?);
     }
+    bed.server()?.says("connection_limit.reached").await?;
+    let pid = bed.server()?.pid()?;
+    let n_open = std::fs::read_dir(format!("/proc/{pid}/fd"))?.count();
+    limit_open_files(pid, u64::try_from(n_open.saturating_sub(4))?)?;
+    held.push(TcpStream::connect(bed.http()).await?);
     bed.server()?.says("accept.failed").await?;
+    limit_open_files(pid, 64)?;
     bed.server()?.says("transfer.done").await?;
-    drop(held);
     assert!(same(&bed.downloads("client4")?[0], &client.data())?);
     assert!(bed.leftovers("client4")?.is_empty());
+    Ok(())
+}
+
+fn limit_open_files(pid: u32, soft: u64) -> anyhow::Result<()> {
+    let pid = Pid::from_raw(i32::try_from(pid)?);
+    let limit = Rlimit { current: Some(soft), maximum: Some(64) };
+    prlimit(pid, Resource::Nofile, limit)?;
     Ok(())
 }
 
@@ -221,7 +235,7 @@ async fn connections_of_agents_leave_room_for_files() -> anyhow::Result<()> {
     for _ in 0..128 {
         others.push(TcpStream::connect(bed.grpc()).await?);
     }
-    bed.server()?.says("open-files.used-up").await?;
+    bed.server()?.says("connection_limit.reached").await?;
     bed.pull("client4").await?;
     let said = bed.server()?.said();
     assert!(!said.iter().any(|line| line.contains("Too many open files")), "{said:#?}");

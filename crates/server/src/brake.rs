@@ -1,7 +1,9 @@
-//! Stops reading from a connection while the disk is behind.
+//! Stops reading from a connection while nobody takes what it brings.
 //!
 //! HTTP/2 lets an agent send a whole flow-control window ahead, 16 MiB, and what has been read must
-//! be kept. Left in the system's socket buffer instead, it slows the agent down by itself.
+//! be kept. Left in the system's socket buffer instead, it slows the agent down by itself. A window
+//! belongs to the connection, so a session has the window of an upload: only this bounds what an
+//! agent without an order can make the server hold.
 //!
 //! The reader counts, because it is quicker than whoever would stop it: it reads whatever is there
 //! before the upload has its turn.
@@ -20,18 +22,27 @@ pub struct Brake(Arc<Inner>);
 struct Inner {
     /// Bytes that may be read.
     wanted: AtomicUsize,
-    /// A session lives on this connection too: its heartbeats must not wait for a disk.
+    n_uploads: AtomicUsize,
+    /// A session lives on this connection too: its heartbeats must not wait for an upload's disk.
     has_session: AtomicBool,
     reader: AtomicWaker,
 }
 
-/// Nobody counts.
-const EVERYTHING: usize = usize::MAX;
+/// What is read ahead of those who take it, unless an upload wants more: the longest message of a
+/// session, 64 KiB, and its frames.
+const UNASKED: usize = 80 * 1024;
+
+/// What may still be under way of an upload that has ended. HTTP/2 drops it as it comes.
+const UNDER_WAY: usize = 32 * 1024 * 1024;
 
 impl Default for Inner {
     fn default() -> Self {
-        let (wanted, has_session) = (AtomicUsize::new(EVERYTHING), AtomicBool::new(false));
-        Self { wanted, has_session, reader: AtomicWaker::new() }
+        Self {
+            wanted: AtomicUsize::new(UNASKED),
+            n_uploads: AtomicUsize::new(0),
+            has_session: AtomicBool::new(false),
+            reader: AtomicWaker::new(),
+        }
     }
 }
 
@@ -43,12 +54,36 @@ impl Brake {
         }
     }
 
-    /// Nobody minds how much is read.
-    pub(crate) fn release(&self) {
-        self.want(EVERYTHING);
+    /// However much comes is read.
+    pub(crate) fn want_all(&self) {
+        self.want(usize::MAX);
     }
 
-    /// From now on the connection is never braked.
+    /// An upload begins. Nothing is wanted until it asks.
+    pub(crate) fn begin_upload(&self) {
+        self.0.n_uploads.fetch_add(1, Ordering::SeqCst);
+        self.want(0);
+    }
+
+    /// An upload has ended.
+    pub(crate) fn end_upload(&self) {
+        self.0.n_uploads.fetch_sub(1, Ordering::SeqCst);
+        self.want(UNDER_WAY);
+    }
+
+    /// Whether an upload decides how much is read.
+    pub(crate) fn has_upload(&self) -> bool {
+        0 < self.0.n_uploads.load(Ordering::SeqCst)
+    }
+
+    /// A message of a session, or the head of a request, has been taken.
+    pub(crate) fn took(&self) {
+        if !self.has_upload() && self.0.wanted.load(Ordering::SeqCst) < UNASKED {
+            self.want(UNASKED);
+        }
+    }
+
+    /// From now on no upload brakes the connection.
     pub(crate) fn carries_session(&self) {
         self.0.has_session.store(true, Ordering::SeqCst);
         self.0.reader.wake();
@@ -56,9 +91,8 @@ impl Brake {
 
     /// Must the reader wait? It is woken when it need not any more.
     pub(crate) fn holds(&self, context: &mut Context<'_>) -> bool {
-        let holds = || {
-            self.0.wanted.load(Ordering::SeqCst) == 0 && !self.0.has_session.load(Ordering::SeqCst)
-        };
+        let is_shared = || self.0.has_session.load(Ordering::SeqCst) && self.has_upload();
+        let holds = || self.0.wanted.load(Ordering::SeqCst) == 0 && !is_shared();
         // Looked at again once registered, or a release in between would be missed.
         holds() && {
             self.0.reader.register(context.waker());
@@ -68,8 +102,7 @@ impl Brake {
 
     /// So much has been read.
     pub(crate) fn has_read(&self, len: usize) {
-        let left = |wanted: usize| (wanted != EVERYTHING).then(|| wanted.saturating_sub(len));
-        // An error means that nobody counts.
+        let left = |wanted: usize| Some(wanted.saturating_sub(len));
         let _ = self.0.wanted.fetch_update(Ordering::SeqCst, Ordering::SeqCst, left);
     }
 }
@@ -91,8 +124,8 @@ mod tests {
     async fn a_reader_goes_on_when_the_brake_is_released() {
         let brake = Brake::default();
         read(&brake).await;
-        brake.want(0);
-        let release = async { brake.release() };
+        brake.begin_upload();
+        let release = async { brake.end_upload() };
         futures::join!(read(&brake), release);
     }
 
@@ -109,12 +142,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_line_is_never_braked() {
+    async fn a_session_is_never_braked_by_an_upload() {
         let brake = Brake::default();
-        brake.want(0);
+        brake.begin_upload();
         let greet = async { brake.carries_session() };
         futures::join!(read(&brake), greet);
         brake.want(0);
         read(&brake).await;
+    }
+
+    #[tokio::test]
+    async fn a_session_whose_messages_are_not_taken_is_read_no_further() {
+        let brake = Brake::default();
+        brake.carries_session();
+        brake.has_read(UNASKED);
+        assert!(futures::poll!(pin!(read(&brake))).is_pending());
+        let take = async { brake.took() };
+        futures::join!(read(&brake), take);
     }
 }

@@ -4,9 +4,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::sleep;
-use tracing::warn;
+use tracing::{debug, warn};
 
 /// Connections that wait to be accepted: a fleet that comes back at once must not lose its SYNs.
 /// The system's own bound (`net.core.somaxconn`) holds as well.
@@ -41,6 +42,26 @@ pub(crate) async fn accept(listener: &TcpListener, whose: &str) -> (TcpStream, S
                 pause = PAUSES.1.min(pause * 2);
             }
         }
+    }
+}
+
+/// Sets what both listeners want of a connection: small answers leave at once, and a peer that is
+/// gone is noticed also while nothing is sent.
+pub(crate) fn set_options(stream: &TcpStream) {
+    let set = || {
+        stream.set_nodelay(true)?;
+        let socket = SockRef::from(stream);
+        let keepalive = TcpKeepalive::new()
+            .with_time(Duration::from_secs(60))
+            .with_interval(Duration::from_secs(15))
+            .with_retries(3);
+        socket.set_tcp_keepalive(&keepalive)?;
+        #[cfg(target_os = "linux")]
+        socket.set_tcp_user_timeout(Some(Duration::from_secs(45)))?;
+        io::Result::Ok(())
+    };
+    if let Err(error) = set() {
+        debug!(%error, "socket options");
     }
 }
 

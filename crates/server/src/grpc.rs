@@ -2,7 +2,9 @@
 
 mod frames;
 mod incoming;
+mod rejection_log;
 mod session;
+mod streams;
 mod upload;
 mod wire;
 
@@ -20,10 +22,12 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::Doors;
+use crate::connection_limit::ConnectionLimit;
 use crate::records::Records;
 use crate::registry::Registry;
-use crate::room::Room;
 use crate::transfers::Transfers;
+
+pub(crate) use rejection_log::RejectionLog;
 
 /// How the line is kept.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +52,8 @@ pub(crate) struct Gateway {
     pub(crate) line: LineSettings,
     /// From here on the beats of all lines are counted.
     pub(crate) started: Instant,
+    /// What is rejected.
+    pub(crate) rejections: RejectionLog,
 }
 
 /// The first message of an agent, and every step before it, must come within this time.
@@ -57,13 +63,13 @@ const GREETING_LIMIT: Duration = Duration::from_secs(10);
 pub(crate) async fn serve(
     gateway: Gateway,
     listener: TcpListener,
-    room: Room,
+    limit: ConnectionLimit,
     doors: Doors,
 ) -> Result<(), tonic::transport::Error> {
     let stream_window = gateway.line.stream_window;
     let control = AgentControlServer::new(gateway.clone()).max_decoding_message_size(64 * 1024);
     let transfer = frames::Raw(AgentTransferServer::new(gateway));
-    let incoming = incoming::incoming(listener, room, doors.clone());
+    let incoming = incoming::incoming(listener, limit, doors.clone());
     let serving = Server::builder()
         .initial_stream_window_size(stream_window)
         // Headroom, so that a stalled upload on a shared connection cannot silence the session.
@@ -80,6 +86,7 @@ pub(crate) async fn serve(
         .http2_max_header_list_size(16 * 1024)
         // Until response headers only: a stream is not cut by it.
         .timeout(Duration::from_secs(15))
+        .layer(streams::CountStreams)
         .add_service(control)
         .add_service(transfer)
         .serve_with_incoming_shutdown(incoming, doors.finish.cancelled_owned());

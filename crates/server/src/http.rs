@@ -8,6 +8,7 @@
 mod body;
 mod caller;
 mod clients;
+mod connection;
 mod files;
 mod frame;
 mod health;
@@ -46,7 +47,7 @@ use crate::registry::Registry;
 use crate::store::Store;
 use crate::transfers::Transfers;
 use request_log::RequestLog;
-pub use serve::serve;
+pub(crate) use serve::serve;
 
 /// The parts of the server that operators ask, or ask about.
 #[derive(Clone, Debug)]

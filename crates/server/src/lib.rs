@@ -6,10 +6,12 @@
 pub mod brake;
 pub mod client;
 pub mod config;
+mod connection_limit;
 pub mod data_folder;
 pub mod disk_sampler;
 mod door;
 pub mod grpc;
+mod guarded_body;
 pub mod http;
 pub mod known_clients;
 mod port;
@@ -36,8 +38,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 pub use config::{Args, Config};
+use connection_limit::ConnectionLimit;
 use disk_sampler::{DiskError, DiskSampler};
-use grpc::Gateway;
+use grpc::{Gateway, RejectionLog};
 use known_clients::KnownClients;
 use readiness::Readiness;
 use records::Records;
@@ -167,13 +170,15 @@ impl Server {
             lifecycle: self.lines.clone(),
             line: self.config.line,
             started: Instant::now(),
+            rejections: RejectionLog::default(),
         };
         let (records, store) = (self.records.clone(), self.store.clone());
         let drain = self.work.drain().clone();
         self.work.spawn(retention::run(records, store, self.config.keep_records, drain));
         let doors = Doors::default();
-        self.lines.spawn(http::serve(self.http, http::router(app), self.lines.clone()));
-        self.lines.spawn(serve_agents(gateway, self.grpc, self.room, doors.clone()));
+        let Room { agents, operators } = self.room;
+        self.lines.spawn(http::serve(self.http, http::router(app), operators, self.lines.clone()));
+        self.lines.spawn(serve_agents(gateway, self.grpc, agents, doors.clone()));
         info!(event = "server.ready", %http_addr, %grpc_addr, version = VERSION, "server ready");
         stop.await;
         let grace = self.config.shutdown_grace;
@@ -219,9 +224,14 @@ pub(crate) struct Doors {
 }
 
 /// Ends when the doors are cut, or shut and every connection has ended.
-async fn serve_agents(gateway: Gateway, listener: TcpListener, room: Room, doors: Doors) {
+async fn serve_agents(
+    gateway: Gateway,
+    listener: TcpListener,
+    limit: ConnectionLimit,
+    doors: Doors,
+) {
     let stop = gateway.lifecycle.stop().clone();
-    let serving = grpc::serve(gateway, listener, room, doors.clone());
+    let serving = grpc::serve(gateway, listener, limit, doors.clone());
     tokio::select! {
         served = serving => if let Err(error) = served {
             error!(event = "grpc.failed", %error, "the door for agents failed");

@@ -112,7 +112,7 @@ const STALLS_AFTER: Duration = Duration::from_secs(5);
 impl Reception {
     /// Reads nothing ahead until the first call of `next`: by then the partial is there.
     pub(crate) fn new(pieces: Pieces, brake: Brake) -> Self {
-        brake.want(0);
+        brake.begin_upload();
         Self {
             pieces,
             brake,
@@ -263,7 +263,7 @@ impl fmt::Debug for Reception {
 impl Drop for Reception {
     fn drop(&mut self) {
         // The connection may carry other uploads.
-        self.brake.release();
+        self.brake.end_upload();
     }
 }
 

@@ -26,10 +26,14 @@ use state::{Judgement, State};
 /// How long an old line has to answer before a newcomer may take its place.
 const PROBE_LIMIT: Duration = Duration::from_secs(2);
 
+/// Newcomers that wait for a probe at once. Each holds a session that is not admitted yet.
+const MAX_PROBES: usize = 32;
+
 /// A handle on who is connected.
 #[derive(Clone, Debug)]
 pub struct Registry {
     inner: Arc<Mutex<Inner>>,
+    probes: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
@@ -142,6 +146,9 @@ pub enum RefusedLine {
         /// The id it can be confused with.
         known: ClientId,
     },
+    /// Too many newcomers wait for a probe already.
+    #[error("too many machines are being checked: {0} is checked later")]
+    Crowded(ClientId),
     /// A newer line of the same client was accepted meanwhile.
     #[error("a newer line of {0} was accepted meanwhile")]
     Outrun(ClientId),
@@ -151,7 +158,8 @@ impl Registry {
     /// Starts with no client connected.
     pub fn new() -> Self {
         let inner = Inner { state: State::new(), berths: HashMap::new() };
-        Self { inner: Arc::new(Mutex::new(inner)) }
+        let probes = Arc::new(Semaphore::new(MAX_PROBES));
+        Self { inner: Arc::new(Mutex::new(inner)), probes }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -172,7 +180,13 @@ impl Registry {
             (inner.state.judge(greeting), session)
         };
         match (judgement, session) {
-            (Judgement::Probe { other, hostname }, Some(session)) if is_alive(&session).await => {
+            (Judgement::Probe { other, hostname }, Some(session)) => {
+                let Ok(_probe) = self.probes.try_acquire() else {
+                    return Err(RefusedLine::Crowded(client));
+                };
+                if !is_alive(&session).await {
+                    return Ok(());
+                }
                 let newcomer = greeting.remote_addr;
                 Err(RefusedLine::Duplicate { client, hostname, other, newcomer })
             }

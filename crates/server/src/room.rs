@@ -1,72 +1,69 @@
-//! How many connections of agents fit: each takes a descriptor, and files need descriptors too.
-
-use std::sync::Arc;
+//! How the open files of this process are shared: connections of agents, connections of operators,
+//! and the files of transfers and records. None of the three takes what another one needs.
 
 use filepull_process::open_files;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{debug, warn};
 
-/// What a server is made for. With room for fewer, somebody should know before a client is missing.
+use crate::connection_limit::ConnectionLimit;
+
+/// What a server is made for. With room for fewer, a person should know before a client is missing.
 const FLEET: usize = 10_000;
 
-/// Kept back from the agents, unless it were more than half: listeners, records, the files of
-/// running transfers, operators. A thousand idle connections must not fail a transfer.
-const OWN: usize = 512;
+/// Kept for listeners, records and running transfers, unless it were more than a quarter.
+const FILES: usize = 512;
 
-/// Should the system not tell its limit: what most begin with.
+/// The most connections of operators, unless it were more than an eighth. Each may take two file
+/// descriptors: its own, and the file that it downloads.
+const OPERATORS: usize = 1024;
+
+/// Assumed when the limit cannot be read.
 const USUAL_LIMIT: u64 = 1024;
 
-/// Room for the connections of agents.
+/// Room for connections.
 #[derive(Debug)]
 pub(crate) struct Room {
-    places: Arc<Semaphore>,
-    /// Somebody has waited for a place since there was more than one.
-    was_said: bool,
+    /// At rest each client takes one connection; in the minute after it has sent a file, two.
+    pub(crate) agents: ConnectionLimit,
+    /// One for each request, and those that are kept alive.
+    pub(crate) operators: ConnectionLimit,
 }
 
-/// One connection's share of the room, given back when dropped.
-#[derive(Debug)]
-pub(crate) struct Place(#[allow(dead_code, reason = "held, never read")] OwnedSemaphorePermit);
-
 impl Room {
-    /// Raises the limit of open files of this process as far as the system allows, and says so if
-    /// that is not far.
+    /// Raises the limit of open files of this process as far as the system allows, and logs if that
+    /// is not far.
     pub(crate) fn make() -> Self {
         let open_files = open_files::raise_limit().unwrap_or_else(|error| {
             warn!(event = "open-files.failed", %error, "the limit of open files cannot be raised");
             USUAL_LIMIT
         });
-        let places = places(open_files);
-        if places < FLEET {
-            warn!(event = "open-files.few", open_files, "{}", few(places));
+        let (agents, operators) = shares(open_files);
+        if agents < FLEET {
+            warn!(event = "open-files.few", open_files, "{}", few(agents));
         } else {
-            debug!(event = "open-files", open_files, places, "room for agents");
+            debug!(event = "open-files", open_files, agents, operators, "room for connections");
         }
-        Self { places: Arc::new(Semaphore::new(places)), was_said: false }
-    }
-
-    /// Waits until there is a place. A connection that waits for it stays in the backlog.
-    pub(crate) async fn place(&mut self) -> Place {
-        let is_full = self.places.available_permits() == 0;
-        if is_full && !self.was_said {
-            warn!(event = "open-files.used-up", "no agent can connect until another one leaves");
+        // An agent that waits for an order is not idle; an operator that waits for a file gives
+        // way to one that has not been answered at all.
+        Self {
+            agents: ConnectionLimit::new("agents", agents, false),
+            operators: ConnectionLimit::new("operators", operators, true),
         }
-        // Not again for each place that is given back and taken at once.
-        self.was_said = is_full;
-        let place = Arc::clone(&self.places).acquire_owned().await;
-        Place(place.expect("this semaphore is never closed"))
     }
 }
 
-/// At rest each client takes one place; in the minute after it has sent a file, two.
-fn places(open_files: u64) -> usize {
-    let open_files = usize::try_from(open_files).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
-    open_files - OWN.min(open_files / 2)
+/// The most connections of agents and of operators.
+fn shares(open_files: u64) -> (usize, usize) {
+    // A semaphore cannot hold more permits.
+    let max = usize::MAX >> 3;
+    let open_files = usize::try_from(open_files).unwrap_or(max).min(max);
+    let operators = OPERATORS.min(open_files / 8).max(1);
+    let agents = open_files.saturating_sub(FILES.min(open_files / 4) + 2 * operators).max(1);
+    (agents, operators)
 }
 
-fn few(places: usize) -> String {
+fn few(agents: usize) -> String {
     format!(
-        "only about {places} clients fit, because this process may open so few files; others \
+        "only about {agents} clients fit, because this process may open so few files; others \
          cannot connect. Allow more: LimitNOFILE=65536 in a systemd unit, \"ulimit -n 65536\" in \
          a shell, ulimits: nofile: 65536 in a compose file"
     )
@@ -77,10 +74,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_server_needs_itself_is_kept_back() {
-        assert_eq!(places(65_536), 65_024);
-        assert_eq!(places(1024), 512);
-        assert_eq!(places(64), 32);
-        assert!(FLEET < places(u64::MAX));
+    fn agents_operators_and_files_have_shares_of_their_own() {
+        assert_eq!(shares(65_536), (62_976, 1024));
+        assert_eq!(shares(1024), (512, 128));
+        assert_eq!(shares(64), (32, 8));
+        assert!(FLEET < shares(u64::MAX).0);
+        assert_eq!(shares(0), (1, 1));
     }
 }

@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::{Buf as _, Bytes, BytesMut};
+use filepull_core::CHUNK_LEN;
 use filepull_proto::v1::UploadRequest;
+use filepull_proto::v1::upload_request::Kind;
 use futures::{Stream, stream};
 use http_body_util::BodyExt as _;
 use hyper::{Request, Response};
@@ -36,7 +38,7 @@ pub(super) enum Arrived {
 }
 
 /// A message is not longer than this: a chunk and room for what may be added to it.
-const MAX_MESSAGE_LEN: usize = 256 * 1024;
+const MAX_MESSAGE_LEN: usize = CHUNK_LEN + 16 * 1024;
 
 /// Of every message: a flag, and its length in four bytes (gRPC over HTTP/2, "Length-Prefixed-Message").
 const PREFIX_LEN: usize = 5;
@@ -86,13 +88,18 @@ impl Parser {
                     if self.len < len.min(MAX_HEAD_LEN) {
                         return Ok(None);
                     }
-                    if let Some(chunk) = self.chunk_head(len) {
-                        self.reading = chunk;
+                    if let Some((offset, left)) = self.chunk_head(len) {
+                        check_chunk(left)?;
+                        self.reading = Reading::Chunk { offset, left };
                     } else if len <= self.len {
                         self.reading = Reading::Prefix;
                         let message = UploadRequest::decode(self.take(len));
                         let malformed = |error| Status::invalid_argument(format!("{error}"));
-                        return message.map(Arrived::Message).map(Some).map_err(malformed);
+                        let message = message.map_err(malformed)?;
+                        if let Some(Kind::Chunk(chunk)) = &message.kind {
+                            check_chunk(chunk.data.len())?;
+                        }
+                        return Ok(Some(Arrived::Message(message)));
                     } else {
                         return Ok(None);
                     }
@@ -115,13 +122,13 @@ impl Parser {
 
     /// Takes what stands before the bytes of a chunk, if the message of `len` bytes is one in the
     /// form that encoders give it: fields in order, and nothing after the bytes.
-    fn chunk_head(&mut self, len: usize) -> Option<Reading> {
+    fn chunk_head(&mut self, len: usize) -> Option<(u64, usize)> {
         let head = self.frames.front()?;
         let head = &head[..head.len().min(len)];
         let (offset, head_len) = chunk_head(head, len)?;
         let left = len - head_len;
         self.take(head_len);
-        Some(Reading::Chunk { offset, left })
+        Some((offset, left))
     }
 
     /// Takes `len` bytes, which have come.
@@ -144,6 +151,13 @@ impl Parser {
         }
         gathered.freeze()
     }
+}
+
+fn check_chunk(len: usize) -> Result<(), Status> {
+    if len <= CHUNK_LEN {
+        return Ok(());
+    }
+    Err(Status::out_of_range(format!("a chunk has {len} bytes; the longest has {CHUNK_LEN}")))
 }
 
 fn message_len(mut prefix: Bytes) -> Result<usize, Status> {

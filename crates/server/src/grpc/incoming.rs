@@ -1,4 +1,4 @@
-//! Connections of agents: sets their options, and drops those that never speak.
+//! Connections of agents: drops those that never speak, and those on which nothing runs.
 //!
 //! It replaces tonic's own, which spins when file descriptors run out and lets a connection that
 //! never sends its HTTP/2 preface block the end of the server (hyperium/hyper#4170).
@@ -10,41 +10,42 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures::Stream;
-use socket2::{SockRef, TcpKeepalive};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
-use tracing::debug;
 
 use super::GREETING_LIMIT;
 use crate::brake::Brake;
-use crate::room::{Place, Room};
+use crate::connection_limit::{ConnectionLimit, ConnectionPermit};
 use crate::{Doors, door};
 
 /// What a client of HTTP/2 sends first (RFC 9113, section 3.4): 24 bytes.
 const PREFACE_LEN: usize = 24;
 
+/// A connection on which nothing has run for this long is closed. An agent closes its connection for
+/// uploads itself after 60 s.
+const IDLE_LIMIT: Duration = Duration::from_secs(75);
+
 /// The connections of `listener` until its doors are closed. The stream itself goes on until they
 /// finish: tonic takes its end as the word to end all connections.
 pub(super) fn incoming(
     listener: TcpListener,
-    room: Room,
+    limit: ConnectionLimit,
     doors: Doors,
 ) -> impl Stream<Item = io::Result<Connection>> {
-    futures::stream::unfold((listener, room, doors), |(listener, mut room, doors)| async {
+    futures::stream::unfold((listener, limit, doors), |(listener, limit, doors)| async {
         let next = async {
-            let place = room.place().await;
-            (door::accept(&listener, "agents").await, place)
+            let (stream, _) = door::accept(&listener, "agents").await;
+            (stream, limit.admit(&doors.cut).await)
         };
         match doors.close.run_until_cancelled(next).await {
-            Some(((stream, _), place)) => {
-                if let Err(error) = set_options(&stream) {
-                    debug!(%error, "socket options");
-                }
-                let connection = Connection::new(stream, doors.cut.clone(), place);
-                Some((Ok(connection), (listener, room, doors)))
+            Some((stream, permit)) => {
+                door::set_options(&stream);
+                let connection = Connection::new(stream, doors.cut.clone(), permit);
+                Some((Ok(connection), (listener, limit, doors)))
             }
             None => {
                 drop(listener);
@@ -55,30 +56,23 @@ pub(super) fn incoming(
     })
 }
 
-fn set_options(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let socket = SockRef::from(stream);
-    let keepalive = TcpKeepalive::new()
-        .with_time(Duration::from_secs(60))
-        .with_interval(Duration::from_secs(15))
-        .with_retries(3);
-    socket.set_tcp_keepalive(&keepalive)?;
-    #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(Duration::from_secs(45)))?;
-    Ok(())
-}
+/// How long a connection is not read when nobody has taken what it brought.
+const UNTAKEN_PAUSE: Duration = Duration::from_millis(50);
 
 /// A connection that must speak in time, and can be cut.
 pub(super) struct Connection {
     stream: TcpStream,
-    /// Bytes of the preface read so far, and when it must be whole; none once it is.
-    greeting: Option<(usize, Pin<Box<Sleep>>)>,
+    /// Bytes of the preface read so far.
+    preface_len: usize,
+    /// When to check for progress: the preface first, then streams.
+    check_at: Pin<Box<Sleep>>,
     /// That of all connections: their time is over.
     all_cut: CancellationToken,
-    cut: CancellationToken,
     until_cut: Pin<Box<WaitForCancellationFutureOwned>>,
     brake: Brake,
-    _place: Place,
+    /// Runs while nobody takes what has been read.
+    pause: Option<Pin<Box<Sleep>>>,
+    permit: ConnectionPermit,
 }
 
 /// What the handlers of a connection's requests know of it.
@@ -88,34 +82,51 @@ pub(super) struct Caller {
     pub(super) remote_addr: Option<SocketAddr>,
     /// Stops reading from the connection.
     pub(super) brake: Brake,
-    cut: CancellationToken,
+    /// Counts what runs on the connection.
+    pub(super) permit: ConnectionPermit,
 }
 
 impl Caller {
     /// Resets the connection. Where nothing comes back from the other end, a polite end would wait
     /// behind what TCP sends again and again, and never be heard; a reset needs no answer.
     pub(super) fn reset(&self) {
-        self.cut.cancel();
+        self.permit.closed().cancel();
     }
 }
 
 impl Connection {
-    fn new(stream: TcpStream, all_cut: CancellationToken, place: Place) -> Self {
-        let greeting = Some((0, Box::pin(sleep(GREETING_LIMIT))));
-        let cut = all_cut.child_token();
-        let until_cut = Box::pin(cut.clone().cancelled_owned());
-        Self { stream, greeting, all_cut, cut, until_cut, brake: Brake::default(), _place: place }
+    fn new(stream: TcpStream, all_cut: CancellationToken, permit: ConnectionPermit) -> Self {
+        let until_cut = Box::pin(permit.closed().clone().cancelled_owned());
+        Self {
+            stream,
+            preface_len: 0,
+            check_at: Box::pin(sleep(GREETING_LIMIT)),
+            all_cut,
+            until_cut,
+            brake: Brake::default(),
+            pause: None,
+            permit,
+        }
     }
 
-    /// Notes `len` more bytes; without any, checks whether it is too late for them.
-    fn greeted(&mut self, len: usize, context: &mut Context<'_>) -> io::Result<()> {
-        if let Some((read, deadline)) = &mut self.greeting {
-            *read += len;
-            if PREFACE_LEN <= *read {
-                self.greeting = None;
-            } else if deadline.as_mut().poll(context).is_ready() {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "no HTTP/2 preface came"));
+    /// Checks now and then whether the connection still serves a purpose.
+    fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        let too_late = |what| Err(io::Error::new(io::ErrorKind::TimedOut, what));
+        while self.check_at.as_mut().poll(context).is_ready() {
+            if self.preface_len < PREFACE_LEN {
+                return too_late("no HTTP/2 preface came");
             }
+            let now = Instant::now();
+            let next = match self.permit.idle() {
+                None => now + IDLE_LIMIT,
+                // The first request comes right behind the preface.
+                Some(idle) if !idle.was_used => return too_late("no request came"),
+                Some(idle) => idle.since + IDLE_LIMIT,
+            };
+            if next <= now {
+                return too_late("nothing runs on the connection");
+            }
+            self.check_at.as_mut().reset(next);
         }
         Ok(())
     }
@@ -134,14 +145,22 @@ impl AsyncRead for Connection {
             }
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
-        if self.brake.holds(context) {
-            return Poll::Pending;
+        self.check(context)?;
+        while self.brake.holds(context) {
+            if self.brake.has_upload() {
+                return Poll::Pending;
+            }
+            // What nobody takes may be the rest of a stream that has ended: HTTP/2 drops it.
+            let pause = self.pause.get_or_insert_with(|| Box::pin(sleep(UNTAKEN_PAUSE)));
+            ready!(pause.as_mut().poll(context));
+            self.pause = None;
+            self.brake.took();
         }
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
         let len = buffer.filled().len() - before;
         self.brake.has_read(len);
-        self.greeted(len, context)?;
+        self.preface_len = self.preface_len.saturating_add(len);
         ready!(read)?;
         Poll::Ready(Ok(()))
     }
@@ -181,8 +200,8 @@ impl Connected for Connection {
     type ConnectInfo = Caller;
 
     fn connect_info(&self) -> Self::ConnectInfo {
-        let (brake, cut) = (self.brake.clone(), self.cut.clone());
-        Caller { remote_addr: self.stream.peer_addr().ok(), brake, cut }
+        let (brake, permit) = (self.brake.clone(), self.permit.clone());
+        Caller { remote_addr: self.stream.peer_addr().ok(), brake, permit }
     }
 }
 
@@ -199,10 +218,12 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let mut agent = TcpStream::connect(listener.local_addr()?).await?;
         let (stream, _) = listener.accept().await?;
-        let place = Room::make().place().await;
-        let mut connection = Connection::new(stream, CancellationToken::new(), place);
+        let stop = CancellationToken::new();
+        let permit = ConnectionLimit::new("agents", 1, false).admit(&stop).await;
+        let mut connection = Connection::new(stream, stop, permit);
         let brake = connection.brake.clone();
         agent.write_all(&[0; 64]).await?;
+        brake.begin_upload();
         brake.want(32);
         connection.read_exact(&mut [0; 32]).await?;
         let mut rest = [0; 32];

@@ -41,18 +41,36 @@ pub(super) async fn open(
     let remote_addr = caller.remote_addr.ok_or_else(|| Status::internal("no address"))?;
     caller.brake.carries_session();
     let mut messages = request.into_inner();
-    let first = timeout(GREETING_LIMIT, messages.message()).await;
-    let first = first.map_err(|_| Status::deadline_exceeded("no hello came"))??;
-    let Some(FromAgent::Hello(hello)) = first.and_then(|message| message.kind) else {
-        return Err(Status::invalid_argument("a session begins with its hello"));
+    let hello = hello(&mut messages).await;
+    let hello = hello.inspect_err(|status| gateway.rejections.rpc(Some(remote_addr), status))?;
+    caller.brake.took();
+    let (client, instance) = (hello.client_id.clone(), hello.instance_id.clone());
+    let welcomed = tokio::select! {
+        biased;
+        welcomed = welcome(&gateway, hello, remote_addr) => welcomed,
+        // Read on meanwhile: what waits unread is kept in memory, and who hangs up is not judged.
+        early = messages.message() => Err(early_end(early)),
     };
-    match welcome(&gateway, hello, remote_addr).await {
+    match welcomed {
         Ok((seat, outgoing, pulse)) => {
             let line = Line { gateway: gateway.clone(), caller, seat, pulse };
             gateway.lifecycle.spawn(line.run(messages));
             Ok(outgoing)
         }
-        Err(refusal) => Ok(stream::iter([Ok(session_end(refusal))]).boxed()),
+        Err(refusal) => {
+            gateway.rejections.session(&client, &instance, remote_addr, &refusal);
+            Ok(stream::iter([Ok(session_end(refusal))]).boxed())
+        }
+    }
+}
+
+/// The first message of an agent.
+async fn hello(messages: &mut Streaming<AgentMessage>) -> Result<Hello, Status> {
+    let first = timeout(GREETING_LIMIT, messages.message()).await;
+    let first = first.map_err(|_| Status::deadline_exceeded("no hello came"))??;
+    match first.and_then(|message| message.kind) {
+        Some(FromAgent::Hello(hello)) => Ok(hello),
+        _ => Err(Status::invalid_argument("a session begins with its hello")),
     }
 }
 
@@ -80,11 +98,8 @@ async fn welcome(
     let greeting = greeting(hello, remote_addr)?;
     let client = greeting.client.clone();
     let dead_after = gateway.line.dead_after;
-    gateway
-        .registry
-        .admit(&greeting)
-        .await
-        .map_err(|refused| refused_line(&client, &refused, dead_after))?;
+    let rejected = |refused| refused_line(&refused, dead_after);
+    gateway.registry.admit(&greeting).await.map_err(rejected)?;
     let now = Utc::now();
     let enrolment = gateway.records.client_connected(&greeting, now).await.map_err(|error| {
         warn!(event = "records.failed", %client, %error, "the records failed");
@@ -93,8 +108,7 @@ async fn welcome(
     let (epoch, last_disconnect) = match enrolment {
         Enrolment::Accepted { epoch, last_disconnect } => (epoch, last_disconnect),
         Enrolment::Confusable(known) => {
-            let refused = RefusedLine::Confusable { client: client.clone(), known };
-            return Err(refused_line(&client, &refused, dead_after));
+            return Err(rejected(RefusedLine::Confusable { client, known }));
         }
     };
     let (pulse, heard) = watch::channel(Heard { at: now, round_trip: None });
@@ -102,7 +116,21 @@ async fn welcome(
     log_connected(&greeting, &session);
     let outgoing = outgoing(gateway.line, protocol, &session, messages);
     let seat = gateway.registry.enter(greeting, session, last_disconnect, now);
-    Ok((seat.map_err(|refused| refused_line(&client, &refused, dead_after))?, outgoing, pulse))
+    Ok((seat.map_err(rejected)?, outgoing, pulse))
+}
+
+/// An agent says nothing between its hello and the welcome.
+fn early_end(early: Result<Option<AgentMessage>, Status>) -> Error {
+    match early {
+        Ok(Some(_)) => {
+            let why = "a message came before the welcome";
+            refusal(ErrorCode::Protocol, why, PERSON_RETRY)
+        }
+        Ok(None) | Err(_) => {
+            let why = "the agent closed the session before the welcome";
+            refusal(ErrorCode::Unspecified, why, STOPPING_RETRY)
+        }
+    }
 }
 
 fn log_connected(greeting: &Greeting, session: &Session) {
@@ -196,6 +224,7 @@ impl Line {
             tokio::select! {
                 message = messages.message() => match message {
                     Ok(Some(message)) => {
+                        self.caller.brake.took();
                         dead_at = Instant::now() + dead_after;
                         if let Some(reason) = self.heard(message.kind) {
                             return (DisconnectReason::Stopped, reason);

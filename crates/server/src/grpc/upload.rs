@@ -1,9 +1,11 @@
 //! The Upload rpc: checks the header, then hands pieces and replies to the transfer.
 
+use std::net::SocketAddr;
 use std::str::from_utf8;
 
 use filepull_core::digest::Digest;
 use filepull_core::id::TransferId;
+use filepull_core::problem::Code;
 use filepull_core::source::Source;
 use filepull_proto::v1::upload_request::Kind as Asked;
 use filepull_proto::v1::upload_response::Kind as Response;
@@ -33,6 +35,17 @@ pub(super) async fn open(
     request: Request<Streaming<UploadRequest>>,
 ) -> Result<BoxStream<'static, Result<UploadResponse, Status>>, Status> {
     let caller = request.extensions().get::<Caller>().cloned();
+    let remote_addr = caller.as_ref().and_then(|caller| caller.remote_addr);
+    let opened = admit(gateway, request, caller, remote_addr).await;
+    opened.inspect_err(|status| gateway.rejections.rpc(remote_addr, status))
+}
+
+async fn admit(
+    gateway: &Gateway,
+    request: Request<Streaming<UploadRequest>>,
+    caller: Option<Caller>,
+    remote_addr: Option<SocketAddr>,
+) -> Result<BoxStream<'static, Result<UploadResponse, Status>>, Status> {
     let brake = caller.map(|caller| caller.brake).unwrap_or_default();
     let body = request.extensions().get::<RawBody>().and_then(RawBody::take);
     let body = body.ok_or_else(|| Status::internal("a request without its body"))?;
@@ -48,7 +61,15 @@ pub(super) async fn open(
         .ok_or_else(|| Status::invalid_argument("transfer_id is not a UUID"))?;
     let (replies, answers) = mpsc::channel(REPLIES_LEN);
     gateway.transfers.upload(id, upload(header, arrivals.map(piece), brake, replies)?);
-    Ok(ReceiverStream::new(answers).map(|reply| Ok(response(reply))).boxed())
+    let rejections = gateway.rejections.clone();
+    let log = move |reply: &Reply| {
+        if let Reply::Refused { problem, .. } = reply
+            && problem.code == Code::TransferUnknown
+        {
+            rejections.upload(id, remote_addr, &problem.detail);
+        }
+    };
+    Ok(ReceiverStream::new(answers).inspect(log).map(|reply| Ok(response(reply))).boxed())
 }
 
 fn upload(

@@ -13,7 +13,6 @@ use filepull_proto::v1::{
     StartTransfer,
 };
 use filepull_proto::{millis, reported};
-use tracing::warn;
 use uuid::Uuid;
 
 use crate::client::{Agent, DefaultFile, Greeting};
@@ -73,23 +72,17 @@ pub(super) fn refusal(code: ErrorCode, why: &str, retry_after: Duration) -> Erro
 
 /// `dead_after` is how long a session may be silent: a rejected machine is back before that has
 /// passed twice, and then takes the place of one that has failed.
-pub(super) fn refused_line(
-    client: &ClientId,
-    refused: &RefusedLine,
-    dead_after: Duration,
-) -> Error {
+pub(super) fn refused_line(refused: &RefusedLine, dead_after: Duration) -> Error {
     match refused {
-        RefusedLine::Duplicate { hostname, other, newcomer, .. } => {
-            tracing::error!(
-                event = "client.duplicate_id", %client, hostname, %other, %newcomer,
-                "two machines use one client id"
-            );
-            // It waits up to twice as long, and the probe takes its time too.
+        // It waits up to twice as long, and the probe takes its time too.
+        RefusedLine::Duplicate { .. } => {
             refusal(ErrorCode::DuplicateId, &refused.to_string(), dead_after / 3)
         }
-        RefusedLine::Confusable { known, .. } => {
-            warn!(event = "client.refused", %client, %known, "client refused");
+        RefusedLine::Confusable { .. } => {
             refusal(ErrorCode::DuplicateId, &refused.to_string(), PERSON_RETRY)
+        }
+        RefusedLine::Crowded(_) => {
+            refusal(ErrorCode::Overloaded, &refused.to_string(), STOPPING_RETRY)
         }
         RefusedLine::Outrun(_) => {
             refusal(ErrorCode::Superseded, &refused.to_string(), STOPPING_RETRY)

@@ -8,9 +8,11 @@ use std::pin::pin;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::response::Response;
 use filepull_process::Lifecycle;
+use futures::TryFutureExt as _;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
@@ -19,7 +21,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tower::ServiceExt as _;
 use tracing::debug;
 
+use super::connection::{Connection, TimedBody};
+use crate::connection_limit::{ConnectionLimit, ConnectionPermit};
 use crate::door;
+use crate::guarded_body::GuardedBody;
+
+/// What waits unsent for one reader, in bytes: many slow ones must not fill the memory.
+const SEND_LEN: usize = 64 * 1024;
 
 /// From the first moment of a connection, and again after each answer: so long may a request's
 /// head take. It ends connections that never send a byte and those that are kept alive for nothing.
@@ -27,29 +35,51 @@ const HEAD_LIMIT: Duration = Duration::from_secs(10);
 
 /// Accepts connections until the server drains. Those that are open then end by themselves once
 /// their answer is sent, or when everything stops.
-pub async fn serve(listener: TcpListener, router: Router, lifecycle: Lifecycle) {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    limit: ConnectionLimit,
+    lifecycle: Lifecycle,
+) {
     let drain = lifecycle.drain().clone();
-    let next = || door::accept(&listener, "operators");
-    while let Some((stream, peer)) = drain.run_until_cancelled(next()).await {
-        lifecycle.spawn(connection(stream, peer, router.clone(), lifecycle.clone()));
+    let next = || async {
+        let accepted = door::accept(&listener, "operators").await;
+        (accepted, limit.admit(lifecycle.stop()).await)
+    };
+    while let Some(((stream, peer), permit)) = drain.run_until_cancelled(next()).await {
+        lifecycle.spawn(connection(stream, peer, permit, router.clone(), lifecycle.clone()));
     }
 }
 
 /// Serves one connection. Ends when the peer hangs up, when the server drains and no request is
-/// being answered, or at once when everything stops.
-async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, lifecycle: Lifecycle) {
-    // Answers are written in one piece; waiting for more only delays them.
-    let _ = stream.set_nodelay(true);
+/// being answered, or at once when everything stops or another caller needs its permit.
+async fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    permit: ConnectionPermit,
+    router: Router,
+    lifecycle: Lifecycle,
+) {
+    door::set_options(&stream);
+    let closed = permit.closed().clone();
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_LIMIT)
-        .serve_connection(TokioIo::new(stream), service(router, peer));
+        .max_buf_size(SEND_LEN)
+        .serve_connection(
+            TokioIo::new(Connection::new(stream, permit.clone())),
+            service(router, peer, permit),
+        );
     let mut connection = pin!(connection);
-    let mut ended = lifecycle.drain().run_until_cancelled(connection.as_mut()).await;
-    if ended.is_none() {
+    let served = async {
+        let ended = lifecycle.drain().run_until_cancelled(connection.as_mut()).await;
+        if let Some(ended) = ended {
+            return ended;
+        }
         connection.as_mut().graceful_shutdown();
-        ended = lifecycle.stop().run_until_cancelled(connection).await;
-    }
+        connection.await
+    };
+    let ended = closed.run_until_cancelled(served).await;
     if let Some(Err(error)) = ended {
         debug!(event = "http.connection-broke", %peer, %error);
     }
@@ -59,6 +89,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, lifecyc
 fn service(
     router: Router,
     peer: SocketAddr,
+    permit: ConnectionPermit,
 ) -> impl Service<
     hyper::Request<Incoming>,
     Response = Response,
@@ -67,7 +98,11 @@ fn service(
 > {
     service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
-        router.clone().oneshot(request)
+        let in_use = permit.begin();
+        let answered = router.clone().oneshot(request.map(TimedBody::new));
+        // The connection is in use until the whole response has been sent.
+        let guarded = |body| Body::new(GuardedBody::new(body, in_use));
+        answered.map_ok(|response| response.map(guarded))
     })
 }
 
@@ -98,7 +133,8 @@ mod tests {
             drain.cancelled().await;
         });
         let router = Router::new().route("/", get(|| async { "hello" })).route("/wait", wait);
-        lifecycle.spawn(serve(listener, router, lifecycle.clone()));
+        let limit = ConnectionLimit::new("operators", 2, true);
+        lifecycle.spawn(serve(listener, router, limit, lifecycle.clone()));
         Served { addr, lifecycle, waits }
     }
 

@@ -120,3 +120,15 @@ fn what_is_too_long_or_compressed_is_refused_before_it_is_gathered() {
     assert_eq!(refused(&[0, 255, 255, 255, 255]), Code::OutOfRange);
     assert_eq!(refused(&[1, 0, 0, 0, 1]), Code::Unimplemented);
 }
+
+#[test]
+fn a_chunk_longer_than_allowed_is_refused_in_any_form() {
+    let refused = |chunk: Vec<u8>| parse(&on_the_wire(&[chunk]), &[]).unwrap_err().code();
+    let data = Bytes::from(vec![7; CHUNK_LEN + 1]);
+    let chunk = DataChunk { offset: 0, data: data.clone() };
+    let plain = UploadRequest { kind: Some(Kind::Chunk(chunk)) }.encode_to_vec();
+    assert_eq!(refused(plain.clone()), Code::OutOfRange);
+    // A field that is not known makes prost read it.
+    let other_form = [plain, vec![15 << 3, 1]].concat();
+    assert_eq!(refused(other_form), Code::OutOfRange);
+}

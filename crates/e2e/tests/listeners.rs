@@ -1,0 +1,125 @@
+//! Both listeners have bounds: no caller and no agent takes what the others need.
+
+use filepull_e2e::{HandAgent, TestBed, soon};
+use filepull_proto::v1::agent_control_client::AgentControlClient;
+use filepull_proto::v1::agent_message::Kind as FromAgent;
+use filepull_proto::v1::server_message::Kind as ToAgent;
+use filepull_proto::v1::transfer_update::State;
+use filepull_proto::v1::{AgentMessage, Error, ErrorCode, Hello, Pong, TransferUpdate};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+
+/// A server that may open so few files has 16 connections for operators, and 64 for agents.
+const FEW_FILES: &[&str] = &["prlimit", "--nofile=128:128"];
+
+/// What a client of HTTP/2 begins with: the preface, and empty settings.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+#[tokio::test]
+async fn idle_connections_lock_no_operator_out() -> anyhow::Result<()> {
+    let bed = TestBed::launched_by(FEW_FILES, &[]).await?;
+    let _client = bed.connected("client4", b"data").await?;
+    let mut idle = Vec::new();
+    for _ in 0..100 {
+        idle.push(TcpStream::connect(bed.http()).await?);
+    }
+    bed.pull("client4").await?;
+    bed.server()?.says("connection_limit.reached").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn callers_that_wait_lock_no_operator_out() -> anyhow::Result<()> {
+    let bed = TestBed::launched_by(FEW_FILES, &[]).await?;
+    let _client = bed.connected("client4", b"data").await?;
+    let mut gone = bed.connected("gone", b"data").await?;
+    gone.take_agent()?.kill().await?;
+    bed.until("/api/v1/clients/gone", |client| client["online"] == false).await?;
+    let mut waiting = Vec::new();
+    for _ in 0..60 {
+        let mut caller = TcpStream::connect(bed.http()).await?;
+        caller
+            .write_all(b"GET /trigger?id=gone&queue=1h&wait=10m HTTP/1.1\r\nhost: x\r\n\r\n")
+            .await?;
+        waiting.push(caller);
+    }
+    bed.pull("client4").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn connections_without_a_stream_lock_no_agent_out() -> anyhow::Result<()> {
+    let bed = TestBed::launched_by(FEW_FILES, &[]).await?;
+    let mut squatters = Vec::new();
+    for _ in 0..100 {
+        let mut squatter = TcpStream::connect(bed.grpc()).await?;
+        squatter.write_all(PREFACE).await?;
+        squatters.push(squatter);
+    }
+    let _client = bed.connected("client4", b"data").await?;
+    bed.pull("client4").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_newcomer_is_read_while_it_is_judged() -> anyhow::Result<()> {
+    let bed = TestBed::start().await?;
+    // It answers no ping, so that the newcomer is judged for two seconds.
+    let first = HandAgent::connect(bed.grpc(), "client4", filepull_e2e::DEADLINE).await?;
+    let hello = Hello {
+        client_id: "client4".into(),
+        instance_id: vec![7; 16].into(),
+        protocol_min: 1,
+        protocol_max: 1,
+        ..Hello::default()
+    };
+    let kinds = [FromAgent::Hello(hello), FromAgent::Pong(Pong::default())];
+    let messages = kinds.map(|kind| AgentMessage { kind: Some(kind) });
+    let mut control = AgentControlClient::new(first.channel());
+    let said = futures::stream::iter(messages);
+    let mut heard = soon("an answer", control.session(said)).await??.into_inner();
+    let answer = soon("an end", heard.message()).await??.and_then(|message| message.kind);
+    let Some(ToAgent::End(end)) = answer else { anyhow::bail!("admitted: {answer:?}") };
+    assert_eq!(end.error.unwrap_or_default().code(), ErrorCode::Protocol);
+    let said = bed.server()?.says("session.rejected").await?;
+    assert!(said.contains("a message came before the welcome"), "{said}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_rejected_clone_takes_over_soon_after_the_first_machine_fails() -> anyhow::Result<()> {
+    let bed = TestBed::with(&[("HEARTBEAT", "500ms"), ("DEAD_AFTER", "2s")]).await?;
+    let proxy = bed.proxy().await?;
+    let mut first = bed.client("client4", b"first")?.dialling(proxy.addr());
+    first.connect().await?;
+    let other = TestBed::start().await?;
+    let mut clone = other.client("client4", b"clone")?.dialling(bed.grpc());
+    clone.start()?;
+    clone.agent()?.says("is connected right now from another machine").await?;
+    // No FIN reaches the server.
+    proxy.freeze();
+    first.take_agent()?.kill().await?;
+    clone.agent()?.says("waiting for pulls").await?;
+    let download = bed.pull("client4").await?;
+    assert_eq!(std::fs::read(download)?, b"clone");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_agent_cannot_report_an_error_of_the_server() -> anyhow::Result<()> {
+    let bed = TestBed::start().await?;
+    let mut agent = HandAgent::connect(bed.grpc(), "client4", filepull_e2e::DEADLINE).await?;
+    let asked = bed.get("/trigger?id=client4").await?;
+    let order = agent.order().await?;
+    let error = Error {
+        code: ErrorCode::StorageFull.into(),
+        message: "The server is full, honest!".into(),
+        ..Error::default()
+    };
+    let (transfer_id, attempt) = (order.transfer_id, order.attempt);
+    let state = Some(State::Failed(error));
+    agent.say(FromAgent::Transfer(TransferUpdate { transfer_id, attempt, state })).await?;
+    let failed = bed.json(&format!("{}?wait=100s", asked.header("location"))).await?;
+    assert_eq!(failed["error"]["code"], "agent-error", "{failed}");
+    Ok(())
+}

@@ -1,0 +1,294 @@
+//! How many connections a listener holds at once, and which one is closed when there are more.
+//!
+//! A connection is *idle* while nothing runs on it: no request of an operator, no stream of an agent.
+//! At the limit a newcomer is admitted at once, and the connection without progress for the longest
+//! time is closed in its place: an idle one, or where the listener allows it a busy one. So neither
+//! idle connections nor callers that wait forever lock a legitimate caller out.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+/// Progress is noted at most this often: a fast download makes some with every write.
+const TOUCH_INTERVAL: Duration = Duration::from_millis(250);
+
+/// A listener at its limit is logged at most this often.
+const LOG_INTERVAL: Duration = Duration::from_mins(1);
+
+/// The limit of one listener.
+#[derive(Clone, Debug)]
+pub(crate) struct ConnectionLimit(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    /// For the log.
+    whose: &'static str,
+    /// Whether a busy connection may be closed for a newcomer.
+    closes_busy: bool,
+    permits: Arc<Semaphore>,
+    order: Mutex<Order>,
+    /// A newcomer waits, because every connection is busy.
+    is_waiting: AtomicBool,
+    became_idle: Notify,
+}
+
+/// Who is closed first: the lowest number of the idle ones, then of the busy ones.
+#[derive(Debug, Default)]
+struct Order {
+    next: u64,
+    idle: BTreeMap<u64, CancellationToken>,
+    busy: BTreeMap<u64, CancellationToken>,
+    logged: Option<Instant>,
+}
+
+/// A connection's share of the limit, returned when its last clone is dropped.
+#[derive(Clone, Debug)]
+pub(crate) struct ConnectionPermit(Arc<Held>);
+
+#[derive(Debug)]
+struct Held {
+    limit: Arc<Shared>,
+    closed: CancellationToken,
+    state: Mutex<State>,
+    _permit: OwnedSemaphorePermit,
+}
+
+#[derive(Debug)]
+struct State {
+    number: u64,
+    n_uses: usize,
+    was_used: bool,
+    /// When the last use ended, or the last progress was noted.
+    progress_at: Instant,
+}
+
+/// Keeps a connection busy until it is dropped.
+#[derive(Debug)]
+pub(crate) struct InUse(ConnectionPermit);
+
+/// A connection on which nothing runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Idle {
+    /// Since when.
+    pub(crate) since: Instant,
+    /// Something ran on it before.
+    pub(crate) was_used: bool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every change below is complete before anything in it can panic.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl ConnectionLimit {
+    /// A limit of `max_len` connections. Only idle ones are closed for a newcomer, unless
+    /// `closes_busy`.
+    pub(crate) fn new(whose: &'static str, max_len: usize, closes_busy: bool) -> Self {
+        Self(Arc::new(Shared {
+            whose,
+            closes_busy,
+            permits: Arc::new(Semaphore::new(max_len)),
+            order: Mutex::default(),
+            is_waiting: AtomicBool::new(false),
+            became_idle: Notify::new(),
+        }))
+    }
+
+    /// Admits a connection, and closes another one if there are too many. Waits for one to end only
+    /// if none may be closed. The connection is to end when its permit is closed, or `stop` is.
+    pub(crate) async fn admit(&self, stop: &CancellationToken) -> ConnectionPermit {
+        let shared = &self.0;
+        let permit = match Arc::clone(&shared.permits).try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_) => self.make_room().await,
+        };
+        let closed = stop.child_token();
+        let mut order = lock(&shared.order);
+        let number = order.take_number();
+        order.idle.insert(number, closed.clone());
+        drop(order);
+        let now = Instant::now();
+        let state = State { number, n_uses: 0, was_used: false, progress_at: now };
+        let (limit, state) = (Arc::clone(shared), Mutex::new(state));
+        ConnectionPermit(Arc::new(Held { limit, closed, state, _permit: permit }))
+    }
+
+    async fn make_room(&self) -> OwnedSemaphorePermit {
+        let shared = &self.0;
+        let acquired = Arc::clone(&shared.permits).acquire_owned();
+        tokio::pin!(acquired);
+        shared.is_waiting.store(true, Ordering::SeqCst);
+        let mut is_closing = self.close_one();
+        let permit = loop {
+            tokio::select! {
+                permit = &mut acquired => break permit,
+                () = shared.became_idle.notified(), if !is_closing => {
+                    is_closing = self.close_one();
+                }
+            }
+        };
+        shared.is_waiting.store(false, Ordering::SeqCst);
+        permit.expect("this semaphore is never closed")
+    }
+
+    /// Closes the connection that has made no progress for the longest time; false if none may be
+    /// closed.
+    fn close_one(&self) -> bool {
+        let mut order = lock(&self.0.order);
+        let victim = match order.idle.pop_first() {
+            None if self.0.closes_busy => order.busy.pop_first(),
+            idle => idle,
+        };
+        let now = Instant::now();
+        if order.logged.is_none_or(|logged| LOG_INTERVAL <= now - logged) {
+            order.logged = Some(now);
+            let what = if victim.is_some() {
+                "at the limit of connections: the one idle for the longest time is closed"
+            } else {
+                "at the limit of connections, and all are in use: others wait"
+            };
+            warn!(event = "connection_limit.reached", whose = self.0.whose, "{what}");
+        }
+        drop(order);
+        victim.map(|(_, closed)| closed.cancel()).is_some()
+    }
+}
+
+impl Order {
+    fn take_number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+}
+
+impl ConnectionPermit {
+    /// Cancelled when the connection must end.
+    pub(crate) fn closed(&self) -> &CancellationToken {
+        &self.0.closed
+    }
+
+    /// Notes that something runs on the connection, until the result is dropped.
+    pub(crate) fn begin(&self) -> InUse {
+        let mut state = lock(&self.0.state);
+        state.n_uses += 1;
+        state.was_used = true;
+        if state.n_uses == 1 {
+            self.reorder(&mut state);
+        }
+        drop(state);
+        InUse(self.clone())
+    }
+
+    /// Notes that bytes have passed.
+    pub(crate) fn note_progress(&self) {
+        let mut state = lock(&self.0.state);
+        if TOUCH_INTERVAL <= state.progress_at.elapsed() {
+            self.reorder(&mut state);
+        }
+    }
+
+    /// Since when nothing runs on the connection; none while something does.
+    pub(crate) fn idle(&self) -> Option<Idle> {
+        let state = lock(&self.0.state);
+        let idle = Idle { since: state.progress_at, was_used: state.was_used };
+        (state.n_uses == 0).then_some(idle)
+    }
+
+    /// Makes the connection the last one to be closed.
+    fn reorder(&self, state: &mut State) {
+        state.progress_at = Instant::now();
+        let mut order = lock(&self.0.limit.order);
+        let is_closed = order.remove(state.number).is_none();
+        // It was chosen already.
+        if is_closed {
+            return;
+        }
+        state.number = order.take_number();
+        let list = if state.n_uses == 0 { &mut order.idle } else { &mut order.busy };
+        list.insert(state.number, self.0.closed.clone());
+    }
+}
+
+impl Order {
+    fn remove(&mut self, number: u64) -> Option<CancellationToken> {
+        self.idle.remove(&number).or_else(|| self.busy.remove(&number))
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        let held = &self.0.0;
+        let mut state = lock(&held.state);
+        state.n_uses -= 1;
+        if state.n_uses == 0 {
+            self.0.reorder(&mut state);
+            if held.limit.is_waiting.load(Ordering::SeqCst) {
+                held.limit.became_idle.notify_one();
+            }
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let number = lock(&self.state).number;
+        lock(&self.limit.order).remove(number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use super::*;
+
+    fn limit(max_len: usize, closes_busy: bool) -> (ConnectionLimit, CancellationToken) {
+        (ConnectionLimit::new("test", max_len, closes_busy), CancellationToken::new())
+    }
+
+    #[tokio::test]
+    async fn at_the_limit_the_one_that_is_idle_for_the_longest_time_gives_way() {
+        let (limit, stop) = limit(2, true);
+        let first = limit.admit(&stop).await;
+        let second = limit.admit(&stop).await;
+        drop(first.begin());
+        let mut third = pin!(limit.admit(&stop));
+        assert!(futures::poll!(&mut third).is_pending());
+        assert!(second.closed().is_cancelled() && !first.closed().is_cancelled());
+        drop(second);
+        third.await;
+    }
+
+    #[tokio::test]
+    async fn a_busy_connection_gives_way_only_where_none_is_idle() {
+        let (limit, stop) = limit(2, true);
+        let busy = limit.admit(&stop).await;
+        let _in_use = busy.begin();
+        let idle = limit.admit(&stop).await;
+        assert!(futures::poll!(pin!(limit.admit(&stop))).is_pending());
+        assert!(idle.closed().is_cancelled() && !busy.closed().is_cancelled());
+        assert!(futures::poll!(pin!(limit.admit(&stop))).is_pending());
+        assert!(busy.closed().is_cancelled());
+    }
+
+    #[tokio::test]
+    async fn a_session_is_never_closed_for_a_newcomer_which_waits() {
+        let (limit, stop) = limit(1, false);
+        let session = limit.admit(&stop).await;
+        let in_use = session.begin();
+        let mut newcomer = pin!(limit.admit(&stop));
+        assert!(futures::poll!(&mut newcomer).is_pending());
+        assert!(!session.closed().is_cancelled());
+        drop(in_use);
+        assert!(futures::poll!(&mut newcomer).is_pending());
+        assert!(session.closed().is_cancelled(), "it became idle while another one waits");
+        drop(session);
+        newcomer.await;
+    }
+}

@@ -1,0 +1,142 @@
+//! Logs what the listener for agents rejects, and samples floods.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use filepull_core::human;
+use filepull_core::id::TransferId;
+use filepull_proto::v1::{Error, ErrorCode};
+use tokio::time::Instant;
+use tracing::{error, info};
+use uuid::Uuid;
+
+/// So many rejections are logged in a second; the rest are counted.
+const MAX_PER_SECOND: u32 = 20;
+
+/// A machine that uses the id of another one is logged this often: it retries until a person acts.
+const ALARM_INTERVAL: Duration = Duration::from_mins(10);
+
+/// Machines whose last alarm is remembered. With more of them at once, the bound per second holds.
+const MAX_ALARMS: usize = 1024;
+
+/// The log of rejections.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RejectionLog(Arc<Mutex<Sample>>);
+
+#[derive(Debug, Default)]
+struct Sample {
+    /// By the start of the agent that was rejected.
+    alarms: HashMap<Uuid, Instant>,
+    since: Option<Instant>,
+    n_logged: u32,
+    n_omitted: u64,
+}
+
+impl RejectionLog {
+    /// Logs a session that was not admitted. `client` is the id that it named, as text.
+    /// `instance` tells the starts of agents apart.
+    pub(super) fn session(
+        &self,
+        client: &str,
+        instance: &[u8],
+        remote_addr: SocketAddr,
+        rejected: &Error,
+    ) {
+        let is_duplicate = rejected.code() == ErrorCode::DuplicateId;
+        let alarm = is_duplicate.then(|| Uuid::from_slice(instance).unwrap_or_default());
+        let Some(omitted) = self.admit(alarm) else { return };
+        let code = rejected.code().as_str_name();
+        let (client, reason) =
+            (human::printable(client, 80), human::printable(&rejected.message, 512));
+        if is_duplicate {
+            error!(
+                event = "client.duplicate_id", client, %remote_addr, reason, omitted,
+                "two machines use one client id"
+            );
+        } else {
+            info!(
+                event = "session.rejected", client, %remote_addr, code, reason, omitted,
+                "session rejected"
+            );
+        }
+    }
+
+    /// Logs an rpc that broke the protocol before it named a client.
+    pub(super) fn rpc(&self, remote_addr: Option<SocketAddr>, status: &tonic::Status) {
+        let Some(omitted) = self.admit(None) else { return };
+        let remote_addr = remote_addr.map(|addr| addr.to_string());
+        let reason = human::printable(status.message(), 512);
+        info!(event = "rpc.rejected", remote_addr, reason, omitted, "rpc rejected");
+    }
+
+    /// Logs an upload that answers no order.
+    pub(super) fn upload(&self, id: TransferId, remote_addr: Option<SocketAddr>, reason: &str) {
+        let Some(omitted) = self.admit(None) else { return };
+        let remote_addr = remote_addr.map(|addr| addr.to_string());
+        let reason = human::printable(reason, 512);
+        info!(
+            event = "upload.rejected", transfer = %id, remote_addr, reason, omitted,
+            "upload rejected"
+        );
+    }
+
+    fn admit(&self, alarm: Option<Uuid>) -> Option<u64> {
+        let mut sample = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        sample.admit(alarm, Instant::now())
+    }
+}
+
+impl Sample {
+    /// Returns how many rejections were not logged since the last one that was; none if this one is
+    /// not logged either.
+    fn admit(&mut self, alarm: Option<Uuid>, now: Instant) -> Option<u64> {
+        if self.since.is_none_or(|since| Duration::from_secs(1) <= now - since) {
+            self.since = Some(now);
+            self.n_logged = 0;
+        }
+        let is_repeated = alarm.is_some_and(|instance| self.was_logged(instance, now));
+        if is_repeated || MAX_PER_SECOND <= self.n_logged {
+            self.n_omitted += 1;
+            return None;
+        }
+        if let Some(instance) = alarm {
+            self.alarms.retain(|_, logged| now - *logged < ALARM_INTERVAL);
+            if self.alarms.len() < MAX_ALARMS {
+                self.alarms.insert(instance, now);
+            }
+        }
+        self.n_logged += 1;
+        Some(std::mem::take(&mut self.n_omitted))
+    }
+
+    fn was_logged(&self, instance: Uuid, now: Instant) -> bool {
+        self.alarms.get(&instance).is_some_and(|&logged| now - logged < ALARM_INTERVAL)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_is_sampled_and_counted() {
+        let (mut sample, start) = (Sample::default(), Instant::now());
+        let n_logged = (0..1000).filter(|_| sample.admit(None, start).is_some()).count();
+        assert_eq!(n_logged, 20);
+        assert_eq!(sample.admit(None, start + Duration::from_secs(1)), Some(980));
+    }
+
+    #[test]
+    fn a_machine_that_uses_the_id_of_another_is_logged_once_in_ten_minutes() {
+        let (mut sample, start) = (Sample::default(), Instant::now());
+        let (first, second) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let mut logged = |instance, seconds| {
+            sample.admit(Some(instance), start + Duration::from_secs(seconds)).is_some()
+        };
+        assert!(logged(first, 0) && logged(second, 0));
+        assert!(!logged(first, 22) && !logged(first, 599));
+        assert!(logged(first, 600));
+    }
+}

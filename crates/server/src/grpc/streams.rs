@@ -1,0 +1,54 @@
+//! Counts the streams of each connection, so that one without any can be closed.
+
+use std::convert::Infallible;
+use std::task::{Context, Poll};
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use hyper::{Request, Response};
+use tonic::body::Body;
+use tower::{Layer, Service};
+
+use super::incoming::Caller;
+use crate::guarded_body::GuardedBody;
+
+/// Keeps a connection in use from each request's head until its response has been sent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CountStreams;
+
+impl<S> Layer<S> for CountStreams {
+    type Service = Counted<S>;
+
+    fn layer(&self, inner: S) -> Counted<S> {
+        Counted(inner)
+    }
+}
+
+/// A service whose streams are counted.
+#[derive(Clone, Debug)]
+pub(super) struct Counted<S>(S);
+
+impl<S> Service<Request<Body>> for Counted<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let in_use = request.extensions().get::<Caller>().map(|caller| {
+            // Its head has been taken.
+            caller.brake.took();
+            caller.permit.begin()
+        });
+        let responded = self.0.call(request);
+        let guarded = |body| Body::new(GuardedBody::new(body, in_use));
+        responded.map(|response| response.map(|response| response.map(guarded))).boxed()
+    }
+}

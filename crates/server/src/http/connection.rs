@@ -1,0 +1,182 @@
+//! A connection of an operator: it must speak in time, and take what it asked for in time.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::BoxError;
+use hyper::body::{Body, Frame, SizeHint};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
+
+use crate::connection_limit::ConnectionPermit;
+
+/// How long a response may wait for its reader without any progress.
+const WRITE_LIMIT: Duration = Duration::from_secs(30);
+
+/// A connection whose reader must make progress.
+#[derive(Debug)]
+pub(super) struct Connection<S> {
+    stream: S,
+    permit: ConnectionPermit,
+    /// When a write that waits now is given up.
+    write_deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Connection<S> {
+    pub(super) fn new(stream: S, permit: ConnectionPermit) -> Self {
+        Self { stream, permit, write_deadline: None }
+    }
+
+    /// Bounds how long a write waits.
+    fn in_time(
+        &mut self,
+        written: Poll<io::Result<usize>>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.write_deadline = None;
+            self.permit.note_progress();
+            return written;
+        }
+        let deadline = self.write_deadline.get_or_insert_with(|| Box::pin(sleep(WRITE_LIMIT)));
+        let stalled = || io::Error::new(io::ErrorKind::TimedOut, "the caller reads no more");
+        deadline.as_mut().poll(context).map(|()| Err(stalled()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.in_time(written, context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.in_time(written, context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// How long the body of a request may take, from the moment it is read: none is larger than a form.
+const BODY_LIMIT: Duration = Duration::from_secs(10);
+
+/// The body of a request, which must arrive in time.
+#[derive(Debug)]
+pub(super) struct TimedBody<B> {
+    body: B,
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl<B> TimedBody<B> {
+    pub(super) fn new(body: B) -> Self {
+        Self { body, deadline: None }
+    }
+}
+
+/// Why a body cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BodyError {
+    #[error("the body did not arrive within {} s", BODY_LIMIT.as_secs())]
+    TooSlow,
+    #[error(transparent)]
+    Broken(BoxError),
+}
+
+impl<B: Body + Unpin> Body for TimedBody<B>
+where
+    B::Error: Into<BoxError>,
+{
+    type Data = B::Data;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, BodyError>>> {
+        let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep(BODY_LIMIT)));
+        if deadline.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Some(Err(BodyError::TooSlow)));
+        }
+        let broken = |error: B::Error| BodyError::Broken(error.into());
+        Pin::new(&mut self.body).poll_frame(context).map_err(broken)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{BodyExt as _, StreamBody};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::connection_limit::ConnectionLimit;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_that_reads_no_more_is_dropped_and_a_slow_one_is_not() {
+        let (mut reader, stream) = tokio::io::duplex(16);
+        let limit = ConnectionLimit::new("operators", 1, true);
+        let permit = limit.admit(&CancellationToken::new()).await;
+        let mut connection = Connection::new(stream, permit);
+        let slow = async {
+            for _ in 0..4 {
+                sleep(WRITE_LIMIT - Duration::from_secs(1)).await;
+                reader.read_exact(&mut [0; 16]).await.unwrap();
+            }
+        };
+        let (written, ()) = tokio::join!(connection.write_all(&[0; 80]), slow);
+        written.unwrap();
+        let error = connection.write_all(&[0; 1]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_trickles_is_given_up() {
+        let trickle = futures::stream::unfold((), |()| async {
+            sleep(Duration::from_secs(1)).await;
+            let byte = Frame::data(hyper::body::Bytes::from_static(b"a"));
+            Some((Ok::<_, io::Error>(byte), ()))
+        });
+        let body = TimedBody::new(StreamBody::new(Box::pin(trickle)));
+        let error = body.collect().await.unwrap_err();
+        assert!(matches!(error, BodyError::TooSlow), "{error}");
+    }
+}
