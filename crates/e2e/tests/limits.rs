@@ -1,7 +1,11 @@
 //! Bounds: of turns, of sizes, of the disk, and of who may listen where.
 
-use filepull_e2e::{Process, Reply, Strace, TestBed, made, same};
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use filepull_e2e::{Client, Process, Reply, Strace, TestBed, made, same, soon};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use serde_json::Value;
 use tokio::net::TcpStream;
 
 #[tokio::test]
@@ -272,5 +276,64 @@ async fn a_disk_that_does_not_report_its_space_costs_one_thread_and_no_answer() 
     assert!(n_threads()? < before + 20, "one thread for each reader");
     bed.server()?.says("transfer.done").await?;
     hanging.detach().await?;
+    Ok(())
+}
+
+/// A transfer that receives at 4 MiB/s and has a checkpoint.
+async fn half_way(bed: &TestBed) -> anyhow::Result<(Client, String, PathBuf)> {
+    let client = bed.client("client4", &made("client4", 24 << 20))?.setting("MAX_RATE", "4MiB/s");
+    let mut client = client;
+    client.connect().await?;
+    let started = bed.get("/trigger?id=client4").await?;
+    let location = started.header("location").to_owned();
+    let far = |transfer: &Value| 8 << 20 < transfer["bytes_done"].as_u64().unwrap_or_default();
+    soon("8 MiB", bed.until(&location, far)).await??;
+    let partial = bed.leftovers("client4")?.pop().context("no partial")?;
+    Ok((client, location, partial))
+}
+
+#[tokio::test]
+async fn a_disk_that_fills_up_in_the_middle_costs_neither_the_transfer_nor_its_bytes()
+-> anyhow::Result<()> {
+    let bed = TestBed::start().await?;
+    let (client, location, partial) = half_way(&bed).await?;
+    let partial = partial.display().to_string();
+    let full = ["-P", &partial, "-e", "trace=writev", "-e", "inject=writev:error=ENOSPC"];
+    let Some(full) = Strace::attach(bed.server()?.pid()?, &full).await? else {
+        println!("skipped: no strace");
+        return Ok(());
+    };
+    let waits = |transfer: &Value| transfer["waiting_for"] == "disk";
+    let waiting = soon("the disk", bed.until(&location, waits)).await??;
+    assert!(0 < waiting["bytes_done"].as_u64().unwrap_or_default(), "{waiting}");
+    assert!(waiting["expires_at"].is_string(), "{waiting}");
+    let page = bed.get(&location.replace("/api/v1", "")).await?.text();
+    assert!(page.contains("client4's file waits for the server's disk, until "), "{page}");
+    assert!(page.contains(": The server's disk is full."), "{page}");
+    full.detach().await?;
+    let done = bed.json(&format!("{location}?wait=100s")).await?;
+    assert_eq!(done["state"], "done", "{done}");
+    assert!(same(&bed.downloads("client4")?[0], &client.data())?);
+    bed.server()?.says("transfer.resumed").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_disk_that_stalls_is_not_taken_for_a_silent_agent() -> anyhow::Result<()> {
+    let bed = TestBed::with(&[("STALL_TIMEOUT", "2s")]).await?;
+    let (client, location, partial) = half_way(&bed).await?;
+    let partial = partial.display().to_string();
+    let stall = "inject=writev:delay_enter=8000000:when=1";
+    let stalls = ["-P", &partial, "-e", "trace=writev", "-e", stall];
+    let Some(stalling) = Strace::attach(bed.server()?.pid()?, &stalls).await? else {
+        println!("skipped: no strace");
+        return Ok(());
+    };
+    let waits = |transfer: &Value| transfer["waiting_for"] == "disk";
+    soon("the disk", bed.until(&location, waits)).await??;
+    let done = bed.json(&format!("{location}?wait=100s")).await?;
+    assert_eq!((&done["state"], &done["attempt"]), (&"done".into(), &1.into()), "{done}");
+    assert!(same(&bed.downloads("client4")?[0], &client.data())?);
+    stalling.detach().await?;
     Ok(())
 }

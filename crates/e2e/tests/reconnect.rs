@@ -26,6 +26,32 @@ async fn cleanup_of_an_old_line_leaves_the_client_reachable() -> anyhow::Result<
 }
 
 #[tokio::test]
+async fn a_pull_right_after_a_start_waits_for_a_client_that_was_online_before() -> anyhow::Result<()>
+{
+    let mut bed = TestBed::start().await?;
+    let mut client = bed.connected("client4", b"data").await?;
+    let mut gone = bed.connected("client5", b"data").await?;
+    gone.take_agent()?.kill().await?;
+    bed.server()?.says("client.disconnected").await?;
+    let mut server = bed.take_server()?;
+    server.terminate()?;
+    server.ended().await?;
+    client.take_agent()?.kill().await?;
+    bed.start_server().await?;
+    let waiting = bed.get("/trigger?id=client4").await?;
+    let said = "Waiting: the server has just started, and client4 was online before; \
+                the pull starts when it returns, until ";
+    assert_eq!(waiting.status, 202, "{}", waiting.text());
+    assert!(waiting.first_line().starts_with(said), "{}", waiting.text());
+    assert_eq!(bed.get("/trigger?id=client5").await?.status, 409);
+    let mut client = bed.client("client4", b"data")?;
+    client.connect().await?;
+    let done = bed.json(&format!("{}?wait=100s", waiting.header("location"))).await?;
+    assert_eq!(done["state"], "done", "{done}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn an_agent_survives_the_restart_of_its_server() -> anyhow::Result<()> {
     let mut bed = TestBed::start().await?;
     let proxy = bed.proxy().await?;

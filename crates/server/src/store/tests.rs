@@ -1,5 +1,6 @@
 use filepull_core::digest::Digest;
 use filepull_core::disk::{Committed, Disk as _, Extent, PartialKey};
+use filepull_core::id::TransferId;
 use filepull_core::source::Source;
 use filepull_core::transfer::Download;
 
