@@ -41,6 +41,7 @@ fn commands(host: &str, client: &str) -> String {
 see clients     curl {host}/clients
 see transfers   curl {host}/transfers
 get the file    curl -OJ {host}/clients/{client}/file
+cancel          curl -X POST {host}/clients/{client}/cancel
 JSON            the same under /api/v1
 "
     )

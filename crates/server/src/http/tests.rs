@@ -296,6 +296,8 @@ async fn a_transfer_is_cancelled_in_words_by_its_id_or_by_its_client() {
     let triggered = bed.get("/trigger?id=client4&queue").await.body;
     let stop = format!("\n  stop   curl -X POST pull:80/transfers/{id}/cancel\n");
     assert!(triggered.contains(&stop), "{triggered}");
+    let page = bed.get("/clients/client4").await.body;
+    assert!(page.contains("\n  stop   curl -X POST pull:80/clients/client4/cancel\n"), "{page}");
     let by_client = bed.ask(Method::POST, "/clients/client4/cancel").await;
     assert_eq!(by_client.status, StatusCode::OK);
     assert!(by_client.body.starts_with("Cancelled by unknown at "), "{}", by_client.body);

@@ -111,7 +111,7 @@ pub(super) fn one(known: &Known, now: DateTime<Utc>, host: &str) -> String {
         let (state, transfer) = (view.state().as_str(), view.transfer.id);
         format!("{state}  {host}/transfers/{transfer}")
     });
-    let rows = [
+    let mut rows = vec![
         ["  pull".to_owned(), format!("curl \"{host}/trigger?id={id}{queue}\"")],
         ["  file".to_owned(), format!("curl -OJ {host}/clients/{id}/file")],
         [String::new(), String::new()],
@@ -123,5 +123,9 @@ pub(super) fn one(known: &Known, now: DateTime<Utc>, host: &str) -> String {
         ["current".to_owned(), under_way.unwrap_or_else(|| "none".to_owned())],
         ["last".to_owned(), last_transfer(last.as_ref(), now)],
     ];
+    if current.is_some() {
+        let stop = format!("curl -X POST {host}/clients/{id}/cancel");
+        rows.insert(2, ["  stop".to_owned(), stop]);
+    }
     format!("{head}\n{}", table(&rows))
 }
