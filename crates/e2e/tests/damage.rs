@@ -11,6 +11,8 @@ use filepull_proto::v1::{
     DataChunk, Error, ErrorCode, SourceInfo, StartTransfer, TransferUpdate, UploadHeader,
     UploadRequest, UploadTrailer,
 };
+use hyper::Method;
+use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
@@ -291,7 +293,7 @@ async fn a_download_whose_name_is_not_safe_yet_is_still_under_way() -> anyhow::R
     };
     soon("a probe that is red", not_ready).await??;
     let found = bed.json(&location).await?;
-    assert_eq!(found["state"], "running", "{found}");
+    assert_eq!((&found["state"], &found["waiting_for"]), (&"waiting".into(), &"disk".into()));
     let joined = bed.get("/trigger?id=client4").await?;
     assert_eq!(joined.header("location"), location, "{}", joined.text());
     failing.detach().await?;
@@ -299,5 +301,37 @@ async fn a_download_whose_name_is_not_safe_yet_is_still_under_way() -> anyhow::R
     assert_eq!(done["state"], "done", "{done}");
     assert_eq!(bed.downloads("client4")?.len(), 2);
     assert_eq!(bed.get("/readyz").await?.status, 200);
+    Ok(())
+}
+
+/// The disk certainly does not give a whole file its name: the file waits with its bytes, and
+/// another client has its turn meanwhile.
+#[tokio::test]
+async fn a_disk_that_refuses_a_name_keeps_no_turn_and_heeds_a_cancel() -> anyhow::Result<()> {
+    let bed = TestBed::with(&[("MAX_RUNNING", "1")]).await?;
+    let _client = bed.connected("client4", b"data").await?;
+    bed.pull("client4").await?;
+    let folder = bed.data_dir().join("client4").display().to_string();
+    let refuses = ["-e", "trace=renameat2", "-P", &folder, "-e", "inject=renameat2:error=EPERM"];
+    let Some(refusing) = Strace::attach(bed.server()?.pid()?, &refuses).await? else {
+        println!("skipped: no strace");
+        return Ok(());
+    };
+    let started = bed.get("/trigger?id=client4").await?;
+    let location = started.header("location").to_owned();
+    let for_disk = |transfer: &Value| transfer["waiting_for"] == "disk";
+    soon("a file that waits for the disk", bed.until(&location, for_disk)).await??;
+    let page = bed.get(location.trim_start_matches("/api/v1")).await?;
+    assert!(page.text().contains("Operation not permitted"), "{}", page.text());
+    assert_eq!(bed.leftovers("client4")?.len(), 1);
+    let _other = bed.connected("client5", b"data").await?;
+    bed.pull("client5").await?;
+    let cancel = bed.send(Method::POST, &format!("{location}/cancel"), &[], "").await?;
+    assert_eq!(cancel.status, 200, "{}", cancel.text());
+    assert!(cancel.text().contains("cancelled"), "{}", cancel.text());
+    assert!(bed.leftovers("client4")?.is_empty());
+    refusing.detach().await?;
+    bed.pull("client4").await?;
+    assert_eq!(bed.downloads("client4")?.len(), 2);
     Ok(())
 }

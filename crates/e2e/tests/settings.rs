@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use filepull_e2e::{Process, TestBed, made};
+use filepull_e2e::{Process, Programs, TestBed, made};
 
 /// Waits until `filepull-agent status` says this of the state in `dir`: it is written beside the log.
 async fn status_says(dir: &Path, text: &str) -> anyhow::Result<String> {
@@ -493,5 +493,36 @@ async fn a_local_setup_obeys_the_size_and_the_number_of_clients() -> anyhow::Res
         .await?;
     let said = String::from_utf8_lossy(&ran.stdout).into_owned();
     assert_eq!(said, "run --release -- demo, CLIENTS=3 SIZE=10MiB\n", "{ran:?}");
+    Ok(())
+}
+
+/// A download there could replace another file, or be lost in a power cut.
+#[tokio::test]
+async fn a_disk_that_cannot_publish_safely_is_rejected_at_the_start() -> anyhow::Result<()> {
+    let names = "-e inject=renameat2:error=EINVAL -e inject=linkat:error=EPERM";
+    let cases = [
+        ("renameat2,linkat", names, "cannot rename a file without replacing another"),
+        ("fsync", "-e inject=fsync:error=EINVAL", "cannot sync folders"),
+    ];
+    for (calls, faults, expected) in cases {
+        let folder = tempfile::tempdir()?;
+        let data_dir = folder.path().join("data").display().to_string();
+        let launcher = format!("strace -f -qq -o /dev/null -e trace={calls} {faults}");
+        let launcher: Vec<_> = launcher.split(' ').map(str::to_owned).collect();
+        let settings = [
+            ("HTTP_ADDR", "127.0.0.1:0".to_owned()),
+            ("GRPC_ADDR", "127.0.0.1:0".to_owned()),
+            ("DATA_DIR", data_dir.clone()),
+        ];
+        let Ok(mut server) =
+            Process::start(&launcher, Programs::default().server, "server", &settings)
+        else {
+            println!("skipped: no strace");
+            return Ok(());
+        };
+        let said = server.says(expected).await?;
+        assert!(said.contains(&format!("DATA_DIR={data_dir} (")), "{said}");
+        assert_eq!(server.ended().await?.code(), Some(1));
+    }
     Ok(())
 }

@@ -33,6 +33,7 @@ use chrono::Utc;
 use filepull_core::backoff::{Backoff, ReconnectPolicy};
 use filepull_process::Lifecycle;
 use tokio::net::TcpListener;
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -46,7 +47,7 @@ use readiness::Readiness;
 use records::Records;
 use registry::{Message, Registry, SessionEnds};
 use room::Room;
-use store::{RECORDS_FOLDER, Store};
+use store::{DataFolderError, RECORDS_FOLDER, Store};
 use transfers::Transfers;
 
 /// The version of this build.
@@ -206,10 +207,15 @@ impl Server {
 
 async fn open_data(data_dir: &Path) -> anyhow::Result<(Store, Records)> {
     let opened = async {
-        let store = Store::open(data_dir)?;
+        let folder = data_dir.to_owned();
+        let store = spawn_blocking(move || Store::open_checked(&folder)).await??;
         anyhow::Ok((store, Records::open(&data_dir.join(RECORDS_FOLDER)).await?))
     };
-    opened.await.map_err(|error| data_folder::explained(data_dir, error))
+    opened.await.map_err(|error| match error.downcast_ref() {
+        // A disk that does not answer must not be queried again.
+        Some(DataFolderError::Unsuitable { .. } | DataFolderError::Unresponsive { .. }) => error,
+        Some(DataFolderError::Store(_)) | None => data_folder::explained(data_dir, error),
+    })
 }
 
 /// The three steps in which the door for agents is shut.

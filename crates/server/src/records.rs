@@ -6,6 +6,7 @@
 //!
 //! The SQL is the dialect that PostgreSQL shares, so that a second engine can go behind it.
 
+mod cancels;
 mod client_list;
 mod clients;
 mod damaged;
@@ -294,6 +295,35 @@ impl Records {
         now: DateTime<Utc>,
     ) -> Result<Option<Keyed>, RecordsError> {
         keys::find(&self.readers, key, now - KEEP_KEYS).await
+    }
+
+    /// Makes the cancel of an unfinished transfer durable: the next process carries it out if this
+    /// one does not.
+    ///
+    /// # Errors
+    /// It may not be durable.
+    pub async fn keep_cancel(
+        &self,
+        transfer: TransferId,
+        detail: &str,
+    ) -> Result<(), RecordsError> {
+        self.writer.write(cancels::keep(transfer, detail)).await.map(drop)
+    }
+
+    /// Every cancel that was kept, with its detail.
+    ///
+    /// # Errors
+    /// One of them cannot be read.
+    pub async fn cancels(&self) -> Result<Vec<(TransferId, String)>, RecordsError> {
+        cancels::all(&self.readers).await
+    }
+
+    /// Forgets a cancel whose transfer is final.
+    ///
+    /// # Errors
+    /// It may still be there, which changes nothing.
+    pub async fn forget_cancel(&self, transfer: TransferId) -> Result<(), RecordsError> {
+        self.writer.write(cancels::forget(transfer)).await.map(drop)
     }
 
     /// A transfer by its id.

@@ -6,23 +6,27 @@
 //! All access is relative to open folders, and links are never followed, so that nobody who may
 //! write into a client's folder can lead the server out of it.
 
+mod capability;
 mod entries;
 mod partial;
 mod port;
 mod whole;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use filepull_core::disk::PartialKey;
 use filepull_core::id::ClientId;
 use filepull_core::name::DownloadName;
 use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::data_folder::absolute;
+pub use capability::DataFolderError;
 pub(crate) use entries::not_a_folder;
 pub use partial::{LastChange, Partial};
 pub(crate) use partial::{partial_name, transfer_of};
@@ -48,11 +52,31 @@ impl StoreError {
         matches!(self.source.kind(), StorageFull | QuotaExceeded)
     }
 
+    /// There was no inode for one more file, although bytes may be free.
+    pub fn is_out_of_inodes(&self) -> bool {
+        self.source.get_ref().is_some_and(|inner| inner.is::<NoInodes>())
+    }
+
     /// This process, or the whole system, has too many files open. The disk is well.
     pub fn is_out_of_descriptors(&self) -> bool {
         matches!(Errno::from_io_error(&self.source), Some(Errno::MFILE | Errno::NFILE))
     }
 }
+
+/// Whether a file system that has "no space" may have bytes and no inodes.
+fn lacks_inodes(folder: &OwnedFd) -> bool {
+    rustix::fs::fstatvfs(folder).is_ok_and(|stat| 0 < stat.f_files && stat.f_favail == 0)
+}
+
+/// The system reports used-up inodes as used-up space.
+fn no_inodes() -> io::Error {
+    io::Error::new(io::ErrorKind::StorageFull, NoInodes)
+}
+
+/// No file can be created, although bytes may be free.
+#[derive(Debug, thiserror::Error)]
+#[error("the disk has no inodes left: it can hold no more files")]
+struct NoInodes;
 
 /// What a process may still use of a file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +97,8 @@ pub struct Store {
 struct Root {
     path: PathBuf,
     folder: OwnedFd,
+    /// The partials begun since the start, which no sweep removes; none once the sweep is over.
+    begun: Mutex<Option<BTreeSet<PartialKey>>>,
 }
 
 const FOLDER: OFlags =
@@ -96,7 +122,8 @@ impl Store {
             // Where the parent cannot be opened, somebody else made this folder.
             rustix::fs::fsync(&parent).map_err(|errno| failed("sync")(errno.into()))?;
         }
-        Ok(Self { root: Arc::new(Root { path: path.to_owned(), folder }) })
+        let begun = Mutex::new(Some(BTreeSet::new()));
+        Ok(Self { root: Arc::new(Root { path: path.to_owned(), folder, begun }) })
     }
 
     /// The data folder, as it was given.
@@ -176,34 +203,46 @@ impl Store {
         }
     }
 
-    /// Removes every partial that `is_wanted` does not know, and counts them.
+    /// The partials in the folder of a client, or in what is in its place.
     ///
     /// # Errors
     /// The disk failed.
-    pub fn sweep(&self, is_wanted: impl Fn(&str) -> bool) -> Result<usize, StoreError> {
-        // Ours to sweep are only the folders of clients.
-        let clients = self.clients()?;
-        clients.iter().map(|client| self.sweep_folder(client, &is_wanted)).sum()
-    }
-
-    fn sweep_folder(
-        &self,
-        client: &ClientId,
-        is_wanted: impl Fn(&str) -> bool,
-    ) -> Result<usize, StoreError> {
-        let Ok(Some(folder)) = self.open_folder(client) else { return Ok(0) };
+    pub(crate) fn partials(&self, client: &ClientId) -> Result<Vec<PartialKey>, StoreError> {
+        let Some(folder) = self.open_folder(client)? else { return Ok(Vec::new()) };
         let failed = |errno| self.folder_failed("read", client, errno);
-        let mut n_removed = 0;
+        let mut partials = Vec::new();
         for entry in Dir::read_from(&folder).map_err(failed)? {
             let entry = entry.map_err(failed)?;
-            let name = entry.file_name().to_string_lossy();
-            if partial::is_partial(&name) && !is_wanted(&name) {
-                rustix::fs::unlinkat(&folder, entry.file_name(), AtFlags::empty())
-                    .map_err(failed)?;
-                n_removed += 1;
-            }
+            let name = entry.file_name().to_str().ok();
+            partials.extend(name.and_then(|name| partial::key_of(client, name)));
         }
-        Ok(n_removed)
+        Ok(partials)
+    }
+
+    /// Removes a partial, unless it was begun since the start; returns whether it did.
+    ///
+    /// # Errors
+    /// It cannot be removed, or is something else.
+    pub(crate) fn remove_leftover(&self, key: &PartialKey) -> Result<bool, StoreError> {
+        // Held meanwhile: a partial that is about to begin waits, and then finds no leftover.
+        let begun = self.root.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        if begun.as_ref().is_none_or(|begun| begun.contains(key)) {
+            return Ok(false);
+        }
+        self.remove_partial(key).map(|()| true)
+    }
+
+    /// Notes that a partial is about to begin.
+    fn note_begun(&self, key: &PartialKey) {
+        let mut begun = self.root.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(begun) = begun.as_mut() {
+            begun.insert(key.clone());
+        }
+    }
+
+    /// Ends the sweep: from now on it is not noted what begins, and no leftover is removed.
+    pub(crate) fn end_sweep(&self) {
+        *self.root.begun.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     fn open_folder(&self, client: &ClientId) -> Result<Option<OwnedFd>, StoreError> {
@@ -222,12 +261,16 @@ impl Store {
         let mode = Mode::RWXU | Mode::RGRP | Mode::XGRP;
         match rustix::fs::mkdirat(&self.root.folder, client.as_str(), mode) {
             Ok(()) | Err(Errno::EXIST) => {}
+            Err(Errno::NOSPC) if lacks_inodes(&self.root.folder) => {
+                let path = self.root.path.join(client.as_str());
+                return Err(StoreError { step: "make", path, source: no_inodes() });
+            }
             Err(errno) => return Err(failed(errno)),
         }
         // The folder's own entry: without it a power cut takes the folder and all that is in it.
         rustix::fs::fsync(&self.root.folder).map_err(failed)?;
         rustix::fs::openat(&self.root.folder, client.as_str(), FOLDER, Mode::empty())
-            .map_err(failed)
+            .map_err(|errno| self.folder_failed("open", client, errno))
     }
 
     fn folder_failed(&self, step: &'static str, client: &ClientId, errno: Errno) -> StoreError {

@@ -22,6 +22,7 @@ mod pull;
 mod pulse;
 mod recover;
 mod space;
+mod sweep;
 #[cfg(test)]
 pub(crate) mod tests;
 mod turn;
@@ -29,7 +30,7 @@ mod upload;
 mod view;
 mod wait;
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -41,13 +42,13 @@ use filepull_core::problem::{Code, Problem};
 use filepull_core::transfer::Transfer;
 use filepull_process::Lifecycle;
 use tokio::sync::{Semaphore, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::disk_sampler::DiskSampler;
 use crate::known_clients::KnownClients;
 use crate::records::{self, Recorded, Records, Total, TransferFilter};
 use crate::registry::Registry;
-use crate::store::{self, Store};
+use crate::store::Store;
 pub use agent::{Answer, Reply, Upload};
 use agent::{Ask, refuse};
 use failed::{records_failed, store_failed};
@@ -155,11 +156,11 @@ const CANCEL_LIMIT: Duration = Duration::from_secs(5);
 const ASKS_LEN: usize = 16;
 
 impl Transfers {
-    /// Takes up the transfers that an earlier process left unfinished, and sweeps partials that
-    /// belong to none of them.
+    /// Takes up the transfers that an earlier process left unfinished, and starts to sweep partials
+    /// that belong to none of them.
     ///
     /// # Errors
-    /// The records cannot be read or the disk failed.
+    /// The records cannot be read.
     pub async fn start(
         records: Records,
         registry: Registry,
@@ -169,18 +170,6 @@ impl Transfers {
         limits: Limits,
     ) -> anyhow::Result<Self> {
         let records::Unfinished { transfers: unfinished, damaged } = records.unfinished().await?;
-        // By its full name: a partial whose record was cut off would be in the way of the next.
-        let with_partial = unfinished.iter().filter(|transfer| transfer.source().is_some());
-        let wanted: HashSet<String> = with_partial
-            .map(|transfer| store::partial_name(transfer.id, transfer.generation))
-            .collect();
-        let sweeper = store.clone();
-        // Whatever a record says that is not final: of a damaged one the generation may be wrong.
-        let damaged_ids: Vec<_> = damaged.iter().map(|damaged| damaged.id.clone()).collect();
-        let is_wanted = move |name: &str| {
-            wanted.contains(name) || damaged_ids.iter().any(|id| name.starts_with(id.as_str()))
-        };
-        tokio::task::spawn_blocking(move || sweeper.sweep(is_wanted)).await??;
         records.end_damaged(&damaged, now()).await?;
         let turns = Arc::new(Semaphore::new(limits.max_running));
         let open = Open::default();
@@ -201,11 +190,19 @@ impl Transfers {
             records_fail,
         };
         let transfers = Self { shared: Arc::new(shared) };
+        let mut cancels: HashMap<TransferId, String> =
+            transfers.shared.records.cancels().await?.into_iter().collect();
         for transfer in unfinished {
-            let (life, handle) = Life::resume(&transfers.shared, transfer);
+            let cancel = cancels.remove(&transfer.id);
+            let cancel = cancel.map(|detail| Problem::new(Code::Cancelled, detail));
+            let (life, handle) = Life::resume(&transfers.shared, transfer, cancel);
             transfers.shared.open.insert(handle);
             transfers.shared.lifecycle.spawn(life.run());
         }
+        for id in cancels.into_keys() {
+            let _ = transfers.shared.records.forget_cancel(id).await; // it ended before its cancel
+        }
+        transfers.shared.lifecycle.spawn(sweep::sweep(Arc::clone(&transfers.shared)));
         Ok(transfers)
     }
 
@@ -282,26 +279,40 @@ impl Transfers {
         self.shared.open.page(kind, filter)
     }
 
-    /// Cancels a transfer. One that is already final stays as it is, and one that is being published
-    /// ends with its file. The view is not final if the end takes longer than anybody should wait.
+    /// Cancels a transfer. One that is already final stays as it is. The view is not final if the
+    /// end takes longer than a caller should wait: then the cancel is on record, and takes effect
+    /// unless the download has its name already.
     ///
     /// # Errors
-    /// As [`find`](Self::find).
+    /// As [`find`](Self::find), or the cancel was not accepted.
     pub async fn cancel(&self, id: TransferId, by: &str) -> Result<View, Problem> {
-        if let Some(mut handle) = self.shared.open.get(id) {
-            let at = Utc::now().format("%Y-%m-%d %H:%M:%S UTC");
-            let detail = format!("Cancelled by {by} at {at}.");
-            let ask = Ask::Cancel(Problem::new(Code::Cancelled, detail));
-            let ended = async {
-                // A closed queue means that it ended meanwhile.
-                let _ = handle.asks.send(ask).await;
-                let _ = handle.view.wait_for(|view| view.transfer.is_final()).await;
-            };
-            let _ = timeout(CANCEL_LIMIT, ended).await;
-            let view = handle.view.borrow().clone();
-            return Ok(view);
+        let Some(mut handle) = self.shared.open.get(id) else { return self.find(id).await };
+        let at = Utc::now().format("%Y-%m-%d %H:%M:%S UTC");
+        let detail = format!("Cancelled by {by} at {at}.");
+        let ask = Ask::Cancel(Problem::new(Code::Cancelled, detail.clone()));
+        // A closed queue means that it ended meanwhile.
+        let Ok(_) = timeout(CANCEL_LIMIT, handle.asks.send(ask)).await else {
+            let detail = "The transfer takes no cancel: the server's disk does not answer.";
+            return Err(Problem::new(Code::ServerBusy, detail));
+        };
+        let limit = Instant::now() + CANCEL_LIMIT;
+        let ended = handle.view.wait_for(|view| view.transfer.is_final());
+        let _ = timeout_at(limit, ended).await;
+        if !handle.view.borrow().transfer.is_final() {
+            self.keep_cancel(id, &detail).await?;
         }
-        self.find(id).await
+        let view = handle.view.borrow().clone();
+        Ok(view)
+    }
+
+    async fn keep_cancel(&self, id: TransferId, detail: &str) -> Result<(), Problem> {
+        match timeout(CANCEL_LIMIT, self.shared.records.keep_cancel(id, detail)).await {
+            Ok(kept) => kept.map_err(|error| records_failed(&error)),
+            Err(_) => {
+                let detail = "The cancel may not be on record: the server's disk does not answer.";
+                Err(Problem::new(Code::StorageFailed, detail))
+            }
+        }
     }
 
     /// The client's unfinished transfer; of several the one that runs.

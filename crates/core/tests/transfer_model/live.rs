@@ -14,6 +14,9 @@ use crate::agent::Order;
 use crate::machine::{Machine, Said, Stop, partial_name};
 use crate::server::NOW;
 
+/// How often a disk may refuse a name before the deadline of the transfer is over.
+const MAX_REFUSED: usize = 2;
+
 #[derive(Clone, Debug)]
 pub(crate) struct Live {
     pub(crate) transfer: Transfer,
@@ -226,16 +229,23 @@ impl Live {
         Ok(machine.abort(&self.transfer.partial(), None)?)
     }
 
-    /// Retries until it is published or nowhere: once it is sealed on record, what fails does not
-    /// fail the transfer.
+    /// Retries until it is published or nowhere. Once it is sealed on record, a failure whose outcome
+    /// is unknown does not fail the transfer; one that is certain does when the deadline is over.
     fn publish(
         &mut self,
         machine: &mut Machine,
         mut published: Result<Option<Durable>, DiskError<Stop>>,
     ) -> Result<(), Stop> {
+        let mut n_refused = 0;
         while let Err(DiskError::NotDone(Stop::Failed) | DiskError::Unknown(Stop::Failed)) =
             published
         {
+            if published.is_err_and(|error| error == DiskError::NotDone(Stop::Failed)) {
+                n_refused += 1;
+                if MAX_REFUSED <= n_refused {
+                    return self.fail(machine, Code::StorageFailed);
+                }
+            }
             published = self.publish_found(machine);
         }
         let Some(named) = published? else { return self.start_over(machine) };

@@ -48,6 +48,8 @@ pub(crate) enum Fails {
     SyncFolder,
     /// A new file, or a write into one.
     Room,
+    /// The name of a whole file: the disk certainly does not give it.
+    Name,
 }
 
 /// What somebody has been told, or a reason why an earlier promise no longer counts.
@@ -237,6 +239,9 @@ impl disk::Disk for Machine {
     ) -> Result<Committed, DiskError<Stop>> {
         self.tick().map_err(DiskError::NotDone)?;
         let name = name.to_string();
+        if self.fails(|what| what == Fails::Name).is_some() {
+            return Err(DiskError::NotDone(Stop::Failed));
+        }
         if self.disk.inode(&name).is_some() {
             return Ok(Committed::Taken);
         }

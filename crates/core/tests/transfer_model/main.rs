@@ -79,9 +79,10 @@ fn any_fault() -> impl Strategy<Value = Option<Fault>> {
         Just(Fails::SyncFile),
         Just(Fails::SyncFolder),
         Just(Fails::Room),
+        Just(Fails::Name),
     ];
     let fault =
-        (what, 0usize..3, 1usize..3).prop_map(|(what, after, times)| Fault { what, after, times });
+        (what, 0usize..3, 1usize..4).prop_map(|(what, after, times)| Fault { what, after, times });
     prop::option::weighted(0.125, fault)
 }
 

@@ -63,6 +63,11 @@ CREATE TABLE request_keys (
 
 CREATE INDEX request_keys_by_time ON request_keys (made_at);
 
+CREATE TABLE cancels (
+    transfer TEXT PRIMARY KEY, -- was not final when its cancel was accepted
+    detail   TEXT NOT NULL     -- who cancelled it, and when
+);
+
 CREATE TABLE clients (
     id                  TEXT PRIMARY KEY, -- as its agent claims it
     epoch               BIGINT NOT NULL,  -- counts its lines; only the newest may act for it

@@ -8,13 +8,13 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use filepull_core::disk::DiskError;
-use filepull_core::id::TransferId;
+use filepull_core::disk::{DiskError, PartialKey};
+use filepull_core::id::{ClientId, TransferId};
 use rustix::fs::{Advice, AtFlags, FallocateFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
-use super::StoreError;
 use super::whole::read_all;
+use super::{StoreError, lacks_inodes, no_inodes as no_inodes_left};
 
 /// A file that is being received. Its bytes become durable by [`sync`](Self::sync) only.
 ///
@@ -62,9 +62,13 @@ pub(crate) fn partial_name(transfer: TransferId, generation: u32) -> String {
     format!("{transfer}-{generation}.tmp")
 }
 
-/// Whether a file name is one that [`partial_name`] makes.
-pub(super) fn is_partial(name: &str) -> bool {
-    transfer_of(name).is_some()
+/// The partial of a client that has this file name, if [`partial_name`] makes it.
+pub(super) fn key_of(client: &ClientId, name: &str) -> Option<PartialKey> {
+    let (_, generation) = name.strip_suffix(".tmp")?.rsplit_once('-')?;
+    let (transfer, generation) = (transfer_of(name)?, generation.parse().ok()?);
+    // Written in another way it is not ours.
+    let is_ours = partial_name(transfer, generation) == name;
+    is_ours.then(|| PartialKey { client: client.clone(), transfer, generation })
 }
 
 /// The transfer whose partial has this name.
@@ -86,7 +90,10 @@ impl Partial {
             }
             opened => opened,
         };
-        let file = opened.map_err(|errno| place.failed("create", errno.into()))?;
+        let file = opened.map_err(|errno| {
+            let no_inodes = errno == Errno::NOSPC && lacks_inodes(&folder);
+            place.failed("create", if no_inodes { no_inodes_left() } else { errno.into() })
+        })?;
         let (file, folder, place) = (Arc::new(file.into()), Arc::new(folder), Arc::new(place));
         let partial = Self { file, folder, place, appended: 0, started: 0 };
         // A disk that cannot hold the file fails now, not after an hour of bytes.

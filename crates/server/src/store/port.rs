@@ -18,6 +18,7 @@ impl Disk for Store {
 
     /// The client's folder is made, durably, if it is missing.
     fn begin(&mut self, key: &PartialKey, size: u64) -> Result<(Partial, Durable), Error> {
+        self.note_begun(key);
         let folder = self.make_folder(&key.client).map_err(DiskError::NotDone)?;
         let partial = Partial::create(folder, self.place(key), size).map_err(DiskError::Unknown)?;
         Ok((partial, Durable::promise()))
@@ -108,7 +109,7 @@ impl Store {
     }
 
     /// Removes a partial, if there is one.
-    fn remove_partial(&self, key: &PartialKey) -> Result<(), StoreError> {
+    pub(super) fn remove_partial(&self, key: &PartialKey) -> Result<(), StoreError> {
         let Some(folder) = self.open_folder(&key.client)? else { return Ok(()) };
         let place = self.place(key);
         match rustix::fs::unlinkat(&folder, &place.name, AtFlags::empty()) {

@@ -112,17 +112,42 @@ fn what_is_not_the_download_is_not_found_under_its_name() {
 }
 
 #[test]
-fn only_unwanted_partials_are_swept() {
+fn only_partials_are_swept_and_none_that_was_begun_since_the_start() {
     let (folder, mut store) = store();
-    let (wanted, unwanted) = (TransferId::generate(), TransferId::generate());
-    for transfer in [wanted, unwanted] {
-        let _begun = store.begin(&key(transfer, 1), 0).unwrap();
-    }
+    let [leftover, begun] = [1, 2].map(|generation| key(TransferId::generate(), generation));
+    let path = |key: &PartialKey| {
+        folder.path().join("client4").join(partial_name(key.transfer, key.generation))
+    };
+    let _begun = store.begin(&begun, 0).unwrap();
+    std::fs::write(path(&leftover), "").unwrap();
     std::fs::write(folder.path().join("client4/notes.tmp"), "not ours").unwrap();
-    let n_removed = store.sweep(|name| name.starts_with(&wanted.to_string())).unwrap();
-    assert_eq!(n_removed, 1);
-    assert!(folder.path().join("client4/notes.tmp").exists());
-    assert!(store.resume(&key(wanted, 1), 0, |_| ()).unwrap().is_some());
+    let mut found = store.partials(&client()).unwrap();
+    found.sort();
+    let mut expected = [leftover.clone(), begun.clone()];
+    expected.sort();
+    assert_eq!(found, expected);
+    assert!(store.remove_leftover(&leftover).unwrap());
+    assert!(!store.remove_leftover(&begun).unwrap());
+    assert!(!path(&leftover).exists() && path(&begun).exists());
+    store.end_sweep();
+    assert!(!store.remove_leftover(&begun).unwrap(), "no sweep runs any more");
+}
+
+#[test]
+fn what_is_in_the_place_of_a_folder_is_named_with_its_path() {
+    let (folder, mut store) = store();
+    let place = folder.path().join("client4");
+    std::fs::write(&place, "").unwrap();
+    let mut reason = || {
+        let error = store.begin(&key(TransferId::generate(), 1), 0).unwrap_err().into_cause();
+        filepull_core::human::chain(&error).to_string()
+    };
+    let expected = format!("open {}: it is not a folder", place.display());
+    assert!(reason().starts_with(&expected), "{}", reason());
+    std::fs::remove_file(&place).unwrap();
+    std::os::unix::fs::symlink(".", &place).unwrap();
+    let expected = format!("open {}: it is a symbolic link,", place.display());
+    assert!(reason().starts_with(&expected), "{}", reason());
 }
 
 #[test]

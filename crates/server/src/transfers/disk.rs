@@ -30,7 +30,7 @@ impl Life {
             let pause = backoff.next(Ended::Lost { lived: Duration::ZERO }, fastrand::f64());
             self.unless_ended(sleep(pause)).await?;
         }
-        self.sealed = matches!(self.transfer.phase, Phase::Sealed(_));
+        self.may_be_named = matches!(self.transfer.phase, Phase::Sealed(_));
         Ok(())
     }
 

@@ -30,7 +30,6 @@ impl Life {
     /// A record that fails means nothing: it is made again until it is there.
     pub(super) fn meaning(&self, failed: Failed) -> Ending {
         match failed {
-            Failed::NotNow(_) | Failed::Disk(_) if self.sealed => Ending::Unsure,
             Failed::NotNow(problem) => Ending::NotNow(problem),
             Failed::Disk(problem) => Ending::Failed(problem),
         }
@@ -58,10 +57,13 @@ pub(super) fn store_failed(error: &StoreError) -> Failed {
     if error.is_out_of_descriptors() {
         let detail = "The server has too many files and connections open.";
         Failed::NotNow(Problem::new(Code::ServerBusy, detail))
+    } else if error.is_out_of_inodes() {
+        let detail = "The server's disk has no inodes left: it can hold no more files.";
+        Failed::NotNow(Problem::new(Code::ServerFull, detail))
     } else if error.is_full() {
         Failed::NotNow(Problem::new(Code::ServerFull, "The server's disk is full."))
     } else {
-        let detail = "The server could not write the file to its disk.";
+        let detail = format!("The server could not write to its disk: {}.", chain(error));
         Failed::Disk(Problem::new(Code::StorageFailed, detail))
     }
 }

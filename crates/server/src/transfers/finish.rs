@@ -27,6 +27,10 @@ impl Life {
         if on_record && !recorded && self.record().await.is_err() {
             return;
         }
+        if self.transfer.problem().is_some_and(|problem| problem.code == Code::Cancelled) {
+            // One that stays finds its transfer final.
+            let _ = self.shared.records.forget_cancel(self.transfer.id).await;
+        }
         self.log_failed();
         self.view.send_modify(|view| {
             view.transfer = self.transfer.clone();

@@ -60,8 +60,11 @@ impl Life {
         };
         self.transfer.seal(proof, name, inode, synced);
         self.record_sealed().await?;
-        if !self.publish().await? {
-            return Ok(fruitless("the disk lost the file"));
+        if !self.name_at_once().await? {
+            // The agent has done its part: it need not wait for this server's disk.
+            let detail = "The file has arrived; the server's disk has not taken its name yet.";
+            refuse(replies, Problem::new(Code::StorageFailed, detail), None);
+            return Ok(Attempted::Sealed);
         }
         if let Some(download) = self.transfer.download() {
             let name = download.name.to_string();

@@ -37,8 +37,10 @@ pub(super) struct Life {
     pub(super) key: Option<RequestKey>,
     /// The request that created it, for the log.
     pub(super) request_id: Uuid,
-    /// The record says "sealed": the name may be there, and nothing but publishing ends that.
-    pub(super) sealed: bool,
+    /// The record says "sealed" and the name may be there: nothing but the disk ends that.
+    pub(super) may_be_named: bool,
+    /// A cancel that was accepted and waits until it is known whether the name is there.
+    pub(super) cancel: Option<Problem>,
     pub(super) backoff: Backoff,
     /// Attempts in a row that brought nothing because the line was lost.
     lost: u32,
@@ -59,8 +61,6 @@ pub(super) enum Ending {
     Left,
     /// Only the attempt ends: the server lacks a resource, such as space on its disk.
     NotNow(Problem),
-    /// It is sealed and may have its name already: the disk must be asked.
-    Unsure,
     /// The record is final or of a later attempt, which is not this task's.
     Lost,
     /// The key of its request leads to another transfer. Nothing of it is on record.
@@ -77,6 +77,8 @@ impl From<Problem> for Ending {
 pub(super) enum Attempted {
     /// The download is there.
     Done,
+    /// Everything has come and is sealed on record; the disk did not name it at once.
+    Sealed,
     /// It was cut short; some bytes may have come.
     Interrupted { why: String, progress: bool },
 }
@@ -119,7 +121,8 @@ impl Life {
             asks: asks_in,
             ordered: Arc::clone(&ordered),
         };
-        let (shared, sealed) = (Arc::clone(shared), matches!(transfer.phase, Phase::Sealed(_)));
+        let may_be_named = matches!(transfer.phase, Phase::Sealed(_));
+        let shared = Arc::clone(shared);
         (
             Self {
                 shared,
@@ -131,7 +134,8 @@ impl Life {
                 berth,
                 key: None,
                 request_id: Uuid::nil(),
-                sealed,
+                may_be_named,
+                cancel: None,
                 backoff: again(),
                 lost: 0,
                 fruitless_since: None,
@@ -143,8 +147,13 @@ impl Life {
     }
 
     /// A transfer that an earlier process left unfinished.
-    pub(super) fn resume(shared: &Arc<Shared>, transfer: Transfer) -> (Self, Handle) {
-        let (life, handle) = Self::begin(shared, transfer);
+    pub(super) fn resume(
+        shared: &Arc<Shared>,
+        transfer: Transfer,
+        cancel: Option<Problem>,
+    ) -> (Self, Handle) {
+        let (mut life, handle) = Self::begin(shared, transfer);
+        life.cancel = cancel;
         life.show(Stage::Starting);
         (life, handle)
     }
@@ -154,8 +163,7 @@ impl Life {
         match self.live().await {
             Err(Ending::Failed(problem)) => self.fail(problem).await,
             Err(Ending::Lost) => self.log_lost(),
-            Ok(()) | Err(Ending::Left | Ending::NotNow(_) | Ending::Unsure | Ending::Discarded) => {
-            }
+            Ok(()) | Err(Ending::Left | Ending::NotNow(_) | Ending::Discarded) => {}
         }
     }
 
@@ -165,8 +173,12 @@ impl Life {
             self.log_created();
             self.show(Stage::Starting);
         }
-        if self.sealed && self.publish().await? {
+        if self.may_be_named && self.publish().await? {
             return Ok(());
+        }
+        // Accepted by an earlier process.
+        if let Some(cancel) = self.cancel.take() {
+            return Err(cancel.into());
         }
         loop {
             if self.shared.lifecycle.drain().is_cancelled() {
@@ -181,6 +193,12 @@ impl Life {
             drop(turn);
             match attempted {
                 Ok(Attempted::Done) => return Ok(()),
+                // Its turn is over: a disk that does not name it keeps no other transfer waiting.
+                Ok(Attempted::Sealed) => {
+                    if self.publish().await? {
+                        return Ok(());
+                    }
+                }
                 Err(Ending::NotNow(problem)) => self.hindered(problem).await?,
                 Err(ending) => return Err(ending),
                 Ok(Attempted::Interrupted { why, progress }) => {
@@ -260,11 +278,15 @@ impl Life {
         }
     }
 
-    /// Heeds an ask while no order is out: what is not a cancel comes too late, and so does a
-    /// cancel once the file may have its name.
+    /// Handles an ask while no order is out: what is not a cancel comes too late. A cancel waits
+    /// while the file may have its name.
     pub(super) async fn heed_idly(&mut self, ask: Ask) -> Result<(), Ending> {
         match ask {
-            Ask::Cancel(_) if self.sealed || self.transfer.is_final() => Ok(()),
+            Ask::Cancel(_) if self.transfer.is_final() => Ok(()),
+            Ask::Cancel(problem) if self.may_be_named => {
+                self.cancel.get_or_insert(problem);
+                Ok(())
+            }
             Ask::Cancel(problem) => Err(problem.into()),
             Ask::Answer { .. } => Ok(()),
             Ask::Extend { until, done } => {

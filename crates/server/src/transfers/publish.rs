@@ -3,56 +3,110 @@
 use std::time::Duration;
 
 use filepull_core::backoff::Ended;
-use filepull_core::disk::{self, Committed, Disk as _, Durable, Extent, Sealed};
+use filepull_core::disk::{self, Committed, Disk as _, DiskError, Durable, Extent, Sealed};
+use filepull_core::problem::{Code, Problem};
 use filepull_core::transfer::{Phase, Recovery};
 use tokio::time::sleep;
 use tracing::error;
 
-use super::failed::Waits;
+use super::failed::{Failed, Waits};
 use super::life::{Ending, Life, again};
-use super::now;
-use super::view::Stage;
-use crate::store::Partial;
+use super::view::{Stage, WaitingFor};
+use super::{now, store_failed};
+use crate::store::{Partial, StoreError};
+
+/// Why a sealed file has no name yet.
+enum Unnamed {
+    /// The disk certainly did not name it, for this reason.
+    Refused(Problem),
+    /// The disk failed: the name may be there.
+    Unknown(Problem),
+    /// Not the disk's fault.
+    Ended(Ending),
+}
+
+impl From<DiskError<StoreError>> for Unnamed {
+    fn from(error: DiskError<StoreError>) -> Self {
+        let is_refusal = matches!(error, DiskError::NotDone(_));
+        let (Failed::Disk(problem) | Failed::NotNow(problem)) = store_failed(&error.into_cause());
+        if is_refusal { Self::Refused(problem) } else { Self::Unknown(problem) }
+    }
+}
 
 impl Life {
-    /// Publishes what the record says is sealed, and retries until that is done: the name may be
-    /// there already, so that nobody can be told of a failure any more. If nothing is held it begins
-    /// by searching the disk, as after a restart.
+    /// Names what was just sealed. False if the disk did not do it: then [`publish`](Self::publish).
+    pub(super) async fn name_at_once(&mut self) -> Result<bool, Ending> {
+        let Some(held) = self.held.take() else { return Ok(false) };
+        match self.name(held.partial).await {
+            Ok(Some(named)) => self.named(named).await.map(|()| true),
+            Ok(None) => Ok(false),
+            Err(Unnamed::Ended(ending)) => Err(ending),
+            Err(Unnamed::Refused(_) | Unnamed::Unknown(_)) => Ok(false),
+        }
+    }
+
+    /// Publishes what the record says is sealed; begins by searching the disk, as after a restart,
+    /// and holds nobody's turn. While the disk refuses the name or fails, the transfer waits with its
+    /// bytes. It ends when the disk certainly has not named it and it is cancelled, or its deadline
+    /// is over; while the name may be there, nothing ends it.
     ///
     /// False if nothing is left of the file: it must be sent again.
     pub(super) async fn publish(&mut self) -> Result<bool, Ending> {
-        let mut published = match self.held.take() {
-            None => self.publish_found().await,
-            Some(held) => self.name(held.partial).await,
-        };
+        let since = now();
         let (mut backoff, mut waits) = (again(), None);
-        while let Err(Ending::Unsure) = published {
+        loop {
+            self.may_be_named = true;
+            let problem = match self.publish_found().await {
+                Ok(Some(named)) => return self.named(named).await.map(|()| true),
+                Ok(None) => {
+                    self.may_be_named = false;
+                    self.end_if_cancelled()?;
+                    self.start_over().await?;
+                    return Ok(false);
+                }
+                Err(Unnamed::Ended(ending)) => return Err(ending),
+                Err(Unnamed::Refused(problem)) => {
+                    self.may_be_named = false;
+                    self.end_if_cancelled()?;
+                    if self.away_until(since) <= now() {
+                        let detail =
+                            format!("The file arrived and has no name: {}", problem.detail);
+                        return Err(Problem::new(Code::StorageFailed, detail).into());
+                    }
+                    problem
+                }
+                Err(Unnamed::Unknown(problem)) => problem,
+            };
             if waits.is_none() {
                 waits = Some(Waits::begin(&self.shared));
                 let (transfer, client) = (self.transfer.id, &self.transfer.client);
                 error!(
-                    event = "transfer.unknown", %transfer, %client,
-                    "whether the download is safe cannot be told yet; looking again until it can"
+                    event = "transfer.publish_delayed", %transfer, %client,
+                    reason = problem.detail, "the disk has not named the download yet; retrying"
                 );
-                self.show(Stage::Running);
             }
+            let deadline = (!self.may_be_named).then(|| self.away_until(since));
+            self.show_until(Stage::Waiting(WaitingFor::Disk), deadline, Some(problem.detail));
             let pause = backoff.next(Ended::Lost { lived: Duration::ZERO }, fastrand::f64());
             self.unless_ended(sleep(pause)).await?;
-            published = self.publish_found().await;
         }
-        let Some(named) = published? else {
-            self.start_over().await?;
-            return Ok(false);
-        };
+    }
+
+    /// The download has its name: notes that.
+    async fn named(&mut self, named: Durable) -> Result<(), Ending> {
         self.transfer.published(now(), named);
         self.record().await?;
         self.show_done();
-        Ok(true)
+        Ok(())
+    }
+
+    fn end_if_cancelled(&mut self) -> Result<(), Ending> {
+        self.cancel.take().map_or(Ok(()), |cancel| Err(cancel.into()))
     }
 
     /// Searches for what is sealed, and names it; none if it is nowhere. The agent is not needed.
     /// Never on the same descriptors: the system reports a lost write only once.
-    async fn publish_found(&mut self) -> Result<Option<Durable>, Ending> {
+    async fn publish_found(&mut self) -> Result<Option<Durable>, Unnamed> {
         let Recovery::FindSealed(download) = self.transfer.recovery() else { return Ok(None) };
         let key = self.transfer.partial();
         let job = self.on_disk(move |store| {
@@ -62,24 +116,32 @@ impl Life {
             }
             Ok(found)
         });
-        match job.await.map_err(|error| self.disk_failed(error))? {
+        match job.await? {
             Sealed::Named(named) => Ok(Some(named)),
-            Sealed::Unnamed(resumed) => self.name(resumed.partial).await,
+            Sealed::Unnamed(resumed) => {
+                self.may_be_named = false;
+                while let Ok(ask) = self.asks.try_recv() {
+                    self.heed_idly(ask).await.map_err(Unnamed::Ended)?;
+                }
+                self.end_if_cancelled().map_err(Unnamed::Ended)?;
+                self.name(resumed.partial).await
+            }
             Sealed::Lost => Ok(None),
         }
     }
 
     /// Names a partial, by the first name that nothing else has.
-    async fn name(&mut self, partial: Partial) -> Result<Option<Durable>, Ending> {
+    async fn name(&mut self, partial: Partial) -> Result<Option<Durable>, Unnamed> {
         loop {
             let Phase::Sealed(download) = &self.transfer.phase else { return Ok(None) };
             let (partial, name) = (partial.clone(), download.name.clone());
-            let committed = self.on_disk(move |store| store.commit(&partial, &name)).await;
-            match committed.map_err(|error| self.disk_failed(error))? {
+            self.may_be_named = true;
+            match self.on_disk(move |store| store.commit(&partial, &name)).await? {
                 Committed::Named(named) => return Ok(Some(named)),
                 Committed::Taken => self.transfer.name_taken(),
             }
-            self.record_sealed().await?;
+            self.record_sealed().await.map_err(Unnamed::Ended)?;
+            self.end_if_cancelled().map_err(Unnamed::Ended)?;
         }
     }
 }

@@ -211,7 +211,11 @@ async fn records_that_fail_when_a_file_is_whole_do_not_cost_the_file() {
     let order = bed.order().await;
     let mut said = bed.upload(&order, 4, whole(b"data"));
     bed.waits_for_us().await;
-    assert_eq!(bed.names(), [store::partial_name(id, 1)], "nothing is published, nothing is lost");
+    assert_eq!(
+        bed.names(),
+        [crate::store::partial_name(id, 1)],
+        "nothing is published, nothing is lost"
+    );
     bed.accept_again();
     assert!(bed.ended(id).await.download().is_some());
     assert!(matches!(soon(said.recv()).await, Some(Reply::Stored { .. })));
@@ -257,6 +261,88 @@ async fn a_trigger_that_cannot_be_recorded_starts_nothing() {
     assert_eq!(bed.transfers.counts(), Counts::default());
 }
 
+/// What an earlier process sealed, under this name, and of which it accepted a cancel.
+async fn cancelled(folder: PathBuf, records: &Records, is_named: bool) -> TransferId {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::create_dir(&folder).unwrap();
+    let mut transfer = Transfer::new(client(), None, "test".to_owned(), now());
+    let name = DownloadName::new(DateTime::UNIX_EPOCH, "data.txt");
+    let partial = crate::store::partial_name(transfer.id, transfer.generation);
+    let path = folder.join(if is_named { name.to_string() } else { partial });
+    std::fs::write(&path, "data").unwrap();
+    let inode = path.metadata().unwrap().ino();
+    let digest = Digest::of(b"data");
+    transfer.phase = Phase::Sealed(Download { source: source(4), name, size: 4, digest, inode });
+    records.save(&transfer).await.unwrap();
+    records.keep_cancel(transfer.id, "Cancelled by test.").await.unwrap();
+    transfer.id
+}
+
+#[tokio::test]
+async fn an_accepted_cancel_takes_effect_after_a_restart_unless_the_name_is_there() {
+    for is_named in [false, true] {
+        let mut id = None;
+        let bed = Bed::start_with(async |folder, records| {
+            id = Some(cancelled(folder, records, is_named).await);
+        })
+        .await;
+        let ended = bed.ended(id.unwrap()).await;
+        let problem = ended.problem().map(|problem| problem.detail.as_str());
+        assert_eq!(problem, (!is_named).then_some("Cancelled by test."));
+        assert_eq!(bed.names().len(), usize::from(is_named), "{:?}", bed.names());
+    }
+}
+
+#[tokio::test]
+async fn a_cancel_of_a_file_that_may_have_its_name_is_on_record_before_its_answer() {
+    let mut id = None;
+    let bed = Bed::start_with(async |folder, records| {
+        id = Some(sealed(folder, records).await.id);
+    })
+    .await;
+    let id = id.unwrap();
+    bed.waits_for_us().await;
+    let view = soon(bed.transfers.cancel(id, "test")).await.unwrap();
+    assert_eq!(view.state(), State::Waiting(WaitingFor::Disk));
+    assert_eq!(bed.records.cancels().await.unwrap().len(), 1);
+    // The partial cannot be found and the name can: the cancel came too late.
+    let folder = bed.folder.path().join("client4");
+    std::fs::remove_file(&folder).unwrap();
+    std::fs::rename(folder.with_extension("aside"), &folder).unwrap();
+    assert!(bed.ended(id).await.download().is_some());
+}
+
+#[tokio::test]
+async fn leftovers_are_swept_beside_the_work_and_an_unexpected_entry_stops_nothing() {
+    let mut wanted = None;
+    let bed = Bed::start_with(async |folder, records| {
+        std::fs::create_dir(&folder).unwrap();
+        let mut transfer = Transfer::new(client(), None, "test".to_owned(), now());
+        transfer.generation = 2;
+        let checkpoint = filepull_core::receive::Prefix::empty();
+        transfer.phase = Phase::Receiving { source: source(4), checkpoint };
+        records.save(&transfer).await.unwrap();
+        let name = |generation| crate::store::partial_name(transfer.id, generation);
+        for generation in [1, 2] {
+            std::fs::write(folder.join(name(generation)), "").unwrap();
+        }
+        // A folder with the name of a partial, and a link in the place of a client's folder.
+        let stray = crate::store::partial_name(TransferId::generate(), 1);
+        std::fs::create_dir(folder.join(stray)).unwrap();
+        std::os::unix::fs::symlink(&folder, folder.with_file_name("another")).unwrap();
+        wanted = Some((name(1), name(2)));
+    })
+    .await;
+    let (unwanted, wanted) = wanted.unwrap();
+    let swept = async {
+        while bed.names().contains(&unwanted) {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(swept).await;
+    assert!(bed.names().contains(&wanted));
+}
+
 /// What an earlier process sealed and named, and what is in the way of finding it.
 async fn sealed(folder: PathBuf, records: &Records) -> Transfer {
     use std::os::unix::fs::MetadataExt as _;
@@ -285,8 +371,9 @@ async fn a_sealed_download_that_cannot_be_looked_for_stays_under_way_until_it_ca
     .await;
     let id = id.unwrap();
     bed.waits_for_us().await;
-    let view = bed.transfers.find(id).await.unwrap();
-    assert_eq!(view.state(), State::Running);
+    let mut view = bed.transfers.watch(id).unwrap();
+    let waits = view.wait_for(|view| view.state() == State::Waiting(WaitingFor::Disk));
+    assert!(soon(waits).await.unwrap().reason.is_some());
     let pulled = bed.pull().await.unwrap();
     assert_eq!((pulled.id, pulled.joined), (id, true));
     let folder = bed.folder.path().join("client4");
@@ -306,7 +393,7 @@ async fn the_partial_of_a_damaged_transfer_stays_until_its_record_is_final() {
         transfer.generation = 1;
         records.save(&transfer).await.unwrap();
         std::fs::create_dir(&folder).unwrap();
-        std::fs::write(folder.join(store::partial_name(transfer.id, 1)), "data").unwrap();
+        std::fs::write(folder.join(crate::store::partial_name(transfer.id, 1)), "data").unwrap();
         let database = folder.parent().unwrap().join(RECORDS_FOLDER).join("records.db");
         let connection = rusqlite::Connection::open(database).unwrap();
         connection.execute_batch("UPDATE transfers SET generation = 7").unwrap();
@@ -314,7 +401,7 @@ async fn the_partial_of_a_damaged_transfer_stays_until_its_record_is_final() {
     };
     let bed = Bed::start_with(folder).await;
     let id = id.unwrap();
-    assert_eq!(bed.names(), [store::partial_name(id, 1)]);
+    assert_eq!(bed.names(), [crate::store::partial_name(id, 1)]);
     // It has ended: it is neither open nor in the way of the next.
     assert_eq!(bed.transfers.counts(), Counts::default());
     let shown = bed.transfers.look_up(id).await.unwrap();

@@ -78,7 +78,7 @@ impl Life {
 
     /// A pull that never began waits as long as it was told to; one that did waits for the client
     /// to come back.
-    fn away_until(&self, since: DateTime<Utc>) -> DateTime<Utc> {
+    pub(super) fn away_until(&self, since: DateTime<Utc>) -> DateTime<Utc> {
         let resume_until = since + self.shared.limits.resume_within;
         match (self.transfer.started_at, self.transfer.queue_until) {
             (None, Some(queue_until)) => queue_until,

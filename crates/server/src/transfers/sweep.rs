@@ -1,0 +1,80 @@
+//! Removes the partials that no unfinished transfer owns, beside the work: the start of the server
+//! waits for no client's folder.
+//!
+//! The record decides, one partial at a time: it names the partial before anything depends on it. A
+//! partial that was begun since the start of this process is never removed, because its record may
+//! still be on its way.
+
+use std::sync::Arc;
+
+use filepull_core::disk::PartialKey;
+use filepull_core::human::chain;
+use filepull_core::id::ClientId;
+use filepull_core::transfer::Phase;
+use tracing::{debug, info, warn};
+
+use super::Shared;
+use super::disk::run;
+use crate::records::Recorded;
+use crate::store::StoreError;
+
+/// Ends when every folder was read once, or when the process takes no new work.
+pub(super) async fn sweep(shared: Arc<Shared>) {
+    let drain = shared.lifecycle.drain().clone();
+    let swept = async {
+        let n_removed = all(&shared).await;
+        shared.store.end_sweep();
+        if 0 < n_removed {
+            info!(event = "store.swept", n_removed, "removed partials that no transfer owns");
+        } else {
+            debug!(event = "store.swept", n_removed, "no partial was left over");
+        }
+    };
+    let _ = drain.run_until_cancelled(swept).await;
+}
+
+async fn all(shared: &Shared) -> usize {
+    let mut n_removed = 0;
+    let store = shared.store.clone();
+    for client in found(run(move || store.clients()).await) {
+        let (store, folder) = (shared.store.clone(), client.clone());
+        for partial in found(run(move || store.partials(&folder)).await) {
+            if !is_wanted(shared, &partial).await && remove(shared, partial).await {
+                n_removed += 1;
+            }
+        }
+    }
+    n_removed
+}
+
+/// What cannot be read costs itself alone: the sweep continues.
+fn found<T>(read: Result<Vec<T>, StoreError>) -> Vec<T> {
+    read.unwrap_or_else(|error| {
+        warn!(event = "store.sweep_failed", error = %chain(&error), "a folder was not swept");
+        Vec::new()
+    })
+}
+
+/// Whether the record says that the transfer still needs this partial. One that cannot be read may.
+async fn is_wanted(shared: &Shared, partial: &PartialKey) -> bool {
+    match shared.records.transfer(partial.transfer).await {
+        Ok(None) => false,
+        Ok(Some(Recorded::Readable(transfer))) => match transfer.phase {
+            Phase::Receiving { .. } | Phase::Sealed(_) => transfer.partial() == *partial,
+            Phase::Queued | Phase::Done(_) | Phase::Failed(_) | Phase::Cancelled(_) => false,
+        },
+        Ok(Some(Recorded::Damaged(_))) | Err(_) => true,
+    }
+}
+
+async fn remove(shared: &Shared, partial: PartialKey) -> bool {
+    let (store, client): (_, ClientId) = (shared.store.clone(), partial.client.clone());
+    match run(move || store.remove_leftover(&partial)).await {
+        Ok(removed) => removed,
+        Err(error) => {
+            let error = chain(&error);
+            warn!(event = "store.sweep_failed", %client, %error, "a leftover was not removed");
+            false
+        }
+    }
+}
