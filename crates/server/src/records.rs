@@ -24,6 +24,7 @@ mod statement;
 #[cfg(test)]
 mod tests;
 mod transfers;
+mod walk;
 mod writer;
 
 use std::collections::{HashMap, HashSet};

@@ -16,7 +16,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::records::{Records, RecordsError};
+use crate::records::{OldTransfers, Records, RecordsError};
 use crate::store::Store;
 
 /// How many records leave in one commit: a trigger that comes meanwhile waits for them.
@@ -55,11 +55,36 @@ struct Pass {
     kept: usize,
 }
 
+/// Where the scan for old records is.
+#[derive(Debug)]
+struct Scan {
+    old: OldTransfers,
+    n_passes: u32,
+}
+
+/// After so many passes the scan begins again with the oldest record: downloads may have been deleted
+/// meanwhile. With the default that is once in 30 days.
+const PASSES_PER_SCAN: u32 = 30;
+
+impl Scan {
+    fn new(records: &Records) -> Self {
+        Self { old: records.old_transfers(), n_passes: 0 }
+    }
+
+    fn begin_pass(&mut self, records: &Records) {
+        if self.n_passes == PASSES_PER_SCAN {
+            *self = Self::new(records);
+        }
+        self.n_passes += 1;
+    }
+}
+
 /// Looks for old records again and again. Ends when nothing new may begin.
 pub(crate) async fn run(records: Records, store: Store, keep: Keep, drain: CancellationToken) {
+    let mut scan = Scan::new(&records);
     loop {
         let began = Instant::now();
-        match drain.run_until_cancelled(pass(&records, &store, keep)).await {
+        match drain.run_until_cancelled(pass(&records, &store, keep, &mut scan)).await {
             None => return,
             Some(Ok(Pass { forgotten, kept })) if 0 < forgotten => {
                 let seconds = began.elapsed().as_secs_f64();
@@ -91,7 +116,13 @@ fn every(keep: Keep) -> Duration {
     }
 }
 
-async fn pass(records: &Records, store: &Store, keep: Keep) -> Result<Pass, RecordsError> {
+/// Looks at what has grown old since the last pass.
+async fn pass(
+    records: &Records,
+    store: &Store,
+    keep: Keep,
+    scan: &mut Scan,
+) -> Result<Pass, RecordsError> {
     let now = Utc::now();
     while records.forget_keys(now, AT_ONCE).await? {}
     let mut pass = Pass::default();
@@ -101,10 +132,10 @@ async fn pass(records: &Records, store: &Store, keep: Keep) -> Result<Pass, Reco
         Keep::Forever => None,
     };
     let Some(before) = before else { return Ok(pass) };
-    let mut old = records.old_transfers(before);
+    scan.begin_pass(records);
     loop {
         let began = Instant::now();
-        let Some(transfers) = old.next(AT_ONCE).await? else { return Ok(pass) };
+        let Some(transfers) = scan.old.next(before, AT_ONCE).await? else { return Ok(pass) };
         let n_old = transfers.len();
         let gone = without_download(store, transfers).await;
         if !gone.is_empty() {

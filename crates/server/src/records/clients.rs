@@ -29,7 +29,7 @@ const LEFT: &str = "UPDATE clients SET connected = $11, last_seen_at = $3, \
 
 /// Touches only clients that were connected, or would have been, when a server ended. The values of
 /// `connected` are those above.
-const CUT_OFF: &str = "UPDATE clients SET \
+pub(super) const CUT_OFF: &str = "UPDATE clients SET \
      connected = CASE connected WHEN 3 THEN 0 ELSE 3 END, \
      disconnected_at = CASE connected WHEN 1 THEN $1 ELSE disconnected_at END, \
      disconnect_reason = CASE connected WHEN 1 THEN $2 ELSE disconnect_reason END, \

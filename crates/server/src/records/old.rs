@@ -5,14 +5,13 @@ use chrono::{DateTime, Utc};
 use filepull_core::id::TransferId;
 use filepull_core::transfer::Transfer;
 
-use super::fields::Fields;
-use super::statement::{Row, Statement};
+use super::statement::Statement;
 use super::transfers;
+use super::walk::Walk;
 use super::{KEEP_KEYS, Records, RecordsError};
 
-/// Ids are the order in which transfers were made, nearly the order in which they lie in the file,
-/// and bounded by a time: neither another index nor a look at younger rows is needed.
-const PAGE: &str = "SELECT * FROM transfers WHERE id > $1 AND id < $2 ORDER BY id LIMIT $3";
+/// Bounded by a time: no look at younger rows is needed.
+const OLDER: &str = "SELECT * FROM transfers WHERE created_at < ";
 
 /// What is final never changes, so that nothing has to be asked again.
 const FORGET: &str = "DELETE FROM transfers WHERE id = $1";
@@ -20,19 +19,17 @@ const FORGET: &str = "DELETE FROM transfers WHERE id = $1";
 const FORGET_KEYS: &str = "DELETE FROM request_keys WHERE id IN \
      (SELECT id FROM request_keys WHERE made_at < $1 LIMIT $2) RETURNING 1";
 
-/// Goes through the transfers that were made before a time, oldest first.
+/// Goes through the transfers, oldest first, and remembers how far it has come.
 #[derive(Debug)]
 pub struct OldTransfers {
     records: Records,
-    before: DateTime<Utc>,
-    /// The id of the last row seen. Text, as it is in the row: it may be damaged.
-    seen: String,
+    walk: Walk,
 }
 
 impl Records {
-    /// The transfers that became final before this time.
-    pub fn old_transfers(&self, before: DateTime<Utc>) -> OldTransfers {
-        OldTransfers { records: self.clone(), before, seen: String::new() }
+    /// Goes through the transfers from the oldest on.
+    pub fn old_transfers(&self) -> OldTransfers {
+        OldTransfers { records: self.clone(), walk: Walk::default() }
     }
 
     /// Removes final transfers, all in one commit. Whoever saves at the same time waits for it.
@@ -56,24 +53,29 @@ impl Records {
 }
 
 impl OldTransfers {
-    /// Looks at the next `limit` records and returns those that are old; `None` after the last. A
-    /// record that cannot be read is passed over: what it says of its file may be wrong.
+    /// Looks at the next `limit` records from before a time, and returns those that became final
+    /// before it; `None` if there are no more yet. A record that cannot be read is passed over: what
+    /// it says of its file may be wrong.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn next(&mut self, limit: u32) -> Result<Option<Vec<Transfer>>, RecordsError> {
-        let end = TransferId::first_at(self.before).to_string();
-        let page = Statement::new(PAGE).bind(self.seen.clone()).bind(end).bind(limit);
-        let rows = self.records.readers.list(page).await?;
-        let Some(last) = rows.last() else { return Ok(None) };
-        self.seen = Fields::new("transfer", last).text("id")?.to_owned();
-        Ok(Some(rows.iter().filter_map(|row| self.read(row)).collect()))
-    }
-
-    fn read(&self, row: &Row) -> Option<Transfer> {
+    pub async fn next(
+        &mut self,
+        before: DateTime<Utc>,
+        limit: u32,
+    ) -> Result<Option<Vec<Transfer>>, RecordsError> {
+        let mut older = Statement::new(OLDER);
+        older.push_bind(before.timestamp_millis());
+        let Some(page) = self.walk.next(older, limit) else { return Ok(None) };
+        let mut rows = self.records.readers.list(page).await?;
+        if rows.is_empty() {
+            return Ok(None);
+        }
+        self.walk.moved(&mut rows, limit);
         let is_old = |transfer: &Transfer| {
-            transfer.is_final() && transfer.finished_at.is_some_and(|at| at < self.before)
+            transfer.is_final() && transfer.finished_at.is_some_and(|at| at < before)
         };
-        transfers::read(row).ok().filter(is_old)
+        let old = rows.iter().filter_map(|row| transfers::read(row).ok().filter(is_old));
+        Ok(Some(old.collect()))
     }
 }

@@ -1,6 +1,4 @@
 //! The records as another process reads them: beside the server that writes them, or without one.
-//!
-//! Nothing is held between two pages: a log that somebody reads cannot be emptied, and would grow.
 
 use std::path::Path;
 
@@ -11,6 +9,7 @@ use tokio::task::spawn_blocking;
 use super::fields::Fields;
 use super::readers::Pool;
 use super::statement::{Row, Statement};
+use super::walk::Walk;
 use super::{RecordsError, schema, transfers};
 
 const HAS_CLIENT: &str = "SELECT 1 FROM clients WHERE id = $1";
@@ -25,7 +24,7 @@ const TOTALS_OF_CLIENT: &str = "SELECT COUNT(*) AS n, \
      CAST(COALESCE(SUM(download_size), 0) AS BIGINT) AS bytes \
      FROM transfers WHERE state = 'done' AND client = $1";
 
-const PAGE: &str = "SELECT * FROM transfers WHERE client = $1 AND id > $2 ORDER BY id LIMIT $3";
+const OF_CLIENT: &str = "SELECT * FROM transfers WHERE client = ";
 
 /// A handle that can only read; cheap to clone.
 #[derive(Clone, Debug)]
@@ -38,8 +37,7 @@ pub struct RecordsReader {
 pub struct ClientTransfers {
     readers: Pool,
     client: ClientId,
-    /// The id of the last row seen. Text, as it is in the row: it may be damaged.
-    seen: String,
+    walk: Walk,
 }
 
 /// The downloads on record.
@@ -102,7 +100,7 @@ impl RecordsReader {
 
     /// The transfers of a client.
     pub fn transfers_of(&self, client: ClientId) -> ClientTransfers {
-        ClientTransfers { readers: self.readers.clone(), client, seen: String::new() }
+        ClientTransfers { readers: self.readers.clone(), client, walk: Walk::default() }
     }
 }
 
@@ -115,11 +113,14 @@ impl ClientTransfers {
         &mut self,
         limit: u32,
     ) -> Result<Option<Vec<Result<Transfer, RecordsError>>>, RecordsError> {
-        let page =
-            Statement::new(PAGE).bind(self.client.as_str()).bind(self.seen.as_str()).bind(limit);
-        let rows = self.readers.rows(page).await?;
-        let Some(last) = rows.last() else { return Ok(None) };
-        self.seen = Fields::new("transfer", last).text("id")?.to_owned();
+        let mut of_client = Statement::new(OF_CLIENT);
+        of_client.push_bind(self.client.as_str());
+        let Some(page) = self.walk.next(of_client, limit) else { return Ok(None) };
+        let mut rows = self.readers.rows(page).await?;
+        if rows.is_empty() {
+            return Ok(None);
+        }
+        self.walk.moved(&mut rows, limit);
         Ok(Some(rows.iter().map(transfers::read).collect()))
     }
 }

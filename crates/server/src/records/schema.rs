@@ -10,7 +10,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::RecordsError;
 
 /// What turns version `n` of the schema into version `n + 1`. Steps are added, never edited.
-const STEPS: [&str; 2] = [include_str!("schema.sql"), include_str!("downloads.sql")];
+const STEPS: [&str; 1] = [include_str!("schema.sql")];
 
 /// Nobody else writes, but an operator's `sqlite3` may hold a lock for a moment.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);

@@ -51,6 +51,10 @@ CREATE INDEX transfers_by_state ON transfers (state, created_at, id);
 CREATE INDEX transfers_by_error ON transfers (error_code, created_at, id)
     WHERE error_code IS NOT NULL;
 CREATE INDEX transfers_done ON transfers (client, finished_at, id) WHERE state = 'done';
+CREATE INDEX transfers_done_by_path ON transfers (client, path, finished_at, id)
+    WHERE state = 'done' AND path IS NOT NULL;
+CREATE INDEX transfers_by_name ON transfers (client, download_name)
+    WHERE download_name IS NOT NULL;
 CREATE INDEX transfers_unfinished ON transfers (created_at, id)
     WHERE state NOT IN ('done', 'failed', 'cancelled');
 

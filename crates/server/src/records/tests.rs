@@ -245,3 +245,22 @@ async fn records_that_disappear_take_nothing_until_they_are_back() {
     assert!(matches!(replaced, Err(SaveError::Records(RecordsError::Gone { .. }))), "{replaced:?}");
     assert_eq!(unfinished(&records).await, [before, after]);
 }
+
+#[tokio::test]
+async fn every_statement_of_the_start_reads_an_index_and_no_table() {
+    let room = Room::new();
+    let records = room.open().await;
+    records.close().await.unwrap();
+    let connection = rusqlite::Connection::open(room.folder().join("records.db")).unwrap();
+    for sql in [super::transfers::UNFINISHED, super::clients::CUT_OFF] {
+        let mut plan = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        let (mut rows, mut steps) = (plan.raw_query(), Vec::new());
+        while let Some(row) = rows.next().unwrap() {
+            steps.push(row.get::<_, String>(3).unwrap());
+        }
+        let of_index = |step: &String| {
+            ["transfers_unfinished", "clients_connected"].iter().any(|i| step.contains(i))
+        };
+        assert!(steps.iter().all(of_index), "{sql}: {steps:?}");
+    }
+}

@@ -25,7 +25,7 @@ const ONE: &str = "SELECT * FROM transfers WHERE id = $1";
 
 /// The words of final states as in the index of unfinished transfers. A state that this version does
 /// not know counts as unfinished.
-const UNFINISHED: &str = "SELECT * FROM transfers \
+pub(super) const UNFINISHED: &str = "SELECT * FROM transfers \
      WHERE state NOT IN ('done', 'failed', 'cancelled') ORDER BY created_at, id";
 
 const NEWEST: &str = "SELECT * FROM transfers WHERE client = $1 \

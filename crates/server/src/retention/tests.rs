@@ -58,7 +58,11 @@ impl Bed {
     }
 
     async fn pass(&self, keep: Keep) -> Pass {
-        pass(&self.records, &self.store, keep).await.unwrap()
+        self.pass_of(&mut Scan::new(&self.records), keep).await
+    }
+
+    async fn pass_of(&self, scan: &mut Scan, keep: Keep) -> Pass {
+        pass(&self.records, &self.store, keep, scan).await.unwrap()
     }
 
     async fn left(&self) -> Vec<TransferId> {
@@ -119,4 +123,25 @@ fn a_time_to_keep_is_read_as_it_is_typed() {
     assert_eq!("30d".parse(), Ok(Keep::For(Duration::from_hours(30 * 24))));
     assert_eq!("forever".parse(), Ok(Keep::Forever));
     assert!("never".parse::<Keep>().is_err_and(|said| said.ends_with("Or write forever.")));
+}
+
+#[tokio::test]
+async fn what_was_kept_is_not_looked_at_in_each_pass() {
+    let ago = |n| Utc::now() - DAYS - TimeDelta::seconds(n);
+    let kept = done(ago(100));
+    let bed = Bed::new(&[&kept]).await;
+    bed.put_download(&kept);
+    let keep = Keep::For(DAYS.to_std().unwrap());
+    let mut scan = Scan::new(&bed.records);
+    assert_eq!(bed.pass_of(&mut scan, keep).await, Pass { forgotten: 0, kept: 1 });
+    fs::remove_dir_all(bed.folder.path().join("client4")).unwrap();
+    let next = failed(ago(50));
+    bed.records.save(&next).await.unwrap();
+    assert_eq!(bed.pass_of(&mut scan, keep).await, Pass { forgotten: 1, kept: 0 });
+    assert_eq!(bed.left().await, [kept.id]);
+    for _ in 2..PASSES_PER_SCAN {
+        assert_eq!(bed.pass_of(&mut scan, keep).await, Pass::default());
+    }
+    assert_eq!(bed.pass_of(&mut scan, keep).await, Pass { forgotten: 1, kept: 0 });
+    assert!(bed.left().await.is_empty());
 }

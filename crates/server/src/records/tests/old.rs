@@ -10,8 +10,8 @@ fn ended(made: i64, ended: i64, phase: Phase) -> Transfer {
 }
 
 async fn old(records: &Records, before: i64, limit: u32) -> Vec<Transfer> {
-    let (mut old, mut found) = (records.old_transfers(time(before)), Vec::new());
-    while let Some(page) = old.next(limit).await.unwrap() {
+    let (mut old, mut found) = (records.old_transfers(), Vec::new());
+    while let Some(page) = old.next(time(before), limit).await.unwrap() {
         found.extend(page);
     }
     found
