@@ -15,6 +15,7 @@ mod product;
 mod records;
 mod report;
 mod rig;
+mod scale;
 mod server;
 mod source;
 mod stats;
@@ -74,6 +75,9 @@ enum Mode {
     /// Many transfers on record: the size of the database, and how long who waits.
     #[command(hide = true)]
     Records(records::Args),
+    /// Milliseconds of single requests, memory and start of a server with a million records, 100,000
+    /// known clients and 10,000 waiting transfers.
+    Scale(scale::Args),
     /// MB/s over a long line, with the product's window and with tonic's (needs root).
     Distance(distance::Args),
     /// How long control messages take while a file uses a slow uplink (needs root).
@@ -89,6 +93,7 @@ Then:    cargo run --release -p filepull-bench -- throughput --peers --json thro
          cargo run --release -p filepull-bench -- memory --size 10MiB,1GiB --clients 1,20
          cargo run --release -p filepull-bench -- latency --dir /srv/fast
          cargo run --release -p filepull-bench -- fleet --clients 100,1000,10000
+         cargo run --release -p filepull-bench -- scale --records 1000000 --clients 100000
          sudo target/release/filepull-bench distance --rtt 40ms,100ms --rate 1Gbit,none
          sudo target/release/filepull-bench uplink --rate 5Mbit,2Mbit --loss-percent 1
 Peers:   apt-get install rsync openssh-server nginx-light";
@@ -142,6 +147,7 @@ async fn run(cli: &Cli) -> anyhow::Result<()> {
         Mode::Memory(args) => memory::run(args, &Bench::new(cli)?).await,
         Mode::Fleet(args) => fleet::run(args, &Bench::new(cli)?).await,
         Mode::Records(args) => records::run(args, &Bench::new(cli)?).await,
+        Mode::Scale(args) => scale::run(args, &Bench::new(cli)?).await,
         Mode::Distance(args) => distance::run(args, &Bench::new(cli)?).await,
         Mode::Uplink(args) => uplink::run(args, &Bench::new(cli)?).await,
         Mode::Plot(args) => plot::run(args),

@@ -1,7 +1,7 @@
 //! What many transfers on record cost: room on the disk, and time for whoever asks.
 
 mod ask;
-mod fill;
+pub(crate) mod fill;
 
 use filepull_core::human;
 

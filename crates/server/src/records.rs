@@ -494,7 +494,7 @@ impl Records {
         self.n_clients.load(Ordering::Relaxed)
     }
 
-    /// Those of these clients that are on record and can be read, in the same order.
+    /// Those of these clients that are on record and can be read, in any order.
     ///
     /// # Errors
     /// The database failed.

@@ -154,6 +154,12 @@ pub enum RefusedLine {
     Outrun(ClientId),
 }
 
+impl Default for Registry {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Registry {
     /// Starts with no client connected.
     pub fn new() -> Self {

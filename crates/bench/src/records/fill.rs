@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::time::Instant;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, NaiveTime, TimeDelta, Utc};
 use filepull_core::digest::Digest;
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::name::DownloadName;
@@ -31,37 +31,66 @@ const AT_ONCE: usize = 1000;
 
 /// What was made.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Filled {
-    pub(super) transfers: u32,
-    pub(super) clients: u32,
-    pub(super) seconds: f64,
+pub(crate) struct Filled {
+    pub(crate) transfers: u32,
+    pub(crate) clients: u32,
+    pub(crate) seconds: f64,
     /// The size of the database.
-    pub(super) bytes: u64,
+    pub(crate) bytes: u64,
 }
 
 /// Fills the data folder `server-data` in `folder`.
-pub(super) async fn fill(folder: &Path, transfers: u32, clients: u32) -> anyhow::Result<Filled> {
+pub(crate) async fn fill(folder: &Path, transfers: u32, clients: u32) -> anyhow::Result<Filled> {
     let data_dir = folder.join("server-data");
     let records_folder = data_dir.join(RECORDS_FOLDER);
     let records = Records::open(&records_folder).await?;
-    let made = Made { since: Utc::now() - SPAN, every: SPAN / transfers.cast_signed(), clients };
-    for number in 0..clients {
-        records.client_connected(&greeting(number)?, Utc::now()).await?;
-    }
-    let began = Instant::now();
-    let ids = ContextV7::new();
-    let saves = (0..transfers).map(|number| {
-        let (made, records) = (made.transfer(number, &ids), &records);
-        async move { anyhow::Ok(records.save(&made?).await?) }
-    });
-    let mut saves = stream::iter(saves).buffer_unordered(AT_ONCE);
-    while saves.try_next().await?.is_some() {}
-    drop(saves);
-    let seconds = began.elapsed().as_secs_f64();
+    let seconds = fill_records(&records, transfers, clients).await?;
     records.close().await?;
-    made.store(&data_dir, transfers)?;
+    store(&data_dir, transfers, clients)?;
     let bytes = fs::metadata(records_folder.join("records.db"))?.len();
     Ok(Filled { transfers, clients, seconds, bytes })
+}
+
+/// Records the clients, then the transfers; how long the transfers took.
+pub(crate) async fn fill_records(
+    records: &Records,
+    transfers: u32,
+    clients: u32,
+) -> anyhow::Result<f64> {
+    let connects = (0..clients).map(|number| async move {
+        anyhow::Ok(records.client_connected(&greeting(number)?, Utc::now()).await.map(drop)?)
+    });
+    at_once(connects).await?;
+    let (made, ids) = (Made::new(transfers, clients), ContextV7::new());
+    let began = Instant::now();
+    let saves = (0..transfers).map(|number| {
+        let made = made.transfer(number, &ids);
+        async move { anyhow::Ok(records.save(&made?).await?) }
+    });
+    at_once(saves).await?;
+    Ok(began.elapsed().as_secs_f64())
+}
+
+/// Waits for many writes, a batch at a time.
+pub(crate) async fn at_once(
+    writes: impl Iterator<Item = impl Future<Output = anyhow::Result<()>>>,
+) -> anyhow::Result<()> {
+    let mut writes = stream::iter(writes).buffer_unordered(AT_ONCE);
+    while writes.try_next().await?.is_some() {}
+    Ok(())
+}
+
+/// Makes files for some of the downloads.
+pub(crate) fn store(data_dir: &Path, transfers: u32, clients: u32) -> anyhow::Result<()> {
+    let (made, ids) = (Made::new(transfers, clients), ContextV7::new());
+    for number in (0..transfers).step_by(ONE_STORED_IN) {
+        let transfer = made.transfer(number, &ids)?;
+        let Some(download) = transfer.download() else { continue };
+        let folder = data_dir.join(transfer.client.as_str());
+        fs::create_dir_all(&folder)?;
+        File::create(folder.join(download.name.to_string()))?;
+    }
+    Ok(())
 }
 
 /// Which transfers are made.
@@ -72,6 +101,13 @@ struct Made {
 }
 
 impl Made {
+    fn new(transfers: u32, clients: u32) -> Self {
+        // To the day, so that files are made for what was recorded a minute ago.
+        let today = Utc::now().date_naive().and_time(NaiveTime::MIN).and_utc();
+        let every = SPAN / transfers.max(1).cast_signed();
+        Self { since: today - SPAN, every, clients }
+    }
+
     fn transfer(&self, number: u32, ids: &ContextV7) -> anyhow::Result<Transfer> {
         let created_at = self.since + self.every * number.cast_signed();
         let (seconds, nanos) = (created_at.timestamp(), created_at.timestamp_subsec_nanos());
@@ -106,23 +142,10 @@ impl Made {
             )
         })
     }
-
-    /// Makes files for some of the downloads.
-    fn store(&self, data_dir: &Path, transfers: u32) -> anyhow::Result<()> {
-        let ids = ContextV7::new();
-        for number in (0..transfers).step_by(ONE_STORED_IN) {
-            let transfer = self.transfer(number, &ids)?;
-            let Some(download) = transfer.download() else { continue };
-            let folder = data_dir.join(transfer.client.as_str());
-            fs::create_dir_all(&folder)?;
-            File::create(folder.join(download.name.to_string()))?;
-        }
-        Ok(())
-    }
 }
 
 /// The id of one of the clients.
-pub(super) fn client(number: u32) -> anyhow::Result<ClientId> {
+pub(crate) fn client(number: u32) -> anyhow::Result<ClientId> {
     Ok(ClientId::parse(&format!("store-{number:05}"))?)
 }
 

@@ -120,9 +120,15 @@ pub(super) async fn each(
     readers: &Readers,
     ids: &[ClientId],
 ) -> Result<Vec<Result<ClientRecord, RecordsError>>, RecordsError> {
-    let one = |id: &ClientId| Statement::new(ONE).bind(id.as_str());
-    let rows = readers.each(ids.iter().map(one).collect()).await?;
-    Ok(rows.iter().map(read).collect())
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut query = Statement::new("SELECT * FROM clients WHERE id IN (");
+    for (idx, id) in ids.iter().enumerate() {
+        query.push(if idx == 0 { "" } else { ", " }).push_bind(id.as_str());
+    }
+    query.push(")");
+    Ok(readers.list(query).await?.iter().map(read).collect())
 }
 
 pub(super) fn count_now(connection: &Connection) -> rusqlite::Result<u64> {

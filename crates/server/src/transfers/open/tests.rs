@@ -34,7 +34,7 @@ impl Task {
     fn end(&self) {
         let cancelled = Problem::new(Code::Cancelled, "test");
         self.view.send_modify(|view| {
-            let _ = view.transfer.fail(cancelled, Default::default(), DateTime::UNIX_EPOCH);
+            view.transfer.fail(cancelled, Default::default(), DateTime::UNIX_EPOCH);
         });
     }
 }
@@ -62,7 +62,11 @@ impl Walk<'_> {
             _ if task.view.borrow().transfer.is_final() => None,
             Stage::Waiting(WaitingFor::Turn) => Some(None),
             Stage::Waiting(WaitingFor::OtherFile) => Some(Some(task.handle.client.clone())),
-            _ => None,
+            Stage::Waiting(WaitingFor::Client | WaitingFor::Disk)
+            | Stage::Recording
+            | Stage::Starting
+            | Stage::Asked
+            | Stage::Running => None,
         };
         line(of)?;
         let mut in_line = self.0.iter().filter(|task| line(task) == line(of));

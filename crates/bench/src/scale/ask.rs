@@ -1,0 +1,185 @@
+//! Starts servers on such a folder, and asks one of them.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use futures::future::try_join_all;
+use hyper::StatusCode;
+use serde::Serialize;
+use serde_json::json;
+
+use super::Args;
+use crate::http::Http;
+use crate::records::fill::client;
+use crate::report::tell;
+use crate::server::Server;
+
+/// Nobody waits longer for one answer.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Requests of one kind end after this time.
+const KIND_LIMIT: Duration = Duration::from_secs(20);
+
+/// The first start warms the cache and does not count.
+const N_STARTS: u32 = 4;
+
+/// Callers of one kind at the same time.
+const N_CALLERS: u32 = 8;
+
+/// The kinds of requests: as the table calls them.
+const KINDS: [(&str, Kind); 6] = [
+    ("trigger", Kind::Trigger),
+    ("join", Kind::Join),
+    ("mistyped id", Kind::Mistyped),
+    ("/clients?limit=100", Kind::Clients),
+    ("/transfers?state=waiting", Kind::Waiting),
+    ("/transfers/ID", Kind::Transfer),
+];
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Trigger,
+    Join,
+    Mistyped,
+    Clients,
+    Waiting,
+    Transfer,
+}
+
+/// How long the answers to one kind of requests took, in seconds.
+#[derive(Debug, Serialize)]
+pub(super) struct Answers {
+    pub(super) name: &'static str,
+    pub(super) alone: Vec<f64>,
+    pub(super) together: Vec<f64>,
+}
+
+/// How long a start took.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct Start {
+    pub(super) ready_seconds: f64,
+    pub(super) answered_seconds: f64,
+}
+
+/// Starts servers one after the other.
+pub(super) async fn starts(
+    program: &Path,
+    folder: &Path,
+    waiting: u32,
+) -> anyhow::Result<Vec<Start>> {
+    let mut starts = Vec::new();
+    for number in 0..N_STARTS {
+        let began = Instant::now();
+        let server = start(program, folder, waiting).await?;
+        let ready_seconds = began.elapsed().as_secs_f64();
+        let http = Http::new(server.http.clone());
+        let answer = http.get("/api/v1/transfers?state=waiting&limit=1", LIMIT).await?;
+        let answered_seconds = began.elapsed().as_secs_f64();
+        anyhow::ensure!(answer.json()?["total"] == waiting, "{}", answer.text());
+        server.process.end().await?;
+        if 0 < number {
+            starts.push(Start { ready_seconds, answered_seconds });
+        }
+    }
+    Ok(starts)
+}
+
+/// The memory of a server that has shown one page of clients.
+pub(super) async fn rss_at_rest(program: &Path, folder: &Path) -> anyhow::Result<u64> {
+    let server = start(program, folder, 0).await?;
+    let http = Http::new(server.http.clone());
+    http.get("/api/v1/clients?limit=100", LIMIT).await?.json()?;
+    let rss = server.process.rss()?;
+    server.process.end().await?;
+    Ok(rss)
+}
+
+/// Asks one server for everything, alone and beside others who ask for the same.
+pub(super) async fn all(
+    program: &Path,
+    folder: &Path,
+    args: &Args,
+) -> anyhow::Result<Vec<Answers>> {
+    let server = start(program, folder, args.waiting).await?;
+    let http = Http::new(server.http.clone());
+    let first = http.get("/api/v1/transfers?state=done&limit=1000", LIMIT).await?.json()?;
+    let ids = first["items"].as_array().context("a list has items")?;
+    let ids = ids.iter().filter_map(|item| item["id"].as_str()).map(str::to_owned).collect();
+    let asker =
+        Asker { base: server.http.clone(), args: args.clone(), ids, asked: AtomicU32::new(0) };
+    let mut answers = Vec::new();
+    for (name, kind) in KINDS {
+        tell(format!("asking: {name}"));
+        let alone = asker.ask(kind, args.asks).await?;
+        let callers = (0..N_CALLERS).map(|_| asker.ask(kind, args.asks.div_ceil(N_CALLERS)));
+        let together = try_join_all(callers).await?.concat();
+        answers.push(Answers { name, alone, together });
+    }
+    server.process.end().await?;
+    Ok(answers)
+}
+
+async fn start(program: &Path, folder: &Path, waiting: u32) -> anyhow::Result<Server> {
+    let max_waiting = (waiting + 1000).to_string();
+    let settings = [("KEEP_RECORDS", "forever"), ("MAX_WAITING", max_waiting.as_str())];
+    Server::start_with(&settings, program, folder).await
+}
+
+/// Asks a server, each time for something else of the same kind.
+struct Asker {
+    base: String,
+    args: Args,
+    /// Finished transfers.
+    ids: Vec<String>,
+    asked: AtomicU32,
+}
+
+impl Asker {
+    /// Asks over one connection; how long each answer took.
+    async fn ask(&self, kind: Kind, n_asks: u32) -> anyhow::Result<Vec<f64>> {
+        let http = Http::keeping(1, self.base.clone());
+        let (mut seconds, began) = (Vec::new(), Instant::now());
+        while seconds.len() < n_asks as usize && began.elapsed() < KIND_LIMIT {
+            seconds.push(self.one(kind, &http).await?);
+        }
+        Ok(seconds)
+    }
+
+    async fn one(&self, kind: Kind, http: &Http) -> anyhow::Result<f64> {
+        let number = self.asked.fetch_add(1, Ordering::Relaxed);
+        let Args { clients, waiting, .. } = self.args;
+        let began = Instant::now();
+        let (answer, expected) = match kind {
+            Kind::Trigger => {
+                let client = client(waiting + number % (clients - waiting))?;
+                let order = json!({ "client": client.as_str(), "queue": "24h" });
+                (http.post("/api/v1/transfers", &order, LIMIT).await?, StatusCode::CREATED)
+            }
+            Kind::Join => {
+                let order = json!({ "client": client(number % waiting)?.as_str() });
+                (http.post("/api/v1/transfers", &order, LIMIT).await?, StatusCode::OK)
+            }
+            Kind::Mistyped => {
+                let typed = client(number % clients)?.as_str().replacen("sto", "sot", 1);
+                (http.get(&format!("/trigger?id={typed}"), LIMIT).await?, StatusCode::NOT_FOUND)
+            }
+            Kind::Clients => (http.get("/clients?limit=100", LIMIT).await?, StatusCode::OK),
+            Kind::Waiting => (http.get("/transfers?state=waiting", LIMIT).await?, StatusCode::OK),
+            Kind::Transfer => {
+                let id = self.ids.get(number as usize % self.ids.len().max(1));
+                let id = id.context("no finished transfer is on record")?;
+                (http.get(&format!("/transfers/{id}"), LIMIT).await?, StatusCode::OK)
+            }
+        };
+        let took = began.elapsed().as_secs_f64();
+        anyhow::ensure!(answer.status == expected, "{}: {}", answer.status, answer.text());
+        if let Kind::Trigger = kind {
+            let id = answer.json()?["id"].as_str().context("a transfer has an id")?.to_owned();
+            let cancel = format!("/api/v1/transfers/{id}/cancel");
+            http.post(&cancel, &json!({}), LIMIT).await?.json()?;
+        }
+        Ok(took)
+    }
+}

@@ -1,0 +1,123 @@
+//! What a request costs does not depend on what it does not touch: transfers that wait, clients that
+//! are known. CPU time and memory are compared, because other work on the machine changes neither.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use chrono::{TimeDelta, Utc};
+use filepull_core::id::ClientId;
+use filepull_core::problem::Code;
+use filepull_core::transfer::Transfer;
+use filepull_e2e::{Programs, TestBed};
+use filepull_server::client::{Agent, Greeting};
+use filepull_server::records::Records;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use uuid::Uuid;
+
+/// A server with this many known clients, all offline, for the first of which a transfer waits.
+async fn server(n_clients: u32, n_waiting: u32) -> anyhow::Result<TestBed> {
+    let mut bed = TestBed::made_in(tempfile::tempdir()?, Programs::default(), &[]);
+    let records = Records::open(&bed.data_dir().join(".filepull")).await?;
+    at_once((0..n_clients).map(async |number| {
+        let greeting = greeting(number)?;
+        anyhow::Ok(records.client_connected(&greeting, Utc::now()).await.map(drop)?)
+    }))
+    .await?;
+    at_once((0..n_waiting).map(async |number| {
+        let mut transfer = Transfer::new(client(number)?, None, "test".to_owned(), Utc::now());
+        transfer.queue_until = Some(transfer.created_at + TimeDelta::days(1));
+        anyhow::Ok(records.save(&transfer).await?)
+    }))
+    .await?;
+    records.close().await?;
+    bed.start_server().await?;
+    Ok(bed)
+}
+
+async fn at_once(
+    writes: impl Iterator<Item = impl Future<Output = anyhow::Result<()>>>,
+) -> anyhow::Result<()> {
+    stream::iter(writes).buffer_unordered(500).try_collect().await
+}
+
+fn client(number: u32) -> anyhow::Result<ClientId> {
+    Ok(ClientId::parse(&format!("store-{number:05}"))?)
+}
+
+fn greeting(number: u32) -> anyhow::Result<Greeting> {
+    Ok(Greeting {
+        client: client(number)?,
+        instance: Uuid::nil(),
+        agent: Agent::default(),
+        shares: vec!["menu.txt".to_owned(), "logs/*.log".to_owned()],
+        default_file: Err(Code::FileMissing),
+        active_transfers: Vec::new(),
+        remote_addr: ([127, 0, 0, 1], 1).into(),
+    })
+}
+
+/// CPU time of the server so far.
+fn cpu_time(bed: &TestBed) -> anyhow::Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", bed.server()?.pid()?))?;
+    let (_, fields) = stat.rsplit_once(')').context("no name")?;
+    let fields: Vec<&str> = fields.split_whitespace().collect();
+    // Fields 14 and 15 of proc_pid_stat(5), in ticks of 10 ms.
+    let ticks = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
+    Ok(Duration::from_millis(10 * ticks))
+}
+
+fn resident_kib(bed: &TestBed) -> anyhow::Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{}/status", bed.server()?.pid()?))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    Ok(line.trim().trim_end_matches("kB").trim().parse()?)
+}
+
+/// The CPU time of many requests for the same.
+async fn cost(bed: &TestBed, n_requests: u32, path: &str, status: u16) -> anyhow::Result<Duration> {
+    let before = cpu_time(bed)?;
+    for _ in 0..n_requests {
+        let answer = bed.get(path).await?;
+        assert_eq!(answer.status, status, "{}", answer.text());
+    }
+    Ok(cpu_time(bed)? - before)
+}
+
+#[tokio::test]
+async fn waiting_transfers_do_not_make_a_request_dearer() -> anyhow::Result<()> {
+    let (few, many) = (server(10, 1).await?, server(8000, 8000).await?);
+    assert_eq!(many.json("/api/v1/transfers?state=waiting").await?["total"], 8000);
+    for (path, status) in [
+        ("/trigger?id=store-00000", 202),
+        ("/transfers?state=waiting&client=store-00000", 200),
+        ("/clients/store-00000", 200),
+    ] {
+        cost(&many, 10, path, status).await?;
+        let beside_none = cost(&few, 200, path, status).await?;
+        let beside_many = cost(&many, 200, path, status).await?;
+        let bound = 2 * beside_none + Duration::from_millis(300);
+        assert!(beside_many < bound, "{path}: {beside_many:?} beside 8000, else {beside_none:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn known_clients_make_no_mistyped_id_dearer_and_cost_no_memory() -> anyhow::Result<()> {
+    const N_CLIENTS: u32 = 20_000;
+    let (few, many) = (server(10, 0).await?, server(N_CLIENTS, 0).await?);
+    let answer = many.get("/trigger?id=sotre-12345").await?;
+    assert_eq!(answer.status, 404);
+    let detail = "No client called sotre-12345 has ever connected. Did you mean store-12345?";
+    assert!(answer.text().contains(detail), "{}", answer.text());
+    let took = cost(&many, 20, "/trigger?id=sotre-12345", 404).await?;
+    // In a debug build; 20,000 ids are compared in more than that for each of them.
+    assert!(took < Duration::from_secs(2), "{took:?} for 20");
+
+    for bed in [&few, &many] {
+        let clients = bed.json("/api/v1/clients?limit=10").await?;
+        assert_eq!(clients["items"].as_array().map(Vec::len), Some(10));
+    }
+    let kib = resident_kib(&many)?.saturating_sub(resident_kib(&few)?);
+    assert!(kib < u64::from(N_CLIENTS) / 2, "{kib} KiB for {N_CLIENTS} clients");
+    Ok(())
+}
