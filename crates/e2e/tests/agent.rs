@@ -1,7 +1,7 @@
 //! What the agent's machine is like: its state folder, its limits, its settings and its folders.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 
 use filepull_e2e::{Process, TestBed};
@@ -34,6 +34,14 @@ async fn checked(dir: &Path, says: &str) -> anyhow::Result<Option<i32>> {
     .await?
 }
 
+/// Checks that the state in `dir` is not that of a connected agent, and in which words.
+async fn check(dir: &Path, says: &str) -> anyhow::Result<()> {
+    let (text, code) = status(dir, &["--check"]).await?;
+    assert!(text.starts_with(says), "{text}");
+    assert_eq!(code, Some(1), "{text}");
+    Ok(())
+}
+
 /// Changes `status.json` as if an agent had written it.
 fn rewrite(dir: &Path, change: impl FnOnce(&mut Value)) -> anyhow::Result<()> {
     let path = dir.join("status.json");
@@ -62,18 +70,18 @@ async fn only_an_agent_that_lives_and_responds_is_connected() -> anyhow::Result<
         let heartbeat = status["heartbeat_uptime_ms"].as_u64().unwrap_or_default();
         status["heartbeat_uptime_ms"] = heartbeat.saturating_sub(60_000).into();
     })?;
-    assert_eq!(checked(&state, "client4 does not respond: process").await?, Some(1));
+    check(&state, "client4 does not respond: process").await?;
     client.agent()?.signal(Signal::CONT)?;
     client.take_agent()?.kill().await?;
-    assert_eq!(checked(&state, "client4 is not running").await?, Some(1));
+    check(&state, "client4 is not running").await?;
     // Another process has its number now: this one.
     rewrite(&state, |status| {
         status["pid"] = std::process::id().into();
         status["heartbeat_uptime_ms"] = u64::MAX.into();
     })?;
-    assert_eq!(checked(&state, "client4 is not running").await?, Some(1));
+    check(&state, "client4 is not running").await?;
     let nobody = state.with_file_name("nobody");
-    assert_eq!(checked(&nobody, "It is not known how an agent is doing").await?, Some(1));
+    check(&nobody, "It is not known how an agent is doing").await?;
     assert_eq!(status(&nobody, &[]).await?.1, Some(1));
     Ok(())
 }
@@ -209,5 +217,40 @@ async fn too_few_open_files_are_told_at_the_start() -> anyhow::Result<()> {
     let mut agent = agent(&["prlimit", "--nofile=16:16"], &[])?;
     agent.says("may open only 16 files and connections and needs 24. Allow more:").await?;
     assert_eq!(agent.ended().await?.code(), Some(1));
+    Ok(())
+}
+
+/// The limit of threads counts those of a user, and does not hold for root: a user of its own.
+#[tokio::test]
+async fn with_one_more_thread_an_agent_sends_and_without_it_says_so() -> anyhow::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let bed = TestBed::start().await?;
+    bed.open_to_all()?;
+    let state = bed.folder().join("state-of-all");
+    fs::create_dir(&state)?;
+    fs::set_permissions(&state, fs::Permissions::from_mode(0o777))?;
+    let program = bed.folder().join("filepull-agent");
+    fs::copy(filepull_e2e::program("e2e-filepull-agent".as_ref())?, &program)?;
+    let client = bed.client("client4", b"data")?;
+    let start = |n_threads: u32| {
+        let limit = format!("--nproc={n_threads}:{n_threads}");
+        let launcher = ["prlimit", &limit, "setpriv", "--reuid=64124", "--clear-groups"];
+        let settings = [
+            ("CLIENT_ID", "client4".to_owned()),
+            ("SERVER_ADDR", bed.grpc().to_string()),
+            ("FILE_PATH", client.data().display().to_string()),
+            ("STATE_DIR", state.display().to_string()),
+        ];
+        Process::start(&launcher.map(str::to_owned), &program, "run", &settings)
+    };
+    let mut alone = start(1)?;
+    alone.says("may start only 0 more threads and needs 1").await?;
+    assert_eq!(alone.ended().await?.code(), Some(1));
+    let agent = start(2)?;
+    agent.says("files are sent one at a time").await?;
+    agent.says("connected in").await?;
+    bed.pull("client4").await?;
     Ok(())
 }

@@ -1,8 +1,10 @@
 //! How many threads a process may start.
 
+use std::fs;
 use std::io;
 use std::sync::RwLock;
 use std::thread;
+use std::time::{Duration, Instant};
 
 /// The system lets this process start too few threads.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +27,22 @@ pub struct TooFewThreads {
 /// # Errors
 /// Fewer can be started.
 pub fn require(needed: usize) -> Result<(), TooFewThreads> {
+    let before = count();
+    let tried = start(needed);
+    // The system counts a thread for a moment after it was joined: whoever starts one now would fail.
+    let limit = Instant::now() + Duration::from_secs(1);
+    while before < count() && Instant::now() < limit {
+        thread::yield_now();
+    }
+    tried
+}
+
+/// How many threads this process has; none where `/proc` does not say.
+fn count() -> usize {
+    fs::read_dir("/proc/self/task").map_or(0, Iterator::count)
+}
+
+fn start(needed: usize) -> Result<(), TooFewThreads> {
     // Nobody passes the gate before it is known how many there are.
     let gate = RwLock::new(());
     thread::scope(|scope| {

@@ -333,3 +333,19 @@ fn what_is_odd_about_a_list_is_found_on_the_disk() {
     assert!(odd[1].starts_with("SHARE: logs/*.csv matches no file beneath /"), "{}", odd[1]);
     assert!(odd[2].starts_with("SHARE: none/** matches no file beneath /"), "{}", odd[2]);
 }
+
+#[test]
+fn too_many_open_files_are_not_a_missing_file() {
+    let till = Till::new();
+    let shares = Shares::new(&till.at("pos/menu.txt"), []).unwrap();
+    let error = OpenError::System(io::Error::from_raw_os_error(24));
+    let problem = error.problem(
+        &ClientId::parse("client4").unwrap(),
+        "menu.txt",
+        &shares.default_place().path(),
+    );
+    assert_eq!(problem.code, Code::FileUnreadable);
+    let says =
+        format!("client4 cannot read {}: too many open files", till.at("pos/menu.txt").display());
+    assert!(problem.detail.starts_with(&says), "{}", problem.detail);
+}
