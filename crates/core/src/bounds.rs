@@ -29,8 +29,8 @@ pub const USUAL_HEARTBEAT: Duration = Duration::from_secs(15);
 /// The longest silence of a peer that names none.
 pub const USUAL_DEAD_AFTER: Duration = Duration::from_secs(45);
 
-/// The lengths of a chunk that a server may ask for. A shorter one would cost more than it carries.
-const CHUNK_LENS: RangeInclusive<u32> = 4096..=CHUNK_LEN as u32;
+/// The shortest chunk that a server may ask for. A shorter one would cost more than it carries.
+const MIN_CHUNK_LEN: u32 = 4096;
 
 /// The lowest rate to which a server may slow an upload down, in bytes per second. A transfer of
 /// the largest file would not end otherwise.
@@ -58,9 +58,10 @@ pub fn heartbeats(heartbeat_ms: u32, dead_after_ms: u32) -> (Duration, Duration)
 
 /// Returns the longest chunk that a server takes; 0 leaves it to the agent.
 pub fn chunk_len(max_chunk_bytes: u32) -> u32 {
+    let longest = u32::try_from(CHUNK_LEN).unwrap_or(u32::MAX);
     match max_chunk_bytes {
-        0 => *CHUNK_LENS.end(),
-        len => len.clamp(*CHUNK_LENS.start(), *CHUNK_LENS.end()),
+        0 => longest,
+        len => len.clamp(MIN_CHUNK_LEN, longest),
     }
 }
 

@@ -49,7 +49,7 @@ pub(super) async fn open(
         biased;
         welcomed = welcome(&gateway, hello, remote_addr) => welcomed,
         // Read on meanwhile: what waits unread is kept in memory, and who hangs up is not judged.
-        early = messages.message() => Err(early_end(early)),
+        early = messages.message() => Err(early_end(&early)),
     };
     match welcomed {
         Ok((seat, outgoing, pulse)) => {
@@ -120,7 +120,7 @@ async fn welcome(
 }
 
 /// An agent says nothing between its hello and the welcome.
-fn early_end(early: Result<Option<AgentMessage>, Status>) -> Error {
+fn early_end(early: &Result<Option<AgentMessage>, Status>) -> Error {
     match early {
         Ok(Some(_)) => {
             let why = "a message came before the welcome";
