@@ -6,6 +6,7 @@ use filepull_proto::v1::agent_message::Kind as FromAgent;
 use filepull_proto::v1::server_message::Kind as ToAgent;
 use filepull_proto::v1::transfer_update::State;
 use filepull_proto::v1::{AgentMessage, Error, ErrorCode, Hello, Pong, TransferUpdate};
+use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
@@ -36,12 +37,17 @@ async fn callers_that_wait_lock_no_operator_out() -> anyhow::Result<()> {
     gone.take_agent()?.kill().await?;
     bed.until("/api/v1/clients/gone", |client| client["online"] == false).await?;
     let mut waiting = Vec::new();
-    for _ in 0..60 {
+    for number in 1..=60 {
         let mut caller = TcpStream::connect(bed.http()).await?;
-        caller
-            .write_all(b"GET /trigger?id=gone&queue=1h&wait=10m HTTP/1.1\r\nhost: x\r\n\r\n")
-            .await?;
+        let query = format!("id=gone&path=file{number}&queue=1h&wait=10m");
+        let request = format!("GET /trigger?{query} HTTP/1.1\r\nhost: x\r\n\r\n");
+        caller.write_all(request.as_bytes()).await?;
         waiting.push(caller);
+        // All places but the last one are taken by callers that wait.
+        if number < 16 {
+            let waits = |server: &Value| server["transfers"]["waiting"] == number;
+            bed.until("/api/v1/server", waits).await?;
+        }
     }
     bed.pull("client4").await?;
     Ok(())

@@ -11,12 +11,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 /// Progress is noted at most this often: a fast download makes some with every write.
 const TOUCH_INTERVAL: Duration = Duration::from_millis(250);
+
+/// A busy connection keeps its permit for this long after its last progress: a request that is
+/// answered at once is not cut off by a burst of others.
+const MIN_BUSY: Duration = Duration::from_millis(500);
 
 /// A listener at its limit is logged at most this often.
 const LOG_INTERVAL: Duration = Duration::from_mins(1);
@@ -43,7 +47,7 @@ struct Shared {
 struct Order {
     next: u64,
     idle: BTreeMap<u64, CancellationToken>,
-    busy: BTreeMap<u64, CancellationToken>,
+    busy: BTreeMap<u64, (Instant, CancellationToken)>,
     logged: Option<Instant>,
 }
 
@@ -124,39 +128,73 @@ impl ConnectionLimit {
         let acquired = Arc::clone(&shared.permits).acquire_owned();
         tokio::pin!(acquired);
         shared.is_waiting.store(true, Ordering::SeqCst);
-        let mut is_closing = self.close_one();
+        let mut closing = self.close_one();
         let permit = loop {
+            let retry_at = if let Closing::At(time) = closing { Some(time) } else { None };
             tokio::select! {
                 permit = &mut acquired => break permit,
-                () = shared.became_idle.notified(), if !is_closing => {
-                    is_closing = self.close_one();
+                () = shared.became_idle.notified(), if closing != Closing::Now => {
+                    closing = self.close_one();
                 }
+                () = reached(retry_at) => closing = self.close_one(),
             }
         };
         shared.is_waiting.store(false, Ordering::SeqCst);
         permit.expect("this semaphore is never closed")
     }
 
-    /// Closes the connection that has made no progress for the longest time; false if none may be
-    /// closed.
-    fn close_one(&self) -> bool {
+    /// Closes the connection that has made no progress for the longest time.
+    fn close_one(&self) -> Closing {
         let mut order = lock(&self.0.order);
-        let victim = match order.idle.pop_first() {
-            None if self.0.closes_busy => order.busy.pop_first(),
-            idle => idle,
-        };
         let now = Instant::now();
+        let mut closing = Closing::Never;
+        let mut victim = order.idle.pop_first().map(|(_, closed)| closed);
+        if victim.is_none()
+            && self.0.closes_busy
+            && let Some(oldest) = order.busy.first_entry()
+        {
+            let from = oldest.get().0 + MIN_BUSY;
+            closing = Closing::At(from);
+            victim = (from <= now).then(|| oldest.remove().1);
+        }
         if order.logged.is_none_or(|logged| LOG_INTERVAL <= now - logged) {
             order.logged = Some(now);
-            let what = if victim.is_some() {
-                "at the limit of connections: the one idle for the longest time is closed"
-            } else {
-                "at the limit of connections, and all are in use: others wait"
+            let what = match closing {
+                Closing::Never if victim.is_none() => {
+                    "at the limit of connections, and all are in use: others wait"
+                }
+                Closing::Now | Closing::At(_) | Closing::Never => {
+                    "at the limit of connections: the one idle for the longest time is closed"
+                }
             };
             warn!(event = "connection_limit.reached", whose = self.0.whose, "{what}");
         }
         drop(order);
-        victim.map(|(_, closed)| closed.cancel()).is_some()
+        match victim {
+            Some(closed) => {
+                closed.cancel();
+                Closing::Now
+            }
+            None => closing,
+        }
+    }
+}
+
+/// When a connection is closed for a newcomer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Closing {
+    Now,
+    /// Not before this time.
+    At(Instant),
+    /// Not before one becomes idle or ends.
+    Never,
+}
+
+/// Waits until `time`; forever without one.
+async fn reached(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -210,14 +248,18 @@ impl ConnectionPermit {
             return;
         }
         state.number = order.take_number();
-        let list = if state.n_uses == 0 { &mut order.idle } else { &mut order.busy };
-        list.insert(state.number, self.0.closed.clone());
+        let closed = self.0.closed.clone();
+        if state.n_uses == 0 {
+            order.idle.insert(state.number, closed);
+        } else {
+            order.busy.insert(state.number, (state.progress_at, closed));
+        }
     }
 }
 
 impl Order {
     fn remove(&mut self, number: u64) -> Option<CancellationToken> {
-        self.idle.remove(&number).or_else(|| self.busy.remove(&number))
+        self.idle.remove(&number).or_else(|| self.busy.remove(&number).map(|(_, closed)| closed))
     }
 }
 
@@ -265,16 +307,25 @@ mod tests {
         third.await;
     }
 
-    #[tokio::test]
-    async fn a_busy_connection_gives_way_only_where_none_is_idle() {
+    #[tokio::test(start_paused = true)]
+    async fn a_busy_connection_gives_way_only_where_none_is_idle_and_not_at_once() {
         let (limit, stop) = limit(2, true);
         let busy = limit.admit(&stop).await;
-        let _in_use = busy.begin();
+        let in_use = busy.begin();
         let idle = limit.admit(&stop).await;
         assert!(futures::poll!(pin!(limit.admit(&stop))).is_pending());
         assert!(idle.closed().is_cancelled() && !busy.closed().is_cancelled());
-        assert!(futures::poll!(pin!(limit.admit(&stop))).is_pending());
-        assert!(busy.closed().is_cancelled());
+        let begun = Instant::now();
+        let mut newcomer = pin!(limit.admit(&stop));
+        assert!(futures::poll!(&mut newcomer).is_pending());
+        assert!(!busy.closed().is_cancelled());
+        let closed = busy.closed().clone();
+        let gives_way = async {
+            closed.cancelled().await;
+            drop((in_use, busy));
+        };
+        futures::join!(newcomer, gives_way);
+        assert_eq!(begun.elapsed(), MIN_BUSY);
     }
 
     #[tokio::test]
