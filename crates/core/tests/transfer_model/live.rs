@@ -32,7 +32,7 @@ enum Making {
     /// The prefix that it covers: appends may follow before it is synced.
     Begun(Prefix),
     /// To be put on record.
-    Synced(Transfer),
+    Synced(Box<Transfer>),
 }
 
 impl Live {
@@ -80,7 +80,7 @@ impl Live {
                 let synced = self.judge(machine, synced)?;
                 let mut noted = self.transfer.clone();
                 noted.checkpoint(prefix, synced);
-                self.making = Some(Making::Synced(noted));
+                self.making = Some(Making::Synced(Box::new(noted)));
             }
             Some(Making::Synced(noted)) => {
                 // If the records fail, the last checkpoint still holds.
