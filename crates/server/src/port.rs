@@ -9,22 +9,24 @@ use filepull_core::human;
 
 /// Adds what to do about it to an error of listening on the address of a setting.
 pub(crate) fn explained(setting: &str, addr: SocketAddr, error: io::Error) -> anyhow::Error {
-    let why = match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            let holder = holder(addr).map_or_else(|| unknown_holder(addr), |holder| holder.shown());
-            format!("the port is in use by {holder}. Or set {setting}={}", other_port(addr))
-        }
-        io::ErrorKind::AddrNotAvailable => format!(
+    let kind = error.kind();
+    let why = if kind == io::ErrorKind::AddrInUse {
+        let holder = holder(addr).map_or_else(|| unknown_holder(addr), |holder| holder.shown());
+        format!("the port is in use by {holder}. Or set {setting}={}", other_port(addr))
+    } else if kind == io::ErrorKind::AddrNotAvailable {
+        format!(
             "this machine has no address {}. Set {setting} to one of its own, to 127.0.0.1:{port} \
              for this machine only, or to 0.0.0.0:{port} for all",
             addr.ip(),
             port = addr.port()
-        ),
-        io::ErrorKind::PermissionDenied => format!(
+        )
+    } else if kind == io::ErrorKind::PermissionDenied {
+        format!(
             "ports below 1024 need root or CAP_NET_BIND_SERVICE. Set {setting}={}",
             SocketAddr::new(addr.ip(), 8080)
-        ),
-        _ => return anyhow::Error::new(error).context(format!("listening on {setting}={addr}")),
+        )
+    } else {
+        return anyhow::Error::new(error).context(format!("listening on {setting}={addr}"));
     };
     // Without the words of the system, which say less: what to type stands at the end.
     anyhow::anyhow!("listening on {setting}={addr}: {why}")
