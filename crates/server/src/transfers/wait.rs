@@ -52,7 +52,10 @@ impl Life {
                     if !elapsed {
                         sleep(pause).await;
                     }
-                    while is_full {
+                    if !is_full {
+                        return;
+                    }
+                    loop {
                         let space = disk.space(Duration::MAX).await;
                         if space.is_ok_and(|space| shortage(space, needed, min_free).is_none()) {
                             break;
