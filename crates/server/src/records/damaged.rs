@@ -70,7 +70,14 @@ impl Recorded {
                 "the checksum of the row does not match".to_owned()
             }
             RecordsError::Damaged { column, found, .. } => format!("{column} is {found}"),
-            other => other.to_string(),
+            RecordsError::InUse { .. }
+            | RecordsError::TooNew { .. }
+            | RecordsError::TooOld { .. }
+            | RecordsError::Schema { .. }
+            | RecordsError::Folder { .. }
+            | RecordsError::Database(_)
+            | RecordsError::Gone { .. }
+            | RecordsError::Closed => error.to_string(),
         };
         let id = row.text("id");
         let is_unfinished = matches!(

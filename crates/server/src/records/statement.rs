@@ -133,8 +133,7 @@ impl Statement {
                 value.ok_or(rusqlite::Error::InvalidParameterCount(self.values.len(), idx))?;
             prepared.raw_bind_parameter(idx, value)?;
         }
-        let columns: Arc<[String]> =
-            prepared.column_names().into_iter().map(str::to_owned).collect();
+        let columns: Arc<[String]> = prepared.column_names().map(str::to_owned).collect();
         let mut found = prepared.raw_query();
         let mut rows = Vec::new();
         while let Some(row) = found.next()? {
