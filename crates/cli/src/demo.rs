@@ -223,10 +223,8 @@ fn server_config(args: &Args) -> anyhow::Result<Config> {
 /// What to type, the next command last: it stands right above the cursor, whatever came before.
 fn what_next(args: &Args, http: SocketAddr) -> String {
     let (saved, source) = (shown(&args.data_dir), shown(&args.client_dir));
-    let host = match http.ip() {
-        IpAddr::V4(Ipv4Addr::LOCALHOST) => format!("localhost:{}", http.port()),
-        _ => http.to_string(),
-    };
+    let is_default = http.ip() == IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let host = if is_default { format!("localhost:{}", http.port()) } else { http.to_string() };
     let clients = match args.clients {
         1 => "one client".to_owned(),
         more => format!("{more} clients"),
