@@ -34,6 +34,11 @@ impl DownloadName {
         Self { number: self.number + 1, ..self.clone() }
     }
 
+    /// What all names of one second have in common: `download-<YYYYMMDD>-<HHMMSS>`.
+    pub fn stem(&self) -> &str {
+        &self.stem
+    }
+
     /// Reads a name that [`Display`](fmt::Display) wrote.
     pub fn parse(text: &str) -> Option<Self> {
         let (base, extension) = text.split_at(text.find('.').unwrap_or(text.len()));

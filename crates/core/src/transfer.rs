@@ -7,6 +7,8 @@
 
 mod phase;
 
+use std::collections::HashSet;
+
 use chrono::{DateTime, Utc};
 
 use crate::disk::{Durable, PartialKey};
@@ -295,6 +297,15 @@ impl Transfer {
     pub fn name_taken(&mut self) {
         if let Phase::Sealed(download) = &mut self.phase {
             download.name = download.name.next();
+        }
+    }
+
+    /// Takes the first name from its own on that is not among `taken`.
+    pub fn skip_names(&mut self, taken: &HashSet<DownloadName>) {
+        if let Phase::Sealed(download) = &mut self.phase {
+            while taken.contains(&download.name) {
+                download.name = download.name.next();
+            }
         }
     }
 

@@ -391,17 +391,17 @@ impl Records {
         Ok(found)
     }
 
-    /// Is this name on record for another transfer of the client than `transfer`, whether or not its
-    /// file is still stored?
+    /// The names on record for other transfers of the client with the time of `name`, whether or not
+    /// their files are still stored.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn has_name(
+    pub async fn names_beside(
         &self,
         transfer: &Transfer,
         name: &DownloadName,
-    ) -> Result<bool, RecordsError> {
-        transfers::has_name(&self.readers, transfer, name).await
+    ) -> Result<HashSet<DownloadName>, RecordsError> {
+        transfers::names_beside(&self.readers, transfer, name).await
     }
 
     /// The transfer of a client that was asked for last.

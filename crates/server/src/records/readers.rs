@@ -45,6 +45,14 @@ impl Readers {
         Ok(self.points.rows(statement).await?.into_iter().next())
     }
 
+    /// Reads a few rows that an index holds together.
+    ///
+    /// # Errors
+    /// The database failed, or is closed.
+    pub(super) async fn few(&self, statement: Statement) -> Result<Vec<Row>, RecordsError> {
+        self.points.rows(statement).await
+    }
+
     /// Reads many rows.
     ///
     /// # Errors

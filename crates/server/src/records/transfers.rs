@@ -1,5 +1,7 @@
 //! Transfers in the records: one row each, from the trigger on.
 
+use std::collections::HashSet;
+
 use filepull_core::digest::Digest;
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::name::DownloadName;
@@ -37,8 +39,8 @@ const NEWEST_DOWNLOAD: &str = "SELECT * FROM transfers WHERE client = $1 AND sta
 const NEWEST_DOWNLOAD_OF_PATH: &str = "SELECT * FROM transfers WHERE client = $1 AND path = $2 AND state = 'done' \
      ORDER BY finished_at DESC, id DESC LIMIT 1";
 
-const WITH_NAME: &str =
-    "SELECT id FROM transfers WHERE client = $1 AND download_name = $2 AND id <> $3 LIMIT 1";
+const NAMES_BETWEEN: &str = "SELECT download_name FROM transfers \
+     WHERE client = $1 AND download_name >= $2 AND download_name < $3 AND id <> $4";
 
 /// The statement that saves a transfer. It returns a row unless the record is final or of a later
 /// attempt.
@@ -242,16 +244,18 @@ pub(super) async fn newest_download(
     Ok(row.as_ref().map(recorded))
 }
 
-/// Is this the name of a download of another transfer of the client?
-pub(super) async fn has_name(
+/// The names of the client's other downloads with the time of `name`.
+pub(super) async fn names_beside(
     readers: &Readers,
     transfer: &Transfer,
     name: &DownloadName,
-) -> Result<bool, RecordsError> {
+) -> Result<HashSet<DownloadName>, RecordsError> {
     let Transfer { id, client, .. } = transfer;
-    let statement =
-        Statement::new(WITH_NAME).bind(client.as_str()).bind(name.to_string()).bind(id.to_string());
-    Ok(readers.point(statement).await?.is_some())
+    // `-2` and `.txt` follow the time, and both sort before `/`.
+    let end = format!("{}/", name.stem());
+    let statement = Statement::new(NAMES_BETWEEN).bind(client.as_str()).bind(name.stem());
+    let rows = readers.few(statement.bind(end).bind(id.to_string())).await?;
+    Ok(rows.iter().filter_map(|row| DownloadName::parse(row.text("download_name")?)).collect())
 }
 
 pub(super) async fn newest_of_each(

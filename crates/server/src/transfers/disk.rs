@@ -41,10 +41,13 @@ impl Life {
         let mut backoff = again();
         let mut waits = None;
         while let Phase::Sealed(download) = &self.transfer.phase {
-            let on_record = self.shared.records.has_name(&self.transfer, &download.name).await;
-            match on_record.map_err(|error| records_failed(&error)) {
-                Ok(false) => break,
-                Ok(true) => self.transfer.name_taken(),
+            // All of that second in one read: asking for each name costs a burst of pulls its square.
+            let taken = self.shared.records.names_beside(&self.transfer, &download.name).await;
+            match taken.map_err(|error| records_failed(&error)) {
+                Ok(taken) => {
+                    self.transfer.skip_names(&taken);
+                    break;
+                }
                 Err(_) => {
                     waits.get_or_insert_with(|| Waits::begin(&self.shared));
                     let pause =
