@@ -9,7 +9,8 @@ use super::Shared;
 use crate::store::FreeSpace;
 
 /// A result with enough space serves every trigger within this time: a thousand triggers at once
-/// need one measurement. Each upload measures again before it begins.
+/// need one measurement. It serves an upload too, if as many files of its size fit as may arrive at
+/// once.
 const SERVES: Duration = Duration::from_millis(100);
 
 /// A file, the folder of a new client and the journal of the records each take one.
@@ -18,13 +19,17 @@ const MIN_FREE_INODES: u64 = 4;
 impl Shared {
     /// Rejects a pull for which the disk has no space, whatever its size.
     pub(super) async fn check_space(&self) -> Result<(), Problem> {
-        let enough = |space: FreeSpace| shortage(space, 0, self.limits.min_free).is_none();
-        let recent = self.disk.space(SERVES).await;
-        if recent.is_ok_and(enough) { Ok(()) } else { self.check_space_for(0).await }
+        self.check_space_for(0).await
     }
 
-    /// Measures again, and rejects a file of which `needed` bytes do not fit.
+    /// Rejects a file of which `needed` bytes do not fit, by a measurement made after this call.
     pub(super) async fn check_space_for(&self, needed: u64) -> Result<(), Problem> {
+        let max_running = u64::try_from(self.limits.max_running).unwrap_or(u64::MAX);
+        let by_all = needed.saturating_mul(max_running);
+        let enough = |space: FreeSpace| shortage(space, by_all, self.limits.min_free).is_none();
+        if self.disk.space(SERVES).await.is_ok_and(enough) {
+            return Ok(());
+        }
         match self.disk.space(Duration::ZERO).await {
             Ok(space) => match shortage(space, needed, self.limits.min_free) {
                 Some(detail) => Err(Problem::new(Code::ServerFull, detail)),
