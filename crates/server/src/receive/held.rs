@@ -79,8 +79,25 @@ impl Held {
         self.disk.sync(&self.partial, extent)
     }
 
+    /// Makes a whole file durable, and returns the partial's inode; none if the partial is no longer
+    /// what was received. It is about to get a name.
+    ///
+    /// # Errors
+    /// The disk failed: the partial must not be used any more.
+    pub(crate) fn sync_intact(&mut self) -> Result<Option<(u64, Durable)>, DiskError<StoreError>> {
+        let is_intact = match self.is_known_intact() {
+            Some(is_intact) => is_intact,
+            None => self.look().map_err(DiskError::NotDone)?,
+        };
+        if !is_intact {
+            return Ok(None);
+        }
+        let inode = self.partial.inode().map_err(DiskError::NotDone)?;
+        self.sync(Extent::Whole).map(|synced| Some((inode, synced)))
+    }
+
     /// Whether the partial holds what was received, if it was read back since it last changed.
-    pub(crate) fn is_known_intact(&self) -> Option<bool> {
+    fn is_known_intact(&self) -> Option<bool> {
         let looked = self.looked?;
         let last_change = self.partial.last_change().ok()?;
         (last_change == looked.last_change).then_some(looked.intact)
@@ -90,7 +107,7 @@ impl Held {
     ///
     /// # Errors
     /// The disk failed.
-    pub(crate) fn look(&mut self) -> Result<bool, StoreError> {
+    fn look(&mut self) -> Result<bool, StoreError> {
         let last_change = self.partial.last_change()?;
         let mut found = Fingerprint::default();
         self.partial.read_back(|bytes| found.update(bytes))?;

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use filepull_core::backoff::Ended;
-use filepull_core::disk::{Disk as _, DiskError, Durable, Extent};
+use filepull_core::disk::{Disk as _, DiskError};
 use filepull_core::source::Source;
 use filepull_core::transfer::Phase;
 use tokio::task::spawn_blocking;
@@ -83,18 +83,21 @@ impl Life {
         self.record().await
     }
 
-    /// Makes what was received durable. After an error it is not held any more: nobody may build on
-    /// a partial whose sync failed. None if nothing is held.
-    pub(super) async fn sync(&mut self, extent: Extent) -> Result<Option<Durable>, Ending> {
+    /// Does one thing to what was received. After an error that is not held any more: nobody may
+    /// build on a partial whose sync failed. None if nothing is held.
+    pub(super) async fn with_held<T: Send + 'static>(
+        &mut self,
+        job: impl FnOnce(&mut Held) -> Result<T, DiskError<StoreError>> + Send + 'static,
+    ) -> Result<Option<T>, Ending> {
         let Some(mut held) = self.held.take() else { return Ok(None) };
-        let (held, synced) = run(move || {
-            let synced = held.sync(extent);
-            (held, synced)
+        let (held, done) = run(move || {
+            let done = job(&mut held);
+            (held, done)
         })
         .await;
-        let synced = synced.map_err(|error| self.disk_failed(error))?;
+        let done = done.map_err(|error| self.disk_failed(error))?;
         self.held = Some(held);
-        Ok(Some(synced))
+        Ok(Some(done))
     }
 
     /// Drops what was received, first on record and then on the disk.

@@ -1,7 +1,6 @@
 //! What an upload that has ended came to.
 
 use filepull_core::digest::Digest;
-use filepull_core::disk::Extent;
 use filepull_core::name::DownloadName;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::receive::Verified;
@@ -9,9 +8,9 @@ use filepull_core::transfer::Transfer;
 use tokio::sync::mpsc;
 
 use super::attempt::fruitless;
-use super::disk::run;
 use super::life::{Attempted, Ending, Life};
-use super::{Reply, now, refuse, store_failed};
+use super::{Reply, now, refuse};
+use crate::receive::Held;
 
 impl Life {
     /// The agent has sent everything: is it what it read?
@@ -22,41 +21,22 @@ impl Life {
         replies: &mpsc::Sender<Reply>,
     ) -> Result<Attempted, Ending> {
         match self.held.as_ref().map(|held| held.receiver.finish(total_size, digest)) {
-            Some(Ok(proof)) => match self.intact().await? {
-                Some(inode) => self.seal(proof, inode, replies).await,
-                None => {
-                    let why = "the partial is no longer what was received".to_owned();
-                    self.damaged(why, replies).await
-                }
-            },
+            Some(Ok(proof)) => self.seal(proof, replies).await,
             Some(Err(error)) => self.damaged(error.to_string(), replies).await,
             None => Ok(fruitless("the partial is gone")),
         }
     }
 
-    /// The inode of the partial, if that is still what was received: it is about to get a name.
-    async fn intact(&mut self) -> Result<Option<u64>, Ending> {
-        let Some(mut held) = self.held.take() else { return Ok(None) };
-        let job = move || {
-            let intact = held.is_known_intact().map_or_else(|| held.look(), Ok);
-            let inode = intact.and_then(|intact| intact.then(|| held.partial.inode()).transpose());
-            (held, inode)
-        };
-        let (held, inode) = run(job).await;
-        self.held = Some(held);
-        inode.map_err(|error| self.meaning(store_failed(&error)))
-    }
-
     async fn seal(
         &mut self,
         proof: Verified,
-        inode: u64,
         replies: &mpsc::Sender<Reply>,
     ) -> Result<Attempted, Ending> {
         let source_name = self.transfer.source().map_or("", |source| source.name.as_str());
         let name = DownloadName::new(now(), source_name);
-        let Some(synced) = self.sync(Extent::Whole).await? else {
-            return Ok(fruitless("the partial is gone"));
+        let Some((inode, synced)) = self.with_held(Held::sync_intact).await?.flatten() else {
+            let why = "the partial is no longer what was received".to_owned();
+            return self.damaged(why, replies).await;
         };
         self.transfer.seal(proof, name, inode, synced);
         self.record_sealed().await?;

@@ -233,7 +233,7 @@ impl Life {
         let Some(prefix) = self.held.as_ref().map(|held| held.receiver.prefix()) else {
             return Ok(());
         };
-        if let Some(synced) = self.sync(Extent::Prefix).await? {
+        if let Some(synced) = self.with_held(|held| held.sync(Extent::Prefix)).await? {
             self.transfer.checkpoint(prefix, synced);
             self.record().await?;
         }
