@@ -160,6 +160,7 @@ async fn partials_that_belong_to_no_transfer_are_swept_at_the_start() -> anyhow:
     let stray = format!("{}-1.tmp", filepull_core::id::TransferId::generate());
     std::fs::write(bed.data_dir().join("client4").join(stray), "stray")?;
     bed.start_server().await?;
+    bed.server()?.says("store.swept").await?;
     assert!(bed.leftovers("client4")?.is_empty());
     assert_eq!(bed.downloads("client4")?.len(), 1);
     Ok(())
@@ -181,6 +182,7 @@ async fn a_partial_whose_record_was_cut_off_is_not_in_the_way() -> anyhow::Resul
     let id = location.rsplit('/').next().unwrap_or_default();
     std::fs::write(bed.data_dir().join(format!("client4/{id}-1.tmp")), "half")?;
     bed.start_server().await?;
+    bed.server()?.says("store.swept").await?;
     assert!(bed.leftovers("client4")?.is_empty());
     proxy.retarget(bed.grpc());
     client.connect().await?;
