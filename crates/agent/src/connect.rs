@@ -24,8 +24,8 @@ use crate::share::{Shares, Unsendable};
 use crate::upload::Context;
 use crate::uploads::Uploads;
 
-/// How long an agent waits at least that is rejected for a clone of another machine, by a server
-/// that does not name a time.
+/// Minimum wait of an agent that is rejected as a clone of another machine, if the server names no
+/// time.
 const CLONE_RETRY: Duration = Duration::from_secs(15);
 
 /// How long a hello waits for the disk to say how large the default file is.
@@ -105,8 +105,8 @@ impl Supervisor {
         }
     }
 
-    /// Warns of what is odd about `SHARE`. The task ends with the walk through its folders, which has a
-    /// bound, or when the process drains.
+    /// Logs warnings about `SHARE`. The task ends when its bounded walk through the folders is
+    /// done, or when the process drains.
     fn survey(&self) {
         if self.shares.shares().nth(1).is_none() {
             return;

@@ -1,4 +1,4 @@
-//! What the agent says: each sentence goes to the log and to the status, which
+//! What the agent reports: each message goes to the log and to the status, which
 //! [`keeper`](crate::keeper) writes.
 
 use std::collections::VecDeque;
@@ -23,7 +23,7 @@ pub(crate) struct Journal(Arc<Inner>);
 struct Inner {
     /// `client4: `, where several agents share a log.
     name: String,
-    /// The status differs from what was last taken to be written.
+    /// The status has changed since it was last read for writing.
     changed: Notify,
     now: Mutex<Now>,
 }
@@ -31,11 +31,11 @@ struct Inner {
 #[derive(Debug)]
 struct Now {
     status: Status,
-    /// Lines that are up: two for a moment, when the server asked for another one.
+    /// The number of open sessions. Briefly two when the server has requested a new session.
     n_lines: usize,
 }
 
-/// A line that is up. While there is one the agent is connected.
+/// An open session. The agent is connected while at least one session is open.
 #[derive(Debug)]
 pub(crate) struct UpLine(Journal);
 
@@ -67,12 +67,12 @@ impl Journal {
         }))
     }
 
-    /// Resolves when the status has changed since this last resolved. For one caller.
+    /// Resolves when the status has changed since the previous call resolved. For one caller.
     pub(crate) async fn changed(&self) {
         self.0.changed.notified().await;
     }
 
-    /// The status now, with a fresh heartbeat.
+    /// Returns the current status with a fresh heartbeat.
     pub(crate) fn status(&self) -> Status {
         self.with_status(|status| {
             status.beat();
@@ -101,7 +101,7 @@ impl Journal {
         self.info(&format!("agent {version} starting, {client}, server {server} ({protection})"));
     }
 
-    /// A line is up, until the result is dropped.
+    /// Counts a session as open until the returned guard is dropped.
     pub(crate) fn line_up(&self) -> UpLine {
         self.lines_changed(|n_lines| n_lines + 1);
         UpLine(self.clone())
@@ -163,7 +163,7 @@ impl Journal {
 
 impl Now {
     fn turn(&mut self, state: State) {
-        // The end is the end: lines that end after it change nothing.
+        // The final state is fixed: sessions that end later do not change it.
         if self.status.state != state && self.status.state != State::Stopped {
             (self.status.state, self.status.since) = (state, Utc::now());
         }

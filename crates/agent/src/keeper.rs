@@ -1,5 +1,5 @@
-//! Keeps `status.json` as new as the journal. The disk may be slow or hang: writes run on a blocking
-//! thread, one at a time, and nothing waits for them but the last.
+//! Keeps `status.json` up to date with the journal. The disk may be slow or hang: writes run on a
+//! blocking thread, one at a time, and the agent waits only for the final write.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::share::in_words;
 use crate::state_dir::{AlreadyRuns, StateDir};
 use crate::status::HEARTBEAT_EVERY;
 
-/// A state folder on a disk that hangs does not keep the agent from its start, nor from its end.
+/// How long a hanging disk under the state folder may delay the start and the end of the agent.
 const DISK_LIMIT: Duration = Duration::from_secs(2);
 
 /// Writes the status of one agent.
@@ -22,12 +22,12 @@ pub(crate) struct Keeper {
     journal: Journal,
     dir: Option<Arc<StateDir>>,
     n_written: u64,
-    /// The last write failed, and the log says so.
+    /// The last write failed, and the failure was logged.
     failing: bool,
 }
 
 impl Keeper {
-    /// Takes the state folder, if there is one.
+    /// Locks and opens the state folder, if one is configured.
     pub(crate) async fn open(dir: Option<&Path>, journal: Journal) -> Result<Self, AlreadyRuns> {
         let mut keeper = Self { journal, dir: None, n_written: 0, failing: false };
         let Some(dir) = dir.map(Path::to_owned) else { return Ok(keeper) };
@@ -45,7 +45,7 @@ impl Keeper {
         Ok(keeper)
     }
 
-    /// Writes whatever changes, and a heartbeat. Never returns: the caller drops it to stop.
+    /// Writes every change, and a heartbeat. Never returns: the caller drops the future to stop it.
     pub(crate) async fn run(&mut self) {
         if self.dir.is_none() {
             return std::future::pending().await;
@@ -59,7 +59,7 @@ impl Keeper {
         }
     }
 
-    /// Writes for the last time.
+    /// Writes the final status.
     pub(crate) async fn finish(mut self) {
         let _ = timeout(DISK_LIMIT, self.write()).await;
     }

@@ -67,7 +67,7 @@ impl Agent {
     /// [`AlreadyRuns`]: another agent keeps its state in the same folder.
     pub async fn run_until(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let journal = Journal::new(&self.config);
-        // Before the first word: it would take the place of the other agent's status.
+        // Before the first message: it would replace the status of the other agent.
         let mut keeper = Keeper::open(self.config.state_dir.as_deref(), journal.clone()).await?;
         journal.starting(&self.config.server);
         let lifecycle = Lifecycle::new();

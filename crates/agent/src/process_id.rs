@@ -1,4 +1,5 @@
-//! Which process wrote something: its number is used again after its end, and after a reboot.
+//! Identifies the process that wrote something: a PID is reused after the process ends, and after a
+//! reboot.
 
 use std::fs;
 use std::io;
@@ -7,27 +8,28 @@ use rustix::process::{Pid, test_kill_process};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
-/// One process, among all that ever ran on this machine. What the system does not tell is empty.
+/// One process, unique among all that ever ran on this machine. A field is empty if the system does
+/// not report it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessId {
-    /// Its number.
+    /// The PID.
     pub pid: u32,
-    /// When it was started, in ticks of the system since the boot.
+    /// When the process started, in clock ticks since the boot.
     pub started: u64,
-    /// The boot it runs in.
+    /// The id of the boot during which the process runs.
     pub boot_id: String,
-    /// The namespace in which `pid` is its number: a container has its own.
+    /// The PID namespace of `pid`: a container has its own.
     pub pid_namespace: String,
 }
 
 impl ProcessId {
-    /// This process.
+    /// Returns the identity of this process.
     pub(crate) fn own() -> Self {
         let pid = std::process::id();
         Self { pid, started: started(pid).unwrap_or_default(), ..Self::here() }
     }
 
-    /// The boot and the namespace of this process.
+    /// Returns the boot id and the PID namespace of this process.
     fn here() -> Self {
         let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let namespace = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
@@ -38,7 +40,8 @@ impl ProcessId {
         }
     }
 
-    /// Whether it has certainly ended. A process of another container is not seen from here.
+    /// Returns whether the process has certainly ended. A process of another container is invisible
+    /// here.
     pub(crate) fn has_ended(&self) -> bool {
         let here = Self::here();
         if self.boot_id != here.boot_id {
@@ -49,32 +52,32 @@ impl ProcessId {
         }
         match started(self.pid) {
             Ok(started) => started != self.started,
-            // The processes of other users may be hidden in /proc.
+            // /proc may hide the processes of other users.
             Err(_) => !is_used(self.pid),
         }
     }
 }
 
-/// Whether any process has this number.
+/// Returns whether any process has this PID.
 fn is_used(pid: u32) -> bool {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    // Without the permission to signal it, it lives.
+    // EPERM: the process exists and belongs to another user.
     pid.is_some_and(|pid| test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
 }
 
-/// The 22nd field of `/proc/PID/stat`; an error for a process that has ended and is a zombie.
+/// Returns the 22nd field of `/proc/PID/stat`; an error if the process has ended or is a zombie.
 fn started(pid: u32) -> io::Result<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The name of the program comes before, in parentheses, and may contain anything.
     let mut fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
     let is_zombie = fields.next() == Some("Z");
     let started = fields.nth(18).and_then(|field| field.parse().ok());
-    // A zombie started at no time that anybody notes.
+    // A start time that no process has: a zombie never matches.
     if is_zombie { Ok(u64::MAX) } else { started.ok_or_else(|| io::ErrorKind::InvalidData.into()) }
 }
 
-/// How long this machine has been up, in milliseconds, the time it slept included: unlike the clock on
-/// the wall nobody sets it.
+/// Returns the milliseconds since the boot, including suspended time. Unlike the wall clock, this
+/// clock is never set.
 pub(crate) fn uptime_ms() -> u64 {
     let time = clock_gettime(ClockId::Boottime);
     let ms = time.tv_sec.saturating_mul(1000).saturating_add(time.tv_nsec / 1_000_000);

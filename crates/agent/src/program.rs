@@ -57,7 +57,8 @@ fn start(args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// The runtime, two connections, the state folder, and two files that are read.
+/// Open files that an agent needs: the runtime, two connections, the state folder, and two source
+/// files.
 const OPEN_FILES: u64 = 24;
 
 fn run(config: Config) -> anyhow::Result<ExitCode> {
@@ -72,8 +73,8 @@ fn run(config: Config) -> anyhow::Result<ExitCode> {
     // One thread for the network, and one for the disk while a file is read: measured faster than
     // several, and a till has other things to do.
     let mut builder = runtime::Builder::new_current_thread();
-    // Each heartbeat uses a blocking thread, so that one of them stays: where the limit of threads
-    // is reached, another could not be started.
+    // Each heartbeat uses a blocking thread, so the keep-alive retains one of them: at the limit of
+    // threads a new one could not be started.
     let runtime = builder.enable_all().thread_keep_alive(HEARTBEAT_EVERY * 4).build()?;
     let ended = runtime.block_on(async {
         let asked_to_stop = signal::shutdown()?;

@@ -86,7 +86,8 @@ pub(crate) type Outlet<'a> = dyn FnMut(Step) -> Result<(), Stopped> + 'a;
 impl Reader {
     /// Hands out a header, the blocks and a trailer; or an abort in the trailer's place.
     ///
-    /// A trailer is handed out only for a file that held still, or was read at once when it was opened. If this panics there is none, and
+    /// A trailer is handed out only for a file that stayed unchanged, or whose content was read at
+    /// open. If this panics there is none, and
     /// the server keeps the partial.
     pub(crate) fn read(&self, out: &mut Outlet<'_>) -> Result<(), ReadError> {
         let ended = self.read_whole(out);
@@ -107,7 +108,7 @@ impl Reader {
             reading.update(&bytes);
             out(Step::Block { offset, bytes })
         })?;
-        // What is held in memory does not change.
+        // Content that is held in memory does not change.
         if self.opened.content.is_none() {
             self.check(&reading, out)?;
         }

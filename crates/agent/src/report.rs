@@ -1,4 +1,4 @@
-//! `filepull-agent status`: how the agents of this machine are doing, in words or as JSON.
+//! `filepull-agent status`: the state of the agents of this machine, as text or as JSON.
 
 use std::fmt::Write as _;
 use std::io;
@@ -12,19 +12,19 @@ use serde::{Serialize, Serializer};
 use crate::process_id::uptime_ms;
 use crate::status::{self, FileProblem, LastTransfer, State, Status, UNRESPONSIVE_AFTER};
 
-/// What is known of the agents of this machine.
+/// The known agents of this machine.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// Those that were asked for.
+    /// The agents that the caller selected.
     agents: Vec<Agent>,
-    /// What cannot be read, a sentence each.
+    /// What cannot be read, one sentence each.
     unreadable: Vec<String>,
-    /// Those that were not asked for, and who was.
+    /// The agents that were left out, and the client id that was requested.
     #[serde(skip)]
     others: Vec<Agent>,
     #[serde(skip)]
     asked: Option<String>,
-    /// Where was looked.
+    /// The folders that were searched.
     #[serde(skip)]
     dirs: Vec<PathBuf>,
 }
@@ -38,11 +38,11 @@ struct Agent {
     status: Status,
 }
 
-/// What an agent's process does.
+/// The state of an agent's process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Health {
     Running,
-    /// It has written nothing for this long.
+    /// The process has not written its status for this long.
     Unresponsive(Duration),
     NotRunning,
 }
@@ -58,8 +58,9 @@ impl Serialize for Health {
 }
 
 impl Report {
-    /// Reads the state in `dirs`. With a `client` others are left out: whoever asks without one may
-    /// have forgotten how the agent was started.
+    /// Reads the state in `dirs`. With a `client`, other agents are left out. The text still names
+    /// them if `client` is not found, because the caller may have forgotten how the agent was
+    /// started.
     pub fn read(dirs: &[PathBuf], client: Option<&str>) -> Self {
         let mut found = Vec::new();
         let mut unreadable = Vec::new();
@@ -76,25 +77,25 @@ impl Report {
         Self { agents, unreadable, others, asked, dirs: dirs.to_owned() }
     }
 
-    /// Whether it says how an agent is doing.
+    /// Returns whether the state of any requested agent is known.
     pub fn is_known(&self) -> bool {
         !self.agents.is_empty()
     }
 
-    /// Whether every agent runs, responds and has a line; and there is one.
+    /// Returns whether there is an agent, and every agent runs, responds and is connected.
     pub fn is_connected(&self) -> bool {
         self.is_known() && self.agents.iter().all(|agent| agent.connected)
     }
 
-    /// One object, and a line break.
+    /// Returns one JSON object and a line break.
     ///
     /// # Errors
-    /// None that is known.
+    /// No error is known.
     pub fn as_json(&self) -> serde_json::Result<String> {
         Ok(serde_json::to_string_pretty(self)? + "\n")
     }
 
-    /// For people.
+    /// Returns the report as text.
     pub fn in_words(&self) -> String {
         let unreadable: String = self.unreadable.iter().map(|why| format!("{why}\n")).collect();
         let known = match (&self.agents[..], &self.asked) {
@@ -161,7 +162,7 @@ impl Agent {
         Self { health, connected, status }
     }
 
-    /// It in a line.
+    /// Summarizes the agent in one line.
     fn headline(&self) -> String {
         let Status { client_id: client, server, since, state, .. } = &self.status;
         let since = human::span((Utc::now() - since).to_std().unwrap_or_default());
@@ -183,7 +184,7 @@ impl Agent {
         }
     }
 
-    /// All there is to say of it.
+    /// Describes the agent in full.
     fn in_words(&self) -> String {
         let mut text = self.headline();
         if let Some(FileProblem { text: problem, at }) = &self.status.file_problem {

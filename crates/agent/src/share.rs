@@ -102,7 +102,7 @@ impl Shares {
         &self.default.shown
     }
 
-    /// Remembers where the folders of all entries lead now. It blocks.
+    /// Remembers where the folders of all entries lead now. Blocks.
     pub(crate) fn remember(&self) {
         for entry in [&self.default].into_iter().chain(&self.more) {
             entry.root.remember();

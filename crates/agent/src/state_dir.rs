@@ -1,4 +1,4 @@
-//! `STATE_DIR`: a lock, so that it has one owner, and `status.json`.
+//! `STATE_DIR`: `status.json`, and a lock that allows only one owner.
 
 use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io;
@@ -14,9 +14,9 @@ use crate::status::{self, Status};
 #[derive(Debug)]
 pub(crate) struct StateDir {
     dir: PathBuf,
-    /// The system unlocks it with the end of this process, at the latest.
+    /// The system releases the lock when this process ends, at the latest.
     _lock: Option<File>,
-    /// The number of the newest status that was written: a write that hung must not replace it.
+    /// The number of the newest status written: a write that hung must not replace it.
     newest: Mutex<u64>,
 }
 
@@ -35,13 +35,13 @@ const LOCK: &str = "agent.lock";
 const TEMPORARY: &str = ".status-";
 
 impl StateDir {
-    /// Takes `dir` for this process, and creates it if it is missing. It blocks.
+    /// Locks `dir` for this process, and creates it if it is missing. Blocks.
     ///
-    /// An error of the disk, or a file system without locks, keeps no agent from its work: it is
-    /// returned beside the folder, because a second agent would not be noticed then.
+    /// A disk error, or a file system without locks, does not stop the agent. The error is returned
+    /// with the folder, because a second agent would not be detected then.
     ///
     /// # Errors
-    /// Another agent has taken it.
+    /// Another agent has locked it.
     pub(crate) fn take(dir: &Path) -> Result<(Self, io::Result<()>), AlreadyRuns> {
         let opened = fs::create_dir_all(dir).and_then(|()| open_lock(&dir.join(LOCK)));
         let locked = opened.and_then(|lock| match lock.try_lock() {
@@ -68,17 +68,17 @@ impl StateDir {
         &self.dir
     }
 
-    /// Replaces `status.json` by the `number`th status, unless a newer one is there: a reader finds one
-    /// of them, whole. It blocks.
+    /// Replaces `status.json` by the `number`th status, unless a newer one is there. A reader
+    /// always sees a complete status. Blocks.
     ///
-    /// It is not synced: after a power cut nobody asks how the agent was doing.
+    /// Does not fsync: the status is not needed after a power cut.
     pub(crate) fn write(&self, status: &Status, number: u64) -> io::Result<()> {
         let text = serde_json::to_vec_pretty(status)?;
         let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
         if number < *newest {
             return Ok(());
         }
-        // With a name that nobody can foresee, so that it replaces and follows nothing.
+        // The name is unpredictable, so that the write replaces no file and follows no link.
         let mut temporary = tempfile::Builder::new()
             .prefix(TEMPORARY)
             .permissions(Permissions::from_mode(0o644))
@@ -90,7 +90,7 @@ impl StateDir {
     }
 }
 
-/// Opens the lock, which only its owner may open: whoever can open a file can lock it.
+/// Opens the lock file with access for its owner only: any user who can open a file can lock it.
 fn open_lock(path: &Path) -> io::Result<File> {
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
     let mut options = OpenOptions::new();
@@ -107,7 +107,7 @@ fn open_lock(path: &Path) -> io::Result<File> {
     Ok(lock)
 }
 
-/// What a killed agent may have left.
+/// A temporary file that a killed agent may have left.
 fn remove_temporary_files(dir: &Path) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {

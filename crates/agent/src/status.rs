@@ -16,8 +16,8 @@ use crate::process_id::{ProcessId, uptime_ms};
 /// An agent writes `status.json` this often, even if nothing happens.
 pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(15);
 
-/// An agent that has not written for this long does not respond: it is stopped or hangs, or its disk
-/// does.
+/// An agent that has not written for this long is unresponsive: the process or its disk hangs, or
+/// the process is stopped.
 pub(crate) const UNRESPONSIVE_AFTER: Duration = Duration::from_secs(45);
 
 /// What an agent says of itself.
@@ -26,9 +26,9 @@ pub struct Status {
     /// The process that wrote it.
     #[serde(flatten)]
     pub process: ProcessId,
-    /// When it wrote this, which it does every [`HEARTBEAT_EVERY`].
+    /// When the agent wrote this status, at most every [`HEARTBEAT_EVERY`].
     pub heartbeat: DateTime<Utc>,
-    /// The same as time since the boot, so that nobody is misled by a clock that was set.
+    /// The time of the heartbeat since the boot: setting the wall clock does not change it.
     pub heartbeat_uptime_ms: u64,
     /// Whose machine this is.
     pub client_id: String,
@@ -55,7 +55,7 @@ pub enum State {
     Connecting,
     /// The line is up.
     Connected,
-    /// It has ended, or is about to.
+    /// The agent has ended, or is about to end.
     Stopped,
 }
 
@@ -87,16 +87,16 @@ impl Status {
         self.lines.push_front(line);
     }
 
-    /// Notes that the agent is alive now.
+    /// Updates the heartbeat.
     pub(crate) fn beat(&mut self) {
         (self.heartbeat, self.heartbeat_uptime_ms) = (Utc::now(), uptime_ms());
     }
 
     /// Reads what an agent whose folder is `dir` last wrote.
     pub(crate) fn read(dir: &Path) -> io::Result<Self> {
-        // A few KiB. What is longer was not written by an agent.
+        // A status takes a few KiB. An agent never writes a longer file.
         const MAX_LEN: u64 = 256 * 1024;
-        // A pipe of that name must not block us.
+        // Do not block on a pipe with that name.
         let flags = OFlags::NONBLOCK.bits().cast_signed();
         let file = OpenOptions::new().read(true).custom_flags(flags).open(file_in(dir))?;
         if !file.metadata()?.is_file() {
@@ -115,7 +115,7 @@ pub(crate) fn file_in(dir: &Path) -> PathBuf {
 
 #[cfg(test)]
 impl Status {
-    /// The status of an agent that runs in this process.
+    /// Returns the status of an agent that runs in this process.
     pub(crate) fn example(client: &str, state: State) -> Self {
         Self {
             process: ProcessId::own(),

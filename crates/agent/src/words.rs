@@ -7,7 +7,7 @@ use filepull_core::human;
 
 /// What a chain may say, and what that means. The first that fits is taken.
 const MEANINGS: &[(&str, &str)] = &[
-    // Before those of the DNS, which reads files.
+    // Before the DNS entries: a DNS lookup opens files, so its error may have this cause.
     ("too many open files", "the agent may open too few files: raise LimitNOFILE or `ulimit -n`"),
     ("connection refused", "refused: nothing listens there"),
     ("temporary failure in name resolution", "this machine cannot reach its DNS server"),

@@ -87,7 +87,7 @@ async fn an_agent_that_stops_says_goodbye_and_leaves_its_status() {
     let mut bed = Bed::start_with(|config| config.state_dir = Some(dir)).await;
     let (mut line, _) = bed.greeted().await;
     line.check_alive().await;
-    // The status is written beside the line.
+    // The status is written in the background, separately from the session.
     soon(async {
         while !Report::read(&[state.path().to_owned()], None).is_connected() {
             tokio::task::yield_now().await;

@@ -36,13 +36,13 @@ pub(crate) const FAR: Duration = Duration::from_millis(40);
 /// sent.
 pub(crate) const OVER_REST: Must = Must::AtMost(2.0);
 
-/// [`crate::scale`]: the slowest request but one in a hundred, in ms.
+/// [`crate::scale`]: p99 of the request times, in ms.
 pub(crate) const ANSWER_MS: Must = Must::AtMost(50.0);
 
-/// A known client that is offline: memory of the server, in KiB.
+/// Memory of the server for each known client that is offline, in KiB.
 pub(crate) const OFFLINE_CLIENT_KIB: Must = Must::AtMost(0.5);
 
-/// From the start of a server with all that until it answers, in s, with a warm cache.
+/// Time from the start of a server with this data to its first answer, in s, with a warm cache.
 pub(crate) const START_SECONDS: Must = Must::AtMost(2.0);
 
 /// What must never be lost: a line, a transfer.

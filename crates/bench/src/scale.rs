@@ -1,5 +1,4 @@
-//! Single requests to a server that knows very many clients, has very many records, and lets very
-//! many transfers wait.
+//! Single requests to a server with very many clients, records and waiting transfers.
 
 mod ask;
 mod data;
@@ -31,7 +30,7 @@ pub(crate) struct Args {
     asks: u32,
 }
 
-/// What was measured.
+/// The measurements.
 #[derive(Debug, Serialize)]
 struct Measured {
     starts: Vec<Start>,

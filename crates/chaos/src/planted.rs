@@ -111,7 +111,7 @@ impl Copy {
         run_tool(&mut command).await.map(drop)
     }
 
-    /// Runs a trial or a test on the copy: whether it failed, and its output.
+    /// Runs a trial or a test on the copy. Returns whether it failed, and its output.
     async fn attempt(&self, catcher: &str) -> anyhow::Result<(bool, String)> {
         match catcher.strip_prefix("cargo ") {
             Some(arguments) => self.attempt_test(arguments).await,
@@ -128,7 +128,7 @@ impl Copy {
             command.args(arguments.split_whitespace()).args(extra);
             command
         };
-        // A patch that does not compile proves nothing.
+        // A patch must compile: a build error would look like a test failure.
         run_tool(&mut cargo(&["--no-run", "-q"])).await?;
         let output = output(&mut cargo(&[])).await?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -51,8 +51,8 @@ pub(crate) struct Args {
     pub(crate) log_level: String,
 }
 
-/// Everyone who reaches the demo may pull and may connect as a client, so it is reached from this
-/// machine only, whatever the environment holds for a server.
+/// Every host that reaches the demo may pull and may connect as a client. So the demo listens on
+/// this machine only, whatever the environment sets for a server.
 fn parse_loopback(text: &str) -> Result<SocketAddr, String> {
     match parse_addr(text)? {
         addr if addr.ip().to_canonical().is_loopback() => Ok(addr),
@@ -133,7 +133,7 @@ async fn run_clients(
     }
     let n_clients = usize::try_from(args.clients)?;
     let shown = async {
-        // A client that takes longer says why in the log, and the demo goes on with the others.
+        // A client that takes longer logs the reason, and the demo continues with the others.
         let _ = timeout(CONNECT_LIMIT, until_online(readiness, n_clients)).await;
         say(&what_next(args, http));
         pending::<()>().await;
@@ -147,7 +147,7 @@ async fn run_clients(
     Ok(())
 }
 
-/// How long the demo waits for its clients before it says what to type.
+/// How long the demo waits for its clients before it prints the commands.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
@@ -220,7 +220,7 @@ fn server_config(args: &Args) -> anyhow::Result<Config> {
     Ok(Config::try_from(environment::try_parse_from::<filepull_server::Args>(typed)?)?)
 }
 
-/// What to type, the next command last: it stands right above the cursor, whatever came before.
+/// Prints the commands to type. The next command comes last, directly above the cursor.
 fn what_next(args: &Args, http: SocketAddr) -> String {
     let (saved, source) = (shown(&args.data_dir), shown(&args.client_dir));
     let is_default = http.ip() == IpAddr::V4(Ipv4Addr::LOCALHOST);

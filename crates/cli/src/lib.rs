@@ -78,8 +78,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     done
 }
 
-/// The least that a server needs to serve one client: its listeners, records and signals take about
-/// 24 (`limits::a_server_with_too_few_open_files_says_so_and_ends`).
+/// Minimum number of open files for a server with one client: its listeners, records and signals
+/// take about 24 (`limits::a_server_with_too_few_open_files_says_so_and_ends`).
 const OPEN_FILES: u64 = 32;
 
 /// Threads besides the workers of the runtime: those of the records, and some for the disk.

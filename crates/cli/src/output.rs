@@ -6,10 +6,10 @@ use anyhow::Context as _;
 
 /// Prints the result of a command on standard output.
 ///
-/// A reader that has gone (`| head`) is no error: the exit code still says how it went.
+/// A closed pipe (`| head`) is not an error: the exit code still reports the outcome.
 ///
 /// # Errors
-/// It could not be written: the result is lost.
+/// The output cannot be written: the result is lost.
 pub(crate) fn print(text: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
@@ -20,12 +20,13 @@ pub(crate) fn print(text: &str) -> anyhow::Result<()> {
     }
 }
 
-/// Prints a word beside the work, such as where a server listens. The work goes on without readers.
+/// Prints progress, such as the address of a listener. Ignores errors: the command continues
+/// without a reader.
 pub(crate) fn say(text: &str) {
     let _ = print(text);
 }
 
-/// Talk goes to standard error.
+/// Prints an error to standard error.
 pub(crate) fn say_error(error: &anyhow::Error) {
     let _ = writeln!(io::stderr(), "filepull: {error:#}");
 }

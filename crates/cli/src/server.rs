@@ -17,7 +17,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let open_said_aloud = args.agent_auth == AgentAuth::Open;
     let config = Config::try_from(args)?;
     let data_dir = config.data_dir.display().to_string();
-    // As after a disk that was not mounted: an old server on an empty folder looks like a new one.
+    // An unmounted disk has this effect: an old server on an empty folder looks like a new one.
     let is_new = !config.data_dir.join(RECORDS_FOLDER).join("records.db").exists();
     // Before the first word: whoever hears "Ready." may ask for the end.
     let asked_to_stop = signal::shutdown()?;

@@ -103,7 +103,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(if report.is_loss() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// There are no records: not even some that cannot be read.
+/// There are no records, not even damaged ones.
 fn is_missing(error: &VerifyError) -> bool {
     use std::io::ErrorKind::{NotADirectory, NotFound};
     matches!(

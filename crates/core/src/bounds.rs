@@ -10,17 +10,18 @@ use std::time::Duration;
 use crate::CHUNK_LEN;
 use crate::backoff::ReconnectPolicy;
 
-/// The longest time that a server may keep an agent away: by its policy, a `Drain` or a rejection.
+/// Maximum time for which a server may keep an agent away: by its policy, a `Drain` or a rejection.
 pub const MAX_AWAY: Duration = Duration::from_mins(2);
 
 /// How often the server may ping an agent.
 pub const HEARTBEAT: RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_mins(5);
 
-/// How long a session may be silent. At least twice the heartbeat, or one late answer would end it.
+/// How long a session may be silent. At least twice the heartbeat, or one late answer would end the
+/// session.
 pub const DEAD_AFTER: RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_mins(15);
 
-/// The largest bound of an agent's wait between two dials.
+/// The maximum that an agent may set for the wait between two dials.
 pub const RECONNECT_CAP: RangeInclusive<Duration> = Duration::from_millis(100)..=MAX_AWAY;
 
 /// The heartbeat of a peer that names none.
@@ -36,19 +37,19 @@ const MIN_CHUNK_LEN: u32 = 4096;
 /// the largest file would not end otherwise.
 pub const MIN_UPLOAD_RATE: u64 = 1024;
 
-/// Shares that a client may announce.
+/// Maximum number of shares that a client may announce.
 pub const MAX_SHARES: usize = 32;
 
-/// Uploads that an agent may announce as running.
+/// Maximum number of running uploads that an agent may announce.
 pub const MAX_ACTIVE_UPLOADS: usize = 16;
 
-/// Returns `value`, or the nearer end of `range`.
+/// Clamps `value` to `range`.
 pub fn clamp(value: Duration, range: &RangeInclusive<Duration>) -> Duration {
     value.clamp(*range.start(), *range.end())
 }
 
-/// Returns heartbeat and longest silence as a server names them, in milliseconds; 0 leaves them to
-/// the agent.
+/// Returns the heartbeat and the maximum silence that a server names, in milliseconds. With 0 the
+/// agent decides.
 pub fn heartbeats(heartbeat_ms: u32, dead_after_ms: u32) -> (Duration, Duration) {
     let or = |ms: u32, usual| if ms == 0 { usual } else { Duration::from_millis(ms.into()) };
     let heartbeat = clamp(or(heartbeat_ms, USUAL_HEARTBEAT), &HEARTBEAT);
@@ -56,7 +57,7 @@ pub fn heartbeats(heartbeat_ms: u32, dead_after_ms: u32) -> (Duration, Duration)
     (heartbeat, dead_after.max(heartbeat * 2))
 }
 
-/// Returns the longest chunk that a server takes; 0 leaves it to the agent.
+/// Returns the maximum chunk length that a server accepts. With 0 the agent decides.
 pub fn chunk_len(max_chunk_bytes: u32) -> u32 {
     let longest = u32::try_from(CHUNK_LEN).unwrap_or(u32::MAX);
     match max_chunk_bytes {
@@ -70,19 +71,19 @@ pub fn upload_rate(max_bytes_per_s: u64) -> Option<u64> {
     (max_bytes_per_s != 0).then_some(max_bytes_per_s.max(MIN_UPLOAD_RATE))
 }
 
-/// Returns when an agent that was sent away dials again: not before, not after.
+/// Returns the range of time in which a disconnected agent dials again.
 pub fn drain(min: Duration, max: Duration) -> (Duration, Duration) {
     let max = max.min(MAX_AWAY);
     (min.min(max), max)
 }
 
-/// Returns how long a rejected agent waits at least. It waits up to twice as long.
+/// Returns the minimum wait of a rejected agent. The agent waits up to twice as long.
 pub fn retry_after(named: Duration) -> Duration {
     named.min(MAX_AWAY / 2)
 }
 
 impl ReconnectPolicy {
-    /// Returns the policy of another machine with every time inside its bounds.
+    /// Returns the policy of another machine with every time clamped.
     #[must_use]
     pub fn clamped(self) -> Self {
         Self {

@@ -114,7 +114,7 @@ pub struct PartialKey {
 pub enum Extent {
     /// More may follow: only the bytes become durable.
     Prefix,
-    /// All of it: the bytes and the attributes become durable, and nothing may change them again.
+    /// The whole file: bytes and attributes become durable, and must not change afterwards.
     Whole,
 }
 
@@ -149,7 +149,7 @@ pub enum DiskError<E> {
 }
 
 impl<E> DiskError<E> {
-    /// The cause, for a caller to whom the outcome makes no difference.
+    /// Returns the cause, for a caller that treats both outcomes alike.
     pub fn into_cause(self) -> E {
         match self {
             Self::NotDone(cause) | Self::Unknown(cause) => cause,
@@ -157,7 +157,7 @@ impl<E> DiskError<E> {
     }
 }
 
-/// A partial that was taken up again, with the state of what it holds.
+/// A partial that was resumed, with the state of its content.
 #[derive(Debug)]
 pub struct Resumed<P> {
     /// The partial.
@@ -168,7 +168,7 @@ pub struct Resumed<P> {
     pub fingerprint: Fingerprint,
 }
 
-/// Where a sealed download is, whole and with the right digest.
+/// Where a sealed download is, complete and with the correct digest.
 #[derive(Debug)]
 pub enum Sealed<P> {
     /// Under its name.
@@ -179,8 +179,8 @@ pub enum Sealed<P> {
     Lost,
 }
 
-/// Takes up a partial that holds exactly `prefix` once it is cut to that length. Its size alone
-/// never says how much of it is valid.
+/// Resumes a partial that holds exactly `prefix` once it is cut to that length. The size alone
+/// never proves how much of the partial is valid.
 ///
 /// # Errors
 /// The disk failed.
@@ -210,7 +210,7 @@ pub fn find_sealed<D: Disk>(
     download: &Download,
 ) -> Result<Sealed<D::Partial>, DiskError<D::Error>> {
     if let Some(durable) = disk.find(&key.client, download)? {
-        // A commit by link and unlink may have been cut in the middle. What stays is swept later.
+        // A commit by link and unlink may have been interrupted. A leftover partial is swept later.
         let _ = disk.abort(key, None);
         return Ok(Sealed::Named(durable));
     }

@@ -86,7 +86,8 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         .map_err(|_| format!("{text:?} is not a size. Write 10GiB, 512MiB or a number of bytes."))
 }
 
-/// Reads a count such as `20`. One that does not fit is the largest there is: it is out of range.
+/// Reads a count such as `20`. A number that does not fit becomes the maximum, so that it is out of
+/// range.
 ///
 /// # Errors
 /// Shows the form that can be read.

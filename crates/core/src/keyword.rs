@@ -1,9 +1,9 @@
-//! A word of a list that this version does not know: a newer version may have added it.
+//! A keyword that this version does not know: a newer version may have added it.
 
 use std::fmt;
 
-/// A short word of lowercase letters, digits and dashes. Kept inline, so that an enum that holds one
-/// is still `Copy`.
+/// A short keyword of lowercase letters, digits and dashes. Stored inline, so that an enum that
+/// holds one is still `Copy`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Keyword {
     len: u8,
@@ -11,10 +11,10 @@ pub struct Keyword {
 }
 
 impl Keyword {
-    /// The longest word, in bytes.
+    /// The maximum length, in bytes.
     pub const MAX_LEN: usize = 40;
 
-    /// Reads a word: 1 to [`MAX_LEN`](Self::MAX_LEN) lowercase letters, digits and dashes.
+    /// Reads a keyword: 1 to [`MAX_LEN`](Self::MAX_LEN) lowercase letters, digits and dashes.
     pub fn parse(text: &str) -> Option<Self> {
         let is_allowed = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
         let mut bytes = [0; Self::MAX_LEN];
@@ -23,7 +23,7 @@ impl Keyword {
         (0 < len && text.bytes().all(is_allowed)).then_some(Self { len, bytes })
     }
 
-    /// The word as text.
+    /// Returns the keyword as text.
     pub fn as_str(&self) -> &str {
         let word = self.bytes.get(..self.len.into()).unwrap_or_default();
         str::from_utf8(word).unwrap_or_default() // only ASCII is let into it

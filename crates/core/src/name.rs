@@ -34,7 +34,7 @@ impl DownloadName {
         Self { number: self.number + 1, ..self.clone() }
     }
 
-    /// What all names of one second have in common: `download-<YYYYMMDD>-<HHMMSS>`.
+    /// The common prefix of all names of one second: `download-<YYYYMMDD>-<HHMMSS>`.
     pub fn stem(&self) -> &str {
         &self.stem
     }

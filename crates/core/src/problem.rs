@@ -125,7 +125,7 @@ catalogue! {
     /// The server's disk failed.
     StorageFailed = "storage-failed", 500, exit 7, "The server could not store the file",
         "Look at the server's log and at its disk.";
-    /// The records cannot be read or written, or their file is gone.
+    /// The records cannot be read or written, or their file was removed.
     RecordsFailed = "records-failed", 503, exit 7, "The server cannot use its records",
         "Check the folder .filepull in DATA_DIR and the server's log; if its files were moved or \
          replaced, put them back and restart the server.";
@@ -147,7 +147,7 @@ catalogue! {
 }
 
 impl Code {
-    /// Reads the stable name. A word that this version does not know is [`Other`](Self::Other).
+    /// Reads the stable name. An unknown keyword becomes [`Other`](Self::Other).
     pub fn parse(text: &str) -> Option<Self> {
         let known = Self::ALL.iter().copied().find(|code| code.as_str() == text);
         known.or_else(|| Keyword::parse(text).map(Self::Other))

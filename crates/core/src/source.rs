@@ -86,10 +86,10 @@ impl Reading {
 
     /// Judges the file by what it looks like `after` the last byte was read.
     ///
-    /// Where a second reading follows, growth alone is fine: the bytes that were there at open are what
-    /// was asked for, and the second reading proves that they stayed. So is a new owner, mode or name,
-    /// as a backup sets them. Without a second reading any change counts: a file that is rewritten in
-    /// place by a longer one has grown as well.
+    /// If the file is read twice, growth alone is accepted: the requested bytes are those that
+    /// existed at open, and the second reading proves that they stayed. A new owner, mode or name,
+    /// as a backup sets them, is accepted too. Without a second reading any change is rejected: a
+    /// file that is rewritten in place by a longer one has grown as well.
     ///
     /// # Errors
     /// The file shrank, or was written to without growing; with [`Consistency::Stat`], anything changed.

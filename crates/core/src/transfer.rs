@@ -1,4 +1,4 @@
-//! The life of a transfer: what is on record about it, and what may happen to it next.
+//! The life cycle of a transfer: what is on record about it, and which changes are allowed next.
 //!
 //! A method that relies on the disk takes [`Durable`] as proof, so that the [disk](crate::disk) is
 //! always ahead of the record. After every change the transfer is put on record before anything that
@@ -65,13 +65,13 @@ pub struct Setbacks {
 /// How an upload begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Begin {
-    /// Its bytes follow the bytes of the partial.
+    /// The upload continues after the bytes of the partial.
     GoOn,
-    /// Its bytes go into a new partial: begin [`Transfer::next_partial`] on the disk, then call
+    /// The upload needs a new partial: begin [`Transfer::next_partial`] on the disk, then call
     /// [`Transfer::receive`].
     Anew,
-    /// It makes what was received worthless: [`Transfer::start_over`] first, so that its space is
-    /// free for the new partial; then the upload begins again.
+    /// The received bytes are useless. Call [`Transfer::start_over`] first, so that their space is
+    /// free for the new partial, then begin the upload again.
     Over,
 }
 
@@ -101,11 +101,11 @@ pub enum BeginError {
 pub enum Recovery {
     /// Nothing.
     Nothing,
-    /// [Resume](crate::disk::resume) the partial from this checkpoint; if it does not hold it,
-    /// [`Transfer::start_over`].
+    /// [Resume](crate::disk::resume) the partial from this checkpoint. If the partial does not hold
+    /// it, call [`Transfer::start_over`].
     ReadPrefix(Prefix),
-    /// [Search](crate::disk::find_sealed) for the download. If it is nowhere,
-    /// [`Transfer::start_over`]; else continue as after [`Transfer::seal`].
+    /// [Search](crate::disk::find_sealed) for the download. If it is nowhere, call
+    /// [`Transfer::start_over`]; otherwise continue as after [`Transfer::seal`].
     FindSealed(Download),
 }
 
@@ -122,7 +122,8 @@ impl Transfer {
     /// same condition: an agent that dies of each order comes back for ever.
     pub const MAX_LOST: u32 = 50;
 
-    /// A transfer that was asked for at `now`. Put it on record before anybody hears of it.
+    /// Creates a transfer that was requested at `now`. Put it on record before any caller learns of
+    /// it.
     pub fn new(
         client: ClientId,
         path: Option<SharedPath>,
@@ -219,7 +220,7 @@ impl Transfer {
         self.partial_of(self.generation)
     }
 
-    /// The partial that the next generation begins with.
+    /// The partial with which the next generation begins.
     pub fn next_partial(&self) -> PartialKey {
         self.partial_of(self.generation + 1)
     }
@@ -282,8 +283,8 @@ impl Transfer {
     /// record the server can publish it alone: commit the partial, then call
     /// [`published`](Self::published), or [`name_taken`](Self::name_taken).
     ///
-    /// What fails after the record has not failed the transfer: the name may be there. It stays
-    /// sealed, and [`recovery`](Self::recovery) finds out.
+    /// An error after that record does not fail the transfer, because the name may be there. The
+    /// transfer stays sealed, and [`recovery`](Self::recovery) determines the outcome.
     pub fn seal(&mut self, proof: Verified, name: DownloadName, inode: u64, _synced: Durable) {
         if let Phase::Receiving { source, .. } = &self.phase {
             let source = source.clone();
@@ -292,15 +293,15 @@ impl Transfer {
         }
     }
 
-    /// Takes the next name, because something else has the last one. Put it on record before the
-    /// next commit.
+    /// Takes the next name, because another entry has the last one. Put the transfer on record
+    /// before the next commit.
     pub fn name_taken(&mut self) {
         if let Phase::Sealed(download) = &mut self.phase {
             download.name = download.name.next();
         }
     }
 
-    /// Takes the first name from its own on that is not among `taken`.
+    /// Takes the first name, starting with its own, that is not among `taken`.
     pub fn skip_names(&mut self, taken: &HashSet<DownloadName>) {
         if let Phase::Sealed(download) = &mut self.phase {
             while taken.contains(&download.name) {
@@ -317,13 +318,13 @@ impl Transfer {
         }
     }
 
-    /// Drops what was received, because it is of no single version of the source, or damaged. Abort
+    /// Drops the received bytes, because they are damaged or mix versions of the source. Abort
     /// the [`partial`](Self::partial) once this is on record.
     pub fn start_over(&mut self) {
         self.phase = Phase::Queued;
     }
 
-    /// Ends the transfer with `problem`, and notes how far it came. Abort the
+    /// Ends the transfer with `problem`, and notes how many bytes were received. Abort the
     /// [`partial`](Self::partial) once this is on record.
     pub fn fail(&mut self, problem: Problem, reached: Reached, now: DateTime<Utc>) {
         let cancelled = problem.code == Code::Cancelled;

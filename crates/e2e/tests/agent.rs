@@ -1,4 +1,4 @@
-//! What the agent's machine is like: its state folder, its limits, its settings and its folders.
+//! The environment of an agent: its state folder, its limits, its settings and its folders.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -8,7 +8,7 @@ use filepull_e2e::{Process, TestBed};
 use rustix::process::Signal;
 use serde_json::Value;
 
-/// What `filepull-agent status` prints of the state in `dir`, and its exit code.
+/// Returns what `filepull-agent status` prints of the state in `dir`, and its exit code.
 async fn status(dir: &Path, flags: &[&str]) -> anyhow::Result<(String, Option<i32>)> {
     let program = filepull_e2e::program("e2e-filepull-agent".as_ref())?;
     let output = tokio::process::Command::new(program)
@@ -21,7 +21,8 @@ async fn status(dir: &Path, flags: &[&str]) -> anyhow::Result<(String, Option<i3
     Ok((String::from_utf8_lossy(&output.stdout).into_owned(), output.status.code()))
 }
 
-/// Waits until the state in `dir` says so in words, and returns its exit code with `--check`.
+/// Waits until the status of the state in `dir` contains `says`. Returns its exit code with
+/// `--check`.
 async fn checked(dir: &Path, says: &str) -> anyhow::Result<Option<i32>> {
     filepull_e2e::soon(says, async {
         loop {
@@ -34,7 +35,7 @@ async fn checked(dir: &Path, says: &str) -> anyhow::Result<Option<i32>> {
     .await?
 }
 
-/// Checks that the state in `dir` is not that of a connected agent, and in which words.
+/// Checks that the status of the state in `dir` is not connected and starts with `says`.
 async fn check(dir: &Path, says: &str) -> anyhow::Result<()> {
     let (text, code) = status(dir, &["--check"]).await?;
     assert!(text.starts_with(says), "{text}");
@@ -74,7 +75,7 @@ async fn only_an_agent_that_lives_and_responds_is_connected() -> anyhow::Result<
     client.agent()?.signal(Signal::CONT)?;
     client.take_agent()?.kill().await?;
     check(&state, "client4 is not running").await?;
-    // Another process has its number now: this one.
+    // The recorded PID belongs to another process now: this test.
     rewrite(&state, |status| {
         status["pid"] = std::process::id().into();
         status["heartbeat_uptime_ms"] = u64::MAX.into();
@@ -112,7 +113,7 @@ async fn a_connection_that_ends_after_a_drain_is_no_connection() -> anyhow::Resu
     let client = bed.connected("client4", b"data").await?;
     assert_eq!(checked(&client.state(), "client4 is connected to").await?, Some(0));
     let mut server = bed.take_server()?;
-    // It drains its agents first.
+    // The server drains its agents first.
     server.terminate()?;
     assert!(server.ended().await?.success());
     assert_eq!(checked(&client.state(), "client4 is not connected to").await?, Some(1));
@@ -171,7 +172,8 @@ async fn a_list_of_shares_is_explained_where_it_was_set() -> anyhow::Result<()> 
     Ok(())
 }
 
-/// Starts an agent with these settings beside what it needs; it dials where nobody listens.
+/// Starts an agent with these settings and the required ones. It dials an address without a
+/// listener.
 fn agent(launcher: &[&str], settings: &[(&str, &str)]) -> anyhow::Result<Process> {
     let mut all = vec![
         ("CLIENT_ID", "client4".to_owned()),
@@ -220,7 +222,8 @@ async fn too_few_open_files_are_told_at_the_start() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The limit of threads counts those of a user, and does not hold for root: a user of its own.
+/// The limit of threads counts those of a user and is not enforced for root, so the test uses its
+/// own user.
 #[tokio::test]
 async fn with_one_more_thread_an_agent_sends_and_without_it_says_so() -> anyhow::Result<()> {
     if !rustix::process::geteuid().is_root() {

@@ -304,8 +304,8 @@ async fn a_download_whose_name_is_not_safe_yet_is_still_under_way() -> anyhow::R
     Ok(())
 }
 
-/// The disk certainly does not give a whole file its name: the file waits with its bytes, and
-/// another client has its turn meanwhile.
+/// The disk refuses to name a whole file: the transfer waits with its bytes, without its permit,
+/// and another client's transfer runs meanwhile.
 #[tokio::test]
 async fn a_disk_that_refuses_a_name_keeps_no_turn_and_heeds_a_cancel() -> anyhow::Result<()> {
     let bed = TestBed::with(&[("MAX_RUNNING", "1")]).await?;

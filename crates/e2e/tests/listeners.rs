@@ -1,4 +1,4 @@
-//! Both listeners have bounds: no caller and no agent takes what the others need.
+//! Both listeners have limits: no caller and no agent takes capacity that others need.
 
 use filepull_e2e::{HandAgent, TestBed, soon};
 use filepull_proto::v1::agent_control_client::AgentControlClient;
@@ -10,10 +10,10 @@ use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-/// A server that may open so few files has 16 connections for operators, and 64 for agents.
+/// With this limit of open files a server has 16 connections for operators and 64 for agents.
 const FEW_FILES: &[&str] = &["prlimit", "--nofile=128:128"];
 
-/// What a client of HTTP/2 begins with: the preface, and empty settings.
+/// The first bytes of an HTTP/2 client: the preface, and empty settings.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 #[tokio::test]
@@ -43,7 +43,7 @@ async fn callers_that_wait_lock_no_operator_out() -> anyhow::Result<()> {
         let request = format!("GET /trigger?{query} HTTP/1.1\r\nhost: x\r\n\r\n");
         caller.write_all(request.as_bytes()).await?;
         waiting.push(caller);
-        // All places but the last one are taken by callers that wait.
+        // Callers that wait take all permits but one.
         if number < 16 {
             let waits = |server: &Value| server["transfers"]["waiting"] == number;
             bed.until("/api/v1/server", waits).await?;
@@ -70,7 +70,7 @@ async fn connections_without_a_stream_lock_no_agent_out() -> anyhow::Result<()> 
 #[tokio::test]
 async fn a_newcomer_is_read_while_it_is_judged() -> anyhow::Result<()> {
     let bed = TestBed::start().await?;
-    // It answers no ping, so that the newcomer is judged for two seconds.
+    // The old session answers no ping, so the newcomer is judged for two seconds.
     let first = HandAgent::connect(bed.grpc(), "client4", filepull_e2e::DEADLINE).await?;
     let hello = Hello {
         client_id: "client4".into(),

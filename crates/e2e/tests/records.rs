@@ -1,4 +1,4 @@
-//! What is written, and when; and what is shown when the records are damaged or gone.
+//! What is recorded and when, and how damaged or missing records are handled.
 
 use std::fs;
 use std::time::Instant;
@@ -119,7 +119,7 @@ async fn a_trigger_is_rejected_while_the_records_are_gone() -> anyhow::Result<()
     let rejected = bed.send(Method::POST, "/api/v1/transfers?client=client4", &[], "").await?;
     assert_eq!((rejected.status, &rejected.json()?["code"]), (503, &"records-failed".into()));
     assert_eq!(bed.get("/readyz").await?.status, 503);
-    // Nothing was started, and once they are back everything works again.
+    // Nothing was started. Everything works again once the files are back.
     fs::rename(&aside, &records)?;
     fs::write(client.data(), "again")?;
     bed.pull("client4").await?;

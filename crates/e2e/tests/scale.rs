@@ -1,5 +1,5 @@
-//! What a request costs does not depend on what it does not touch: transfers that wait, clients that
-//! are known. CPU time and memory are compared, because other work on the machine changes neither.
+//! The cost of a request does not depend on unrelated items: waiting transfers, known clients. CPU
+//! time and memory are compared, because other work on the machine changes neither.
 
 use std::fs;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use filepull_server::records::Records;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use uuid::Uuid;
 
-/// A server with this many known clients, all offline, for the first of which a transfer waits.
+/// A server with this many known clients, all offline. A transfer waits for the first of them.
 async fn server(n_clients: u32, n_waiting: u32) -> anyhow::Result<TestBed> {
     let mut bed = TestBed::made_in(tempfile::tempdir()?, Programs::default(), &[]);
     let records = Records::open(&bed.data_dir().join(".filepull")).await?;
@@ -57,7 +57,7 @@ fn greeting(number: u32) -> anyhow::Result<Greeting> {
     })
 }
 
-/// CPU time of the server so far.
+/// Returns the CPU time of the server so far.
 fn cpu_time(bed: &TestBed) -> anyhow::Result<Duration> {
     let stat = fs::read_to_string(format!("/proc/{}/stat", bed.server()?.pid()?))?;
     let (_, fields) = stat.rsplit_once(')').context("no name")?;
@@ -73,7 +73,7 @@ fn resident_kib(bed: &TestBed) -> anyhow::Result<u64> {
     Ok(line.trim().trim_end_matches("kB").trim().parse()?)
 }
 
-/// The CPU time of many requests for the same.
+/// Returns the CPU time of many equal requests.
 async fn cost(bed: &TestBed, n_requests: u32, path: &str, status: u16) -> anyhow::Result<Duration> {
     let before = cpu_time(bed)?;
     for _ in 0..n_requests {
@@ -110,7 +110,7 @@ async fn known_clients_make_no_mistyped_id_dearer_and_cost_no_memory() -> anyhow
     let detail = "No client called sotre-12345 has ever connected. Did you mean store-12345?";
     assert!(answer.text().contains(detail), "{}", answer.text());
     let took = cost(&many, 20, "/trigger?id=sotre-12345", 404).await?;
-    // In a debug build; 20,000 ids are compared in more than that for each of them.
+    // For a debug build, in which comparing 20,000 ids takes longer than this for each request.
     assert!(took < Duration::from_secs(2), "{took:?} for 20");
 
     for bed in [&few, &many] {

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use filepull_e2e::{Process, Programs, TestBed, made};
 
-/// Waits until `filepull-agent status` says this of the state in `dir`: it is written beside the log.
+/// Waits until `filepull-agent status` prints `text` for the state in `dir`. The status is written
+/// separately from the log.
 async fn status_says(dir: &Path, text: &str) -> anyhow::Result<String> {
     filepull_e2e::soon(text, async {
         loop {
@@ -191,7 +192,7 @@ async fn the_demo_prints_the_next_command_last_and_when_it_works() -> anyhow::Re
     let http = format!("127.0.0.1{http}").parse()?;
     let reply = filepull_e2e::send(http, hyper::Method::GET, &format!("/{path}"), &[], "").await?;
     assert!(reply.text().starts_with("Done: client4 sent data.txt"), "{}", reply.text());
-    // A whole pull later it is still the last line of the screen.
+    // After a whole pull it is still the last line of the screen.
     assert_eq!(demo.said().last(), Some(&command));
     Ok(())
 }
@@ -326,7 +327,8 @@ async fn a_server_that_may_open_too_few_files_says_so_and_ends() -> anyhow::Resu
     Ok(())
 }
 
-/// The limit of threads counts those of a user, and does not hold for root: a user of its own.
+/// The limit of threads counts those of a user and is not enforced for root, so the test uses its
+/// own user.
 #[tokio::test]
 async fn a_server_that_may_start_too_few_threads_says_so_and_ends() -> anyhow::Result<()> {
     if !rustix::process::geteuid().is_root() {
@@ -365,7 +367,7 @@ async fn what_a_command_prints_is_never_lost_in_silence() -> anyhow::Result<()> 
         let mut lost = Process::start(&full, "e2e-filepull", command, &settings)?;
         lost.says("writing to standard output: No space left on device").await?;
         assert_eq!(lost.ended().await?.code(), Some(1), "{command}");
-        // Nobody reads: the exit code is the answer.
+        // The reader is closed: the exit code reports the outcome.
         let gone =
             ["sh", "-c", "{ \"$0\" \"$@\"; echo \"exit $?\" >&2; } | true"].map(str::to_owned);
         let gone = Process::start(&gone, "e2e-filepull", command, &settings)?;
@@ -410,7 +412,7 @@ fn demo_settings(folder: &Path, size: &str) -> [(&'static str, String); 5] {
     ]
 }
 
-/// Every setting of the server, as compose files and env files spoil it.
+/// Every setting of the server, with typical mistakes of compose files and env files.
 #[tokio::test]
 async fn an_empty_variable_of_the_server_counts_as_not_set() -> anyhow::Result<()> {
     let names = ["MAX_RUNNING", "MAX_WAITING", "HTTP_AUTH", "AGENT_AUTH", "MAX_FILE_SIZE"];
@@ -496,7 +498,7 @@ async fn a_local_setup_obeys_the_size_and_the_number_of_clients() -> anyhow::Res
     Ok(())
 }
 
-/// A download there could replace another file, or be lost in a power cut.
+/// On such a disk a download could replace another file, or be lost in a power cut.
 #[tokio::test]
 async fn a_disk_that_cannot_publish_safely_is_rejected_at_the_start() -> anyhow::Result<()> {
     let names = "-e inject=renameat2:error=EINVAL -e inject=linkat:error=EPERM";

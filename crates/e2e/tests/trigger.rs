@@ -106,7 +106,7 @@ async fn a_name_on_record_is_never_given_to_another_file() -> anyhow::Result<()>
     let bed = TestBed::start().await?;
     let client = bed.connected("client4", b"0").await?;
     let mut names = BTreeSet::new();
-    // Some of them end in the same second.
+    // Some of the pulls end in the same second.
     for version in 0..10 {
         std::fs::write(client.data(), version.to_string())?;
         let download = bed.pull("client4").await?;

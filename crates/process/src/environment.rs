@@ -21,14 +21,14 @@ pub fn parse<P: Parser>() -> P {
 /// Parses a command line, its first word the program, and the environment of this process.
 ///
 /// # Errors
-/// As clap has them: a value is wrong, or help is asked for.
+/// The errors of clap: a value is wrong, or help was requested.
 pub fn try_parse_from<P: Parser>(
     typed: impl IntoIterator<Item = impl Into<OsString> + Clone>,
 ) -> Result<P, clap::Error> {
     let command = without_empty(P::command());
     let parsed = command.clone().try_get_matches_from(typed).and_then(|m| P::from_arg_matches(&m));
-    // An invalid value is explained better by the flaw than by what it breaks. Help needs no
-    // valid environment.
+    // The message about an invalid value is clearer than the parse error that it causes. Help does
+    // not need a valid environment.
     let concerns_values = match &parsed {
         Ok(_) => true,
         Err(error) => matches!(error.kind(), ErrorKind::InvalidValue | ErrorKind::ValueValidation),
@@ -59,7 +59,7 @@ pub fn warn_misspelt<P: Parser>() {
 /// Checks a path that was typed as a flag or read from the environment.
 ///
 /// # Errors
-/// Says what is wrong with it: it is in quotes, holds a control character, or begins with a `~` or a
+/// Names what is wrong: the path is in quotes, holds a control character, or begins with a `~` or a
 /// variable, which only a shell replaces.
 pub fn check_path(path: &Path) -> Result<(), String> {
     if let Some(flaw) = flaw_of(path.as_os_str()) {
@@ -117,7 +117,7 @@ fn flaw_of(value: &OsStr) -> Option<&'static str> {
     }
 }
 
-/// The names of `set` that are close to a name of `known`, with that one.
+/// Returns the names in `set` that are close to a name in `known`, each with that name.
 fn misspelt(
     known: &BTreeSet<String>,
     set: impl Iterator<Item = OsString>,
@@ -134,7 +134,7 @@ const NOT_A_MISTAKE: &str = "STATE_DIRECTORY";
 /// Whether `name` is probably meant to be `known`: it differs in case, underscores and one letter
 /// (two in a long name), or spells the last word out, as `SERVER_ADDRESS` does.
 fn is_close(known: &str, name: &str) -> bool {
-    // Among short names a distance of one proves nothing: SIZE, SITE.
+    // A distance of one proves nothing for short names: SIZE, SITE.
     const SHORT: usize = 4;
     const LONG: usize = 9;
     let [known, name_letters] = [known, name].map(letters);

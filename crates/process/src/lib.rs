@@ -1,5 +1,5 @@
-//! What every process of filepull does, whatever it is for: run tasks and end them, read settings,
-//! listen to signals, write a log, hold many connections open. It knows nothing of transfers.
+//! What every filepull process needs: run tasks and end them, read settings, handle signals, write
+//! a log, hold many connections open. This crate knows nothing of transfers.
 
 pub mod environment;
 pub mod lifecycle;

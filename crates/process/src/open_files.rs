@@ -20,7 +20,7 @@ pub fn raise_limit() -> io::Result<u64> {
     Ok(maximum.unwrap_or(u64::MAX))
 }
 
-/// The system lets this process open too few files.
+/// This process may open too few files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "this process may open only {limit} files and connections and needs {needed}. Allow more: \
@@ -30,17 +30,17 @@ pub fn raise_limit() -> io::Result<u64> {
 pub struct TooFewFiles {
     /// The limit, as far as this process can raise it.
     pub limit: u64,
-    /// The least that is needed.
+    /// The required minimum.
     pub needed: u64,
 }
 
 /// Raises the limit, and checks that `needed` files and connections may be open at once.
 ///
 /// # Errors
-/// Fewer may.
+/// The limit is lower than `needed`.
 pub fn require(needed: u64) -> Result<(), TooFewFiles> {
     let raised = raise_limit();
-    // A limit that cannot be raised holds as it is.
+    // If the limit cannot be raised, the current limit applies.
     let limit = raised.unwrap_or(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX));
     if limit < needed { Err(TooFewFiles { limit, needed }) } else { Ok(()) }
 }

@@ -48,7 +48,7 @@ pub fn shutdown() -> io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// Resolves when the signal arrives; never, if nobody listens to it.
+/// Resolves when the signal arrives; never without a `signal`.
 async fn received(signal: Option<&mut Signal>) {
     match signal {
         Some(signal) => _ = signal.recv().await,
@@ -56,8 +56,8 @@ async fn received(signal: Option<&mut Signal>) {
     }
 }
 
-/// Whether whoever started this process made it ignore SIGHUP, as `nohup` does. Linux only:
-/// elsewhere the answer is no.
+/// Returns whether the parent process made this one ignore SIGHUP, as `nohup` does. Linux only:
+/// false elsewhere.
 fn ignores_hang_up() -> bool {
     fs::read_to_string("/proc/self/status").is_ok_and(|status| ignores(&status, SIGHUP))
 }

@@ -145,7 +145,7 @@ struct JsonLines<W>(W);
 
 impl<W: Write> Write for JsonLines<W> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        // A line is written as a whole.
+        // A line is written in one call.
         self.0.write_all(json_escaped(&String::from_utf8_lossy(line)).as_bytes())?;
         Ok(line.len())
     }
@@ -196,7 +196,7 @@ mod tests {
         assert_eq!(filter("").unwrap().max_level_hint(), Some(LevelFilter::INFO));
     }
 
-    /// What is logged of a file name that is made to mislead.
+    /// Returns what is logged of a misleading file name.
     fn logged(layer: impl FnOnce(Lines) -> Box<dyn tracing::Subscriber + Send + Sync>) -> String {
         let lines = Lines::default();
         tracing::subscriber::with_default(layer(lines.clone()), || {
@@ -235,7 +235,7 @@ mod tests {
             assert!(!log.trim_end().contains(human::is_unprintable), "{log:?}");
         }
         assert!(text.contains("no file gpj.\\u{202e}\\u{200b}"), "{text}");
-        // A machine reads what was there, to the letter.
+        // JSON is read by programs: the parsed value is exactly the original.
         let read: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(read["name"], "gpj.\u{202e}\u{200b}\u{e0041}\u{7f}\nERROR forged");
     }

@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
      TasksMax=64 in a systemd unit, pids_limit: 64 in a compose file, \"ulimit -u\" in a shell"
 )]
 pub struct TooFewThreads {
-    /// How many could be started.
+    /// How many threads could be started.
     pub started: usize,
-    /// How many are needed.
+    /// How many threads are needed.
     pub needed: usize,
-    /// What the system said.
+    /// The error of the system.
     pub source: io::Error,
 }
 
@@ -25,11 +25,12 @@ pub struct TooFewThreads {
 /// this is how a process finds out before.
 ///
 /// # Errors
-/// Fewer can be started.
+/// Fewer threads can be started.
 pub fn require(needed: usize) -> Result<(), TooFewThreads> {
     let before = count();
     let tried = start(needed);
-    // The system counts a thread for a moment after it was joined: whoever starts one now would fail.
+    // The kernel still counts a thread briefly after it was joined, and a new thread could fail
+    // meanwhile.
     let limit = Instant::now() + Duration::from_secs(1);
     while before < count() && Instant::now() < limit {
         thread::yield_now();
@@ -37,13 +38,13 @@ pub fn require(needed: usize) -> Result<(), TooFewThreads> {
     tried
 }
 
-/// How many threads this process has; none where `/proc` does not say.
+/// Returns the number of threads of this process; none without `/proc`.
 fn count() -> usize {
     fs::read_dir("/proc/self/task").map_or(0, Iterator::count)
 }
 
 fn start(needed: usize) -> Result<(), TooFewThreads> {
-    // Nobody passes the gate before it is known how many there are.
+    // Every thread waits at the gate until all have been started.
     let gate = RwLock::new(());
     thread::scope(|scope| {
         let closed = gate.write();

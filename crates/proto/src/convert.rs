@@ -62,13 +62,13 @@ impl From<v1::ReconnectPolicy> for ReconnectPolicy {
     }
 }
 
-/// When an agent that is sent away dials again: not before, not after.
+/// The range of time in which a disconnected agent dials again.
 pub fn drain_times(drain: v1::Drain) -> (Duration, Duration) {
     let time = |ms: u32| Duration::from_millis(ms.into());
     bounds::drain(time(drain.reconnect_min_ms), time(drain.reconnect_max_ms))
 }
 
-/// How long a rejected agent waits at least; zero leaves it to the agent.
+/// Minimum wait of a rejected agent. With zero the agent decides.
 pub fn retry_after(error: &v1::Error) -> Duration {
     bounds::retry_after(Duration::from_millis(error.retry_after_ms.into()))
 }
@@ -92,15 +92,15 @@ impl From<&Problem> for v1::Error {
 const FILE_ERRORS: std::ops::RangeInclusive<i32> =
     ErrorCode::FileNotFound as i32..=ErrorCode::NotAFile as i32;
 
-/// The problem that an agent reports. Any other code is the server's own to report: from an agent it
-/// is an error of the agent.
+/// Returns the problem that an agent reports. The other codes are reserved for the server: from an
+/// agent they count as an internal error of the agent.
 pub fn reported(error: &v1::Error) -> Problem {
     let of_a_file = FILE_ERRORS.contains(&error.code);
     let code = if of_a_file { problem_code(error.code()) } else { Code::AgentError };
     Problem::new(code, human::printable(&error.message, MAX_MESSAGE))
 }
 
-/// The problem with which a server answers an upload.
+/// Returns the problem with which a server answers an upload.
 pub fn answered(error: &v1::Error) -> Problem {
     Problem::new(problem_code(error.code()), human::printable(&error.message, MAX_MESSAGE))
 }
@@ -180,7 +180,7 @@ mod tests {
         for &code in Code::ALL {
             let error = v1::Error::from(&Problem::new(code, "why"));
             let travels = wire_code(code) != ErrorCode::Internal;
-            // To an agent the records are a part of the server's storage.
+            // For an agent the records are part of the server's storage.
             let code = if code == Code::RecordsFailed { Code::StorageFailed } else { code };
             assert_eq!(answered(&error).code, if travels { code } else { Code::AgentError });
             let of_the_file = (20..=25).contains(&error.code);

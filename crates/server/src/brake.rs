@@ -1,4 +1,4 @@
-//! Stops reading from a connection while nobody takes what it brings.
+//! Stops reading from a connection while its data is not consumed.
 //!
 //! HTTP/2 lets an agent send a whole flow-control window ahead, 16 MiB, and what has been read must
 //! be kept. Left in the system's socket buffer instead, it slows the agent down by itself. A window
@@ -28,11 +28,11 @@ struct Inner {
     reader: AtomicWaker,
 }
 
-/// What is read ahead of those who take it, unless an upload wants more: the longest message of a
-/// session, 64 KiB, and its frames.
+/// Maximum number of bytes read ahead of the consumer, unless an upload wants more: the longest
+/// message of a session, 64 KiB, and its frames.
 const UNASKED: usize = 80 * 1024;
 
-/// What may still be under way of an upload that has ended. HTTP/2 drops it as it comes.
+/// Maximum number of bytes in flight of an upload that has ended. HTTP/2 drops them on arrival.
 const UNDER_WAY: usize = 32 * 1024 * 1024;
 
 impl Default for Inner {
@@ -54,12 +54,12 @@ impl Brake {
         }
     }
 
-    /// However much comes is read.
+    /// Reads without a limit.
     pub(crate) fn want_all(&self) {
         self.want(usize::MAX);
     }
 
-    /// An upload begins. Nothing is wanted until it asks.
+    /// An upload begins. Reading stops until the upload requests bytes.
     pub(crate) fn begin_upload(&self) {
         self.0.n_uploads.fetch_add(1, Ordering::SeqCst);
         self.want(0);
@@ -71,19 +71,19 @@ impl Brake {
         self.want(UNDER_WAY);
     }
 
-    /// Whether an upload decides how much is read.
+    /// Returns whether an upload decides how much is read.
     pub(crate) fn has_upload(&self) -> bool {
         0 < self.0.n_uploads.load(Ordering::SeqCst)
     }
 
-    /// A message of a session, or the head of a request, has been taken.
+    /// A message of a session, or the head of a request, has been consumed.
     pub(crate) fn took(&self) {
         if !self.has_upload() && self.0.wanted.load(Ordering::SeqCst) < UNASKED {
             self.want(UNASKED);
         }
     }
 
-    /// From now on no upload brakes the connection.
+    /// The connection carries a session from now on, so no upload brakes it.
     pub(crate) fn carries_session(&self) {
         self.0.has_session.store(true, Ordering::SeqCst);
         self.0.reader.wake();

@@ -42,7 +42,7 @@ struct Shared {
     became_idle: Notify,
 }
 
-/// Who is closed first: the lowest number of the idle ones, then of the busy ones.
+/// The order of closing: the idle connection with the lowest number first, then the busy ones.
 #[derive(Debug, Default)]
 struct Order {
     next: u64,
@@ -104,8 +104,9 @@ impl ConnectionLimit {
         }))
     }
 
-    /// Admits a connection, and closes another one if there are too many. Waits for one to end only
-    /// if none may be closed. The connection is to end when its permit is closed, or `stop` is.
+    /// Admits a connection, and closes another one if the limit is exceeded. Waits only if no
+    /// connection may be closed. The caller must end the connection when its permit is closed or
+    /// `stop` is.
     pub(crate) async fn admit(&self, stop: &CancellationToken) -> ConnectionPermit {
         let shared = &self.0;
         let permit = match Arc::clone(&shared.permits).try_acquire_owned() {
@@ -243,7 +244,7 @@ impl ConnectionPermit {
         state.progress_at = Instant::now();
         let mut order = lock(&self.0.limit.order);
         let is_closed = order.remove(state.number).is_none();
-        // It was chosen already.
+        // The connection has already been chosen to be closed.
         if is_closed {
             return;
         }

@@ -1,4 +1,4 @@
-//! Why the data folder cannot be used: which path, whose it is, and what to type.
+//! Explains why the data folder cannot be used: the path, its owner, and the command to run.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -10,13 +10,13 @@ use rustix::process::geteuid;
 
 use crate::store::RECORDS_FOLDER;
 
-/// A path as it is found from anywhere: messages outlive the folder in which they were made.
+/// Returns an absolute path, so that a message is clear in any working directory.
 pub(crate) fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
-/// Adds to an error of opening the data folder which path is the problem, whose it is and what to
-/// type, as far as that can be told.
+/// Adds to an error of opening the data folder which path is the problem, its owner and the command
+/// to run, as far as they are known.
 pub fn explained(data_dir: &Path, error: anyhow::Error) -> anyhow::Error {
     match mistake(data_dir) {
         Some(mistake) => anyhow::anyhow!("{error:#}. {mistake}"),
@@ -24,7 +24,8 @@ pub fn explained(data_dir: &Path, error: anyhow::Error) -> anyhow::Error {
     }
 }
 
-/// What is no folder, or the first path that this process may not read and write.
+/// Describes a path that is not a folder, or the first path that this process may not read and
+/// write.
 fn mistake(data_dir: &Path) -> Option<String> {
     let data_dir = absolute(data_dir);
     if data_dir.exists() && !data_dir.is_dir() {
@@ -68,7 +69,7 @@ fn mistake_at(path: &Path, data_dir: &Path) -> Option<String> {
     ))
 }
 
-/// The path itself, or the nearest folder above it that is there: where it would be made.
+/// Returns the path, or its nearest existing ancestor, in which it would be created.
 fn existing(path: &Path) -> &Path {
     let found = path.ancestors().find(|path| fs::symlink_metadata(path).is_ok());
     found.unwrap_or(path)

@@ -52,7 +52,7 @@ pub(crate) struct Gateway {
     pub(crate) line: LineSettings,
     /// From here on the beats of all lines are counted.
     pub(crate) started: Instant,
-    /// What is rejected.
+    /// Logs rejected sessions and uploads.
     pub(crate) rejections: RejectionLog,
 }
 

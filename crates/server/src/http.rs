@@ -54,7 +54,7 @@ pub(crate) use serve::serve;
 pub struct App {
     /// Makes and finds transfers.
     pub transfers: Transfers,
-    /// Knows who is connected.
+    /// Knows which clients are connected.
     pub registry: Registry,
     /// Finds clients, connected or not.
     pub clients: KnownClients,

@@ -41,7 +41,7 @@ impl ClientCounts {
 }
 
 impl KnownClients {
-    /// Looks in the registry first, then in the records.
+    /// Checks the registry first, then the records.
     pub fn new(registry: Registry, records: Records) -> Self {
         Self { registry, records }
     }
@@ -63,7 +63,7 @@ impl KnownClients {
     ///
     /// # Errors
     /// [`Code::ClientUnknown`], with the id that was probably meant; or the records cannot be read,
-    /// which `failed` puts into words.
+    /// which `failed` turns into a problem.
     pub async fn known(
         &self,
         id: &ClientId,
@@ -110,5 +110,5 @@ impl KnownClients {
     }
 }
 
-/// Who was heard when.
+/// A client, and when it was last heard.
 type Seen = (ClientId, DateTime<Utc>);

@@ -212,7 +212,7 @@ async fn open_data(data_dir: &Path) -> anyhow::Result<(Store, Records)> {
         anyhow::Ok((store, Records::open(&data_dir.join(RECORDS_FOLDER)).await?))
     };
     opened.await.map_err(|error| match error.downcast_ref() {
-        // A disk that does not answer must not be queried again.
+        // Do not query a disk again that does not answer.
         Some(DataFolderError::Unsuitable { .. } | DataFolderError::Unresponsive { .. }) => error,
         Some(DataFolderError::Store(_)) | None => data_folder::explained(data_dir, error),
     })

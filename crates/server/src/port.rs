@@ -1,4 +1,4 @@
-//! Why an address cannot be listened on: who holds the port, and what to type instead.
+//! Explains why an address cannot be listened on: which process holds the port, and what to change.
 
 use std::fs;
 use std::io;
@@ -7,7 +7,7 @@ use std::path::Path;
 
 use filepull_core::human;
 
-/// Adds what to do about it to an error of listening on the address of a setting.
+/// Adds the remedy to an error of listening on the address of a setting.
 pub(crate) fn explained(setting: &str, addr: SocketAddr, error: io::Error) -> anyhow::Error {
     let kind = error.kind();
     let why = if kind == io::ErrorKind::AddrInUse {
@@ -28,7 +28,7 @@ pub(crate) fn explained(setting: &str, addr: SocketAddr, error: io::Error) -> an
     } else {
         return anyhow::Error::new(error).context(format!("listening on {setting}={addr}"));
     };
-    // Without the words of the system, which say less: what to type stands at the end.
+    // Without the system's error text, which says less: the remedy comes last.
     anyhow::anyhow!("listening on {setting}={addr}: {why}")
 }
 
@@ -51,7 +51,7 @@ fn unknown_holder(addr: SocketAddr) -> String {
     format!("another process. To see which: sudo ss -ltnp \"sport = :{port}\"")
 }
 
-/// The next port, or the one before the last.
+/// The next port, or the previous one for the last port.
 fn other_port(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip(), addr.port().checked_add(1).unwrap_or(u16::MAX - 1))
 }
@@ -84,7 +84,7 @@ fn listener(line: &str, addr: SocketAddr) -> Option<&str> {
     (is_port && (is_any || addr.ip().is_unspecified() || ip == hex(addr.ip()))).then_some(inode)
 }
 
-/// An address as /proc writes it: words of four bytes, each in the order of this machine.
+/// An address as /proc writes it: groups of four bytes, each in the byte order of this machine.
 fn hex(ip: IpAddr) -> String {
     let word = |word: &[u8]| {
         let word = word.try_into().map_or(0, u32::from_ne_bytes);

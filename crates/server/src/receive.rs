@@ -69,7 +69,7 @@ pub(crate) enum End {
 pub(crate) enum Event {
     /// What has been received so far is written.
     Wrote,
-    /// The disk has been writing for long and goes on; `held` stays empty.
+    /// The disk has been writing for too long and continues; `held` stays empty.
     DiskStalled,
     /// The upload is over, and everything that arrived has been written.
     Ended(End),
@@ -98,15 +98,15 @@ pub struct Reception {
     batch_len: usize,
     job: Option<JoinHandle<(Held, Result<(), End>)>>,
     end: Option<End>,
-    /// When the disk stalls unless its job has ended.
+    /// When the current disk job counts as stalled.
     stalls_at: Option<Instant>,
     stall: Stall,
     /// How many bytes the agent may still send.
     n_expected: u64,
 }
 
-/// A disk that works on one job for longer has stalled. By then the agent has not waited for the
-/// answer to an HTTP/2 ping for too long.
+/// A disk that works longer on one job has stalled. By then the agent has not waited too long for
+/// the answer to an HTTP/2 ping.
 const STALLS_AFTER: Duration = Duration::from_secs(5);
 
 impl Reception {
@@ -167,8 +167,8 @@ impl Reception {
         }
     }
 
-    /// Waits for `work` of the disk, before the first byte is written. The connection must not be
-    /// dropped meanwhile because a ping is not answered: `on_stall` is called when that begins.
+    /// Waits for a disk job before the first byte is written. An unanswered ping must not drop the
+    /// connection meanwhile, so `on_stall` is called when the disk stalls.
     pub(crate) async fn while_disk_works<T>(
         &mut self,
         n_expected: u64,
@@ -187,7 +187,7 @@ impl Reception {
         done
     }
 
-    /// A job writes: the agent waits for this server's disk.
+    /// A write job runs: the agent waits for this server's disk.
     pub(crate) fn is_writing(&self) -> bool {
         self.job.is_some()
     }
@@ -286,7 +286,7 @@ async fn next_piece(
     .await
 }
 
-/// Resolves then; never if there is no such time.
+/// Resolves at this time; never for `None`.
 async fn reached(at: Option<Instant>) {
     match at {
         Some(at) => sleep_until(at).await,

@@ -60,7 +60,7 @@ use writer::Writer;
 /// A key leads to its transfer for so long.
 pub const KEEP_KEYS: Duration = Duration::from_hours(24);
 
-/// How long a page waits for the number of clients, which it can show without.
+/// How long a page waits for the number of clients. Without it the page shows the last count.
 const COUNT_LIMIT: Duration = Duration::from_secs(1);
 
 /// A handle on the records; cheap to clone.
@@ -68,13 +68,14 @@ const COUNT_LIMIT: Duration = Duration::from_secs(1);
 pub struct Records {
     writer: Writer,
     readers: Readers,
-    /// How many clients there were when they were last counted.
+    /// The number of clients at the last count.
     n_clients: Arc<AtomicU64>,
-    /// The damaged records that the log has.
+    /// The damaged records that have been logged.
     logged: Arc<Mutex<HashSet<String>>>,
 }
 
-/// At most so many damaged records are logged, so that they fill neither the memory nor the log.
+/// Maximum number of damaged records that are logged, so that they fill neither the memory nor the
+/// log.
 const MAX_LOGGED: usize = 1000;
 
 /// The transfers that are not final.
@@ -162,16 +163,16 @@ pub enum RecordsError {
 /// Why a transfer was not saved.
 #[derive(Debug, thiserror::Error)]
 pub enum SaveError {
-    /// The record belongs to another: it is final, of a later attempt, or its key leads elsewhere.
+    /// The record is final, belongs to a later attempt, or its key leads to another transfer.
     #[error("the record of the transfer is final, or of a later attempt")]
     Lost,
-    /// It may be durable or not.
+    /// The transfer may or may not be durable.
     #[error(transparent)]
     Records(#[from] RecordsError),
 }
 
 impl RecordsError {
-    /// The record that cannot be read, or nothing.
+    /// The damaged record, or none.
     fn record(&self) -> &str {
         match self {
             Self::Damaged { record, .. } => record,
@@ -214,7 +215,7 @@ impl Records {
             let guard = Guard::new(&file);
             let n_clients = clients::count_now(&writing)?;
             let readers = Readers::open(&file)?;
-            // The new file's entry is no less worth keeping than what is in it.
+            // The folder entry of a new file must be as durable as its content.
             lock.sync_folder()?;
             Ok((writing, readers, n_clients, lock, guard))
         };
@@ -477,15 +478,15 @@ impl Records {
         self.writer.write(clients::left(left)).await.map(drop)
     }
 
-    /// A client by its id.
+    /// Finds a client by its id.
     ///
     /// # Errors
-    /// It cannot be read.
+    /// The record cannot be read.
     pub async fn client(&self, id: &ClientId) -> Result<Option<ClientRecord>, RecordsError> {
         clients::one(&self.readers, id).await
     }
 
-    /// How many clients are on record; as last counted, if the records do not answer.
+    /// Returns how many clients are on record, or the last count if the records do not answer.
     pub async fn n_clients(&self) -> u64 {
         // The count walks the smallest index: 100,000 clients take less than a millisecond.
         if let Ok(Ok(counted)) = timeout(COUNT_LIMIT, clients::count(&self.readers)).await {

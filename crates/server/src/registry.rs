@@ -39,11 +39,11 @@ pub struct Registry {
 #[derive(Debug)]
 struct Inner {
     state: State<Session>,
-    /// Those of connected clients, and those that transfers hold: they outlive the lines.
+    /// The places of connected clients, and those that transfers hold: they outlive the sessions.
     berths: HashMap<ClientId, Place>,
 }
 
-/// What a berth shares with the others of its client.
+/// The state that all berths of one client share.
 #[derive(Debug)]
 struct Place {
     line: watch::Sender<Option<Session>>,
@@ -90,7 +90,7 @@ impl Drop for Berth {
 }
 
 impl Inner {
-    /// Removes the place of a client if neither a line nor a transfer needs it.
+    /// Removes the place of a client if neither a session nor a transfer needs it.
     fn clear_place(&mut self, client: &ClientId) {
         if self.berths.get(client).is_some_and(|place| !place.is_needed()) {
             self.berths.remove(client);
@@ -264,7 +264,7 @@ impl Registry {
         Berth { line, turn, client: client.clone(), registry: self.clone() }
     }
 
-    /// A client that is connected, or was until a moment ago.
+    /// Returns a client that is connected, or was until a moment ago.
     pub fn client(&self, id: &ClientId) -> Option<ClientView> {
         self.lock().state.get(id).map(view)
     }

@@ -62,8 +62,8 @@ struct Scan {
     n_passes: u32,
 }
 
-/// After so many passes the scan begins again with the oldest record: downloads may have been deleted
-/// meanwhile. With the default that is once in 30 days.
+/// Number of passes after which the scan begins again with the oldest record: downloads may have
+/// been deleted meanwhile. With the default that is once in 30 days.
 const PASSES_PER_SCAN: u32 = 30;
 
 impl Scan {
@@ -116,7 +116,7 @@ fn every(keep: Keep) -> Duration {
     }
 }
 
-/// Looks at what has grown old since the last pass.
+/// Checks the transfers that have become too old since the last pass.
 async fn pass(
     records: &Records,
     store: &Store,

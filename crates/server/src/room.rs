@@ -1,19 +1,19 @@
-//! How the open files of this process are shared: connections of agents, connections of operators,
-//! and the files of transfers and records. None of the three takes what another one needs.
+//! Shares the open files of this process among connections of agents, connections of operators, and
+//! the files of transfers and records. None of the three takes the share of another.
 
 use filepull_process::open_files;
 use tracing::{debug, warn};
 
 use crate::connection_limit::ConnectionLimit;
 
-/// What a server is made for. With room for fewer, a person should know before a client is missing.
+/// The number of clients that a server is designed for. With room for fewer, a warning is logged.
 const FLEET: usize = 10_000;
 
-/// Kept for listeners, records and running transfers, unless it were more than a quarter.
+/// Reserved for listeners, records and running transfers, at most a quarter of the limit.
 const FILES: usize = 512;
 
-/// The most connections of operators, unless it were more than an eighth. Each may take two file
-/// descriptors: its own, and the file that it downloads.
+/// Maximum number of operator connections, at most an eighth of the limit. Each may take two file
+/// descriptors: its own, and one for the file that it downloads.
 const OPERATORS: usize = 1024;
 
 /// Assumed when the limit cannot be read.
@@ -30,7 +30,7 @@ pub(crate) struct Room {
 
 impl Room {
     /// Raises the limit of open files of this process as far as the system allows, and logs if that
-    /// is not far.
+    /// is too low.
     pub(crate) fn make() -> Self {
         let open_files = open_files::raise_limit().unwrap_or_else(|error| {
             warn!(event = "open-files.failed", %error, "the limit of open files cannot be raised");
@@ -42,8 +42,8 @@ impl Room {
         } else {
             debug!(event = "open-files", open_files, agents, operators, "room for connections");
         }
-        // An agent that waits for an order is not idle; an operator that waits for a file gives
-        // way to one that has not been answered at all.
+        // An agent that waits for an order is not idle. An operator that waits for a file is closed
+        // in favour of one that has not been answered at all.
         Self {
             agents: ConnectionLimit::new("agents", agents, false),
             operators: ConnectionLimit::new("operators", operators, true),
@@ -51,7 +51,7 @@ impl Room {
     }
 }
 
-/// The most connections of agents and of operators.
+/// Maximum number of connections of agents and of operators.
 fn shares(open_files: u64) -> (usize, usize) {
     // A semaphore cannot hold more permits.
     let max = usize::MAX >> 3;

@@ -119,12 +119,12 @@ pub struct Counts {
     pub waiting: usize,
 }
 
-/// What an unfinished transfer does, as a list is asked for it.
+/// What an unfinished transfer does, as lists distinguish it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unfinished {
-    /// In line, or waiting for something else.
+    /// Queued, or waiting for something else.
     Waiting,
-    /// Asked for, or being received.
+    /// Requested from the agent, or being received.
     Running,
 }
 
@@ -273,13 +273,13 @@ impl Transfers {
         Ok(ListPage { items, next_cursor: page.next_cursor, total: page.total })
     }
 
-    /// A page of the transfers that wait, or of those that run: what the filter names beside the
-    /// state. No record is read.
+    /// Returns a page of the waiting or of the running transfers that match the rest of the filter.
+    /// Reads no record.
     pub fn list_unfinished(&self, kind: Unfinished, filter: &TransferFilter) -> ListPage {
         self.shared.open.page(kind, filter)
     }
 
-    /// Cancels a transfer. One that is already final stays as it is. The view is not final if the
+    /// Cancels a transfer. A final transfer stays unchanged. The returned view is not final if the
     /// end takes longer than a caller should wait: then the cancel is on record, and takes effect
     /// unless the download has its name already.
     ///
@@ -290,7 +290,7 @@ impl Transfers {
         let at = Utc::now().format("%Y-%m-%d %H:%M:%S UTC");
         let detail = format!("Cancelled by {by} at {at}.");
         let ask = Ask::Cancel(Problem::new(Code::Cancelled, detail.clone()));
-        // A closed queue means that it ended meanwhile.
+        // A closed queue means that the transfer ended meanwhile.
         let Ok(_) = timeout(CANCEL_LIMIT, handle.asks.send(ask)).await else {
             let detail = "The transfer takes no cancel: the server's disk does not answer.";
             return Err(Problem::new(Code::ServerBusy, detail));

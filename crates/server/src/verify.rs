@@ -117,7 +117,7 @@ impl Verification {
             Err(error) => {
                 let path = self.store.root().join(client.as_str());
                 let (kind, detail) = match store::not_a_folder(&path) {
-                    // Whether a download is lost with it, its record tells.
+                    // The record tells whether a download is lost with it.
                     Some(what) => (Kind::Foreign, what.to_owned()),
                     None => (Kind::Unreadable, chain(&error)),
                 };

@@ -11,7 +11,7 @@ fn connected(client: &str) -> Status {
     Status::example(client, State::Connected)
 }
 
-/// An agent whose process has ended: another one has its number.
+/// An agent whose process has ended, and whose PID belongs to another process.
 fn ended(client: &str) -> Status {
     let mut status = connected(client);
     status.process.started -= 1;
@@ -35,7 +35,7 @@ fn folders(machine: &TempDir, agents: &[Status]) -> Vec<PathBuf> {
     [machine.path().join("none")].into_iter().chain(agents.iter().map(folder)).collect()
 }
 
-/// What is reported of these agents, and whether it is known and all are connected.
+/// Returns the report on these agents, whether it is known, and whether all are connected.
 fn check(agents: &[Status], client: Option<&str>, says: &str, known: bool, all_connected: bool) {
     let machine = TempDir::new().unwrap();
     let report = Report::read(&folders(&machine, agents), client);

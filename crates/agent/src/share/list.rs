@@ -1,10 +1,10 @@
-//! `SHARE` as a list: where one entry ends, and what cannot be meant.
+//! `SHARE` as a list: splits it into entries, and rejects entries that cannot be right.
 
-/// The most that all entries together may take: they travel in the greeting, which the server reads
-/// up to 64 KiB, beside what else the greeting says.
+/// Maximum encoded length of all entries together. They travel in the hello, of which the server
+/// reads up to 64 KiB, with its other fields.
 const MAX_LEN: usize = 60 * 1024;
 
-/// Splits a list at its commas, but for those within `{a,b}` and `[,]`, which belong to the glob.
+/// Splits a list at its commas, except commas within `{a,b}` and `[,]`, which belong to the glob.
 pub(crate) fn split(list: &str) -> Vec<&str> {
     let mut entries = Vec::new();
     let (mut start, mut braces, mut in_brackets, mut escaped) = (0, 0_usize, false, false);
@@ -29,10 +29,10 @@ pub(crate) fn split(list: &str) -> Vec<&str> {
     entries.into_iter().map(str::trim).filter(|entry| !entry.is_empty()).collect()
 }
 
-/// Rejects an entry that cannot be meant as it is written.
+/// Rejects an entry that is certainly wrong.
 ///
 /// # Errors
-/// Says what to write instead.
+/// Names what to write instead.
 pub(super) fn check(entry: &str) -> Result<(), String> {
     filepull_process::environment::check_path(entry.as_ref())
         .map_err(|error| format!("{entry:?}: {error}"))?;
@@ -48,12 +48,12 @@ pub(super) fn check(entry: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Rejects a list that does not fit into the greeting.
+/// Rejects a list that does not fit into the hello.
 ///
 /// # Errors
-/// Says how long it is.
+/// Names the length of the list.
 pub(super) fn check_len<'a>(entries: impl Iterator<Item = &'a str>) -> Result<(), String> {
-    // Each takes a tag and its length beside its text.
+    // Each entry takes a tag and its length besides its text.
     let len: usize = entries.map(|entry| entry.len() + 4).sum();
     if len <= MAX_LEN {
         return Ok(());

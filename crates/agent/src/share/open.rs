@@ -1,4 +1,4 @@
-//! Opens one regular file beneath a root, and says in words why it cannot.
+//! Opens one regular file beneath a root, and explains as text why a file cannot be opened.
 
 use std::fs::File;
 use std::io;
@@ -18,35 +18,35 @@ use rustix::process::{Resource, getrlimit};
 use super::root::Root;
 use super::unsized_file;
 
-/// A file that is open, and what it looked like then.
+/// An open file, and its metadata when it was opened.
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) file: File,
     pub(crate) source: Source,
     pub(crate) stat: Stat,
-    /// All that it holds, if its size was not known before it was read.
+    /// Its whole content, if its size was unknown before it was read.
     pub(crate) content: Option<Bytes>,
 }
 
-/// Why a path that is shared could not be opened.
+/// Why a shared path could not be opened.
 #[derive(Debug)]
 pub(super) enum OpenError {
     LeadsOutside,
-    /// The folder of the settings is not where it was.
+    /// The configured folder leads elsewhere than at first.
     LeadsElsewhere {
         path: PathBuf,
         first: PathBuf,
         now: PathBuf,
     },
     NotAFile(&'static str),
-    /// Its size is not known, and it does not end within the bound.
+    /// The size is unknown, and the content exceeds the bound.
     Endless,
-    /// It gave other bytes when it was read again.
+    /// A second read returned other bytes than the first.
     Changed,
     System(io::Error),
 }
 
-/// Where a file is looked for.
+/// Where to search for a file.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place<'a> {
     pub(super) root: &'a Root,
@@ -56,7 +56,7 @@ pub(super) struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// The absolute path.
+    /// Returns the absolute path.
     pub(super) fn path(&self) -> PathBuf {
         self.root.path().join(self.folder).join(self.file)
     }
@@ -76,13 +76,14 @@ impl Place<'_> {
     /// itself where the kernel is older than 5.6): no link, however it changes meanwhile, leads out.
     pub(super) fn open(&self) -> Result<Opened, OpenError> {
         let folder = self.open_folder()?;
-        // A pipe without a writer must not block us, nor a terminal become ours.
+        // O_NONBLOCK and O_NOCTTY: do not block on a pipe without a writer, and do not take a
+        // terminal.
         let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
         let mut options = OpenOptions::new();
         options.read(true).custom_flags(flags.bits().cast_signed());
         let file = folder.open_with(self.file, &options).map_err(OpenError::from_open)?.into_std();
         let metadata = file.metadata().map_err(OpenError::System)?;
-        // Only now is it certain what was opened: a look before could be of another file.
+        // Only an open file is certain: a check before the open could have seen another file.
         if let Some(kind) = irregular(metadata.file_type()) {
             return Err(OpenError::NotAFile(kind));
         }
@@ -94,7 +95,7 @@ impl Place<'_> {
     }
 }
 
-/// What the file system says of an open file.
+/// Returns the metadata of an open file.
 pub(crate) fn stat(file: &File) -> io::Result<Stat> {
     let found = file.metadata()?;
     Ok(Stat {
@@ -114,7 +115,7 @@ fn irregular(kind: std::fs::FileType) -> Option<&'static str> {
     }
 }
 
-/// The system's error in words, without its number.
+/// Returns the system's error as text, without its number.
 pub(crate) fn in_words(error: &io::Error) -> String {
     if matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE)) {
         let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
@@ -133,13 +134,14 @@ impl OpenError {
             }
             Some(_) | None => {}
         }
-        // The kernel's own refusal has a number; this one is cap-std's word for a way out.
+        // An error of the kernel has a number; cap-std reports a path that leads outside without
+        // one.
         let outside =
             error.kind() == io::ErrorKind::PermissionDenied && error.raw_os_error().is_none();
         if outside { Self::LeadsOutside } else { Self::System(error) }
     }
 
-    /// What is wrong with the default file, which lies at `path`.
+    /// Describes what is wrong with the default file at `path`.
     pub(super) fn here(&self, path: &Path) -> String {
         use io::ErrorKind::{NotADirectory, NotFound};
         let path = path.display();
@@ -156,7 +158,7 @@ impl OpenError {
         human::printable(&format!("FILE_PATH: {what}. A pull without a path will fail."), 2000)
     }
 
-    /// What the operator reads, who asked for the file at `path` as `said`.
+    /// Returns the problem for the operator who requested the file at `path` as `said`.
     pub(super) fn problem(&self, client: &ClientId, said: &str, path: &Path) -> Problem {
         use io::ErrorKind::{NotADirectory, NotFound};
         let (code, detail) = match self {

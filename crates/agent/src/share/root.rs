@@ -1,10 +1,10 @@
-//! A folder of the settings beneath which files are opened.
+//! A configured folder beneath which files are opened.
 //!
-//! It leads where it led when it was first seen, or nothing is opened: a link that is put in its
-//! place, or in the place of a folder above it, is never followed. A folder that is missing at the
-//! start, or is replaced by another real folder or a mounted drive, needs no restart. A handle that
-//! is kept open would do neither: it shows a deleted folder for ever, hides a drive that is mounted
-//! later, and keeps one from being unmounted.
+//! The folder must lead where it led when it was first resolved, or nothing is opened: a link that
+//! replaces it, or a folder above it, is never followed. A folder that is missing at the start, or
+//! is replaced by another real folder or a mounted drive, needs no restart. A handle that stays
+//! open would not allow that: it shows a deleted folder forever, hides a drive that is mounted
+//! later, and keeps a drive from being unmounted.
 
 use std::fs;
 use std::io;
@@ -20,9 +20,9 @@ use super::open::OpenError;
 /// One folder.
 #[derive(Debug)]
 pub(super) struct Root {
-    /// As set, made absolute.
+    /// The configured path, made absolute.
     path: PathBuf,
-    /// Where it led when it was first looked at: a path without links.
+    /// Where it led when it was first resolved: a path without links.
     first: OnceLock<PathBuf>,
 }
 
@@ -36,20 +36,20 @@ impl Root {
         &self.path
     }
 
-    /// Remembers where the folder leads now, unless that is known already. It blocks.
+    /// Remembers where the folder leads now, unless that is known already. Blocks.
     pub(super) fn remember(&self) {
         if self.first.get().is_none() {
             let _ = self.leads_to();
         }
     }
 
-    /// Opens the folder. It blocks.
+    /// Opens the folder. Blocks.
     ///
     /// # Errors
-    /// It is missing, or leads elsewhere than at first.
+    /// The folder is missing, or leads elsewhere than at first.
     pub(super) fn open(&self) -> Result<Dir, OpenError> {
         let path = self.leads_to()?;
-        // Without links all the way, so it does not matter what changes in between.
+        // No part may be a link, so changes in between do not matter.
         let folder = open_without_links(path).map_err(OpenError::System)?;
         Ok(Dir::from_std_file(fs::File::from(folder)))
     }
@@ -64,10 +64,10 @@ impl Root {
     }
 }
 
-/// As many as Linux follows.
+/// As many links as Linux follows.
 const MAX_LINKS: u32 = 40;
 
-/// Where `path` leads: a path without links, whose last parts may not exist yet.
+/// Resolves `path` to a path without links. Its last parts may not exist yet.
 fn resolve(path: &Path, links_left: u32) -> io::Result<PathBuf> {
     let missing = match fs::canonicalize(path) {
         Ok(found) => return Ok(found),
@@ -80,7 +80,7 @@ fn resolve(path: &Path, links_left: u32) -> io::Result<PathBuf> {
     let parent = resolve(parent, links_left)?;
     let path = parent.join(name);
     match fs::read_link(&path) {
-        // A link to what is missing, such as a drive that is not mounted yet.
+        // A link to a missing target, such as a drive that is not mounted yet.
         Ok(target) if links_left > 0 => resolve(&parent.join(target), links_left - 1),
         Ok(_) => Err(missing),
         Err(_) => Ok(path),

@@ -1,5 +1,5 @@
-//! Looks at the start whether the entries of `SHARE` lead to any file: a mistake in a list shows
-//! now, or when somebody needs the file.
+//! Checks at the start whether the entries of `SHARE` match any file, so that a mistake in a list
+//! shows before a file is requested.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,20 +7,20 @@ use std::path::{Path, PathBuf};
 use super::open::{OpenError, Place};
 use super::{Entry, Shares};
 
-/// How many names of a folder tree are looked at. Behind that nothing is claimed.
+/// Maximum number of names checked in a folder tree. Beyond it nothing is reported.
 const MAX_NAMES: usize = 10_000;
 
-/// What the walk came to.
+/// The result of the walk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Found {
     File,
     Nothing,
-    /// There is more than was looked at, or a folder cannot be read.
+    /// The tree has more names than were checked, or a folder cannot be read.
     Unknown,
 }
 
 impl Shares {
-    /// What is odd about `SHARE` as the disk looks now, a sentence each. It blocks.
+    /// Returns the likely mistakes in `SHARE` as the disk is now, one sentence each. Blocks.
     pub(crate) fn survey(&self) -> Vec<String> {
         self.more.iter().filter_map(|entry| self.odd(entry)).collect()
     }
@@ -55,7 +55,7 @@ impl Shares {
     }
 }
 
-/// Looks for a file that `entry` matches in `folder`, whose files are asked for beneath `asked`.
+/// Searches `folder` for a file that `entry` matches. Its files are requested beneath `asked`.
 fn walk(entry: &Entry, folder: &Path, asked: &Path, names_left: &mut usize) -> Found {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
@@ -72,7 +72,7 @@ fn walk(entry: &Entry, folder: &Path, asked: &Path, names_left: &mut usize) -> F
         let asked = asked.join(found.file_name());
         match found.file_type() {
             Ok(kind) if kind.is_dir() => folders.push((found.path(), asked)),
-            // Where a link leads is judged when it is asked for.
+            // The target of a link is checked when the file is requested.
             Ok(_) if entry.glob.is_match(&asked) => return Found::File,
             Ok(_) => {}
             Err(_) => return Found::Unknown,

@@ -197,7 +197,7 @@ fn the_default_file_is_shown_with_its_whole_path() {
     assert_eq!(path("/pos/menu.txt"), Path::new("/pos/menu.txt"));
 }
 
-/// What a share leads to after `swap`, when it was first seen as it is in a fresh till.
+/// Returns what a share leads to after `swap`. The share was first resolved in an unchanged till.
 fn after(till: &Till, share: &[&str], asked: &str, swap: impl FnOnce()) -> Result<Opened, Problem> {
     let shares = Shares::new(&till.at("pos/menu.txt"), share.iter().copied()).unwrap();
     shares.remember();
@@ -253,7 +253,7 @@ fn a_folder_may_be_missing_at_first_or_be_replaced_by_a_real_one() {
         fs::write(till.at("drive/a/x.log"), "new").unwrap();
     });
     assert_eq!(mounted.map(|opened| opened.source.size), Ok(3));
-    // It was missing, and a link is no folder that was missing.
+    // The folder was missing at first. A link that appears in its place is rejected.
     let till = Till::new();
     let (share, asked) = (till.at("drive/*"), till.at("drive/secret"));
     let linked = after(&till, &[share.to_str().unwrap()], asked.to_str().unwrap(), || {
@@ -268,7 +268,7 @@ fn a_folder_that_is_a_link_from_the_start_is_followed() {
     symlink(till.at("pos"), till.at("current")).unwrap();
     let shares = Shares::new(&till.at("current/menu.txt"), []).unwrap();
     assert!(shares.open(&ClientId::parse("client4").unwrap(), None).is_ok());
-    // So is one to a drive that is not there yet.
+    // So is a link to a drive that is not mounted yet.
     let till = Till::new();
     symlink(till.at("drive"), till.at("current")).unwrap();
     let share = till.at("current/*.log");

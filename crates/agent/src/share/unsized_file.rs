@@ -1,9 +1,9 @@
 //! Files whose size the system does not know before they are read: `/proc` says 0, `/sys` says
 //! 4096, and some FUSE file systems say 0.
 //!
-//! Such a file is read into memory when it is opened; what was read is the file from then on. One
-//! that needs several reads is read twice and compared, because its content is generated as it is
-//! read, and its times say nothing.
+//! Such a file is read into memory when it is opened, and that content is sent. A file that needs
+//! several reads is read twice and compared, because the system generates its content on each read,
+//! and its times are meaningless.
 
 use std::fs::File;
 use std::io;
@@ -17,11 +17,11 @@ use super::open::{OpenError, stat};
 /// The largest file of unknown size: it is held in memory.
 pub(super) const MAX_LEN: usize = 1024 * 1024;
 
-/// What the file system says of `file`, and its content if that is not to be relied on.
+/// Returns the metadata of `file`, and its content if the metadata is unreliable.
 pub(super) fn look(file: &File) -> Result<(Stat, Option<Bytes>), OpenError> {
     let before = stat(file).map_err(OpenError::System)?;
     let has_blocks = file.metadata().map_err(OpenError::System)?.blocks() > 0;
-    // A file with data and without a block: sparse, stored in its inode, or generated.
+    // A file with data but no block is sparse, stored in its inode, or generated.
     if before.size > 0 && (has_blocks || before.size > MAX_LEN as u64) {
         return Ok((before, None));
     }
@@ -39,7 +39,8 @@ pub(super) fn look(file: &File) -> Result<(Stat, Option<Bytes>), OpenError> {
     Ok((after, Some(content.into())))
 }
 
-/// Reads to the end, or past the bound; and with how many reads that brought bytes.
+/// Reads to the end, or just past the bound. Returns the content and the number of reads that
+/// returned bytes.
 fn read(file: &File) -> Result<(Vec<u8>, usize), OpenError> {
     let mut content = Vec::new();
     let mut buffer = vec![0; MAX_LEN / 8];

@@ -51,7 +51,7 @@ pub(crate) async fn fill(folder: &Path, transfers: u32, clients: u32) -> anyhow:
     Ok(Filled { transfers, clients, seconds, bytes })
 }
 
-/// Records the clients, then the transfers; how long the transfers took.
+/// Records the clients, then the transfers. Returns how long the transfers took.
 pub(crate) async fn fill_records(
     records: &Records,
     transfers: u32,
@@ -71,7 +71,7 @@ pub(crate) async fn fill_records(
     Ok(began.elapsed().as_secs_f64())
 }
 
-/// Waits for many writes, a batch at a time.
+/// Waits for many writes, one batch at a time.
 pub(crate) async fn at_once(
     writes: impl Iterator<Item = impl Future<Output = anyhow::Result<()>>>,
 ) -> anyhow::Result<()> {
@@ -80,7 +80,7 @@ pub(crate) async fn at_once(
     Ok(())
 }
 
-/// Makes files for some of the downloads.
+/// Creates files for some of the downloads.
 pub(crate) fn store(data_dir: &Path, transfers: u32, clients: u32) -> anyhow::Result<()> {
     let (made, ids) = (Made::new(transfers, clients), ContextV7::new());
     for number in (0..transfers).step_by(ONE_STORED_IN) {
@@ -102,7 +102,8 @@ struct Made {
 
 impl Made {
     fn new(transfers: u32, clients: u32) -> Self {
-        // To the day, so that files are made for what was recorded a minute ago.
+        // Rounded to the day, so that a later step on that day generates files for the same
+        // transfers.
         let today = Utc::now().date_naive().and_time(NaiveTime::MIN).and_utc();
         let every = SPAN / transfers.max(1).cast_signed();
         Self { since: today - SPAN, every, clients }

@@ -1,4 +1,4 @@
-//! Starts servers on such a folder, and asks one of them.
+//! Starts servers on a generated data folder, and sends requests to one of them.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -16,10 +16,10 @@ use crate::records::fill::client;
 use crate::report::tell;
 use crate::server::Server;
 
-/// Nobody waits longer for one answer.
+/// Maximum time to wait for one answer.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Requests of one kind end after this time.
+/// Maximum time for the requests of one kind.
 const KIND_LIMIT: Duration = Duration::from_secs(20);
 
 /// The first start warms the cache and does not count.
@@ -28,7 +28,7 @@ const N_STARTS: u32 = 4;
 /// Callers of one kind at the same time.
 const N_CALLERS: u32 = 8;
 
-/// The kinds of requests: as the table calls them.
+/// The kinds of requests, with their names in the table.
 const KINDS: [(&str, Kind); 6] = [
     ("trigger", Kind::Trigger),
     ("join", Kind::Join),
@@ -48,7 +48,7 @@ enum Kind {
     Transfer,
 }
 
-/// How long the answers to one kind of requests took, in seconds.
+/// The response times of one kind of request, in seconds.
 #[derive(Debug, Serialize)]
 pub(super) struct Answers {
     pub(super) name: &'static str,
@@ -56,14 +56,14 @@ pub(super) struct Answers {
     pub(super) together: Vec<f64>,
 }
 
-/// How long a start took.
+/// The time that a start took.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct Start {
     pub(super) ready_seconds: f64,
     pub(super) answered_seconds: f64,
 }
 
-/// Starts servers one after the other.
+/// Starts servers one after another.
 pub(super) async fn starts(
     program: &Path,
     folder: &Path,
@@ -86,7 +86,7 @@ pub(super) async fn starts(
     Ok(starts)
 }
 
-/// The memory of a server that has shown one page of clients.
+/// Returns the memory of a server that has shown one page of clients.
 pub(super) async fn rss_at_rest(program: &Path, folder: &Path) -> anyhow::Result<u64> {
     let server = start(program, folder, 0).await?;
     let http = Http::new(server.http.clone());
@@ -96,7 +96,8 @@ pub(super) async fn rss_at_rest(program: &Path, folder: &Path) -> anyhow::Result
     Ok(rss)
 }
 
-/// Asks one server for everything, alone and beside others who ask for the same.
+/// Measures every kind of request against one server, alone and with concurrent requests of the
+/// same kind.
 pub(super) async fn all(
     program: &Path,
     folder: &Path,
@@ -127,7 +128,7 @@ async fn start(program: &Path, folder: &Path, waiting: u32) -> anyhow::Result<Se
     Server::start_with(&settings, program, folder).await
 }
 
-/// Asks a server, each time for something else of the same kind.
+/// Sends requests of one kind, each for a different item.
 struct Asker {
     base: String,
     args: Args,
@@ -137,7 +138,7 @@ struct Asker {
 }
 
 impl Asker {
-    /// Asks over one connection; how long each answer took.
+    /// Sends requests over one connection. Returns the response times.
     async fn ask(&self, kind: Kind, n_asks: u32) -> anyhow::Result<Vec<f64>> {
         let http = Http::keeping(1, self.base.clone());
         let (mut seconds, began) = (Vec::new(), Instant::now());

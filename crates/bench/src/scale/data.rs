@@ -1,4 +1,4 @@
-//! Data folders of a given size, made once for each schema and kept for the next run.
+//! Data folders of a given size, generated once for each schema and kept for the next run.
 
 use std::collections::HashSet;
 use std::fs;
@@ -34,19 +34,19 @@ impl Size {
 /// The tables that are filled.
 const TABLES: [&str; 2] = ["clients", "transfers"];
 
-/// A waiting transfer must not end while it is kept here.
+/// A deadline far ahead: a waiting transfer must not end while the folder is kept.
 const QUEUE: TimeDelta = TimeDelta::days(365);
 
 /// Data folders for one program.
 pub(super) struct Cache {
     folder: PathBuf,
     program: PathBuf,
-    /// The digest of the definitions that the program makes.
+    /// The digest of the definitions that the program creates.
     schema: String,
 }
 
 impl Cache {
-    /// Starts the program once, to see its schema.
+    /// Starts the program once, to read its schema.
     pub(super) async fn open(folder: &Path, program: &Path) -> anyhow::Result<Self> {
         fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
         let empty = tempfile::tempdir_in(folder)?;
@@ -56,7 +56,7 @@ impl Cache {
         Ok(Self { folder: folder.to_owned(), program: program.to_owned(), schema })
     }
 
-    /// The folder in which a server with this much in its data folder runs.
+    /// Returns the data folder of this size, in which a server can run.
     pub(super) async fn data(&self, size: Size) -> anyhow::Result<PathBuf> {
         let place = self.folder.join(format!("{}-{}", size.name(), self.schema));
         if place.is_dir() {
@@ -102,14 +102,14 @@ async fn fill(folder: &Path, size: Size) -> anyhow::Result<()> {
     });
     at_once(waiting).await?;
     records.close().await?;
-    // All of them have left long ago.
+    // All clients disconnected long ago.
     let connection = Connection::open(folder.join("records.db"))?;
     connection.execute("UPDATE clients SET connected = 0", ())?;
     connection.close().map_err(|(_, error)| error)?;
     Ok(())
 }
 
-/// Copies the rows of one database into another, which may lack some columns or have more.
+/// Copies the rows of one database into another, whose tables may have fewer or more columns.
 fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
     let connection = Connection::open(to)?;
     let from = from.to_str().context("the path of the cache is no text")?;

@@ -14,7 +14,7 @@ use crate::agent::Order;
 use crate::machine::{Machine, Said, Stop, partial_name};
 use crate::server::NOW;
 
-/// How often a disk may refuse a name before the deadline of the transfer is over.
+/// How often a disk may refuse a name before the deadline of the transfer passes.
 const MAX_REFUSED: usize = 2;
 
 #[derive(Clone, Debug)]
@@ -29,9 +29,9 @@ pub(crate) struct Live {
 /// A checkpoint that has begun: the transfer as it is to be on record.
 #[derive(Clone, Debug)]
 enum Making {
-    /// The prefix that it covers: appends may follow before it is synced.
+    /// The prefix that the sync covers: appends may follow before it.
     Begun(Prefix),
-    /// To be put on record.
+    /// The checkpoint to put on record.
     Synced(Box<Transfer>),
 }
 
@@ -229,8 +229,9 @@ impl Live {
         Ok(machine.abort(&self.transfer.partial(), None)?)
     }
 
-    /// Retries until it is published or nowhere. Once it is sealed on record, a failure whose outcome
-    /// is unknown does not fail the transfer; one that is certain does when the deadline is over.
+    /// Retries until the file is published or found nowhere. Once the transfer is sealed on record,
+    /// a failure with an unknown outcome does not fail it; a certain failure does after the
+    /// deadline.
     fn publish(
         &mut self,
         machine: &mut Machine,
@@ -253,13 +254,13 @@ impl Live {
         machine.record(&self.transfer)
     }
 
-    /// Searches for what is sealed, and names it; none if it is nowhere.
+    /// Searches for the sealed file, and names it. Returns none if it is nowhere.
     fn publish_found(&mut self, machine: &mut Machine) -> Result<Option<Durable>, DiskError<Stop>> {
         let Recovery::FindSealed(download) = self.transfer.recovery() else { return Ok(None) };
         match disk::find_sealed(machine, &self.transfer.partial(), &download)? {
             Sealed::Named(named) => Ok(Some(named)),
             Sealed::Unnamed(Resumed { partial, .. }) => {
-                // A sync that failed may have lost what was just read.
+                // A failed sync may have lost what was just read.
                 let _synced = machine.sync(&partial, Extent::Whole)?;
                 self.name(machine, &partial)
             }

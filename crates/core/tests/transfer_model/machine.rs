@@ -1,5 +1,4 @@
-//! What outlives a server process: the disk, behind the port that the real one implements, and the
-//! records.
+//! What survives a server process: the disk, behind the same port as the real one, and the records.
 
 use std::collections::BTreeMap;
 
@@ -48,7 +47,7 @@ pub(crate) enum Fails {
     SyncFolder,
     /// A new file, or a write into one.
     Room,
-    /// The name of a whole file: the disk certainly does not give it.
+    /// Why a whole file has no name: the disk certainly refused it.
     Name,
 }
 
@@ -138,7 +137,7 @@ impl Machine {
         Ok(failed.is_none())
     }
 
-    /// Puts a transfer on record, and tries until that works.
+    /// Puts a transfer on record. Retries until that works.
     pub(crate) fn record(&mut self, of: &Transfer) -> Result<(), Stop> {
         while !self.save(of)? {}
         Ok(())
@@ -204,7 +203,7 @@ impl disk::Disk for Machine {
         }
     }
 
-    /// A disk that gets full takes the first half of a chunk.
+    /// A disk that becomes full writes the first half of a chunk.
     fn append<B: AsRef<[u8]>>(
         &mut self,
         partial: &mut PartialKey,

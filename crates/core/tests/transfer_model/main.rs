@@ -97,7 +97,7 @@ fn story(
     fault: impl Strategy<Value = Option<Fault>>,
 ) -> impl Strategy<Value = Vec<Step>> {
     let power_cut = prop::option::of(any::<u64>().prop_map(Fate));
-    // Most steps come in twos and threes; recoveries and deliveries are longer.
+    // Most cases take two or three steps at a time; recoveries and deliveries take more.
     let after = prop_oneof![2 => 0usize..3, 1 => 0usize..12];
     let crash = (after, power_cut, flip).prop_map(|(after, power_cut, flip)| Crash {
         after,

@@ -36,7 +36,7 @@ pub(crate) enum Op {
 /// The end of a server process, at the latest when the step ends.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Crash {
-    /// How many steps are still done.
+    /// How many steps remain.
     pub(crate) after: usize,
     /// None: only the process is killed.
     pub(crate) power_cut: Option<Fate>,

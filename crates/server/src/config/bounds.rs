@@ -1,5 +1,5 @@
-//! The range of each number in the settings. A number outside is a mistake, and the message names
-//! the range.
+//! The range of each number in the settings. A number outside its range is rejected, and the
+//! message names the range.
 
 use std::fmt;
 use std::time::Duration;

@@ -56,7 +56,7 @@ pub(super) fn incoming(
     })
 }
 
-/// How long a connection is not read when nobody has taken what it brought.
+/// How long a connection is not read after its data was not consumed.
 const UNTAKEN_PAUSE: Duration = Duration::from_millis(50);
 
 /// A connection that must speak in time, and can be cut.
@@ -64,13 +64,13 @@ pub(super) struct Connection {
     stream: TcpStream,
     /// Bytes of the preface read so far.
     preface_len: usize,
-    /// When to check for progress: the preface first, then streams.
+    /// When to check for progress: first of the preface, then of streams.
     check_at: Pin<Box<Sleep>>,
     /// That of all connections: their time is over.
     all_cut: CancellationToken,
     until_cut: Pin<Box<WaitForCancellationFutureOwned>>,
     brake: Brake,
-    /// Runs while nobody takes what has been read.
+    /// Runs while received data is not consumed.
     pause: Option<Pin<Box<Sleep>>>,
     permit: ConnectionPermit,
 }
@@ -82,7 +82,7 @@ pub(super) struct Caller {
     pub(super) remote_addr: Option<SocketAddr>,
     /// Stops reading from the connection.
     pub(super) brake: Brake,
-    /// Counts what runs on the connection.
+    /// Counts the streams of the connection.
     pub(super) permit: ConnectionPermit,
 }
 
@@ -109,7 +109,7 @@ impl Connection {
         }
     }
 
-    /// Checks now and then whether the connection still serves a purpose.
+    /// Closes the connection if its preface is late, or if no stream has run for too long.
     fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         let too_late = |what| Err(io::Error::new(io::ErrorKind::TimedOut, what));
         while self.check_at.as_mut().poll(context).is_ready() {
@@ -150,7 +150,7 @@ impl AsyncRead for Connection {
             if self.brake.has_upload() {
                 return Poll::Pending;
             }
-            // What nobody takes may be the rest of a stream that has ended: HTTP/2 drops it.
+            // Unconsumed data may be the rest of a stream that has ended: HTTP/2 drops it.
             let pause = self.pause.get_or_insert_with(|| Box::pin(sleep(UNTAKEN_PAUSE)));
             ready!(pause.as_mut().poll(context));
             self.pause = None;

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tracing::{error, info};
 use uuid::Uuid;
 
-/// So many rejections are logged in a second; the rest are counted.
+/// Maximum number of rejections logged in one second. The rest are counted.
 const MAX_PER_SECOND: u32 = 20;
 
 /// A machine that uses the id of another one is logged this often: it retries until a person acts.

@@ -48,7 +48,8 @@ pub(super) async fn open(
     let welcomed = tokio::select! {
         biased;
         welcomed = welcome(&gateway, hello, remote_addr) => welcomed,
-        // Read on meanwhile: what waits unread is kept in memory, and who hangs up is not judged.
+        // Keep reading during the welcome: unread data stays in memory, and a client that closes
+        // the connection is not judged.
         early = messages.message() => Err(early_end(&early)),
     };
     match welcomed {
@@ -119,7 +120,7 @@ async fn welcome(
     Ok((seat.map_err(rejected)?, outgoing, pulse))
 }
 
-/// An agent says nothing between its hello and the welcome.
+/// An agent sends nothing between its hello and the welcome.
 fn early_end(early: &Result<Option<AgentMessage>, Status>) -> Error {
     match early {
         Ok(Some(_)) => {

@@ -43,7 +43,7 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let in_use = request.extensions().get::<Caller>().map(|caller| {
-            // Its head has been taken.
+            // The head of the request has been consumed.
             caller.brake.took();
             caller.permit.begin()
         });

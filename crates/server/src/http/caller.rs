@@ -102,8 +102,8 @@ fn prefers_json<'a>(accept: impl Iterator<Item = &'a str>) -> bool {
     best.1
 }
 
-/// Is this a host and perhaps a port, fit to be put into a command? The grammar of an authority
-/// allows more characters than a shell leaves alone.
+/// Returns whether the text is a host with an optional port that is safe in a shell command. The
+/// grammar of an authority allows characters that a shell interprets.
 fn is_host(text: &str) -> bool {
     let Ok(authority) = text.parse::<Authority>() else { return false };
     let host = authority.host();

@@ -1,4 +1,4 @@
-//! A connection of an operator: it must speak in time, and take what it asked for in time.
+//! A connection of an operator: requests must arrive in time, and responses must be read in time.
 
 use std::io;
 use std::pin::Pin;
@@ -20,7 +20,7 @@ const WRITE_LIMIT: Duration = Duration::from_secs(30);
 pub(super) struct Connection<S> {
     stream: S,
     permit: ConnectionPermit,
-    /// When a write that waits now is given up.
+    /// When a blocked write times out.
     write_deadline: Option<Pin<Box<Sleep>>>,
 }
 

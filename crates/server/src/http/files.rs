@@ -60,7 +60,7 @@ pub(super) async fn newest_of_client(
             let request = FileRequest { caller, method, headers, changes: true };
             file(&app, &transfer, request).await
         }
-        // An older download would be another file than the newest.
+        // Do not fall back to an older download: it is not the newest file.
         Some(Recorded::Damaged(damaged)) => Err(damaged.problem().into()),
         None => Err(no_download(&app, &client, path.as_ref()).await.into()),
     }
@@ -163,7 +163,7 @@ fn sent(
     Ok(response)
 }
 
-/// Is the download still there as it arrived? One that cannot be checked now counts as there.
+/// Returns whether the download is still stored as it arrived. True if that cannot be checked now.
 pub(super) async fn is_stored(app: &App, transfer: &Transfer) -> bool {
     let Some(download) = transfer.download() else { return false };
     match find(app, transfer, download).await {
@@ -188,7 +188,7 @@ fn other_version(transfer: &Transfer) -> Problem {
     Problem::new(Code::PreconditionFailed, detail)
 }
 
-/// A range of the newest file, appended to a part of an older one, is a file that never existed.
+/// A range of the newest file, appended to a part of an older one, would mix two files.
 fn unnamed_version(transfer: &Transfer) -> Problem {
     let client = &transfer.client;
     let detail = format!(

@@ -30,7 +30,7 @@ pub(super) async fn readyz(
     Ok(reply::text(status, format!("{details}{verdict}\n")))
 }
 
-/// The one parameter of the probes. Some programs add it to all of them.
+/// The one parameter of the probes, because some programs add it to every request.
 fn is_verbose(query: Option<&str>) -> Result<bool, Problem> {
     let params = Params::from_query(query)?;
     params.only(&["verbose"])?;

@@ -70,7 +70,7 @@ impl Refusal {
         self
     }
 
-    /// What went wrong.
+    /// The error.
     pub(super) fn code(&self) -> &Code {
         &self.problem.code
     }

@@ -15,8 +15,8 @@ use tracing::{debug, info};
 use super::caller::Caller;
 use super::reply::Refusal;
 
-/// How many rejected requests are logged in one second. A person who types sees each of his; a flood
-/// adds a few KiB a second to the log.
+/// How many rejected requests are logged in one second. A person sees each rejected request; a
+/// flood adds a few KiB a second to the log.
 const MAX_PER_SECOND: u32 = 20;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -28,7 +28,7 @@ pub(super) struct RequestLog {
     sample: Arc<Mutex<Sample>>,
 }
 
-/// What the log says of a request: never its URL, which may hold anything.
+/// The logged fields of a request. Never the URL, which may hold anything.
 #[derive(Debug)]
 pub(super) struct Entry {
     method: Method,
@@ -94,7 +94,7 @@ impl RequestLog {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Admitted {
     Logged,
-    /// It is not logged, and the first one since the last sum.
+    /// Not logged, and the first one since the last summary.
     FirstOmitted,
     Omitted,
 }

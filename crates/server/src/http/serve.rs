@@ -26,7 +26,7 @@ use crate::connection_limit::{ConnectionLimit, ConnectionPermit};
 use crate::door;
 use crate::guarded_body::GuardedBody;
 
-/// What waits unsent for one reader, in bytes: many slow ones must not fill the memory.
+/// Maximum number of unsent bytes for one reader: many slow readers must not fill the memory.
 const SEND_LEN: usize = 64 * 1024;
 
 /// From the first moment of a connection, and again after each answer: so long may a request's

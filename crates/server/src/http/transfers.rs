@@ -56,7 +56,7 @@ pub(super) async fn create(
     let resource =
         TransferJson::new(&view, &app.about.data_dir, &caller.host).joined(pulled.joined);
     let status = match pulled.joined {
-        // The time is up: the request was accepted, and its work is not done (RFC 7240).
+        // The wait timed out: the request was accepted, and its work is not done (RFC 7240).
         _ if order.wait.is_some() && !view.transfer.is_final() => StatusCode::ACCEPTED,
         true => StatusCode::OK,
         false => StatusCode::CREATED,

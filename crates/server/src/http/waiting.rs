@@ -22,12 +22,12 @@ pub(super) fn asked(params: &Params) -> Result<Option<Duration>, Problem> {
     params.span("wait", BARE_WAIT, MAX_WAIT)
 }
 
-/// Why a request waits no longer for its transfer.
+/// Why a request stops waiting for its transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WaitEnd {
-    /// The transfer has come as far as the caller wanted.
+    /// The transfer has reached the stage that the caller waits for.
     Reached,
-    /// The time is up.
+    /// The wait timed out.
     TimeUp,
     /// The server stops.
     Stopping,
@@ -50,7 +50,7 @@ impl App {
             Some(Ok(false)) | None => WaitEnd::Stopping,
         };
         let view = view.borrow().clone();
-        // It may have come that far in the same moment.
+        // The transfer may have reached the stage at the same moment.
         let reached = enough(&view);
         (view, if reached { WaitEnd::Reached } else { end })
     }

@@ -22,7 +22,7 @@ pub struct ClientFilter {
     pub order: ClientOrder,
     /// Where an earlier page ended.
     pub after: Option<ClientEntry>,
-    /// How many at most.
+    /// Maximum number of clients.
     pub limit: usize,
 }
 
@@ -37,7 +37,7 @@ pub struct ClientList {
     pub total: Total,
 }
 
-/// How many entries are read at once when most of them are connected and only the others are wanted.
+/// How many entries are read at once when only offline clients are wanted and most are connected.
 const LONG_BATCH: u32 = 10_000;
 
 impl ClientFilter {
@@ -56,7 +56,7 @@ impl ClientFilter {
         (Reverse(seen), entry.id.clone())
     }
 
-    /// Sorts, and cuts to one more than asked for: it tells whether there is a next page.
+    /// Sorts, and cuts to the limit plus one: the extra entry shows that there is a next page.
     fn cut(&self, mut entries: Vec<ClientEntry>) -> Vec<ClientEntry> {
         let after = self.after.as_ref().map(|after| self.key(after));
         entries.retain(|entry| after.as_ref().is_none_or(|after| *after < self.key(entry)));
@@ -110,8 +110,8 @@ impl KnownClients {
             let end = page.entries.last().map(|entry| filter.key(entry));
             position = page.entries.last().cloned();
             on_record.extend(page.entries);
-            // In this order: whoever connects meanwhile is then in both, and whoever leaves is
-            // still in the registry.
+            // In this order: a client that connects meanwhile is in both, and a client that
+            // disconnects is still in the registry.
             let held: HashSet<ClientId> =
                 self.registry.held(on_record.iter().map(|entry: &ClientEntry| &entry.id));
             on_record.retain(|entry| !held.contains(&entry.id));
@@ -121,7 +121,7 @@ impl KnownClients {
             let only_on_record = on_record.iter().filter(|entry| !in_registry.contains(&entry.id));
             entries.extend(only_on_record.cloned());
             let entries = filter.cut(entries);
-            // What the records still hold comes after the end of this batch.
+            // The remaining records are after the end of this batch.
             let is_known_up_to = |end| entries.last().is_some_and(|last| filter.key(last) <= end);
             let is_full = filter.limit < entries.len() && end.clone().is_some_and(is_known_up_to);
             if page.is_last || is_full || end.is_none() {

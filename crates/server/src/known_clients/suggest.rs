@@ -5,7 +5,7 @@ use filepull_core::id::ClientId;
 use super::KnownClients;
 use crate::records::RecordsError;
 
-/// Below this likeness (1 is equal) a suggestion would be a guess.
+/// Minimum likeness (1 is equal) of a suggestion. Below it a suggestion would be a guess.
 const LIKE_ENOUGH: f64 = 0.7;
 
 impl KnownClients {

@@ -41,7 +41,7 @@ impl Server {
         Self { _folder: folder, records, registry, clients }
     }
 
-    /// Connects a client that is heard at this minute.
+    /// Connects a client that was heard at this minute.
     async fn connect(&self, client: &str, minute: i64) -> Connected {
         let agent = Agent { hostname: format!("POS-{client}"), ..Agent::default() };
         let greeting = Greeting {
@@ -137,7 +137,7 @@ async fn pages_of_any_length_follow_one_another_without_gap_or_overlap() {
         let (client, minute) = (format!("c{number:02}"), random.i64(0..5));
         if random.bool() {
             server.known(&client, minute).await;
-            // On record it was heard later than it is in the registry: only the latter counts.
+            // The record has a later time than the registry: only the time of the registry counts.
             if random.bool() {
                 connected.push(server.connect(&client, minute + 1).await);
             }

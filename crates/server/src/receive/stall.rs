@@ -4,24 +4,24 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::brake::Brake;
 
-/// What all connections together may bring while the disk stalls, in KiB. Pings are answered only
-/// when what was sent before them has been read.
+/// Maximum that all connections together may send during a stall of the disk, in KiB. A ping is
+/// answered only after everything sent before it has been read.
 static BACKLOG: Semaphore = Semaphore::const_new(64 * 1024);
 
 /// The default of STREAM_WINDOW: how far an agent sends ahead.
 const WINDOW_LEN: u64 = 16 << 20;
 
-/// Whether the disk stalls now, or did since the connection was last seen alive.
+/// Whether the disk stalls now, or stalled after the connection was last seen alive.
 #[derive(Debug, Default)]
 pub(super) struct Stall {
     is_now: bool,
     has_been: bool,
-    /// Given back once what came meanwhile has been taken.
+    /// Returned once everything that arrived meanwhile has been consumed.
     backlog: Option<SemaphorePermit<'static>>,
 }
 
 impl Stall {
-    /// Lets the connection bring what the agent may send ahead, so that its pings are answered. If
+    /// Lets the connection read what the agent may send ahead, so that its pings are answered. If
     /// too many connections do so at once, this one may be dropped, and the upload is resumed.
     pub(super) fn begin(&mut self, n_expected: u64, brake: &Brake) {
         self.is_now = true;
@@ -41,7 +41,7 @@ impl Stall {
         self.is_now = false;
     }
 
-    /// Everything that came meanwhile has been taken, and the connection is alive.
+    /// Everything that arrived meanwhile has been consumed, and the connection is alive.
     pub(super) fn pass(&mut self) {
         *self = Self::default();
     }

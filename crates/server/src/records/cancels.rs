@@ -1,5 +1,5 @@
-//! Cancels that were accepted and not carried out at once. A table of its own: the task of the
-//! transfer, which writes its row, may be waiting for the disk.
+//! Accepted cancels that could not be carried out at once. They have their own table, because the
+//! task of the transfer, which writes the transfer's row, may be waiting for the disk.
 
 use filepull_core::id::TransferId;
 use tracing::error;

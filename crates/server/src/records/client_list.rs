@@ -29,22 +29,22 @@ pub struct ClientEntry {
     pub last_seen_at: DateTime<Utc>,
 }
 
-/// Some of the clients on record, whoever is connected.
+/// A page of the clients on record, connected or not.
 #[derive(Clone, Debug)]
 pub struct ClientPage {
     /// The clients that can be read.
     pub entries: Vec<ClientEntry>,
-    /// Nothing follows.
+    /// This is the last page.
     pub is_last: bool,
 }
 
 /// Nearest ids on either side of a mistyped one.
 const NEIGHBOURS: u32 = 64;
 
-/// One letter wrong, too many, missing or in the wrong place: of a longer id not all such are tried.
+/// One wrong, extra, missing or misplaced letter. For a long id only some variants are tried.
 const MAX_VARIANTS: usize = 1024;
 
-/// What an id may hold, without letter case.
+/// The characters of an id, ignoring case.
 const LETTERS: &str = "abcdefghijklmnopqrstuvwxyz0123456789-_.";
 
 const NEXT: &str = "SELECT id FROM clients WHERE lower(id) >= $1 ORDER BY lower(id) LIMIT $2";
@@ -109,8 +109,8 @@ impl Records {
         Ok(Total::of(found.cast_unsigned()))
     }
 
-    /// Clients whose ids may be meant by one that was mistyped: the nearest in order, and all that
-    /// differ by one letter. A bounded number, however many are known.
+    /// Returns clients whose ids may be meant by a mistyped one: the nearest in order, and those
+    /// that differ by one letter. The number is bounded, however many clients are known.
     ///
     /// # Errors
     /// The database failed.

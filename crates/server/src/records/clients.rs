@@ -40,7 +40,7 @@ const ONE: &str = "SELECT * FROM clients WHERE id = $1";
 
 const COUNT: &str = "SELECT COUNT(*) AS n FROM clients";
 
-/// What the records make of a greeting.
+/// The outcome of recording a greeting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Enrolment {
     /// The client has a new session.
@@ -101,7 +101,7 @@ pub(super) fn cut_off(connection: &Connection, now: DateTime<Utc>) -> rusqlite::
 /// How the session before ended, or why that cannot be read.
 type LastDisconnect = Result<Option<Disconnect>, RecordsError>;
 
-/// Reads what [`connected`] returned.
+/// Reads the value that [`connected`] wrote.
 pub(super) fn enrolled(row: &Row) -> Result<(u64, LastDisconnect), RecordsError> {
     let fields = Fields::new("client", row);
     Ok((fields.unsigned("epoch")?, read_disconnect(&fields)))

@@ -101,7 +101,7 @@ impl DamagedTransfer {
         Some(Cursor::new(self.created_at?, self.transfer?))
     }
 
-    /// The problem of a caller who needs this transfer.
+    /// Returns the problem for a caller that requests this transfer.
     pub fn problem(&self) -> Problem {
         let detail = format!("The record of transfer {} is damaged: {}.", self.id, self.reason);
         Problem::new(Code::StorageFailed, detail)

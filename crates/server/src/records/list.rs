@@ -173,7 +173,7 @@ pub enum Total {
 }
 
 impl Total {
-    /// What a count says that has ended one after [`COUNT_UP_TO`].
+    /// Returns the total for a count that stops one after [`COUNT_UP_TO`].
     pub(super) fn of(counted: u64) -> Self {
         let most = u64::from(COUNT_UP_TO);
         if counted <= most { Self::Exactly(counted) } else { Self::MoreThan(most) }
@@ -218,8 +218,8 @@ async fn count(readers: &Readers, filter: &TransferFilter) -> Result<Total, Reco
     Ok(Total::of(found))
 }
 
-/// The end of a page that began at `begin`: at its last readable row. Where a damaged row lies is not
-/// sure, so that the damaged rows behind that one are left to the next page.
+/// Returns the end of a page that began at `begin`: the last readable row. The position of a
+/// damaged row is uncertain, so the next page shows the damaged rows behind that one.
 fn end(items: &mut Vec<Recorded>, begin: Option<Cursor>) -> Option<Cursor> {
     let is_readable = |item: &Recorded| matches!(item, Recorded::Readable(_));
     if let Some(last) = items.iter().rposition(is_readable) {
@@ -229,7 +229,7 @@ fn end(items: &mut Vec<Recorded>, begin: Option<Cursor>) -> Option<Cursor> {
         Recorded::Readable(transfer) => Some(Cursor::of(transfer)),
         Recorded::Damaged(damaged) => damaged.cursor(),
     };
-    // A page that does not lead on would come again and again.
+    // A page without progress would be repeated forever.
     end.filter(|end| begin.is_none_or(|begin| *end < begin))
 }
 

@@ -10,7 +10,7 @@ use super::transfers;
 use super::walk::Walk;
 use super::{KEEP_KEYS, Records, RecordsError};
 
-/// Bounded by a time: no look at younger rows is needed.
+/// Bounded by a time, so younger rows are not read.
 const OLDER: &str = "SELECT * FROM transfers WHERE created_at < ";
 
 /// What is final never changes, so that nothing has to be asked again.
@@ -53,9 +53,9 @@ impl Records {
 }
 
 impl OldTransfers {
-    /// Looks at the next `limit` records from before a time, and returns those that became final
-    /// before it; `None` if there are no more yet. A record that cannot be read is passed over: what
-    /// it says of its file may be wrong.
+    /// Checks the next `limit` records from before a time, and returns those that became final
+    /// before it; `None` if there are no more yet. Skips a record that cannot be read: its file
+    /// name may be wrong.
     ///
     /// # Errors
     /// The database failed.

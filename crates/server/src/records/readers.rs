@@ -109,7 +109,7 @@ impl Pool {
             let connection = take().ok_or(RecordsError::Closed)?;
             let rows = statements.iter().map(|statement| statement.run(&connection));
             let rows = rows.collect::<rusqlite::Result<Vec<_>>>();
-            // Given back here, so that a caller who leaves takes no connection along.
+            // Returned here, so that a cancelled caller does not lose the connection.
             idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
             drop(permit);
             Ok(rows?.into_iter().flatten().collect())

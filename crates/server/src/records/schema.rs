@@ -72,7 +72,7 @@ fn version(connection: &Connection, file: &Path) -> Result<usize, RecordsError> 
 /// Takes every step that has not been taken.
 fn take_steps(connection: &mut Connection, done: usize) -> rusqlite::Result<()> {
     for (version, step) in (1..).zip(STEPS).skip(done) {
-        // One transaction: a step that a crash cuts in the middle has not been taken at all.
+        // One transaction: a step that a crash interrupts has no effect.
         let transaction = connection.transaction()?;
         transaction.execute_batch(step)?;
         transaction.pragma_update(None, "user_version", version)?;

@@ -1,5 +1,5 @@
-//! What goes into a database and what comes out of it: text and integers only, so that another
-//! engine can stand behind the records.
+//! The input and output of a database: text and integers only, so that another engine can replace
+//! SQLite.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;

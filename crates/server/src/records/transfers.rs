@@ -25,8 +25,8 @@ const CHECKPOINT: &str = include_str!("checkpoint.sql");
 
 const ONE: &str = "SELECT * FROM transfers WHERE id = $1";
 
-/// The words of final states as in the index of unfinished transfers. A state that this version does
-/// not know counts as unfinished.
+/// The names of the final states, as in the index of unfinished transfers. An unknown state counts
+/// as unfinished.
 pub(super) const UNFINISHED: &str = "SELECT * FROM transfers \
      WHERE state NOT IN ('done', 'failed', 'cancelled') ORDER BY created_at, id";
 
@@ -200,7 +200,7 @@ fn read_problem(fields: &Fields<'_>) -> Result<Problem, RecordsError> {
     })
 }
 
-/// Reads a row of the table, as an item of its own if it cannot be read.
+/// Reads a row of the table. A row that cannot be read becomes a damaged item.
 pub(super) fn recorded(row: &Row) -> Recorded {
     match read(row) {
         Ok(transfer) => Recorded::Readable(Box::new(transfer)),
@@ -262,7 +262,7 @@ pub(super) async fn newest_of_each(
     readers: &Readers,
     clients: &[ClientId],
 ) -> Result<Vec<Recorded>, RecordsError> {
-    // A look into the index for each client; grouping all transfers would read all of it.
+    // One index look-up for each client: grouping all transfers would read all of the index.
     let newest = |client: &ClientId| Statement::new(NEWEST).bind(client.as_str());
     let rows = readers.each(clients.iter().map(newest).collect()).await?;
     Ok(rows.iter().map(recorded).collect())

@@ -9,13 +9,13 @@ use super::transfers;
 pub(super) struct Walk {
     /// The last row seen: when it was asked for, and its id. None at the start.
     seen: Option<(i64, String)>,
-    /// The page before was the last one, as far as is known.
+    /// The previous page was the last one at that time.
     at_end: bool,
 }
 
 impl Walk {
-    /// Adds to a statement that ends with a condition: the next rows, at most `limit`. None after the
-    /// last page; then the walk goes on with what has come meanwhile.
+    /// Completes a statement that ends with a condition: the next rows, at most `limit`. Returns
+    /// none once after the last page; the call after that continues with the rows added meanwhile.
     pub(super) fn next(&mut self, mut query: Statement, limit: u32) -> Option<Statement> {
         if std::mem::take(&mut self.at_end) {
             return None;
@@ -28,8 +28,8 @@ impl Walk {
         Some(query)
     }
 
-    /// Moves behind the last readable row of a page. Where a damaged row lies is not sure, so that
-    /// those behind it are left to the next page.
+    /// Moves behind the last readable row of a page. The position of a damaged row is uncertain, so
+    /// the next page includes the damaged rows behind that one.
     pub(super) fn moved(&mut self, rows: &mut Vec<Row>, limit: u32) {
         self.at_end = rows.len() < limit as usize;
         let readable = rows.iter().rposition(|row| transfers::read(row).is_ok());

@@ -91,8 +91,8 @@ impl Writer {
         self.queue(statements, None).await
     }
 
-    /// Runs a statement, and the next one if the first returns this value; both become durable or
-    /// none. Answers what the first returned.
+    /// Runs a statement, and the next one if the first returns this value. Both become durable or
+    /// neither does. Returns what the first statement returned.
     ///
     /// # Errors
     /// As [`write`](Self::write).
@@ -174,8 +174,8 @@ impl Task {
 
     /// Commits a batch and answers everyone in it.
     fn write(&mut self, batch: Vec<Write>) {
-        // Before, so that what is refused is not written, and after, so that what is acknowledged is
-        // in the files that the next server opens.
+        // Check before the commit, so that a rejected write is not made, and after it, so that an
+        // acknowledged write is in the files that the next server opens.
         let guarded = self.guard.check().map(|()| self.commit(&batch));
         let committed = match guarded.and_then(|done| self.guard.check().map(|()| done)) {
             Ok(committed) => committed,

@@ -1,4 +1,4 @@
-//! Who is connected, and who may replace whom. Data and rules only.
+//! Which clients are connected, and which session may replace which. Data and rules only.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -10,8 +10,8 @@ use uuid::Uuid;
 
 use crate::client::{ClientRecord, DefaultFile, Disconnect, Greeting};
 
-/// The clients that are connected, and those whose end of session is not on record yet; `L` is what
-/// the registry keeps of a live line.
+/// The connected clients, and those whose end of session is not on record yet. `L` is what the
+/// registry keeps for a live session.
 #[derive(Debug)]
 pub(super) struct State<L> {
     clients: BTreeMap<ClientId, Known<L>>,
@@ -82,8 +82,8 @@ impl<L> State<L> {
         }
     }
 
-    /// Makes `live` the line of its client and returns the one it replaces. `last_disconnect` is
-    /// what the records say of the session before.
+    /// Makes `live` the session of its client and returns the one it replaces. `last_disconnect` is
+    /// the end of the previous session according to the records.
     ///
     /// # Errors
     /// A line with a higher epoch is already there: of two that came at once, the later one wins.
@@ -101,7 +101,7 @@ impl<L> State<L> {
         if current.is_some_and(|line| epoch < line.epoch) {
             return Err(Outrun);
         }
-        // Newer than what was on record, if it is here.
+        // The registry's value, if there is one, is newer than the record.
         let held = known.as_ref().and_then(|known| known.record.last_disconnect.clone());
         let replaced = known.and_then(|known| known.line.take());
         let line = Some(Line { epoch, instance: greeting.instance, live });

@@ -115,8 +115,8 @@ fn unsuitable(path: &Path, what: &'static str, source: std::io::Error) -> DataFo
     DataFolderError::Unsuitable { path: path.display().to_string(), kind, what, source }
 }
 
-/// The type of the file system that holds `path`, as the system's list of mounts has it. The list
-/// is read without asking the file system, which may hang.
+/// Returns the type of the file system that holds `path`, from the system's list of mounts. Does
+/// not query the file system itself, which may hang.
 fn kind_of(path: &Path) -> String {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());

@@ -68,7 +68,7 @@ impl Store {
     }
 }
 
-/// What lies under the name of a client's folder, if that is no folder.
+/// The type of an entry that has the name of a client's folder and is not a folder.
 pub(crate) fn not_a_folder(path: &Path) -> Option<&'static str> {
     let file_type = std::fs::symlink_metadata(path).ok()?.file_type();
     if file_type.is_dir() {

@@ -66,7 +66,7 @@ pub(crate) fn partial_name(transfer: TransferId, generation: u32) -> String {
 pub(super) fn key_of(client: &ClientId, name: &str) -> Option<PartialKey> {
     let (_, generation) = name.strip_suffix(".tmp")?.rsplit_once('-')?;
     let (transfer, generation) = (transfer_of(name)?, generation.parse().ok()?);
-    // Written in another way it is not ours.
+    // A file name in any other form is not a partial of the server.
     let is_ours = partial_name(transfer, generation) == name;
     is_ours.then(|| PartialKey { client: client.clone(), transfer, generation })
 }
@@ -79,7 +79,7 @@ pub(crate) fn transfer_of(name: &str) -> Option<TransferId> {
 }
 
 impl Partial {
-    /// Creates it, and reserves `size` bytes. Nothing is left of it after an error.
+    /// Creates the partial, and reserves `size` bytes. Leaves no file after an error.
     pub(super) fn create(folder: OwnedFd, place: Place, size: u64) -> Result<Self, StoreError> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let open = || rustix::fs::openat(&folder, &place.name, flags, MODE);
@@ -96,7 +96,7 @@ impl Partial {
         })?;
         let (file, folder, place) = (Arc::new(file.into()), Arc::new(folder), Arc::new(place));
         let partial = Self { file, folder, place, appended: 0, started: 0 };
-        // A disk that cannot hold the file fails now, not after an hour of bytes.
+        // A disk that cannot hold the file fails now, not after an hour of uploading.
         let begun = partial.reserve(size).and_then(|()| partial.sync_folder());
         match begun {
             Ok(()) => Ok(partial),
@@ -266,8 +266,8 @@ impl Partial {
         self.file.sync_all().map_err(|error| self.place.failed("sync", error))
     }
 
-    /// Gives it the name `to` in its folder, unless anything else has it; returns whether it has
-    /// the name. That is durable once the folder is synced.
+    /// Names the partial `to` in its folder, unless that name is taken; returns whether the partial
+    /// has the name. The name is durable once the folder is synced.
     ///
     /// # Errors
     /// The disk failed.
@@ -300,8 +300,8 @@ impl Partial {
     }
 }
 
-/// Whether a system that gives this reason has certainly changed nothing. Others (`EIO`, `ESTALE`, a
-/// timeout of a network file system) may have changed the disk before they failed.
+/// Returns whether the system has certainly changed nothing if it returns this error. After other
+/// errors (`EIO`, `ESTALE`, a timeout of a network file system) the disk may have changed.
 fn is_refusal(errno: Errno) -> bool {
     matches!(
         errno,

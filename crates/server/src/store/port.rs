@@ -79,8 +79,8 @@ impl Disk for Store {
 }
 
 impl Store {
-    /// Whether the download has its name. A link, a folder or another file there is not it, and is
-    /// not opened.
+    /// Returns whether the download has its name. A link, a folder or another file with the name
+    /// does not count, and is not opened.
     fn is_there(&self, client: &ClientId, download: &Download) -> Result<bool, StoreError> {
         let Some(folder) = self.open_folder(client)? else { return Ok(false) };
         let (name, path) = (download.name.to_string(), self.download_path(client, &download.name));
@@ -96,7 +96,7 @@ impl Store {
         if !is_file || stat.st_ino != download.inode {
             return Ok(false);
         }
-        // A pipe that has taken its place meanwhile must not keep us waiting for a writer.
+        // Do not block on a pipe that has replaced the file.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&folder, &name, flags, Mode::empty());
         let file = file.map_err(failed("open"))?.into();

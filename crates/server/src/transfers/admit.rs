@@ -64,8 +64,8 @@ impl Life {
         Ok(Admitted::Yes)
     }
 
-    /// Counts a file that no longer begins with what was received of it, also if every attempt
-    /// brings bytes: one that changes again and again would never end.
+    /// Counts an attempt whose file no longer begins with the received bytes, even if the attempt
+    /// receives bytes: a file that keeps changing would never end otherwise.
     fn changed_between_attempts(&mut self) -> Result<(), Problem> {
         self.transfer.setbacks.changed += 1;
         if self.transfer.setbacks.changed < Transfer::MAX_CHANGED {

@@ -72,7 +72,7 @@ pub(super) enum Ask {
     },
     Upload(Box<Upload>),
     Cancel(Problem),
-    /// Wait until then at least, and answer once that is on record.
+    /// Wait at least until `until`, and answer once that is on record.
     Extend {
         until: DateTime<Utc>,
         done: oneshot::Sender<Result<(), Problem>>,

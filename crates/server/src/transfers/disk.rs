@@ -17,8 +17,9 @@ use crate::receive::Held;
 use crate::store::{Store, StoreError};
 
 impl Life {
-    /// Puts the transfer on record as it now stands, and tries until it is there: records that fail
-    /// are no fault of the transfer. A cancel and the end of the process are heeded.
+    /// Puts the transfer on record in its current state, and retries until it is there: a failure
+    /// of the records does not fail the transfer. A cancel and the end of the process stop the
+    /// retries.
     pub(super) async fn record(&mut self) -> Result<(), Ending> {
         let mut backoff = again();
         let mut waits = None;
@@ -41,7 +42,8 @@ impl Life {
         let mut backoff = again();
         let mut waits = None;
         while let Phase::Sealed(download) = &self.transfer.phase {
-            // All of that second in one read: asking for each name costs a burst of pulls its square.
+            // Reads all names of that second at once: one query per name would cost quadratic time
+            // in a burst of pulls.
             let taken = self.shared.records.names_beside(&self.transfer, &download.name).await;
             match taken.map_err(|error| records_failed(&error)) {
                 Ok(taken) => {
@@ -59,7 +61,7 @@ impl Life {
         self.record().await
     }
 
-    /// Does one thing to the disk, on the blocking pool.
+    /// Runs one disk operation on the blocking pool.
     pub(super) async fn on_disk<T: Send + 'static>(
         &self,
         job: impl FnOnce(&mut Store) -> Result<T, DiskError<StoreError>> + Send + 'static,
@@ -68,7 +70,7 @@ impl Life {
         run(move || job(&mut store)).await
     }
 
-    /// What it means for the transfer that the disk did not do something for it.
+    /// Returns the effect on the transfer of a failed disk operation.
     pub(super) fn disk_failed(&self, error: DiskError<StoreError>) -> Ending {
         self.meaning(store_failed(&error.into_cause()))
     }
@@ -83,8 +85,8 @@ impl Life {
         self.record().await
     }
 
-    /// Does one thing to what was received. After an error that is not held any more: nobody may
-    /// build on a partial whose sync failed. None if nothing is held.
+    /// Runs one disk operation on the partial. After an error the partial is no longer held: a
+    /// partial whose sync failed must not be used. Returns none if nothing is held.
     pub(super) async fn with_held<T: Send + 'static>(
         &mut self,
         job: impl FnOnce(&mut Held) -> Result<T, DiskError<StoreError>> + Send + 'static,
@@ -100,7 +102,7 @@ impl Life {
         Ok(Some(done))
     }
 
-    /// Drops what was received, first on record and then on the disk.
+    /// Drops the received bytes, first on record and then on the disk.
     pub(super) async fn start_over(&mut self) -> Result<(), Ending> {
         self.transfer.start_over();
         self.view.send_modify(|view| view.bytes_done = 0);
@@ -109,8 +111,8 @@ impl Life {
         Ok(())
     }
 
-    /// Removes the partial. One that stays is in nobody's way: no other generation has its name, and
-    /// the next start sweeps it.
+    /// Removes the partial. A partial that stays does no harm: no other generation has its name,
+    /// and the next start sweeps it.
     pub(super) async fn abort(&mut self) {
         let (key, held) = (self.transfer.partial(), self.held.take());
         let job =
@@ -121,7 +123,7 @@ impl Life {
     }
 }
 
-/// Runs a job on the blocking pool. A panic in it is ours too.
+/// Runs a job on the blocking pool. A panic in the job is returned as an internal error.
 pub(super) async fn run<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> T {
     spawn_blocking(job).await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }

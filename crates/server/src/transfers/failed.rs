@@ -14,7 +14,7 @@ use super::life::{Ending, Life};
 use crate::records::{RecordsError, RequestKey, SaveError};
 use crate::store::StoreError;
 
-/// Why something was not done on the disk.
+/// Why a disk operation failed.
 #[derive(Debug)]
 pub(super) enum Failed {
     /// The process lacks file descriptors or the disk lacks space, and both can come back. Without
@@ -25,9 +25,9 @@ pub(super) enum Failed {
 }
 
 impl Life {
-    /// What it means for the transfer that something was not done on the disk.
+    /// Returns the effect on the transfer of a failed disk operation.
     ///
-    /// A record that fails means nothing: it is made again until it is there.
+    /// A failed record has no effect: it is retried until it is saved.
     pub(super) fn meaning(&self, failed: Failed) -> Ending {
         match failed {
             Failed::NotNow(problem) => Ending::NotNow(problem),
@@ -71,14 +71,14 @@ pub(super) fn store_failed(error: &StoreError) -> Failed {
 /// Why a transfer was not put on record.
 #[derive(Debug)]
 pub(super) enum NotSaved {
-    /// The record is not this task's any more.
+    /// The record no longer belongs to this task.
     Lost,
     /// The records failed. They may work later.
     Failed(Problem),
 }
 
 impl NotSaved {
-    /// What a caller is told who waits for the save.
+    /// Returns the problem for a caller that waits for the save.
     pub(super) fn into_problem(self) -> Problem {
         match self {
             Self::Failed(problem) => problem,
@@ -119,8 +119,8 @@ impl Shared {
         self.noted(self.records.save_checkpoint(transfer).await)
     }
 
-    /// The log hears of the records when they begin to fail, and when they work again; not from each
-    /// transfer each time.
+    /// Logs once when the records begin to fail, and once when they work again, not for each
+    /// transfer.
     fn noted(&self, saved: Result<(), SaveError>) -> Result<(), NotSaved> {
         match saved {
             Ok(()) | Err(SaveError::Lost) => {

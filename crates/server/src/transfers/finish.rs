@@ -28,7 +28,7 @@ impl Life {
             return;
         }
         if self.transfer.problem().is_some_and(|problem| problem.code == Code::Cancelled) {
-            // One that stays finds its transfer final.
+            // A cancel that stays on record finds its transfer final.
             let _ = self.shared.records.forget_cancel(self.transfer.id).await;
         }
         self.log_failed();
@@ -80,7 +80,8 @@ impl Life {
         }
     }
 
-    /// The record is final or of a later attempt: whoever wrote it goes on with the transfer.
+    /// Logs that the record is final or of a later attempt: the task that wrote it continues the
+    /// transfer.
     pub(super) fn log_lost(&self) {
         let Transfer { id, client, attempt, .. } = &self.transfer;
         error!(event = "transfer.lost", transfer = %id, %client, attempt, "the record is not ours");

@@ -41,7 +41,7 @@ impl Life {
         self.transfer.seal(proof, name, inode, synced);
         self.record_sealed().await?;
         if !self.name_at_once().await? {
-            // The agent has done its part: it need not wait for this server's disk.
+            // The agent is done: it does not wait for this server's disk.
             let detail = "The file has arrived; the server's disk has not taken its name yet.";
             refuse(replies, Problem::new(Code::StorageFailed, detail), None);
             return Ok(Attempted::Sealed);

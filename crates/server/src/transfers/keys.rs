@@ -28,8 +28,8 @@ impl Transfers {
         }
     }
 
-    /// Makes a key lead to a transfer that was under way already. Returns the transfer that it leads
-    /// to then: another request with this key may have been earlier.
+    /// Makes a key lead to a transfer that was under way already. Returns the transfer to which the
+    /// key leads then: another request with this key may have been first.
     pub(super) async fn keep_key(
         &self,
         key: &RequestKey,
@@ -51,7 +51,7 @@ impl Transfers {
         let id = keyed.transfer;
         let view = match self.watch(id) {
             Some(view) => view,
-            // It has ended: nothing will change any more.
+            // The transfer has ended, so its view does not change any more.
             None => watch::channel(self.find(id).await?).1,
         };
         Ok(Pulled { id, joined: true, view })

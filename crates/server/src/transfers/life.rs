@@ -37,18 +37,18 @@ pub(super) struct Life {
     pub(super) key: Option<RequestKey>,
     /// The request that created it, for the log.
     pub(super) request_id: Uuid,
-    /// The record says "sealed" and the name may be there: nothing but the disk ends that.
+    /// The record says "sealed" and the name may be there: only the disk can settle the outcome.
     pub(super) may_be_named: bool,
-    /// A cancel that was accepted and waits until it is known whether the name is there.
+    /// An accepted cancel that waits until it is known whether the name is there.
     pub(super) cancel: Option<Problem>,
     pub(super) backoff: Backoff,
     /// Attempts in a row that brought nothing because the line was lost.
     lost: u32,
     /// Since when no attempt has brought anything.
     fruitless_since: Option<Instant>,
-    /// This process let an upload of it begin.
+    /// This process admitted an upload of the transfer.
     pub(super) was_admitted: bool,
-    /// It waits for the server's disk, or did last.
+    /// The transfer waits for the server's disk, or did so last.
     pub(super) disk_wait: Option<DiskWait>,
 }
 
@@ -61,9 +61,9 @@ pub(super) enum Ending {
     Left,
     /// Only the attempt ends: the server lacks a resource, such as space on its disk.
     NotNow(Problem),
-    /// The record is final or of a later attempt, which is not this task's.
+    /// The record is final or of a later attempt, which does not belong to this task.
     Lost,
-    /// The key of its request leads to another transfer. Nothing of it is on record.
+    /// The key of the request leads to another transfer. This one is not on record.
     Discarded,
 }
 
@@ -77,7 +77,7 @@ impl From<Problem> for Ending {
 pub(super) enum Attempted {
     /// The download is there.
     Done,
-    /// Everything has come and is sealed on record; the disk did not name it at once.
+    /// Everything was received and is sealed on record; the disk did not name the file at once.
     Sealed,
     /// It was cut short; some bytes may have come.
     Interrupted { why: String, progress: bool },
@@ -176,7 +176,7 @@ impl Life {
         if self.may_be_named && self.publish().await? {
             return Ok(());
         }
-        // Accepted by an earlier process.
+        // An earlier process accepted the cancel.
         if let Some(cancel) = self.cancel.take() {
             return Err(cancel.into());
         }
@@ -193,7 +193,8 @@ impl Life {
             drop(turn);
             match attempted {
                 Ok(Attempted::Done) => return Ok(()),
-                // Its turn is over: a disk that does not name it keeps no other transfer waiting.
+                // The permit has been released: a disk that does not name the file delays no other
+                // transfer.
                 Ok(Attempted::Sealed) => {
                     if self.publish().await? {
                         return Ok(());
@@ -278,7 +279,7 @@ impl Life {
         }
     }
 
-    /// Handles an ask while no order is out: what is not a cancel comes too late. A cancel waits
+    /// Handles a command between attempts. Any command but a cancel is too late. A cancel waits
     /// while the file may have its name.
     pub(super) async fn heed_idly(&mut self, ask: Ask) -> Result<(), Ending> {
         match ask {
@@ -305,7 +306,7 @@ impl Life {
         self.show_until(stage, None, None);
     }
 
-    /// Shows what it does, until when it waits, and why.
+    /// Shows what the transfer does, until when it waits, and why.
     pub(super) fn show_until(
         &self,
         stage: Stage,

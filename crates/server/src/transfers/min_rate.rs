@@ -35,7 +35,7 @@ impl MinRate {
     /// Notes how much has been received, and returns whether the last window brought too little.
     pub(super) fn is_missed(&mut self, received: u64, now: Instant) -> bool {
         self.samples.push_back((now, received));
-        // The oldest one is the last that is at least a window old.
+        // Keep as the oldest sample the last one that is at least a window old.
         while self.samples.get(1).is_some_and(|(at, _)| self.window <= now - *at) {
             self.samples.pop_front();
         }

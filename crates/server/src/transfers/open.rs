@@ -1,8 +1,8 @@
 //! The unfinished transfers: who may join which, and how many there may be.
 //!
-//! A view changes before its index does, in one step ([`ViewSender`]): whoever sees that a transfer
-//! waits finds its place. So the lock of the index may be taken while a view is locked, and no view
-//! is ever read under the lock of the index.
+//! A view changes before its index does, in one step ([`ViewSender`]): a transfer that is seen
+//! waiting has a position. So the lock of the index may be taken while a view is locked, and no
+//! view is ever read under the lock of the index.
 
 mod index;
 mod queue;
@@ -138,14 +138,15 @@ impl Open {
         Ok(Joined::Inserted(handle))
     }
 
-    /// The transfer of a client that runs, or else the one that waits longest.
+    /// Returns the running transfer of a client, or else the one that waits longest.
     pub(super) fn current(&self, client: &ClientId) -> Option<View> {
         let handle = self.lock().current(client).cloned()?;
         let view = handle.view.borrow().clone();
         (!view.transfer.is_final()).then_some(view)
     }
 
-    /// Whether a transfer waits for the server's turn, or for the turn of this client.
+    /// Returns whether a transfer waits for a permit of the server, or for the permit of this
+    /// client.
     pub(super) fn others_wait(&self, client: &ClientId) -> bool {
         self.lock().others_wait(client)
     }
@@ -155,7 +156,7 @@ impl Open {
         self.lock().place_in_line(id)
     }
 
-    /// A page of those that wait, or of those that run, newest first.
+    /// Returns a page of the waiting or of the running transfers, newest first.
     pub(super) fn page(&self, kind: Unfinished, filter: &TransferFilter) -> ListPage {
         let (handles, next, total) = {
             let index = self.lock();
@@ -164,7 +165,7 @@ impl Open {
             (handles, next, index.count(kind, filter))
         };
         let views = handles.iter().map(|handle| handle.view.borrow().clone());
-        // One that does something else by now is on no page of this kind.
+        // Leave out a transfer whose state has changed meanwhile.
         let items = views.filter(|view| kind.is_of(view.state())).map(Listed::view).collect();
         let total = Total::Exactly(total as u64);
         ListPage { items, next_cursor: next.map(|next| next.to_string()), total }

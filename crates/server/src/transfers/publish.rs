@@ -17,11 +17,11 @@ use crate::store::{Partial, StoreError};
 
 /// Why a sealed file has no name yet.
 enum Unnamed {
-    /// The disk certainly did not name it, for this reason.
+    /// The disk certainly did not name the file, for this reason.
     Refused(Problem),
-    /// The disk failed: the name may be there.
+    /// The disk failed: the file may have its name.
     Unknown(Problem),
-    /// Not the disk's fault.
+    /// The cause is not the disk.
     Ended(Ending),
 }
 
@@ -34,7 +34,8 @@ impl From<DiskError<StoreError>> for Unnamed {
 }
 
 impl Life {
-    /// Names what was just sealed. False if the disk did not do it: then [`publish`](Self::publish).
+    /// Names the file that was just sealed. Returns false if the disk did not name it: call
+    /// [`publish`](Self::publish) then.
     pub(super) async fn name_at_once(&mut self) -> Result<bool, Ending> {
         let Some(held) = self.held.take() else { return Ok(false) };
         match self.name(held.partial).await {
@@ -45,10 +46,9 @@ impl Life {
         }
     }
 
-    /// Publishes what the record says is sealed; begins by searching the disk, as after a restart,
-    /// and holds nobody's turn. While the disk refuses the name or fails, the transfer waits with its
-    /// bytes. It ends when the disk certainly has not named it and it is cancelled, or its deadline
-    /// is over; while the name may be there, nothing ends it.
+    /// Publishes the sealed file. Begins by searching the disk, as after a restart, and holds no
+    /// permit. While the disk refuses the name or fails, the transfer keeps its bytes and waits. A
+    /// cancel or the deadline ends the wait only if the disk has certainly not named the file.
     ///
     /// False if nothing is left of the file: it must be sent again.
     pub(super) async fn publish(&mut self) -> Result<bool, Ending> {
@@ -92,7 +92,7 @@ impl Life {
         }
     }
 
-    /// The download has its name: notes that.
+    /// Records that the download has its name.
     async fn named(&mut self, named: Durable) -> Result<(), Ending> {
         self.transfer.published(now(), named);
         self.record().await?;
@@ -104,8 +104,8 @@ impl Life {
         self.cancel.take().map_or(Ok(()), |cancel| Err(cancel.into()))
     }
 
-    /// Searches for what is sealed, and names it; none if it is nowhere. The agent is not needed.
-    /// Never on the same descriptors: the system reports a lost write only once.
+    /// Searches for the sealed file, and names it; none if it is nowhere. Does not need the agent.
+    /// Opens new file descriptors: the system reports a lost write only once.
     async fn publish_found(&mut self) -> Result<Option<Durable>, Unnamed> {
         let Recovery::FindSealed(download) = self.transfer.recovery() else { return Ok(None) };
         let key = self.transfer.partial();
@@ -130,7 +130,7 @@ impl Life {
         }
     }
 
-    /// Names a partial, by the first name that nothing else has.
+    /// Names a partial: the first name that is free.
     async fn name(&mut self, partial: Partial) -> Result<Option<Durable>, Unnamed> {
         loop {
             let Phase::Sealed(download) = &self.transfer.phase else { return Ok(None) };

@@ -20,7 +20,7 @@ use super::{Ask, Transfers, keys, now, records_failed};
 use crate::records::RequestKey;
 use crate::registry::{self, ClientView};
 
-/// How often a pull begins again when its transfer was discarded for another request.
+/// How often a pull is retried when its transfer was discarded in favour of another request.
 const MAX_TRIES: u32 = 3;
 
 /// What an operator asks for.
@@ -77,7 +77,8 @@ impl Transfers {
         Err(Problem::new(Code::Internal, "The transfer ended before it was on record."))
     }
 
-    /// The transfer; none if it was discarded, because the key of its request leads to another one.
+    /// Returns the transfer; none if it was discarded, because the key of its request leads to
+    /// another one.
     async fn join_or_begin(
         &self,
         pull: Pull,
@@ -113,7 +114,8 @@ impl Transfers {
                     Extended::Ended => {}
                 },
                 Joined::Inserted(handle) => {
-                    // The key goes on record with the transfer even if this caller leaves meanwhile.
+                    // The key goes on record with the transfer even if this caller disconnects
+                    // meanwhile.
                     life.key = key;
                     life.request_id = pull.request_id;
                     shared.lifecycle.spawn(life.run());
@@ -123,8 +125,8 @@ impl Transfers {
         }
     }
 
-    /// Moves the deadline of a transfer that a pull with `queue` joins. It is on record when this
-    /// returns.
+    /// Moves the deadline of a transfer that a pull with `queue` joins. Returns once the deadline
+    /// is on record.
     async fn extend(&self, handle: &Handle, queue: Option<Duration>) -> Result<Extended, Problem> {
         let Some(queue) = queue else { return Ok(Extended::Yes) };
         let (done, extended) = oneshot::channel();
@@ -136,7 +138,7 @@ impl Transfers {
         match timeout(EXTEND_LIMIT, answered).await {
             Ok(Some(saved)) => saved.map(|()| Extended::Yes),
             Ok(None) => {
-                // It is about to end, and nobody joins one that has.
+                // The transfer is about to end. An ended transfer cannot be joined.
                 let mut view = handle.view.clone();
                 let ended = view.wait_for(|view| view.transfer.is_final());
                 match timeout(EXTEND_LIMIT, ended).await {
@@ -170,11 +172,11 @@ impl Transfers {
         Ok(Some(pulled))
     }
 
-    /// Waits until a transfer is on record: earlier nobody may be told of it. None if it was
-    /// discarded.
+    /// Waits until a transfer is on record: no caller may learn of it earlier. Returns none if the
+    /// transfer was discarded.
     async fn recorded(&self, handle: &Handle, joined: bool) -> Result<Option<Pulled>, Problem> {
         let mut view = handle.view.clone();
-        // A task that ended before its record was made leaves its view as it was.
+        // A task that ended before its record was saved leaves its view unchanged.
         let _ = view.wait_for(|view| view.stage != Stage::Recording).await;
         let seen = view.borrow().clone();
         let records_failed =
@@ -195,14 +197,14 @@ fn not_extended(id: TransferId) -> Problem {
     Problem::new(Code::ServerBusy, detail)
 }
 
-/// Whether a transfer that is joined waits as long as the pull asks for.
+/// Whether a joined transfer waits until the deadline of the pull.
 enum Extended {
     Yes,
-    /// It ended meanwhile.
+    /// The transfer ended meanwhile.
     Ended,
 }
 
-/// A deadline is on record within this time, even if the transfer waits for a slow disk.
+/// Maximum time until a deadline is on record, even if the transfer waits for a slow disk.
 const EXTEND_LIMIT: Duration = Duration::from_secs(5);
 
 fn nothing_started(problem: Problem) -> Problem {

@@ -43,7 +43,7 @@ impl Pulse {
         }
     }
 
-    /// Starts to wait again: until now the agent waited for this server.
+    /// Restarts the stall timer: until now the agent waited for this server.
     pub(super) fn renew(&mut self, now: Instant) {
         self.patience = Patience::new(self.announced, self.stall_timeout, now);
     }
@@ -73,7 +73,7 @@ impl Life {
         let (received, now) = (held.receiver.received(), Instant::now());
         pulse.beat(&held.receiver, now);
         let speed = pulse.speed.update(received, now.into_std());
-        // Nothing else shows the last bytes: the next thing to happen may be minutes later.
+        // Show the last bytes at once: the next event may be minutes later.
         if speed.is_some() || received == held.receiver.announced() {
             self.view.send_modify(|view| {
                 view.bytes_done = received;

@@ -1,4 +1,4 @@
-//! What an earlier process left in the partial.
+//! Recovers what an earlier process left in the partial.
 
 use filepull_core::disk;
 use filepull_core::transfer::Recovery;

@@ -1,5 +1,5 @@
-//! Removes the partials that no unfinished transfer owns, beside the work: the start of the server
-//! waits for no client's folder.
+//! Removes the partials that no unfinished transfer owns, in the background: the start of the
+//! server does not wait for any client's folder.
 //!
 //! The record decides, one partial at a time: it names the partial before anything depends on it. A
 //! partial that was begun since the start of this process is never removed, because its record may
@@ -47,7 +47,7 @@ async fn all(shared: &Shared) -> usize {
     n_removed
 }
 
-/// What cannot be read costs itself alone: the sweep continues.
+/// A folder or a record that cannot be read is skipped: the sweep continues.
 fn found<T>(read: Result<Vec<T>, StoreError>) -> Vec<T> {
     read.unwrap_or_else(|error| {
         warn!(event = "store.sweep_failed", error = %chain(&error), "a folder was not swept");
@@ -55,7 +55,8 @@ fn found<T>(read: Result<Vec<T>, StoreError>) -> Vec<T> {
     })
 }
 
-/// Whether the record says that the transfer still needs this partial. One that cannot be read may.
+/// Returns whether the record says that the transfer still needs this partial. True if the record
+/// cannot be read.
 async fn is_wanted(shared: &Shared, partial: &PartialKey) -> bool {
     match shared.records.transfer(partial.transfer).await {
         Ok(None) => false,

@@ -402,7 +402,7 @@ async fn the_partial_of_a_damaged_transfer_stays_until_its_record_is_final() {
     let bed = Bed::start_with(folder).await;
     let id = id.unwrap();
     assert_eq!(bed.names(), [crate::store::partial_name(id, 1)]);
-    // It has ended: it is neither open nor in the way of the next.
+    // The transfer has ended: it is not open and does not block the next one.
     assert_eq!(bed.transfers.counts(), Counts::default());
     let shown = bed.transfers.look_up(id).await.unwrap();
     assert!(matches!(shown, Listed::Damaged(_)), "{shown:?}");

@@ -14,7 +14,7 @@ use super::{Shared, now};
 use crate::client::DisconnectReason;
 use crate::registry::{self, ClientView, Session};
 
-/// How long the clients of the last server get to return to this one.
+/// How long the clients of the previous server process have to reconnect to this one.
 const RETURN_LIMIT: Duration = Duration::from_secs(30);
 
 /// The right to send one file, given back when dropped.
@@ -89,7 +89,7 @@ impl Life {
 
     async fn client_gone(&self) -> Problem {
         let client = &self.transfer.client;
-        // Only adds to what is said: it may be missing.
+        // Optional: only adds a detail to the problem.
         let seen = self.shared.clients.client(client).await.unwrap_or_default();
         let seen = seen.map(|seen| registry::last_seen(&seen, Utc::now()));
         let seen = seen.unwrap_or_default();

@@ -63,7 +63,7 @@ impl Life {
                 self.complete(total_size, digest, replies).await
             }
             Drove::Ended(End::Abort(problem)) => self.aborted(problem, progress).await,
-            // Whatever broke it did so while the agent waited for this server.
+            // The upload broke while the agent waited for this server, whatever the cause.
             Drove::Ended(End::Broken(why)) if disk_stalled => {
                 let detail = format!("The server's disk did not answer in time, and then {why}.");
                 Err(Ending::NotNow(Problem::new(Code::StorageFailed, detail)))
@@ -154,7 +154,8 @@ impl Life {
                         return Drove::Ended(End::Broken(why));
                     }
                     ask @ Ask::Extend { .. } => {
-                        // A checkpoint in the making would put the old deadline on record again.
+                        // A checkpoint that is still being saved would put the old deadline on
+                        // record again.
                         match checkpoints.settle().await {
                             Some(Ok(noted)) => self.note(noted),
                             Some(Err(failed)) => return Drove::Cut(self.meaning(failed)),
@@ -192,7 +193,7 @@ impl Life {
         }
     }
 
-    /// Tells the agent that its upload gives its turn to others. What was received stays.
+    /// Tells the agent that its upload is stopped in favour of others. The received bytes stay.
     fn too_slow(&self, replies: &mpsc::Sender<Reply>) -> String {
         let Limits { min_rate, min_rate_window, .. } = self.shared.limits;
         let (rate, window) = (human::rate(min_rate), human::span(min_rate_window));
@@ -250,7 +251,7 @@ fn show_disk(view: &ViewSender) {
     });
 }
 
-/// Sleeps until then; forever if there is no such time.
+/// Sleeps until this time; forever for `None`.
 async fn sleep_until_some(at: Option<Instant>) {
     match at {
         Some(at) => sleep_until(at).await,

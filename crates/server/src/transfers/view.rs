@@ -19,9 +19,9 @@ pub struct View {
     pub bytes_done: u64,
     /// How fast bytes come, smoothed; none while nothing comes.
     pub bytes_per_second: Option<u64>,
-    /// When it fails unless what it waits for has come.
+    /// The deadline: the transfer fails if it still waits then.
     pub expires_at: Option<DateTime<Utc>>,
-    /// Why it waits, in words; none if there is no more to say than what it waits for.
+    /// Why the transfer waits, as text; none if `waiting_for` says it all.
     pub reason: Option<String>,
 }
 

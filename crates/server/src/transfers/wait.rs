@@ -22,8 +22,9 @@ pub(super) struct DiskWait {
 }
 
 impl Life {
-    /// Notes that the server lacks what an attempt needs, and waits until another one can succeed.
-    /// A plain pull of which nothing was received does not wait for space: its caller is told.
+    /// Records that the server lacks a resource for an attempt, and waits until another attempt can
+    /// succeed. A plain pull without received bytes does not wait for space: its caller gets the
+    /// problem.
     pub(super) async fn hindered(&mut self, problem: Problem) -> Result<(), Ending> {
         let problem = self.explained(problem).await;
         let is_full = problem.code == Code::ServerFull;
@@ -67,7 +68,7 @@ impl Life {
             let left = (deadline - Utc::now()).to_std().unwrap_or_default();
             match self.unless_ended(timeout(left, space_is_back)).await? {
                 Ok(()) => return Ok(()),
-                // The deadline may be later by now.
+                // The deadline may have been moved meanwhile.
                 Err(_) => elapsed = true,
             }
         }
@@ -85,7 +86,7 @@ impl Life {
         }
     }
 
-    /// Whether it received bytes that are worth waiting for.
+    /// Returns whether the transfer has received bytes, for which it waits.
     fn has_bytes(&self) -> bool {
         self.was_admitted || 0 < self.transfer.durable()
     }
@@ -95,7 +96,7 @@ impl Life {
     async fn back_to_checkpoint(&mut self) -> Result<(), Ending> {
         self.held = None;
         match self.recover_prefix().await {
-            // The next attempt tries again.
+            // The next attempt recovers the prefix again.
             Ok(()) | Err(Ending::NotNow(_)) => {}
             Err(ending) => return Err(ending),
         }
@@ -104,14 +105,14 @@ impl Life {
         Ok(())
     }
 
-    /// How many bytes the file still needs, as far as its size is known.
+    /// Returns how many bytes the file still needs, as far as its size is known.
     async fn needed(&mut self) -> u64 {
         let size = self.view.borrow().source.as_ref().map_or(0, |source| source.size);
         let owned = self.allocated().await;
         size.saturating_sub(owned)
     }
 
-    /// The wait that goes on, or a new one if bytes became durable since.
+    /// Returns the current wait, or a new one if bytes became durable since.
     fn disk_wait(&self) -> DiskWait {
         let durable = self.transfer.durable();
         match self.disk_wait {
@@ -139,8 +140,8 @@ impl Life {
         self.view.send_modify(|view| view.bytes_per_second = None);
     }
 
-    /// Moves the deadline, durably, before `done` is answered. One that ends already answers
-    /// nothing.
+    /// Moves the deadline, durably, before `done` is answered. A transfer that is already ending
+    /// does not answer.
     pub(super) async fn extend(
         &mut self,
         until: DateTime<Utc>,
@@ -150,7 +151,7 @@ impl Life {
             return;
         }
         let before = self.transfer.queue_until;
-        // A deadline that is shown is a promise.
+        // A deadline that was shown must be kept.
         let shown = self.view.borrow().expires_at;
         let later = before.max(shown).max(Some(until));
         let saved = if later == before {
@@ -167,7 +168,7 @@ impl Life {
                 view.expires_at = view.expires_at.and(later);
             });
         }
-        // A caller that has gone needs no answer.
+        // A caller that disconnected needs no answer.
         let _ = done.send(saved.map_err(NotSaved::into_problem));
     }
 }

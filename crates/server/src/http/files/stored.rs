@@ -14,10 +14,10 @@ use tokio_util::io::ReaderStream;
 
 use crate::store::{Store, StoreError, digest_of};
 
-/// As much is read from the disk and written to the caller at once.
+/// Bytes read from the disk and sent to the caller at once.
 const CHUNK_LEN: usize = 64 * 1024;
 
-/// What lies under the name of a download.
+/// What is stored under the name of a download.
 #[derive(Debug)]
 pub(super) enum Found {
     /// The file on record.
@@ -55,8 +55,8 @@ fn is_link(error: &StoreError) -> bool {
     system.and_then(io::Error::raw_os_error) == Some(Errno::LOOP.raw_os_error())
 }
 
-/// Is it the file that was published, and not changed since? Any write sets the time of the last
-/// change of the inode, which no program can set back.
+/// Returns whether it is the published file, unchanged since. Any write updates the ctime of the
+/// inode, which no program can set back.
 fn is_untouched(metadata: &Metadata, transfer: &Transfer, download: &Download) -> bool {
     let changed_ms = metadata.ctime().saturating_mul(1000) + metadata.ctime_nsec() / 1_000_000;
     let finished = transfer.finished_at;

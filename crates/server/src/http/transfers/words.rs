@@ -44,7 +44,7 @@ pub(super) fn one(
     )
 }
 
-/// What `POST /transfers/ID/cancel` says.
+/// The text answer to `POST /transfers/ID/cancel`.
 pub(super) fn cancelled(view: &View, data_dir: &str, host: &str) -> String {
     let transfer = &view.transfer;
     let id = transfer.id;
@@ -125,7 +125,7 @@ fn damaged_row(damaged: &DamagedTransfer, now: DateTime<Utc>) -> [String; 6] {
     ]
 }
 
-/// What `/transfers/ID` says of a record that cannot be read.
+/// The text of `/transfers/ID` for a record that cannot be read.
 pub(super) fn damaged(damaged: &DamagedTransfer) -> String {
     let unknown = || "unknown".to_owned();
     let client = damaged.client.as_ref().map_or_else(unknown, ToString::to_string);

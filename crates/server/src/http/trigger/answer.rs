@@ -45,8 +45,9 @@ pub(super) struct Waited {
     pub(super) end: WaitEnd,
 }
 
-/// The status and the text. A transfer that has ended without a file is its problem. Who waits for
-/// the file and does not get it gets a status that makes `curl -f` fail; the transfer continues.
+/// Returns the status and the text. A transfer that has ended without a file is returned as its
+/// problem. A caller that waits for the file and does not get it receives a status that makes `curl
+/// -f` fail; the transfer continues.
 pub(super) fn answer(told: &Told<'_>) -> Result<(StatusCode, String), Problem> {
     match &told.view.transfer.phase {
         Phase::Done(download) => {

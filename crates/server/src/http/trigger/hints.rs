@@ -58,7 +58,7 @@ async fn explain(app: &App, order: &Order, problem: Problem, hint: Option<String
     let unknown = problem.code == Code::ClientUnknown;
     let client = match unknown {
         true => None,
-        // Only adds to what is said: it may be missing.
+        // Optional: only adds a detail to the text.
         false => app.clients.client(&order.client).await.unwrap_or_default(),
     };
     let client = client.filter(|client| !client.online);

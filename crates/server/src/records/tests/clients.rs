@@ -122,7 +122,7 @@ async fn a_new_id_that_differs_by_letter_case_only_is_not_recorded() {
     assert_eq!(epoch(connect("client4").await), 1);
     assert_eq!(connect("Client4").await, Enrolment::Confusable(client("client4")));
     assert_eq!((epoch(connect("client4").await), records.n_clients().await), (2, 1));
-    // What an older version let in by a race stays in.
+    // An id that an older version admitted through a race stays admitted.
     room.run("UPDATE clients SET id = 'CLIENT4' WHERE id = 'client4'");
     assert_eq!(epoch(connect("CLIENT4").await), 3);
 }
@@ -176,7 +176,7 @@ async fn candidates_for_a_mistyped_id_are_few_and_hold_the_one_that_was_meant() 
     }
 }
 
-/// No index is missing where 100,000 clients would be walked.
+/// An index exists for every query that would otherwise scan 100,000 clients.
 #[tokio::test]
 async fn reads_of_clients_touch_what_they_return() {
     let room = Room::new();
@@ -210,7 +210,7 @@ fn epoch(enrolment: Enrolment) -> u64 {
     }
 }
 
-/// The one client of these tests.
+/// Returns the record of the one client of these tests.
 async fn on_record(records: &Records) -> ClientRecord {
     records.client(&greeting().client).await.unwrap().unwrap()
 }

@@ -48,7 +48,7 @@ async fn of_two_transfers_with_one_key_one_is_saved() {
     let lost = records.save_keyed(&second, &key("a")).await;
     assert!(matches!(lost, Err(SaveError::Lost)), "{lost:?}");
     assert_eq!(saved(&records, second.id).await, None);
-    // A save whose outcome was not known may be repeated.
+    // A save with an unknown outcome may be repeated.
     records.save_keyed(&first, &key("a")).await.unwrap();
     let kept = records.keep_key(&key("a"), second.id, time(1)).await.unwrap();
     assert_eq!(kept, Keyed { transfer: first.id, request: key("a").request });

@@ -1,7 +1,7 @@
 //! The unfinished transfers by id, by client and by what they do. No lock, no task.
 //!
-//! Every question costs what its answer holds, and not what waits beside it: 10,000 transfers may
-//! wait while a trigger joins one.
+//! The cost of a query depends on the size of its result, not on the number of waiting transfers:
+//! 10,000 transfers may wait while a trigger joins one.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -17,13 +17,13 @@ use crate::records::{Cursor, TransferFilter};
 /// What an unfinished transfer does, as far as the index distinguishes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// Not on record yet: nobody may be told of it.
+    /// Not on record yet: no caller may learn of it.
     Unrecorded,
     Waiting(WaitingFor),
     /// On record, and about to begin.
     Starting,
     Running,
-    /// It has ended, and its task is about to.
+    /// The transfer has ended, and its task is about to end.
     Final,
 }
 
@@ -41,14 +41,14 @@ impl Standing {
     }
 }
 
-/// The unfinished transfers and the queues they stand in.
+/// The unfinished transfers and their queues.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     by_id: HashMap<TransferId, Entry>,
     by_client: HashMap<ClientId, OfClient>,
     n_unrecorded: usize,
     all: Group,
-    /// Those that wait for the server's turn.
+    /// The transfers that wait for a permit of the server.
     turn: Queue,
 }
 
@@ -68,10 +68,10 @@ struct Group {
 
 #[derive(Debug, Default)]
 struct OfClient {
-    /// All of them, by the file they are for.
+    /// All transfers of the client, by file.
     by_path: HashMap<Option<SharedPath>, Queue>,
     group: Group,
-    /// Those that wait for another file of the same client.
+    /// The transfers that wait for another transfer of the same client.
     other_file: Queue,
 }
 
@@ -80,7 +80,7 @@ impl Index {
         self.by_id.len()
     }
 
-    /// Nothing is left of any transfer.
+    /// Returns whether the index is empty.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         let Self { by_id, by_client, n_unrecorded, all: Group { waiting, running }, turn } = self;
@@ -118,7 +118,7 @@ impl Index {
         }
     }
 
-    /// Notes that a transfer does something else now.
+    /// Records the new standing of a transfer.
     pub(super) fn place(&mut self, id: TransferId, standing: Standing) {
         let Some(entry) = self.by_id.get_mut(&id) else { return };
         let before = std::mem::replace(&mut entry.standing, standing);
@@ -145,7 +145,7 @@ impl Index {
         }
     }
 
-    /// The queues of those that do this.
+    /// Returns the queues for this standing.
     fn queues(
         &mut self,
         client: &ClientId,
@@ -188,15 +188,15 @@ impl Index {
         entries.find(may_be_joined).map(|entry| &entry.handle)
     }
 
-    /// The transfer of a client that runs, or else the one that waits longest.
+    /// Returns the running transfer of a client, or else the one that waits longest.
     pub(super) fn current(&self, client: &ClientId) -> Option<&Handle> {
         let Group { waiting, running } = &self.by_client.get(client)?.group;
         let oldest = running.oldest().or(waiting.oldest())?;
         self.get(oldest.id())
     }
 
-    /// A page of those that wait, or of those that run: of one client, or of all. Nothing of it has
-    /// ended, so none has an error.
+    /// Returns a page of the waiting or of the running transfers, of one client or of all. None of
+    /// them has ended, so none has an error.
     pub(super) fn page(
         &self,
         kind: Unfinished,
@@ -209,7 +209,7 @@ impl Index {
         (ids.into_iter().filter_map(|id| self.get(id)).collect(), next)
     }
 
-    /// How many there are on all pages.
+    /// Returns the number of transfers on all pages.
     pub(super) fn count(&self, kind: Unfinished, filter: &TransferFilter) -> usize {
         self.queue_of(kind, filter).map_or(0, |queue| queue.count(filter))
     }
@@ -233,13 +233,14 @@ impl Index {
         n_open - of_client.group.running.len()
     }
 
-    /// Whether a transfer waits for the server's turn, or for the turn of this client.
+    /// Returns whether a transfer waits for a permit of the server, or for the permit of this
+    /// client.
     pub(super) fn others_wait(&self, client: &ClientId) -> bool {
         let of_client = self.by_client.get(client);
         !self.turn.is_empty() || of_client.is_some_and(|own| !own.other_file.is_empty())
     }
 
-    /// Its place among those that wait for the same: the server's turn, or their client's.
+    /// Returns the position among the transfers that wait for the same permit.
     pub(super) fn place_in_line(&self, id: TransferId) -> Option<usize> {
         let Entry { handle, at, standing } = self.by_id.get(&id)?;
         match standing {

@@ -6,8 +6,8 @@ use filepull_core::id::TransferId;
 
 use crate::records::{Cursor, TransferFilter};
 
-/// Positions in ascending order. A place costs a binary search. Most transfers come last and leave
-/// first, and both are cheap.
+/// Positions in ascending order. A position costs a binary search. Most transfers are added last
+/// and removed first, and both are cheap.
 #[derive(Debug, Default)]
 pub(super) struct Queue(VecDeque<Cursor>);
 
@@ -39,7 +39,7 @@ impl Queue {
         self.0.front().copied()
     }
 
-    /// Counts from 1.
+    /// Returns the position, counted from 1.
     pub(super) fn place(&self, at: Cursor) -> Option<usize> {
         self.0.binary_search(&at).ok().map(|idx| idx + 1)
     }
@@ -48,8 +48,8 @@ impl Queue {
         self.0.iter().rev().map(|at| at.id())
     }
 
-    /// The ids on a page, newest first, and the cursor of the next page. Of the filter only the times,
-    /// the limit and the cursor count.
+    /// Returns the ids on a page, newest first, and the cursor of the next page. Uses only the
+    /// times, the limit and the cursor of the filter.
     pub(super) fn page(&self, filter: &TransferFilter) -> (Vec<TransferId>, Option<Cursor>) {
         let TimeRange { start, end } = self.within(filter);
         let end =
@@ -61,7 +61,7 @@ impl Queue {
         (ids, next)
     }
 
-    /// How many there are on all pages.
+    /// Returns the number of transfers on all pages.
     pub(super) fn count(&self, filter: &TransferFilter) -> usize {
         let TimeRange { start, end } = self.within(filter);
         end.saturating_sub(start)
@@ -75,7 +75,7 @@ impl Queue {
     }
 }
 
-/// The indexes of those that were asked for within some time.
+/// Returns the indexes of the transfers that were requested within a time range.
 struct TimeRange {
     start: usize,
     end: usize,

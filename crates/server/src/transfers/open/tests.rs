@@ -1,4 +1,4 @@
-//! The index compared with a walk over all views, which is what it stands for.
+//! Compares the index with a walk over all views, which must give equal results.
 
 use std::sync::atomic::Ordering;
 
@@ -39,7 +39,7 @@ impl Task {
     }
 }
 
-/// What a walk over the views of all tasks says, oldest first.
+/// Returns the result of a walk over the views of all tasks, oldest first.
 struct Walk<'a>(Vec<&'a Task>);
 
 impl Walk<'_> {
@@ -127,7 +127,7 @@ fn the_index_answers_what_a_walk_over_all_views_would() {
         let client = ["a", "b", "c"][random.usize(..3)];
         let path = [None, Some("x"), Some("y")][random.usize(..3)];
         match random.u32(..10) {
-            // Clocks are set back: a later one may be older.
+            // A clock may be set back, so a later transfer may have an earlier time.
             0..4 => {
                 let task = begin(&open, client, path, random.i64(0..60));
                 open.insert(task.handle.clone());

@@ -88,7 +88,7 @@ fn check_unfinished(told: &Told<'_>, status: u16, sentence: &str) {
     check(told, status, &format!("{sentence}\n{steps}"));
 }
 
-/// The wait of a caller whose time is up.
+/// The wait of a caller that timed out.
 fn time_up() -> Option<Waited> {
     Some(Waited { time: Duration::from_millis(50_010), end: WaitEnd::TimeUp })
 }
