@@ -65,7 +65,8 @@ fn is_used(pid: u32) -> bool {
     pid.is_some_and(|pid| test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
 }
 
-/// Returns the 22nd field of `/proc/PID/stat`; an error if the process has ended or is a zombie.
+/// Returns the 22nd field of `/proc/PID/stat`; `u64::MAX` for a zombie, an error if the
+/// process has ended.
 fn started(pid: u32) -> io::Result<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The name of the program comes before, in parentheses, and may contain anything.

@@ -58,9 +58,8 @@ impl Serialize for Health {
 }
 
 impl Report {
-    /// Reads the state in `dirs`. With a `client`, other agents are left out. The text still names
-    /// them if `client` is not found, because the caller may have forgotten how the agent was
-    /// started.
+    /// Reads the state in `dirs`. With a `client`, other agents are left out. Without one, all
+    /// are reported, because the caller may have forgotten how the agent was started.
     pub fn read(dirs: &[PathBuf], client: Option<&str>) -> Self {
         let mut found = Vec::new();
         let mut unreadable = Vec::new();

@@ -26,7 +26,7 @@ pub struct Status {
     /// The process that wrote it.
     #[serde(flatten)]
     pub process: ProcessId,
-    /// When the agent wrote this status, at most every [`HEARTBEAT_EVERY`].
+    /// When the agent wrote this status, at least once every [`HEARTBEAT_EVERY`].
     pub heartbeat: DateTime<Utc>,
     /// The time of the heartbeat since the boot: setting the wall clock does not change it.
     pub heartbeat_uptime_ms: u64,

@@ -101,7 +101,7 @@ pub(super) fn cut_off(connection: &Connection, now: DateTime<Utc>) -> rusqlite::
 /// How the session before ended, or why that cannot be read.
 type LastDisconnect = Result<Option<Disconnect>, RecordsError>;
 
-/// Reads the value that [`connected`] wrote.
+/// Reads the row that [`connected`] returned.
 pub(super) fn enrolled(row: &Row) -> Result<(u64, LastDisconnect), RecordsError> {
     let fields = Fields::new("client", row);
     Ok((fields.unsigned("epoch")?, read_disconnect(&fields)))
