@@ -53,6 +53,8 @@ impl Stage {
         let (mark, value) = trial.ground.mark();
         bed.server_setting(mark, &value);
         bed.server_setting("NO_COLOR", "1");
+        // A trial may request hundreds of files from one client at once.
+        bed.server_setting("MAX_WAITING_PER_CLIENT", "10000");
         let proxy = bed.proxy().await?;
         let (ground, oracle) = (Arc::clone(&trial.ground), Oracle::new(trial.tally.clone()));
         let (clients, past) = (Vec::new(), VecDeque::new());
