@@ -88,11 +88,14 @@ async fn a_second_signal_ends_a_server_at_once() -> anyhow::Result<()> {
 }
 
 /// A terminal that closes sends SIGHUP twice: from the kernel, and from the shell.
+/// Starts a program that does not ignore SIGHUP, even if the tests run under `nohup`.
+const WITH_SIGHUP: [&str; 2] = ["env", "--default-signal=HUP"];
+
 #[tokio::test]
 async fn a_hang_up_lets_both_programs_finish_and_so_do_two() -> anyhow::Result<()> {
-    let mut bed = TestBed::with(&ENDLESS).await?;
-    let mut client =
-        bed.client("client4", &made("client4", 4 << 20))?.setting("MAX_RATE", "2MiB/s");
+    let mut bed = TestBed::launched_by(&WITH_SIGHUP, &ENDLESS).await?;
+    let client = bed.client("client4", &made("client4", 4 << 20))?.launched_by(&WITH_SIGHUP);
+    let mut client = client.setting("MAX_RATE", "2MiB/s");
     client.connect().await?;
     bed.get("/trigger?id=client4").await?;
     let mut server = bed.take_server()?;
