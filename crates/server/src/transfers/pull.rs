@@ -1,5 +1,6 @@
 //! What an operator asks for: joined to what runs already, or begun and put on record.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use chrono::Utc;
@@ -143,11 +144,22 @@ impl Transfers {
                 let ended = view.wait_for(|view| view.transfer.is_final());
                 match timeout(EXTEND_LIMIT, ended).await {
                     Ok(_) => Ok(Extended::Ended),
-                    Err(_) => Err(not_extended(handle.id)),
+                    Err(_) => Err(self.not_extended(handle.id)),
                 }
             }
-            Err(_) => Err(not_extended(handle.id)),
+            Err(_) => Err(self.not_extended(handle.id)),
         }
+    }
+
+    /// Why a deadline is not on record in time.
+    fn not_extended(&self, id: TransferId) -> Problem {
+        if self.shared.records_fail.load(Ordering::Relaxed) {
+            let detail = "The server could not read or write its records.";
+            return Problem::new(Code::RecordsFailed, detail);
+        }
+        let limit = human::span(EXTEND_LIMIT);
+        let detail = format!("Transfer {id} could not record the new deadline within {limit}.");
+        Problem::new(Code::ServerBusy, detail)
     }
 
     /// Joins a transfer that is under way, once it is on record.
@@ -189,12 +201,6 @@ impl Transfers {
             _ => Ok(None),
         }
     }
-}
-
-fn not_extended(id: TransferId) -> Problem {
-    let limit = human::span(EXTEND_LIMIT);
-    let detail = format!("Transfer {id} could not record the new deadline within {limit}.");
-    Problem::new(Code::ServerBusy, detail)
 }
 
 /// Whether a joined transfer waits until the deadline of the pull.
