@@ -58,8 +58,8 @@ pub struct Args {
     /// An upload that brings no byte for this long is started again.
     #[arg(long, env = "STALL_TIMEOUT", default_value = "60s", value_parser = parse_duration)]
     pub stall_timeout: Duration,
-    /// An upload that is slower over five minutes gives its turn to others that wait, and goes on
-    /// later; 0 switches this off.
+    /// An upload that is slower over five minutes loses its turn while others wait, keeps its bytes,
+    /// and continues later; 0 disables this
     #[arg(long, env = "MIN_RATE", default_value = "1KiB/s", value_parser = parse_min_rate)]
     pub min_rate: u64,
     /// How long an interrupted transfer waits for its client.
