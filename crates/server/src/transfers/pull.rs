@@ -101,7 +101,8 @@ impl Transfers {
                 return Err(offline(&client));
             }
             if pull.queue.is_none() {
-                shared.check_space().await.map_err(nothing_started)?;
+                // Whatever its size, which is not known yet.
+                shared.check_space_for(0).await.map_err(nothing_started)?;
             }
             let Pull { client, path, requested_by, .. } = pull.clone();
             let mut transfer = Transfer::new(client, path, requested_by, now());

@@ -17,11 +17,6 @@ const SERVES: Duration = Duration::from_millis(100);
 const MIN_FREE_INODES: u64 = 4;
 
 impl Shared {
-    /// Rejects a pull for which the disk has no space, whatever its size.
-    pub(super) async fn check_space(&self) -> Result<(), Problem> {
-        self.check_space_for(0).await
-    }
-
     /// Rejects a file of which `needed` bytes do not fit, by a measurement made after this call.
     pub(super) async fn check_space_for(&self, needed: u64) -> Result<(), Problem> {
         let max_running = u64::try_from(self.limits.max_running).unwrap_or(u64::MAX);
