@@ -1,0 +1,53 @@
+//! `curl -T` to nginx: the file is put by HTTP/1.1 and renamed at the end.
+
+use std::fs;
+use std::path::Path;
+
+use filepull_testkit::process::{self, Running};
+
+use super::{Facts, Peer, find, folders, free_port, version};
+use crate::must::Must;
+use crate::source::Source;
+
+pub(super) async fn start(folder: &Path) -> anyhow::Result<Peer> {
+    let (nginx, curl) = (find("nginx")?, find("curl")?);
+    let (home, inbox) = folders(folder, "nginx")?;
+    let port = free_port()?;
+    let config_path = home.join("nginx.conf");
+    fs::write(&config_path, config(&home, port))?;
+    let mut command = process::command(&nginx);
+    command.arg("-p").arg(&home).arg("-c").arg(&config_path).args(["-e", "stderr"]);
+    let (daemon, _) = Running::start("nginx", command, &home)?;
+    daemon.listens_on(port).await?;
+
+    let versions = [version(&nginx, "-v", 3).await?, version(&curl, "--version", 2).await?];
+    let facts = Facts {
+        name: "curl -T to nginx",
+        version: versions.join("; "),
+        assures: "nothing, not synced",
+        must: Some(Must::AtLeast(0.6)),
+    };
+    let copy = move |source: &Source, name: &str| {
+        let mut command = process::command(&curl);
+        command.args(["-q", "-sS", "--fail", "--max-time", "600", "-T"]).arg(&source.path);
+        command.arg(format!("http://127.0.0.1:{port}/{name}"));
+        command
+    };
+    Ok(Peer { facts, inbox, daemon: Some(daemon), copy: Box::new(copy) })
+}
+
+/// One process, so that no worker outlives it. The buffer is large to its advantage.
+fn config(home: &Path, port: u16) -> String {
+    let home = home.display();
+    format!(
+        "daemon off; master_process off; pid {home}/nginx.pid; error_log stderr;\n\
+         events {{}}\n\
+         http {{\n\
+           access_log off; client_max_body_size 0; client_body_buffer_size 1m;\n\
+           client_body_temp_path {home}/body; proxy_temp_path {home}/proxy;\n\
+           fastcgi_temp_path {home}/fastcgi; uwsgi_temp_path {home}/uwsgi;\n\
+           scgi_temp_path {home}/scgi;\n\
+           server {{ listen 127.0.0.1:{port}; root {home}/inbox; location / {{ dav_methods PUT; }} }}\n\
+         }}\n"
+    )
+}

@@ -1,0 +1,48 @@
+//! An rsync daemon, from which the file is pulled whole and under a new name: no delta, no
+//! compression.
+
+use std::fs;
+use std::path::Path;
+
+use filepull_testkit::process::{self, Running};
+
+use super::{Facts, Peer, find, folders, free_port, version};
+use crate::must::Must;
+use crate::source::Source;
+
+pub(super) async fn start(folder: &Path) -> anyhow::Result<Peer> {
+    let program = find("rsync")?;
+    let (home, inbox) = folders(folder, "rsync")?;
+    let port = free_port()?;
+    // As root it would become `nobody`, who may not see our folder; others cannot become anybody.
+    let user = if rustix::process::getuid().is_root() { "uid = 0\ngid = 0\n" } else { "" };
+    let shared = folder.display();
+    let config = format!(
+        "address = 127.0.0.1\nport = {port}\nuse chroot = no\n{user}\
+         [files]\npath = {shared}\nread only = yes\n"
+    );
+    let config_path = home.join("rsyncd.conf");
+    fs::write(&config_path, config)?;
+    let mut command = process::command(&program);
+    command.args(["--daemon", "--no-detach"]).arg(format!("--config={}", config_path.display()));
+    let (daemon, _) = Running::start("rsync", command, &home)?;
+    daemon.listens_on(port).await?;
+
+    let facts = Facts {
+        name: "rsync daemon",
+        version: version(&program, "--version", 3).await?,
+        assures: "its own checksum, not synced",
+        must: Some(Must::AtLeast(1.3)),
+    };
+    let (root, target) = (folder.to_owned(), inbox.clone());
+    let copy = move |source: &Source, name: &str| {
+        let path = source.path.strip_prefix(&root).unwrap_or(&source.path);
+        let mut command = process::command(&program);
+        command
+            .arg("--whole-file")
+            .arg(format!("rsync://127.0.0.1:{port}/files/{}", path.display()));
+        command.arg(target.join(name));
+        command
+    };
+    Ok(Peer { facts, inbox, daemon: Some(daemon), copy: Box::new(copy) })
+}
