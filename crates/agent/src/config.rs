@@ -21,7 +21,7 @@ use crate::share::{Shares, split};
 pub struct Args {
     /// What to do; run when left out.
     #[command(subcommand)]
-    pub command: Option<Command>,
+    pub command: Option<Action>,
     /// This machine's id [default: its host name, made valid].
     #[arg(long, env, global = true)]
     pub client_id: Option<String>,
@@ -57,7 +57,7 @@ pub struct Args {
 
 /// What the program is asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
-pub enum Command {
+pub enum Action {
     /// Dial the server and stay connected.
     Run,
     /// Say in words how the agent on this machine is doing. Exits with 1 if that is not known.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use filepull_core::backoff::{Backoff, Ended};
+use filepull_core::backoff::{Backoff, RetryCause};
 use filepull_core::source::Source;
 use filepull_core::{PROTOCOL, human};
 use filepull_process::Lifecycle;
@@ -15,13 +15,13 @@ use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use crate::config::{self, Config};
-use crate::data::DataLine;
-use crate::dial::Dialler;
-use crate::journal::Journal;
-use crate::outage::{Cause, Outage, Tell};
-use crate::session::{End, News, Session};
+use crate::dial::Dialer;
+use crate::outage::{Cause, Outage, OutageLog};
+use crate::session::{SessionEvent, SessionOutcome, SessionTask};
 use crate::share::{Shares, Unsendable};
-use crate::upload::Context;
+use crate::status_log::StatusLog;
+use crate::upload::UploadContext;
+use crate::upload_connections::UploadConnections;
 use crate::uploads::Uploads;
 
 /// Minimum wait of an agent that is rejected as a clone of another machine, if the server names no
@@ -35,22 +35,22 @@ const LOOK_LIMIT: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Supervisor {
     config: Config,
-    dialler: Dialler,
+    dialler: Dialer,
     shares: Arc<Shares>,
     lifecycle: Lifecycle,
-    journal: Journal,
+    journal: StatusLog,
     uploads: Uploads,
     /// Tells this start of the agent from others, and from clones of the machine.
     instance: Uuid,
     connects: u64,
     backoff: Backoff,
     outage: Outage,
-    past: Past,
+    past: SessionEnd,
 }
 
 /// What was before the next line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Past {
+enum SessionEnd {
     /// Nothing: the agent has just started.
     None,
     /// A line.
@@ -61,17 +61,17 @@ enum Past {
 
 /// How a line came to need a successor.
 #[derive(Debug)]
-enum Need {
+enum Redial {
     Drained { min: Duration, max: Duration },
-    Ended { end: End, lived: Option<Duration> },
+    Ended { end: SessionOutcome, lived: Option<Duration> },
 }
 
 impl Supervisor {
-    pub(crate) fn new(config: Config, lifecycle: Lifecycle, journal: Journal) -> Self {
+    pub(crate) fn new(config: Config, lifecycle: Lifecycle, journal: StatusLog) -> Self {
         let shares = Arc::new(config.shares.clone());
-        let dialler = Dialler { server: config.server.clone(), source_addr: config.source_addr };
-        let data = DataLine::new(dialler.clone(), config.data_conn, lifecycle.clone());
-        let context = Context {
+        let dialler = Dialer { server: config.server.clone(), source_addr: config.source_addr };
+        let data = UploadConnections::new(dialler.clone(), config.data_conn, lifecycle.clone());
+        let context = UploadContext {
             client: config.client.clone(),
             shares: Arc::clone(&shares),
             max_rate: config.max_rate,
@@ -90,7 +90,7 @@ impl Supervisor {
             connects: 0,
             backoff: Backoff::default(),
             outage: Outage::default(),
-            past: Past::None,
+            past: SessionEnd::None,
         }
     }
 
@@ -122,10 +122,10 @@ impl Supervisor {
     }
 
     /// Opens a line; resolves when another one is needed.
-    async fn line(&mut self) -> Need {
+    async fn line(&mut self) -> Redial {
         let dialled = Instant::now();
         let (news_sender, mut news) = mpsc::channel(4);
-        let session = Session {
+        let session = SessionTask {
             dialler: self.dialler.clone(),
             hello: self.hello().await,
             uploads: self.uploads.clone(),
@@ -138,18 +138,18 @@ impl Supervisor {
         let mut up_since = None;
         loop {
             match news.recv().await {
-                Some(News::Up(policy)) => {
+                Some(SessionEvent::Up(policy)) => {
                     self.backoff.follow(policy);
                     self.connected(dialled.elapsed());
                     up_since = Some(Instant::now());
                 }
-                Some(News::Drain { min, max }) => return Need::Drained { min, max },
-                Some(News::Over(end)) => {
-                    return Need::Ended { end, lived: up_since.map(|since| since.elapsed()) };
+                Some(SessionEvent::Drain { min, max }) => return Redial::Drained { min, max },
+                Some(SessionEvent::Over(end)) => {
+                    return Redial::Ended { end, lived: up_since.map(|since| since.elapsed()) };
                 }
                 None => {
-                    let end = End::Lost("a mistake of the agent".to_owned());
-                    return Need::Ended { end, lived: None };
+                    let end = SessionOutcome::Lost("a mistake of the agent".to_owned());
+                    return Redial::Ended { end, lived: None };
                 }
             }
         }
@@ -203,45 +203,51 @@ impl Supervisor {
         let took = human::took(took);
         let away = self.outage.over(Instant::now()).map(human::span);
         let text = match (self.past, away) {
-            (Past::None, Some(away)) => format!("connected after {away}; waiting for pulls"),
-            (Past::Line | Past::Drained, Some(away)) => format!("connected again after {away}"),
-            (Past::Drained, None) => format!("connected anew in {took}, as the server asked"),
-            (Past::None | Past::Line, None) => format!("connected in {took}; waiting for pulls"),
+            (SessionEnd::None, Some(away)) => format!("connected after {away}; waiting for pulls"),
+            (SessionEnd::Line | SessionEnd::Drained, Some(away)) => {
+                format!("connected again after {away}")
+            }
+            (SessionEnd::Drained, None) => format!("connected anew in {took}, as the server asked"),
+            (SessionEnd::None | SessionEnd::Line, None) => {
+                format!("connected in {took}; waiting for pulls")
+            }
         };
-        self.past = Past::Line;
+        self.past = SessionEnd::Line;
         self.journal.info(&text);
     }
 
-    fn tell(&mut self, need: &Need, wait: Duration) {
+    fn tell(&mut self, need: &Redial, wait: Duration) {
         let (end, was_up) = match need {
-            Need::Drained { .. } => {
-                self.past = Past::Drained;
+            Redial::Drained { .. } => {
+                self.past = SessionEnd::Drained;
                 return;
             }
-            Need::Ended { end, lived } => (end, lived.is_some()),
+            Redial::Ended { end, lived } => (end, lived.is_some()),
         };
         let (why, cause) = match end {
-            End::Lost(why) => (why.as_str(), Cause::Lost),
-            End::Slept => ("this machine was asleep", Cause::Lost),
-            End::Left => return,
-            End::Told { why, code, .. } if needs_a_person(*code) => (why.as_str(), Cause::Refused),
-            End::Told { why, .. } => (why.as_str(), Cause::Lost),
+            SessionOutcome::Lost(why) => (why.as_str(), Cause::Lost),
+            SessionOutcome::Slept => ("this machine was asleep", Cause::Lost),
+            SessionOutcome::Left => return,
+            SessionOutcome::Told { why, code, .. } if needs_a_person(*code) => {
+                (why.as_str(), Cause::Refused)
+            }
+            SessionOutcome::Told { why, .. } => (why.as_str(), Cause::Lost),
         };
         // Rounded up: "in 0 s" would look like a mistake.
         let next = human::span(wait + Duration::from_millis(999));
         match (self.outage.failed(cause, Instant::now()), cause) {
             (None, _) => tracing::debug!(why, next, "still not connected"),
-            (Some(Tell::Lasts(time)), _) => {
+            (Some(OutageLog::Lasts(time)), _) => {
                 let time = human::span(time);
                 let text = format!("still not connected after {time}: {why}; next try in {next}");
                 self.journal.warn(&text);
             }
-            (Some(Tell::Begins), Cause::Refused) => {
+            (Some(OutageLog::Begins), Cause::Refused) => {
                 let text =
                     format!("the server refuses this machine: {why}; trying again in {next}");
                 self.journal.error(&text);
             }
-            (Some(Tell::Begins), Cause::Lost) => {
+            (Some(OutageLog::Begins), Cause::Lost) => {
                 let what = if was_up { "connection lost" } else { "cannot connect" };
                 self.journal.warn(&format!("{what}: {why}; trying again in {next}"));
             }
@@ -249,22 +255,25 @@ impl Supervisor {
     }
 }
 
-fn as_ended(need: &Need) -> Ended {
+fn as_ended(need: &Redial) -> RetryCause {
     match *need {
-        Need::Drained { min, max } => Ended::Drained { min, max },
+        Redial::Drained { min, max } => RetryCause::Drained { min, max },
         // At once: whoever woke the machine may be waiting.
-        Need::Ended { end: End::Slept, .. } => {
-            Ended::Drained { min: Duration::ZERO, max: Duration::ZERO }
+        Redial::Ended { end: SessionOutcome::Slept, .. } => {
+            RetryCause::Drained { min: Duration::ZERO, max: Duration::ZERO }
         }
-        Need::Ended { end: End::Told { retry_after, .. }, .. } if !retry_after.is_zero() => {
-            Ended::Refused { retry_after }
+        Redial::Ended { end: SessionOutcome::Told { retry_after, .. }, .. }
+            if !retry_after.is_zero() =>
+        {
+            RetryCause::Refused { retry_after }
         }
-        Need::Ended { end: End::Told { code: ErrorCode::DuplicateId, .. }, .. } => {
-            Ended::Refused { retry_after: CLONE_RETRY }
-        }
-        Need::Ended { end: End::Told { .. } | End::Lost(_) | End::Left, lived } => {
-            Ended::Lost { lived: lived.unwrap_or_default() }
-        }
+        Redial::Ended {
+            end: SessionOutcome::Told { code: ErrorCode::DuplicateId, .. }, ..
+        } => RetryCause::Refused { retry_after: CLONE_RETRY },
+        Redial::Ended {
+            end: SessionOutcome::Told { .. } | SessionOutcome::Lost(_) | SessionOutcome::Left,
+            lived,
+        } => RetryCause::Lost { lived: lived.unwrap_or_default() },
     }
 }
 
@@ -284,17 +293,17 @@ fn needs_a_person(code: ErrorCode) -> bool {
 mod tests {
     use super::*;
 
-    fn check(code: ErrorCode, retry_after_s: u64, expected: Ended) {
+    fn check(code: ErrorCode, retry_after_s: u64, expected: RetryCause) {
         let retry_after = Duration::from_secs(retry_after_s);
-        let end = End::Told { code, why: String::new(), retry_after };
-        assert_eq!(as_ended(&Need::Ended { end, lived: None }), expected);
+        let end = SessionOutcome::Told { code, why: String::new(), retry_after };
+        assert_eq!(as_ended(&Redial::Ended { end, lived: None }), expected);
     }
 
     #[test]
     fn a_server_that_refuses_says_when_to_come_back() {
-        let refused = |seconds| Ended::Refused { retry_after: Duration::from_secs(seconds) };
+        let refused = |seconds| RetryCause::Refused { retry_after: Duration::from_secs(seconds) };
         check(ErrorCode::Overloaded, 7, refused(7));
         check(ErrorCode::DuplicateId, 0, refused(15));
-        check(ErrorCode::Draining, 0, Ended::Lost { lived: Duration::ZERO });
+        check(ErrorCode::Draining, 0, RetryCause::Lost { lived: Duration::ZERO });
     }
 }

@@ -24,7 +24,7 @@ pub struct ServerAddr {
 
 /// Opens connections to one server.
 #[derive(Clone, Debug)]
-pub(crate) struct Dialler {
+pub(crate) struct Dialer {
     pub(crate) server: ServerAddr,
     /// Where to dial from; none lets the system choose.
     pub(crate) source_addr: Option<IpAddr>,
@@ -76,7 +76,7 @@ impl ServerAddr {
     }
 }
 
-impl Dialler {
+impl Dialer {
     /// Dials now, for a session. Every dial asks the DNS anew: a server may have moved.
     pub(crate) async fn dial(&self) -> Result<Channel, Error> {
         self.endpoint().connect_with_connector(self.connector(of_session)).await

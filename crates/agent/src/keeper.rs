@@ -8,10 +8,10 @@ use std::time::Duration;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
-use crate::journal::Journal;
 use crate::share::in_words;
-use crate::state_dir::{AlreadyRuns, StateDir};
+use crate::state_dir::{StateDir, StateLockError};
 use crate::status::HEARTBEAT_EVERY;
+use crate::status_log::StatusLog;
 
 /// How long a hanging disk under the state folder may delay the start and the end of the agent.
 const DISK_LIMIT: Duration = Duration::from_secs(2);
@@ -19,7 +19,7 @@ const DISK_LIMIT: Duration = Duration::from_secs(2);
 /// Writes the status of one agent.
 #[derive(Debug)]
 pub(crate) struct Keeper {
-    journal: Journal,
+    journal: StatusLog,
     dir: Option<Arc<StateDir>>,
     n_written: u64,
     /// The last write failed, and the failure was logged.
@@ -28,7 +28,10 @@ pub(crate) struct Keeper {
 
 impl Keeper {
     /// Locks and opens the state folder, if one is configured.
-    pub(crate) async fn open(dir: Option<&Path>, journal: Journal) -> Result<Self, AlreadyRuns> {
+    pub(crate) async fn open(
+        dir: Option<&Path>,
+        journal: StatusLog,
+    ) -> Result<Self, StateLockError> {
         let mut keeper = Self { journal, dir: None, n_written: 0, failing: false };
         let Some(dir) = dir.map(Path::to_owned) else { return Ok(keeper) };
         let path = dir.clone();

@@ -12,22 +12,22 @@ pub mod report;
 pub mod share;
 pub mod status;
 
+mod block_sender;
 mod connect;
-mod data;
-mod journal;
+mod error_text;
 mod keeper;
+mod liveness;
 mod order;
 mod outage;
-mod outlet;
 mod process_id;
 mod program;
-mod pulse;
 mod read;
 mod session;
 mod state_dir;
+mod status_log;
 mod upload;
+mod upload_connections;
 mod uploads;
-mod words;
 
 use std::future::Future;
 use std::time::Duration;
@@ -36,12 +36,12 @@ use filepull_process::Lifecycle;
 
 use crate::config::Config;
 use crate::connect::Supervisor;
-use crate::journal::Journal;
 use crate::keeper::Keeper;
+use crate::status_log::StatusLog;
 
 pub use crate::process_id::ProcessId;
 pub use crate::program::main;
-pub use crate::state_dir::AlreadyRuns;
+pub use crate::state_dir::StateLockError;
 
 /// One agent. A process may run several: the demo and the tests do.
 #[derive(Debug)]
@@ -66,7 +66,7 @@ impl Agent {
     /// # Errors
     /// [`AlreadyRuns`]: another agent keeps its state in the same folder.
     pub async fn run_until(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-        let journal = Journal::new(&self.config);
+        let journal = StatusLog::new(&self.config);
         // Before the first message: it would replace the status of the other agent.
         let mut keeper = Keeper::open(self.config.state_dir.as_deref(), journal.clone()).await?;
         journal.starting(&self.config.server);

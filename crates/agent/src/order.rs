@@ -11,7 +11,7 @@ use filepull_proto::v1;
 
 /// Send this file.
 #[derive(Clone, Debug)]
-pub(crate) struct Order {
+pub(crate) struct SendOrder {
     pub(crate) transfer: TransferId,
     /// Told back to the server, which counts them.
     pub(crate) attempt: u32,
@@ -28,7 +28,7 @@ pub(crate) struct Order {
     pub(crate) requested_by: String,
 }
 
-impl TryFrom<v1::StartTransfer> for Order {
+impl TryFrom<v1::StartTransfer> for SendOrder {
     type Error = Problem;
 
     fn try_from(start: v1::StartTransfer) -> Result<Self, Problem> {
@@ -62,7 +62,7 @@ fn limit(number: u64) -> Option<u64> {
     (number != 0).then_some(number)
 }
 
-impl Order {
+impl SendOrder {
     /// `(transfer 0190…, asked by ops)`, for the log.
     pub(crate) fn about(&self) -> String {
         match self.requested_by.as_str() {

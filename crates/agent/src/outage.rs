@@ -9,11 +9,11 @@ const DAY: Duration = Duration::from_hours(24);
 /// The time without a line.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Outage {
-    current: Option<Current>,
+    current: Option<CurrentOutage>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Current {
+struct CurrentOutage {
     since: Instant,
     /// The next line is due when it lasts this long.
     next: Duration,
@@ -31,7 +31,7 @@ pub(crate) enum Cause {
 
 /// What to tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Tell {
+pub(crate) enum OutageLog {
     /// It begins, or has a new cause.
     Begins,
     /// It lasts.
@@ -40,15 +40,15 @@ pub(crate) enum Tell {
 
 impl Outage {
     /// A line was lost or did not come about.
-    pub(crate) fn failed(&mut self, cause: Cause, now: Instant) -> Option<Tell> {
+    pub(crate) fn failed(&mut self, cause: Cause, now: Instant) -> Option<OutageLog> {
         let refused = cause == Cause::Refused;
         let Some(current) = &mut self.current else {
-            self.current = Some(Current { since: now, next: MINUTE * 10, refused });
-            return Some(Tell::Begins);
+            self.current = Some(CurrentOutage { since: now, next: MINUTE * 10, refused });
+            return Some(OutageLog::Begins);
         };
         if refused && !current.refused {
             current.refused = true;
-            return Some(Tell::Begins);
+            return Some(OutageLog::Begins);
         }
         let lasts = now.duration_since(current.since);
         if lasts < current.next {
@@ -61,7 +61,7 @@ impl Outage {
                 next => next + DAY,
             };
         }
-        Some(Tell::Lasts(lasts))
+        Some(OutageLog::Lasts(lasts))
     }
 
     /// A line is there: how long there was none.
@@ -91,10 +91,10 @@ mod tests {
     fn a_refusal_is_told_once_whenever_it_comes() {
         let start = Instant::now();
         let mut outage = Outage::default();
-        assert_eq!(outage.failed(Cause::Lost, start), Some(Tell::Begins));
-        assert_eq!(outage.failed(Cause::Refused, start + MINUTE), Some(Tell::Begins));
+        assert_eq!(outage.failed(Cause::Lost, start), Some(OutageLog::Begins));
+        assert_eq!(outage.failed(Cause::Refused, start + MINUTE), Some(OutageLog::Begins));
         assert_eq!(outage.failed(Cause::Refused, start + MINUTE * 2), None);
         let long = outage.failed(Cause::Lost, start + MINUTE * 11);
-        assert_eq!(long, Some(Tell::Lasts(MINUTE * 11)));
+        assert_eq!(long, Some(OutageLog::Lasts(MINUTE * 11)));
     }
 }

@@ -10,9 +10,9 @@ use tokio::runtime;
 use tracing::{error, warn};
 
 use crate::Agent;
-use crate::config::{Args, Command, Config, ConfigError};
-use crate::report::Report;
-use crate::state_dir::AlreadyRuns;
+use crate::config::{Action, Args, Config, ConfigError};
+use crate::report::StatusReport;
+use crate::state_dir::StateLockError;
 use crate::status::HEARTBEAT_EVERY;
 
 /// Parses the arguments, starts the log, and does what is asked. Exits with 2 for bad settings.
@@ -27,7 +27,7 @@ pub fn main() -> ExitCode {
         Err(error) => {
             error!("{error:#}");
             // What nobody can retry away: a supervisor shall show red, not start us anew.
-            let settings = error.is::<ConfigError>() || error.is::<AlreadyRuns>();
+            let settings = error.is::<ConfigError>() || error.is::<StateLockError>();
             ExitCode::from(if settings { 2 } else { 1 })
         }
     }
@@ -41,16 +41,16 @@ fn no_log(error: &LogError) -> ExitCode {
 
 fn start(args: Args) -> anyhow::Result<ExitCode> {
     let mut out = io::stdout();
-    match args.command.unwrap_or(Command::Run) {
-        Command::Run => run(Config::try_from(args)?),
-        Command::Status { check, json } => {
-            let report = Report::read(&args.status_dirs(), args.asked_client());
+    match args.command.unwrap_or(Action::Run) {
+        Action::Run => run(Config::try_from(args)?),
+        Action::Status { check, json } => {
+            let report = StatusReport::read(&args.status_dirs(), args.asked_client());
             let text = if json { report.as_json()? } else { report.in_words() };
             write!(out, "{text}")?;
             let good = if check { report.is_connected() } else { report.is_known() };
             Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
-        Command::Version => {
+        Action::Version => {
             writeln!(out, "filepull-agent {}", env!("CARGO_PKG_VERSION"))?;
             Ok(ExitCode::SUCCESS)
         }

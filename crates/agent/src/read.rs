@@ -14,12 +14,12 @@ use bytes::{Bytes, BytesMut};
 use filepull_core::id::ClientId;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::receive::Prefix;
-use filepull_core::source::{Consistency, Fingerprint, Reading};
+use filepull_core::source::{Consistency, Fingerprint, SourceRead};
 use filepull_proto::v1;
 use filepull_proto::v1::upload_request::Kind;
 
-use crate::order::Order;
-use crate::share::{self, Opened};
+use crate::order::SendOrder;
+use crate::share::{self, OpenFile};
 
 /// What one read asks of the disk, and what one message to the network carries: [`N_BLOCKS`] of it
 /// are all the memory an upload takes. Small enough to stay in a processor's cache from the read
@@ -52,7 +52,7 @@ pub(crate) enum Step {
 
 /// Nobody wants the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Stopped;
+pub(crate) struct ReadStopped;
 
 /// Why a reading did not reach its trailer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,8 +63,8 @@ pub(crate) enum ReadError {
     Failed(Problem),
 }
 
-impl From<Stopped> for ReadError {
-    fn from(Stopped: Stopped) -> Self {
+impl From<ReadStopped> for ReadError {
+    fn from(ReadStopped: ReadStopped) -> Self {
         Self::Stopped
     }
 }
@@ -73,15 +73,15 @@ impl From<Stopped> for ReadError {
 #[derive(Debug)]
 pub(crate) struct Reader {
     pub(crate) client: ClientId,
-    pub(crate) opened: Opened,
-    pub(crate) order: Order,
+    pub(crate) opened: OpenFile,
+    pub(crate) order: SendOrder,
     pub(crate) consistency: Consistency,
     /// How often the server hears of a reading of which it gets no bytes.
     pub(crate) sign_every: Duration,
 }
 
 /// Where the steps go; fails when nobody wants more.
-pub(crate) type Outlet<'a> = dyn FnMut(Step) -> Result<(), Stopped> + 'a;
+pub(crate) type Outlet<'a> = dyn FnMut(Step) -> Result<(), ReadStopped> + 'a;
 
 impl Reader {
     /// Hands out a header, the blocks and a trailer; or an abort in the trailer's place.
@@ -98,7 +98,7 @@ impl Reader {
     }
 
     fn read_whole(&self, out: &mut Outlet<'_>) -> Result<(), ReadError> {
-        let mut reading = Reading::new(self.opened.stat);
+        let mut reading = SourceRead::new(self.opened.stat);
         let offset = match self.order.resume {
             Some(prefix) => self.agree(prefix, &mut reading, out)?,
             None => 0,
@@ -121,7 +121,7 @@ impl Reader {
     fn agree(
         &self,
         prefix: Prefix,
-        reading: &mut Reading,
+        reading: &mut SourceRead,
         out: &mut Outlet<'_>,
     ) -> Result<u64, ReadError> {
         if self.size() < prefix.len {
@@ -141,7 +141,7 @@ impl Reader {
     }
 
     /// Did the file hold still?
-    fn check(&self, reading: &Reading, out: &mut Outlet<'_>) -> Result<(), ReadError> {
+    fn check(&self, reading: &SourceRead, out: &mut Outlet<'_>) -> Result<(), ReadError> {
         let after = share::stat(&self.opened.file).map_err(|error| self.unreadable(&error))?;
         reading.check_stat(after, self.consistency).map_err(|_| self.changed())?;
         if self.consistency == Consistency::Stat {
@@ -182,7 +182,7 @@ impl Reader {
     fn blocks(
         &self,
         range: Range<u64>,
-        mut visit: impl FnMut(u64, Bytes) -> Result<(), Stopped>,
+        mut visit: impl FnMut(u64, Bytes) -> Result<(), ReadStopped>,
     ) -> Result<(), ReadError> {
         let mut buffers = Buffers::default();
         let mut at = range.start;
@@ -237,7 +237,7 @@ struct Buffers {
 }
 
 impl Buffers {
-    fn fill(&mut self, opened: &Opened, at: u64, len: usize) -> io::Result<Bytes> {
+    fn fill(&mut self, opened: &OpenFile, at: u64, len: usize) -> io::Result<Bytes> {
         if let Some(content) = &opened.content {
             let at = usize::try_from(at).unwrap_or(usize::MAX);
             return Ok(content.slice(at..at + len));

@@ -10,18 +10,18 @@ use filepull_core::human;
 use serde::{Serialize, Serializer};
 
 use crate::process_id::uptime_ms;
-use crate::status::{self, FileProblem, LastTransfer, State, Status, UNRESPONSIVE_AFTER};
+use crate::status::{self, AgentState, FileProblem, LastTransfer, Status, UNRESPONSIVE_AFTER};
 
 /// The known agents of this machine.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub struct StatusReport {
     /// The agents that the caller selected.
-    agents: Vec<Agent>,
+    agents: Vec<ReportedAgent>,
     /// What cannot be read, one sentence each.
     unreadable: Vec<String>,
     /// The agents that were left out, and the client id that was requested.
     #[serde(skip)]
-    others: Vec<Agent>,
+    others: Vec<ReportedAgent>,
     #[serde(skip)]
     asked: Option<String>,
     /// The folders that were searched.
@@ -31,7 +31,7 @@ pub struct Report {
 
 /// One agent.
 #[derive(Debug, Serialize)]
-struct Agent {
+struct ReportedAgent {
     health: Health,
     connected: bool,
     #[serde(flatten)]
@@ -57,7 +57,7 @@ impl Serialize for Health {
     }
 }
 
-impl Report {
+impl StatusReport {
     /// Reads the state in `dirs`. With a `client`, other agents are left out. Without one, all
     /// are reported, because the caller may have forgotten how the agent was started.
     pub fn read(dirs: &[PathBuf], client: Option<&str>) -> Self {
@@ -65,12 +65,13 @@ impl Report {
         let mut unreadable = Vec::new();
         for dir in dirs {
             match Status::read(dir) {
-                Ok(status) => found.push(Agent::new(status)),
+                Ok(status) => found.push(ReportedAgent::new(status)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => unreadable.push(cannot_read(dir, &error)),
             }
         }
-        let is_meant = |agent: &Agent| client.is_none_or(|client| client == agent.status.client_id);
+        let is_meant =
+            |agent: &ReportedAgent| client.is_none_or(|client| client == agent.status.client_id);
         let (agents, others) = found.into_iter().partition(is_meant);
         let asked = client.map(str::to_owned);
         Self { agents, unreadable, others, asked, dirs: dirs.to_owned() }
@@ -142,11 +143,11 @@ fn shown(dir: &Path) -> String {
     status::file_in(dir).display().to_string()
 }
 
-fn list(agents: &[Agent]) -> String {
-    agents.iter().map(Agent::headline).collect()
+fn list(agents: &[ReportedAgent]) -> String {
+    agents.iter().map(ReportedAgent::headline).collect()
 }
 
-impl Agent {
+impl ReportedAgent {
     fn new(status: Status) -> Self {
         let silent_ms = uptime_ms().saturating_sub(status.heartbeat_uptime_ms);
         let silent = Duration::from_millis(silent_ms);
@@ -157,7 +158,7 @@ impl Agent {
         } else {
             Health::Running
         };
-        let connected = health == Health::Running && status.state == State::Connected;
+        let connected = health == Health::Running && status.state == AgentState::Connected;
         Self { health, connected, status }
     }
 
@@ -173,11 +174,11 @@ impl Agent {
                     "{client} does not respond: process {pid} has written nothing for {silent}.\n"
                 )
             }
-            (Health::Running, State::Stopped) => format!("{client} is stopping.\n"),
-            (Health::Running, State::Connected) => {
+            (Health::Running, AgentState::Stopped) => format!("{client} is stopping.\n"),
+            (Health::Running, AgentState::Connected) => {
                 format!("{client} is connected to {server} for {since}.\n")
             }
-            (Health::Running, State::Connecting) => {
+            (Health::Running, AgentState::Connecting) => {
                 format!("{client} is not connected to {server} for {since}.\n")
             }
         }

@@ -22,13 +22,13 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
-use crate::dial::Dialler;
-use crate::journal::{Journal, UpLine};
-use crate::order::Order;
-use crate::pulse::{Death, Pulse};
-use crate::upload::Line;
+use crate::dial::Dialer;
+use crate::error_text;
+use crate::liveness::{Liveness, LivenessError};
+use crate::order::SendOrder;
+use crate::status_log::{SessionHandle, StatusLog};
+use crate::upload::UploadStream;
 use crate::uploads::{TooMany, Uploads};
-use crate::words;
 
 /// Pongs and answers that wait for the network. A line that cannot send 64 small messages is dead,
 /// and its silence will say so: pongs that find no room are dropped.
@@ -42,18 +42,18 @@ const GOODBYE_LIMIT: Duration = Duration::from_secs(1);
 
 /// What a line tells the supervisor. After `Drain` the line goes on until the server ends it.
 #[derive(Debug)]
-pub(crate) enum News {
+pub(crate) enum SessionEvent {
     /// The server said welcome.
     Up(ReconnectPolicy),
     /// The server wants another line in the place of this one.
     Drain { min: Duration, max: Duration },
     /// The last word.
-    Over(End),
+    Over(SessionOutcome),
 }
 
 /// How a line ended, or why it did not come about.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum End {
+pub(crate) enum SessionOutcome {
     /// The network, or a server that went away: in words.
     Lost(String),
     /// The server ended it with a reason.
@@ -66,25 +66,25 @@ pub(crate) enum End {
 
 /// A line to be.
 #[derive(Debug)]
-pub(crate) struct Session {
-    pub(crate) dialler: Dialler,
+pub(crate) struct SessionTask {
+    pub(crate) dialler: Dialer,
     pub(crate) hello: v1::Hello,
     pub(crate) uploads: Uploads,
     pub(crate) lifecycle: Lifecycle,
-    pub(crate) journal: Journal,
-    pub(crate) news: mpsc::Sender<News>,
+    pub(crate) journal: StatusLog,
+    pub(crate) news: mpsc::Sender<SessionEvent>,
 }
 
 /// A line on which the server has said welcome.
-struct Live<'a> {
-    session: &'a Session,
-    line: Line,
+struct OpenSession<'a> {
+    session: &'a SessionTask,
+    line: UploadStream,
     responses: Streaming<v1::ServerMessage>,
-    pulse: Pulse,
-    _up: UpLine,
+    pulse: Liveness,
+    _up: SessionHandle,
 }
 
-impl Session {
+impl SessionTask {
     /// Opens the line and lives on it. Ends with the line, or soon after the process drains.
     pub(crate) async fn run(self) {
         let drain = self.lifecycle.drain();
@@ -92,42 +92,52 @@ impl Session {
         let over = CancellationToken::new();
         let _over = over.clone().drop_guard();
         let end = match drain.run_until_cancelled(self.open(over)).await {
-            None => End::Left,
+            None => SessionOutcome::Left,
             Some(Err(end)) => end,
             Some(Ok(live)) => live.run(drain).await,
         };
         // A supervisor that has moved on does not listen any more.
-        let _ = self.news.send(News::Over(end)).await;
+        let _ = self.news.send(SessionEvent::Over(end)).await;
     }
 
-    async fn open(&self, over: CancellationToken) -> Result<Live<'_>, End> {
+    async fn open(&self, over: CancellationToken) -> Result<OpenSession<'_>, SessionOutcome> {
         let (answers, outbox) = mpsc::channel(OUTBOX_LEN);
         // Before the call: its response headers may wait for it.
         let _ = answers.try_send(say(Say::Hello(self.hello.clone())));
-        let channel = self.dialler.dial().await.map_err(|error| End::Lost(words::why(&error)))?;
+        let channel = self
+            .dialler
+            .dial()
+            .await
+            .map_err(|error| SessionOutcome::Lost(error_text::why(&error)))?;
         let requests = ReceiverStream::new(outbox).take_until(over.cancelled_owned());
         let mut client =
             AgentControlClient::new(channel.clone()).max_decoding_message_size(64 * 1024);
-        let unheard = |status: tonic::Status| End::Lost(words::why_unheard(&status));
+        let unheard =
+            |status: tonic::Status| SessionOutcome::Lost(error_text::why_unheard(&status));
         let responses = client.session(requests).await.map_err(unheard)?;
         let mut responses = responses.into_inner();
         let first = timeout(WELCOME_LIMIT, responses.message()).await;
-        let first = first.map_err(|_| End::Lost("the server does not say welcome".to_owned()))?;
+        let first = first
+            .map_err(|_| SessionOutcome::Lost("the server does not say welcome".to_owned()))?;
         let welcome = match first.map_err(unheard)?.map(|message| message.kind) {
             Some(Some(Heard::Welcome(welcome))) => welcome,
             Some(Some(Heard::End(end))) => return Err(told(end)),
-            Some(_) => return Err(End::Lost("the server does not begin with welcome".to_owned())),
-            None => return Err(End::Lost("the server hung up".to_owned())),
+            Some(_) => {
+                return Err(SessionOutcome::Lost(
+                    "the server does not begin with welcome".to_owned(),
+                ));
+            }
+            None => return Err(SessionOutcome::Lost("the server hung up".to_owned())),
         };
         self.uploads.new_line();
         let up = self.journal.line_up();
         let policy = welcome.reconnect.map_or_else(ReconnectPolicy::default, Into::into);
-        let _ = self.news.send(News::Up(policy)).await;
+        let _ = self.news.send(SessionEvent::Up(policy)).await;
         let max_chunk = bounds::chunk_len(welcome.max_chunk_bytes);
-        let pulse = Pulse::new(welcome.heartbeat_ms, welcome.dead_after_ms, now());
-        Ok(Live {
+        let pulse = Liveness::new(welcome.heartbeat_ms, welcome.dead_after_ms, now());
+        Ok(OpenSession {
             session: self,
-            line: Line { channel, answers, max_chunk },
+            line: UploadStream { channel, answers, max_chunk },
             responses,
             pulse,
             _up: up,
@@ -135,8 +145,8 @@ impl Session {
     }
 }
 
-impl Live<'_> {
-    async fn run(mut self, drain: &CancellationToken) -> End {
+impl OpenSession<'_> {
+    async fn run(mut self, drain: &CancellationToken) -> SessionOutcome {
         loop {
             let look = Deadline::from_std(self.pulse.next_look());
             let message = tokio::select! {
@@ -146,15 +156,15 @@ impl Live<'_> {
                 () = drain.cancelled() => return self.leave().await,
                 () = tokio::time::sleep_until(look) => match self.pulse.look(now()) {
                     None => continue,
-                    Some(Death::Slept) => return End::Slept,
-                    Some(Death::Silence(time)) => {
-                        return End::Lost(format!("no heartbeat for {}", human::span(time)));
+                    Some(LivenessError::Slept) => return SessionOutcome::Slept,
+                    Some(LivenessError::Silence(time)) => {
+                        return SessionOutcome::Lost(format!("no heartbeat for {}", human::span(time)));
                     }
                 },
             };
             match message {
                 Err(status) => return lost(&status),
-                Ok(None) => return End::Lost("the server hung up".to_owned()),
+                Ok(None) => return SessionOutcome::Lost("the server hung up".to_owned()),
                 Ok(Some(message)) => {
                     self.pulse.heard(Instant::now());
                     if let Some(end) = self.hear(message).await {
@@ -165,7 +175,7 @@ impl Live<'_> {
         }
     }
 
-    async fn hear(&mut self, message: v1::ServerMessage) -> Option<End> {
+    async fn hear(&mut self, message: v1::ServerMessage) -> Option<SessionOutcome> {
         match message.kind {
             Some(Heard::Ping(v1::Ping { seq, sent_unix_us })) => {
                 let pong = v1::Pong { seq, echo_unix_us: sent_unix_us };
@@ -178,7 +188,7 @@ impl Live<'_> {
             },
             Some(Heard::Drain(drain)) => {
                 let (min, max) = drain_times(drain);
-                let _ = self.session.news.send(News::Drain { min, max }).await;
+                let _ = self.session.news.send(SessionEvent::Drain { min, max }).await;
             }
             Some(Heard::End(end)) => return Some(told(end)),
             // A newer server may say what we do not know yet.
@@ -189,7 +199,7 @@ impl Live<'_> {
 
     fn start(&self, start: v1::StartTransfer) {
         let (transfer, attempt) = (human::printable(&start.transfer_id, 64), start.attempt);
-        let started = match Order::try_from(start) {
+        let started = match SendOrder::try_from(start) {
             Ok(order) => self.session.uploads.start(order, self.line.clone()),
             Err(problem) => return self.refuse(transfer, attempt, (&problem).into()),
         };
@@ -208,12 +218,12 @@ impl Live<'_> {
     }
 
     /// Says goodbye, and waits a moment for the server to have heard it.
-    async fn leave(mut self) -> End {
+    async fn leave(mut self) -> SessionOutcome {
         let goodbye = v1::Goodbye { reason: "the agent was stopped".to_owned() };
         let _ = self.line.answers.try_send(say(Say::Goodbye(goodbye)));
         let hung_up = async { while let Ok(Some(_)) = self.responses.message().await {} };
         let _ = timeout(GOODBYE_LIMIT, hung_up).await;
-        End::Left
+        SessionOutcome::Left
     }
 }
 
@@ -225,16 +235,16 @@ fn now() -> (Instant, SystemTime) {
     (Instant::now(), SystemTime::now())
 }
 
-fn lost(status: &tonic::Status) -> End {
-    End::Lost(words::why(status))
+fn lost(status: &tonic::Status) -> SessionOutcome {
+    SessionOutcome::Lost(error_text::why(status))
 }
 
-fn told(end: v1::SessionEnd) -> End {
+fn told(end: v1::SessionEnd) -> SessionOutcome {
     let error = end.error.unwrap_or_default();
     let why = match human::printable(&error.message, 300) {
         empty if empty.is_empty() => "the server ended the line".to_owned(),
         why => why,
     };
     let retry_after = retry_after(&error);
-    End::Told { code: error.code(), why, retry_after }
+    SessionOutcome::Told { code: error.code(), why, retry_after }
 }

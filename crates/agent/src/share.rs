@@ -21,22 +21,22 @@ use filepull_process::environment;
 use globset::{GlobBuilder, GlobMatcher};
 
 pub(crate) use self::list::split;
-use self::open::{OpenError, Place};
-pub(crate) use self::open::{Opened, in_words, stat};
-use self::root::Root;
+use self::open::{OpenError, SharePlace};
+pub(crate) use self::open::{OpenFile, in_words, stat};
+use self::root::ShareRoot;
 
 /// The files that may be asked for: the default file, and whatever the settings add.
 #[derive(Clone, Debug)]
 pub struct Shares {
     /// `FILE_PATH`, as written.
     file: String,
-    default: Entry,
-    more: Vec<Entry>,
+    default: ShareEntry,
+    more: Vec<ShareEntry>,
 }
 
 /// One path or glob of the list.
 #[derive(Clone, Debug)]
-struct Entry {
+struct ShareEntry {
     /// As written in the settings.
     shown: String,
     glob: GlobMatcher,
@@ -45,7 +45,7 @@ struct Entry {
     /// is ever opened.
     prefix: PathBuf,
     /// The folder of `FILE_PATH`; for an absolute entry, its prefix.
-    root: Arc<Root>,
+    root: Arc<ShareRoot>,
 }
 
 /// Why the default file cannot be sent, for both ends of the line.
@@ -73,16 +73,16 @@ impl Shares {
             _ => Path::new("."),
         };
         environment::check_path(file).map_err(|error| format!("FILE_PATH: {error}"))?;
-        let folder = Arc::new(Root::new(folder));
-        let default = Entry::new(&folder, name, &globset::escape(name), false)
+        let folder = Arc::new(ShareRoot::new(folder));
+        let default = ShareEntry::new(&folder, name, &globset::escape(name), false)
             .map_err(|error| format!("FILE_PATH: {error}"))?;
         let entry = |text| {
             list::check(text)?;
-            Entry::new(&folder, text, text, text.contains(GLOB))
+            ShareEntry::new(&folder, text, text, text.contains(GLOB))
         };
         let (more, bad): (Vec<_>, Vec<_>) = more.into_iter().map(entry).partition(Result::is_ok);
         let mut bad: Vec<String> = bad.into_iter().filter_map(Result::err).collect();
-        let more: Vec<Entry> = more.into_iter().filter_map(Result::ok).collect();
+        let more: Vec<ShareEntry> = more.into_iter().filter_map(Result::ok).collect();
         bad.extend(list::check_len(more.iter().map(|entry| entry.shown.as_str())).err());
         if !bad.is_empty() {
             let bad: Vec<String> = bad.iter().map(|error| format!("SHARE: {error}")).collect();
@@ -126,9 +126,9 @@ impl Shares {
     }
 
     /// Where the default file is looked for.
-    fn default_place(&self) -> Place<'_> {
-        let Entry { root, shown, .. } = &self.default;
-        Place { root, folder: Path::new(""), file: Path::new(shown) }
+    fn default_place(&self) -> SharePlace<'_> {
+        let ShareEntry { root, shown, .. } = &self.default;
+        SharePlace { root, folder: Path::new(""), file: Path::new(shown) }
     }
 
     /// Opens what `client` was asked for. It blocks: it is the disk's turn.
@@ -136,7 +136,7 @@ impl Shares {
         &self,
         client: &ClientId,
         asked: Option<&SharedPath>,
-    ) -> Result<Opened, Problem> {
+    ) -> Result<OpenFile, Problem> {
         let said = asked.map_or(self.file.as_str(), SharedPath::as_str);
         let Some(place) = self.find(asked) else {
             let list = self.shares().collect::<Vec<_>>().join(", ");
@@ -151,7 +151,7 @@ impl Shares {
         self.find(asked).is_some()
     }
 
-    fn find<'a>(&'a self, asked: Option<&'a SharedPath>) -> Option<Place<'a>> {
+    fn find<'a>(&'a self, asked: Option<&'a SharedPath>) -> Option<SharePlace<'a>> {
         let asked = match asked.map(SharedPath::as_str) {
             // Whoever has read the settings may ask for the default file by its whole path.
             Some(path) if path != self.file => path,
@@ -165,17 +165,22 @@ impl Shares {
         self.place_of(entry, asked)
     }
 
-    fn place_of<'a>(&self, entry: &'a Entry, asked: &'a str) -> Option<Place<'a>> {
+    fn place_of<'a>(&self, entry: &'a ShareEntry, asked: &'a str) -> Option<SharePlace<'a>> {
         let file = Path::new(asked).strip_prefix(&entry.prefix).ok()?;
-        Some(Place { root: &entry.root, folder: entry.folder(), file })
+        Some(SharePlace { root: &entry.root, folder: entry.folder(), file })
     }
 }
 
 /// What makes a part of an entry a glob.
 const GLOB: [char; 7] = ['*', '?', '[', ']', '{', '}', '\\'];
 
-impl Entry {
-    fn new(folder: &Arc<Root>, shown: &str, pattern: &str, is_glob: bool) -> Result<Self, String> {
+impl ShareEntry {
+    fn new(
+        folder: &Arc<ShareRoot>,
+        shown: &str,
+        pattern: &str,
+        is_glob: bool,
+    ) -> Result<Self, String> {
         SharedPath::parse(shown).map_err(|error| error.to_string())?;
         // `*` stays in its folder: `logs/*.log` does not share `logs/old/x.log`.
         let glob = GlobBuilder::new(pattern).literal_separator(true).build();
@@ -185,7 +190,7 @@ impl Entry {
         let mut prefix = PathBuf::from(if is_absolute { "/" } else { "" });
         let fixed = folders.split('/').take_while(|part| !part.contains(GLOB));
         prefix.extend(fixed.filter(|part| !part.is_empty()));
-        let root = if is_absolute { Arc::new(Root::new(&prefix)) } else { Arc::clone(folder) };
+        let root = if is_absolute { Arc::new(ShareRoot::new(&prefix)) } else { Arc::clone(folder) };
         Ok(Self { shown: shown.to_owned(), glob, is_glob, prefix, root })
     }
 

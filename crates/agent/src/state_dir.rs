@@ -26,7 +26,7 @@ pub(crate) struct StateDir {
     "an agent already runs here, process {pid}: its state is in {}; \
      give a second one a STATE_DIR of its own", dir.display()
 )]
-pub struct AlreadyRuns {
+pub struct StateLockError {
     pid: String,
     dir: PathBuf,
 }
@@ -42,7 +42,7 @@ impl StateDir {
     ///
     /// # Errors
     /// Another agent has locked it.
-    pub(crate) fn take(dir: &Path) -> Result<(Self, io::Result<()>), AlreadyRuns> {
+    pub(crate) fn take(dir: &Path) -> Result<(Self, io::Result<()>), StateLockError> {
         let opened = fs::create_dir_all(dir).and_then(|()| open_lock(&dir.join(LOCK)));
         let locked = opened.and_then(|lock| match lock.try_lock() {
             Ok(()) => Ok(Some(lock)),
@@ -54,7 +54,7 @@ impl StateDir {
             Ok(None) => {
                 let pid =
                     Status::read(dir).map_or("unknown".to_owned(), |s| s.process.pid.to_string());
-                return Err(AlreadyRuns { pid, dir: dir.to_owned() });
+                return Err(StateLockError { pid, dir: dir.to_owned() });
             }
             Err(error) => (None, Err(error)),
         };
@@ -121,7 +121,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
-    use crate::status::State;
+    use crate::status::AgentState;
 
     #[test]
     fn a_folder_has_one_owner_until_it_ends() {
@@ -150,7 +150,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let (state, taken) = StateDir::take(&file.path().join("state")).unwrap();
         assert!(taken.is_err());
-        assert!(state.write(&Status::example("client4", State::Connected), 1).is_err());
+        assert!(state.write(&Status::example("client4", AgentState::Connected), 1).is_err());
     }
 
     #[test]
@@ -163,7 +163,7 @@ mod tests {
         symlink(&victim, state.join("status.json")).unwrap();
         symlink(&victim, state.join(format!("{TEMPORARY}left"))).unwrap();
         let (dir, _) = StateDir::take(&state).unwrap();
-        dir.write(&Status::example("client4", State::Connected), 1).unwrap();
+        dir.write(&Status::example("client4", AgentState::Connected), 1).unwrap();
         assert_eq!(fs::read(&victim).unwrap(), b"keep");
         assert!(!fs::symlink_metadata(state.join("status.json")).unwrap().is_symlink());
         let mut names: Vec<_> =
@@ -176,8 +176,8 @@ mod tests {
     fn a_write_that_hung_does_not_replace_a_newer_one() {
         let dir = tempfile::TempDir::new().unwrap();
         let (state, _) = StateDir::take(dir.path()).unwrap();
-        state.write(&Status::example("client4", State::Stopped), 2).unwrap();
-        state.write(&Status::example("client4", State::Connected), 1).unwrap();
-        assert_eq!(Status::read(dir.path()).unwrap().state, State::Stopped);
+        state.write(&Status::example("client4", AgentState::Stopped), 2).unwrap();
+        state.write(&Status::example("client4", AgentState::Connected), 1).unwrap();
+        assert_eq!(Status::read(dir.path()).unwrap().state, AgentState::Stopped);
     }
 }

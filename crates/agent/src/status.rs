@@ -35,7 +35,7 @@ pub struct Status {
     /// Whom it dials.
     pub server: String,
     /// What it is doing.
-    pub state: State,
+    pub state: AgentState,
     /// Since when.
     pub since: DateTime<Utc>,
     /// Why the default file could not be sent when it was last looked at.
@@ -50,7 +50,7 @@ pub struct Status {
 /// What an agent is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum State {
+pub enum AgentState {
     /// There is no line; it dials.
     Connecting,
     /// The line is up.
@@ -116,7 +116,7 @@ pub(crate) fn file_in(dir: &Path) -> PathBuf {
 #[cfg(test)]
 impl Status {
     /// Returns the status of an agent that runs in this process.
-    pub(crate) fn example(client: &str, state: State) -> Self {
+    pub(crate) fn example(client: &str, state: AgentState) -> Self {
         Self {
             process: ProcessId::own(),
             heartbeat: Utc::now(),

@@ -24,37 +24,37 @@ use tokio_stream::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
-use crate::data::DataLine;
-use crate::journal::Journal;
-use crate::order::Order;
-use crate::outlet::{Cutter, First, outlet};
+use crate::block_sender::{Chunker, FirstMessage, outlet};
+use crate::error_text;
+use crate::order::SendOrder;
 use crate::read::{ReadError, Reader, SIGN_OF_LIFE_EVERY};
-use crate::share::{Opened, Shares};
-use crate::words;
+use crate::share::{OpenFile, Shares};
+use crate::status_log::StatusLog;
+use crate::upload_connections::UploadConnections;
 
 /// An order is answered within 10 s, even if the disk is a network drive that hangs.
 const OPEN_LIMIT: Duration = Duration::from_secs(8);
 
 /// What every upload of this agent needs.
 #[derive(Debug)]
-pub(crate) struct Context {
+pub(crate) struct UploadContext {
     pub(crate) client: ClientId,
     pub(crate) shares: Arc<Shares>,
     pub(crate) max_rate: Option<u64>,
     pub(crate) consistency: Consistency,
-    pub(crate) data: DataLine,
-    pub(crate) journal: Journal,
+    pub(crate) data: UploadConnections,
+    pub(crate) journal: StatusLog,
 }
 
 /// The line that an order came on, as far as its upload needs it.
 #[derive(Clone, Debug)]
-pub(crate) struct Line {
+pub(crate) struct UploadStream {
     pub(crate) channel: Channel,
     pub(crate) answers: mpsc::Sender<v1::AgentMessage>,
     pub(crate) max_chunk: u32,
 }
 
-impl Line {
+impl UploadStream {
     /// Says what became of an order. If the line is gone, nobody waits for it any more.
     pub(crate) async fn answer(&self, transfer: String, attempt: u32, state: State) {
         let update = v1::TransferUpdate { transfer_id: transfer, attempt, state: Some(state) };
@@ -64,7 +64,7 @@ impl Line {
 }
 
 /// How an upload ended.
-enum Ended {
+enum UploadOutcome {
     Stored,
     /// One of both sides will not have it as it is.
     Refused(Problem),
@@ -73,7 +73,12 @@ enum Ended {
 }
 
 /// Opens, answers, sends and reports. It may be dropped at any time once `stop` is cancelled.
-pub(crate) async fn upload(context: &Context, order: Order, line: Line, stop: &CancellationToken) {
+pub(crate) async fn upload(
+    context: &UploadContext,
+    order: SendOrder,
+    line: UploadStream,
+    stop: &CancellationToken,
+) {
     let journal = &context.journal;
     let (transfer, attempt, about) = (order.transfer.to_string(), order.attempt, order.about());
     let opened = match context.open(&order).await {
@@ -91,14 +96,14 @@ pub(crate) async fn upload(context: &Context, order: Order, line: Line, stop: &C
     // It leaves before the file is read: somebody waits for it.
     yield_now().await;
     match context.send(order, opened, &line, stop).await {
-        Ended::Stored => {}
-        Ended::Refused(problem) if problem.code == Code::Cancelled => {
+        UploadOutcome::Stored => {}
+        UploadOutcome::Refused(problem) if problem.code == Code::Cancelled => {
             journal.info(&format!("stopped sending {name}: cancelled {about}"));
         }
-        Ended::Refused(problem) => {
+        UploadOutcome::Refused(problem) => {
             journal.warn(&format!("could not send {name}: {} {about}", problem.detail));
         }
-        Ended::Broken(why) => {
+        UploadOutcome::Broken(why) => {
             journal.warn(&format!("could not send {name} to its end: {why} {about}"));
             let error = Problem::new(Code::AgentError, format!("the upload broke: {why}"));
             let error = v1::Error { retryable: true, ..v1::Error::from(&error) };
@@ -107,8 +112,8 @@ pub(crate) async fn upload(context: &Context, order: Order, line: Line, stop: &C
     }
 }
 
-impl Context {
-    async fn open(&self, order: &Order) -> Result<Opened, Problem> {
+impl UploadContext {
+    async fn open(&self, order: &SendOrder) -> Result<OpenFile, Problem> {
         let (shares, client) = (Arc::clone(&self.shares), self.client.clone());
         let path = order.path.clone();
         let opening = spawn_blocking(move || shares.open(&client, path.as_ref()));
@@ -128,23 +133,23 @@ impl Context {
         }
     }
 
-    fn unreadable(&self, order: &Order, why: &str) -> Problem {
+    fn unreadable(&self, order: &SendOrder, why: &str) -> Problem {
         let detail = format!("{} cannot read {}: {why}.", self.client, self.name(order));
         Problem::new(Code::FileUnreadable, detail)
     }
 
-    fn name<'a>(&'a self, order: &'a Order) -> &'a str {
+    fn name<'a>(&'a self, order: &'a SendOrder) -> &'a str {
         order.path.as_ref().map_or(self.shares.default_name(), |path| path.as_str())
     }
 
     /// Sends the open file and waits for the server's word on it.
     async fn send(
         &self,
-        order: Order,
-        opened: Opened,
-        line: &Line,
+        order: SendOrder,
+        opened: OpenFile,
+        line: &UploadStream,
         stop: &CancellationToken,
-    ) -> Ended {
+    ) -> UploadOutcome {
         let begun = Instant::now();
         let (name, size, about) = (opened.source.name.clone(), opened.source.size, order.about());
         let stop = stop.child_token();
@@ -157,11 +162,11 @@ impl Context {
         // until then the order is accepted again and again.
         let header = loop {
             match messages.first().await {
-                Some(First::Message(header)) => break header,
-                Some(First::Proving) => {
+                Some(FirstMessage::Message(header)) => break header,
+                Some(FirstMessage::Proving) => {
                     line.answer(transfer.clone(), attempt, accepted.clone()).await;
                 }
-                None => return Ended::Broken("the reader broke off".to_owned()),
+                None => return UploadOutcome::Broken("the reader broke off".to_owned()),
             }
         };
         let offset = offset_of(&header);
@@ -173,16 +178,18 @@ impl Context {
         stop.cancel();
         let read = reading.await.unwrap_or(Err(ReadError::Stopped));
         match &answer {
-            Err(Ended::Broken(_)) => self.data.forget(),
-            Ok(_) | Err(Ended::Stored | Ended::Refused(_)) => self.data.give_back(lent),
+            Err(UploadOutcome::Broken(_)) => self.data.forget(),
+            Ok(_) | Err(UploadOutcome::Stored | UploadOutcome::Refused(_)) => {
+                self.data.give_back(lent)
+            }
         }
         match (read, answer) {
             // Our own reason is nearer to the cause than what the server made of it.
-            (Err(ReadError::Failed(problem)), _) => Ended::Refused(problem),
+            (Err(ReadError::Failed(problem)), _) => UploadOutcome::Refused(problem),
             (_, Err(ended)) => ended,
             (_, Ok(stored)) => {
                 self.journal.sent(&name, &stored.name, size - offset, begun.elapsed());
-                Ended::Stored
+                UploadOutcome::Stored
             }
         }
     }
@@ -190,11 +197,11 @@ impl Context {
     /// Starts the reader, which ends by itself, with `stop`, or when nobody takes its messages.
     fn read(
         &self,
-        order: Order,
-        opened: Opened,
+        order: SendOrder,
+        opened: OpenFile,
         max_chunk: u32,
         stop: CancellationToken,
-    ) -> (Cutter, JoinHandle<Result<(), ReadError>>) {
+    ) -> (Chunker, JoinHandle<Result<(), ReadError>>) {
         let chunk_len = CHUNK_LEN.min(usize::try_from(max_chunk).unwrap_or(CHUNK_LEN));
         let (outlet, messages) = outlet(chunk_len, self.pace(&order), stop);
         let (client, consistency) = (self.client.clone(), self.consistency);
@@ -204,13 +211,13 @@ impl Context {
     }
 
     /// The slower of both limits holds.
-    fn pace(&self, order: &Order) -> Option<Pace> {
+    fn pace(&self, order: &SendOrder) -> Option<Pace> {
         let rate = self.max_rate.into_iter().chain(order.max_rate).min()?;
         Some(Pace::new(rate, Instant::now()))
     }
 }
 
-fn accepted(opened: &Opened) -> State {
+fn accepted(opened: &OpenFile) -> State {
     State::Accepted(Accepted { source: Some((&opened.source).into()) })
 }
 
@@ -218,8 +225,8 @@ fn accepted(opened: &Opened) -> State {
 async fn answer(
     channel: Channel,
     requests: impl tokio_stream::Stream<Item = v1::UploadRequest> + Send + 'static,
-) -> Result<v1::Stored, Ended> {
-    let broken = |status: &tonic::Status| Ended::Broken(words::why(status));
+) -> Result<v1::Stored, UploadOutcome> {
+    let broken = |status: &tonic::Status| UploadOutcome::Broken(error_text::why(status));
     let mut client = AgentTransferClient::new(channel).max_decoding_message_size(64 * 1024);
     let mut responses = client.upload(requests).await.map_err(|s| broken(&s))?.into_inner();
     loop {
@@ -228,11 +235,13 @@ async fn answer(
             Some(Some(Said::Error(error))) if error.code() == ErrorCode::UnknownTransfer => {
                 // This connection does not lead to the server that gave the order.
                 let why = human::printable(&error.message, 200);
-                return Err(Ended::Broken(format!("the server does not know it: {why}")));
+                return Err(UploadOutcome::Broken(format!("the server does not know it: {why}")));
             }
-            Some(Some(Said::Error(error))) => return Err(Ended::Refused(answered(&error))),
+            Some(Some(Said::Error(error))) => return Err(UploadOutcome::Refused(answered(&error))),
             Some(Some(Said::Ack(_)) | None) => {}
-            None => return Err(Ended::Broken("the server ended it without a word".to_owned())),
+            None => {
+                return Err(UploadOutcome::Broken("the server ended it without a word".to_owned()));
+            }
         }
     }
 }
@@ -248,7 +257,7 @@ fn from(offset: u64) -> String {
     if offset == 0 { String::new() } else { format!(" from {} on", human::size(offset)) }
 }
 
-fn refusal(context: &Context, order: &Order, problem: &Problem) -> String {
+fn refusal(context: &UploadContext, order: &SendOrder, problem: &Problem) -> String {
     let name = human::printable(context.name(order), 200);
     let about = order.about();
     if problem.code == Code::PathNotShared && !context.shares.lists(order.path.as_ref()) {

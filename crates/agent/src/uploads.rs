@@ -10,19 +10,19 @@ use filepull_core::id::TransferId;
 use filepull_process::Lifecycle;
 use tokio_util::sync::CancellationToken;
 
-use crate::order::Order;
-use crate::upload::{Context, Line, upload};
+use crate::order::SendOrder;
+use crate::upload::{UploadContext, UploadStream, upload};
 
 /// A handle on all uploads of this agent.
 #[derive(Clone, Debug)]
 pub(crate) struct Uploads {
-    context: Arc<Context>,
+    context: Arc<UploadContext>,
     lifecycle: Lifecycle,
-    running: Arc<Mutex<HashMap<TransferId, Running>>>,
+    running: Arc<Mutex<HashMap<TransferId, RunningUpload>>>,
 }
 
 #[derive(Clone, Debug)]
-struct Running {
+struct RunningUpload {
     /// Of its order: no two orders share one.
     token: Bytes,
     stop: CancellationToken,
@@ -38,14 +38,14 @@ impl Uploads {
     /// server can make a till spend has a bound.
     const MAX_RUNNING: usize = 8;
 
-    pub(crate) fn new(context: Context, lifecycle: Lifecycle) -> Self {
+    pub(crate) fn new(context: UploadContext, lifecycle: Lifecycle) -> Self {
         Self { context: Arc::new(context), lifecycle, running: Arc::default() }
     }
 
     /// Starts what was ordered, in the place of an earlier attempt of the same transfer.
     ///
     /// The task ends with the upload, when it is cancelled, or when the process drains.
-    pub(crate) fn start(&self, order: Order, line: Line) -> Result<(), TooMany> {
+    pub(crate) fn start(&self, order: SendOrder, line: UploadStream) -> Result<(), TooMany> {
         let mut running = self.running();
         let earlier = running.get(&order.transfer).cloned();
         // Not told by the number of the attempt: a server that crashed may count one twice.
@@ -59,7 +59,7 @@ impl Uploads {
         let stop = self.lifecycle.drain().child_token();
         let ended = CancellationToken::new();
         let token = order.token.clone();
-        let now = Running { token, stop: stop.clone(), ended: ended.clone() };
+        let now = RunningUpload { token, stop: stop.clone(), ended: ended.clone() };
         running.insert(order.transfer, now);
         let context = Arc::clone(&self.context);
         self.lifecycle.spawn(async move {
@@ -95,7 +95,7 @@ impl Uploads {
     }
 
     /// Those that have not ended: the others are forgotten here.
-    fn running(&self) -> MutexGuard<'_, HashMap<TransferId, Running>> {
+    fn running(&self) -> MutexGuard<'_, HashMap<TransferId, RunningUpload>> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         running.retain(|_, upload| !upload.ended.is_cancelled());
         running

@@ -8,7 +8,7 @@ use fake::{Bed, CONTENT_LEN, soon, welcome};
 use filepull_agent::Agent;
 use filepull_agent::config::Config;
 use filepull_agent::dial::ServerAddr;
-use filepull_agent::report::Report;
+use filepull_agent::report::StatusReport;
 use filepull_agent::share::Shares;
 use filepull_core::id::ClientId;
 use filepull_proto::v1::agent_message::Kind as Said;
@@ -89,7 +89,7 @@ async fn an_agent_that_stops_says_goodbye_and_leaves_its_status() {
     line.check_alive().await;
     // The status is written in the background, separately from the session.
     soon(async {
-        while !Report::read(&[state.path().to_owned()], None).is_connected() {
+        while !StatusReport::read(&[state.path().to_owned()], None).is_connected() {
             tokio::task::yield_now().await;
         }
     })
@@ -107,7 +107,8 @@ async fn a_line_that_ends_after_a_drain_is_no_connection_however_long_the_next_d
     let (line, _) = bed.greeted().await;
     let status_says = async |text: &str| {
         soon(async {
-            while !Report::read(&[state.path().to_owned()], None).in_words().starts_with(text) {
+            while !StatusReport::read(&[state.path().to_owned()], None).in_words().starts_with(text)
+            {
                 tokio::task::yield_now().await;
             }
         })

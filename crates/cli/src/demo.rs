@@ -19,7 +19,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::made_file::{self, Made};
+use crate::demo_file::{self, DemoFile};
 use crate::output::say;
 
 /// What was typed.
@@ -66,7 +66,7 @@ fn parse_loopback(text: &str) -> Result<SocketAddr, String> {
 
 fn parse_made_size(text: &str) -> Result<u64, String> {
     match parse_size(text)? {
-        size if size < made_file::MIN_SIZE => Err("a made file has at least 1KiB".to_owned()),
+        size if size < demo_file::MIN_SIZE => Err("a made file has at least 1KiB".to_owned()),
         size => Ok(size),
     }
 }
@@ -167,16 +167,16 @@ async fn make_files(
     for client in args.client_ids() {
         let path = args.file_of(&client);
         let (id, file, size, stop) = (client.clone(), path.clone(), args.size, stop.clone());
-        let making = spawn_blocking(move || made_file::make(&file, id.as_str(), size, &stop));
+        let making = spawn_blocking(move || demo_file::make(&file, id.as_str(), size, &stop));
         let shown = path.display();
         match making.await?.with_context(|| format!("making {shown}"))? {
-            Made::New => say(&format!("made {shown}")),
-            Made::Kept(found) if found == args.size => {}
-            Made::Kept(found) => {
+            DemoFile::New => say(&format!("made {shown}")),
+            DemoFile::Kept(found) if found == args.size => {}
+            DemoFile::Kept(found) => {
                 let (found, wanted) = (human::size(found), human::size(args.size));
                 say(&format!("kept {shown}: it has {found}; remove it to have one of {wanted}"));
             }
-            Made::Stopped => break,
+            DemoFile::Stopped => break,
         }
         files.push((client, path));
     }

@@ -1,8 +1,8 @@
 //! `filepull`: the server, the demo, and what an operator types.
 
 mod demo;
+mod demo_file;
 mod health;
-mod made_file;
 mod output;
 mod server;
 mod verify;
@@ -27,11 +27,11 @@ use tokio::runtime::Builder;
 #[command(name = "filepull", version, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: Action,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum Action {
     /// Run the server: agents dial it, operators curl it.
     Server(Box<filepull_server::Args>),
     /// Run a server and five clients with made files in one process, to try things.
@@ -59,15 +59,15 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> anyhow::Result<ExitCode> {
+fn run(command: Action) -> anyhow::Result<ExitCode> {
     let runtime = match command {
-        Command::Server(_) | Command::Demo(_) => {
+        Action::Server(_) | Action::Demo(_) => {
             let workers = thread::available_parallelism().map_or(1, NonZero::get);
             open_files::require(OPEN_FILES)?;
             threads::require(workers + OTHER_THREADS)?;
             Builder::new_multi_thread().worker_threads(workers).enable_all().build()
         }
-        Command::Health(_) | Command::Verify(_) | Command::Version => {
+        Action::Health(_) | Action::Verify(_) | Action::Version => {
             Builder::new_current_thread().enable_all().build()
         }
     };
@@ -85,21 +85,21 @@ const OPEN_FILES: u64 = 32;
 /// Threads besides the workers of the runtime: those of the records, and some for the disk.
 const OTHER_THREADS: usize = 5;
 
-async fn perform(command: Command) -> anyhow::Result<ExitCode> {
+async fn perform(command: Action) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Server(args) => {
+        Action::Server(args) => {
             telemetry::start(&args.log_level, args.log_format)?;
             environment::warn_misspelt::<Cli>();
             server::run(*args).await?;
         }
-        Command::Demo(args) => {
+        Action::Demo(args) => {
             telemetry::start(&args.log_level, telemetry::LogFormat::Text)?;
             environment::warn_misspelt::<Cli>();
             demo::run(args).await?;
         }
-        Command::Health(args) => return health::run(&args).await,
-        Command::Verify(args) => return verify::run(args).await,
-        Command::Version => print(&format!("filepull {VERSION}"))?,
+        Action::Health(args) => return health::run(&args).await,
+        Action::Verify(args) => return verify::run(args).await,
+        Action::Version => print(&format!("filepull {VERSION}"))?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use filepull_process::signal;
 use filepull_server::config::AgentAuth;
-use filepull_server::readiness::{Check, Readiness};
+use filepull_server::readiness::{Readiness, ReadyCheck};
 use filepull_server::store::RECORDS_FOLDER;
 use filepull_server::{Args, Config, Server, VERSION};
 use tokio::time::sleep;
@@ -65,7 +65,7 @@ async fn say_when_ready(readiness: &Readiness) {
     let mut said = Vec::new();
     loop {
         let missing = readiness.check().await.into_iter().filter(|check| !check.ok);
-        let missing: Vec<Check> = missing.collect();
+        let missing: Vec<ReadyCheck> = missing.collect();
         if missing.is_empty() {
             return say("Ready.");
         }
@@ -79,7 +79,7 @@ async fn say_when_ready(readiness: &Readiness) {
 }
 
 /// `Not ready: data folder: writable, 13.0 GiB free; 1.0 TiB must stay free.`
-fn not_ready(missing: &[Check]) -> String {
+fn not_ready(missing: &[ReadyCheck]) -> String {
     let missing = missing.iter().map(|check| format!("{}: {}", check.name, check.finding));
     let missing = missing.collect::<Vec<_>>().join("; ");
     format!("Not ready: {missing}. The server runs, and says \"Ready.\" once it can take a pull.")

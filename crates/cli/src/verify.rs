@@ -14,12 +14,12 @@ use anyhow::Context as _;
 use filepull_core::id::ClientId;
 use filepull_server::data_folder;
 use filepull_server::records::RecordsError;
-use filepull_server::verify::{Event, Verification, VerifyError};
+use filepull_server::verify::{Verification, VerifyError, VerifyEvent};
 use tokio::sync::mpsc;
 
 use crate::output::{print, say_error};
-use progress::Progress;
-use report::Report;
+use progress::VerifyProgress;
+use report::VerifyReport;
 
 /// What was typed.
 #[derive(Debug, clap::Args)]
@@ -74,21 +74,21 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let began = Instant::now();
     let totals = verification.totals(client.as_ref()).await?;
-    let progress = Progress::start(totals.bytes);
+    let progress = VerifyProgress::start(totals.bytes);
     let (events, mut told) = mpsc::channel(QUEUE_LEN);
     let verifying = verification.run(client, events);
     let listening = async {
-        let mut report = Report::default();
+        let mut report = VerifyReport::default();
         let mut printed = Ok(());
         while let Some(event) = told.recv().await {
             match event {
-                Event::Read(bytes) => progress.read(bytes),
-                Event::Same => {}
-                Event::Found(ref finding) if !json => {
+                VerifyEvent::Read(bytes) => progress.read(bytes),
+                VerifyEvent::Same => {}
+                VerifyEvent::Found(ref finding) if !json => {
                     let print = || print(&report::line(finding));
                     printed = printed.and_then(|()| progress.pause(print));
                 }
-                Event::Found(_) => {}
+                VerifyEvent::Found(_) => {}
             }
             report.take(event);
         }

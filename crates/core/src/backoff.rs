@@ -28,7 +28,7 @@ impl Default for ReconnectPolicy {
 
 /// Why the last try or the last line ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub enum RetryCause {
     /// No line came about, or it broke after living `lived`.
     Lost {
         /// How long the line lived; zero when none came about.
@@ -68,22 +68,22 @@ impl Backoff {
     ///
     /// Jitter is applied after the cap, or at the cap a whole fleet would dial in lock-step
     /// (M. Brooker, "Exponential Backoff And Jitter", 2015: "full jitter").
-    pub fn next(&mut self, ended: Ended, random: f64) -> Duration {
+    pub fn next(&mut self, ended: RetryCause, random: f64) -> Duration {
         let (from, to) = match ended {
-            Ended::Lost { lived } if self.policy.stable <= lived => {
+            RetryCause::Lost { lived } if self.policy.stable <= lived => {
                 self.failures = 0;
                 (Duration::ZERO, self.policy.spread)
             }
-            Ended::Lost { .. } => {
+            RetryCause::Lost { .. } => {
                 self.failures = self.failures.saturating_add(1);
                 let doubled = 2u32.saturating_pow(self.failures.min(16));
                 (Duration::ZERO, self.policy.base.saturating_mul(doubled).min(self.policy.cap))
             }
-            Ended::Drained { min, max } => {
+            RetryCause::Drained { min, max } => {
                 self.failures = 0;
                 (min, max)
             }
-            Ended::Refused { retry_after } => (retry_after, retry_after.saturating_mul(2)),
+            RetryCause::Refused { retry_after } => (retry_after, retry_after.saturating_mul(2)),
         };
         let jittered = from + to.saturating_sub(from).mul_f64(random.clamp(0.0, 1.0));
         jittered.max(Self::FLOOR)
@@ -96,7 +96,7 @@ mod tests {
 
     use super::*;
 
-    const LOST_AT_ONCE: Ended = Ended::Lost { lived: Duration::ZERO };
+    const LOST_AT_ONCE: RetryCause = RetryCause::Lost { lived: Duration::ZERO };
 
     #[test]
     fn the_bound_doubles_up_to_the_cap() {
@@ -111,16 +111,16 @@ mod tests {
         for _ in 0..5 {
             backoff.next(LOST_AT_ONCE, 1.0);
         }
-        let short = Ended::Lost { lived: Duration::from_secs(29) };
+        let short = RetryCause::Lost { lived: Duration::from_secs(29) };
         assert_eq!(backoff.next(short, 1.0), Duration::from_secs(10));
-        let healthy = Ended::Lost { lived: Duration::from_secs(30) };
+        let healthy = RetryCause::Lost { lived: Duration::from_secs(30) };
         assert_eq!(backoff.next(healthy, 1.0), Duration::from_secs(5));
         assert_eq!(backoff.next(LOST_AT_ONCE, 1.0), Duration::from_secs(2));
     }
 
     #[test]
     fn a_refused_agent_waits_at_least_as_long_as_it_was_told() {
-        let refused = Ended::Refused { retry_after: Duration::from_secs(300) };
+        let refused = RetryCause::Refused { retry_after: Duration::from_secs(300) };
         assert_eq!(Backoff::default().next(refused, 0.0), Duration::from_secs(300));
         assert_eq!(Backoff::default().next(refused, 1.0), Duration::from_secs(600));
     }
@@ -133,7 +133,7 @@ mod tests {
         ) {
             let mut backoff = Backoff::default();
             for seconds in lives {
-                let wait = backoff.next(Ended::Lost { lived: Duration::from_secs(seconds) }, random);
+                let wait = backoff.next(RetryCause::Lost { lived: Duration::from_secs(seconds) }, random);
                 prop_assert!((Backoff::FLOOR..=Duration::from_secs(10)).contains(&wait));
             }
         }

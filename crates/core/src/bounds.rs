@@ -100,7 +100,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::backoff::{Backoff, Ended};
+    use crate::backoff::{Backoff, RetryCause};
 
     fn time(ms: u32) -> Duration {
         Duration::from_millis(ms.into())
@@ -120,10 +120,10 @@ mod tests {
             backoff.follow(ReconnectPolicy { base, cap, spread, stable }.clamped());
             let (min, max) = drain(time(drained[0]), time(drained[1]));
             for ended in [
-                Ended::Lost { lived: time(lived) },
-                Ended::Lost { lived: Duration::ZERO },
-                Ended::Drained { min, max },
-                Ended::Refused { retry_after: retry_after(time(named)) },
+                RetryCause::Lost { lived: time(lived) },
+                RetryCause::Lost { lived: Duration::ZERO },
+                RetryCause::Drained { min, max },
+                RetryCause::Refused { retry_after: retry_after(time(named)) },
             ] {
                 prop_assert!(backoff.next(ended, random) <= MAX_AWAY);
             }

@@ -62,7 +62,7 @@ pub trait Disk {
         &mut self,
         partial: &Self::Partial,
         name: &DownloadName,
-    ) -> Result<Committed, DiskError<Self::Error>>;
+    ) -> Result<CommitResult, DiskError<Self::Error>>;
 
     /// Removes a partial, if there is one; `partial` is its handle, where one is open.
     ///
@@ -132,7 +132,7 @@ impl Durable {
 
 /// The outcome of a [`commit`](Disk::commit).
 #[derive(Debug)]
-pub enum Committed {
+pub enum CommitResult {
     /// It has the name.
     Named(Durable),
     /// Something else has the name. Nothing changed.
@@ -159,7 +159,7 @@ impl<E> DiskError<E> {
 
 /// A partial that was resumed, with the state of its content.
 #[derive(Debug)]
-pub struct Resumed<P> {
+pub struct ResumedPartial<P> {
     /// The partial.
     pub partial: P,
     /// Has received what the partial holds, and expects nothing more.
@@ -170,11 +170,11 @@ pub struct Resumed<P> {
 
 /// Where a sealed download is, complete and with the correct digest.
 #[derive(Debug)]
-pub enum Sealed<P> {
+pub enum SealedLocation<P> {
     /// Under its name.
     Named(Durable),
     /// Only in its partial.
-    Unnamed(Resumed<P>),
+    Unnamed(ResumedPartial<P>),
     /// Nowhere: the file must be sent again.
     Lost,
 }
@@ -188,7 +188,7 @@ pub fn resume<D: Disk>(
     disk: &mut D,
     key: &PartialKey,
     prefix: Prefix,
-) -> Result<Option<Resumed<D::Partial>>, DiskError<D::Error>> {
+) -> Result<Option<ResumedPartial<D::Partial>>, DiskError<D::Error>> {
     let mut receiver = Receiver::new(prefix.len);
     let mut fingerprint = Fingerprint::default();
     let resumed = disk.resume(key, prefix.len, |bytes| {
@@ -197,7 +197,7 @@ pub fn resume<D: Disk>(
         let _ = receiver.chunk(receiver.received(), bytes);
     })?;
     let partial = resumed.filter(|_| receiver.prefix() == prefix);
-    Ok(partial.map(|partial| Resumed { partial, receiver, fingerprint }))
+    Ok(partial.map(|partial| ResumedPartial { partial, receiver, fingerprint }))
 }
 
 /// Searches for a sealed download after a crash or an error: under its name, then in its partial.
@@ -208,12 +208,12 @@ pub fn find_sealed<D: Disk>(
     disk: &mut D,
     key: &PartialKey,
     download: &Download,
-) -> Result<Sealed<D::Partial>, DiskError<D::Error>> {
+) -> Result<SealedLocation<D::Partial>, DiskError<D::Error>> {
     if let Some(durable) = disk.find(&key.client, download)? {
         // A commit by link and unlink may have been interrupted. A leftover partial is swept later.
         let _ = disk.abort(key, None);
-        return Ok(Sealed::Named(durable));
+        return Ok(SealedLocation::Named(durable));
     }
     let whole = Prefix { len: download.size, digest: download.digest };
-    Ok(resume(disk, key, whole)?.map_or(Sealed::Lost, Sealed::Unnamed))
+    Ok(resume(disk, key, whole)?.map_or(SealedLocation::Lost, SealedLocation::Unnamed))
 }

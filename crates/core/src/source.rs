@@ -61,13 +61,13 @@ pub struct SourceChanged;
 
 /// The first reading of a source: its digest, and a fingerprint to hold the second one against.
 #[derive(Clone, Debug)]
-pub struct Reading {
+pub struct SourceRead {
     before: Stat,
     digest: Hasher,
     fingerprint: Fingerprint,
 }
 
-impl Reading {
+impl SourceRead {
     /// Starts to read a file that looked like `before` when it was opened.
     pub fn new(before: Stat) -> Self {
         Self { before, digest: Hasher::default(), fingerprint: Fingerprint::default() }
@@ -171,8 +171,9 @@ mod tests {
         for (how, grown) in
             [(Consistency::Stat, Err(SourceChanged)), (Consistency::DoubleRead, Ok(()))]
         {
-            let check =
-                |after, expected| assert_eq!(Reading::new(BEFORE).check_stat(after, how), expected);
+            let check = |after, expected| {
+                assert_eq!(SourceRead::new(BEFORE).check_stat(after, how), expected)
+            };
             check(BEFORE, Ok(()));
             check(Stat { size: 11, modified_ns: 9, changed_ns: 9 }, grown);
             check(Stat { size: 9, ..BEFORE }, Err(SourceChanged));
@@ -183,14 +184,14 @@ mod tests {
     #[test]
     fn a_change_of_the_inode_alone_counts_only_if_nobody_reads_again() {
         let linked = Stat { changed_ns: 7, ..BEFORE };
-        let check = |how| Reading::new(BEFORE).check_stat(linked, how);
+        let check = |how| SourceRead::new(BEFORE).check_stat(linked, how);
         assert_eq!(check(Consistency::Stat), Err(SourceChanged));
         assert_eq!(check(Consistency::DoubleRead), Ok(()));
     }
 
     #[test]
     fn a_second_reading_that_differs_is_a_change() {
-        let mut first = Reading::new(BEFORE);
+        let mut first = SourceRead::new(BEFORE);
         first.update(b"0123456789");
         let mut same = Fingerprint::default();
         same.update(b"01234");

@@ -18,7 +18,7 @@ use crate::path::SharedPath;
 use crate::problem::{Code, Problem};
 use crate::receive::{Prefix, Verified};
 use crate::source::Source;
-pub use phase::{Download, Ended, Phase, Reached};
+pub use phase::{Download, Failure, LastProgress, Phase};
 
 /// One file on its way, as it is on record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,15 +64,15 @@ pub struct Setbacks {
 
 /// How an upload begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Begin {
+pub enum UploadStart {
     /// The upload continues after the bytes of the partial.
-    GoOn,
+    Resume,
     /// The upload needs a new partial: begin [`Transfer::next_partial`] on the disk, then call
     /// [`Transfer::receive`].
-    Anew,
+    Create,
     /// The received bytes are useless. Call [`Transfer::start_over`] first, so that their space is
     /// free for the new partial, then begin the upload again.
-    Over,
+    Restart,
 }
 
 /// Why an upload may not begin.
@@ -243,7 +243,7 @@ impl Transfer {
         offset: u64,
         source: &Source,
         held: Option<u64>,
-    ) -> Result<Begin, BeginError> {
+    ) -> Result<UploadStart, BeginError> {
         let receiving = matches!(self.phase, Phase::Queued | Phase::Receiving { .. });
         if !receiving || attempt != self.attempt {
             return Err(BeginError::StaleAttempt { current: self.attempt, found: attempt });
@@ -253,13 +253,13 @@ impl Transfer {
                 if held == offset && offset <= source.size =>
             {
                 *opened = source.clone();
-                Ok(Begin::GoOn)
+                Ok(UploadStart::Resume)
             }
             (_, held) if offset != 0 => {
                 Err(BeginError::WrongOffset { expected: held.unwrap_or(0), found: offset })
             }
-            (Phase::Receiving { .. }, _) => Ok(Begin::Over),
-            _ => Ok(Begin::Anew),
+            (Phase::Receiving { .. }, _) => Ok(UploadStart::Restart),
+            _ => Ok(UploadStart::Create),
         }
     }
 
@@ -326,9 +326,9 @@ impl Transfer {
 
     /// Ends the transfer with `problem`, and notes how many bytes were received. Abort the
     /// [`partial`](Self::partial) once this is on record.
-    pub fn fail(&mut self, problem: Problem, reached: Reached, now: DateTime<Utc>) {
+    pub fn fail(&mut self, problem: Problem, reached: LastProgress, now: DateTime<Utc>) {
         let cancelled = problem.code == Code::Cancelled;
-        let ended = Ended { problem, reached };
+        let ended = Failure { problem, reached };
         self.phase = if cancelled { Phase::Cancelled(ended) } else { Phase::Failed(ended) };
         self.finished_at = Some(now);
     }

@@ -19,12 +19,12 @@ pub struct Lifecycle {
 
 /// Some tasks did not end by themselves in time and were stopped.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("{count} tasks were still running when the time to stop was up; {deaf} did not stop")]
-pub struct CutShort {
+#[error("{running} tasks still running after the grace period; {unresponsive} did not stop")]
+pub struct ShutdownTimeout {
     /// How many.
-    pub count: usize,
+    pub running: usize,
     /// How many of them had not even stopped when they were left behind.
-    pub deaf: usize,
+    pub unresponsive: usize,
 }
 
 /// A task that was stopped and is still there after this time waits for a disk that hangs.
@@ -58,7 +58,7 @@ impl Lifecycle {
     ///
     /// # Errors
     /// Says how many tasks were cut short.
-    pub async fn shut_down(self, grace: Duration) -> Result<(), CutShort> {
+    pub async fn shut_down(self, grace: Duration) -> Result<(), ShutdownTimeout> {
         self.drain.cancel();
         self.tasks.close();
         if timeout(grace, self.tasks.wait()).await.is_ok() {
@@ -67,7 +67,7 @@ impl Lifecycle {
         let count = self.tasks.len();
         self.stop.cancel();
         let _ = timeout(STOP_LIMIT, self.tasks.wait()).await;
-        Err(CutShort { count, deaf: self.tasks.len() })
+        Err(ShutdownTimeout { running: count, unresponsive: self.tasks.len() })
     }
 }
 
@@ -89,7 +89,7 @@ mod tests {
         let stop = lifecycle.stop().clone();
         lifecycle.spawn(async move { stop.cancelled().await });
         let cut_short = lifecycle.shut_down(Duration::ZERO).await.unwrap_err();
-        assert_eq!((cut_short.count, cut_short.deaf), (1, 0));
+        assert_eq!((cut_short.running, cut_short.unresponsive), (1, 0));
     }
 
     #[tokio::test(start_paused = true)]
@@ -97,6 +97,6 @@ mod tests {
         let lifecycle = Lifecycle::new();
         lifecycle.spawn(std::future::pending());
         let cut_short = lifecycle.shut_down(Duration::ZERO).await.unwrap_err();
-        assert_eq!((cut_short.count, cut_short.deaf), (1, 1));
+        assert_eq!((cut_short.running, cut_short.unresponsive), (1, 1));
     }
 }

@@ -22,7 +22,7 @@ pub struct Greeting {
     /// Made anew at each start of the agent: tells a clone from a line that came back.
     pub instance: Uuid,
     /// What it said of itself.
-    pub agent: Agent,
+    pub agent: AgentInfo,
     /// What `path` may ask for.
     pub shares: Vec<String>,
     /// What a trigger without a path would send.
@@ -35,7 +35,7 @@ pub struct Greeting {
 
 /// The program and the machine, in its own words: for operators, never for decisions.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Agent {
+pub struct AgentInfo {
     /// Version of the agent.
     pub version: String,
     /// Operating system.
@@ -54,7 +54,7 @@ pub struct ClientRecord {
     /// The session that may act for it: rises with each accepted line.
     pub epoch: u64,
     /// What its agent said when it last connected.
-    pub agent: Agent,
+    pub agent: AgentInfo,
     /// What `path` may ask for.
     pub shares: Vec<String>,
     /// What a trigger without a path would send.

@@ -12,7 +12,7 @@ use filepull_core::human::{parse_addr, parse_count, parse_duration, parse_rate, 
 use filepull_process::environment::check_path;
 use filepull_process::telemetry::LogFormat;
 
-use crate::grpc::LineSettings;
+use crate::grpc::SessionSettings;
 use crate::records::KEEP_KEYS;
 use crate::retention::Keep;
 use crate::transfers::Limits;
@@ -131,7 +131,7 @@ pub struct Config {
     /// The bounds that transfers keep to.
     pub limits: Limits,
     /// How the lines to the agents are kept.
-    pub line: LineSettings,
+    pub line: SessionSettings,
     /// How long final transfers stay on record.
     pub keep_records: Keep,
     /// How long running transfers may go on at shutdown.
@@ -176,7 +176,7 @@ impl TryFrom<Args> for Config {
             http_auth: args.http_auth,
             agent_auth: args.agent_auth,
             limits,
-            line: LineSettings {
+            line: SessionSettings {
                 heartbeat: args.heartbeat,
                 dead_after: args.dead_after,
                 reconnect: ReconnectPolicy { cap: args.reconnect_cap, ..Default::default() },

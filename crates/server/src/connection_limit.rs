@@ -27,16 +27,16 @@ const LOG_INTERVAL: Duration = Duration::from_mins(1);
 
 /// The limit of one listener.
 #[derive(Clone, Debug)]
-pub(crate) struct ConnectionLimit(Arc<Shared>);
+pub(crate) struct ConnectionLimit(Arc<LimitState>);
 
 #[derive(Debug)]
-struct Shared {
+struct LimitState {
     /// For the log.
     whose: &'static str,
     /// Whether a busy connection may be closed for a newcomer.
     closes_busy: bool,
     permits: Arc<Semaphore>,
-    order: Mutex<Order>,
+    order: Mutex<CloseOrder>,
     /// A newcomer waits, because every connection is busy.
     is_waiting: AtomicBool,
     became_idle: Notify,
@@ -44,7 +44,7 @@ struct Shared {
 
 /// The order of closing: the idle connection with the lowest number first, then the busy ones.
 #[derive(Debug, Default)]
-struct Order {
+struct CloseOrder {
     next: u64,
     idle: BTreeMap<u64, CancellationToken>,
     busy: BTreeMap<u64, (Instant, CancellationToken)>,
@@ -53,18 +53,18 @@ struct Order {
 
 /// A connection's share of the limit, returned when its last clone is dropped.
 #[derive(Clone, Debug)]
-pub(crate) struct ConnectionPermit(Arc<Held>);
+pub(crate) struct ConnectionPermit(Arc<PermitState>);
 
 #[derive(Debug)]
-struct Held {
-    limit: Arc<Shared>,
+struct PermitState {
+    limit: Arc<LimitState>,
     closed: CancellationToken,
-    state: Mutex<State>,
+    state: Mutex<LimitCounts>,
     _permit: OwnedSemaphorePermit,
 }
 
 #[derive(Debug)]
-struct State {
+struct LimitCounts {
     number: u64,
     n_uses: usize,
     was_used: bool,
@@ -94,7 +94,7 @@ impl ConnectionLimit {
     /// A limit of `max_len` connections. Only idle ones are closed for a newcomer, unless
     /// `closes_busy`.
     pub(crate) fn new(whose: &'static str, max_len: usize, closes_busy: bool) -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(LimitState {
             whose,
             closes_busy,
             permits: Arc::new(Semaphore::new(max_len)),
@@ -119,9 +119,9 @@ impl ConnectionLimit {
         order.idle.insert(number, closed.clone());
         drop(order);
         let now = Instant::now();
-        let state = State { number, n_uses: 0, was_used: false, progress_at: now };
+        let state = LimitCounts { number, n_uses: 0, was_used: false, progress_at: now };
         let (limit, state) = (Arc::clone(shared), Mutex::new(state));
-        ConnectionPermit(Arc::new(Held { limit, closed, state, _permit: permit }))
+        ConnectionPermit(Arc::new(PermitState { limit, closed, state, _permit: permit }))
     }
 
     async fn make_room(&self) -> OwnedSemaphorePermit {
@@ -199,7 +199,7 @@ async fn reached(time: Option<Instant>) {
     }
 }
 
-impl Order {
+impl CloseOrder {
     fn take_number(&mut self) -> u64 {
         self.next += 1;
         self.next
@@ -240,7 +240,7 @@ impl ConnectionPermit {
     }
 
     /// Makes the connection the last one to be closed.
-    fn reorder(&self, state: &mut State) {
+    fn reorder(&self, state: &mut LimitCounts) {
         state.progress_at = Instant::now();
         let mut order = lock(&self.0.limit.order);
         let is_closed = order.remove(state.number).is_none();
@@ -258,7 +258,7 @@ impl ConnectionPermit {
     }
 }
 
-impl Order {
+impl CloseOrder {
     fn remove(&mut self, number: u64) -> Option<CancellationToken> {
         self.idle.remove(&number).or_else(|| self.busy.remove(&number).map(|(_, closed)| closed))
     }
@@ -278,7 +278,7 @@ impl Drop for InUse {
     }
 }
 
-impl Drop for Held {
+impl Drop for PermitState {
     fn drop(&mut self) {
         let number = lock(&self.state).number;
         lock(&self.limit.order).remove(number);

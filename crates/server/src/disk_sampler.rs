@@ -27,13 +27,13 @@ const WRITE_LIMIT: Duration = Duration::from_secs(2);
 /// A handle on the results.
 #[derive(Clone, Debug)]
 pub struct DiskSampler {
-    wanted: watch::Sender<Wanted>,
-    results: watch::Receiver<Results>,
+    wanted: watch::Sender<SampleRequests>,
+    results: watch::Receiver<SampleResults>,
 }
 
 /// Why there is no current result.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum DiskError {
+pub enum SampleError {
     /// The measurement failed.
     #[error("{0}")]
     Failed(String),
@@ -44,14 +44,14 @@ pub enum DiskError {
 
 /// When a reader last asked for a newer result.
 #[derive(Clone, Copy, Debug, Default)]
-struct Wanted {
+struct SampleRequests {
     space: Option<Instant>,
     write: Option<Instant>,
 }
 
 /// The last result of each measurement, and the start of the one that runs.
 #[derive(Clone, Debug, Default)]
-struct Results {
+struct SampleResults {
     space: Option<Sample<FreeSpace>>,
     write: Option<Sample<()>>,
     running_since: Option<Instant>,
@@ -65,17 +65,17 @@ struct Sample<T> {
 }
 
 impl<T: Clone> Sample<T> {
-    fn since(sample: Option<&Self>, earliest: Instant) -> Option<Result<T, DiskError>> {
+    fn since(sample: Option<&Self>, earliest: Instant) -> Option<Result<T, SampleError>> {
         let sample = sample.filter(|sample| earliest <= sample.started_at)?;
-        Some(sample.result.clone().map_err(DiskError::Failed))
+        Some(sample.result.clone().map_err(SampleError::Failed))
     }
 }
 
 impl DiskSampler {
     /// Starts the task, which ends when `lifecycle` stops or every handle is dropped.
     pub fn start(store: Store, lifecycle: &Lifecycle) -> Self {
-        let wanted = watch::Sender::new(Wanted::default());
-        let (sender, results) = watch::channel(Results::default());
+        let wanted = watch::Sender::new(SampleRequests::default());
+        let (sender, results) = watch::channel(SampleResults::default());
         let sampling = Sampling { store, wanted: wanted.subscribe(), results: sender };
         lifecycle.spawn(sampling.run(lifecycle.drain().clone()));
         Self { wanted, results }
@@ -86,7 +86,7 @@ impl DiskSampler {
     ///
     /// # Errors
     /// The measurement failed or takes too long.
-    pub async fn space(&self, max_age: Duration) -> Result<FreeSpace, DiskError> {
+    pub async fn space(&self, max_age: Duration) -> Result<FreeSpace, SampleError> {
         let now = Instant::now();
         let earliest = now.checked_sub(max_age).unwrap_or(now);
         if let Some(result) = Sample::since(self.results.borrow().space.as_ref(), earliest) {
@@ -100,7 +100,7 @@ impl DiskSampler {
     ///
     /// # Errors
     /// A step failed, or the disk takes too long.
-    pub async fn check_writable(&self) -> Result<(), DiskError> {
+    pub async fn check_writable(&self) -> Result<(), SampleError> {
         let now = Instant::now();
         self.wanted.send_modify(|wanted| wanted.write = Some(now));
         self.result(WRITE_LIMIT, |results| Sample::since(results.write.as_ref(), now)).await
@@ -109,7 +109,7 @@ impl DiskSampler {
     /// Resolves when free space has been measured once more.
     pub async fn next_sample(&self) {
         let now = Instant::now();
-        let newer = |results: &Results| Sample::since(results.space.as_ref(), now).is_some();
+        let newer = |results: &SampleResults| Sample::since(results.space.as_ref(), now).is_some();
         // The sampler ends with the process: its last result stays.
         let _ = self.results.clone().wait_for(newer).await;
     }
@@ -117,17 +117,17 @@ impl DiskSampler {
     async fn result<T>(
         &self,
         limit: Duration,
-        find: impl Fn(&Results) -> Option<Result<T, DiskError>>,
-    ) -> Result<T, DiskError> {
+        find: impl Fn(&SampleResults) -> Option<Result<T, SampleError>>,
+    ) -> Result<T, SampleError> {
         let mut results = self.results.clone();
-        let late = |results: &Results| {
+        let late = |results: &SampleResults| {
             results.running_since.map(|since| since.elapsed()).filter(|&running| limit <= running)
         };
-        let answered = |results: &Results| find(results).is_some() || late(results).is_some();
+        let answered = |results: &SampleResults| find(results).is_some() || late(results).is_some();
         let _ = timeout(limit, results.wait_for(answered)).await;
         let seen = results.borrow();
         let running = || seen.running_since.map_or(limit, |since| since.elapsed());
-        find(&seen).unwrap_or_else(|| Err(DiskError::Unresponsive(running())))
+        find(&seen).unwrap_or_else(|| Err(SampleError::Unresponsive(running())))
     }
 }
 
@@ -135,8 +135,8 @@ impl DiskSampler {
 #[derive(Debug)]
 struct Sampling {
     store: Store,
-    wanted: watch::Receiver<Wanted>,
-    results: watch::Sender<Results>,
+    wanted: watch::Receiver<SampleRequests>,
+    results: watch::Sender<SampleResults>,
 }
 
 impl Sampling {
@@ -220,7 +220,9 @@ mod tests {
     #[tokio::test]
     async fn a_disk_that_cannot_be_written_is_reported_with_the_reason() {
         let (folder, disk) = sampler();
-        let DiskError::Failed(reason) = disk.check_writable().await.unwrap_err() else { panic!() };
+        let SampleError::Failed(reason) = disk.check_writable().await.unwrap_err() else {
+            panic!()
+        };
         assert!(reason.contains("No such file"), "{reason}");
         std::fs::create_dir(folder.path().join(crate::store::RECORDS_FOLDER)).unwrap();
         assert_eq!(disk.check_writable().await, Ok(()));
@@ -228,9 +230,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_disk_that_has_not_answered_for_long_delays_no_reader() {
-        let wanted = watch::Sender::new(Wanted::default());
+        let wanted = watch::Sender::new(SampleRequests::default());
         let running_since = Instant::now().checked_sub(Duration::from_secs(12));
-        let (_sender, results) = watch::channel(Results { running_since, ..Results::default() });
+        let (_sender, results) =
+            watch::channel(SampleResults { running_since, ..SampleResults::default() });
         let disk = DiskSampler { wanted, results };
         let space = std::pin::pin!(disk.space(HOUR));
         let std::task::Poll::Ready(Err(error)) = futures::poll!(space) else {

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::Doors;
+use crate::GrpcShutdown;
 use crate::connection_limit::ConnectionLimit;
 use crate::records::Records;
 use crate::registry::Registry;
@@ -31,7 +31,7 @@ pub(crate) use rejection_log::RejectionLog;
 
 /// How the line is kept.
 #[derive(Clone, Copy, Debug)]
-pub struct LineSettings {
+pub struct SessionSettings {
     /// The server pings each agent about this often.
     pub heartbeat: Duration,
     /// Longer silence is death, for either side.
@@ -49,7 +49,7 @@ pub(crate) struct Gateway {
     pub(crate) records: Records,
     pub(crate) transfers: Transfers,
     pub(crate) lifecycle: Lifecycle,
-    pub(crate) line: LineSettings,
+    pub(crate) line: SessionSettings,
     /// From here on the beats of all lines are counted.
     pub(crate) started: Instant,
     /// Logs rejected sessions and uploads.
@@ -64,7 +64,7 @@ pub(crate) async fn serve(
     gateway: Gateway,
     listener: TcpListener,
     limit: ConnectionLimit,
-    doors: Doors,
+    doors: GrpcShutdown,
 ) -> Result<(), tonic::transport::Error> {
     let stream_window = gateway.line.stream_window;
     let control = AgentControlServer::new(gateway.clone()).max_decoding_message_size(64 * 1024);

@@ -3,24 +3,24 @@
 //! [`Server::bind`] makes everything that must exist before the first request;
 //! [`Server::run_until`] serves until a future says stop, then ends what runs in order.
 
-pub mod brake;
 pub mod client;
 pub mod config;
 mod connection_limit;
 pub mod data_folder;
 pub mod disk_sampler;
-mod door;
 pub mod grpc;
 mod guarded_body;
 pub mod http;
 pub mod known_clients;
+mod listener;
+mod open_file_limits;
 mod port;
+pub mod read_budget;
 pub mod readiness;
 pub mod receive;
 pub mod records;
 pub mod registry;
 pub mod retention;
-mod room;
 pub mod store;
 pub mod transfers;
 pub mod verify;
@@ -40,13 +40,13 @@ use tracing::{error, info, warn};
 
 pub use config::{Args, Config};
 use connection_limit::ConnectionLimit;
-use disk_sampler::{DiskError, DiskSampler};
+use disk_sampler::{DiskSampler, SampleError};
 use grpc::{Gateway, RejectionLog};
 use known_clients::KnownClients;
+use open_file_limits::Room;
 use readiness::Readiness;
 use records::Records;
-use registry::{Message, Registry, SessionEnds};
-use room::Room;
+use registry::{EndReason, Message, Registry};
 use store::{DataFolderError, RECORDS_FOLDER, Store};
 use transfers::Transfers;
 
@@ -83,7 +83,7 @@ impl Server {
         let room = Room::make();
         let (store, records) = open_data(&config.data_dir).await?;
         let listen = |setting, addr| {
-            door::listen(addr).map_err(|error| port::explained(setting, addr, error))
+            listener::listen(addr).map_err(|error| port::explained(setting, addr, error))
         };
         let http = listen("HTTP_ADDR", config.http_addr)?;
         let grpc = listen("GRPC_ADDR", config.grpc_addr)?;
@@ -135,7 +135,7 @@ impl Server {
     ///
     /// # Errors
     /// The file system does not report them in time.
-    pub async fn free_bytes(&self) -> Result<u64, DiskError> {
+    pub async fn free_bytes(&self) -> Result<u64, SampleError> {
         let space = self.transfers.disk().space(Duration::MAX).await?;
         Ok(space.bytes)
     }
@@ -176,7 +176,7 @@ impl Server {
         let (records, store) = (self.records.clone(), self.store.clone());
         let drain = self.work.drain().clone();
         self.work.spawn(retention::run(records, store, self.config.keep_records, drain));
-        let doors = Doors::default();
+        let doors = GrpcShutdown::default();
         let Room { agents, operators } = self.room;
         self.lines.spawn(http::serve(self.http, http::router(app), operators, self.lines.clone()));
         self.lines.spawn(serve_agents(gateway, self.grpc, agents, doors.clone()));
@@ -190,7 +190,7 @@ impl Server {
             warn!(event = "server.stopping", %cut_short, "transfers will resume after the restart");
         }
         for session in self.registry.sessions() {
-            session.end(SessionEnds::Stopping);
+            session.end(EndReason::Stopping);
         }
         doors.finish.cancel();
         // What is cut here is idle: nothing of a transfer depends on it any more.
@@ -220,7 +220,7 @@ async fn open_data(data_dir: &Path) -> anyhow::Result<(Store, Records)> {
 
 /// The three steps in which the door for agents is shut.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Doors {
+pub(crate) struct GrpcShutdown {
     /// Accept nobody any more.
     pub(crate) close: CancellationToken,
     /// Let connections end once their streams have.
@@ -234,7 +234,7 @@ async fn serve_agents(
     gateway: Gateway,
     listener: TcpListener,
     limit: ConnectionLimit,
-    doors: Doors,
+    doors: GrpcShutdown,
 ) {
     let stop = gateway.lifecycle.stop().clone();
     let serving = grpc::serve(gateway, listener, limit, doors.clone());
@@ -250,6 +250,6 @@ async fn serve_agents(
 fn send_away(registry: &Registry, reconnect: ReconnectPolicy) {
     for session in registry.sessions() {
         // An agent that does not hear it finds the line closed soon.
-        let _ = session.say(Message::Drain { min: Backoff::FLOOR, max: reconnect.spread });
+        let _ = session.send(Message::Drain { min: Backoff::FLOOR, max: reconnect.spread });
     }
 }

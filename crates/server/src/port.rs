@@ -34,12 +34,12 @@ pub(crate) fn explained(setting: &str, addr: SocketAddr, error: io::Error) -> an
 
 /// A process that listens on a port.
 #[derive(Debug, PartialEq, Eq)]
-struct Holder {
+struct PortHolder {
     pid: u32,
     command: String,
 }
 
-impl Holder {
+impl PortHolder {
     fn shown(&self) -> String {
         let Self { pid, command } = self;
         format!("process {pid} ({command}). To end it: kill {pid}")
@@ -58,7 +58,7 @@ fn other_port(addr: SocketAddr) -> SocketAddr {
 
 /// The process that listens on `addr`, or on the same port of every address, as far as /proc shows
 /// it to this user.
-fn holder(addr: SocketAddr) -> Option<Holder> {
+fn holder(addr: SocketAddr) -> Option<PortHolder> {
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(fs::read_to_string);
     let tables = tables.into_iter().flatten().collect::<String>();
     let inodes: Vec<&str> = tables.lines().filter_map(|line| listener(line, addr)).collect();
@@ -69,7 +69,7 @@ fn holder(addr: SocketAddr) -> Option<Holder> {
         let files = fs::read_dir(process.path().join("fd")).ok()?.flatten();
         let mut links = files.filter_map(|file| fs::read_link(file.path()).ok());
         let holds = links.any(|link| sockets.iter().any(|socket| link == Path::new(socket)));
-        holds.then(|| Holder { pid, command: command(&process.path()) })
+        holds.then(|| PortHolder { pid, command: command(&process.path()) })
     })
 }
 

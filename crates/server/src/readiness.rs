@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use filepull_core::human;
 
-use crate::disk_sampler::DiskError;
+use crate::disk_sampler::SampleError;
 use crate::known_clients::{ClientCounts, KnownClients};
 use crate::store::FreeSpace;
 use crate::transfers::{Transfers, shortage};
@@ -20,7 +20,7 @@ pub struct Readiness {
 
 /// One thing that must hold, and what was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Check {
+pub struct ReadyCheck {
     /// It holds.
     pub ok: bool,
     /// Its name.
@@ -31,7 +31,7 @@ pub struct Check {
 
 impl Readiness {
     /// Looks at everything. The server is ready if all of it is ok.
-    pub async fn check(&self) -> [Check; 4] {
+    pub async fn check(&self) -> [ReadyCheck; 4] {
         [self.data_folder().await, self.storing(), self.grpc().await, self.draining()]
     }
 
@@ -41,34 +41,34 @@ impl Readiness {
     }
 
     /// What was received reaches the disk and the records.
-    fn storing(&self) -> Check {
+    fn storing(&self) -> ReadyCheck {
         let (ok, finding) = match self.transfers.n_waiting_for_us() {
             0 => (true, "works".to_owned()),
             1 => (false, "1 transfer waits for the disk or the records".to_owned()),
             n => (false, format!("{n} transfers wait for the disk or the records")),
         };
-        Check { ok, name: "storing", finding }
+        ReadyCheck { ok, name: "storing", finding }
     }
 
-    async fn data_folder(&self) -> Check {
+    async fn data_folder(&self) -> ReadyCheck {
         let disk = self.transfers.disk();
         let measured = match disk.check_writable().await {
             Ok(()) => disk.space(Duration::ZERO).await,
             Err(error) => Err(error),
         };
         let (ok, finding) = judge(measured, self.transfers.limits().min_free);
-        Check { ok, name: "data folder", finding }
+        ReadyCheck { ok, name: "data folder", finding }
     }
 
     /// Both listeners are bound before either answers, and both end with the process.
-    async fn grpc(&self) -> Check {
+    async fn grpc(&self) -> ReadyCheck {
         let addr = self.grpc_addr;
         let ClientCounts { online, known } = self.clients.counts().await;
         let finding = format!("listening on {addr}, {online} of {known} clients online");
-        Check { ok: true, name: "grpc", finding }
+        ReadyCheck { ok: true, name: "grpc", finding }
     }
 
-    fn draining(&self) -> Check {
+    fn draining(&self) -> ReadyCheck {
         let ok = !self.transfers.is_stopping();
         let finding = if ok {
             "no".to_owned()
@@ -77,15 +77,15 @@ impl Readiness {
             let running = if n_running == 1 { "transfer" } else { "transfers" };
             format!("shutdown requested, {n_running} {running} still running")
         };
-        Check { ok, name: "draining", finding }
+        ReadyCheck { ok, name: "draining", finding }
     }
 }
 
-fn judge(measured: Result<FreeSpace, DiskError>, min_free: u64) -> (bool, String) {
+fn judge(measured: Result<FreeSpace, SampleError>, min_free: u64) -> (bool, String) {
     let space = match measured {
         Ok(space) => space,
-        Err(DiskError::Failed(reason)) => return (false, format!("not writable: {reason}")),
-        Err(error @ DiskError::Unresponsive(_)) => return (false, error.to_string()),
+        Err(SampleError::Failed(reason)) => return (false, format!("not writable: {reason}")),
+        Err(error @ SampleError::Unresponsive(_)) => return (false, error.to_string()),
     };
     let free = human::size(space.bytes);
     match shortage(space, 0, min_free) {
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_disk_that_hangs_is_told_with_the_time_since() {
-        let hangs = DiskError::Unresponsive(Duration::from_secs(12));
+        let hangs = SampleError::Unresponsive(Duration::from_secs(12));
         let finding = "the disk has not answered for 12 s".to_owned();
         assert_eq!(judge(Err(hangs), 0), (false, finding));
     }

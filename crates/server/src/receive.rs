@@ -4,7 +4,7 @@
 //! small on a slow line and large on a fast one. While a batch waits behind a slow disk nothing more
 //! is read from the connection: the line slows down instead of filling the memory.
 
-mod held;
+mod received_partial;
 mod stall;
 
 use std::fmt;
@@ -20,14 +20,14 @@ use futures::{Stream, StreamExt as _};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Duration, Instant, sleep, sleep_until};
 
-use crate::brake::Brake;
+use crate::read_budget::ReadBudget;
 use crate::store::StoreError;
-pub(crate) use held::Held;
+pub(crate) use received_partial::ReceivedPartial;
 use stall::Stall;
 
 /// What an agent sends after the header of an upload.
 #[derive(Clone, Debug)]
-pub enum Piece {
+pub enum UploadItem {
     /// The next bytes.
     Chunk {
         /// Where they belong.
@@ -47,11 +47,11 @@ pub enum Piece {
 }
 
 /// The pieces of one upload, or the words for how its stream broke.
-pub type Pieces = Pin<Box<dyn Stream<Item = Result<Piece, String>> + Send>>;
+pub type UploadItems = Pin<Box<dyn Stream<Item = Result<UploadItem, String>> + Send>>;
 
 /// How an upload ended.
 #[derive(Debug)]
-pub(crate) enum End {
+pub(crate) enum UploadEnd {
     /// With its trailer: the agent has sent everything.
     Complete { total_size: u64, digest: Digest },
     /// The agent gave up.
@@ -66,13 +66,13 @@ pub(crate) enum End {
 
 /// What [`Reception::next`] saw.
 #[derive(Debug)]
-pub(crate) enum Event {
+pub(crate) enum WriteEvent {
     /// What has been received so far is written.
     Wrote,
     /// The disk has been writing for too long and continues; `held` stays empty.
     DiskStalled,
     /// The upload is over, and everything that arrived has been written.
-    Ended(End),
+    Ended(UploadEnd),
 }
 
 /// Enough for one large write; while it runs, at most as much again is read from the connection.
@@ -91,13 +91,13 @@ pub(crate) fn batch_len(n_running: usize) -> usize {
 const LEAST_COST: usize = 256;
 
 /// An upload on its way to the disk.
-pub struct Reception {
-    pieces: Pieces,
-    brake: Brake,
+pub struct BatchWriter {
+    pieces: UploadItems,
+    brake: ReadBudget,
     batch: Vec<(u64, Bytes)>,
     batch_len: usize,
-    job: Option<JoinHandle<(Held, Result<(), End>)>>,
-    end: Option<End>,
+    job: Option<JoinHandle<(ReceivedPartial, Result<(), UploadEnd>)>>,
+    end: Option<UploadEnd>,
     /// When the current disk job counts as stalled.
     stalls_at: Option<Instant>,
     stall: Stall,
@@ -109,9 +109,9 @@ pub struct Reception {
 /// the answer to an HTTP/2 ping.
 const STALLS_AFTER: Duration = Duration::from_secs(5);
 
-impl Reception {
+impl BatchWriter {
     /// Reads nothing ahead until the first call of `next`: by then the partial is there.
-    pub(crate) fn new(pieces: Pieces, brake: Brake) -> Self {
+    pub(crate) fn new(pieces: UploadItems, brake: ReadBudget) -> Self {
         brake.begin_upload();
         Self {
             pieces,
@@ -129,14 +129,18 @@ impl Reception {
     /// Waits for the next thing worth telling, and reads a batch of at most `batch_len` bytes ahead
     /// meanwhile. `held` is empty while a job writes to it, and full again whenever this returns.
     /// Dropping the future loses nothing.
-    pub(crate) async fn next(&mut self, held: &mut Option<Held>, batch_len: usize) -> Event {
+    pub(crate) async fn next(
+        &mut self,
+        held: &mut Option<ReceivedPartial>,
+        batch_len: usize,
+    ) -> WriteEvent {
         loop {
             let idle = held.is_some() && self.job.is_none();
             if self.batch.is_empty()
                 && self.job.is_none()
                 && let Some(end) = self.end.take()
             {
-                return Event::Ended(end);
+                return WriteEvent::Ended(end);
             }
             let room = batch_len.saturating_sub(self.batch_len);
             let takes_more = self.end.is_none() && 0 < room && !self.stall.is_now();
@@ -161,7 +165,7 @@ impl Reception {
                 () = reached(self.stalls_at) => {
                     self.stalls_at = None;
                     self.stall.begin(self.n_expected, &self.brake);
-                    return Event::DiskStalled;
+                    return WriteEvent::DiskStalled;
                 }
             }
         }
@@ -201,21 +205,28 @@ impl Reception {
     ///
     /// # Errors
     /// That job's write failed: nobody may build on this partial.
-    pub(crate) async fn settle(mut self, held: &mut Option<Held>) -> Result<(), StoreError> {
+    pub(crate) async fn settle(
+        mut self,
+        held: &mut Option<ReceivedPartial>,
+    ) -> Result<(), StoreError> {
         if self.job.is_none() {
             return Ok(());
         }
         let (written, result) = finished(&mut self.job).await;
         *held = Some(written);
         match result {
-            Err(End::Disk(error)) => Err(error),
-            Ok(()) | Err(End::Complete { .. } | End::Abort(_) | End::Broken(_) | End::Bad(_)) => {
-                Ok(())
-            }
+            Err(UploadEnd::Disk(error)) => Err(error),
+            Ok(())
+            | Err(
+                UploadEnd::Complete { .. }
+                | UploadEnd::Abort(_)
+                | UploadEnd::Broken(_)
+                | UploadEnd::Bad(_),
+            ) => Ok(()),
         }
     }
 
-    fn start_job(&mut self, mut held: Held) {
+    fn start_job(&mut self, mut held: ReceivedPartial) {
         let batch = std::mem::take(&mut self.batch);
         self.batch_len = 0;
         self.stalls_at = Some(Instant::now() + STALLS_AFTER);
@@ -226,41 +237,43 @@ impl Reception {
         }));
     }
 
-    fn take(&mut self, piece: Option<Result<Piece, String>>) {
+    fn take(&mut self, piece: Option<Result<UploadItem, String>>) {
         match piece {
-            Some(Ok(Piece::Chunk { offset, bytes })) => {
+            Some(Ok(UploadItem::Chunk { offset, bytes })) => {
                 // An empty chunk is a sign of life; many of them are still not free.
                 self.batch_len += bytes.len().max(LEAST_COST);
                 self.batch.push((offset, bytes));
             }
-            Some(Ok(Piece::End { total_size, digest })) => {
-                self.end = Some(End::Complete { total_size, digest });
+            Some(Ok(UploadItem::End { total_size, digest })) => {
+                self.end = Some(UploadEnd::Complete { total_size, digest });
             }
-            Some(Ok(Piece::Abort(problem))) => self.end = Some(End::Abort(problem)),
-            Some(Err(why)) => self.end = Some(End::Broken(why)),
+            Some(Ok(UploadItem::Abort(problem))) => self.end = Some(UploadEnd::Abort(problem)),
+            Some(Err(why)) => self.end = Some(UploadEnd::Broken(why)),
             // To a server, a reset stream looks as if it had ended: only a trailer is an end.
-            None => self.end = Some(End::Broken("the upload ended without its trailer".into())),
+            None => {
+                self.end = Some(UploadEnd::Broken("the upload ended without its trailer".into()))
+            }
         }
     }
 
-    fn job_done(&mut self, result: Result<(), End>) -> Event {
+    fn job_done(&mut self, result: Result<(), UploadEnd>) -> WriteEvent {
         match result {
-            Ok(()) => Event::Wrote,
+            Ok(()) => WriteEvent::Wrote,
             Err(end) => {
                 self.batch.clear();
-                Event::Ended(end)
+                WriteEvent::Ended(end)
             }
         }
     }
 }
 
-impl fmt::Debug for Reception {
+impl fmt::Debug for BatchWriter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Reception({} bytes wait)", self.batch_len)
     }
 }
 
-impl Drop for Reception {
+impl Drop for BatchWriter {
     fn drop(&mut self) {
         // The connection may carry other uploads.
         self.brake.end_upload();
@@ -270,11 +283,11 @@ impl Drop for Reception {
 /// The next piece. Only when all that has come is taken may the connection bring more: as much as
 /// there is `room` for.
 async fn next_piece(
-    pieces: &mut Pieces,
-    brake: &Brake,
+    pieces: &mut UploadItems,
+    brake: &ReadBudget,
     room: usize,
     stall: &mut Stall,
-) -> Option<Result<Piece, String>> {
+) -> Option<Result<UploadItem, String>> {
     poll_fn(|context| {
         let piece = pieces.poll_next_unpin(context);
         if piece.is_pending() {
@@ -296,8 +309,8 @@ async fn reached(at: Option<Instant>) {
 
 /// The job's result; for ever pending without a job.
 async fn finished(
-    job: &mut Option<JoinHandle<(Held, Result<(), End>)>>,
-) -> (Held, Result<(), End>) {
+    job: &mut Option<JoinHandle<(ReceivedPartial, Result<(), UploadEnd>)>>,
+) -> (ReceivedPartial, Result<(), UploadEnd>) {
     match job {
         None => std::future::pending().await,
         Some(job) => {
@@ -317,9 +330,9 @@ mod tests {
 
     #[tokio::test]
     async fn no_more_than_a_batch_is_read_ahead_of_the_disk() {
-        let chunk = || Piece::Chunk { offset: 0, bytes: Bytes::from_static(&[0; 1000]) };
+        let chunk = || UploadItem::Chunk { offset: 0, bytes: Bytes::from_static(&[0; 1000]) };
         let pieces = stream::repeat_with(move || Ok(chunk()));
-        let mut reception = Reception::new(Box::pin(pieces), Brake::default());
+        let mut reception = BatchWriter::new(Box::pin(pieces), ReadBudget::default());
         let mut at_the_disk = None;
         for (batch_len, held) in [(5_000, 5_000), (2_000, 5_000), (6_500, 7_000)] {
             assert!(futures::poll!(pin!(reception.next(&mut at_the_disk, batch_len))).is_pending());
@@ -339,10 +352,10 @@ mod tests {
 
     #[tokio::test]
     async fn the_connection_may_bring_as_much_as_there_is_room_for() {
-        let brake = Brake::default();
+        let brake = ReadBudget::default();
         brake.want(0);
         let one = stream::once(ready(Err("the first".to_owned())));
-        let mut pieces: Pieces = Box::pin(one.chain(stream::once(pending())));
+        let mut pieces: UploadItems = Box::pin(one.chain(stream::once(pending())));
         let mut stall = Stall::default();
         let holds = || poll_fn(|context| std::task::Poll::Ready(brake.holds(context)));
         assert!(next_piece(&mut pieces, &brake, 10, &mut stall).await.is_some());

@@ -7,18 +7,18 @@
 //! The SQL is the dialect that PostgreSQL shares, so that a second engine can go behind it.
 
 mod cancels;
+mod checksum;
 mod client_list;
 mod clients;
 mod damaged;
+mod expired;
 mod fields;
 mod guard;
-mod keys;
+mod idempotency;
 mod list;
 mod lock;
-mod old;
 mod reader;
 mod readers;
-mod row_check;
 mod schema;
 mod statement;
 #[cfg(test)]
@@ -45,17 +45,17 @@ use tracing::error;
 
 use crate::client::{ClientRecord, Greeting};
 use crate::data_folder::absolute;
-pub use client_list::{ClientEntry, ClientOrder, ClientPage};
+pub use client_list::{ClientListItem, ClientOrder, ClientPage};
 pub use clients::Enrolment;
-pub use damaged::{DamagedTransfer, Recorded};
-use guard::Guard;
-pub use keys::{Keyed, RequestKey};
-pub use list::{Cursor, Page, StateWord, Total, TransferFilter};
+pub use damaged::{DamagedTransfer, RecordedTransfer};
+pub use expired::OldTransfers;
+use guard::DatabaseGuard;
+pub use idempotency::{KeyOutcome, RequestKey};
+pub use list::{Cursor, PhaseName, Total, TransferFilter, TransferPage};
 use lock::Lock;
-pub use old::OldTransfers;
 pub use reader::{ClientTransfers, DownloadTotals, RecordsReader};
 use readers::Readers;
-use writer::Writer;
+use writer::RecordsWriter;
 
 /// A key leads to its transfer for so long.
 pub const KEEP_KEYS: Duration = Duration::from_hours(24);
@@ -66,7 +66,7 @@ const COUNT_LIMIT: Duration = Duration::from_secs(1);
 /// A handle on the records; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Records {
-    writer: Writer,
+    writer: RecordsWriter,
     readers: Readers,
     /// The number of clients at the last count.
     n_clients: Arc<AtomicU64>,
@@ -80,7 +80,7 @@ const MAX_LOGGED: usize = 1000;
 
 /// The transfers that are not final.
 #[derive(Clone, Debug, Default)]
-pub struct Unfinished {
+pub struct UnfinishedRecords {
     /// Oldest first.
     pub transfers: Vec<Transfer>,
     /// Those whose records cannot be read.
@@ -212,7 +212,7 @@ impl Records {
             let file = folder.join("records.db");
             let writing = schema::open_writer(&file)?;
             clients::cut_off(&writing, Utc::now())?;
-            let guard = Guard::new(&file);
+            let guard = DatabaseGuard::new(&file);
             let n_clients = clients::count_now(&writing)?;
             let readers = Readers::open(&file)?;
             // The folder entry of a new file must be as durable as its content.
@@ -222,7 +222,7 @@ impl Records {
         let opened: Result<_, RecordsError> =
             spawn_blocking(open).await.map_err(|_| RecordsError::Closed)?;
         let (writing, readers, n_clients, lock, guard) = opened?;
-        let writer = Writer::start(writing, lock, guard);
+        let writer = RecordsWriter::start(writing, lock, guard);
         let n_clients = Arc::new(AtomicU64::new(n_clients));
         Ok(Self { writer, readers, n_clients, logged: Arc::default() })
     }
@@ -263,10 +263,10 @@ impl Records {
     /// [`SaveError::Lost`] if the key leads to another transfer; then nothing was written.
     pub async fn save_keyed(&self, transfer: &Transfer, key: &RequestKey) -> Result<(), SaveError> {
         let made_at = transfer.created_at;
-        let keep = keys::keep(key, transfer.id, made_at, made_at - KEEP_KEYS);
+        let keep = idempotency::keep(key, transfer.id, made_at, made_at - KEEP_KEYS);
         let ours = ("transfer", transfer.id.to_string().into());
         let returned = self.writer.write_if(keep, ours, transfers::save(transfer)).await?;
-        let holder = returned.as_ref().map(keys::read).transpose()?;
+        let holder = returned.as_ref().map(idempotency::read).transpose()?;
         let is_ours = holder.is_some_and(|holder| holder.transfer == transfer.id);
         if is_ours { Ok(()) } else { Err(SaveError::Lost) }
     }
@@ -281,10 +281,11 @@ impl Records {
         key: &RequestKey,
         transfer: TransferId,
         now: DateTime<Utc>,
-    ) -> Result<Keyed, RecordsError> {
-        let returned = self.writer.write(keys::keep(key, transfer, now, now - KEEP_KEYS)).await?;
+    ) -> Result<KeyOutcome, RecordsError> {
+        let returned =
+            self.writer.write(idempotency::keep(key, transfer, now, now - KEEP_KEYS)).await?;
         let row = returned.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
-        keys::read(&row)
+        idempotency::read(&row)
     }
 
     /// Where a key leads, if a request had it within the last day.
@@ -295,8 +296,8 @@ impl Records {
         &self,
         key: &str,
         now: DateTime<Utc>,
-    ) -> Result<Option<Keyed>, RecordsError> {
-        keys::find(&self.readers, key, now - KEEP_KEYS).await
+    ) -> Result<Option<KeyOutcome>, RecordsError> {
+        idempotency::find(&self.readers, key, now - KEEP_KEYS).await
     }
 
     /// Makes the cancel of an unfinished transfer durable: the next process carries it out if this
@@ -332,7 +333,7 @@ impl Records {
     ///
     /// # Errors
     /// The database failed.
-    pub async fn transfer(&self, id: TransferId) -> Result<Option<Recorded>, RecordsError> {
+    pub async fn transfer(&self, id: TransferId) -> Result<Option<RecordedTransfer>, RecordsError> {
         let found = transfers::one(&self.readers, id).await?;
         self.log_damaged(&found);
         Ok(found)
@@ -342,14 +343,14 @@ impl Records {
     ///
     /// # Errors
     /// The database failed.
-    pub async fn unfinished(&self) -> Result<Unfinished, RecordsError> {
+    pub async fn unfinished(&self) -> Result<UnfinishedRecords, RecordsError> {
         let found = transfers::unfinished(&self.readers).await?;
         self.log_damaged(&found);
-        let mut unfinished = Unfinished::default();
+        let mut unfinished = UnfinishedRecords::default();
         for item in found {
             match item {
-                Recorded::Readable(transfer) => unfinished.transfers.push(*transfer),
-                Recorded::Damaged(damaged) => unfinished.damaged.push(damaged),
+                RecordedTransfer::Readable(transfer) => unfinished.transfers.push(*transfer),
+                RecordedTransfer::Damaged(damaged) => unfinished.damaged.push(damaged),
             }
         }
         Ok(unfinished)
@@ -372,7 +373,7 @@ impl Records {
     ///
     /// # Errors
     /// The database failed.
-    pub async fn transfers(&self, filter: &TransferFilter) -> Result<Page, RecordsError> {
+    pub async fn transfers(&self, filter: &TransferFilter) -> Result<TransferPage, RecordsError> {
         let page = list::page(&self.readers, filter).await?;
         self.log_damaged(&page.items);
         Ok(page)
@@ -386,7 +387,7 @@ impl Records {
         &self,
         client: &ClientId,
         path: Option<&SharedPath>,
-    ) -> Result<Option<Recorded>, RecordsError> {
+    ) -> Result<Option<RecordedTransfer>, RecordsError> {
         let found = transfers::newest_download(&self.readers, client, path).await?;
         self.log_damaged(&found);
         Ok(found)
@@ -409,7 +410,10 @@ impl Records {
     ///
     /// # Errors
     /// The database failed.
-    pub async fn newest(&self, client: &ClientId) -> Result<Option<Recorded>, RecordsError> {
+    pub async fn newest(
+        &self,
+        client: &ClientId,
+    ) -> Result<Option<RecordedTransfer>, RecordsError> {
         let found = transfers::newest(&self.readers, client).await?;
         self.log_damaged(&found);
         Ok(found)
@@ -423,17 +427,17 @@ impl Records {
     pub async fn newest_of_each(
         &self,
         clients: &[ClientId],
-    ) -> Result<HashMap<ClientId, Recorded>, RecordsError> {
+    ) -> Result<HashMap<ClientId, RecordedTransfer>, RecordsError> {
         let found = transfers::newest_of_each(&self.readers, clients).await?;
         self.log_damaged(&found);
-        let by_client = |item: Recorded| Some((item.client()?.clone(), item));
+        let by_client = |item: RecordedTransfer| Some((item.client()?.clone(), item));
         Ok(found.into_iter().filter_map(by_client).collect())
     }
 
     /// Logs each damaged record once.
-    fn log_damaged<'a>(&self, items: impl IntoIterator<Item = &'a Recorded>) {
+    fn log_damaged<'a>(&self, items: impl IntoIterator<Item = &'a RecordedTransfer>) {
         for item in items {
-            if let Recorded::Damaged(DamagedTransfer { id, reason, .. }) = item {
+            if let RecordedTransfer::Damaged(DamagedTransfer { id, reason, .. }) = item {
                 self.log_once(&format!("transfer {id}"), reason);
             }
         }

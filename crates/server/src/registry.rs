@@ -4,9 +4,9 @@
 //! there is `known_clients`. Knows neither the wire nor transfers. A transfer watches its client's line and acts on what it
 //! sees there, so it does not matter whether the trigger or the client came first.
 
-mod seat;
+mod clients;
+mod guard;
 mod session;
-mod state;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,9 +19,9 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use crate::client::{ClientRecord, DefaultFile, Disconnect, Greeting};
-pub use seat::Seat;
-pub use session::{Heard, Message, Order, OrderError, Session, SessionEnds};
-use state::{Judgement, State};
+use clients::{Admission, Clients};
+pub use guard::SessionGuard;
+pub use session::{EndReason, LastHeard, Message, OrderError, SendOrder, SessionHandle};
 
 /// How long an old line has to answer before a newcomer may take its place.
 const PROBE_LIMIT: Duration = Duration::from_secs(2);
@@ -38,52 +38,52 @@ pub struct Registry {
 
 #[derive(Debug)]
 struct Inner {
-    state: State<Session>,
+    state: Clients<SessionHandle>,
     /// The places of connected clients, and those that transfers hold: they outlive the sessions.
-    berths: HashMap<ClientId, Place>,
+    slots: HashMap<ClientId, SlotState>,
 }
 
 /// The state that all berths of one client share.
 #[derive(Debug)]
-struct Place {
-    line: watch::Sender<Option<Session>>,
+struct SlotState {
+    line: watch::Sender<Option<SessionHandle>>,
     turn: Arc<Semaphore>,
-    n_berths: usize,
+    n_slots: usize,
 }
 
-impl Place {
+impl SlotState {
     fn new() -> Self {
         let turn = Arc::new(Semaphore::new(1));
-        Self { line: watch::Sender::new(None), turn, n_berths: 0 }
+        Self { line: watch::Sender::new(None), turn, n_slots: 0 }
     }
 
     fn is_needed(&self) -> bool {
-        0 < self.n_berths || self.line.borrow().is_some()
+        0 < self.n_slots || self.line.borrow().is_some()
     }
 }
 
 /// A client's place: its present line, and the turn to send a file over it.
 #[derive(Debug)]
-pub struct Berth {
-    line: watch::Receiver<Option<Session>>,
+pub struct ClientSlot {
+    line: watch::Receiver<Option<SessionHandle>>,
     /// One permit: a client sends one file at a time.
     pub turn: Arc<Semaphore>,
     client: ClientId,
     registry: Registry,
 }
 
-impl Berth {
+impl ClientSlot {
     /// Shows the present line, and every change of it.
-    pub fn line(&self) -> watch::Receiver<Option<Session>> {
+    pub fn line(&self) -> watch::Receiver<Option<SessionHandle>> {
         self.line.clone()
     }
 }
 
-impl Drop for Berth {
+impl Drop for ClientSlot {
     fn drop(&mut self) {
         let mut inner = self.registry.lock();
-        if let Some(place) = inner.berths.get_mut(&self.client) {
-            place.n_berths -= 1;
+        if let Some(place) = inner.slots.get_mut(&self.client) {
+            place.n_slots -= 1;
         }
         inner.clear_place(&self.client);
     }
@@ -92,8 +92,8 @@ impl Drop for Berth {
 impl Inner {
     /// Removes the place of a client if neither a session nor a transfer needs it.
     fn clear_place(&mut self, client: &ClientId) {
-        if self.berths.get(client).is_some_and(|place| !place.is_needed()) {
-            self.berths.remove(client);
+        if self.slots.get(client).is_some_and(|place| !place.is_needed()) {
+            self.slots.remove(client);
         }
     }
 }
@@ -121,7 +121,7 @@ impl ClientView {
 
 /// Why a newcomer gets no line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RefusedLine {
+pub enum SessionRejection {
     /// Another machine with this id is alive.
     #[error(
         "{client} is connected right now from another machine ({hostname}, {other}); this one dialled from {newcomer}. Give one of them another id"
@@ -163,7 +163,7 @@ impl Default for Registry {
 impl Registry {
     /// Starts with no client connected.
     pub fn new() -> Self {
-        let inner = Inner { state: State::new(), berths: HashMap::new() };
+        let inner = Inner { state: Clients::new(), slots: HashMap::new() };
         let probes = Arc::new(Semaphore::new(MAX_PROBES));
         Self { inner: Arc::new(Mutex::new(inner)), probes }
     }
@@ -177,7 +177,7 @@ impl Registry {
     ///
     /// # Errors
     /// Another machine with this id is alive.
-    pub async fn admit(&self, greeting: &Greeting) -> Result<(), RefusedLine> {
+    pub async fn admit(&self, greeting: &Greeting) -> Result<(), SessionRejection> {
         let client = greeting.client.clone();
         let (judgement, session) = {
             let inner = self.lock();
@@ -186,17 +186,17 @@ impl Registry {
             (inner.state.judge(greeting), session)
         };
         match (judgement, session) {
-            (Judgement::Probe { other, hostname }, Some(session)) => {
+            (Admission::Probe { other, hostname }, Some(session)) => {
                 let Ok(_probe) = self.probes.try_acquire() else {
-                    return Err(RefusedLine::Crowded(client));
+                    return Err(SessionRejection::Crowded(client));
                 };
                 if !is_alive(&session).await {
                     return Ok(());
                 }
                 let newcomer = greeting.remote_addr;
-                Err(RefusedLine::Duplicate { client, hostname, other, newcomer })
+                Err(SessionRejection::Duplicate { client, hostname, other, newcomer })
             }
-            (Judgement::Probe { .. } | Judgement::Welcome, _) => Ok(()),
+            (Admission::Probe { .. } | Admission::Welcome, _) => Ok(()),
         }
     }
 
@@ -208,23 +208,23 @@ impl Registry {
     pub fn enter(
         &self,
         greeting: Greeting,
-        session: Session,
+        session: SessionHandle,
         last_disconnect: Option<Disconnect>,
         now: DateTime<Utc>,
-    ) -> Result<Seat, RefusedLine> {
+    ) -> Result<SessionGuard, SessionRejection> {
         let client = greeting.client.clone();
         let mut inner = self.lock();
         let replaced = inner
             .state
             .enter(greeting, session.epoch, session.clone(), last_disconnect, now)
-            .map_err(|_| RefusedLine::Outrun(client.clone()))?;
-        let place = inner.berths.entry(client.clone()).or_insert_with(Place::new);
+            .map_err(|_| SessionRejection::Outrun(client.clone()))?;
+        let place = inner.slots.entry(client.clone()).or_insert_with(SlotState::new);
         place.line.send_replace(Some(session.clone()));
         drop(inner);
         if let Some(old) = replaced {
-            old.end(SessionEnds::Replaced);
+            old.end(EndReason::Replaced);
         }
-        Ok(Seat::new(self.clone(), client, session))
+        Ok(SessionGuard::new(self.clone(), client, session))
     }
 
     fn leave(
@@ -237,7 +237,7 @@ impl Registry {
         let mut inner = self.lock();
         let left = inner.state.leave(client, epoch, last_seen_at, disconnect);
         if left.is_some() {
-            if let Some(place) = inner.berths.get(client) {
+            if let Some(place) = inner.slots.get(client) {
                 place.line.send_replace(None);
             }
             inner.clear_place(client);
@@ -256,12 +256,12 @@ impl Registry {
     }
 
     /// The place of a client, made if nobody has needed it yet.
-    pub fn berth(&self, client: &ClientId) -> Berth {
+    pub fn slot(&self, client: &ClientId) -> ClientSlot {
         let mut inner = self.lock();
-        let place = inner.berths.entry(client.clone()).or_insert_with(Place::new);
-        place.n_berths += 1;
+        let place = inner.slots.entry(client.clone()).or_insert_with(SlotState::new);
+        place.n_slots += 1;
         let (line, turn) = (place.line.subscribe(), Arc::clone(&place.turn));
-        Berth { line, turn, client: client.clone(), registry: self.clone() }
+        ClientSlot { line, turn, client: client.clone(), registry: self.clone() }
     }
 
     /// Returns a client that is connected, or was until a moment ago.
@@ -277,8 +277,9 @@ impl Registry {
         limit: usize,
     ) -> Vec<ClientView> {
         let inner = self.lock();
-        let is_wanted =
-            |known: &&state::Known<Session>| is_wanted(&known.record, known.line.is_some());
+        let is_wanted = |known: &&clients::ClientEntry<SessionHandle>| {
+            is_wanted(&known.record, known.line.is_some())
+        };
         inner.state.after(id).filter(is_wanted).take(limit).map(view).collect()
     }
 
@@ -288,9 +289,12 @@ impl Registry {
         is_wanted: impl Fn(&ClientRecord, bool) -> bool,
     ) -> Vec<(ClientId, DateTime<Utc>)> {
         let inner = self.lock();
-        let is_wanted =
-            |known: &&state::Known<Session>| is_wanted(&known.record, known.line.is_some());
-        let seen = |known: &state::Known<Session>| (known.record.id.clone(), last_heard(known));
+        let is_wanted = |known: &&clients::ClientEntry<SessionHandle>| {
+            is_wanted(&known.record, known.line.is_some())
+        };
+        let seen = |known: &clients::ClientEntry<SessionHandle>| {
+            (known.record.id.clone(), last_heard(known))
+        };
         inner.state.after(None).filter(is_wanted).map(seen).collect()
     }
 
@@ -306,24 +310,24 @@ impl Registry {
     }
 
     #[cfg(test)]
-    fn has_place(&self, client: &ClientId) -> bool {
-        self.lock().berths.contains_key(client)
+    fn has_slot(&self, client: &ClientId) -> bool {
+        self.lock().slots.contains_key(client)
     }
 
     /// Every live line: to drain and to end them.
-    pub fn sessions(&self) -> Vec<Session> {
+    pub fn sessions(&self) -> Vec<SessionHandle> {
         let inner = self.lock();
         let lines = inner.state.after(None).filter_map(|known| known.line.as_ref());
         lines.map(|line| line.live.clone()).collect()
     }
 }
 
-fn last_heard(known: &state::Known<Session>) -> DateTime<Utc> {
+fn last_heard(known: &clients::ClientEntry<SessionHandle>) -> DateTime<Utc> {
     let heard = known.line.as_ref().map(|line| line.live.heard.borrow().at);
     heard.unwrap_or(known.record.last_seen_at)
 }
 
-fn view(known: &state::Known<Session>) -> ClientView {
+fn view(known: &clients::ClientEntry<SessionHandle>) -> ClientView {
     let heard = known.line.as_ref().map(|line| *line.live.heard.borrow());
     ClientView {
         record: known.record.clone(),
@@ -342,7 +346,7 @@ pub fn last_seen(client: &ClientView, now: DateTime<Utc>) -> String {
 }
 
 /// Does the other end of this line still answer?
-async fn is_alive(session: &Session) -> bool {
+async fn is_alive(session: &SessionHandle) -> bool {
     let mut heard = session.heard.clone();
     heard.mark_unchanged();
     session.probe() && timeout(PROBE_LIMIT, heard.changed()).await.is_ok_and(|heard| heard.is_ok())

@@ -49,7 +49,7 @@ impl FromStr for Keep {
 
 /// What one look at all old records came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Pass {
+struct RetentionPass {
     forgotten: usize,
     /// Their downloads are still there.
     kept: usize,
@@ -57,7 +57,7 @@ struct Pass {
 
 /// Where the scan for old records is.
 #[derive(Debug)]
-struct Scan {
+struct ScanPosition {
     old: OldTransfers,
     n_passes: u32,
 }
@@ -66,7 +66,7 @@ struct Scan {
 /// been deleted meanwhile. With the default that is once in 30 days.
 const PASSES_PER_SCAN: u32 = 30;
 
-impl Scan {
+impl ScanPosition {
     fn new(records: &Records) -> Self {
         Self { old: records.old_transfers(), n_passes: 0 }
     }
@@ -81,12 +81,12 @@ impl Scan {
 
 /// Looks for old records again and again. Ends when nothing new may begin.
 pub(crate) async fn run(records: Records, store: Store, keep: Keep, drain: CancellationToken) {
-    let mut scan = Scan::new(&records);
+    let mut scan = ScanPosition::new(&records);
     loop {
         let began = Instant::now();
         match drain.run_until_cancelled(pass(&records, &store, keep, &mut scan)).await {
             None => return,
-            Some(Ok(Pass { forgotten, kept })) if 0 < forgotten => {
+            Some(Ok(RetentionPass { forgotten, kept })) if 0 < forgotten => {
                 let seconds = began.elapsed().as_secs_f64();
                 info!(
                     event = "records.forgotten",
@@ -121,11 +121,11 @@ async fn pass(
     records: &Records,
     store: &Store,
     keep: Keep,
-    scan: &mut Scan,
-) -> Result<Pass, RecordsError> {
+    scan: &mut ScanPosition,
+) -> Result<RetentionPass, RecordsError> {
     let now = Utc::now();
     while records.forget_keys(now, AT_ONCE).await? {}
-    let mut pass = Pass::default();
+    let mut pass = RetentionPass::default();
     // What is kept for longer than time goes back is kept for ever.
     let before = match keep {
         Keep::For(time) => TimeDelta::from_std(time).ok().and_then(|t| now.checked_sub_signed(t)),

@@ -10,7 +10,7 @@ mod capability;
 mod entries;
 mod partial;
 mod port;
-mod whole;
+mod read_back;
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -30,8 +30,8 @@ pub use capability::DataFolderError;
 pub(crate) use entries::not_a_folder;
 pub use partial::{LastChange, Partial};
 pub(crate) use partial::{partial_name, transfer_of};
-pub use whole::digest_of;
-pub(crate) use whole::read_all;
+pub use read_back::digest_of;
+pub(crate) use read_back::read_all;
 
 /// The folder of the records inside the data folder. No client id starts with a dot.
 pub const RECORDS_FOLDER: &str = ".filepull";
@@ -90,11 +90,11 @@ pub struct FreeSpace {
 /// The data folder.
 #[derive(Clone, Debug)]
 pub struct Store {
-    root: Arc<Root>,
+    root: Arc<DataRoot>,
 }
 
 #[derive(Debug)]
-struct Root {
+struct DataRoot {
     path: PathBuf,
     folder: OwnedFd,
     /// The partials begun since the start, which no sweep removes; none once the sweep is over.
@@ -123,7 +123,7 @@ impl Store {
             rustix::fs::fsync(&parent).map_err(|errno| failed("sync")(errno.into()))?;
         }
         let begun = Mutex::new(Some(BTreeSet::new()));
-        Ok(Self { root: Arc::new(Root { path: path.to_owned(), folder, begun }) })
+        Ok(Self { root: Arc::new(DataRoot { path: path.to_owned(), folder, begun }) })
     }
 
     /// The data folder, as it was given.

@@ -3,29 +3,29 @@
 //! Each unfinished transfer is one task (`life`) that owns it; others see its [`View`] and send
 //! it asks. The registry, the records and the store meet here and nowhere else.
 
+mod active;
 mod admit;
-mod agent;
 mod attempt;
 mod checkpoint;
 mod disk;
 mod failed;
 mod finish;
+mod idempotency;
 mod judge;
-mod keys;
-mod life;
 mod listed;
+mod messages;
 mod min_rate;
-mod open;
-mod patience;
+mod permits;
+mod progress;
 mod publish;
 mod pull;
-mod pulse;
 mod recover;
 mod space;
+mod stall_timer;
 mod sweep;
+mod task;
 #[cfg(test)]
 pub(crate) mod tests;
-mod turn;
 mod upload;
 mod view;
 mod wait;
@@ -46,18 +46,18 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::disk_sampler::DiskSampler;
 use crate::known_clients::KnownClients;
-use crate::records::{self, Recorded, Records, Total, TransferFilter};
+use crate::records::{self, RecordedTransfer, Records, Total, TransferFilter};
 use crate::registry::Registry;
 use crate::store::Store;
-pub use agent::{Answer, Reply, Upload};
-use agent::{Ask, refuse};
+use active::ActiveTransfers;
 use failed::{records_failed, store_failed};
-use life::Life;
-pub use listed::Listed;
-use open::Open;
-pub use pull::{Pull, Pulled};
+pub use listed::TransferListItem;
+pub use messages::{Answer, Reply, Upload};
+use messages::{Command, refuse};
+pub use pull::{Pull, PullResult};
 pub(crate) use space::shortage;
-pub use view::{Stage, State, View, WaitingFor};
+use task::TransferTask;
+pub use view::{Activity, TransferState, View, WaitingFor};
 
 /// The bounds that transfers keep to.
 #[derive(Clone, Copy, Debug)]
@@ -87,18 +87,18 @@ pub struct Limits {
 /// A handle on all transfers.
 #[derive(Clone, Debug)]
 pub struct Transfers {
-    shared: Arc<Shared>,
+    shared: Arc<TaskContext>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct TaskContext {
     records: Records,
     registry: Registry,
     clients: KnownClients,
     store: Store,
     lifecycle: Lifecycle,
     limits: Limits,
-    open: Open,
+    open: ActiveTransfers,
     /// A permit is taken before the order is sent: it bounds what may be under way at once.
     turns: Arc<Semaphore>,
     disk: DiskSampler,
@@ -112,7 +112,7 @@ struct Shared {
 
 /// How many transfers are unfinished.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct TransferCounts {
     /// Asked for, or being received.
     pub running: usize,
     /// In line, or waiting for their client.
@@ -121,28 +121,28 @@ pub struct Counts {
 
 /// What an unfinished transfer does, as lists distinguish it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unfinished {
+pub enum ActivityFilter {
     /// Queued, or waiting for something else.
     Waiting,
     /// Requested from the agent, or being received.
     Running,
 }
 
-impl Unfinished {
-    fn is_of(self, state: State) -> bool {
+impl ActivityFilter {
+    fn is_of(self, state: TransferState) -> bool {
         match state {
-            State::Waiting(_) => self == Self::Waiting,
-            State::Running => self == Self::Running,
-            State::Done | State::Failed | State::Cancelled => false,
+            TransferState::Waiting(_) => self == Self::Waiting,
+            TransferState::Running => self == Self::Running,
+            TransferState::Done | TransferState::Failed | TransferState::Cancelled => false,
         }
     }
 }
 
 /// A page of transfers, newest first.
 #[derive(Clone, Debug)]
-pub struct ListPage {
+pub struct TransferListPage {
     /// The transfers.
-    pub items: Vec<Listed>,
+    pub items: Vec<TransferListItem>,
     /// Where the next page begins, if there is one.
     pub next_cursor: Option<String>,
     /// How many there are on all pages.
@@ -169,13 +169,14 @@ impl Transfers {
         lifecycle: Lifecycle,
         limits: Limits,
     ) -> anyhow::Result<Self> {
-        let records::Unfinished { transfers: unfinished, damaged } = records.unfinished().await?;
+        let records::UnfinishedRecords { transfers: unfinished, damaged } =
+            records.unfinished().await?;
         records.end_damaged(&damaged, now()).await?;
         let turns = Arc::new(Semaphore::new(limits.max_running));
-        let open = Open::default();
+        let open = ActiveTransfers::default();
         let (n_waits, records_fail) = Default::default();
         let clients = KnownClients::new(registry.clone(), records.clone());
-        let shared = Shared {
+        let shared = TaskContext {
             records,
             registry,
             clients,
@@ -195,7 +196,7 @@ impl Transfers {
         for transfer in unfinished {
             let cancel = cancels.remove(&transfer.id);
             let cancel = cancel.map(|detail| Problem::new(Code::Cancelled, detail));
-            let (life, handle) = Life::resume(&transfers.shared, transfer, cancel);
+            let (life, handle) = TransferTask::resume(&transfers.shared, transfer, cancel);
             transfers.shared.open.insert(handle);
             transfers.shared.lifecycle.spawn(life.run());
         }
@@ -212,8 +213,8 @@ impl Transfers {
     /// There is none with this id, its record is damaged, or the records cannot be read.
     pub async fn find(&self, id: TransferId) -> Result<View, Problem> {
         match self.look_up(id).await? {
-            Listed::View(view) => Ok(*view),
-            Listed::Damaged(damaged) => Err(damaged.problem()),
+            TransferListItem::View(view) => Ok(*view),
+            TransferListItem::Damaged(damaged) => Err(damaged.problem()),
         }
     }
 
@@ -221,9 +222,9 @@ impl Transfers {
     ///
     /// # Errors
     /// There is none with this id, or the records cannot be read.
-    pub async fn look_up(&self, id: TransferId) -> Result<Listed, Problem> {
+    pub async fn look_up(&self, id: TransferId) -> Result<TransferListItem, Problem> {
         if let Some(view) = self.watch(id) {
-            return Ok(Listed::view(view.borrow().clone()));
+            return Ok(TransferListItem::view(view.borrow().clone()));
         }
         let found = self.shared.records.transfer(id).await.map_err(|e| records_failed(&e))?;
         let unknown = || Problem::new(Code::TransferUnknown, format!("No transfer {id} is known."));
@@ -231,15 +232,17 @@ impl Transfers {
     }
 
     /// A row of the records; a transfer that is unfinished as it is right now.
-    pub(crate) fn listed(&self, item: Recorded) -> Listed {
+    pub(crate) fn listed(&self, item: RecordedTransfer) -> TransferListItem {
         let id = match &item {
-            Recorded::Readable(transfer) => Some(transfer.id),
-            Recorded::Damaged(damaged) => damaged.transfer,
+            RecordedTransfer::Readable(transfer) => Some(transfer.id),
+            RecordedTransfer::Damaged(damaged) => damaged.transfer,
         };
         match (id.and_then(|id| self.watch(id)), item) {
-            (Some(view), _) => Listed::view(view.borrow().clone()),
-            (None, Recorded::Readable(transfer)) => Listed::view(View::new(*transfer)),
-            (None, Recorded::Damaged(damaged)) => Listed::Damaged(damaged),
+            (Some(view), _) => TransferListItem::view(view.borrow().clone()),
+            (None, RecordedTransfer::Readable(transfer)) => {
+                TransferListItem::view(View::new(*transfer))
+            }
+            (None, RecordedTransfer::Damaged(damaged)) => TransferListItem::Damaged(damaged),
         }
     }
 
@@ -267,15 +270,19 @@ impl Transfers {
     ///
     /// # Errors
     /// The records cannot be read.
-    pub async fn list(&self, filter: &TransferFilter) -> Result<ListPage, Problem> {
+    pub async fn list(&self, filter: &TransferFilter) -> Result<TransferListPage, Problem> {
         let page = self.shared.records.transfers(filter).await.map_err(|e| records_failed(&e))?;
         let items = page.items.into_iter().map(|item| self.listed(item)).collect();
-        Ok(ListPage { items, next_cursor: page.next_cursor, total: page.total })
+        Ok(TransferListPage { items, next_cursor: page.next_cursor, total: page.total })
     }
 
     /// Returns a page of the waiting or of the running transfers that match the rest of the filter.
     /// Reads no record.
-    pub fn list_unfinished(&self, kind: Unfinished, filter: &TransferFilter) -> ListPage {
+    pub fn list_unfinished(
+        &self,
+        kind: ActivityFilter,
+        filter: &TransferFilter,
+    ) -> TransferListPage {
         self.shared.open.page(kind, filter)
     }
 
@@ -289,7 +296,7 @@ impl Transfers {
         let Some(mut handle) = self.shared.open.get(id) else { return self.find(id).await };
         let at = Utc::now().format("%Y-%m-%d %H:%M:%S UTC");
         let detail = format!("Cancelled by {by} at {at}.");
-        let ask = Ask::Cancel(Problem::new(Code::Cancelled, detail.clone()));
+        let ask = Command::Cancel(Problem::new(Code::Cancelled, detail.clone()));
         // A closed queue means that the transfer ended meanwhile.
         let Ok(_) = timeout(CANCEL_LIMIT, handle.asks.send(ask)).await else {
             let detail = "The transfer takes no cancel: the server's disk does not answer.";
@@ -326,7 +333,7 @@ impl Transfers {
     }
 
     /// How many transfers are unfinished.
-    pub fn counts(&self) -> Counts {
+    pub fn counts(&self) -> TransferCounts {
         self.shared.open.counts()
     }
 
@@ -361,7 +368,7 @@ impl Transfers {
     pub fn answer(&self, client: &ClientId, id: TransferId, attempt: u32, answer: Answer) {
         let handle = self.shared.open.get(id).filter(|handle| handle.client == *client);
         if let Some(handle) = handle {
-            let _ = handle.asks.try_send(Ask::Answer { attempt, answer });
+            let _ = handle.asks.try_send(Command::Answer { attempt, answer });
         }
     }
 
@@ -370,7 +377,7 @@ impl Transfers {
         let replies = upload.replies.clone();
         let handle = self.shared.open.get(id);
         let handed = handle
-            .is_some_and(|handle| handle.asks.try_send(Ask::Upload(Box::new(upload))).is_ok());
+            .is_some_and(|handle| handle.asks.try_send(Command::Upload(Box::new(upload))).is_ok());
         if !handed {
             refuse(
                 &replies,

@@ -19,7 +19,7 @@ use tokio::task::spawn_blocking;
 
 use crate::records::{DownloadTotals, RecordsError, RecordsReader};
 use crate::store::{self, RECORDS_FOLDER, Store, StoreError};
-pub use finding::{Event, Finding, Kind};
+pub use finding::{Finding, FindingKind, VerifyEvent};
 
 /// Records looked up at once.
 const PAGE_LEN: u32 = 256;
@@ -79,7 +79,7 @@ impl Verification {
     pub async fn run(
         &self,
         only: Option<ClientId>,
-        events: mpsc::Sender<Event>,
+        events: mpsc::Sender<VerifyEvent>,
     ) -> Result<(), VerifyError> {
         let clients = match only {
             Some(client) => BTreeSet::from([client]),
@@ -94,7 +94,7 @@ impl Verification {
     /// Those on record and those with a folder.
     async fn clients(
         &self,
-        events: &mpsc::Sender<Event>,
+        events: &mpsc::Sender<VerifyEvent>,
     ) -> Result<BTreeSet<ClientId>, VerifyError> {
         let mut clients = BTreeSet::from_iter(self.store.clients()?);
         for client in self.records.clients().await? {
@@ -109,7 +109,7 @@ impl Verification {
     async fn client(
         &self,
         client: ClientId,
-        events: &mpsc::Sender<Event>,
+        events: &mpsc::Sender<VerifyEvent>,
     ) -> Result<(), VerifyError> {
         // The folder first, then the records: whatever has its name by now is on record by then.
         let mut unknown = match self.store.entries(&client) {
@@ -118,8 +118,8 @@ impl Verification {
                 let path = self.store.root().join(client.as_str());
                 let (kind, detail) = match store::not_a_folder(&path) {
                     // The record tells whether a download is lost with it.
-                    Some(what) => (Kind::Foreign, what.to_owned()),
-                    None => (Kind::Unreadable, chain(&error)),
+                    Some(what) => (FindingKind::Foreign, what.to_owned()),
+                    None => (FindingKind::Unreadable, chain(&error)),
                 };
                 tell(events, Finding::new(kind, path, None, detail)).await;
                 HashSet::new()
@@ -139,7 +139,7 @@ impl Verification {
             if self.store.has_entry(&client, &name).unwrap_or(true) {
                 let path = self.store.root().join(client.as_str()).join(name);
                 let detail = "no download on record has this name".to_owned();
-                tell(events, Finding::new(Kind::Foreign, path, None, detail)).await;
+                tell(events, Finding::new(FindingKind::Foreign, path, None, detail)).await;
             }
         }
         Ok(())
@@ -150,7 +150,7 @@ impl Verification {
         &self,
         transfer: Transfer,
         unknown: &mut HashSet<OsString>,
-        events: &mpsc::Sender<Event>,
+        events: &mpsc::Sender<VerifyEvent>,
     ) {
         let just_ended = transfer.finished_at.is_some_and(|at| Utc::now() - JUST_ENDED < at);
         if !transfer.is_final() || just_ended {
@@ -170,10 +170,10 @@ impl Verification {
         unknown.remove(OsStr::new(&download.name.to_string()));
         let (store, told) = (self.store.clone(), events.clone());
         let look = spawn_blocking(move || match check(&store, &transfer, &download, &told) {
-            Ok(()) => Event::Same,
+            Ok(()) => VerifyEvent::Same,
             Err((kind, detail)) => {
                 let path = store.download_path(&transfer.client, &download.name);
-                Event::Found(Finding::new(kind, path, Some(transfer.id), detail))
+                VerifyEvent::Found(Finding::new(kind, path, Some(transfer.id), detail))
             }
         });
         if let Ok(event) = look.await {
@@ -184,7 +184,7 @@ impl Verification {
 
     fn unreadable_record(&self, error: &RecordsError) -> Finding {
         let path = self.store.root().join(RECORDS_FOLDER).join("records.db");
-        Finding::new(Kind::Record, path, None, error.to_string())
+        Finding::new(FindingKind::Record, path, None, error.to_string())
     }
 }
 
@@ -193,40 +193,40 @@ fn check(
     store: &Store,
     transfer: &Transfer,
     download: &Download,
-    events: &mpsc::Sender<Event>,
-) -> Result<(), (Kind, String)> {
-    let unreadable = |error: &dyn std::error::Error| (Kind::Unreadable, chain(error));
+    events: &mpsc::Sender<VerifyEvent>,
+) -> Result<(), (FindingKind, String)> {
+    let unreadable = |error: &dyn std::error::Error| (FindingKind::Unreadable, chain(error));
     let found = store.find_download(&transfer.client, &download.name);
     let found = found.map_err(|error| {
         match store::not_a_folder(&store.root().join(transfer.client.as_str())) {
             Some(what) => {
-                (Kind::Unreadable, format!("the folder of {} is {what}", transfer.client))
+                (FindingKind::Unreadable, format!("the folder of {} is {what}", transfer.client))
             }
             None => unreadable(&error),
         }
     });
     let Some(file) = found? else {
-        return Err((Kind::Missing, "there is no such file".to_owned()));
+        return Err((FindingKind::Missing, "there is no such file".to_owned()));
     };
     let stat = file.metadata().map_err(|error| unreadable(&error))?;
     if !stat.is_file() {
-        return Err((Kind::Changed, "this is not a file".to_owned()));
+        return Err((FindingKind::Changed, "this is not a file".to_owned()));
     }
     if stat.len() != download.size {
         let (found, expected) = (stat.len(), download.size);
-        return Err((Kind::Changed, format!("{found} bytes instead of {expected}")));
+        return Err((FindingKind::Changed, format!("{found} bytes instead of {expected}")));
     }
     let mut hasher = Hasher::default();
     let read = read_from_disk(&file, &mut |bytes| {
         hasher.update(bytes);
-        let _ = events.blocking_send(Event::Read(bytes.len() as u64));
+        let _ = events.blocking_send(VerifyEvent::Read(bytes.len() as u64));
     });
     read.map_err(|error| unreadable(&error))?;
     let (found, expected) = (hasher.digest(), download.digest);
     if found == expected {
         return Ok(());
     }
-    Err((Kind::Changed, format!("its SHA-256 is {found}, not {expected}")))
+    Err((FindingKind::Changed, format!("its SHA-256 is {found}, not {expected}")))
 }
 
 /// What the system still has in memory of a file says nothing about the disk, so it is let go
@@ -247,8 +247,8 @@ fn transfer_of(name: &OsStr) -> Option<TransferId> {
     name.to_str().and_then(store::transfer_of)
 }
 
-async fn tell(events: &mpsc::Sender<Event>, finding: Finding) {
-    let _ = events.send(Event::Found(finding)).await;
+async fn tell(events: &mpsc::Sender<VerifyEvent>, finding: Finding) {
+    let _ = events.send(VerifyEvent::Found(finding)).await;
 }
 
 /// An error and its causes, in one line that no file name can forge.

@@ -29,8 +29,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
-use filepull_testkit::tool;
 use filepull_process::signal;
+use filepull_testkit::tool;
 use tokio::runtime;
 use tokio::time::sleep;
 

@@ -10,7 +10,7 @@ use filepull_core::id::ClientId;
 use filepull_core::problem::Code;
 use filepull_core::transfer::Transfer;
 use filepull_e2e::{Programs, TestBed};
-use filepull_server::client::{Agent, Greeting};
+use filepull_server::client::{AgentInfo, Greeting};
 use filepull_server::records::Records;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use uuid::Uuid;
@@ -49,7 +49,7 @@ fn greeting(number: u32) -> anyhow::Result<Greeting> {
     Ok(Greeting {
         client: client(number)?,
         instance: Uuid::nil(),
-        agent: Agent::default(),
+        agent: AgentInfo::default(),
         shares: vec!["menu.txt".to_owned(), "logs/*.log".to_owned()],
         default_file: Err(Code::FileMissing),
         active_transfers: Vec::new(),

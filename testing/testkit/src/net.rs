@@ -284,7 +284,9 @@ mod tests {
         // Not dropped: it was never made.
         std::mem::forget(network);
         assert_eq!(names.each_ref().map(|name| maker(name)), [Some(42); 3]);
-        for other in ["agent", "filepull-testkit", "filepull-testkit-x-agent", "filepull-testkits-1-a"] {
+        for other in
+            ["agent", "filepull-testkit", "filepull-testkit-x-agent", "filepull-testkits-1-a"]
+        {
             assert_eq!(maker(other), None, "{other}");
         }
     }

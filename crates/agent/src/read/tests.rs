@@ -48,7 +48,7 @@ impl Bed {
     fn reader(&self, resume: Option<Prefix>) -> Reader {
         let client = ClientId::parse("client4").unwrap();
         let opened = Shares::new(&self.path(), []).unwrap().open(&client, None).unwrap();
-        let order = Order {
+        let order = SendOrder {
             transfer: TransferId::generate(),
             attempt: 1,
             path: None,
@@ -214,7 +214,7 @@ fn a_reader_that_nobody_listens_to_stops_without_a_trailer() {
     let mut steps = 0;
     let ended = bed.reader(None).read(&mut |_| {
         steps += 1;
-        if steps == 3 { Err(Stopped) } else { Ok(()) }
+        if steps == 3 { Err(ReadStopped) } else { Ok(()) }
     });
     assert_eq!((ended, steps), (Err(ReadError::Stopped), 3));
 }

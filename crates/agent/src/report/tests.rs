@@ -8,7 +8,7 @@ use super::*;
 use crate::state_dir::StateDir;
 
 fn connected(client: &str) -> Status {
-    Status::example(client, State::Connected)
+    Status::example(client, AgentState::Connected)
 }
 
 /// An agent whose process has ended, and whose PID belongs to another process.
@@ -38,7 +38,7 @@ fn folders(machine: &TempDir, agents: &[Status]) -> Vec<PathBuf> {
 /// Returns the report on these agents, whether it is known, and whether all are connected.
 fn check(agents: &[Status], client: Option<&str>, says: &str, known: bool, all_connected: bool) {
     let machine = TempDir::new().unwrap();
-    let report = Report::read(&folders(&machine, agents), client);
+    let report = StatusReport::read(&folders(&machine, agents), client);
     let text = report.in_words();
     assert!(text.starts_with(says), "{text}");
     assert_eq!((report.is_known(), report.is_connected()), (known, all_connected), "{text}");
@@ -48,8 +48,8 @@ fn check(agents: &[Status], client: Option<&str>, says: &str, known: bool, all_c
 fn only_a_process_that_lives_responds_and_has_a_line_is_connected() {
     let check = |status: Status, says, healthy| check(&[status], None, says, true, healthy);
     check(connected("client4"), "client4 is connected to server:50051 for", true);
-    check(Status::example("client4", State::Connecting), "client4 is not connected to", false);
-    check(Status::example("client4", State::Stopped), "client4 is stopping.", false);
+    check(Status::example("client4", AgentState::Connecting), "client4 is not connected to", false);
+    check(Status::example("client4", AgentState::Stopped), "client4 is stopping.", false);
     check(ended("client4"), "client4 is not running.", false);
     let pid = std::process::id();
     let says = format!("client4 does not respond: process {pid} has written nothing for 1 min");
@@ -63,7 +63,7 @@ fn only_a_process_that_lives_responds_and_has_a_line_is_connected() {
 fn the_only_agent_is_found_without_its_id() {
     check(&[connected("lyon-2")], None, "lyon-2 is connected to server:50051 for", true, true);
     check(&[], None, "It is not known how an agent is doing: there is no /", false, false);
-    let nowhere = Report::read(&[], None);
+    let nowhere = StatusReport::read(&[], None);
     assert_eq!(nowhere.in_words(), "There is no folder for status.json: set STATE_DIR.\n");
 }
 
@@ -75,7 +75,7 @@ fn of_several_agents_one_is_told_by_its_id_and_without_it_all_are_listed() {
     check(&both, Some("lyon-4"), "No agent lyon-4 has run here, but:\nlyon-2 is", false, false);
     check(&[connected("lyon-2"), connected("lyon-3")], None, "lyon-2 is connected", true, true);
     let machine = TempDir::new().unwrap();
-    let report = Report::read(&folders(&machine, &both), None);
+    let report = StatusReport::read(&folders(&machine, &both), None);
     let text = report.in_words();
     let lines: Vec<&str> = text.lines().collect();
     assert!(lines[0].starts_with("lyon-2 is connected to"), "{text}");
@@ -96,7 +96,7 @@ fn a_status_that_cannot_be_read_is_unknown_and_blocks_nothing() {
     rustix::fs::mkfifoat(rustix::fs::CWD, path, rustix::fs::Mode::RWXU).unwrap();
     fs::create_dir(status::file_in(&folder)).unwrap();
     for (dir, why) in [(&text, "what an agent"), (&pipe, "not a file"), (&folder, "not a file")] {
-        let report = Report::read(std::slice::from_ref(dir), None);
+        let report = StatusReport::read(std::slice::from_ref(dir), None);
         let words = report.in_words();
         assert!(words.starts_with("It is not known how the agent of /"), "{words}");
         assert!(words.contains(why) && !report.is_known(), "{words}");
@@ -106,7 +106,8 @@ fn a_status_that_cannot_be_read_is_unknown_and_blocks_nothing() {
 #[test]
 fn a_machine_reads_the_same_as_json() {
     let machine = TempDir::new().unwrap();
-    let report = Report::read(&folders(&machine, &[connected("a"), frozen("b"), ended("c")]), None);
+    let report =
+        StatusReport::read(&folders(&machine, &[connected("a"), frozen("b"), ended("c")]), None);
     let json: serde_json::Value = serde_json::from_str(&report.as_json().unwrap()).unwrap();
     let agents = json["agents"].as_array().unwrap();
     let health: Vec<_> = agents.iter().map(|agent| agent["health"].to_string()).collect();
@@ -122,7 +123,7 @@ fn the_last_ten_lines_are_kept_and_told_in_order() {
     for n in 0..12 {
         status.note(format!("line {n}"));
     }
-    let text = Agent::new(status).in_words();
+    let text = ReportedAgent::new(status).in_words();
     let told: Vec<&str> = text.lines().skip(1).map(str::trim).collect();
     assert_eq!((told[0], told[9], told.len()), ("line 2", "line 11", 10));
 }

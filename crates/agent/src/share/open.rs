@@ -15,12 +15,12 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
-use super::root::Root;
+use super::root::ShareRoot;
 use super::unsized_file;
 
 /// An open file, and its metadata when it was opened.
 #[derive(Debug)]
-pub(crate) struct Opened {
+pub(crate) struct OpenFile {
     pub(crate) file: File,
     pub(crate) source: Source,
     pub(crate) stat: Stat,
@@ -48,14 +48,14 @@ pub(super) enum OpenError {
 
 /// Where to search for a file.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place<'a> {
-    pub(super) root: &'a Root,
+pub(super) struct SharePlace<'a> {
+    pub(super) root: &'a ShareRoot,
     /// The folder beneath the root that must hold the file; may be empty.
     pub(super) folder: &'a Path,
     pub(super) file: &'a Path,
 }
 
-impl Place<'_> {
+impl SharePlace<'_> {
     /// Returns the absolute path.
     pub(super) fn path(&self) -> PathBuf {
         self.root.path().join(self.folder).join(self.file)
@@ -74,7 +74,7 @@ impl Place<'_> {
     ///
     /// On Linux this is one `openat2` with `RESOLVE_BENEATH` (seen with strace; cap-std walks the path
     /// itself where the kernel is older than 5.6): no link, however it changes meanwhile, leads out.
-    pub(super) fn open(&self) -> Result<Opened, OpenError> {
+    pub(super) fn open(&self) -> Result<OpenFile, OpenError> {
         let folder = self.open_folder()?;
         // O_NONBLOCK and O_NOCTTY: do not block on a pipe without a writer, and do not take a
         // terminal.
@@ -91,7 +91,7 @@ impl Place<'_> {
         let size = content.as_ref().map_or(stat.size, |content| content.len() as u64);
         let name = self.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let source = Source { name, size, modified_ns: stat.modified_ns };
-        Ok(Opened { file, source, stat, content })
+        Ok(OpenFile { file, source, stat, content })
     }
 }
 

@@ -19,14 +19,14 @@ use super::open::OpenError;
 
 /// One folder.
 #[derive(Debug)]
-pub(super) struct Root {
+pub(super) struct ShareRoot {
     /// The configured path, made absolute.
     path: PathBuf,
     /// Where it led when it was first resolved: a path without links.
     first: OnceLock<PathBuf>,
 }
 
-impl Root {
+impl ShareRoot {
     pub(super) fn new(path: &Path) -> Self {
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         Self { path, first: OnceLock::new() }

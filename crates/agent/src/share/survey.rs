@@ -4,15 +4,15 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::open::{OpenError, Place};
-use super::{Entry, Shares};
+use super::open::{OpenError, SharePlace};
+use super::{ShareEntry, Shares};
 
 /// Maximum number of names checked in a folder tree. Beyond it nothing is reported.
 const MAX_NAMES: usize = 10_000;
 
 /// The result of the walk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Found {
+enum SurveyResult {
     File,
     Nothing,
     /// The tree has more names than were checked, or a folder cannot be read.
@@ -25,7 +25,7 @@ impl Shares {
         self.more.iter().filter_map(|entry| self.odd(entry)).collect()
     }
 
-    fn odd(&self, entry: &Entry) -> Option<String> {
+    fn odd(&self, entry: &ShareEntry) -> Option<String> {
         let shown = &entry.shown;
         if !entry.is_glob {
             let path = self.place_of(entry, shown)?.path();
@@ -36,7 +36,7 @@ impl Shares {
                 )
             });
         }
-        let folder = Place { root: &entry.root, folder: entry.folder(), file: Path::new("") };
+        let folder = SharePlace { root: &entry.root, folder: entry.folder(), file: Path::new("") };
         if matches!(folder.open_folder(), Err(OpenError::LeadsOutside)) {
             let folder = folder.folder.display();
             return Some(format!(
@@ -47,43 +47,43 @@ impl Shares {
         let top = entry.root.path().join(entry.folder());
         let mut names_left = MAX_NAMES;
         match walk(entry, &top, &entry.prefix, &mut names_left) {
-            Found::Nothing => {
+            SurveyResult::Nothing => {
                 Some(format!("SHARE: {shown} matches no file beneath {} now.", top.display()))
             }
-            Found::File | Found::Unknown => None,
+            SurveyResult::File | SurveyResult::Unknown => None,
         }
     }
 }
 
 /// Searches `folder` for a file that `entry` matches. Its files are requested beneath `asked`.
-fn walk(entry: &Entry, folder: &Path, asked: &Path, names_left: &mut usize) -> Found {
+fn walk(entry: &ShareEntry, folder: &Path, asked: &Path, names_left: &mut usize) -> SurveyResult {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Found::Nothing,
-        Err(_) => return Found::Unknown,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return SurveyResult::Nothing,
+        Err(_) => return SurveyResult::Unknown,
     };
     let mut folders: Vec<(PathBuf, PathBuf)> = Vec::new();
     for found in entries {
-        let Ok(found) = found else { return Found::Unknown };
+        let Ok(found) = found else { return SurveyResult::Unknown };
         if *names_left == 0 {
-            return Found::Unknown;
+            return SurveyResult::Unknown;
         }
         *names_left -= 1;
         let asked = asked.join(found.file_name());
         match found.file_type() {
             Ok(kind) if kind.is_dir() => folders.push((found.path(), asked)),
             // The target of a link is checked when the file is requested.
-            Ok(_) if entry.glob.is_match(&asked) => return Found::File,
+            Ok(_) if entry.glob.is_match(&asked) => return SurveyResult::File,
             Ok(_) => {}
-            Err(_) => return Found::Unknown,
+            Err(_) => return SurveyResult::Unknown,
         }
     }
-    let mut found = Found::Nothing;
+    let mut found = SurveyResult::Nothing;
     for (folder, asked) in folders {
         match walk(entry, &folder, &asked, names_left) {
-            Found::File => return Found::File,
-            Found::Unknown => found = Found::Unknown,
-            Found::Nothing => {}
+            SurveyResult::File => return SurveyResult::File,
+            SurveyResult::Unknown => found = SurveyResult::Unknown,
+            SurveyResult::Nothing => {}
         }
     }
     found

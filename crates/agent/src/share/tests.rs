@@ -31,7 +31,7 @@ impl Till {
         self.folder.path().join(path)
     }
 
-    fn open(&self, share: &[&str], asked: Option<&str>) -> Result<Opened, Problem> {
+    fn open(&self, share: &[&str], asked: Option<&str>) -> Result<OpenFile, Problem> {
         let shares = Shares::new(&self.at("pos/menu.txt"), share.iter().copied()).unwrap();
         let asked = asked.map(|path| SharedPath::parse(path).unwrap());
         shares.open(&ClientId::parse("client4").unwrap(), asked.as_ref())
@@ -198,7 +198,12 @@ fn the_default_file_is_shown_with_its_whole_path() {
 }
 
 /// Returns what a share leads to after `swap`. The share was first resolved in an unchanged till.
-fn after(till: &Till, share: &[&str], asked: &str, swap: impl FnOnce()) -> Result<Opened, Problem> {
+fn after(
+    till: &Till,
+    share: &[&str],
+    asked: &str,
+    swap: impl FnOnce(),
+) -> Result<OpenFile, Problem> {
     let shares = Shares::new(&till.at("pos/menu.txt"), share.iter().copied()).unwrap();
     shares.remember();
     swap();

@@ -6,11 +6,11 @@ use filepull_core::human;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 /// A bar on standard error, if that is a terminal.
-pub(super) struct Progress(ProgressBar);
+pub(super) struct VerifyProgress(ProgressBar);
 
 const TEMPLATE: &str = "{percent:>3} % {bar:24} {so_far} of {all}, {speed}, {eta} left";
 
-impl Progress {
+impl VerifyProgress {
     pub(super) fn start(bytes: u64) -> Self {
         let bar = ProgressBar::with_draw_target(Some(bytes), ProgressDrawTarget::stderr());
         let write = |text: String, out: &mut dyn std::fmt::Write| _ = out.write_str(&text);

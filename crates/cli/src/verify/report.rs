@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use filepull_core::human;
-use filepull_server::verify::{Event, Finding, Kind};
+use filepull_server::verify::{Finding, FindingKind, VerifyEvent};
 use serde::Serialize;
 
 /// What has been told so far.
 #[derive(Debug, Default)]
-pub(super) struct Report {
+pub(super) struct VerifyReport {
     same: usize,
     bytes: u64,
     findings: Vec<Finding>,
@@ -30,18 +30,18 @@ struct ReportJson {
 
 #[derive(Serialize)]
 struct FindingJson {
-    kind: Kind,
+    kind: FindingKind,
     path: String,
     transfer: Option<String>,
     detail: String,
 }
 
-impl Report {
-    pub(super) fn take(&mut self, event: Event) {
+impl VerifyReport {
+    pub(super) fn take(&mut self, event: VerifyEvent) {
         match event {
-            Event::Read(bytes) => self.bytes += bytes,
-            Event::Same => self.same += 1,
-            Event::Found(finding) => self.findings.push(finding),
+            VerifyEvent::Read(bytes) => self.bytes += bytes,
+            VerifyEvent::Same => self.same += 1,
+            VerifyEvent::Found(finding) => self.findings.push(finding),
         }
     }
 
@@ -50,12 +50,13 @@ impl Report {
         self.findings.iter().any(|finding| finding.kind.is_loss())
     }
 
-    fn count(&self, kind: Kind) -> usize {
+    fn count(&self, kind: FindingKind) -> usize {
         self.findings.iter().filter(|finding| finding.kind == kind).count()
     }
 
     fn downloads(&self) -> usize {
-        let lost = [Kind::Changed, Kind::Missing, Kind::Unreadable].map(|kind| self.count(kind));
+        let lost = [FindingKind::Changed, FindingKind::Missing, FindingKind::Unreadable]
+            .map(|kind| self.count(kind));
         self.same + lost.iter().sum::<usize>()
     }
 
@@ -64,12 +65,18 @@ impl Report {
         let downloads = self.downloads();
         let (noun, verb) = if downloads == 1 { ("download", "it") } else { ("downloads", "they") };
         let mut parts = vec![format!("{} as {verb} arrived", self.same)];
-        let kinds = [Kind::Changed, Kind::Missing, Kind::Unreadable, Kind::Record, Kind::Foreign];
+        let kinds = [
+            FindingKind::Changed,
+            FindingKind::Missing,
+            FindingKind::Unreadable,
+            FindingKind::Record,
+            FindingKind::Foreign,
+        ];
         for (kind, count) in kinds.map(|kind| (kind, self.count(kind))) {
             match (count, kind) {
                 (0, _) => {}
-                (1, Kind::Record) => parts.push("1 record unreadable".to_owned()),
-                (count, Kind::Record) => parts.push(format!("{count} records unreadable")),
+                (1, FindingKind::Record) => parts.push("1 record unreadable".to_owned()),
+                (count, FindingKind::Record) => parts.push(format!("{count} records unreadable")),
                 (count, kind) => parts.push(format!("{count} {}", kind.as_str())),
             }
         }
@@ -90,11 +97,11 @@ impl Report {
         Ok(serde_json::to_string_pretty(&ReportJson {
             downloads: self.downloads(),
             same: self.same,
-            changed: self.count(Kind::Changed),
-            missing: self.count(Kind::Missing),
-            unreadable: self.count(Kind::Unreadable),
-            records_unreadable: self.count(Kind::Record),
-            foreign: self.count(Kind::Foreign),
+            changed: self.count(FindingKind::Changed),
+            missing: self.count(FindingKind::Missing),
+            unreadable: self.count(FindingKind::Unreadable),
+            records_unreadable: self.count(FindingKind::Record),
+            foreign: self.count(FindingKind::Foreign),
             bytes_read: self.bytes,
             duration_seconds: took.as_secs_f64(),
             findings: findings.collect(),
@@ -114,13 +121,13 @@ mod tests {
 
     use super::*;
 
-    fn found(kind: Kind, path: &str) -> Event {
+    fn found(kind: FindingKind, path: &str) -> VerifyEvent {
         let transfer = kind.is_loss().then(TransferId::generate);
-        Event::Found(Finding { kind, path: path.into(), transfer, detail: "why".to_owned() })
+        VerifyEvent::Found(Finding { kind, path: path.into(), transfer, detail: "why".to_owned() })
     }
 
-    fn report(events: Vec<Event>) -> Report {
-        let mut report = Report::default();
+    fn report(events: Vec<VerifyEvent>) -> VerifyReport {
+        let mut report = VerifyReport::default();
         events.into_iter().for_each(|event| report.take(event));
         report
     }
@@ -134,17 +141,17 @@ mod tests {
         };
         check(vec![], "0 downloads: 0 as they arrived. 0 B read in 2.0 s.", false);
         check(
-            vec![Event::Read(2 << 20), Event::Same, found(Kind::Foreign, "a/b")],
+            vec![VerifyEvent::Read(2 << 20), VerifyEvent::Same, found(FindingKind::Foreign, "a/b")],
             "1 download: 1 as it arrived, 1 foreign. 2.0 MiB read in 2.0 s (1.0 MiB/s).",
             false,
         );
         check(
             vec![
-                Event::Same,
-                found(Kind::Changed, "a"),
-                found(Kind::Missing, "b"),
-                found(Kind::Unreadable, "c"),
-                found(Kind::Record, "d"),
+                VerifyEvent::Same,
+                found(FindingKind::Changed, "a"),
+                found(FindingKind::Missing, "b"),
+                found(FindingKind::Unreadable, "c"),
+                found(FindingKind::Record, "d"),
             ],
             "4 downloads: 1 as they arrived, 1 changed, 1 missing, 1 unreadable, \
              1 record unreadable. 0 B read in 2.0 s.",
@@ -154,7 +161,9 @@ mod tests {
 
     #[test]
     fn a_file_name_cannot_forge_a_line() {
-        let Event::Found(finding) = found(Kind::Foreign, "a/x\nchanged") else { return };
+        let VerifyEvent::Found(finding) = found(FindingKind::Foreign, "a/x\nchanged") else {
+            return;
+        };
         assert_eq!(line(&finding), "foreign     a/x?changed  why");
     }
 }

@@ -23,23 +23,23 @@ pub enum Phase {
     /// Whole, verified, synced and named.
     Done(Download),
     /// Ended without a download.
-    Failed(Ended),
+    Failed(Failure),
     /// Ended because somebody asked for it.
-    Cancelled(Ended),
+    Cancelled(Failure),
 }
 
 /// Why a transfer ended without a download, and how far it had come.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ended {
+pub struct Failure {
     /// Why.
     pub problem: Problem,
     /// How far.
-    pub reached: Reached,
+    pub reached: LastProgress,
 }
 
 /// How far a transfer came: for whoever asks afterwards. The bytes themselves are gone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Reached {
+pub struct LastProgress {
     /// The source as the client last opened it, if it ever did.
     pub source: Option<Source>,
     /// How many of its bytes had come.

@@ -3,7 +3,7 @@
 use filepull_core::digest::Digest;
 use filepull_core::id::TransferId;
 use filepull_core::receive::Prefix;
-use filepull_core::source::{Consistency, Fingerprint, Reading, Source, SourceChanged, Stat};
+use filepull_core::source::{Consistency, Fingerprint, Source, SourceChanged, SourceRead, Stat};
 
 /// A cell says which version wrote it and where it belongs: torn and shifted files show.
 pub(crate) const CELL_LEN: usize = 8;
@@ -147,7 +147,7 @@ pub(crate) struct Upload {
     pub(crate) opened: usize,
     file_idx: usize,
     before: Stat,
-    reading: Reading,
+    reading: SourceRead,
     at: usize,
     stage: Stage,
 }
@@ -179,7 +179,7 @@ impl Upload {
             opened: client.version(),
             file_idx,
             before,
-            reading: Reading::new(before),
+            reading: SourceRead::new(before),
             at: 0,
             stage: Stage::Proving,
         }
@@ -205,7 +205,7 @@ impl Upload {
         }
         let proved = self.at as u64 == len && self.reading.digest() == digest;
         if !proved && self.lie != Some(Lie::Proof) {
-            (self.at, self.reading) = (0, Reading::new(self.before));
+            (self.at, self.reading) = (0, SourceRead::new(self.before));
         }
         self.stage = Stage::Sending;
         let offset = match self.lie {

@@ -2,13 +2,14 @@
 
 use filepull_core::digest::Digest;
 use filepull_core::disk::{
-    self, Committed, Disk as _, DiskError, Durable, Extent, PartialKey, Resumed, Sealed,
+    self, CommitResult, Disk as _, DiskError, Durable, Extent, PartialKey, ResumedPartial,
+    SealedLocation,
 };
 use filepull_core::name::DownloadName;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::receive::{Prefix, ReceiveError, Receiver};
 use filepull_core::source::Source;
-use filepull_core::transfer::{Begin, Phase, Reached, Recovery, Transfer};
+use filepull_core::transfer::{LastProgress, Phase, Recovery, Transfer, UploadStart};
 
 use crate::agent::Order;
 use crate::machine::{Machine, Said, Stop, partial_name};
@@ -114,19 +115,19 @@ impl Live {
             let held = self.receiver.as_ref().map(Receiver::received);
             let begin = self.transfer.begin(order.attempt, offset, source, held);
             match begin.map_err(|_| Stop::Refused)? {
-                Begin::GoOn => {
+                UploadStart::Resume => {
                     let receiver = self.receiver.as_mut().ok_or(Stop::Refused)?;
                     receiver.expect(size).map_err(|_| Stop::Refused)?;
                     break;
                 }
-                Begin::Over => {
+                UploadStart::Restart => {
                     // Only an agent that could not prove the server's bytes may have them dropped.
                     if offset == 0 {
                         machine.said.push(Said::Lapsed(order.id));
                     }
                     self.start_over(machine)?;
                 }
-                Begin::Anew => {
+                UploadStart::Create => {
                     let begun = machine.begin(&self.transfer.next_partial(), size);
                     let (_, begun) = self.judge(machine, begun)?;
                     self.transfer.receive(source.clone(), begun);
@@ -223,7 +224,7 @@ impl Live {
         machine.said.push(Said::Lapsed(self.transfer.id));
         self.making = None;
         let received = self.receiver.take().map_or(0, |receiver| receiver.received());
-        let reached = Reached { source: self.transfer.source().cloned(), received };
+        let reached = LastProgress { source: self.transfer.source().cloned(), received };
         self.transfer.fail(Problem::new(code, "in the model"), reached, NOW);
         machine.record(&self.transfer)?;
         Ok(machine.abort(&self.transfer.partial(), None)?)
@@ -258,13 +259,13 @@ impl Live {
     fn publish_found(&mut self, machine: &mut Machine) -> Result<Option<Durable>, DiskError<Stop>> {
         let Recovery::FindSealed(download) = self.transfer.recovery() else { return Ok(None) };
         match disk::find_sealed(machine, &self.transfer.partial(), &download)? {
-            Sealed::Named(named) => Ok(Some(named)),
-            Sealed::Unnamed(Resumed { partial, .. }) => {
+            SealedLocation::Named(named) => Ok(Some(named)),
+            SealedLocation::Unnamed(ResumedPartial { partial, .. }) => {
                 // A failed sync may have lost what was just read.
                 let _synced = machine.sync(&partial, Extent::Whole)?;
                 self.name(machine, &partial)
             }
-            Sealed::Lost => Ok(None),
+            SealedLocation::Lost => Ok(None),
         }
     }
 
@@ -276,8 +277,8 @@ impl Live {
         loop {
             let Phase::Sealed(download) = &self.transfer.phase else { return Ok(None) };
             match machine.commit(partial, &download.name)? {
-                Committed::Named(named) => return Ok(Some(named)),
-                Committed::Taken => self.transfer.name_taken(),
+                CommitResult::Named(named) => return Ok(Some(named)),
+                CommitResult::Taken => self.transfer.name_taken(),
             }
             machine.record(&self.transfer).map_err(DiskError::NotDone)?;
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use filepull_core::digest::Digest;
-use filepull_core::disk::{self, Committed, DiskError, Durable, Extent, PartialKey};
+use filepull_core::disk::{self, CommitResult, DiskError, Durable, Extent, PartialKey};
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::name::DownloadName;
 use filepull_core::transfer::{Download, Transfer};
@@ -235,17 +235,17 @@ impl disk::Disk for Machine {
         &mut self,
         partial: &PartialKey,
         name: &DownloadName,
-    ) -> Result<Committed, DiskError<Stop>> {
+    ) -> Result<CommitResult, DiskError<Stop>> {
         self.tick().map_err(DiskError::NotDone)?;
         let name = name.to_string();
         if self.fails(|what| what == Fails::Name).is_some() {
             return Err(DiskError::NotDone(Stop::Failed));
         }
         if self.disk.inode(&name).is_some() {
-            return Ok(Committed::Taken);
+            return Ok(CommitResult::Taken);
         }
         self.rename(&partial_name(partial), &name).map_err(DiskError::Unknown)?;
-        self.sync_folder().map(Committed::Named)
+        self.sync_folder().map(CommitResult::Named)
     }
 
     fn abort(

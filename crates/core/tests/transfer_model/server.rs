@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::problem::{Code, Problem};
 use filepull_core::receive::{Prefix, Receiver};
-use filepull_core::transfer::{Phase, Reached, Transfer};
+use filepull_core::transfer::{LastProgress, Phase, Transfer};
 
 use crate::agent::Order;
 use crate::live::Live;
@@ -92,7 +92,7 @@ impl Server {
         if !machine.save(&transfer)? {
             // Whoever asked is told that nothing was started. It may be on record all the same.
             let problem = Problem::new(Code::StorageFailed, "in the model");
-            transfer.fail(problem, Reached::default(), NOW);
+            transfer.fail(problem, LastProgress::default(), NOW);
             machine.save(&transfer)?;
             return Ok(None);
         }

@@ -25,7 +25,7 @@ use tower::Service;
 
 /// What arrived of an upload.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Arrived {
+pub(super) enum UploadFrame {
     /// A whole message, which may be a chunk.
     Message(UploadRequest),
     /// Bytes of a chunk; the rest of the chunk follows in order.
@@ -52,11 +52,11 @@ struct Parser {
     /// Bytes that have come and are not understood yet: as many frames as they came in.
     frames: VecDeque<Bytes>,
     len: usize,
-    reading: Reading,
+    reading: ParserState,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Reading {
+enum ParserState {
     /// The prefix of a message comes next.
     #[default]
     Prefix,
@@ -75,37 +75,37 @@ impl Parser {
     }
 
     /// The next thing that has arrived whole, or none before more frames come.
-    fn next(&mut self) -> Result<Option<Arrived>, Status> {
+    fn next(&mut self) -> Result<Option<UploadFrame>, Status> {
         loop {
             match self.reading {
-                Reading::Prefix => {
+                ParserState::Prefix => {
                     if self.len < PREFIX_LEN {
                         return Ok(None);
                     }
-                    self.reading = Reading::Message(message_len(self.take(PREFIX_LEN))?);
+                    self.reading = ParserState::Message(message_len(self.take(PREFIX_LEN))?);
                 }
-                Reading::Message(len) => {
+                ParserState::Message(len) => {
                     if self.len < len.min(MAX_HEAD_LEN) {
                         return Ok(None);
                     }
                     if let Some((offset, left)) = self.chunk_head(len) {
                         check_chunk(left)?;
-                        self.reading = Reading::Chunk { offset, left };
+                        self.reading = ParserState::Chunk { offset, left };
                     } else if len <= self.len {
-                        self.reading = Reading::Prefix;
+                        self.reading = ParserState::Prefix;
                         let message = UploadRequest::decode(self.take(len));
                         let malformed = |error| Status::invalid_argument(format!("{error}"));
                         let message = message.map_err(malformed)?;
                         if let Some(Kind::Chunk(chunk)) = &message.kind {
                             check_chunk(chunk.data.len())?;
                         }
-                        return Ok(Some(Arrived::Message(message)));
+                        return Ok(Some(UploadFrame::Message(message)));
                     } else {
                         return Ok(None);
                     }
                 }
-                Reading::Chunk { left: 0, .. } => self.reading = Reading::Prefix,
-                Reading::Chunk { offset, left } => {
+                ParserState::Chunk { left: 0, .. } => self.reading = ParserState::Prefix,
+                ParserState::Chunk { offset, left } => {
                     let Some(frame) = self.frames.front_mut() else { return Ok(None) };
                     let bytes = frame.split_to(frame.len().min(left));
                     if frame.is_empty() {
@@ -113,8 +113,8 @@ impl Parser {
                     }
                     self.len -= bytes.len();
                     let end = offset.saturating_add(bytes.len() as u64);
-                    self.reading = Reading::Chunk { offset: end, left: left - bytes.len() };
-                    return Ok(Some(Arrived::Bytes { offset, bytes }));
+                    self.reading = ParserState::Chunk { offset: end, left: left - bytes.len() };
+                    return Ok(Some(UploadFrame::Bytes { offset, bytes }));
                 }
             }
         }
@@ -204,7 +204,9 @@ fn varint(rest: &mut &[u8]) -> Option<u64> {
 }
 
 /// Reads `body` to its end, or to the first thing that is wrong with it.
-pub(super) fn arrivals(body: Body) -> impl Stream<Item = Result<Arrived, Status>> + Send + 'static {
+pub(super) fn arrivals(
+    body: Body,
+) -> impl Stream<Item = Result<UploadFrame, Status>> + Send + 'static {
     stream::unfold(Some((body, Parser::default())), |open| async {
         let (mut body, mut parser) = open?;
         loop {

@@ -18,9 +18,9 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
 use super::GREETING_LIMIT;
-use crate::brake::Brake;
 use crate::connection_limit::{ConnectionLimit, ConnectionPermit};
-use crate::{Doors, door};
+use crate::read_budget::ReadBudget;
+use crate::{GrpcShutdown, listener};
 
 /// What a client of HTTP/2 sends first (RFC 9113, section 3.4): 24 bytes.
 const PREFACE_LEN: usize = 24;
@@ -34,17 +34,17 @@ const IDLE_LIMIT: Duration = Duration::from_secs(75);
 pub(super) fn incoming(
     listener: TcpListener,
     limit: ConnectionLimit,
-    doors: Doors,
-) -> impl Stream<Item = io::Result<Connection>> {
+    doors: GrpcShutdown,
+) -> impl Stream<Item = io::Result<GrpcConnection>> {
     futures::stream::unfold((listener, limit, doors), |(listener, limit, doors)| async {
         let next = async {
-            let (stream, _) = door::accept(&listener, "agents").await;
+            let (stream, _) = listener::accept(&listener, "agents").await;
             (stream, limit.admit(&doors.cut).await)
         };
         match doors.close.run_until_cancelled(next).await {
             Some((stream, permit)) => {
-                door::set_options(&stream);
-                let connection = Connection::new(stream, doors.cut.clone(), permit);
+                listener::set_options(&stream);
+                let connection = GrpcConnection::new(stream, doors.cut.clone(), permit);
                 Some((Ok(connection), (listener, limit, doors)))
             }
             None => {
@@ -60,7 +60,7 @@ pub(super) fn incoming(
 const UNTAKEN_PAUSE: Duration = Duration::from_millis(50);
 
 /// A connection that must speak in time, and can be cut.
-pub(super) struct Connection {
+pub(super) struct GrpcConnection {
     stream: TcpStream,
     /// Bytes of the preface read so far.
     preface_len: usize,
@@ -69,7 +69,7 @@ pub(super) struct Connection {
     /// That of all connections: their time is over.
     all_cut: CancellationToken,
     until_cut: Pin<Box<WaitForCancellationFutureOwned>>,
-    brake: Brake,
+    brake: ReadBudget,
     /// Runs while received data is not consumed.
     pause: Option<Pin<Box<Sleep>>>,
     permit: ConnectionPermit,
@@ -77,16 +77,16 @@ pub(super) struct Connection {
 
 /// What the handlers of a connection's requests know of it.
 #[derive(Clone, Debug)]
-pub(super) struct Caller {
+pub(super) struct ConnectionInfo {
     /// Where the agent dials from.
     pub(super) remote_addr: Option<SocketAddr>,
     /// Stops reading from the connection.
-    pub(super) brake: Brake,
+    pub(super) brake: ReadBudget,
     /// Counts the streams of the connection.
     pub(super) permit: ConnectionPermit,
 }
 
-impl Caller {
+impl ConnectionInfo {
     /// Resets the connection. Where nothing comes back from the other end, a polite end would wait
     /// behind what TCP sends again and again, and never be heard; a reset needs no answer.
     pub(super) fn reset(&self) {
@@ -94,7 +94,7 @@ impl Caller {
     }
 }
 
-impl Connection {
+impl GrpcConnection {
     fn new(stream: TcpStream, all_cut: CancellationToken, permit: ConnectionPermit) -> Self {
         let until_cut = Box::pin(permit.closed().clone().cancelled_owned());
         Self {
@@ -103,7 +103,7 @@ impl Connection {
             check_at: Box::pin(sleep(GREETING_LIMIT)),
             all_cut,
             until_cut,
-            brake: Brake::default(),
+            brake: ReadBudget::default(),
             pause: None,
             permit,
         }
@@ -132,7 +132,7 @@ impl Connection {
     }
 }
 
-impl AsyncRead for Connection {
+impl AsyncRead for GrpcConnection {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -166,7 +166,7 @@ impl AsyncRead for Connection {
     }
 }
 
-impl AsyncWrite for Connection {
+impl AsyncWrite for GrpcConnection {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -196,12 +196,12 @@ impl AsyncWrite for Connection {
     }
 }
 
-impl Connected for Connection {
-    type ConnectInfo = Caller;
+impl Connected for GrpcConnection {
+    type ConnectInfo = ConnectionInfo;
 
     fn connect_info(&self) -> Self::ConnectInfo {
         let (brake, permit) = (self.brake.clone(), self.permit.clone());
-        Caller { remote_addr: self.stream.peer_addr().ok(), brake, permit }
+        ConnectionInfo { remote_addr: self.stream.peer_addr().ok(), brake, permit }
     }
 }
 
@@ -220,7 +220,7 @@ mod tests {
         let (stream, _) = listener.accept().await?;
         let stop = CancellationToken::new();
         let permit = ConnectionLimit::new("agents", 1, false).admit(&stop).await;
-        let mut connection = Connection::new(stream, stop, permit);
+        let mut connection = GrpcConnection::new(stream, stop, permit);
         let brake = connection.brake.clone();
         agent.write_all(&[0; 64]).await?;
         brake.begin_upload();

@@ -23,10 +23,10 @@ const MAX_ALARMS: usize = 1024;
 
 /// The log of rejections.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct RejectionLog(Arc<Mutex<Sample>>);
+pub(crate) struct RejectionLog(Arc<Mutex<RejectionSample>>);
 
 #[derive(Debug, Default)]
-struct Sample {
+struct RejectionSample {
     /// By the start of the agent that was rejected.
     alarms: HashMap<Uuid, Instant>,
     since: Option<Instant>,
@@ -88,7 +88,7 @@ impl RejectionLog {
     }
 }
 
-impl Sample {
+impl RejectionSample {
     /// Returns how many rejections were not logged since the last one that was; none if this one is
     /// not logged either.
     fn admit(&mut self, alarm: Option<Uuid>, now: Instant) -> Option<u64> {
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn a_flood_is_sampled_and_counted() {
-        let (mut sample, start) = (Sample::default(), Instant::now());
+        let (mut sample, start) = (RejectionSample::default(), Instant::now());
         let n_logged = (0..1000).filter(|_| sample.admit(None, start).is_some()).count();
         assert_eq!(n_logged, 20);
         assert_eq!(sample.admit(None, start + Duration::from_secs(1)), Some(980));
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn a_machine_that_uses_the_id_of_another_is_logged_once_in_ten_minutes() {
-        let (mut sample, start) = (Sample::default(), Instant::now());
+        let (mut sample, start) = (RejectionSample::default(), Instant::now());
         let (first, second) = (Uuid::from_u128(1), Uuid::from_u128(2));
         let mut logged = |instance, seconds| {
             sample.admit(Some(instance), start + Duration::from_secs(seconds)).is_some()

@@ -20,14 +20,16 @@ use tokio::time::{Instant, interval_at, sleep, sleep_until, timeout};
 use tonic::{Request, Status, Streaming};
 use tracing::{debug, info, trace, warn};
 
-use super::incoming::Caller;
+use super::incoming::ConnectionInfo;
 use super::wire::{
     PERSON_RETRY, STOPPING_RETRY, greeting, last_words, refusal, refused_line, session_end, wire,
 };
-use super::{GREETING_LIMIT, Gateway, LineSettings};
+use super::{GREETING_LIMIT, Gateway, SessionSettings};
 use crate::client::{Disconnect, DisconnectReason, Greeting};
 use crate::records::Enrolment;
-use crate::registry::{Heard, Message, RefusedLine, Seat, Session, SessionEnds};
+use crate::registry::{
+    EndReason, LastHeard, Message, SessionGuard, SessionHandle, SessionRejection,
+};
 use crate::transfers::Answer;
 
 type Outgoing = BoxStream<'static, Result<ServerMessage, Status>>;
@@ -36,7 +38,7 @@ pub(super) async fn open(
     gateway: Gateway,
     request: Request<Streaming<AgentMessage>>,
 ) -> Result<Outgoing, Status> {
-    let caller = request.extensions().get::<Caller>().cloned();
+    let caller = request.extensions().get::<ConnectionInfo>().cloned();
     let caller = caller.ok_or_else(|| Status::internal("an unknown connection"))?;
     let remote_addr = caller.remote_addr.ok_or_else(|| Status::internal("no address"))?;
     caller.brake.carries_session();
@@ -54,7 +56,7 @@ pub(super) async fn open(
     };
     match welcomed {
         Ok((seat, outgoing, pulse)) => {
-            let line = Line { gateway: gateway.clone(), caller, seat, pulse };
+            let line = SessionTask { gateway: gateway.clone(), caller, seat, pulse };
             gateway.lifecycle.spawn(line.run(messages));
             Ok(outgoing)
         }
@@ -80,7 +82,7 @@ async fn welcome(
     gateway: &Gateway,
     hello: Hello,
     remote_addr: SocketAddr,
-) -> Result<(Seat, Outgoing, watch::Sender<Heard>), Error> {
+) -> Result<(SessionGuard, Outgoing, watch::Sender<LastHeard>), Error> {
     if gateway.lifecycle.drain().is_cancelled() {
         let retry = STOPPING_RETRY;
         return Err(refusal(ErrorCode::Draining, "the server is stopping", retry));
@@ -109,11 +111,11 @@ async fn welcome(
     let (epoch, last_disconnect) = match enrolment {
         Enrolment::Accepted { epoch, last_disconnect } => (epoch, last_disconnect),
         Enrolment::Confusable(known) => {
-            return Err(rejected(RefusedLine::Confusable { client, known }));
+            return Err(rejected(SessionRejection::Confusable { client, known }));
         }
     };
-    let (pulse, heard) = watch::channel(Heard { at: now, round_trip: None });
-    let (session, messages) = Session::new(epoch, &greeting, heard);
+    let (pulse, heard) = watch::channel(LastHeard { at: now, round_trip: None });
+    let (session, messages) = SessionHandle::new(epoch, &greeting, heard);
     log_connected(&greeting, &session);
     let outgoing = outgoing(gateway.line, protocol, &session, messages);
     let seat = gateway.registry.enter(greeting, session, last_disconnect, now);
@@ -134,7 +136,7 @@ fn early_end(early: &Result<Option<AgentMessage>, Status>) -> Error {
     }
 }
 
-fn log_connected(greeting: &Greeting, session: &Session) {
+fn log_connected(greeting: &Greeting, session: &SessionHandle) {
     let Greeting { client, agent, remote_addr, .. } = greeting;
     info!(
         event = "client.connected", %client, %remote_addr, agent_version = agent.version,
@@ -145,9 +147,9 @@ fn log_connected(greeting: &Greeting, session: &Session) {
 
 /// What the agent is sent: the welcome, then messages, then why the line ends.
 fn outgoing(
-    line: LineSettings,
+    line: SessionSettings,
     protocol: u32,
-    session: &Session,
+    session: &SessionHandle,
     messages: mpsc::Receiver<Message>,
 ) -> Outgoing {
     let welcome = ToAgent::Welcome(Welcome {
@@ -176,14 +178,14 @@ fn outgoing(
 }
 
 /// A live line, as its own task sees it.
-struct Line {
+struct SessionTask {
     gateway: Gateway,
-    caller: Caller,
-    seat: Seat,
-    pulse: watch::Sender<Heard>,
+    caller: ConnectionInfo,
+    seat: SessionGuard,
+    pulse: watch::Sender<LastHeard>,
 }
 
-impl Line {
+impl SessionTask {
     /// Reads what the agent says and pings it. Ends when the line is dead, when the server ends it,
     /// or when the process stops.
     async fn run(self, mut messages: Streaming<AgentMessage>) {
@@ -213,7 +215,7 @@ impl Line {
     }
 
     async fn listen(&self, messages: &mut Streaming<AgentMessage>) -> (DisconnectReason, String) {
-        let LineSettings { heartbeat, dead_after, .. } = self.gateway.line;
+        let SessionSettings { heartbeat, dead_after, .. } = self.gateway.line;
         // Every line has a beat of its own, so that a fleet does not answer all at once.
         let heartbeat = in_slots(heartbeat.mul_f64(0.8 + 0.4 * fastrand::f64()));
         let now = Instant::now();
@@ -240,7 +242,7 @@ impl Line {
                     return (DisconnectReason::Silent, format!("no heartbeat for {limit}"));
                 }
                 why = self.seat.session.ended() => return ended(why),
-                () = stop.cancelled() => return ended(SessionEnds::Stopping),
+                () = stop.cancelled() => return ended(EndReason::Stopping),
             }
         }
     }
@@ -266,7 +268,7 @@ impl Line {
                 debug!(client = %self.seat.client, "a message of unknown kind was ignored");
             }
         }
-        self.pulse.send_replace(Heard { at: Utc::now(), round_trip });
+        self.pulse.send_replace(LastHeard { at: Utc::now(), round_trip });
         goodbye
     }
 
@@ -299,10 +301,10 @@ fn in_slots(time: Duration) -> Duration {
     SLOT.saturating_mul(u32::try_from(n_slots).unwrap_or(u32::MAX))
 }
 
-fn ended(why: SessionEnds) -> (DisconnectReason, String) {
+fn ended(why: EndReason) -> (DisconnectReason, String) {
     match why {
-        SessionEnds::Replaced => (DisconnectReason::Replaced, "a newer line took over".into()),
-        SessionEnds::Silent(why) => (DisconnectReason::Silent, why),
-        SessionEnds::Stopping => (DisconnectReason::ServerRestart, "the server stopped".into()),
+        EndReason::Replaced => (DisconnectReason::Replaced, "a newer line took over".into()),
+        EndReason::Silent(why) => (DisconnectReason::Silent, why),
+        EndReason::Stopping => (DisconnectReason::ServerRestart, "the server stopped".into()),
     }
 }

@@ -9,7 +9,7 @@ use hyper::{Request, Response};
 use tonic::body::Body;
 use tower::{Layer, Service};
 
-use super::incoming::Caller;
+use super::incoming::ConnectionInfo;
 use crate::guarded_body::GuardedBody;
 
 /// Keeps a connection in use from each request's head until its response has been sent.
@@ -17,18 +17,18 @@ use crate::guarded_body::GuardedBody;
 pub(super) struct CountStreams;
 
 impl<S> Layer<S> for CountStreams {
-    type Service = Counted<S>;
+    type Service = CountedStream<S>;
 
-    fn layer(&self, inner: S) -> Counted<S> {
-        Counted(inner)
+    fn layer(&self, inner: S) -> CountedStream<S> {
+        CountedStream(inner)
     }
 }
 
 /// A service whose streams are counted.
 #[derive(Clone, Debug)]
-pub(super) struct Counted<S>(S);
+pub(super) struct CountedStream<S>(S);
 
-impl<S> Service<Request<Body>> for Counted<S>
+impl<S> Service<Request<Body>> for CountedStream<S>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
     S::Future: Send + 'static,
@@ -42,7 +42,7 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let in_use = request.extensions().get::<Caller>().map(|caller| {
+        let in_use = request.extensions().get::<ConnectionInfo>().map(|caller| {
             // The head of the request has been consumed.
             caller.brake.took();
             caller.permit.begin()

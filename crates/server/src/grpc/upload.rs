@@ -20,11 +20,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, Streaming};
 use uuid::Uuid;
 
-use super::frames::{self, Arrived, RawBody};
-use super::incoming::Caller;
+use super::frames::{self, RawBody, UploadFrame};
+use super::incoming::ConnectionInfo;
 use super::{GREETING_LIMIT, Gateway};
-use crate::brake::Brake;
-use crate::receive::{Piece, Reception};
+use crate::read_budget::ReadBudget;
+use crate::receive::{BatchWriter, UploadItem};
 use crate::transfers::{Reply, Upload};
 
 /// Acks that the agent has not read; the last word always finds room, or the agent is gone.
@@ -34,7 +34,7 @@ pub(super) async fn open(
     gateway: &Gateway,
     request: Request<Streaming<UploadRequest>>,
 ) -> Result<BoxStream<'static, Result<UploadResponse, Status>>, Status> {
-    let caller = request.extensions().get::<Caller>().cloned();
+    let caller = request.extensions().get::<ConnectionInfo>().cloned();
     let remote_addr = caller.as_ref().and_then(|caller| caller.remote_addr);
     let opened = admit(gateway, request, caller, remote_addr).await;
     opened.inspect_err(|status| gateway.rejections.rpc(remote_addr, status))
@@ -43,7 +43,7 @@ pub(super) async fn open(
 async fn admit(
     gateway: &Gateway,
     request: Request<Streaming<UploadRequest>>,
-    caller: Option<Caller>,
+    caller: Option<ConnectionInfo>,
     remote_addr: Option<SocketAddr>,
 ) -> Result<BoxStream<'static, Result<UploadResponse, Status>>, Status> {
     let brake = caller.map(|caller| caller.brake).unwrap_or_default();
@@ -52,7 +52,8 @@ async fn admit(
     let mut arrivals = Box::pin(frames::arrivals(body));
     let first = timeout(GREETING_LIMIT, arrivals.next()).await;
     let first = first.map_err(|_| Status::deadline_exceeded("no header came"))?.transpose()?;
-    let Some(Arrived::Message(UploadRequest { kind: Some(Asked::Header(header)) })) = first else {
+    let Some(UploadFrame::Message(UploadRequest { kind: Some(Asked::Header(header)) })) = first
+    else {
         return Err(Status::invalid_argument("an upload begins with its header"));
     };
     let id = from_utf8(header.transfer_id.as_bytes())
@@ -74,8 +75,8 @@ async fn admit(
 
 fn upload(
     header: UploadHeader,
-    pieces: impl Stream<Item = Result<Piece, String>> + Send + 'static,
-    brake: Brake,
+    pieces: impl Stream<Item = Result<UploadItem, String>> + Send + 'static,
+    brake: ReadBudget,
     replies: mpsc::Sender<Reply>,
 ) -> Result<Upload, Status> {
     let token = Uuid::from_slice(&header.upload_token)
@@ -83,23 +84,25 @@ fn upload(
     let source = header.source.ok_or_else(|| Status::invalid_argument("source is missing"))?;
     let source = Source::from(source);
     let (attempt, offset) = (header.attempt, header.offset);
-    let reception = Reception::new(Box::pin(pieces), brake);
+    let reception = BatchWriter::new(Box::pin(pieces), brake);
     Ok(Upload { attempt, token, offset, source, reception, replies })
 }
 
-fn piece(arrived: Result<Arrived, Status>) -> Result<Piece, String> {
+fn piece(arrived: Result<UploadFrame, Status>) -> Result<UploadItem, String> {
     let request = match arrived {
-        Ok(Arrived::Bytes { offset, bytes }) => return Ok(Piece::Chunk { offset, bytes }),
-        Ok(Arrived::Message(request)) => request,
+        Ok(UploadFrame::Bytes { offset, bytes }) => return Ok(UploadItem::Chunk { offset, bytes }),
+        Ok(UploadFrame::Message(request)) => request,
         Err(status) => return Err(broken(&status)),
     };
     match request.kind {
-        Some(Asked::Chunk(chunk)) => Ok(Piece::Chunk { offset: chunk.offset, bytes: chunk.data }),
+        Some(Asked::Chunk(chunk)) => {
+            Ok(UploadItem::Chunk { offset: chunk.offset, bytes: chunk.data })
+        }
         Some(Asked::Trailer(trailer)) => match Digest::try_from(trailer.sha256.as_ref()) {
-            Ok(digest) => Ok(Piece::End { total_size: trailer.total_size, digest }),
+            Ok(digest) => Ok(UploadItem::End { total_size: trailer.total_size, digest }),
             Err(_) => Err("the trailer's sha256 has not 32 bytes".into()),
         },
-        Some(Asked::Abort(error)) => Ok(Piece::Abort(filepull_proto::reported(&error))),
+        Some(Asked::Abort(error)) => Ok(UploadItem::Abort(filepull_proto::reported(&error))),
         Some(Asked::Header(_)) => Err("a second header came".into()),
         None => Err("a piece of unknown kind came".into()),
     }

@@ -15,8 +15,8 @@ use filepull_proto::v1::{
 use filepull_proto::{millis, reported};
 use uuid::Uuid;
 
-use crate::client::{Agent, DefaultFile, Greeting};
-use crate::registry::{Message, Order, RefusedLine, SessionEnds};
+use crate::client::{AgentInfo, DefaultFile, Greeting};
+use crate::registry::{EndReason, Message, SendOrder, SessionRejection};
 
 /// A rejected agent waits at least this long if a person has to change a setting first.
 pub(super) const PERSON_RETRY: Duration = Duration::from_mins(1);
@@ -30,7 +30,7 @@ pub(super) fn greeting(hello: Hello, remote_addr: SocketAddr) -> Result<Greeting
     let instance = Uuid::from_slice(&hello.instance_id)
         .map_err(|_| invalid("instance_id has not 16 bytes".into()))?;
     let word = |text: &str| human::printable(text, 64);
-    let agent = Agent {
+    let agent = AgentInfo {
         version: word(&hello.agent_version),
         os: word(&hello.os),
         arch: word(&hello.arch),
@@ -72,19 +72,19 @@ pub(super) fn refusal(code: ErrorCode, why: &str, retry_after: Duration) -> Erro
 
 /// `dead_after` is how long a session may be silent: a rejected machine is back before that has
 /// passed twice, and then takes the place of one that has failed.
-pub(super) fn refused_line(refused: &RefusedLine, dead_after: Duration) -> Error {
+pub(super) fn refused_line(refused: &SessionRejection, dead_after: Duration) -> Error {
     match refused {
         // It waits up to twice as long, and the probe takes its time too.
-        RefusedLine::Duplicate { .. } => {
+        SessionRejection::Duplicate { .. } => {
             refusal(ErrorCode::DuplicateId, &refused.to_string(), dead_after / 3)
         }
-        RefusedLine::Confusable { .. } => {
+        SessionRejection::Confusable { .. } => {
             refusal(ErrorCode::DuplicateId, &refused.to_string(), PERSON_RETRY)
         }
-        RefusedLine::Crowded(_) => {
+        SessionRejection::Crowded(_) => {
             refusal(ErrorCode::Overloaded, &refused.to_string(), STOPPING_RETRY)
         }
-        RefusedLine::Outrun(_) => {
+        SessionRejection::Outrun(_) => {
             refusal(ErrorCode::Superseded, &refused.to_string(), STOPPING_RETRY)
         }
     }
@@ -94,14 +94,14 @@ pub(super) fn session_end(error: Error) -> ServerMessage {
     ServerMessage { kind: Some(ToAgent::End(SessionEnd { error: Some(error) })) }
 }
 
-pub(super) fn last_words(why: &SessionEnds) -> Error {
+pub(super) fn last_words(why: &EndReason) -> Error {
     match why {
-        SessionEnds::Replaced => {
+        EndReason::Replaced => {
             refusal(ErrorCode::Superseded, "a newer line took over", Duration::ZERO)
         }
         // Not a breach of the protocol, which a person would have to mend: a line that hangs.
-        SessionEnds::Silent(why) => refusal(ErrorCode::Unspecified, why, Duration::ZERO),
-        SessionEnds::Stopping => {
+        EndReason::Silent(why) => refusal(ErrorCode::Unspecified, why, Duration::ZERO),
+        EndReason::Stopping => {
             refusal(ErrorCode::Draining, "the server is stopping", STOPPING_RETRY)
         }
     }
@@ -123,7 +123,7 @@ pub(super) fn wire(message: Message, seq: u64) -> ToAgent {
     }
 }
 
-fn start(order: Order) -> StartTransfer {
+fn start(order: SendOrder) -> StartTransfer {
     StartTransfer {
         transfer_id: order.transfer.to_string(),
         attempt: order.attempt,

@@ -15,7 +15,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use super::params::Params;
-use super::reply::{Refusal, invalid};
+use super::reply::{Rejection, invalid};
 
 /// A few parameters are some hundred bytes.
 const MAX_LEN: usize = 64 * 1024;
@@ -25,12 +25,12 @@ const READ_LIMIT: Duration = Duration::from_secs(10);
 
 /// What the query and the body say together.
 #[derive(Debug)]
-pub(super) struct Asked(pub(super) Params);
+pub(super) struct RequestParams(pub(super) Params);
 
-impl<S: Sync> FromRequest<S> for Asked {
-    type Rejection = Refusal;
+impl<S: Sync> FromRequest<S> for RequestParams {
+    type Rejection = Rejection;
 
-    async fn from_request(request: Request, _: &S) -> Result<Self, Refusal> {
+    async fn from_request(request: Request, _: &S) -> Result<Self, Rejection> {
         let (head, body) = request.into_parts();
         let mut params = Params::from_query(head.uri.query())?;
         let body = read(body).await?;
@@ -84,7 +84,7 @@ fn from_form(body: &[u8]) -> Result<Params, Problem> {
 }
 
 fn from_json(body: &[u8], example: &str) -> Result<Params, Problem> {
-    let Fields(fields) = serde_json::from_slice(body).map_err(|error| {
+    let JsonFields(fields) = serde_json::from_slice(body).map_err(|error| {
         let detail = format!("The body is not a JSON object: {error}.");
         invalid(detail, format!("For example: {example}"))
     })?;
@@ -102,25 +102,25 @@ fn from_json(body: &[u8], example: &str) -> Result<Params, Problem> {
 
 /// The fields of an object as they stand there, those too that come twice: a map would keep the
 /// last of them and say nothing.
-struct Fields(Vec<(String, Value)>);
+struct JsonFields(Vec<(String, Value)>);
 
-impl<'de> Deserialize<'de> for Fields {
+impl<'de> Deserialize<'de> for JsonFields {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Object;
 
         impl<'de> Visitor<'de> for Object {
-            type Value = Fields;
+            type Value = JsonFields;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
 
-            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Fields, M::Error> {
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<JsonFields, M::Error> {
                 let mut fields = Vec::new();
                 while let Some(field) = map.next_entry()? {
                     fields.push(field);
                 }
-                Ok(Fields(fields))
+                Ok(JsonFields(fields))
             }
         }
 

@@ -16,24 +16,24 @@ use super::caller::Caller;
 use super::ids::ClientIn;
 use super::paging;
 use super::params::{NoParams, Params};
-use super::reply::{self, Refusal};
-use crate::records::{Recorded, RecordsError};
+use super::reply::{self, Rejection};
+use crate::records::{RecordedTransfer, RecordsError};
 use crate::registry::ClientView;
-use crate::transfers::{Listed, View};
+use crate::transfers::{TransferListItem, View};
 use json::ClientJson;
 
 /// A client and its transfers.
 #[derive(Debug)]
-struct Known {
+struct ClientDetails {
     client: ClientView,
     /// The unfinished one.
     current: Option<View>,
     /// The one that was asked for last, which may be the same.
-    last: Option<Listed>,
+    last: Option<TransferListItem>,
 }
 
-impl Known {
-    fn of(app: &App, client: ClientView, last: Option<Recorded>) -> Self {
+impl ClientDetails {
+    fn of(app: &App, client: ClientView, last: Option<RecordedTransfer>) -> Self {
         let current = app.transfers.current(&client.record.id);
         let last = last.map(|last| app.transfers.listed(last));
         Self { client, current, last }
@@ -45,7 +45,7 @@ pub(super) async fn list(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     RawQuery(query): RawQuery,
-) -> Result<Response, Refusal> {
+) -> Result<Response, Rejection> {
     let params = Params::from_query(query.as_deref())?;
     let page = list::fetch(&app, &params).await?;
     let shown: Vec<_> = page.items.iter().map(|client| client.record.id.clone()).collect();
@@ -53,7 +53,7 @@ pub(super) async fn list(
     let mut newest = newest.map_err(|error| failed(&error))?;
     let page = page.map(|client| {
         let last = newest.remove(&client.record.id);
-        Known::of(&app, client, last)
+        ClientDetails::of(&app, client, last)
     });
     let counts = app.clients.counts().await;
     let words = || words::list(&page, counts, Utc::now());
@@ -66,10 +66,10 @@ pub(super) async fn show(
     Extension(caller): Extension<Caller>,
     _: NoParams,
     ClientIn(id): ClientIn,
-) -> Result<Response, Refusal> {
+) -> Result<Response, Rejection> {
     let client = app.clients.known(&id, failed).await?;
     let last = app.records.newest(&id).await.map_err(|error| failed(&error))?;
-    let known = Known::of(&app, client, last);
+    let known = ClientDetails::of(&app, client, last);
     let words = || words::one(&known, Utc::now(), &caller.host);
     Ok(reply::page(&caller, words, || ClientJson::new(&known)))
 }

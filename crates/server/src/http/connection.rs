@@ -17,14 +17,14 @@ const WRITE_LIMIT: Duration = Duration::from_secs(30);
 
 /// A connection whose reader must make progress.
 #[derive(Debug)]
-pub(super) struct Connection<S> {
+pub(super) struct HttpConnection<S> {
     stream: S,
     permit: ConnectionPermit,
     /// When a blocked write times out.
     write_deadline: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S> Connection<S> {
+impl<S> HttpConnection<S> {
     pub(super) fn new(stream: S, permit: ConnectionPermit) -> Self {
         Self { stream, permit, write_deadline: None }
     }
@@ -46,7 +46,7 @@ impl<S> Connection<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for HttpConnection<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -56,7 +56,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for HttpConnection<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -155,7 +155,7 @@ mod tests {
         let (mut reader, stream) = tokio::io::duplex(16);
         let limit = ConnectionLimit::new("operators", 1, true);
         let permit = limit.admit(&CancellationToken::new()).await;
-        let mut connection = Connection::new(stream, permit);
+        let mut connection = HttpConnection::new(stream, permit);
         let slow = async {
             for _ in 0..4 {
                 sleep(WRITE_LIMIT - Duration::from_secs(1)).await;

@@ -25,12 +25,12 @@ use tracing::{error, info};
 use super::caller::Caller;
 use super::ids::{ClientIn, TransferIn};
 use super::params::{NoParams, Params, encode};
-use super::reply::Refusal;
+use super::reply::Rejection;
 use super::trigger::shared_path;
 use super::{App, clients, say};
-use crate::records::Recorded;
-use conditions::{Verdict, Version};
-use stored::Found;
+use crate::records::RecordedTransfer;
+use conditions::{Precondition, Version};
+use stored::StoredFile;
 
 /// A request for the bytes of a download.
 struct FileRequest {
@@ -50,18 +50,18 @@ pub(super) async fn newest_of_client(
     RawQuery(query): RawQuery,
     method: Method,
     headers: HeaderMap,
-) -> Result<Response, Refusal> {
+) -> Result<Response, Rejection> {
     let params = Params::from_query(query.as_deref())?;
     params.only(&["path"])?;
     let path = shared_path(&params)?;
     let newest = app.records.newest_download(&client, path.as_ref()).await;
     match newest.map_err(|error| clients::failed(&error))? {
-        Some(Recorded::Readable(transfer)) => {
+        Some(RecordedTransfer::Readable(transfer)) => {
             let request = FileRequest { caller, method, headers, changes: true };
             file(&app, &transfer, request).await
         }
         // Do not fall back to an older download: it is not the newest file.
-        Some(Recorded::Damaged(damaged)) => Err(damaged.problem().into()),
+        Some(RecordedTransfer::Damaged(damaged)) => Err(damaged.problem().into()),
         None => Err(no_download(&app, &client, path.as_ref()).await.into()),
     }
 }
@@ -90,7 +90,7 @@ pub(super) async fn of_transfer(
     _: NoParams,
     method: Method,
     headers: HeaderMap,
-) -> Result<Response, Refusal> {
+) -> Result<Response, Rejection> {
     let view = app.transfers.find(id).await?;
     match &view.transfer.phase {
         Phase::Done(_) => {
@@ -107,12 +107,12 @@ pub(super) async fn of_transfer(
     }
 }
 
-async fn file(app: &App, transfer: &Transfer, request: FileRequest) -> Result<Response, Refusal> {
+async fn file(app: &App, transfer: &Transfer, request: FileRequest) -> Result<Response, Rejection> {
     let Some(download) = transfer.download() else {
-        return Err(gone(transfer, &Found::Nothing).into());
+        return Err(gone(transfer, &StoredFile::Nothing).into());
     };
     let found = find(app, transfer, download).await?;
-    let Found::Stored(opened) = found else { return Err(gone(transfer, &found).into()) };
+    let StoredFile::Stored(opened) = found else { return Err(gone(transfer, &found).into()) };
     let FileRequest { caller, method, headers, changes } = request;
     let modified_at = transfer.finished_at.map_or(SystemTime::UNIX_EPOCH, SystemTime::from);
     let etag = headers::etag(download);
@@ -121,12 +121,12 @@ async fn file(app: &App, transfer: &Transfer, request: FileRequest) -> Result<Re
         sent(opened, bytes, download.size).map_err(|error| unreadable(&error.to_string()))
     };
     let mut response = match conditions::judge(&method, &headers, &version) {
-        Verdict::Whole => send(None)?,
-        Verdict::Part(bytes) => send(Some(bytes))?,
-        Verdict::NotModified => StatusCode::NOT_MODIFIED.into_response(),
-        Verdict::OtherVersion => return Err(other_version(transfer).into()),
-        Verdict::UnnamedVersion => return Err(unnamed_version(transfer).into()),
-        Verdict::Unsatisfiable => return Ok(no_such_range(download)),
+        Precondition::Whole => send(None)?,
+        Precondition::Part(bytes) => send(Some(bytes))?,
+        Precondition::NotModified => StatusCode::NOT_MODIFIED.into_response(),
+        Precondition::OtherVersion => return Err(other_version(transfer).into()),
+        Precondition::UnnamedVersion => return Err(unnamed_version(transfer).into()),
+        Precondition::Unsatisfiable => return Ok(no_such_range(download)),
     };
     if method == Method::GET && response.status().is_success() {
         let (id, requested_by) = (transfer.id, caller.name());
@@ -167,8 +167,8 @@ fn sent(
 pub(super) async fn is_stored(app: &App, transfer: &Transfer) -> bool {
     let Some(download) = transfer.download() else { return false };
     match find(app, transfer, download).await {
-        Ok(Found::Stored(_)) | Err(_) => true,
-        Ok(Found::Other | Found::Nothing) => false,
+        Ok(StoredFile::Stored(_)) | Err(_) => true,
+        Ok(StoredFile::Other | StoredFile::Nothing) => false,
     }
 }
 
@@ -177,7 +177,7 @@ fn no_such_range(download: &Download) -> Response {
     let detail =
         format!("The file has {size} bytes; the range that was asked for has none of them.");
     let mut response =
-        Refusal::from(Problem::new(Code::RangeNotSatisfiable, detail)).into_response();
+        Rejection::from(Problem::new(Code::RangeNotSatisfiable, detail)).into_response();
     response.headers_mut().typed_insert(ContentRange::unsatisfied_bytes(size));
     response
 }
@@ -202,7 +202,7 @@ fn unnamed_version(transfer: &Transfer) -> Problem {
     Problem::new(Code::PreconditionFailed, detail).hint(hint)
 }
 
-async fn find(app: &App, transfer: &Transfer, download: &Download) -> Result<Found, Problem> {
+async fn find(app: &App, transfer: &Transfer, download: &Download) -> Result<StoredFile, Problem> {
     let (store, transfer, download) = (app.store.clone(), transfer.clone(), download.clone());
     match spawn_blocking(move || stored::find(&store, &transfer, &download)).await {
         Ok(Ok(found)) => Ok(found),
@@ -212,12 +212,12 @@ async fn find(app: &App, transfer: &Transfer, download: &Download) -> Result<Fou
 }
 
 /// The file on record is not there any more.
-fn gone(transfer: &Transfer, found: &Found) -> Problem {
+fn gone(transfer: &Transfer, found: &StoredFile) -> Problem {
     let client = &transfer.client;
     let name = transfer.download().map_or("the file".to_owned(), |file| file.name.to_string());
     let why = match found {
-        Found::Other => "was changed or replaced after it arrived",
-        Found::Nothing | Found::Stored(_) => "was removed from the data folder",
+        StoredFile::Other => "was changed or replaced after it arrived",
+        StoredFile::Nothing | StoredFile::Stored(_) => "was removed from the data folder",
     };
     let path = transfer.path.as_ref().map(|path| format!("&path={}", encode(path.as_str())));
     let query = path.unwrap_or_default();

@@ -14,8 +14,8 @@ use tracing::error;
 
 use super::caller::{Caller, check_format};
 use super::nearest::nearest_path;
-use super::reply::Refusal;
-use super::request_log::{Entry, RequestLog};
+use super::reply::Rejection;
+use super::request_log::{RequestLog, RequestLogEntry};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -26,13 +26,13 @@ pub(super) async fn frame(
     next: Next,
 ) -> Response {
     let caller = Caller::of(&request, own_addr);
-    let entry = Entry::of(&request);
+    let entry = RequestLogEntry::of(&request);
     let mut response = match check_format(request.uri()) {
         Ok(()) => {
             request.extensions_mut().insert(caller.clone());
             next.run(request).await
         }
-        Err(problem) => Refusal::from(problem).into_response(),
+        Err(problem) => Rejection::from(problem).into_response(),
     };
     let headers = response.headers_mut();
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
@@ -48,7 +48,7 @@ pub(super) async fn frame(
 /// comes out of its routes.
 pub(super) async fn render(mut response: Response) -> Response {
     let extensions = response.extensions_mut();
-    let (caller, refusal) = (extensions.remove::<Caller>(), extensions.remove::<Refusal>());
+    let (caller, refusal) = (extensions.remove::<Caller>(), extensions.remove::<Rejection>());
     let (Some(caller), Some(refusal)) = (caller, refusal) else { return response };
     let mut headers = std::mem::take(response.headers_mut());
     // That of the empty body.
@@ -63,7 +63,7 @@ pub(super) async fn render(mut response: Response) -> Response {
 }
 
 /// Answers for URLs that do not exist.
-pub(super) async fn no_such_url(uri: Uri) -> Refusal {
+pub(super) async fn no_such_url(uri: Uri) -> Rejection {
     let path = human::printable(uri.path(), 200);
     let meant = nearest_path(uri.path()).map(|path| format!(" Did you mean {path}?"));
     let detail = format!("There is nothing at {path}.{}", meant.unwrap_or_default());
@@ -71,7 +71,7 @@ pub(super) async fn no_such_url(uri: Uri) -> Refusal {
 }
 
 /// Answers for methods that a URL does not take. The router adds `Allow`.
-pub(super) async fn method_not_allowed(method: Method, uri: Uri) -> Refusal {
+pub(super) async fn method_not_allowed(method: Method, uri: Uri) -> Rejection {
     let path = human::printable(uri.path(), 200);
     Problem::new(Code::MethodNotAllowed, format!("{path} does not take {method}.")).into()
 }
@@ -83,5 +83,5 @@ pub(super) fn panicked(panic: Box<dyn Any + Send>) -> Response {
     let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
     error!(event = "http.panicked", text, "a request made the server panic");
     let detail = "The server made a mistake while it answered; others are not affected.";
-    Refusal::from(Problem::new(Code::Internal, detail)).into_response()
+    Rejection::from(Problem::new(Code::Internal, detail)).into_response()
 }

@@ -7,11 +7,11 @@ use filepull_core::problem::Problem;
 
 use super::App;
 use super::params::Params;
-use super::reply::{self, Refusal};
-use crate::readiness::{Check, Readiness};
+use super::reply::{self, Rejection};
+use crate::readiness::{Readiness, ReadyCheck};
 
 /// `/livez` and `/healthz`: the process turns.
-pub(super) async fn livez(RawQuery(query): RawQuery) -> Result<Response, Refusal> {
+pub(super) async fn livez(RawQuery(query): RawQuery) -> Result<Response, Rejection> {
     is_verbose(query.as_deref())?;
     Ok(reply::text(StatusCode::OK, "ok\n".to_owned()))
 }
@@ -20,7 +20,7 @@ pub(super) async fn livez(RawQuery(query): RawQuery) -> Result<Response, Refusal
 pub(super) async fn readyz(
     State(app): State<App>,
     RawQuery(query): RawQuery,
-) -> Result<Response, Refusal> {
+) -> Result<Response, Rejection> {
     let verbose = is_verbose(query.as_deref())?;
     let checks = readiness(&app).check().await;
     let ready = checks.iter().all(|check| check.ok);
@@ -45,8 +45,8 @@ fn readiness(app: &App) -> Readiness {
     }
 }
 
-fn words(checks: &[Check]) -> String {
-    let line = |check: &Check| {
+fn words(checks: &[ReadyCheck]) -> String {
+    let line = |check: &ReadyCheck| {
         let sign = if check.ok { '+' } else { '-' };
         format!("[{sign}] {:<13} {}\n", check.name, check.finding)
     };
@@ -59,7 +59,7 @@ mod tests {
 
     #[test]
     fn a_person_sees_what_holds_and_what_does_not() {
-        let check = |ok, name, finding: &str| Check { ok, name, finding: finding.to_owned() };
+        let check = |ok, name, finding: &str| ReadyCheck { ok, name, finding: finding.to_owned() };
         let checks = [
             check(true, "data folder", "writable, 812.0 GiB free"),
             check(false, "draining", "shutdown requested, 2 transfers still running"),

@@ -6,7 +6,7 @@ use filepull_core::id::{ClientId, TransferId};
 use filepull_core::problem::Problem;
 
 use super::params::parse_client;
-use super::reply::{Refusal, invalid};
+use super::reply::{Rejection, invalid};
 
 /// The client that a URL names.
 #[derive(Debug)]
@@ -21,27 +21,27 @@ pub(super) struct TransferIn(pub(super) TransferId);
 pub(super) struct TextIn(pub(super) String);
 
 impl<S: Send + Sync> FromRequestParts<S> for ClientIn {
-    type Rejection = Refusal;
+    type Rejection = Rejection;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Rejection> {
         let TextIn(text) = TextIn::from_request_parts(parts, state).await?;
         Ok(Self(parse_client(&text)?))
     }
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for TransferIn {
-    type Rejection = Refusal;
+    type Rejection = Rejection;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Rejection> {
         let TextIn(text) = TextIn::from_request_parts(parts, state).await?;
         Ok(Self(parse_transfer(&text)?))
     }
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for TextIn {
-    type Rejection = Refusal;
+    type Rejection = Rejection;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Rejection> {
         match Path::<String>::from_request_parts(parts, state).await {
             Ok(Path(text)) => Ok(Self(text)),
             Err(_) => {

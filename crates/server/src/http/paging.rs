@@ -16,7 +16,7 @@ const MAX_LIMIT: u32 = 1000;
 
 /// Some of the things that match.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Page<T> {
+pub(super) struct ListPage<T> {
     pub(super) items: Vec<T>,
     /// What the next page begins after.
     pub(super) next_cursor: Option<String>,
@@ -24,10 +24,10 @@ pub(super) struct Page<T> {
     pub(super) total: Total,
 }
 
-impl<T> Page<T> {
-    pub(super) fn map<U>(self, map: impl FnMut(T) -> U) -> Page<U> {
+impl<T> ListPage<T> {
+    pub(super) fn map<U>(self, map: impl FnMut(T) -> U) -> ListPage<U> {
         let Self { items, next_cursor, total } = self;
-        Page { items: items.into_iter().map(map).collect(), next_cursor, total }
+        ListPage { items: items.into_iter().map(map).collect(), next_cursor, total }
     }
 }
 
@@ -63,7 +63,7 @@ pub(super) fn answer<'a, T, J: Serialize>(
     caller: &Caller,
     name: &str,
     params: &Params,
-    page: &'a Page<T>,
+    page: &'a ListPage<T>,
     words: impl FnOnce() -> String,
     resource: impl Fn(&'a T) -> J,
 ) -> Response {

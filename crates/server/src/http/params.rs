@@ -12,7 +12,7 @@ use filepull_core::problem::Problem;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use super::nearest::nearest;
-use super::reply::{Refusal, invalid};
+use super::reply::{Rejection, invalid};
 
 /// Parameters by name. One that was given without a value has an empty one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,9 +27,9 @@ pub(super) struct Params {
 pub(super) struct NoParams;
 
 impl<S: Sync> FromRequestParts<S> for NoParams {
-    type Rejection = Refusal;
+    type Rejection = Rejection;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Rejection> {
         Params::from_query(parts.uri.query())?.only(&[])?;
         Ok(Self)
     }

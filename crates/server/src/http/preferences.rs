@@ -18,9 +18,9 @@ const MAX_KEY_LEN: usize = 255;
 
 /// The preference that was followed, to be said in the answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Applied(Option<String>);
+pub(super) struct PreferenceApplied(Option<String>);
 
-impl Applied {
+impl PreferenceApplied {
     /// Follows `Prefer: wait=30` and `Prefer: respond-async` as if they were the parameter `wait`,
     /// which comes first. What is not understood is ignored, as RFC 7240 asks.
     pub(super) fn follow(headers: &HeaderMap, params: &mut Params) -> Self {
@@ -90,8 +90,8 @@ mod tests {
     fn a_preference_is_a_parameter_said_otherwise() {
         let check = |query, prefer: &[&'static str], wait: Option<&str>, applied: Option<&str>| {
             let mut params = Params::from_query(Some(query)).unwrap();
-            let followed = Applied::follow(&headers(&PREFER, prefer), &mut params);
-            let applied = Applied(applied.map(str::to_owned));
+            let followed = PreferenceApplied::follow(&headers(&PREFER, prefer), &mut params);
+            let applied = PreferenceApplied(applied.map(str::to_owned));
             assert_eq!((params.get("wait"), followed), (wait, applied), "{query} {prefer:?}");
         };
         check("", &["wait=5"], Some("5"), Some("wait=5"));

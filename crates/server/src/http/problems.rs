@@ -10,7 +10,7 @@ use super::caller::Caller;
 use super::ids::TextIn;
 use super::nearest::nearest;
 use super::params::NoParams;
-use super::reply::{self, Refusal};
+use super::reply::{self, Rejection};
 use super::table::table;
 
 /// One kind of problem, as its page shows it.
@@ -46,7 +46,7 @@ pub(super) async fn show(
     Extension(caller): Extension<Caller>,
     _: NoParams,
     TextIn(name): TextIn,
-) -> Result<Response, Refusal> {
+) -> Result<Response, Rejection> {
     let known = Code::ALL.iter().copied().find(|code| code.as_str() == name);
     let Some(code) = known else { return Err(unknown(&name).into()) };
     Ok(reply::page(&caller, || one(code, &caller.host), || KindJson::from(code)))

@@ -58,12 +58,12 @@ fn pretty(body: &impl Serialize) -> String {
 /// A problem on its way to the caller. [`frame`](super::frame) renders it, so that handlers need
 /// not know who asks.
 #[derive(Clone, Debug)]
-pub(super) struct Refusal {
+pub(super) struct Rejection {
     problem: Problem,
     members: Map<String, Value>,
 }
 
-impl Refusal {
+impl Rejection {
     /// Adds a member of its own to the JSON form.
     pub(super) fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.members.insert(name.to_owned(), value.into());
@@ -102,13 +102,13 @@ impl Refusal {
     }
 }
 
-impl From<Problem> for Refusal {
+impl From<Problem> for Rejection {
     fn from(problem: Problem) -> Self {
         Self { problem, members: Map::new() }
     }
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for Rejection {
     fn into_response(self) -> Response {
         let mut response = status(self.problem.code).into_response();
         // The body made of the status is empty; its headers must not outlive it.

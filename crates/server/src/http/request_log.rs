@@ -13,7 +13,7 @@ use tokio::time::sleep;
 use tracing::{debug, info};
 
 use super::caller::Caller;
-use super::reply::Refusal;
+use super::reply::Rejection;
 
 /// How many rejected requests are logged in one second. A person sees each rejected request; a
 /// flood adds a few KiB a second to the log.
@@ -25,18 +25,18 @@ const SECOND: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub(super) struct RequestLog {
     lifecycle: Lifecycle,
-    sample: Arc<Mutex<Sample>>,
+    sample: Arc<Mutex<RequestSample>>,
 }
 
 /// The logged fields of a request. Never the URL, which may hold anything.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct RequestLogEntry {
     method: Method,
     route: Option<MatchedPath>,
     started: Instant,
 }
 
-impl Entry {
+impl RequestLogEntry {
     /// The entry of a request that arrives now.
     pub(super) fn of(request: &Request) -> Self {
         let route = request.extensions().get::<MatchedPath>().cloned();
@@ -47,12 +47,12 @@ impl Entry {
 impl RequestLog {
     /// A log whose tasks belong to `lifecycle`.
     pub(super) fn new(lifecycle: Lifecycle) -> Self {
-        Self { lifecycle, sample: Arc::new(Mutex::new(Sample::new(Instant::now()))) }
+        Self { lifecycle, sample: Arc::new(Mutex::new(RequestSample::new(Instant::now()))) }
     }
 
     /// Logs a request with its response.
-    pub(super) fn log(&self, entry: &Entry, caller: &Caller, response: &Response) {
-        let Entry { method, route, started } = entry;
+    pub(super) fn log(&self, entry: &RequestLogEntry, caller: &Caller, response: &Response) {
+        let RequestLogEntry { method, route, started } = entry;
         let route = route.as_ref().map_or("none", MatchedPath::as_str);
         let (status, request_id) = (response.status().as_u16(), caller.request_id);
         let (duration_seconds, requested_by) = (started.elapsed().as_secs_f64(), caller.name());
@@ -63,18 +63,18 @@ impl RequestLog {
             );
             return;
         }
-        let code = response.extensions().get::<Refusal>().map(Refusal::code).map(Code::as_str);
+        let code = response.extensions().get::<Rejection>().map(Rejection::code).map(Code::as_str);
         match self.admit() {
-            Admitted::Logged => info!(
+            SampleDecision::Logged => info!(
                 event = "http.request", %method, route, status, code, duration_seconds,
                 requested_by, %request_id, "request rejected"
             ),
-            Admitted::FirstOmitted => self.lifecycle.spawn(self.clone().sum_up()),
-            Admitted::Omitted => {}
+            SampleDecision::FirstOmitted => self.lifecycle.spawn(self.clone().sum_up()),
+            SampleDecision::Omitted => {}
         }
     }
 
-    fn admit(&self) -> Admitted {
+    fn admit(&self) -> SampleDecision {
         self.sample.lock().unwrap_or_else(PoisonError::into_inner).admit(Instant::now())
     }
 
@@ -92,7 +92,7 @@ impl RequestLog {
 
 /// Whether a rejected request is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Admitted {
+enum SampleDecision {
     Logged,
     /// Not logged, and the first one since the last summary.
     FirstOmitted,
@@ -101,28 +101,28 @@ enum Admitted {
 
 /// Counts the rejected requests of a second.
 #[derive(Debug)]
-struct Sample {
+struct RequestSample {
     since: Instant,
     n_logged: u32,
     n_omitted: u64,
 }
 
-impl Sample {
+impl RequestSample {
     fn new(now: Instant) -> Self {
         Self { since: now, n_logged: 0, n_omitted: 0 }
     }
 
-    fn admit(&mut self, now: Instant) -> Admitted {
+    fn admit(&mut self, now: Instant) -> SampleDecision {
         if SECOND <= now.duration_since(self.since) {
             self.since = now;
             self.n_logged = 0;
         }
         if self.n_logged < MAX_PER_SECOND {
             self.n_logged += 1;
-            return Admitted::Logged;
+            return SampleDecision::Logged;
         }
         self.n_omitted += 1;
-        if self.n_omitted == 1 { Admitted::FirstOmitted } else { Admitted::Omitted }
+        if self.n_omitted == 1 { SampleDecision::FirstOmitted } else { SampleDecision::Omitted }
     }
 
     fn take_omitted(&mut self) -> u64 {
@@ -137,14 +137,14 @@ mod tests {
     #[test]
     fn a_flood_is_logged_up_to_a_bound_and_counted() {
         let start = Instant::now();
-        let mut sample = Sample::new(start);
-        let admitted: Vec<Admitted> = (0..1000).map(|_| sample.admit(start)).collect();
+        let mut sample = RequestSample::new(start);
+        let admitted: Vec<SampleDecision> = (0..1000).map(|_| sample.admit(start)).collect();
         let count = |wanted| admitted.iter().filter(|found| **found == wanted).count();
-        assert_eq!(count(Admitted::Logged), 20);
-        assert_eq!(count(Admitted::FirstOmitted), 1);
-        assert_eq!(count(Admitted::Omitted), 979);
+        assert_eq!(count(SampleDecision::Logged), 20);
+        assert_eq!(count(SampleDecision::FirstOmitted), 1);
+        assert_eq!(count(SampleDecision::Omitted), 979);
         assert_eq!(sample.take_omitted(), 980);
-        assert_eq!(sample.admit(start), Admitted::FirstOmitted);
-        assert_eq!(sample.admit(start + SECOND), Admitted::Logged);
+        assert_eq!(sample.admit(start), SampleDecision::FirstOmitted);
+        assert_eq!(sample.admit(start + SECOND), SampleDecision::Logged);
     }
 }

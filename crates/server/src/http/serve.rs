@@ -21,10 +21,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tower::ServiceExt as _;
 use tracing::debug;
 
-use super::connection::{Connection, TimedBody};
+use super::connection::{HttpConnection, TimedBody};
 use crate::connection_limit::{ConnectionLimit, ConnectionPermit};
-use crate::door;
 use crate::guarded_body::GuardedBody;
+use crate::listener;
 
 /// Maximum number of unsent bytes for one reader: many slow readers must not fill the memory.
 const SEND_LEN: usize = 64 * 1024;
@@ -43,7 +43,7 @@ pub(crate) async fn serve(
 ) {
     let drain = lifecycle.drain().clone();
     let next = || async {
-        let accepted = door::accept(&listener, "operators").await;
+        let accepted = listener::accept(&listener, "operators").await;
         (accepted, limit.admit(lifecycle.stop()).await)
     };
     while let Some(((stream, peer), permit)) = drain.run_until_cancelled(next()).await {
@@ -60,14 +60,14 @@ async fn connection(
     router: Router,
     lifecycle: Lifecycle,
 ) {
-    door::set_options(&stream);
+    listener::set_options(&stream);
     let closed = permit.closed().clone();
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_LIMIT)
         .max_buf_size(SEND_LEN)
         .serve_connection(
-            TokioIo::new(Connection::new(stream, permit.clone())),
+            TokioIo::new(HttpConnection::new(stream, permit.clone())),
             service(router, peer, permit),
         );
     let mut connection = pin!(connection);
@@ -117,13 +117,13 @@ mod tests {
     use super::*;
 
     /// A server with a page that is answered when the server drains.
-    struct Served {
+    struct HttpServer {
         addr: SocketAddr,
         lifecycle: Lifecycle,
         waits: Arc<Notify>,
     }
 
-    async fn served() -> Served {
+    async fn served() -> HttpServer {
         let (lifecycle, waits) = (Lifecycle::new(), Arc::new(Notify::new()));
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let addr = listener.local_addr().unwrap();
@@ -135,7 +135,7 @@ mod tests {
         let router = Router::new().route("/", get(|| async { "hello" })).route("/wait", wait);
         let limit = ConnectionLimit::new("operators", 2, true);
         lifecycle.spawn(serve(listener, router, limit, lifecycle.clone()));
-        Served { addr, lifecycle, waits }
+        HttpServer { addr, lifecycle, waits }
     }
 
     async fn ask(addr: SocketAddr, path: &str) -> TcpStream {
@@ -147,7 +147,7 @@ mod tests {
 
     #[tokio::test]
     async fn idle_and_silent_connections_do_not_delay_the_end() {
-        let Served { addr, lifecycle, .. } = served().await;
+        let HttpServer { addr, lifecycle, .. } = served().await;
         let _silent = TcpStream::connect(addr).await.unwrap();
         let mut idle = ask(addr, "/").await;
         let mut answer = [0; 256];
@@ -159,7 +159,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_request_that_is_being_answered_is_answered() {
-        let Served { addr, lifecycle, waits } = served().await;
+        let HttpServer { addr, lifecycle, waits } = served().await;
         let mut waiting = ask(addr, "/wait").await;
         waits.notified().await;
         lifecycle.shut_down(Duration::from_secs(4)).await.unwrap();

@@ -17,14 +17,14 @@ use super::table::table;
 use super::{About, App};
 use crate::config::Setting;
 use crate::known_clients::ClientCounts;
-use crate::transfers::{Counts, Limits};
+use crate::transfers::{Limits, TransferCounts};
 
 /// What was found out when somebody asked.
 #[derive(Debug)]
-struct Now {
+struct ServerNow {
     uptime: Duration,
     clients: ClientCounts,
-    counts: Counts,
+    counts: TransferCounts,
     limits: Limits,
     free_bytes: Option<u64>,
 }
@@ -40,7 +40,7 @@ pub(super) async fn show(
 
 pub(super) async fn answer(app: &App, caller: &Caller) -> Response {
     let space = app.transfers.disk().space(Duration::from_secs(1)).await;
-    let now = Now {
+    let now = ServerNow {
         uptime: (Utc::now() - app.about.started_at).to_std().unwrap_or_default(),
         clients: app.clients.counts().await,
         counts: app.transfers.counts(),
@@ -50,9 +50,9 @@ pub(super) async fn answer(app: &App, caller: &Caller) -> Response {
     reply::page(caller, || words(&app.about, &now), || ServerJson::new(&app.about, &now))
 }
 
-fn words(about: &About, now: &Now) -> String {
+fn words(about: &About, now: &ServerNow) -> String {
     let (online, offline) = (now.clients.online, now.clients.offline());
-    let Counts { running, waiting } = now.counts;
+    let TransferCounts { running, waiting } = now.counts;
     let free = now.free_bytes.map_or("unknown".to_owned(), human::size);
     let (up, min_free) = (human::span(now.uptime), human::size(now.limits.min_free));
     let mut rows = vec![
@@ -110,7 +110,7 @@ struct LimitsJson {
 }
 
 impl<'a> ServerJson<'a> {
-    fn new(about: &'a About, now: &Now) -> Self {
+    fn new(about: &'a About, now: &ServerNow) -> Self {
         let (limits, clients) = (&now.limits, now.clients);
         Self {
             version: about.version,

@@ -6,7 +6,7 @@ use axum::routing::get;
 use chrono::Utc;
 use filepull_core::id::TransferId;
 use filepull_core::problem::{Code, Problem};
-use filepull_core::transfer::{Reached, Transfer};
+use filepull_core::transfer::{LastProgress, Transfer};
 use serde_json::Value;
 use tower::ServiceExt as _;
 
@@ -215,7 +215,7 @@ async fn a_transfer_that_failed_is_told_with_its_own_problem() {
     let bed = Bed::start().await;
     let mut transfer = Transfer::new(client4(), None, "test".to_owned(), Utc::now());
     let problem = Problem::new(Code::FileMissing, "client4 has no file.");
-    transfer.fail(problem, Reached::default(), Utc::now());
+    transfer.fail(problem, LastProgress::default(), Utc::now());
     bed.app.records.save(&transfer).await.unwrap();
     let url = format!("/api/v1/transfers/{}", transfer.id);
     let shown = bed.get(&url).await;

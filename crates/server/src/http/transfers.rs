@@ -14,16 +14,16 @@ use filepull_core::id::{ClientId, TransferId};
 use filepull_core::problem::{Code, Problem};
 
 use super::App;
-use super::body::Asked;
+use super::body::RequestParams;
 use super::caller::{Caller, Format};
 use super::ids::{ClientIn, TransferIn};
 use super::params::Params;
-use super::preferences::{Applied, idempotency_key};
-use super::reply::{self, Refusal};
-use super::trigger::{self, Order};
+use super::preferences::{PreferenceApplied, idempotency_key};
+use super::reply::{self, Rejection};
+use super::trigger::{self, PullRequest};
 use super::{clients, files, paging, waiting};
-use crate::records::Recorded;
-use crate::transfers::{Listed, Pull, View};
+use crate::records::RecordedTransfer;
+use crate::transfers::{Pull, TransferListItem, View};
 pub(super) use json::{DAMAGED, FileJson, TransferJson};
 use json::{DamagedJson, ListedJson};
 
@@ -36,14 +36,14 @@ pub(super) async fn create(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
-    Asked(mut params): Asked,
-) -> Result<Response, Refusal> {
-    let applied = Applied::follow(&headers, &mut params);
+    RequestParams(mut params): RequestParams,
+) -> Result<Response, Rejection> {
+    let applied = PreferenceApplied::follow(&headers, &mut params);
     if params.get("client").is_none_or(str::is_empty) {
         params.only(PULL)?;
         return Err(trigger::which_client(&app, "Add \"client\" to the JSON body.").await.into());
     }
-    let order = Order::parse(&params, "client", PULL)?;
+    let order = PullRequest::parse(&params, "client", PULL)?;
     let pull = Pull { key: idempotency_key(&headers)?, ..order.pull(&caller) };
     let pulled = match app.transfers.pull(pull).await {
         Ok(pulled) => pulled,
@@ -72,11 +72,11 @@ pub(super) async fn list(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     RawQuery(query): RawQuery,
-) -> Result<Response, Refusal> {
+) -> Result<Response, Rejection> {
     let params = Params::from_query(query.as_deref())?;
     let now = Utc::now();
     let page = list::fetch(&app, &params, now).await?;
-    let place = |item: &Listed| app.transfers.place_in_line(item.as_view()?.transfer.id);
+    let place = |item: &TransferListItem| app.transfers.place_in_line(item.as_view()?.transfer.id);
     let page = page.map(|item| (place(&item), item));
     // How many run at all is no news about those that were asked for.
     let counts = (!list::is_narrowed(&params)).then(|| app.transfers.counts());
@@ -93,13 +93,13 @@ pub(super) async fn show(
     TransferIn(id): TransferIn,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
-) -> Result<Response, Refusal> {
+) -> Result<Response, Rejection> {
     let mut params = Params::from_query(query.as_deref())?;
-    let applied = Applied::follow(&headers, &mut params);
+    let applied = PreferenceApplied::follow(&headers, &mut params);
     params.only(&["wait"])?;
     let view = match app.find(id, waiting::asked(&params)?).await? {
-        Listed::View(view) => view,
-        Listed::Damaged(damaged) => {
+        TransferListItem::View(view) => view,
+        TransferListItem::Damaged(damaged) => {
             let words = || words::damaged(&damaged);
             return Ok(reply::page(&caller, words, || DamagedJson::from(&damaged)));
         }
@@ -122,8 +122,8 @@ pub(super) async fn cancel(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     TransferIn(id): TransferIn,
-    Asked(params): Asked,
-) -> Result<Response, Refusal> {
+    RequestParams(params): RequestParams,
+) -> Result<Response, Rejection> {
     params.only(&[])?;
     let view = app.transfers.cancel(id, &caller.name()).await?;
     Ok(cancelled(&app, &caller, &view))
@@ -135,8 +135,8 @@ pub(super) async fn cancel_of_client(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     ClientIn(client): ClientIn,
-    Asked(params): Asked,
-) -> Result<Response, Refusal> {
+    RequestParams(params): RequestParams,
+) -> Result<Response, Rejection> {
     params.only(&[])?;
     let id = match app.transfers.current(&client) {
         Some(view) => view.transfer.id,
@@ -148,8 +148,8 @@ pub(super) async fn cancel_of_client(
 
 async fn newest_of(app: &App, client: &ClientId) -> Result<TransferId, Problem> {
     match app.records.newest(client).await.map_err(|error| clients::failed(&error))? {
-        Some(Recorded::Readable(transfer)) => Ok(transfer.id),
-        Some(Recorded::Damaged(damaged)) => Err(damaged.problem()),
+        Some(RecordedTransfer::Readable(transfer)) => Ok(transfer.id),
+        Some(RecordedTransfer::Damaged(damaged)) => Err(damaged.problem()),
         None => {
             app.clients.known(client, clients::failed).await?;
             let detail = format!("{client} has no transfer to cancel.");

@@ -17,16 +17,16 @@ use chrono::Utc;
 use filepull_core::problem::{Code, Problem};
 
 use super::App;
-use super::body::Asked;
+use super::body::RequestParams;
 use super::caller::{Caller, Format};
 use super::ids::TextIn;
-use super::preferences::Applied;
-use super::reply::{self, RETRY_SECONDS, Refusal};
+use super::preferences::PreferenceApplied;
+use super::reply::{self, RETRY_SECONDS, Rejection};
 use super::transfers::{TransferJson, url};
-use crate::transfers::{Pulled, View};
-use answer::{Told, Waited};
+use crate::transfers::{PullResult, View};
+use answer::{AnswerContext, WaitResult};
 pub(super) use hints::{explain_for_api, which_client};
-pub(super) use order::{Order, shared_path};
+pub(super) use order::{PullRequest, shared_path};
 
 /// So long the client gets to accept or to refuse before the trigger is answered: "no such file"
 /// then comes back in the same curl.
@@ -44,7 +44,7 @@ where
 
 async fn refuse_method(method: Method, uri: Uri) -> Response {
     let detail = format!("{} does not take {method}; nothing was started.", uri.path());
-    let refusal = Refusal::from(Problem::new(Code::MethodNotAllowed, detail));
+    let refusal = Rejection::from(Problem::new(Code::MethodNotAllowed, detail));
     ([(ALLOW, HeaderValue::from_static("GET, POST"))], refusal).into_response()
 }
 
@@ -53,14 +53,14 @@ pub(super) async fn by_parameter(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
-    Asked(mut params): Asked,
-) -> Result<Response, Refusal> {
-    let applied = Applied::follow(&headers, &mut params);
+    RequestParams(mut params): RequestParams,
+) -> Result<Response, Rejection> {
+    let applied = PreferenceApplied::follow(&headers, &mut params);
     if params.get("id").is_none_or(str::is_empty) {
         params.only(order::TRIGGER)?;
         return Err(which_client(&app, "Add ?id=…").await.into());
     }
-    pull(&app, &caller, Order::parse(&params, "id", order::TRIGGER)?, applied).await
+    pull(&app, &caller, PullRequest::parse(&params, "id", order::TRIGGER)?, applied).await
 }
 
 /// `/trigger/client4`, for shells in which `?` needs quotes.
@@ -69,19 +69,19 @@ pub(super) async fn by_path(
     Extension(caller): Extension<Caller>,
     TextIn(id): TextIn,
     headers: HeaderMap,
-    Asked(mut params): Asked,
-) -> Result<Response, Refusal> {
-    let applied = Applied::follow(&headers, &mut params);
+    RequestParams(mut params): RequestParams,
+) -> Result<Response, Rejection> {
+    let applied = PreferenceApplied::follow(&headers, &mut params);
     params.add("id".to_owned(), id)?;
-    pull(&app, &caller, Order::parse(&params, "id", order::TRIGGER)?, applied).await
+    pull(&app, &caller, PullRequest::parse(&params, "id", order::TRIGGER)?, applied).await
 }
 
 async fn pull(
     app: &App,
     caller: &Caller,
-    order: Order,
-    applied: Applied,
-) -> Result<Response, Refusal> {
+    order: PullRequest,
+    applied: PreferenceApplied,
+) -> Result<Response, Rejection> {
     let asked_at = Instant::now();
     let pull = order.pull(caller);
     let pulled = match app.transfers.pull(pull).await {
@@ -92,7 +92,7 @@ async fn pull(
         Some(limit) => app.watch(pulled.view.clone(), limit, |view| view.transfer.is_final()).await,
         None => app.watch(pulled.view.clone(), SETTLE_LIMIT, View::is_settled).await,
     };
-    let waited = order.wait.map(|_| Waited { time: asked_at.elapsed(), end });
+    let waited = order.wait.map(|_| WaitResult { time: asked_at.elapsed(), end });
     let mut response = answered(app, caller, &pulled, &view, waited)
         .map_err(|problem| hints::explain_failed(caller, &order, pulled.id, problem))?;
     if !view.transfer.is_final() {
@@ -108,11 +108,11 @@ async fn pull(
 fn answered(
     app: &App,
     caller: &Caller,
-    pulled: &Pulled,
+    pulled: &PullResult,
     view: &View,
-    waited: Option<Waited>,
+    waited: Option<WaitResult>,
 ) -> Result<Response, Problem> {
-    let told = Told {
+    let told = AnswerContext {
         view,
         joined: pulled.joined,
         waited,

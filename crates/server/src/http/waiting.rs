@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::App;
 use super::params::Params;
-use crate::transfers::{Listed, View};
+use crate::transfers::{TransferListItem, View};
 
 /// Proxies cut a silent answer at 60 s: `wait` alone ends before.
 const BARE_WAIT: Duration = Duration::from_secs(50);
@@ -60,11 +60,11 @@ impl App {
         &self,
         id: TransferId,
         wait: Option<Duration>,
-    ) -> Result<Listed, Problem> {
+    ) -> Result<TransferListItem, Problem> {
         match (wait, self.transfers.watch(id)) {
             (Some(limit), Some(view)) => {
                 let (view, _) = self.watch(view, limit, |view| view.transfer.is_final()).await;
-                Ok(Listed::View(Box::new(view)))
+                Ok(TransferListItem::View(Box::new(view)))
             }
             (Some(_) | None, _) => self.transfers.look_up(id).await,
         }

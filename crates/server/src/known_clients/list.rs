@@ -8,7 +8,7 @@ use filepull_core::id::ClientId;
 
 use super::{KnownClients, Seen};
 use crate::client::ClientRecord;
-use crate::records::{ClientEntry, ClientOrder, RecordsError, Total};
+use crate::records::{ClientListItem, ClientOrder, RecordsError, Total};
 use crate::registry::ClientView;
 
 /// Which clients to list.
@@ -21,7 +21,7 @@ pub struct ClientFilter {
     /// In which order.
     pub order: ClientOrder,
     /// Where an earlier page ended.
-    pub after: Option<ClientEntry>,
+    pub after: Option<ClientListItem>,
     /// Maximum number of clients.
     pub limit: usize,
 }
@@ -32,7 +32,7 @@ pub struct ClientList {
     /// The clients. One whose record cannot be read is left out, and the log says so.
     pub clients: Vec<ClientView>,
     /// Where the next page begins, if there is one.
-    pub next: Option<ClientEntry>,
+    pub next: Option<ClientListItem>,
     /// How many match, on all pages.
     pub total: Total,
 }
@@ -48,7 +48,7 @@ impl ClientFilter {
                 .any(|place| place.to_ascii_lowercase().contains(&self.wanted))
     }
 
-    fn key(&self, entry: &ClientEntry) -> (Reverse<DateTime<Utc>>, ClientId) {
+    fn key(&self, entry: &ClientListItem) -> (Reverse<DateTime<Utc>>, ClientId) {
         let seen = match self.order {
             ClientOrder::Id => DateTime::UNIX_EPOCH,
             ClientOrder::Seen => entry.last_seen_at,
@@ -57,7 +57,7 @@ impl ClientFilter {
     }
 
     /// Sorts, and cuts to the limit plus one: the extra entry shows that there is a next page.
-    fn cut(&self, mut entries: Vec<ClientEntry>) -> Vec<ClientEntry> {
+    fn cut(&self, mut entries: Vec<ClientListItem>) -> Vec<ClientListItem> {
         let after = self.after.as_ref().map(|after| self.key(after));
         entries.retain(|entry| after.as_ref().is_none_or(|after| *after < self.key(entry)));
         entries.sort_by_cached_key(|entry| self.key(entry));
@@ -84,7 +84,7 @@ impl KnownClients {
     }
 
     /// Those that the registry has.
-    fn held(&self, filter: &ClientFilter) -> Vec<ClientEntry> {
+    fn held(&self, filter: &ClientFilter) -> Vec<ClientListItem> {
         let matches = |record: &ClientRecord, is_online| filter.matches(record, is_online);
         let seen: Vec<Seen> = match filter.order {
             ClientOrder::Id => {
@@ -94,12 +94,12 @@ impl KnownClients {
             }
             ClientOrder::Seen => self.registry.last_seen(matches),
         };
-        let entry = |(id, last_seen_at)| ClientEntry { id, last_seen_at };
+        let entry = |(id, last_seen_at)| ClientListItem { id, last_seen_at };
         filter.cut(seen.into_iter().map(entry).collect())
     }
 
     /// Those that the registry has, and those that only the records have.
-    async fn merged(&self, filter: &ClientFilter) -> Result<Vec<ClientEntry>, RecordsError> {
+    async fn merged(&self, filter: &ClientFilter) -> Result<Vec<ClientListItem>, RecordsError> {
         let mut batch_len = u32::try_from(filter.limit).unwrap_or(u32::MAX).saturating_add(1);
         let (mut on_record, mut position) = (Vec::new(), filter.after.clone());
         loop {
@@ -113,7 +113,7 @@ impl KnownClients {
             // In this order: a client that connects meanwhile is in both, and a client that
             // disconnects is still in the registry.
             let held: HashSet<ClientId> =
-                self.registry.held(on_record.iter().map(|entry: &ClientEntry| &entry.id));
+                self.registry.held(on_record.iter().map(|entry: &ClientListItem| &entry.id));
             on_record.retain(|entry| !held.contains(&entry.id));
             let mut entries = self.held(filter);
             let in_registry: HashSet<ClientId> =
@@ -131,7 +131,7 @@ impl KnownClients {
         }
     }
 
-    async fn views(&self, entries: Vec<ClientEntry>) -> Result<Vec<ClientView>, RecordsError> {
+    async fn views(&self, entries: Vec<ClientListItem>) -> Result<Vec<ClientView>, RecordsError> {
         let connected = entries.iter().map(|entry| self.registry.client(&entry.id));
         let connected: Vec<Option<ClientView>> = connected.collect();
         let missing = entries.iter().zip(&connected).filter(|(_, client)| client.is_none());

@@ -7,9 +7,9 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::*;
-use crate::client::{Agent, ClientRecord, Disconnect, DisconnectReason, Greeting};
-use crate::records::{ClientEntry, Enrolment, Total};
-use crate::registry::{Heard, Seat, Session};
+use crate::client::{AgentInfo, ClientRecord, Disconnect, DisconnectReason, Greeting};
+use crate::records::{ClientListItem, Enrolment, Total};
+use crate::registry::{LastHeard, SessionGuard, SessionHandle};
 
 struct Server {
     _folder: TempDir,
@@ -20,8 +20,8 @@ struct Server {
 
 /// A client that is connected until this is dropped.
 struct Connected {
-    seat: Seat,
-    _heard: watch::Sender<Heard>,
+    seat: SessionGuard,
+    _heard: watch::Sender<LastHeard>,
 }
 
 fn id(text: &str) -> ClientId {
@@ -43,7 +43,7 @@ impl Server {
 
     /// Connects a client that was heard at this minute.
     async fn connect(&self, client: &str, minute: i64) -> Connected {
-        let agent = Agent { hostname: format!("POS-{client}"), ..Agent::default() };
+        let agent = AgentInfo { hostname: format!("POS-{client}"), ..AgentInfo::default() };
         let greeting = Greeting {
             client: id(client),
             instance: Uuid::nil(),
@@ -57,8 +57,8 @@ impl Server {
         let Enrolment::Accepted { epoch, last_disconnect } = enrolment else {
             panic!("{client}: {enrolment:?}")
         };
-        let (pulse, heard) = watch::channel(Heard { at: time(minute), round_trip: None });
-        let (session, _messages) = Session::new(epoch, &greeting, heard);
+        let (pulse, heard) = watch::channel(LastHeard { at: time(minute), round_trip: None });
+        let (session, _messages) = SessionHandle::new(epoch, &greeting, heard);
         let seat = self.registry.enter(greeting, session, last_disconnect, time(minute)).unwrap();
         Connected { seat, _heard: pulse }
     }
@@ -87,7 +87,7 @@ impl Server {
 
     /// All pages of a list.
     async fn ids(&self, filter: &ClientFilter) -> Vec<String> {
-        let (mut ids, mut after) = (Vec::new(), None::<ClientEntry>);
+        let (mut ids, mut after) = (Vec::new(), None::<ClientListItem>);
         loop {
             let page = self.list(&ClientFilter { after, ..filter.clone() }).await;
             assert!(page.clients.len() <= filter.limit);

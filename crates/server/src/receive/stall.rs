@@ -2,7 +2,7 @@
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::brake::Brake;
+use crate::read_budget::ReadBudget;
 
 /// Maximum that all connections together may send during a stall of the disk, in KiB. A ping is
 /// answered only after everything sent before it has been read.
@@ -23,7 +23,7 @@ pub(super) struct Stall {
 impl Stall {
     /// Lets the connection read what the agent may send ahead, so that its pings are answered. If
     /// too many connections do so at once, this one may be dropped, and the upload is resumed.
-    pub(super) fn begin(&mut self, n_expected: u64, brake: &Brake) {
+    pub(super) fn begin(&mut self, n_expected: u64, brake: &ReadBudget) {
         self.is_now = true;
         self.has_been = true;
         let n_kib = n_expected.min(WINDOW_LEN).div_ceil(1024);

@@ -5,7 +5,7 @@ use filepull_core::id::TransferId;
 use tracing::error;
 
 use super::RecordsError;
-use super::fields::Fields;
+use super::fields::RowFields;
 use super::readers::Readers;
 use super::statement::{Row, Statement};
 
@@ -33,7 +33,7 @@ pub(super) async fn all(readers: &Readers) -> Result<Vec<(TransferId, String)>, 
 }
 
 fn read(row: &Row) -> Result<(TransferId, String), RecordsError> {
-    let fields = Fields::new("cancel", row);
+    let fields = RowFields::new("cancel", row);
     let transfer = fields.parse("transfer", |text| TransferId::parse(text).ok())?;
     Ok((transfer, fields.text("detail")?.to_owned()))
 }

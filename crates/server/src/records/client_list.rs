@@ -5,7 +5,7 @@
 use chrono::{DateTime, Utc};
 use filepull_core::id::ClientId;
 
-use super::fields::Fields;
+use super::fields::RowFields;
 use super::list::{COUNT_UP_TO, Total};
 use super::readers::Readers;
 use super::statement::{Row, Statement};
@@ -22,7 +22,7 @@ pub enum ClientOrder {
 
 /// A client in a list, and where the next page begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClientEntry {
+pub struct ClientListItem {
     /// The client.
     pub id: ClientId,
     /// When it was last heard, as far as it is on record.
@@ -33,7 +33,7 @@ pub struct ClientEntry {
 #[derive(Clone, Debug)]
 pub struct ClientPage {
     /// The clients that can be read.
-    pub entries: Vec<ClientEntry>,
+    pub entries: Vec<ClientListItem>,
     /// This is the last page.
     pub is_last: bool,
 }
@@ -64,7 +64,7 @@ impl Records {
     pub async fn client_page(
         &self,
         order: ClientOrder,
-        after: Option<&ClientEntry>,
+        after: Option<&ClientListItem>,
         wanted: &str,
         limit: u32,
     ) -> Result<ClientPage, RecordsError> {
@@ -148,11 +148,14 @@ fn narrow(query: &mut Statement, wanted: &str) {
 }
 
 fn id(row: &Row) -> Result<ClientId, RecordsError> {
-    Fields::new("client", row).parse("id", |text| ClientId::parse(text).ok())
+    RowFields::new("client", row).parse("id", |text| ClientId::parse(text).ok())
 }
 
-fn entry(row: &Row) -> Result<ClientEntry, RecordsError> {
-    Ok(ClientEntry { id: id(row)?, last_seen_at: Fields::new("client", row).time("last_seen_at")? })
+fn entry(row: &Row) -> Result<ClientListItem, RecordsError> {
+    Ok(ClientListItem {
+        id: id(row)?,
+        last_seen_at: RowFields::new("client", row).time("last_seen_at")?,
+    })
 }
 
 /// Every text that differs from `text` by one letter: two swapped, one too many, another one, or one

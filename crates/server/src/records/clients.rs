@@ -6,11 +6,11 @@ use filepull_core::problem::Code;
 use rusqlite::Connection;
 
 use super::RecordsError;
-use super::fields::Fields;
+use super::fields::RowFields;
 use super::readers::Readers;
 use super::statement::{Row, Statement};
 use super::transfers::bind_source;
-use crate::client::{Agent, ClientRecord, DefaultFile, Disconnect, DisconnectReason, Greeting};
+use crate::client::{AgentInfo, ClientRecord, DefaultFile, Disconnect, DisconnectReason, Greeting};
 
 const CONNECTED: &str = include_str!("connected.sql");
 
@@ -103,7 +103,7 @@ type LastDisconnect = Result<Option<Disconnect>, RecordsError>;
 
 /// Reads the row that [`connected`] returned.
 pub(super) fn enrolled(row: &Row) -> Result<(u64, LastDisconnect), RecordsError> {
-    let fields = Fields::new("client", row);
+    let fields = RowFields::new("client", row);
     Ok((fields.unsigned("epoch")?, read_disconnect(&fields)))
 }
 
@@ -142,11 +142,11 @@ pub(super) async fn count(readers: &Readers) -> Result<u64, RecordsError> {
 }
 
 fn read(row: &Row) -> Result<ClientRecord, RecordsError> {
-    let fields = Fields::new("client", row);
+    let fields = RowFields::new("client", row);
     Ok(ClientRecord {
         id: fields.parse("id", |text| ClientId::parse(text).ok())?,
         epoch: fields.unsigned("epoch")?,
-        agent: Agent {
+        agent: AgentInfo {
             version: fields.text("agent_version")?.to_owned(),
             os: fields.text("agent_os")?.to_owned(),
             arch: fields.text("agent_arch")?.to_owned(),
@@ -162,14 +162,14 @@ fn read(row: &Row) -> Result<ClientRecord, RecordsError> {
     })
 }
 
-fn read_default_file(fields: &Fields<'_>) -> Result<DefaultFile, RecordsError> {
+fn read_default_file(fields: &RowFields<'_>) -> Result<DefaultFile, RecordsError> {
     match fields.text_if_any("default_error")? {
         Some(_) => Ok(Err(fields.parse("default_error", Code::parse)?)),
         None => fields.source(["default_name", "default_size", "default_modified_ns"]).map(Ok),
     }
 }
 
-fn read_disconnect(fields: &Fields<'_>) -> Result<Option<Disconnect>, RecordsError> {
+fn read_disconnect(fields: &RowFields<'_>) -> Result<Option<Disconnect>, RecordsError> {
     let Some(at) = fields.time_if_any("disconnected_at")? else { return Ok(None) };
     let reason = fields.parse("disconnect_reason", DisconnectReason::parse)?;
     Ok(Some(Disconnect { at, reason, detail: fields.text("disconnect_detail")?.to_owned() }))

@@ -8,13 +8,13 @@ use filepull_core::problem::{Code, Problem};
 use filepull_core::transfer::Transfer;
 
 use super::RecordsError;
-use super::fields::Fields;
-use super::list::{Cursor, StateWord};
+use super::fields::RowFields;
+use super::list::{Cursor, PhaseName};
 use super::statement::{Row, Statement};
 
 /// A row of the table of transfers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Recorded {
+pub enum RecordedTransfer {
     /// The transfer that it holds.
     Readable(Box<Transfer>),
     /// It is damaged, or a newer version wrote it.
@@ -45,7 +45,7 @@ const END: &str = "UPDATE transfers SET state = 'failed', finished_at = $2, erro
 /// Characters of a reason that are shown.
 const MAX_REASON: usize = 200;
 
-impl Recorded {
+impl RecordedTransfer {
     /// The transfer, if the row is readable.
     pub fn readable(self) -> Option<Transfer> {
         match self {
@@ -64,7 +64,7 @@ impl Recorded {
 
     /// Reads what can be read of a row whose reading ended with `error`.
     pub(super) fn damaged(row: &Row, error: &RecordsError) -> Self {
-        let fields = Fields::new("transfer", row);
+        let fields = RowFields::new("transfer", row);
         let reason = match error {
             RecordsError::Damaged { column: "row_check", .. } => {
                 "the checksum of the row does not match".to_owned()
@@ -81,8 +81,8 @@ impl Recorded {
         };
         let id = row.text("id");
         let is_unfinished = matches!(
-            fields.parse("state", StateWord::parse),
-            Ok(StateWord::Queued | StateWord::Receiving | StateWord::Sealed)
+            fields.parse("state", PhaseName::parse),
+            Ok(PhaseName::Queued | PhaseName::Receiving | PhaseName::Sealed)
         );
         Self::Damaged(DamagedTransfer {
             id: human::printable(id.unwrap_or("unreadable"), 36),

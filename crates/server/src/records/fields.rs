@@ -8,12 +8,12 @@ use super::RecordsError;
 use super::statement::{Row, Value};
 
 /// A row, and what to call it when it cannot be read.
-pub(super) struct Fields<'r> {
+pub(super) struct RowFields<'r> {
     row: &'r Row,
     record: String,
 }
 
-impl<'r> Fields<'r> {
+impl<'r> RowFields<'r> {
     /// The row of a `kind` of record that has an `id`.
     pub(super) fn new(kind: &str, row: &'r Row) -> Self {
         let id = row.text("id").unwrap_or("without a readable id");

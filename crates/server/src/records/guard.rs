@@ -8,25 +8,28 @@ use std::path::{Path, PathBuf};
 
 /// The files as they were when they were opened.
 #[derive(Debug)]
-pub(super) struct Guard {
-    database: Guarded,
+pub(super) struct DatabaseGuard {
+    database: GuardedDatabase,
     /// The log beside the database: SQLite keeps one as long as a connection is open.
-    log: Guarded,
+    log: GuardedDatabase,
 }
 
 #[derive(Debug)]
-struct Guarded {
+struct GuardedDatabase {
     path: PathBuf,
     /// Device and inode, once the file is there.
     identity: Option<(u64, u64)>,
 }
 
-impl Guard {
+impl DatabaseGuard {
     /// Guards a database that is open.
     pub(super) fn new(database: &Path) -> Self {
         let mut log = OsString::from(database);
         log.push("-wal");
-        Self { database: Guarded::new(database.to_owned()), log: Guarded::new(log.into()) }
+        Self {
+            database: GuardedDatabase::new(database.to_owned()),
+            log: GuardedDatabase::new(log.into()),
+        }
     }
 
     /// Checks that the files are still the ones that are open. Blocks: for the writer only.
@@ -39,7 +42,7 @@ impl Guard {
     }
 }
 
-impl Guarded {
+impl GuardedDatabase {
     fn new(path: PathBuf) -> Self {
         let identity = identity(&path);
         Self { path, identity }

@@ -7,14 +7,14 @@ use filepull_core::id::{ClientId, TransferId};
 use filepull_core::problem::Code;
 use filepull_core::transfer::{Phase, Transfer};
 
-use super::damaged::Recorded;
+use super::damaged::RecordedTransfer;
 use super::readers::Readers;
 use super::statement::Statement;
 use super::{RecordsError, transfers};
 
 /// How far a transfer is, in the word that is on record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum StateWord {
+pub enum PhaseName {
     /// Nothing has been received.
     Queued,
     /// A partial exists.
@@ -29,7 +29,7 @@ pub enum StateWord {
     Cancelled,
 }
 
-impl StateWord {
+impl PhaseName {
     const ALL: [Self; 6] =
         [Self::Queued, Self::Receiving, Self::Sealed, Self::Done, Self::Failed, Self::Cancelled];
 
@@ -69,7 +69,7 @@ pub struct TransferFilter {
     /// Of this client.
     pub client: Option<ClientId>,
     /// In one of these states; none named is any state.
-    pub states: Vec<StateWord>,
+    pub states: Vec<PhaseName>,
     /// Asked for at this time or later.
     pub since: Option<DateTime<Utc>>,
     /// Asked for before this time.
@@ -154,9 +154,9 @@ impl fmt::Display for Cursor {
 
 /// Some of the transfers that match.
 #[derive(Clone, Debug)]
-pub struct Page {
+pub struct TransferPage {
     /// The transfers, newest first.
-    pub items: Vec<Recorded>,
+    pub items: Vec<RecordedTransfer>,
     /// The [`Cursor`] of the next page, if there is one.
     pub next_cursor: Option<String>,
     /// How many match, on all pages.
@@ -192,7 +192,10 @@ impl fmt::Display for Total {
 /// Nobody turns a hundred pages.
 pub(super) const COUNT_UP_TO: u32 = 10_000;
 
-pub(super) async fn page(readers: &Readers, filter: &TransferFilter) -> Result<Page, RecordsError> {
+pub(super) async fn page(
+    readers: &Readers,
+    filter: &TransferFilter,
+) -> Result<TransferPage, RecordsError> {
     let limit = filter.limit.clamp(1, TransferFilter::MAX_LIMIT);
     let mut query = matching("SELECT *", filter);
     if let Some(cursor) = filter.cursor {
@@ -207,7 +210,7 @@ pub(super) async fn page(readers: &Readers, filter: &TransferFilter) -> Result<P
     let next_cursor = next.map(|cursor| cursor.to_string());
 
     let total = count(readers, filter).await?;
-    Ok(Page { items, next_cursor, total })
+    Ok(TransferPage { items, next_cursor, total })
 }
 
 async fn count(readers: &Readers, filter: &TransferFilter) -> Result<Total, RecordsError> {
@@ -220,14 +223,14 @@ async fn count(readers: &Readers, filter: &TransferFilter) -> Result<Total, Reco
 
 /// Returns the end of a page that began at `begin`: the last readable row. The position of a
 /// damaged row is uncertain, so the next page shows the damaged rows behind that one.
-fn end(items: &mut Vec<Recorded>, begin: Option<Cursor>) -> Option<Cursor> {
-    let is_readable = |item: &Recorded| matches!(item, Recorded::Readable(_));
+fn end(items: &mut Vec<RecordedTransfer>, begin: Option<Cursor>) -> Option<Cursor> {
+    let is_readable = |item: &RecordedTransfer| matches!(item, RecordedTransfer::Readable(_));
     if let Some(last) = items.iter().rposition(is_readable) {
         items.truncate(last + 1);
     }
     let end = match items.last()? {
-        Recorded::Readable(transfer) => Some(Cursor::of(transfer)),
-        Recorded::Damaged(damaged) => damaged.cursor(),
+        RecordedTransfer::Readable(transfer) => Some(Cursor::of(transfer)),
+        RecordedTransfer::Damaged(damaged) => damaged.cursor(),
     };
     // A page without progress would be repeated forever.
     end.filter(|end| begin.is_none_or(|begin| *end < begin))

@@ -6,10 +6,10 @@ use filepull_core::id::ClientId;
 use filepull_core::transfer::Transfer;
 use tokio::task::spawn_blocking;
 
-use super::fields::Fields;
+use super::fields::RowFields;
 use super::readers::Pool;
 use super::statement::{Row, Statement};
-use super::walk::Walk;
+use super::walk::RowWalk;
 use super::{RecordsError, schema, transfers};
 
 const HAS_CLIENT: &str = "SELECT 1 FROM clients WHERE id = $1";
@@ -37,7 +37,7 @@ pub struct RecordsReader {
 pub struct ClientTransfers {
     readers: Pool,
     client: ClientId,
-    walk: Walk,
+    walk: RowWalk,
 }
 
 /// The downloads on record.
@@ -78,8 +78,9 @@ impl RecordsReader {
     /// The database failed. An id that cannot be read is an error in its place.
     pub async fn clients(&self) -> Result<Vec<Result<ClientId, RecordsError>>, RecordsError> {
         let rows = self.readers.rows(Statement::new(CLIENTS)).await?;
-        let read =
-            |row: &Row| Fields::new("client", row).parse("id", |text| ClientId::parse(text).ok());
+        let read = |row: &Row| {
+            RowFields::new("client", row).parse("id", |text| ClientId::parse(text).ok())
+        };
         Ok(rows.iter().map(read).collect())
     }
 
@@ -100,7 +101,7 @@ impl RecordsReader {
 
     /// The transfers of a client.
     pub fn transfers_of(&self, client: ClientId) -> ClientTransfers {
-        ClientTransfers { readers: self.readers.clone(), client, walk: Walk::default() }
+        ClientTransfers { readers: self.readers.clone(), client, walk: RowWalk::default() }
     }
 }
 

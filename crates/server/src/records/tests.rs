@@ -12,14 +12,14 @@ use filepull_core::path::SharedPath;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::receive::Prefix;
 use filepull_core::source::Source;
-use filepull_core::transfer::{Download, Ended, Phase, Reached, Setbacks};
+use filepull_core::transfer::{Download, Failure, LastProgress, Phase, Setbacks};
 use futures::future::{join, join_all, try_join_all};
 use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::statement::Statement;
 use super::*;
-use crate::client::{Agent, Disconnect};
+use crate::client::{AgentInfo, Disconnect};
 
 /// A folder that does not exist yet, in one that goes away with the test.
 struct Room(TempDir);
@@ -50,12 +50,12 @@ async fn saved(records: &Records, id: TransferId) -> Option<Transfer> {
 }
 
 async fn unfinished(records: &Records) -> Vec<Transfer> {
-    let Unfinished { transfers, damaged } = records.unfinished().await.unwrap();
+    let UnfinishedRecords { transfers, damaged } = records.unfinished().await.unwrap();
     assert!(damaged.is_empty(), "{damaged:?}");
     transfers
 }
 
-fn readable(items: Vec<Recorded>) -> Vec<Transfer> {
+fn readable(items: Vec<RecordedTransfer>) -> Vec<Transfer> {
     items.into_iter().map(|item| item.readable().unwrap()).collect()
 }
 
@@ -101,10 +101,10 @@ fn phases() -> [Phase; 6] {
         Phase::Receiving { source: source(), checkpoint },
         Phase::Sealed(download()),
         Phase::Done(download()),
-        Phase::Failed(Ended { problem: missing, reached: Reached::default() }),
-        Phase::Cancelled(Ended {
+        Phase::Failed(Failure { problem: missing, reached: LastProgress::default() }),
+        Phase::Cancelled(Failure {
             problem: Problem::new(Code::Cancelled, "Cancelled by 127.0.0.1."),
-            reached: Reached { source: Some(source()), received: u64::MAX - 1 },
+            reached: LastProgress { source: Some(source()), received: u64::MAX - 1 },
         }),
     ]
 }
@@ -126,7 +126,11 @@ fn greeting() -> Greeting {
     Greeting {
         client: client("client4"),
         instance: Uuid::new_v4(),
-        agent: Agent { version: "0.1.0".to_owned(), os: "linux".to_owned(), ..Agent::default() },
+        agent: AgentInfo {
+            version: "0.1.0".to_owned(),
+            os: "linux".to_owned(),
+            ..AgentInfo::default()
+        },
         shares: vec!["menu.txt".to_owned(), "logs/*.log".to_owned()],
         default_file: Ok(source()),
         active_transfers: Vec::new(),

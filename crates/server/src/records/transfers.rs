@@ -9,14 +9,14 @@ use filepull_core::path::SharedPath;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::receive::Prefix;
 use filepull_core::source::Source;
-use filepull_core::transfer::{Download, Ended, Phase, Reached, Setbacks, Transfer};
+use filepull_core::transfer::{Download, Failure, LastProgress, Phase, Setbacks, Transfer};
 
 use super::RecordsError;
-use super::damaged::Recorded;
-use super::fields::Fields;
-use super::list::StateWord;
+use super::checksum::row_check;
+use super::damaged::RecordedTransfer;
+use super::fields::RowFields;
+use super::list::PhaseName;
 use super::readers::Readers;
-use super::row_check::row_check;
 use super::statement::{Row, Statement};
 
 const SAVE: &str = include_str!("save.sql");
@@ -96,7 +96,7 @@ fn bind_phase(phase: &Phase, statement: Statement) -> Statement {
         }
     };
     let problem = ended.map(|ended| &ended.problem);
-    bind_source(source, statement.bind(StateWord::of(phase).as_str().to_owned()))
+    bind_source(source, statement.bind(PhaseName::of(phase).as_str().to_owned()))
         .bind(checkpoint.map(|prefix| prefix.len.cast_signed()))
         .bind(checkpoint.map(|prefix| prefix.digest.to_string()))
         .bind(download.map(|file| file.name.to_string()))
@@ -120,7 +120,7 @@ pub(super) fn bind_source(source: Option<&Source>, statement: Statement) -> Stat
 
 /// Reads a row of the table.
 pub(super) fn read(row: &Row) -> Result<Transfer, RecordsError> {
-    let fields = Fields::new("transfer", row);
+    let fields = RowFields::new("transfer", row);
     let path = fields.text_if_any("path")?;
     let parse_path = |_| fields.parse("path", |text| SharedPath::parse(text).ok());
     let transfer = Transfer {
@@ -150,28 +150,28 @@ pub(super) fn read(row: &Row) -> Result<Transfer, RecordsError> {
     }
 }
 
-fn read_phase(fields: &Fields<'_>) -> Result<Phase, RecordsError> {
-    Ok(match fields.parse("state", StateWord::parse)? {
-        StateWord::Queued => Phase::Queued,
-        StateWord::Receiving => Phase::Receiving {
+fn read_phase(fields: &RowFields<'_>) -> Result<Phase, RecordsError> {
+    Ok(match fields.parse("state", PhaseName::parse)? {
+        PhaseName::Queued => Phase::Queued,
+        PhaseName::Receiving => Phase::Receiving {
             source: read_source(fields)?,
             checkpoint: Prefix {
                 len: fields.unsigned("checkpoint_len")?,
                 digest: fields.parse("checkpoint_digest", Digest::parse)?,
             },
         },
-        StateWord::Sealed => Phase::Sealed(read_download(fields)?),
-        StateWord::Done => Phase::Done(read_download(fields)?),
-        StateWord::Failed => Phase::Failed(read_ended(fields)?),
-        StateWord::Cancelled => Phase::Cancelled(read_ended(fields)?),
+        PhaseName::Sealed => Phase::Sealed(read_download(fields)?),
+        PhaseName::Done => Phase::Done(read_download(fields)?),
+        PhaseName::Failed => Phase::Failed(read_ended(fields)?),
+        PhaseName::Cancelled => Phase::Cancelled(read_ended(fields)?),
     })
 }
 
-fn read_source(fields: &Fields<'_>) -> Result<Source, RecordsError> {
+fn read_source(fields: &RowFields<'_>) -> Result<Source, RecordsError> {
     fields.source(["source_name", "source_size", "source_modified_ns"])
 }
 
-fn read_download(fields: &Fields<'_>) -> Result<Download, RecordsError> {
+fn read_download(fields: &RowFields<'_>) -> Result<Download, RecordsError> {
     Ok(Download {
         source: read_source(fields)?,
         name: fields.parse("download_name", DownloadName::parse)?,
@@ -181,18 +181,18 @@ fn read_download(fields: &Fields<'_>) -> Result<Download, RecordsError> {
     })
 }
 
-fn read_ended(fields: &Fields<'_>) -> Result<Ended, RecordsError> {
+fn read_ended(fields: &RowFields<'_>) -> Result<Failure, RecordsError> {
     let was_opened = fields.text_if_any("source_name")?.is_some();
-    Ok(Ended {
+    Ok(Failure {
         problem: read_problem(fields)?,
-        reached: Reached {
+        reached: LastProgress {
             source: was_opened.then(|| read_source(fields)).transpose()?,
             received: fields.unsigned("received")?,
         },
     })
 }
 
-fn read_problem(fields: &Fields<'_>) -> Result<Problem, RecordsError> {
+fn read_problem(fields: &RowFields<'_>) -> Result<Problem, RecordsError> {
     Ok(Problem {
         code: fields.parse("error_code", Code::parse)?,
         detail: fields.text("error_detail")?.to_owned(),
@@ -201,22 +201,22 @@ fn read_problem(fields: &Fields<'_>) -> Result<Problem, RecordsError> {
 }
 
 /// Reads a row of the table. A row that cannot be read becomes a damaged item.
-pub(super) fn recorded(row: &Row) -> Recorded {
+pub(super) fn recorded(row: &Row) -> RecordedTransfer {
     match read(row) {
-        Ok(transfer) => Recorded::Readable(Box::new(transfer)),
-        Err(error) => Recorded::damaged(row, &error),
+        Ok(transfer) => RecordedTransfer::Readable(Box::new(transfer)),
+        Err(error) => RecordedTransfer::damaged(row, &error),
     }
 }
 
 pub(super) async fn one(
     readers: &Readers,
     id: TransferId,
-) -> Result<Option<Recorded>, RecordsError> {
+) -> Result<Option<RecordedTransfer>, RecordsError> {
     let row = readers.point(Statement::new(ONE).bind(id.to_string())).await?;
     Ok(row.as_ref().map(recorded))
 }
 
-pub(super) async fn unfinished(readers: &Readers) -> Result<Vec<Recorded>, RecordsError> {
+pub(super) async fn unfinished(readers: &Readers) -> Result<Vec<RecordedTransfer>, RecordsError> {
     let rows = readers.list(Statement::new(UNFINISHED)).await?;
     Ok(rows.iter().map(recorded).collect())
 }
@@ -224,7 +224,7 @@ pub(super) async fn unfinished(readers: &Readers) -> Result<Vec<Recorded>, Recor
 pub(super) async fn newest(
     readers: &Readers,
     client: &ClientId,
-) -> Result<Option<Recorded>, RecordsError> {
+) -> Result<Option<RecordedTransfer>, RecordsError> {
     let row = readers.point(Statement::new(NEWEST).bind(client.as_str())).await?;
     Ok(row.as_ref().map(recorded))
 }
@@ -233,7 +233,7 @@ pub(super) async fn newest_download(
     readers: &Readers,
     client: &ClientId,
     path: Option<&SharedPath>,
-) -> Result<Option<Recorded>, RecordsError> {
+) -> Result<Option<RecordedTransfer>, RecordsError> {
     let statement = match path {
         None => Statement::new(NEWEST_DOWNLOAD).bind(client.as_str()),
         Some(path) => {
@@ -261,7 +261,7 @@ pub(super) async fn names_beside(
 pub(super) async fn newest_of_each(
     readers: &Readers,
     clients: &[ClientId],
-) -> Result<Vec<Recorded>, RecordsError> {
+) -> Result<Vec<RecordedTransfer>, RecordsError> {
     // One index look-up for each client: grouping all transfers would read all of the index.
     let newest = |client: &ClientId| Statement::new(NEWEST).bind(client.as_str());
     let rows = readers.each(clients.iter().map(newest).collect()).await?;

@@ -6,14 +6,14 @@ use super::transfers;
 
 /// Where a walk through the transfers is.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Walk {
+pub(super) struct RowWalk {
     /// The last row seen: when it was asked for, and its id. None at the start.
     seen: Option<(i64, String)>,
     /// The previous page was the last one at that time.
     at_end: bool,
 }
 
-impl Walk {
+impl RowWalk {
     /// Completes a statement that ends with a condition: the next rows, at most `limit`. Returns
     /// none once after the last page; the call after that continues with the rows added meanwhile.
     pub(super) fn next(&mut self, mut query: Statement, limit: u32) -> Option<Statement> {

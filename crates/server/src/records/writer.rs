@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::RecordsError;
-use super::guard::Guard;
+use super::guard::DatabaseGuard;
 use super::lock::Lock;
 use super::statement::{Row, Statement, Value};
 
@@ -29,16 +29,16 @@ const MAX_BATCH: usize = 256;
 
 /// Asks the writing task.
 #[derive(Clone, Debug)]
-pub(super) struct Writer {
+pub(super) struct RecordsWriter {
     queue: mpsc::Sender<Write>,
     stop: CancellationToken,
     tasks: TaskTracker,
-    told: Arc<Told>,
+    told: Arc<ResponseSender>,
 }
 
 /// What the task tells of itself.
 #[derive(Debug, Default)]
-struct Told {
+struct ResponseSender {
     commits: AtomicU64,
     close_error: OnceLock<Arc<rusqlite::Error>>,
 }
@@ -58,15 +58,15 @@ struct Write {
     reply: oneshot::Sender<Result<Returned, RecordsError>>,
 }
 
-impl Writer {
+impl RecordsWriter {
     /// Starts the task, which holds `lock` until it ends: when it is stopped, or when the last
     /// handle is dropped.
-    pub(super) fn start(connection: Connection, lock: Lock, guard: Guard) -> Self {
+    pub(super) fn start(connection: Connection, lock: Lock, guard: DatabaseGuard) -> Self {
         let (queue, inbox) = mpsc::channel(QUEUE_LEN);
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
-        let told = Arc::<Told>::default();
-        let task = Task { connection, lock, guard, told: Arc::clone(&told) };
+        let told = Arc::<ResponseSender>::default();
+        let task = WriteJob { connection, lock, guard, told: Arc::clone(&told) };
         let until = stop.clone();
         tasks.spawn_blocking(move || task.run(inbox, &until));
         Self { queue, stop, tasks, told }
@@ -139,22 +139,22 @@ impl Writer {
 }
 
 /// What the task owns.
-struct Task {
+struct WriteJob {
     connection: Connection,
     lock: Lock,
-    guard: Guard,
-    told: Arc<Told>,
+    guard: DatabaseGuard,
+    told: Arc<ResponseSender>,
 }
 
 /// Why a batch was not committed.
-enum Failed {
+enum WriteError {
     /// One of its statements is at fault.
     Statement(rusqlite::Error),
     /// The transaction as a whole is.
     Transaction(rusqlite::Error),
 }
 
-impl Task {
+impl WriteJob {
     fn run(mut self, mut inbox: mpsc::Receiver<Write>, stop: &CancellationToken) {
         let runtime = Handle::current();
         let mut batch = Vec::new();
@@ -188,7 +188,7 @@ impl Task {
         };
         match committed {
             Ok(all) => batch.into_iter().zip(all).for_each(|(write, it)| write.answer(Ok(it))),
-            Err(Failed::Statement(_)) if 1 < batch.len() => {
+            Err(WriteError::Statement(_)) if 1 < batch.len() => {
                 // Nobody pays for a neighbour's failure: each one gets a transaction of its own.
                 for write in batch {
                     let done = self.commit(slice::from_ref(&write));
@@ -206,15 +206,15 @@ impl Task {
     }
 
     /// All or nothing; one fsync.
-    fn commit(&mut self, batch: &[Write]) -> Result<Vec<Returned>, Failed> {
+    fn commit(&mut self, batch: &[Write]) -> Result<Vec<Returned>, WriteError> {
         let immediate = TransactionBehavior::Immediate;
         let begun = self.connection.transaction_with_behavior(immediate);
-        let transaction = begun.map_err(Failed::Transaction)?;
+        let transaction = begun.map_err(WriteError::Transaction)?;
         // An error drops the transaction, which rolls it back. If that fails too, the next one
         // cannot begin, and says so to whoever is concerned.
         let all = batch.iter().map(|write| write.run(&transaction));
-        let all = all.collect::<Result<_, _>>().map_err(Failed::Statement)?;
-        transaction.commit().map_err(Failed::Transaction)?;
+        let all = all.collect::<Result<_, _>>().map_err(WriteError::Statement)?;
+        transaction.commit().map_err(WriteError::Transaction)?;
         self.told.commits.fetch_add(1, Ordering::Relaxed);
         Ok(all)
     }
@@ -252,7 +252,7 @@ impl Write {
     }
 }
 
-impl Failed {
+impl WriteError {
     fn into_inner(self) -> rusqlite::Error {
         match self {
             Self::Statement(error) | Self::Transaction(error) => error,

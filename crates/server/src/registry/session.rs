@@ -16,7 +16,7 @@ use crate::client::Greeting;
 
 /// A handle on a live line.
 #[derive(Clone, Debug)]
-pub struct Session {
+pub struct SessionHandle {
     /// Quoted in logs.
     pub id: Uuid,
     /// Fences this line against earlier and later ones of the same client.
@@ -28,14 +28,14 @@ pub struct Session {
     /// The uploads that the agent still ran when it opened this line.
     pub active: Arc<[TransferId]>,
     /// When the agent was last heard.
-    pub heard: watch::Receiver<Heard>,
+    pub heard: watch::Receiver<LastHeard>,
     outbox: mpsc::Sender<Message>,
-    ending: Arc<Ending>,
+    ending: Arc<SessionEnd>,
 }
 
 /// The pulse of a line.
 #[derive(Clone, Copy, Debug)]
-pub struct Heard {
+pub struct LastHeard {
     /// When the last message came.
     pub at: DateTime<Utc>,
     /// How long the last ping took there and back.
@@ -48,7 +48,7 @@ pub enum Message {
     /// Are you there?
     Ping,
     /// Send this file. Boxed, because every idle line has room for 32 messages.
-    Start(Box<Order>),
+    Start(Box<SendOrder>),
     /// Do not send it after all.
     Cancel {
         /// Which transfer.
@@ -67,7 +67,7 @@ pub enum Message {
 
 /// An order: send this file, from this byte.
 #[derive(Clone, Debug)]
-pub struct Order {
+pub struct SendOrder {
     /// The transfer it is for.
     pub transfer: TransferId,
     /// Supersedes all lower ones.
@@ -86,7 +86,7 @@ pub struct Order {
 
 /// Why a line ends, when the server ends it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SessionEnds {
+pub enum EndReason {
     /// A newer line of the same client took over.
     Replaced,
     /// The agent did not do what a live one does.
@@ -96,8 +96,8 @@ pub enum SessionEnds {
 }
 
 #[derive(Debug, Default)]
-struct Ending {
-    why: OnceLock<SessionEnds>,
+struct SessionEnd {
+    why: OnceLock<EndReason>,
     token: CancellationToken,
 }
 
@@ -115,12 +115,12 @@ pub enum OrderError {
 /// 64 messages of at most a few KiB: one stuck agent holds little, then hears "busy".
 const OUTBOX_LEN: usize = 64;
 
-impl Session {
+impl SessionHandle {
     /// A new line, and the other end of its outbox.
     pub fn new(
         epoch: u64,
         greeting: &Greeting,
-        heard: watch::Receiver<Heard>,
+        heard: watch::Receiver<LastHeard>,
     ) -> (Self, mpsc::Receiver<Message>) {
         let &Greeting { instance, remote_addr, .. } = greeting;
         let active = greeting.active_transfers.as_slice().into();
@@ -134,7 +134,7 @@ impl Session {
     ///
     /// # Errors
     /// The outbox is full, or the line has ended.
-    pub fn say(&self, message: Message) -> Result<(), OrderError> {
+    pub fn send(&self, message: Message) -> Result<(), OrderError> {
         self.outbox.try_send(message).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => OrderError::Busy,
             mpsc::error::TrySendError::Closed(_) => OrderError::Ended,
@@ -144,23 +144,23 @@ impl Session {
     /// Asks for a sign of life. False if the line has already ended.
     pub fn probe(&self) -> bool {
         // A full outbox is no death: what is in it will be answered too.
-        self.say(Message::Ping) != Err(OrderError::Ended)
+        self.send(Message::Ping) != Err(OrderError::Ended)
     }
 
     /// Ends the line. The first reason given is the one that counts.
-    pub fn end(&self, why: SessionEnds) {
+    pub fn end(&self, why: EndReason) {
         let _ = self.ending.why.set(why);
         self.ending.token.cancel();
     }
 
     /// Waits until the server ends the line, and says why.
-    pub async fn ended(&self) -> SessionEnds {
+    pub async fn ended(&self) -> EndReason {
         self.ending.token.cancelled().await;
-        self.why_ended().unwrap_or(SessionEnds::Stopping)
+        self.why_ended().unwrap_or(EndReason::Stopping)
     }
 
     /// Why the server ended the line, if it did.
-    pub fn why_ended(&self) -> Option<SessionEnds> {
+    pub fn why_ended(&self) -> Option<EndReason> {
         self.ending.why.get().cloned()
     }
 }

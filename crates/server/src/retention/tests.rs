@@ -6,7 +6,7 @@ use filepull_core::id::ClientId;
 use filepull_core::name::DownloadName;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::source::Source;
-use filepull_core::transfer::{Download, Ended, Phase, Reached, Transfer};
+use filepull_core::transfer::{Download, Failure, LastProgress, Phase, Transfer};
 use tempfile::TempDir;
 
 use super::*;
@@ -30,7 +30,7 @@ fn done(at: DateTime<Utc>) -> Transfer {
 
 fn failed(at: DateTime<Utc>) -> Transfer {
     let problem = Problem::new(Code::FileMissing, "There is none.");
-    transfer(at, Phase::Failed(Ended { problem, reached: Reached::default() }))
+    transfer(at, Phase::Failed(Failure { problem, reached: LastProgress::default() }))
 }
 
 struct Bed {
@@ -57,11 +57,11 @@ impl Bed {
         fs::write(client.join(name), "abc").unwrap();
     }
 
-    async fn pass(&self, keep: Keep) -> Pass {
-        self.pass_of(&mut Scan::new(&self.records), keep).await
+    async fn pass(&self, keep: Keep) -> RetentionPass {
+        self.pass_of(&mut ScanPosition::new(&self.records), keep).await
     }
 
-    async fn pass_of(&self, scan: &mut Scan, keep: Keep) -> Pass {
+    async fn pass_of(&self, scan: &mut ScanPosition, keep: Keep) -> RetentionPass {
         pass(&self.records, &self.store, keep, scan).await.unwrap()
     }
 
@@ -80,11 +80,11 @@ async fn old_records_go_unless_their_download_is_there() {
     let bed = Bed::new(&[&kept, &gone, &missing, &young]).await;
     bed.put_download(&kept);
     let keep = Keep::For(DAYS.to_std().unwrap());
-    assert_eq!(bed.pass(keep).await, Pass { forgotten: 2, kept: 1 });
+    assert_eq!(bed.pass(keep).await, RetentionPass { forgotten: 2, kept: 1 });
     assert_eq!(bed.left().await, [young.id, kept.id]);
     // Once the file goes, its record does.
     fs::remove_dir_all(bed.folder.path().join("client4")).unwrap();
-    assert_eq!(bed.pass(keep).await, Pass { forgotten: 1, kept: 0 });
+    assert_eq!(bed.pass(keep).await, RetentionPass { forgotten: 1, kept: 0 });
     assert_eq!(bed.left().await, [young.id]);
 }
 
@@ -95,7 +95,7 @@ async fn what_cannot_be_looked_at_counts_as_there() {
     // Not a folder: nobody can tell whether the download is in it.
     fs::write(bed.folder.path().join("client4"), "").unwrap();
     let keep = Keep::For(DAYS.to_std().unwrap());
-    assert_eq!(bed.pass(keep).await, Pass { forgotten: 0, kept: 1 });
+    assert_eq!(bed.pass(keep).await, RetentionPass { forgotten: 0, kept: 1 });
 }
 
 #[tokio::test]
@@ -103,7 +103,7 @@ async fn forever_is_for_ever() {
     let old = failed(DateTime::from_timestamp_millis(1).unwrap());
     let bed = Bed::new(&[&old]).await;
     for keep in [Keep::Forever, Keep::For(Duration::MAX)] {
-        assert_eq!(bed.pass(keep).await, Pass::default());
+        assert_eq!(bed.pass(keep).await, RetentionPass::default());
     }
     assert_eq!(bed.left().await, [old.id]);
 }
@@ -114,7 +114,7 @@ async fn more_than_one_batch_goes_in_one_pass() {
     let transfers: Vec<_> = (1..=i64::from(AT_ONCE) * 2 + 1).map(|n| failed(ago(n))).collect();
     let bed = Bed::new(&transfers.iter().collect::<Vec<_>>()).await;
     let pass = bed.pass(Keep::For(DAYS.to_std().unwrap())).await;
-    assert_eq!(pass, Pass { forgotten: transfers.len(), kept: 0 });
+    assert_eq!(pass, RetentionPass { forgotten: transfers.len(), kept: 0 });
     assert!(bed.left().await.is_empty());
 }
 
@@ -132,16 +132,16 @@ async fn what_was_kept_is_not_looked_at_in_each_pass() {
     let bed = Bed::new(&[&kept]).await;
     bed.put_download(&kept);
     let keep = Keep::For(DAYS.to_std().unwrap());
-    let mut scan = Scan::new(&bed.records);
-    assert_eq!(bed.pass_of(&mut scan, keep).await, Pass { forgotten: 0, kept: 1 });
+    let mut scan = ScanPosition::new(&bed.records);
+    assert_eq!(bed.pass_of(&mut scan, keep).await, RetentionPass { forgotten: 0, kept: 1 });
     fs::remove_dir_all(bed.folder.path().join("client4")).unwrap();
     let next = failed(ago(50));
     bed.records.save(&next).await.unwrap();
-    assert_eq!(bed.pass_of(&mut scan, keep).await, Pass { forgotten: 1, kept: 0 });
+    assert_eq!(bed.pass_of(&mut scan, keep).await, RetentionPass { forgotten: 1, kept: 0 });
     assert_eq!(bed.left().await, [kept.id]);
     for _ in 2..PASSES_PER_SCAN {
-        assert_eq!(bed.pass_of(&mut scan, keep).await, Pass::default());
+        assert_eq!(bed.pass_of(&mut scan, keep).await, RetentionPass::default());
     }
-    assert_eq!(bed.pass_of(&mut scan, keep).await, Pass { forgotten: 1, kept: 0 });
+    assert_eq!(bed.pass_of(&mut scan, keep).await, RetentionPass { forgotten: 1, kept: 0 });
     assert!(bed.left().await.is_empty());
 }

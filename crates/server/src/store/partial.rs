@@ -13,7 +13,7 @@ use filepull_core::id::{ClientId, TransferId};
 use rustix::fs::{Advice, AtFlags, FallocateFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
-use super::whole::read_all;
+use super::read_back::read_all;
 use super::{StoreError, lacks_inodes, no_inodes as no_inodes_left};
 
 /// A file that is being received. Its bytes become durable by [`sync`](Self::sync) only.
@@ -24,7 +24,7 @@ use super::{StoreError, lacks_inodes, no_inodes as no_inodes_left};
 pub struct Partial {
     file: Arc<File>,
     folder: Arc<OwnedFd>,
-    place: Arc<Place>,
+    place: Arc<PartialPath>,
     /// Bytes appended, and how many of them the system has been asked to bring to the disk.
     appended: u64,
     started: u64,
@@ -47,12 +47,12 @@ const WRITE_BACK_LEN: u64 = 8 * 1024 * 1024;
 
 /// Where a partial lies.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct PartialPath {
     pub(super) folder_path: PathBuf,
     pub(super) name: String,
 }
 
-impl Place {
+impl PartialPath {
     pub(super) fn failed(&self, step: &'static str, source: io::Error) -> StoreError {
         StoreError { step, path: self.folder_path.join(&self.name), source }
     }
@@ -80,7 +80,11 @@ pub(crate) fn transfer_of(name: &str) -> Option<TransferId> {
 
 impl Partial {
     /// Creates the partial, and reserves `size` bytes. Leaves no file after an error.
-    pub(super) fn create(folder: OwnedFd, place: Place, size: u64) -> Result<Self, StoreError> {
+    pub(super) fn create(
+        folder: OwnedFd,
+        place: PartialPath,
+        size: u64,
+    ) -> Result<Self, StoreError> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let open = || rustix::fs::openat(&folder, &place.name, flags, MODE);
         let opened = match open() {
@@ -125,7 +129,7 @@ impl Partial {
 
     pub(super) fn open(
         folder: OwnedFd,
-        place: Place,
+        place: PartialPath,
         len: u64,
     ) -> Result<Option<Self>, StoreError> {
         let open = |access: OFlags| {

@@ -1,13 +1,13 @@
 //! The folder of files as the disk port of `core`.
 
-use filepull_core::disk::{Committed, Disk, DiskError, Durable, Extent, PartialKey};
+use filepull_core::disk::{CommitResult, Disk, DiskError, Durable, Extent, PartialKey};
 use filepull_core::id::ClientId;
 use filepull_core::name::DownloadName;
 use filepull_core::transfer::Download;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::partial::{Partial, Place};
+use super::partial::{Partial, PartialPath};
 use super::{Store, StoreError, digest_of, partial_name};
 
 type Error = DiskError<StoreError>;
@@ -36,12 +36,12 @@ impl Disk for Store {
         synced.map(|()| Durable::promise()).map_err(DiskError::Unknown)
     }
 
-    fn commit(&mut self, partial: &Partial, name: &DownloadName) -> Result<Committed, Error> {
+    fn commit(&mut self, partial: &Partial, name: &DownloadName) -> Result<CommitResult, Error> {
         if !partial.publish(&name.to_string())? {
-            return Ok(Committed::Taken);
+            return Ok(CommitResult::Taken);
         }
         partial.sync_folder().map_err(DiskError::Unknown)?;
-        Ok(Committed::Named(Durable::promise()))
+        Ok(CommitResult::Named(Durable::promise()))
     }
 
     /// Over the folder that is open already, where there is one: file descriptors may have run out.
@@ -118,8 +118,8 @@ impl Store {
         }
     }
 
-    fn place(&self, key: &PartialKey) -> Place {
+    fn place(&self, key: &PartialKey) -> PartialPath {
         let name = partial_name(key.transfer, key.generation);
-        Place { folder_path: self.root.path.join(key.client.as_str()), name }
+        PartialPath { folder_path: self.root.path.join(key.client.as_str()), name }
     }
 }

@@ -1,5 +1,5 @@
 use filepull_core::digest::Digest;
-use filepull_core::disk::{Committed, Disk as _, Extent, PartialKey};
+use filepull_core::disk::{CommitResult, Disk as _, Extent, PartialKey};
 use filepull_core::id::TransferId;
 use filepull_core::source::Source;
 use filepull_core::transfer::Download;
@@ -37,7 +37,7 @@ fn a_published_partial_has_its_name_and_no_other() {
     let (folder, mut store) = store();
     let partial = partial(&mut store, b"whole");
     let _synced = store.sync(&partial, Extent::Whole).unwrap();
-    assert!(matches!(store.commit(&partial, &name()), Ok(Committed::Named(_))));
+    assert!(matches!(store.commit(&partial, &name()), Ok(CommitResult::Named(_))));
     let names: Vec<_> = std::fs::read_dir(folder.path().join("client4"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name())
@@ -52,9 +52,9 @@ fn a_published_partial_has_its_name_and_no_other() {
 fn a_taken_name_is_never_overwritten() {
     let (_folder, mut store) = store();
     let first = partial(&mut store, b"first");
-    assert!(matches!(store.commit(&first, &name()), Ok(Committed::Named(_))));
+    assert!(matches!(store.commit(&first, &name()), Ok(CommitResult::Named(_))));
     let second = partial(&mut store, b"second");
-    assert!(matches!(store.commit(&second, &name()), Ok(Committed::Taken)));
+    assert!(matches!(store.commit(&second, &name()), Ok(CommitResult::Taken)));
     assert!(!second.publish_by_link(&name().to_string()).unwrap());
     assert!(second.publish_by_link(&name().next().to_string()).unwrap());
     let first = store.find_download(&client(), &name()).unwrap().unwrap();
@@ -101,13 +101,13 @@ fn what_is_not_the_download_is_not_found_under_its_name() {
     assert!(store.find(&client(), &download).unwrap().is_none(), "nothing is there");
     symlink("elsewhere", &path).unwrap();
     assert!(store.find(&client(), &download).unwrap().is_none(), "a link is not followed");
-    assert!(matches!(store.commit(&partial, &name()), Ok(Committed::Taken)));
+    assert!(matches!(store.commit(&partial, &name()), Ok(CommitResult::Taken)));
     std::fs::remove_file(&path).unwrap();
     std::fs::create_dir(&path).unwrap();
     assert!(store.find(&client(), &download).unwrap().is_none(), "a folder is not a download");
-    assert!(matches!(store.commit(&partial, &name()), Ok(Committed::Taken)));
+    assert!(matches!(store.commit(&partial, &name()), Ok(CommitResult::Taken)));
     std::fs::remove_dir(&path).unwrap();
-    assert!(matches!(store.commit(&partial, &name()), Ok(Committed::Named(_))));
+    assert!(matches!(store.commit(&partial, &name()), Ok(CommitResult::Named(_))));
     assert!(store.find(&client(), &download).unwrap().is_some());
 }
 

@@ -3,13 +3,13 @@
 use filepull_core::human;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::source::Source;
-use filepull_core::transfer::{Begin, BeginError, Transfer};
+use filepull_core::transfer::{BeginError, Transfer, UploadStart};
 use tokio::sync::mpsc;
 use tracing::info;
 
 use super::disk::run;
-use super::life::{Ending, Life};
-use super::view::Stage;
+use super::task::{Ending, TransferTask};
+use super::view::Activity;
 use super::{Reply, refuse, store_failed};
 
 /// Whether an upload may begin.
@@ -18,7 +18,7 @@ pub(super) enum Admitted {
     No(String),
 }
 
-impl Life {
+impl TransferTask {
     /// Lets the upload begin: into the partial that is there, or into a new one.
     pub(super) async fn admit(
         &mut self,
@@ -30,16 +30,16 @@ impl Life {
         loop {
             let held = self.held.as_ref().map(|held| held.receiver.received());
             match self.transfer.begin(attempt, offset, &source, held) {
-                Ok(Begin::Over) => {
+                Ok(UploadStart::Restart) => {
                     self.changed_between_attempts()?;
                     self.start_over().await?;
                 }
-                Ok(Begin::GoOn) => {
+                Ok(UploadStart::Resume) => {
                     self.fits(size).await?;
                     self.reserve(size).await?;
                     break;
                 }
-                Ok(Begin::Anew) => {
+                Ok(UploadStart::Create) => {
                     self.fits(size).await?;
                     self.begin_partial(source).await?;
                     break;
@@ -86,7 +86,7 @@ impl Life {
         };
         let (held, reserved) = run(job).await;
         self.held = Some(held);
-        reserved.map_err(|error| self.meaning(store_failed(&error)))
+        reserved.map_err(|error| self.classify(store_failed(&error)))
     }
 
     fn began(&mut self, offset: u64) {
@@ -103,7 +103,7 @@ impl Life {
         }
         self.was_admitted = true;
         self.view.send_modify(|view| view.bytes_done = offset);
-        self.show(Stage::Running);
+        self.show(Activity::Running);
     }
 
     /// Is there space for a source of `size` bytes? What is received already has its space, whether

@@ -11,12 +11,12 @@ use filepull_core::transfer::Transfer;
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
-use super::life::{Attempted, Ending, Life};
-use super::patience::Patience;
-use super::view::Stage;
-use super::{Answer, Ask, Upload, now};
+use super::stall_timer::StallTimer;
+use super::task::{Attempted, Ending, TransferTask};
+use super::view::Activity;
+use super::{Answer, Command, Upload, now};
 use crate::client::DefaultFile;
-use crate::registry::{Message, Order, Session, SessionEnds};
+use crate::registry::{EndReason, Message, SendOrder, SessionHandle};
 
 /// An agent that lives answers an order within this time.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
@@ -26,9 +26,9 @@ pub(super) fn fruitless(why: impl Into<String>) -> Attempted {
     Attempted::Interrupted { why: why.into(), progress: false }
 }
 
-impl Life {
+impl TransferTask {
     /// Orders the file from a client that is there, and sees the upload through.
-    pub(super) async fn attempt(&mut self, session: &Session) -> Result<Attempted, Ending> {
+    pub(super) async fn attempt(&mut self, session: &SessionHandle) -> Result<Attempted, Ending> {
         self.recover_prefix().await?;
         // From here on the source may be open.
         self.ordered.store(true, Ordering::SeqCst);
@@ -39,8 +39,8 @@ impl Life {
             // So that a killed server does not count anew. The first order does not wait for it.
             self.record().await?;
         }
-        self.show(Stage::Asked);
-        if let Err(error) = session.say(Message::Start(Box::new(order))) {
+        self.show(Activity::Asked);
+        if let Err(error) = session.send(Message::Start(Box::new(order))) {
             return Ok(fruitless(error.to_string()));
         }
         match self.answered(session, token).await? {
@@ -49,22 +49,22 @@ impl Life {
         }
     }
 
-    fn next_order(&mut self) -> Order {
+    fn next_order(&mut self) -> SendOrder {
         let attempt = self.transfer.next_attempt(now());
         let Transfer { id, path, requested_by, .. } = self.transfer.clone();
         let prefix = self.held.as_ref().map_or_else(Prefix::empty, |held| held.receiver.prefix());
         let max_size = self.shared.limits.max_file_size;
         let token = Uuid::new_v4();
-        Order { transfer: id, attempt, path, prefix, token, max_size, requested_by }
+        SendOrder { transfer: id, attempt, path, prefix, token, max_size, requested_by }
     }
 
     /// Waits for the upload that answers the order.
-    async fn answered(&mut self, session: &Session, token: Uuid) -> Result<Answered, Ending> {
+    async fn answered(&mut self, session: &SessionHandle, token: Uuid) -> Result<Answered, Ending> {
         let attempt = self.transfer.attempt;
         let answer_by = Instant::now() + ANSWER_LIMIT;
         // Once the file is open: the agent hashes what the server holds already before its upload
         // begins, and says that it accepts again and again meanwhile.
-        let mut patience: Option<Patience> = None;
+        let mut patience: Option<StallTimer> = None;
         let line_changed = self.line_changed(session.epoch);
         tokio::pin!(line_changed);
         let stop = self.shared.lifecycle.stop().clone();
@@ -77,16 +77,16 @@ impl Life {
                 () = sleep_until(deadline) => return Ok(no_answer(session, patience.is_some())),
             };
             match ask {
-                Ask::Upload(upload) if upload.attempt == attempt && upload.token == token => {
+                Command::Upload(upload) if upload.attempt == attempt && upload.token == token => {
                     // It may overtake the acceptance, which came by the other connection.
                     self.opened(&upload.source);
                     return Ok(Answered::Upload(upload));
                 }
-                Ask::Answer { attempt: about, answer } if about == attempt => match answer {
+                Command::Answer { attempt: about, answer } if about == attempt => match answer {
                     Answer::Accepted(source) => {
                         let (now, stall_timeout) =
                             (Instant::now(), self.shared.limits.stall_timeout);
-                        let new = || Patience::new(self.received(), stall_timeout, now);
+                        let new = || StallTimer::new(self.received(), stall_timeout, now);
                         patience.get_or_insert_with(new).sign(now);
                         let size = source.size;
                         self.opened(&source);
@@ -98,7 +98,7 @@ impl Life {
                             }
                             return Err(ending);
                         }
-                        self.show(Stage::Running);
+                        self.show(Activity::Running);
                     }
                     Answer::Refused(problem) => {
                         if is_about_the_file(problem.code) {
@@ -108,9 +108,9 @@ impl Life {
                     }
                     Answer::TryAgain(why) => return Ok(Answered::Nothing(why)),
                 },
-                Ask::Cancel(problem) => return Err(self.called_off(session, problem)),
-                ask @ (Ask::Upload(_) | Ask::Answer { .. } | Ask::Extend { .. }) => {
-                    self.heed_idly(ask).await?;
+                Command::Cancel(problem) => return Err(self.called_off(session, problem)),
+                ask @ (Command::Upload(_) | Command::Answer { .. } | Command::Extend { .. }) => {
+                    self.handle_between_attempts(ask).await?;
                 }
             }
         }
@@ -130,15 +130,15 @@ impl Life {
     }
 
     /// Ends a transfer from this side, and tells the agent.
-    pub(super) fn called_off(&self, session: &Session, problem: Problem) -> Ending {
+    pub(super) fn called_off(&self, session: &SessionHandle, problem: Problem) -> Ending {
         self.call_off(session, &problem);
         problem.into()
     }
 
-    fn call_off(&self, session: &Session, problem: &Problem) {
+    fn call_off(&self, session: &SessionHandle, problem: &Problem) {
         let reason = problem.detail.clone();
         // If the line is gone the agent has nothing to stop.
-        let _ = session.say(Message::Cancel { transfer: self.transfer.id, reason });
+        let _ = session.send(Message::Cancel { transfer: self.transfer.id, reason });
     }
 }
 
@@ -147,13 +147,13 @@ enum Answered {
     Nothing(String),
 }
 
-fn no_answer(session: &Session, accepted: bool) -> Answered {
+fn no_answer(session: &SessionHandle, accepted: bool) -> Answered {
     if accepted {
         return Answered::Nothing("the agent opened the file and sent nothing".into());
     }
     let limit = human::span(ANSWER_LIMIT);
     let why = format!("no answer to an order in {limit}");
-    session.end(SessionEnds::Silent(why.clone()));
+    session.end(EndReason::Silent(why.clone()));
     Answered::Nothing(why)
 }
 

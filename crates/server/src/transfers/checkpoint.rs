@@ -14,8 +14,8 @@ use tokio::time::{Duration, Instant};
 
 use super::disk::run;
 use super::failed::Failed;
-use super::life::Life;
-use super::{Shared, store_failed};
+use super::task::TransferTask;
+use super::{TaskContext, store_failed};
 use crate::store::Partial;
 
 /// The checkpoints of one upload, at most one of them in the making.
@@ -36,7 +36,7 @@ impl Checkpoints {
     }
 
     /// Starts to make what `life` holds durable, if that is due.
-    pub(super) fn start_if_due(&mut self, life: &Life) {
+    pub(super) fn start_if_due(&mut self, life: &TransferTask) {
         let Some(held) = &life.held else { return };
         if self.making.is_some() || Instant::now() < self.due {
             return;
@@ -64,7 +64,12 @@ impl Checkpoints {
 }
 
 /// Syncs the prefix, then puts it on record.
-async fn make(shared: Arc<Shared>, mut noted: Transfer, partial: Partial, prefix: Prefix) -> Made {
+async fn make(
+    shared: Arc<TaskContext>,
+    mut noted: Transfer,
+    partial: Partial,
+    prefix: Prefix,
+) -> Made {
     let mut store = shared.store.clone();
     let synced = run(move || store.sync(&partial, Extent::Prefix)).await;
     let synced = synced.map_err(|error| store_failed(&error.into_cause()))?;

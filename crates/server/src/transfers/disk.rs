@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use filepull_core::backoff::Ended;
+use filepull_core::backoff::RetryCause;
 use filepull_core::disk::{Disk as _, DiskError};
 use filepull_core::source::Source;
 use filepull_core::transfer::Phase;
@@ -11,25 +11,25 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use super::failed::{NotSaved, Waits};
-use super::life::{Ending, Life, again};
+use super::task::{Ending, TransferTask, retry_backoff};
 use super::{records_failed, store_failed};
-use crate::receive::Held;
+use crate::receive::ReceivedPartial;
 use crate::store::{Store, StoreError};
 
-impl Life {
+impl TransferTask {
     /// Puts the transfer on record in its current state, and retries until it is there: a failure
     /// of the records does not fail the transfer. A cancel and the end of the process stop the
     /// retries.
     pub(super) async fn record(&mut self) -> Result<(), Ending> {
-        let mut backoff = again();
+        let mut backoff = retry_backoff();
         let mut waits = None;
         while let Err(not_saved) = self.shared.save(&self.transfer).await {
             if let NotSaved::Lost = not_saved {
                 return Err(Ending::Lost);
             }
             waits.get_or_insert_with(|| Waits::begin(&self.shared));
-            let pause = backoff.next(Ended::Lost { lived: Duration::ZERO }, fastrand::f64());
-            self.unless_ended(sleep(pause)).await?;
+            let pause = backoff.next(RetryCause::Lost { lived: Duration::ZERO }, fastrand::f64());
+            self.or_cancelled(sleep(pause)).await?;
         }
         self.may_be_named = matches!(self.transfer.phase, Phase::Sealed(_));
         Ok(())
@@ -39,7 +39,7 @@ impl Life {
     /// another transfer of the client: the URL and the digest of that one would lead to this file once
     /// the other is removed.
     pub(super) async fn record_sealed(&mut self) -> Result<(), Ending> {
-        let mut backoff = again();
+        let mut backoff = retry_backoff();
         let mut waits = None;
         while let Phase::Sealed(download) = &self.transfer.phase {
             // Reads all names of that second at once: one query per name would cost quadratic time
@@ -53,8 +53,8 @@ impl Life {
                 Err(_) => {
                     waits.get_or_insert_with(|| Waits::begin(&self.shared));
                     let pause =
-                        backoff.next(Ended::Lost { lived: Duration::ZERO }, fastrand::f64());
-                    self.unless_ended(sleep(pause)).await?;
+                        backoff.next(RetryCause::Lost { lived: Duration::ZERO }, fastrand::f64());
+                    self.or_cancelled(sleep(pause)).await?;
                 }
             }
         }
@@ -72,7 +72,7 @@ impl Life {
 
     /// Returns the effect on the transfer of a failed disk operation.
     pub(super) fn disk_failed(&self, error: DiskError<StoreError>) -> Ending {
-        self.meaning(store_failed(&error.into_cause()))
+        self.classify(store_failed(&error.into_cause()))
     }
 
     /// Begins the partial that receives `source`, and puts that on record.
@@ -81,7 +81,7 @@ impl Life {
         let begun = self.on_disk(move |store| store.begin(&key, size)).await;
         let (partial, begun) = begun.map_err(|error| self.disk_failed(error))?;
         self.transfer.receive(source, begun);
-        self.held = Some(Held::new(self.shared.store.clone(), partial, size));
+        self.held = Some(ReceivedPartial::new(self.shared.store.clone(), partial, size));
         self.record().await
     }
 
@@ -89,7 +89,7 @@ impl Life {
     /// partial whose sync failed must not be used. Returns none if nothing is held.
     pub(super) async fn with_held<T: Send + 'static>(
         &mut self,
-        job: impl FnOnce(&mut Held) -> Result<T, DiskError<StoreError>> + Send + 'static,
+        job: impl FnOnce(&mut ReceivedPartial) -> Result<T, DiskError<StoreError>> + Send + 'static,
     ) -> Result<Option<T>, Ending> {
         let Some(mut held) = self.held.take() else { return Ok(None) };
         let (held, done) = run(move || {

@@ -9,8 +9,8 @@ use filepull_core::problem::{Code, Problem};
 use filepull_core::transfer::Transfer;
 use tracing::{error, info};
 
-use super::Shared;
-use super::life::{Ending, Life};
+use super::TaskContext;
+use super::task::{Ending, TransferTask};
 use crate::records::{RecordsError, RequestKey, SaveError};
 use crate::store::StoreError;
 
@@ -24,11 +24,11 @@ pub(super) enum Failed {
     Disk(Problem),
 }
 
-impl Life {
+impl TransferTask {
     /// Returns the effect on the transfer of a failed disk operation.
     ///
     /// A failed record has no effect: it is retried until it is saved.
-    pub(super) fn meaning(&self, failed: Failed) -> Ending {
+    pub(super) fn classify(&self, failed: Failed) -> Ending {
         match failed {
             Failed::NotNow(problem) => Ending::NotNow(problem),
             Failed::Disk(problem) => Ending::Failed(problem),
@@ -99,7 +99,7 @@ impl From<NotSaved> for Ending {
     }
 }
 
-impl Shared {
+impl TaskContext {
     /// Puts a transfer on record.
     pub(super) async fn save(&self, transfer: &Transfer) -> Result<(), NotSaved> {
         self.noted(self.records.save(transfer).await)
@@ -144,7 +144,7 @@ impl Shared {
 pub(super) struct Waits(Arc<AtomicUsize>);
 
 impl Waits {
-    pub(super) fn begin(shared: &Shared) -> Self {
+    pub(super) fn begin(shared: &TaskContext) -> Self {
         shared.n_waits.fetch_add(1, Ordering::SeqCst);
         Self(Arc::clone(&shared.n_waits))
     }

@@ -1,17 +1,17 @@
 //! How a transfer ends, shown and said.
 
 use filepull_core::problem::{Code, Problem};
-use filepull_core::transfer::{Reached, Transfer};
+use filepull_core::transfer::{LastProgress, Transfer};
 use tracing::{error, info, warn};
 
 use super::failed::NotSaved;
-use super::life::Life;
 use super::now;
-use super::view::Stage;
+use super::task::TransferTask;
+use super::view::Activity;
 
-impl Life {
+impl TransferTask {
     pub(super) async fn fail(&mut self, problem: Problem) {
-        let on_record = self.view.borrow().stage != Stage::Recording;
+        let on_record = self.view.borrow().stage != Activity::Recording;
         let reached = self.reached();
         self.transfer.fail(problem, reached, now());
         // Also if the first record failed: it may be there all the same.
@@ -34,17 +34,17 @@ impl Life {
         self.log_failed();
         self.view.send_modify(|view| {
             view.transfer = self.transfer.clone();
-            view.stage = Stage::Starting;
+            view.stage = Activity::Starting;
             view.bytes_done = self.transfer.received();
             view.bytes_per_second = None;
         });
     }
 
     /// How far it has come: what others have seen of it, and what came since they looked.
-    fn reached(&self) -> Reached {
+    fn reached(&self) -> LastProgress {
         let view = self.view.borrow();
         let received = self.held.as_ref().map(|held| held.receiver.received());
-        Reached { source: view.source.clone(), received: received.unwrap_or(view.bytes_done) }
+        LastProgress { source: view.source.clone(), received: received.unwrap_or(view.bytes_done) }
     }
 
     pub(super) fn show_done(&self) {

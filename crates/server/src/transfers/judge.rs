@@ -8,11 +8,11 @@ use filepull_core::transfer::Transfer;
 use tokio::sync::mpsc;
 
 use super::attempt::fruitless;
-use super::life::{Attempted, Ending, Life};
+use super::task::{Attempted, Ending, TransferTask};
 use super::{Reply, now, refuse};
-use crate::receive::Held;
+use crate::receive::ReceivedPartial;
 
-impl Life {
+impl TransferTask {
     /// The agent has sent everything: is it what it read?
     pub(super) async fn complete(
         &mut self,
@@ -34,7 +34,8 @@ impl Life {
     ) -> Result<Attempted, Ending> {
         let source_name = self.transfer.source().map_or("", |source| source.name.as_str());
         let name = DownloadName::new(now(), source_name);
-        let Some((inode, synced)) = self.with_held(Held::sync_intact).await?.flatten() else {
+        let Some((inode, synced)) = self.with_held(ReceivedPartial::sync_intact).await?.flatten()
+        else {
             let why = "the partial is no longer what was received".to_owned();
             return self.damaged(why, replies).await;
         };

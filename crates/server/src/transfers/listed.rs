@@ -5,14 +5,14 @@ use crate::transfers::View;
 
 /// An item of a list of transfers.
 #[derive(Clone, Debug)]
-pub enum Listed {
+pub enum TransferListItem {
     /// A transfer.
     View(Box<View>),
     /// A record that cannot be read.
     Damaged(DamagedTransfer),
 }
 
-impl Listed {
+impl TransferListItem {
     pub(super) fn view(view: View) -> Self {
         Self::View(Box::new(view))
     }

@@ -2,16 +2,18 @@
 
 use std::time::Duration;
 
-use filepull_core::backoff::Ended;
-use filepull_core::disk::{self, Committed, Disk as _, DiskError, Durable, Extent, Sealed};
+use filepull_core::backoff::RetryCause;
+use filepull_core::disk::{
+    self, CommitResult, Disk as _, DiskError, Durable, Extent, SealedLocation,
+};
 use filepull_core::problem::{Code, Problem};
 use filepull_core::transfer::{Phase, Recovery};
 use tokio::time::sleep;
 use tracing::error;
 
 use super::failed::{Failed, Waits};
-use super::life::{Ending, Life, again};
-use super::view::{Stage, WaitingFor};
+use super::task::{Ending, TransferTask, retry_backoff};
+use super::view::{Activity, WaitingFor};
 use super::{now, store_failed};
 use crate::store::{Partial, StoreError};
 
@@ -33,7 +35,7 @@ impl From<DiskError<StoreError>> for Unnamed {
     }
 }
 
-impl Life {
+impl TransferTask {
     /// Names the file that was just sealed. Returns false if the disk did not name it: call
     /// [`publish`](Self::publish) then.
     pub(super) async fn name_at_once(&mut self) -> Result<bool, Ending> {
@@ -53,7 +55,7 @@ impl Life {
     /// False if nothing is left of the file: it must be sent again.
     pub(super) async fn publish(&mut self) -> Result<bool, Ending> {
         let since = now();
-        let (mut backoff, mut waits) = (again(), None);
+        let (mut backoff, mut waits) = (retry_backoff(), None);
         loop {
             self.may_be_named = true;
             let problem = match self.publish_found().await {
@@ -86,9 +88,9 @@ impl Life {
                 );
             }
             let deadline = (!self.may_be_named).then(|| self.away_until(since));
-            self.show_until(Stage::Waiting(WaitingFor::Disk), deadline, Some(problem.detail));
-            let pause = backoff.next(Ended::Lost { lived: Duration::ZERO }, fastrand::f64());
-            self.unless_ended(sleep(pause)).await?;
+            self.show_until(Activity::Waiting(WaitingFor::Disk), deadline, Some(problem.detail));
+            let pause = backoff.next(RetryCause::Lost { lived: Duration::ZERO }, fastrand::f64());
+            self.or_cancelled(sleep(pause)).await?;
         }
     }
 
@@ -111,22 +113,22 @@ impl Life {
         let key = self.transfer.partial();
         let job = self.on_disk(move |store| {
             let found = disk::find_sealed(store, &key, &download)?;
-            if let Sealed::Unnamed(resumed) = &found {
+            if let SealedLocation::Unnamed(resumed) = &found {
                 let _synced = store.sync(&resumed.partial, Extent::Whole)?;
             }
             Ok(found)
         });
         match job.await? {
-            Sealed::Named(named) => Ok(Some(named)),
-            Sealed::Unnamed(resumed) => {
+            SealedLocation::Named(named) => Ok(Some(named)),
+            SealedLocation::Unnamed(resumed) => {
                 self.may_be_named = false;
                 while let Ok(ask) = self.asks.try_recv() {
-                    self.heed_idly(ask).await.map_err(Unnamed::Ended)?;
+                    self.handle_between_attempts(ask).await.map_err(Unnamed::Ended)?;
                 }
                 self.end_if_cancelled().map_err(Unnamed::Ended)?;
                 self.name(resumed.partial).await
             }
-            Sealed::Lost => Ok(None),
+            SealedLocation::Lost => Ok(None),
         }
     }
 
@@ -137,8 +139,8 @@ impl Life {
             let (partial, name) = (partial.clone(), download.name.clone());
             self.may_be_named = true;
             match self.on_disk(move |store| store.commit(&partial, &name)).await? {
-                Committed::Named(named) => return Ok(Some(named)),
-                Committed::Taken => self.transfer.name_taken(),
+                CommitResult::Named(named) => return Ok(Some(named)),
+                CommitResult::Taken => self.transfer.name_taken(),
             }
             self.record_sealed().await.map_err(Unnamed::Ended)?;
             self.end_if_cancelled().map_err(Unnamed::Ended)?;

@@ -14,10 +14,10 @@ use tokio::time::timeout;
 use tracing::info;
 use uuid::Uuid;
 
-use super::life::Life;
-use super::open::{Handle, Joined};
-use super::view::{Stage, View};
-use super::{Ask, Transfers, keys, now, records_failed};
+use super::active::{JoinResult, TaskHandle};
+use super::task::TransferTask;
+use super::view::{Activity, View};
+use super::{Command, Transfers, idempotency, now, records_failed};
 use crate::records::RequestKey;
 use crate::registry::{self, ClientView};
 
@@ -45,7 +45,7 @@ pub struct Pull {
 
 /// The transfer that answers a pull. It is on record.
 #[derive(Clone, Debug)]
-pub struct Pulled {
+pub struct PullResult {
     /// Which one.
     pub id: TransferId,
     /// It was under way already.
@@ -59,12 +59,12 @@ impl Transfers {
     ///
     /// # Errors
     /// Says in full sentences why nothing was started.
-    pub async fn pull(&self, pull: Pull) -> Result<Pulled, Problem> {
+    pub async fn pull(&self, pull: Pull) -> Result<PullResult, Problem> {
         let shared = &self.shared;
         if shared.lifecycle.drain().is_cancelled() {
             return Err(stopping());
         }
-        let key = keys::request_key(&pull);
+        let key = idempotency::request_key(&pull);
         for _ in 0..MAX_TRIES {
             if let Some(key) = &key
                 && let Some(pulled) = self.keyed(key).await?
@@ -84,7 +84,7 @@ impl Transfers {
         &self,
         pull: Pull,
         key: Option<RequestKey>,
-    ) -> Result<Option<Pulled>, Problem> {
+    ) -> Result<Option<PullResult>, Problem> {
         let shared = &self.shared;
         let max_open = shared.limits.max_running + shared.limits.max_waiting;
         loop {
@@ -92,8 +92,8 @@ impl Transfers {
             let joined = shared.open.join(&pull.client, pull.path.as_ref(), pull.fresh);
             if let Some(handle) = joined {
                 match self.extend(&handle, pull.queue).await? {
-                    Extended::Yes => return self.joined(&handle, key.as_ref(), &pull).await,
-                    Extended::Ended => continue,
+                    ExtendResult::Yes => return self.joined(&handle, key.as_ref(), &pull).await,
+                    ExtendResult::Ended => continue,
                 }
             }
             let expected_until = shared.expected_until(&client);
@@ -108,14 +108,14 @@ impl Transfers {
             let mut transfer = Transfer::new(client, path, requested_by, now());
             let queue_until = pull.queue.map(|queue| transfer.created_at + queue);
             transfer.queue_until = queue_until.or(expected_until);
-            let (mut life, handle) = Life::begin(shared, transfer);
+            let (mut life, handle) = TransferTask::begin(shared, transfer);
             let max_waiting = shared.limits.max_waiting_per_client;
             match shared.open.join_or_insert(handle, pull.fresh, max_open, max_waiting)? {
-                Joined::Other(handle) => match self.extend(&handle, pull.queue).await? {
-                    Extended::Yes => return self.joined(&handle, key.as_ref(), &pull).await,
-                    Extended::Ended => {}
+                JoinResult::Other(handle) => match self.extend(&handle, pull.queue).await? {
+                    ExtendResult::Yes => return self.joined(&handle, key.as_ref(), &pull).await,
+                    ExtendResult::Ended => {}
                 },
-                Joined::Inserted(handle) => {
+                JoinResult::Inserted(handle) => {
                     // The key goes on record with the transfer even if this caller disconnects
                     // meanwhile.
                     life.key = key;
@@ -129,22 +129,26 @@ impl Transfers {
 
     /// Moves the deadline of a transfer that a pull with `queue` joins. Returns once the deadline
     /// is on record.
-    async fn extend(&self, handle: &Handle, queue: Option<Duration>) -> Result<Extended, Problem> {
-        let Some(queue) = queue else { return Ok(Extended::Yes) };
+    async fn extend(
+        &self,
+        handle: &TaskHandle,
+        queue: Option<Duration>,
+    ) -> Result<ExtendResult, Problem> {
+        let Some(queue) = queue else { return Ok(ExtendResult::Yes) };
         let (done, extended) = oneshot::channel();
-        let ask = Ask::Extend { until: now() + queue, done };
+        let ask = Command::Extend { until: now() + queue, done };
         let answered = async {
             handle.asks.send(ask).await.ok()?;
             extended.await.ok()
         };
         match timeout(EXTEND_LIMIT, answered).await {
-            Ok(Some(saved)) => saved.map(|()| Extended::Yes),
+            Ok(Some(saved)) => saved.map(|()| ExtendResult::Yes),
             Ok(None) => {
                 // The transfer is about to end. An ended transfer cannot be joined.
                 let mut view = handle.view.clone();
                 let ended = view.wait_for(|view| view.transfer.is_final());
                 match timeout(EXTEND_LIMIT, ended).await {
-                    Ok(_) => Ok(Extended::Ended),
+                    Ok(_) => Ok(ExtendResult::Ended),
                     Err(_) => Err(self.not_extended(handle.id)),
                 }
             }
@@ -166,16 +170,16 @@ impl Transfers {
     /// Joins a transfer that is under way, once it is on record.
     async fn joined(
         &self,
-        handle: &Handle,
+        handle: &TaskHandle,
         key: Option<&RequestKey>,
         pull: &Pull,
-    ) -> Result<Option<Pulled>, Problem> {
+    ) -> Result<Option<PullResult>, Problem> {
         let pulled = match (self.recorded(handle, true).await?, key) {
             (None, _) => return Ok(None),
             (Some(pulled), None) => pulled,
             (Some(pulled), Some(key)) => self.keep_key(key, pulled).await?,
         };
-        let Handle { client, path, .. } = handle;
+        let TaskHandle { client, path, .. } = handle;
         let Pull { requested_by, request_id, .. } = pull;
         let path = path.as_ref().map(|path| path.as_str());
         info!(
@@ -187,17 +191,23 @@ impl Transfers {
 
     /// Waits until a transfer is on record: no caller may learn of it earlier. Returns none if the
     /// transfer was discarded.
-    async fn recorded(&self, handle: &Handle, joined: bool) -> Result<Option<Pulled>, Problem> {
+    async fn recorded(
+        &self,
+        handle: &TaskHandle,
+        joined: bool,
+    ) -> Result<Option<PullResult>, Problem> {
         let mut view = handle.view.clone();
         // A task that ended before its record was saved leaves its view unchanged.
-        let _ = view.wait_for(|view| view.stage != Stage::Recording).await;
+        let _ = view.wait_for(|view| view.stage != Activity::Recording).await;
         let seen = view.borrow().clone();
         let records_failed =
             |problem: &&Problem| matches!(problem.code, Code::RecordsFailed | Code::ServerFull);
         let never_recorded = seen.transfer.attempt == 0;
         match seen.transfer.problem().filter(records_failed) {
             Some(problem) if never_recorded => Err(problem.clone()),
-            _ if seen.stage != Stage::Recording => Ok(Some(Pulled { id: handle.id, joined, view })),
+            _ if seen.stage != Activity::Recording => {
+                Ok(Some(PullResult { id: handle.id, joined, view }))
+            }
             _ if self.is_stopping() => Err(stopping()),
             _ => Ok(None),
         }
@@ -205,7 +215,7 @@ impl Transfers {
 }
 
 /// Whether a joined transfer waits until the deadline of the pull.
-enum Extended {
+enum ExtendResult {
     Yes,
     /// The transfer ended meanwhile.
     Ended,

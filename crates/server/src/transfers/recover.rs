@@ -3,10 +3,10 @@
 use filepull_core::disk;
 use filepull_core::transfer::Recovery;
 
-use super::life::{Ending, Life};
-use crate::receive::Held;
+use super::task::{Ending, TransferTask};
+use crate::receive::ReceivedPartial;
 
-impl Life {
+impl TransferTask {
     /// After a restart: reads the partial back and cuts it to its checkpoint.
     pub(super) async fn recover_prefix(&mut self) -> Result<(), Ending> {
         let Recovery::ReadPrefix(checkpoint) = self.transfer.recovery() else { return Ok(()) };
@@ -17,7 +17,7 @@ impl Life {
         let found = self.on_disk(move |store| disk::resume(store, &key, checkpoint)).await;
         match found.map_err(|error| self.disk_failed(error))? {
             Some(resumed) => {
-                self.held = Some(Held::resumed(self.shared.store.clone(), resumed));
+                self.held = Some(ReceivedPartial::resumed(self.shared.store.clone(), resumed));
                 Ok(())
             }
             None => self.start_over().await,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use filepull_core::human;
 use filepull_core::problem::{Code, Problem};
 
-use super::Shared;
+use super::TaskContext;
 use crate::store::FreeSpace;
 
 /// A result with enough space serves every trigger within this time: a thousand triggers at once
@@ -16,7 +16,7 @@ const SERVES: Duration = Duration::from_millis(100);
 /// A file, the folder of a new client and the journal of the records each take one.
 const MIN_FREE_INODES: u64 = 4;
 
-impl Shared {
+impl TaskContext {
     /// Rejects a file of which `needed` bytes do not fit, by a measurement made after this call.
     pub(super) async fn check_space_for(&self, needed: u64) -> Result<(), Problem> {
         let max_running = u64::try_from(self.limits.max_running).unwrap_or(u64::MAX);

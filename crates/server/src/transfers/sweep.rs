@@ -13,13 +13,13 @@ use filepull_core::id::ClientId;
 use filepull_core::transfer::Phase;
 use tracing::{debug, info, warn};
 
-use super::Shared;
+use super::TaskContext;
 use super::disk::run;
-use crate::records::Recorded;
+use crate::records::RecordedTransfer;
 use crate::store::StoreError;
 
 /// Ends when every folder was read once, or when the process takes no new work.
-pub(super) async fn sweep(shared: Arc<Shared>) {
+pub(super) async fn sweep(shared: Arc<TaskContext>) {
     let drain = shared.lifecycle.drain().clone();
     let swept = async {
         let n_removed = all(&shared).await;
@@ -33,7 +33,7 @@ pub(super) async fn sweep(shared: Arc<Shared>) {
     let _ = drain.run_until_cancelled(swept).await;
 }
 
-async fn all(shared: &Shared) -> usize {
+async fn all(shared: &TaskContext) -> usize {
     let mut n_removed = 0;
     let store = shared.store.clone();
     for client in found(run(move || store.clients()).await) {
@@ -57,18 +57,18 @@ fn found<T>(read: Result<Vec<T>, StoreError>) -> Vec<T> {
 
 /// Returns whether the record says that the transfer still needs this partial. True if the record
 /// cannot be read.
-async fn is_wanted(shared: &Shared, partial: &PartialKey) -> bool {
+async fn is_wanted(shared: &TaskContext, partial: &PartialKey) -> bool {
     match shared.records.transfer(partial.transfer).await {
         Ok(None) => false,
-        Ok(Some(Recorded::Readable(transfer))) => match transfer.phase {
+        Ok(Some(RecordedTransfer::Readable(transfer))) => match transfer.phase {
             Phase::Receiving { .. } | Phase::Sealed(_) => transfer.partial() == *partial,
             Phase::Queued | Phase::Done(_) | Phase::Failed(_) | Phase::Cancelled(_) => false,
         },
-        Ok(Some(Recorded::Damaged(_))) | Err(_) => true,
+        Ok(Some(RecordedTransfer::Damaged(_))) | Err(_) => true,
     }
 }
 
-async fn remove(shared: &Shared, partial: PartialKey) -> bool {
+async fn remove(shared: &TaskContext, partial: PartialKey) -> bool {
     let (store, client): (_, ClientId) = (shared.store.clone(), partial.client.clone());
     match run(move || store.remove_leftover(&partial)).await {
         Ok(removed) => removed,

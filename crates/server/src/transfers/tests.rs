@@ -17,10 +17,10 @@ use tokio::time::timeout;
 mod waits;
 
 use super::*;
-use crate::brake::Brake;
-use crate::client::{Agent, Greeting};
-use crate::receive::{Piece, Pieces, Reception};
-use crate::registry::{Heard, Message, Order, Seat, Session};
+use crate::client::{AgentInfo, Greeting};
+use crate::read_budget::ReadBudget;
+use crate::receive::{BatchWriter, UploadItem, UploadItems};
+use crate::registry::{LastHeard, Message, SendOrder, SessionGuard, SessionHandle};
 use crate::store::RECORDS_FOLDER;
 
 pub(crate) const LIMITS: Limits = Limits {
@@ -42,8 +42,8 @@ struct Bed {
     records: Records,
     transfers: Transfers,
     orders: mpsc::Receiver<Message>,
-    _seat: Seat,
-    _pulse: watch::Sender<Heard>,
+    _seat: SessionGuard,
+    _pulse: watch::Sender<LastHeard>,
 }
 
 fn client() -> ClientId {
@@ -77,14 +77,14 @@ impl Bed {
         let greeting = Greeting {
             client: client(),
             instance: uuid::Uuid::nil(),
-            agent: Agent::default(),
+            agent: AgentInfo::default(),
             shares: Vec::new(),
             default_file: Err(Code::FileMissing),
             active_transfers: Vec::new(),
             remote_addr: ([127, 0, 0, 1], 1).into(),
         };
-        let (pulse, heard) = watch::channel(Heard { at: Utc::now(), round_trip: None });
-        let (session, orders) = Session::new(1, &greeting, heard);
+        let (pulse, heard) = watch::channel(LastHeard { at: Utc::now(), round_trip: None });
+        let (session, orders) = SessionHandle::new(1, &greeting, heard);
         let seat = registry.enter(greeting, session, None, Utc::now()).unwrap();
         let store = Store::open(folder.path()).unwrap();
         let lifecycle = Lifecycle::new();
@@ -94,7 +94,7 @@ impl Bed {
         Self { folder, records, transfers: started.unwrap(), orders, _seat: seat, _pulse: pulse }
     }
 
-    async fn pull(&self) -> Result<Pulled, Problem> {
+    async fn pull(&self) -> Result<PullResult, Problem> {
         self.pull_of(None, None).await
     }
 
@@ -102,7 +102,7 @@ impl Bed {
         &self,
         path: Option<&str>,
         queue: Option<Duration>,
-    ) -> Result<Pulled, Problem> {
+    ) -> Result<PullResult, Problem> {
         let pull = Pull {
             client: client(),
             path: path.map(|path| SharedPath::parse(path).unwrap()),
@@ -115,7 +115,7 @@ impl Bed {
         soon(self.transfers.pull(pull)).await
     }
 
-    async fn order(&mut self) -> Order {
+    async fn order(&mut self) -> SendOrder {
         loop {
             match soon(self.orders.recv()).await.unwrap() {
                 Message::Start(order) => return *order,
@@ -126,7 +126,12 @@ impl Bed {
 
     /// Answers an order for a file of `size` bytes with these pieces. What the server says to them
     /// comes out.
-    fn upload(&self, order: &Order, size: usize, pieces: Vec<Piece>) -> mpsc::Receiver<Reply> {
+    fn upload(
+        &self,
+        order: &SendOrder,
+        size: usize,
+        pieces: Vec<UploadItem>,
+    ) -> mpsc::Receiver<Reply> {
         let pieces = stream::iter(pieces).map(Ok).boxed();
         self.upload_from(order.prefix.len, order, size, pieces)
     }
@@ -134,9 +139,9 @@ impl Bed {
     fn upload_from(
         &self,
         offset: u64,
-        order: &Order,
+        order: &SendOrder,
         size: usize,
-        pieces: Pieces,
+        pieces: UploadItems,
     ) -> mpsc::Receiver<Reply> {
         let (replies, said) = mpsc::channel(16);
         let upload = Upload {
@@ -144,7 +149,7 @@ impl Bed {
             token: order.token,
             offset,
             source: source(size),
-            reception: Reception::new(pieces, Brake::default()),
+            reception: BatchWriter::new(pieces, ReadBudget::default()),
             replies,
         };
         self.transfers.upload(order.transfer, upload);
@@ -194,12 +199,12 @@ impl Bed {
     }
 }
 
-fn chunk(offset: u64, bytes: &'static [u8]) -> Piece {
-    Piece::Chunk { offset, bytes: bytes.into() }
+fn chunk(offset: u64, bytes: &'static [u8]) -> UploadItem {
+    UploadItem::Chunk { offset, bytes: bytes.into() }
 }
 
-fn whole(bytes: &'static [u8]) -> Vec<Piece> {
-    let end = Piece::End { total_size: bytes.len() as u64, digest: Digest::of(bytes) };
+fn whole(bytes: &'static [u8]) -> Vec<UploadItem> {
+    let end = UploadItem::End { total_size: bytes.len() as u64, digest: Digest::of(bytes) };
     vec![chunk(0, bytes), end]
 }
 
@@ -234,7 +239,7 @@ async fn records_that_fail_between_two_attempts_do_not_cost_what_has_come() {
     bed.accept_again();
     let again = bed.order().await;
     assert_eq!((again.attempt, again.prefix.len), (2, 2));
-    let end = Piece::End { total_size: 4, digest: Digest::of(b"data") };
+    let end = UploadItem::End { total_size: 4, digest: Digest::of(b"data") };
     bed.upload(&again, 4, vec![chunk(2, b"ta"), end]);
     assert!(bed.ended(id).await.download().is_some());
 }
@@ -248,7 +253,7 @@ async fn a_cancel_is_heeded_while_the_records_fail() {
     bed.upload(&order, 4, whole(b"data"));
     bed.waits_for_us().await;
     let cancelled = soon(bed.transfers.cancel(id, "test")).await.unwrap();
-    assert_eq!(cancelled.state(), State::Cancelled);
+    assert_eq!(cancelled.state(), TransferState::Cancelled);
     assert!(bed.names().is_empty());
 }
 
@@ -258,7 +263,7 @@ async fn a_trigger_that_cannot_be_recorded_starts_nothing() {
     bed.refuse("NEW.state = 'queued'");
     let problem = bed.pull().await.unwrap_err();
     assert_eq!(problem.code, Code::RecordsFailed);
-    assert_eq!(bed.transfers.counts(), Counts::default());
+    assert_eq!(bed.transfers.counts(), TransferCounts::default());
 }
 
 /// What an earlier process sealed, under this name, and of which it accepted a cancel.
@@ -303,7 +308,7 @@ async fn a_cancel_of_a_file_that_may_have_its_name_is_on_record_before_its_answe
     let id = id.unwrap();
     bed.waits_for_us().await;
     let view = soon(bed.transfers.cancel(id, "test")).await.unwrap();
-    assert_eq!(view.state(), State::Waiting(WaitingFor::Disk));
+    assert_eq!(view.state(), TransferState::Waiting(WaitingFor::Disk));
     assert_eq!(bed.records.cancels().await.unwrap().len(), 1);
     // The partial cannot be found and the name can: the cancel came too late.
     let folder = bed.folder.path().join("client4");
@@ -372,7 +377,7 @@ async fn a_sealed_download_that_cannot_be_looked_for_stays_under_way_until_it_ca
     let id = id.unwrap();
     bed.waits_for_us().await;
     let mut view = bed.transfers.watch(id).unwrap();
-    let waits = view.wait_for(|view| view.state() == State::Waiting(WaitingFor::Disk));
+    let waits = view.wait_for(|view| view.state() == TransferState::Waiting(WaitingFor::Disk));
     assert!(soon(waits).await.unwrap().reason.is_some());
     let pulled = bed.pull().await.unwrap();
     assert_eq!((pulled.id, pulled.joined), (id, true));
@@ -403,9 +408,9 @@ async fn the_partial_of_a_damaged_transfer_stays_until_its_record_is_final() {
     let id = id.unwrap();
     assert_eq!(bed.names(), [crate::store::partial_name(id, 1)]);
     // The transfer has ended: it is not open and does not block the next one.
-    assert_eq!(bed.transfers.counts(), Counts::default());
+    assert_eq!(bed.transfers.counts(), TransferCounts::default());
     let shown = bed.transfers.look_up(id).await.unwrap();
-    assert!(matches!(shown, Listed::Damaged(_)), "{shown:?}");
+    assert!(matches!(shown, TransferListItem::Damaged(_)), "{shown:?}");
     assert!(bed.records.unfinished().await.unwrap().damaged.is_empty());
     assert!(!bed.pull().await.unwrap().joined);
 }

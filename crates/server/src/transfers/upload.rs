@@ -7,25 +7,25 @@ use filepull_core::transfer::Transfer;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
+use super::active::ViewSender;
 use super::admit::Admitted;
 use super::attempt::fruitless;
 use super::checkpoint::Checkpoints;
-use super::life::{Attempted, Ending, Life};
 use super::min_rate::MinRate;
-use super::open::ViewSender;
-use super::pulse::Pulse;
-use super::{Answer, Ask, Limits, Reply, Stage, Upload, WaitingFor, refuse, store_failed};
-use crate::receive::{self, End, Event, Reception};
-use crate::registry::Session;
+use super::progress::Progress;
+use super::task::{Attempted, Ending, TransferTask};
+use super::{Activity, Answer, Command, Limits, Reply, Upload, WaitingFor, refuse, store_failed};
+use crate::receive::{self, BatchWriter, UploadEnd, WriteEvent};
+use crate::registry::SessionHandle;
 
 /// Why an upload ends that has nowhere to go. Never seen: it was admitted.
 const GONE: &str = "the partial is gone";
 
-impl Life {
+impl TransferTask {
     /// Receives an upload and judges how it ended.
     pub(super) async fn receive(
         &mut self,
-        session: &Session,
+        session: &SessionHandle,
         upload: Upload,
     ) -> Result<Attempted, Ending> {
         let Upload { offset, source, mut reception, replies, .. } = upload;
@@ -47,34 +47,34 @@ impl Life {
     /// Takes the pieces of an upload that may begin.
     async fn take(
         &mut self,
-        session: &Session,
-        mut reception: Reception,
+        session: &SessionHandle,
+        mut reception: BatchWriter,
         replies: &mpsc::Sender<Reply>,
     ) -> Result<Attempted, Ending> {
         let before = self.received();
         let end = self.drive(session, &mut reception, replies).await;
         let disk_stalled = reception.disk_stalled();
         if let Err(error) = reception.settle(&mut self.held).await {
-            return Err(self.meaning(store_failed(&error)));
+            return Err(self.classify(store_failed(&error)));
         }
         let progress = before < self.received();
         match end {
-            Drove::Ended(End::Complete { total_size, digest }) => {
+            Drove::Ended(UploadEnd::Complete { total_size, digest }) => {
                 self.complete(total_size, digest, replies).await
             }
-            Drove::Ended(End::Abort(problem)) => self.aborted(problem, progress).await,
+            Drove::Ended(UploadEnd::Abort(problem)) => self.aborted(problem, progress).await,
             // The upload broke while the agent waited for this server, whatever the cause.
-            Drove::Ended(End::Broken(why)) if disk_stalled => {
+            Drove::Ended(UploadEnd::Broken(why)) if disk_stalled => {
                 let detail = format!("The server's disk did not answer in time, and then {why}.");
                 Err(Ending::NotNow(Problem::new(Code::StorageFailed, detail)))
             }
-            Drove::Ended(End::Broken(why)) => Ok(Attempted::Interrupted { why, progress }),
-            Drove::Ended(End::Bad(error)) => {
+            Drove::Ended(UploadEnd::Broken(why)) => Ok(Attempted::Interrupted { why, progress }),
+            Drove::Ended(UploadEnd::Bad(error)) => {
                 let why = error.to_string();
                 refuse(replies, Problem::new(Code::AgentError, &*why), Some(self.received()));
                 Ok(Attempted::Interrupted { why, progress })
             }
-            Drove::Ended(End::Disk(error)) => Err(self.meaning(store_failed(&error))),
+            Drove::Ended(UploadEnd::Disk(error)) => Err(self.classify(store_failed(&error))),
             Drove::Cut(Ending::Left) => {
                 // The process stops: what has come survives it, or is sent again.
                 let _ = self.checkpoint().await;
@@ -93,14 +93,14 @@ impl Life {
     /// over the client, by silence, or by the end of the process.
     async fn drive(
         &mut self,
-        session: &Session,
-        reception: &mut Reception,
+        session: &SessionHandle,
+        reception: &mut BatchWriter,
         replies: &mpsc::Sender<Reply>,
     ) -> Drove {
         let mut checkpoints = Checkpoints::new(self.shared.limits.checkpoint_every);
         let drove = self.watch(session, reception, &mut checkpoints, replies).await;
         match checkpoints.settle().await {
-            Some(Err(failed)) => Drove::Cut(self.meaning(failed)),
+            Some(Err(failed)) => Drove::Cut(self.classify(failed)),
             Some(Ok(noted)) => {
                 self.note(noted);
                 drove
@@ -111,14 +111,14 @@ impl Life {
 
     async fn watch(
         &mut self,
-        session: &Session,
-        reception: &mut Reception,
+        session: &SessionHandle,
+        reception: &mut BatchWriter,
         checkpoints: &mut Checkpoints,
         replies: &mpsc::Sender<Reply>,
     ) -> Drove {
         let limit = self.shared.limits.stall_timeout;
-        let Some(held) = &self.held else { return Drove::Ended(End::Broken(GONE.into())) };
-        let mut pulse = Pulse::new(&held.receiver, limit, Instant::now());
+        let Some(held) = &self.held else { return Drove::Ended(UploadEnd::Broken(GONE.into())) };
+        let mut pulse = Progress::new(&held.receiver, limit, Instant::now());
         let Limits { min_rate, min_rate_window, .. } = self.shared.limits;
         let mut min_rate =
             MinRate::new(min_rate, min_rate_window, held.receiver.received(), Instant::now());
@@ -129,45 +129,45 @@ impl Life {
             let batch_len = receive::batch_len(self.shared.n_running());
             tokio::select! {
                 event = reception.next(&mut self.held, batch_len) => match event {
-                    Event::Wrote => {
-                        if matches!(self.view.borrow().stage, Stage::Waiting(_)) {
-                            self.show(Stage::Running);
+                    WriteEvent::Wrote => {
+                        if matches!(self.view.borrow().stage, Activity::Waiting(_)) {
+                            self.show(Activity::Running);
                         }
-                        self.wrote(&mut pulse, replies);
+                        self.on_progress(&mut pulse, replies);
                         checkpoints.start_if_due(self);
                     }
-                    Event::DiskStalled => show_disk(&self.view),
-                    Event::Ended(end) => return Drove::Ended(end),
+                    WriteEvent::DiskStalled => show_disk(&self.view),
+                    WriteEvent::Ended(end) => return Drove::Ended(end),
                 },
                 made = checkpoints.made() => match made {
                     Ok(noted) => {
                         self.note(noted);
                         pulse.durable = self.transfer.durable();
                     }
-                    Err(failed) => return Drove::Cut(self.meaning(failed)),
+                    Err(failed) => return Drove::Cut(self.classify(failed)),
                 },
                 Some(ask) = self.asks.recv() => match ask {
-                    Ask::Cancel(problem) => return Drove::Cut(self.called_off(session, problem)),
-                    Ask::Answer { attempt, answer: Answer::TryAgain(why) }
+                    Command::Cancel(problem) => return Drove::Cut(self.called_off(session, problem)),
+                    Command::Answer { attempt, answer: Answer::TryAgain(why) }
                         if attempt == self.transfer.attempt =>
                     {
-                        return Drove::Ended(End::Broken(why));
+                        return Drove::Ended(UploadEnd::Broken(why));
                     }
-                    ask @ Ask::Extend { .. } => {
+                    ask @ Command::Extend { .. } => {
                         // A checkpoint that is still being saved would put the old deadline on
                         // record again.
                         match checkpoints.settle().await {
                             Some(Ok(noted)) => self.note(noted),
-                            Some(Err(failed)) => return Drove::Cut(self.meaning(failed)),
+                            Some(Err(failed)) => return Drove::Cut(self.classify(failed)),
                             None => {}
                         }
-                        let _ = self.heed_idly(ask).await;
+                        let _ = self.handle_between_attempts(ask).await;
                     }
-                    stale @ (Ask::Upload(_) | Ask::Answer { .. }) => {
-                        let _ = self.heed_idly(stale).await;
+                    stale @ (Command::Upload(_) | Command::Answer { .. }) => {
+                        let _ = self.handle_between_attempts(stale).await;
                     }
                 },
-                why = &mut given_up => return Drove::Ended(End::Broken(why.into())),
+                why = &mut given_up => return Drove::Ended(UploadEnd::Broken(why.into())),
                 () = sleep_until_some(min_rate.next_check()) => {
                     let received = self.received();
                     if reception.is_writing() || pulse.is_complete() {
@@ -176,7 +176,7 @@ impl Life {
                     } else if min_rate.is_missed(received, Instant::now())
                         && self.shared.open.others_wait(&self.transfer.client)
                     {
-                        return Drove::Ended(End::Broken(self.too_slow(replies)));
+                        return Drove::Ended(UploadEnd::Broken(self.too_slow(replies)));
                     }
                 }
                 () = sleep_until(pulse.patience.deadline()) => {
@@ -186,7 +186,7 @@ impl Life {
                         continue;
                     }
                     let why = format!("no byte came for {}", human::span(limit));
-                    return Drove::Ended(End::Broken(why));
+                    return Drove::Ended(UploadEnd::Broken(why));
                 }
                 () = stop.cancelled() => return Drove::Cut(Ending::Left),
             }
@@ -213,12 +213,12 @@ impl Life {
     /// Resolves when the client's newest line tells that nobody sends this upload any more: it is of
     /// another instance of the agent, or of one that does not count it among its uploads. A line
     /// that is merely down does not end an upload: that has a connection of its own.
-    fn given_up(&self, session: &Session) -> impl Future<Output = &'static str> + use<> {
+    fn given_up(&self, session: &SessionHandle) -> impl Future<Output = &'static str> + use<> {
         let (mut line, id) = (self.berth.line(), self.transfer.id);
         let (epoch, instance) = (session.epoch, session.instance);
         async move {
-            let newer = |line: &Session| epoch < line.epoch && !line.active.contains(&id);
-            let given_up = |line: &Option<Session>| {
+            let newer = |line: &SessionHandle| epoch < line.epoch && !line.active.contains(&id);
+            let given_up = |line: &Option<SessionHandle>| {
                 line.as_ref().is_some_and(|line| line.instance != instance || newer(line))
             };
             match line.wait_for(given_up).await {
@@ -245,7 +245,7 @@ impl Life {
 /// Shows that the transfer waits for a disk that does not answer.
 fn show_disk(view: &ViewSender) {
     view.send_modify(|view| {
-        view.stage = Stage::Waiting(WaitingFor::Disk);
+        view.stage = Activity::Waiting(WaitingFor::Disk);
         view.reason = Some("The server's disk does not answer.".to_owned());
         view.bytes_per_second = None;
     });
@@ -261,6 +261,6 @@ async fn sleep_until_some(at: Option<Instant>) {
 
 /// How an upload that had begun came to its end.
 enum Drove {
-    Ended(End),
+    Ended(UploadEnd),
     Cut(Ending),
 }

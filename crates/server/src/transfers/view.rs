@@ -12,7 +12,7 @@ pub struct View {
     /// What is on record.
     pub transfer: Transfer,
     /// What it does right now; means nothing once the transfer is final.
-    pub stage: Stage,
+    pub stage: Activity,
     /// The file, as soon as the agent has opened it.
     pub source: Option<Source>,
     /// Bytes received so far.
@@ -27,7 +27,7 @@ pub struct View {
 
 /// What an unfinished transfer does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub enum Activity {
     /// It is not on record yet: nobody may be told of it.
     Recording,
     /// It is on record; whether the client can be asked is not known yet.
@@ -55,7 +55,7 @@ pub enum WaitingFor {
 
 /// The public state of a transfer: five words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum TransferState {
     /// Not begun, or interrupted.
     Waiting(WaitingFor),
     /// Asked for, being sent, or being published.
@@ -68,7 +68,7 @@ pub enum State {
     Cancelled,
 }
 
-impl State {
+impl TransferState {
     /// The word, as the API says it.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -86,28 +86,30 @@ impl View {
         let source = transfer.source().cloned();
         let bytes_done = transfer.received();
         let expires_at = transfer.queue_until;
-        let stage = Stage::Recording;
+        let stage = Activity::Recording;
         let bytes_per_second = None;
         Self { transfer, stage, source, bytes_done, bytes_per_second, expires_at, reason: None }
     }
 
     /// The public state.
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> TransferState {
         match (&self.transfer.phase, self.stage) {
-            (Phase::Done(_), _) => State::Done,
-            (Phase::Failed(_), _) => State::Failed,
-            (Phase::Cancelled(_), _) => State::Cancelled,
-            (_, Stage::Waiting(waiting_for)) => State::Waiting(waiting_for),
+            (Phase::Done(_), _) => TransferState::Done,
+            (Phase::Failed(_), _) => TransferState::Failed,
+            (Phase::Cancelled(_), _) => TransferState::Cancelled,
+            (_, Activity::Waiting(waiting_for)) => TransferState::Waiting(waiting_for),
             // Its client has nothing more to do.
-            (Phase::Sealed(_), _) => State::Running,
-            (_, Stage::Recording | Stage::Starting) => State::Waiting(WaitingFor::Turn),
-            (_, Stage::Asked | Stage::Running) => State::Running,
+            (Phase::Sealed(_), _) => TransferState::Running,
+            (_, Activity::Recording | Activity::Starting) => {
+                TransferState::Waiting(WaitingFor::Turn)
+            }
+            (_, Activity::Asked | Activity::Running) => TransferState::Running,
         }
     }
 
     /// The trigger can be answered in full: the client agreed, refused, or cannot be asked now.
     pub fn is_settled(&self) -> bool {
-        self.transfer.is_final() || matches!(self.stage, Stage::Waiting(_) | Stage::Running)
+        self.transfer.is_final() || matches!(self.stage, Activity::Waiting(_) | Activity::Running)
     }
 
     /// Share of the file that is here, 0 to 100; none while the size is unknown.

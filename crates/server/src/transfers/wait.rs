@@ -1,7 +1,7 @@
 //! How long a transfer waits for what the server itself lacks, and for a later deadline.
 
 use chrono::{DateTime, Utc};
-use filepull_core::backoff::Ended;
+use filepull_core::backoff::RetryCause;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::transfer::Transfer;
 use tokio::sync::oneshot;
@@ -9,10 +9,10 @@ use tokio::time::{Duration, sleep, timeout};
 use tracing::warn;
 
 use super::failed::NotSaved;
-use super::life::{Ending, Life};
 use super::now;
 use super::space::shortage;
-use super::view::{Stage, WaitingFor};
+use super::task::{Ending, TransferTask};
+use super::view::{Activity, WaitingFor};
 
 /// Since when a transfer waits for the server's disk, and how many bytes were durable then.
 #[derive(Clone, Copy, Debug)]
@@ -21,7 +21,7 @@ pub(super) struct DiskWait {
     durable: u64,
 }
 
-impl Life {
+impl TransferTask {
     /// Records that the server lacks a resource for an attempt, and waits until another attempt can
     /// succeed. A plain pull without received bytes does not wait for space: its caller gets the
     /// problem.
@@ -37,14 +37,14 @@ impl Life {
         }
         let wait = self.disk_wait();
         self.disk_wait = Some(wait);
-        let pause = self.backoff.next(Ended::Lost { lived: Duration::ZERO }, fastrand::f64());
+        let pause = self.backoff.next(RetryCause::Lost { lived: Duration::ZERO }, fastrand::f64());
         let mut elapsed = false;
         loop {
             let deadline = self.disk_deadline(wait.since);
             if deadline <= now() {
                 return Err(problem.into());
             }
-            let stage = Stage::Waiting(WaitingFor::Disk);
+            let stage = Activity::Waiting(WaitingFor::Disk);
             self.show_until(stage, Some(deadline), Some(problem.detail.clone()));
             let needed = if is_full { self.needed().await } else { 0 };
             let space_is_back = {
@@ -66,7 +66,7 @@ impl Life {
                 }
             };
             let left = (deadline - Utc::now()).to_std().unwrap_or_default();
-            match self.unless_ended(timeout(left, space_is_back)).await? {
+            match self.or_cancelled(timeout(left, space_is_back)).await? {
                 Ok(()) => return Ok(()),
                 // The deadline may have been moved meanwhile.
                 Err(_) => elapsed = true,

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 /// What is told while a verification runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum VerifyEvent {
     /// So many bytes more have been read.
     Read(u64),
     /// A download is as it arrived.
@@ -20,7 +20,7 @@ pub enum Event {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// What is wrong.
-    pub kind: Kind,
+    pub kind: FindingKind,
     /// Where, as the data folder was given.
     pub path: PathBuf,
     /// The transfer that brought it.
@@ -32,7 +32,7 @@ pub struct Finding {
 /// What is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Kind {
+pub enum FindingKind {
     /// A download that is not what arrived.
     Changed,
     /// A download that is not there.
@@ -45,7 +45,7 @@ pub enum Kind {
     Foreign,
 }
 
-impl Kind {
+impl FindingKind {
     /// The word for it.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -69,7 +69,7 @@ impl Kind {
 
 impl Finding {
     pub(super) fn new(
-        kind: Kind,
+        kind: FindingKind,
         path: PathBuf,
         transfer: Option<TransferId>,
         detail: String,

@@ -7,7 +7,7 @@ use filepull_core::name::DownloadName;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::receive::Prefix;
 use filepull_core::source::Source;
-use filepull_core::transfer::{Ended, Reached};
+use filepull_core::transfer::{Failure, LastProgress};
 use tempfile::TempDir;
 
 use super::*;
@@ -54,7 +54,7 @@ fn receiving() -> Phase {
 
 fn failed() -> Phase {
     let problem = Problem::new(Code::FileMissing, "There is none.");
-    Phase::Failed(Ended { problem, reached: Reached::default() })
+    Phase::Failed(Failure { problem, reached: LastProgress::default() })
 }
 
 impl Bed {
@@ -77,17 +77,17 @@ impl Bed {
         path
     }
 
-    async fn verify(&self) -> Vec<Event> {
+    async fn verify(&self) -> Vec<VerifyEvent> {
         verify(self.folder.path()).await
     }
 
-    async fn found(&self) -> Vec<(Kind, PathBuf)> {
+    async fn found(&self) -> Vec<(FindingKind, PathBuf)> {
         found(self.verify().await)
     }
 }
 
 /// Every event but how much has been read.
-async fn verify(data_dir: &Path) -> Vec<Event> {
+async fn verify(data_dir: &Path) -> Vec<VerifyEvent> {
     let verification = Verification::open(data_dir).await.unwrap();
     let (events, mut told) = mpsc::channel(1000);
     verification.run(None, events).await.unwrap();
@@ -95,14 +95,14 @@ async fn verify(data_dir: &Path) -> Vec<Event> {
     while let Some(event) = told.recv().await {
         all.push(event);
     }
-    all.retain(|event| !matches!(event, Event::Read(_)));
+    all.retain(|event| !matches!(event, VerifyEvent::Read(_)));
     all
 }
 
-fn found(events: Vec<Event>) -> Vec<(Kind, PathBuf)> {
+fn found(events: Vec<VerifyEvent>) -> Vec<(FindingKind, PathBuf)> {
     let found = events.into_iter().filter_map(|event| match event {
-        Event::Found(finding) => Some((finding.kind, finding.path)),
-        Event::Read(_) | Event::Same => None,
+        VerifyEvent::Found(finding) => Some((finding.kind, finding.path)),
+        VerifyEvent::Read(_) | VerifyEvent::Same => None,
     });
     found.collect()
 }
@@ -115,7 +115,7 @@ async fn what_is_not_as_it_arrived_is_named_and_nothing_else() {
     for seconds in 0..8 {
         paths.push(bed.done(seconds).await);
     }
-    assert_eq!(bed.verify().await, vec![Event::Same; 8]);
+    assert_eq!(bed.verify().await, vec![VerifyEvent::Same; 8]);
     let mut flipped = bytes(1);
     flipped[3] ^= 1;
     fs::write(&paths[1], flipped).unwrap();
@@ -137,8 +137,9 @@ async fn what_is_not_as_it_arrived_is_named_and_nothing_else() {
     // The same bytes in another file are the same download.
     fs::remove_file(&paths[7]).unwrap();
     fs::write(&paths[7], bytes(7)).unwrap();
-    let kinds = [Kind::Changed, Kind::Changed, Kind::Missing, Kind::Changed];
-    let kinds = kinds.into_iter().chain([Kind::Unreadable, Kind::Changed]);
+    let kinds =
+        [FindingKind::Changed, FindingKind::Changed, FindingKind::Missing, FindingKind::Changed];
+    let kinds = kinds.into_iter().chain([FindingKind::Unreadable, FindingKind::Changed]);
     let expected: Vec<_> = kinds.zip(paths[1..7].to_vec()).collect();
     assert_eq!(bed.found().await, expected);
 }
@@ -159,7 +160,7 @@ async fn what_no_record_knows_is_foreign() {
     let mut expected = vec![orphan, notes, left];
     expected.sort();
     expected.push(stranger.join("x"));
-    let expected: Vec<_> = expected.into_iter().map(|path| (Kind::Foreign, path)).collect();
+    let expected: Vec<_> = expected.into_iter().map(|path| (FindingKind::Foreign, path)).collect();
     assert_eq!(bed.found().await, expected);
 }
 
@@ -185,7 +186,7 @@ async fn it_needs_no_server_and_changes_nothing() {
     bed.records.close().await.unwrap();
     let records = bed.folder.path().join(RECORDS_FOLDER);
     let before = fs::read(records.join("records.db")).unwrap();
-    assert_eq!(bed.verify().await, [Event::Same]);
+    assert_eq!(bed.verify().await, [VerifyEvent::Same]);
     assert_eq!(fs::read(records.join("records.db")).unwrap(), before);
     Records::open(&records).await.unwrap().close().await.unwrap();
 }
@@ -202,7 +203,7 @@ async fn a_record_that_cannot_be_read_is_named() {
     assert_eq!(connection.execute(damage, [download(1).name.to_string()]).unwrap(), 1);
     connection.close().unwrap();
     // Whose file it was cannot be told any more.
-    assert_eq!(bed.found().await, [(Kind::Record, database), (Kind::Foreign, path)]);
+    assert_eq!(bed.found().await, [(FindingKind::Record, database), (FindingKind::Foreign, path)]);
 }
 
 #[tokio::test]

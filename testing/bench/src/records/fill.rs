@@ -10,8 +10,8 @@ use filepull_core::id::{ClientId, TransferId};
 use filepull_core::name::DownloadName;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::source::Source;
-use filepull_core::transfer::{Download, Ended, Phase, Reached, Transfer};
-use filepull_server::client::{Agent, Greeting};
+use filepull_core::transfer::{Download, Failure, LastProgress, Phase, Transfer};
+use filepull_server::client::{AgentInfo, Greeting};
 use filepull_server::records::Records;
 use filepull_server::store::RECORDS_FOLDER;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -154,15 +154,19 @@ fn source() -> Source {
     Source { name: "menu.txt".to_owned(), size: 100 << 20, modified_ns: 1_770_000_000_000_000_000 }
 }
 
-fn ended(problem: Problem) -> Ended {
-    Ended { problem, reached: Reached::default() }
+fn ended(problem: Problem) -> Failure {
+    Failure { problem, reached: LastProgress::default() }
 }
 
 fn greeting(number: u32) -> anyhow::Result<Greeting> {
     Ok(Greeting {
         client: client(number)?,
         instance: Uuid::new_v4(),
-        agent: Agent { version: VERSION.to_owned(), os: "linux".to_owned(), ..Agent::default() },
+        agent: AgentInfo {
+            version: VERSION.to_owned(),
+            os: "linux".to_owned(),
+            ..AgentInfo::default()
+        },
         shares: vec!["menu.txt".to_owned(), "logs/*.log".to_owned()],
         default_file: Ok(source()),
         active_transfers: Vec::new(),

@@ -31,7 +31,7 @@ fn on_the_wire(messages: &[Vec<u8>]) -> Vec<u8> {
 }
 
 /// Reads `wire`, cut at `cuts`.
-fn parse(wire: &[u8], cuts: &[prop::sample::Index]) -> Result<Vec<Arrived>, Status> {
+fn parse(wire: &[u8], cuts: &[prop::sample::Index]) -> Result<Vec<UploadFrame>, Status> {
     let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(wire.len() + 1)).collect();
     cuts.extend([0, wire.len()]);
     cuts.sort_unstable();
@@ -47,21 +47,21 @@ fn parse(wire: &[u8], cuts: &[prop::sample::Index]) -> Result<Vec<Arrived>, Stat
 }
 
 /// Pieces of chunks that follow each other as one, and chunks that came as messages as such pieces.
-fn joined(arrived: Vec<Arrived>) -> Vec<Arrived> {
-    let mut joined: Vec<Arrived> = Vec::new();
+fn joined(arrived: Vec<UploadFrame>) -> Vec<UploadFrame> {
+    let mut joined: Vec<UploadFrame> = Vec::new();
     for next in arrived {
         let next = match next {
-            Arrived::Message(UploadRequest { kind: Some(Kind::Chunk(chunk)) })
+            UploadFrame::Message(UploadRequest { kind: Some(Kind::Chunk(chunk)) })
                 if !chunk.data.is_empty() =>
             {
-                Arrived::Bytes { offset: chunk.offset, bytes: chunk.data }
+                UploadFrame::Bytes { offset: chunk.offset, bytes: chunk.data }
             }
-            other @ (Arrived::Message(_) | Arrived::Bytes { .. }) => other,
+            other @ (UploadFrame::Message(_) | UploadFrame::Bytes { .. }) => other,
         };
         match (joined.last_mut(), next) {
             (
-                Some(Arrived::Bytes { offset, bytes }),
-                Arrived::Bytes { offset: next_offset, bytes: next },
+                Some(UploadFrame::Bytes { offset, bytes }),
+                UploadFrame::Bytes { offset: next_offset, bytes: next },
             ) if offset.checked_add(bytes.len() as u64) == Some(next_offset) => {
                 *bytes = [&bytes[..], &next[..]].concat().into();
             }
@@ -80,7 +80,7 @@ proptest! {
         let messages: Vec<_> = kinds.into_iter().map(|kind| UploadRequest { kind }).collect();
         let encoded: Vec<Vec<u8>> = messages.iter().map(|message| message.encode_to_vec()).collect();
         let arrived = parse(&on_the_wire(&encoded), &cuts).unwrap();
-        let expected = messages.into_iter().map(Arrived::Message).collect();
+        let expected = messages.into_iter().map(UploadFrame::Message).collect();
         prop_assert_eq!(joined(arrived), joined(expected));
     }
 
@@ -93,7 +93,7 @@ proptest! {
         let arrived = parse(&on_the_wire(std::slice::from_ref(&message)), &cuts);
         match UploadRequest::decode(&message[..]) {
             Ok(decoded) => {
-                prop_assert_eq!(joined(arrived.unwrap()), joined(vec![Arrived::Message(decoded)]));
+                prop_assert_eq!(joined(arrived.unwrap()), joined(vec![UploadFrame::Message(decoded)]));
             }
             Err(_) => prop_assert!(arrived.is_err()),
         }
@@ -108,7 +108,7 @@ fn a_chunk_is_not_copied() {
     let wire = Bytes::from(on_the_wire(&[message]));
     let mut parser = Parser::default();
     parser.push(wire.clone());
-    let Ok(Some(Arrived::Bytes { offset, bytes })) = parser.next() else { panic!("no chunk") };
+    let Ok(Some(UploadFrame::Bytes { offset, bytes })) = parser.next() else { panic!("no chunk") };
     assert_eq!((offset, bytes.len()), (1 << 40, 64 * 1024));
     assert_eq!(bytes.as_ptr(), wire[wire.len() - bytes.len()..].as_ptr());
 }

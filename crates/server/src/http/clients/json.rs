@@ -8,9 +8,9 @@ use serde::Serialize;
 
 use super::super::reply::time;
 use super::super::transfers::{DAMAGED, FileJson};
-use super::Known;
-use crate::client::{Agent, Disconnect};
-use crate::transfers::Listed;
+use super::ClientDetails;
+use crate::client::{AgentInfo, Disconnect};
+use crate::transfers::TransferListItem;
 
 /// A client, as the API shows it.
 #[derive(Debug, Serialize)]
@@ -20,7 +20,7 @@ pub(super) struct ClientJson<'a> {
     connected_at: String,
     last_seen_at: String,
     last_disconnect: Option<&'a Disconnect>,
-    agent: &'a Agent,
+    agent: &'a AgentInfo,
     remote_addr: String,
     round_trip_ms: Option<u128>,
     default_file: Option<FileJson<'a>>,
@@ -38,8 +38,8 @@ struct LastJson<'a> {
 }
 
 impl<'a> ClientJson<'a> {
-    pub(super) fn new(known: &'a Known) -> Self {
-        let Known { client, current, .. } = known;
+    pub(super) fn new(known: &'a ClientDetails) -> Self {
+        let ClientDetails { client, current, .. } = known;
         let record = &client.record;
         Self {
             id: &record.id,
@@ -59,15 +59,15 @@ impl<'a> ClientJson<'a> {
     }
 }
 
-impl<'a> From<&'a Listed> for LastJson<'a> {
-    fn from(last: &'a Listed) -> Self {
+impl<'a> From<&'a TransferListItem> for LastJson<'a> {
+    fn from(last: &'a TransferListItem) -> Self {
         match last {
-            Listed::View(view) => {
+            TransferListItem::View(view) => {
                 let finished_at = view.transfer.finished_at.map(time);
                 let id = view.transfer.id.to_string().into();
                 Self { id, state: view.state().as_str(), finished_at }
             }
-            Listed::Damaged(damaged) => {
+            TransferListItem::Damaged(damaged) => {
                 Self { id: damaged.id.as_str().into(), state: DAMAGED, finished_at: None }
             }
         }

@@ -5,21 +5,21 @@ use filepull_core::id::ClientId;
 use filepull_core::problem::Problem;
 
 use super::super::App;
-use super::super::paging::{self, Page};
+use super::super::paging::{self, ListPage};
 use super::super::params::Params;
 use super::failed;
 use crate::known_clients::ClientFilter;
-use crate::records::{ClientEntry, ClientOrder};
+use crate::records::{ClientListItem, ClientOrder};
 use crate::registry::ClientView;
 
 const PARAMS: &[&str] = &["state", "q", "sort", "limit", "cursor"];
 
 /// The page that the parameters ask for.
-pub(super) async fn fetch(app: &App, params: &Params) -> Result<Page<ClientView>, Problem> {
+pub(super) async fn fetch(app: &App, params: &Params) -> Result<ListPage<ClientView>, Problem> {
     let filter = filter(params)?;
     let list = app.clients.list(&filter).await.map_err(|error| failed(&error))?;
     let next_cursor = list.next.map(|entry| write(filter.order, &entry));
-    Ok(Page { items: list.clients, next_cursor, total: list.total })
+    Ok(ListPage { items: list.clients, next_cursor, total: list.total })
 }
 
 fn filter(params: &Params) -> Result<ClientFilter, Problem> {
@@ -36,7 +36,7 @@ fn filter(params: &Params) -> Result<ClientFilter, Problem> {
 }
 
 /// The cursor of the page after this entry.
-fn write(order: ClientOrder, entry: &ClientEntry) -> String {
+fn write(order: ClientOrder, entry: &ClientListItem) -> String {
     match order {
         ClientOrder::Id => format!("id~{}", entry.id),
         ClientOrder::Seen => {
@@ -46,7 +46,7 @@ fn write(order: ClientOrder, entry: &ClientEntry) -> String {
 }
 
 /// Reads a cursor of a list in this order.
-fn read(order: ClientOrder, cursor: &str) -> Option<ClientEntry> {
+fn read(order: ClientOrder, cursor: &str) -> Option<ClientListItem> {
     let (millis, id) = match order {
         ClientOrder::Id => (0, cursor.strip_prefix("id~")?),
         ClientOrder::Seen => {
@@ -55,7 +55,7 @@ fn read(order: ClientOrder, cursor: &str) -> Option<ClientEntry> {
         }
     };
     let last_seen_at = DateTime::from_timestamp_millis(millis)?;
-    Some(ClientEntry { id: ClientId::parse(id).ok()?, last_seen_at })
+    Some(ClientListItem { id: ClientId::parse(id).ok()?, last_seen_at })
 }
 
 #[cfg(test)]

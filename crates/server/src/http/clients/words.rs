@@ -4,18 +4,22 @@ use chrono::{DateTime, Utc};
 use filepull_core::human;
 use filepull_core::problem::Code;
 
-use super::super::paging::Page;
+use super::super::paging::ListPage;
 use super::super::say;
 use super::super::table::table;
 use super::super::transfers::DAMAGED;
-use super::Known;
+use super::ClientDetails;
 use crate::client::DefaultFile;
 use crate::known_clients::ClientCounts;
 use crate::registry::{self, ClientView};
-use crate::transfers::{Listed, State, View};
+use crate::transfers::{TransferListItem, TransferState, View};
 
 /// What `/clients` says.
-pub(super) fn list(page: &Page<Known>, counts: ClientCounts, now: DateTime<Utc>) -> String {
+pub(super) fn list(
+    page: &ListPage<ClientDetails>,
+    counts: ClientCounts,
+    now: DateTime<Utc>,
+) -> String {
     let header = ["CLIENT", "STATE", "SEEN", "AGENT", "OS", "FILE", "SIZE", "LAST TRANSFER"];
     let rows = page.items.iter().map(|known| row(known, now));
     let rows: Vec<_> = std::iter::once(header.map(str::to_owned)).chain(rows).collect();
@@ -26,8 +30,8 @@ pub(super) fn list(page: &Page<Known>, counts: ClientCounts, now: DateTime<Utc>)
     format!("{}{clients}: {n_online} online, {n_offline} offline.{shown}\n", table(&rows))
 }
 
-fn row(known: &Known, now: DateTime<Utc>) -> [String; 8] {
-    let Known { client, current, last } = known;
+fn row(known: &ClientDetails, now: DateTime<Utc>) -> [String; 8] {
+    let ClientDetails { client, current, last } = known;
     let agent = &client.record.agent;
     let (file, size) = file(&client.record.default_file, current.as_ref(), say::short);
     [
@@ -43,7 +47,7 @@ fn row(known: &Known, now: DateTime<Utc>) -> [String; 8] {
 }
 
 fn state(client: &ClientView, current: Option<&View>) -> &'static str {
-    let sending = current.is_some_and(|view| view.state() == State::Running);
+    let sending = current.is_some_and(|view| view.state() == TransferState::Running);
     match (client.online, sending) {
         (true, true) => "sending",
         (true, false) => "online",
@@ -70,11 +74,11 @@ fn file(
     }
 }
 
-fn last_transfer(last: Option<&Listed>, now: DateTime<Utc>) -> String {
+fn last_transfer(last: Option<&TransferListItem>, now: DateTime<Utc>) -> String {
     let view = match last {
         None => return "never".to_owned(),
-        Some(Listed::Damaged(_)) => return DAMAGED.to_owned(),
-        Some(Listed::View(view)) => view,
+        Some(TransferListItem::Damaged(_)) => return DAMAGED.to_owned(),
+        Some(TransferListItem::View(view)) => view,
     };
     let (state, transfer) = (view.state().as_str(), &view.transfer);
     let problem = transfer.problem().map(|problem| format!("{}, ", problem.code));
@@ -90,8 +94,8 @@ fn word(text: &str) -> String {
 }
 
 /// What `/clients/ID` says.
-pub(super) fn one(known: &Known, now: DateTime<Utc>, host: &str) -> String {
-    let Known { client, current, last } = known;
+pub(super) fn one(known: &ClientDetails, now: DateTime<Utc>, host: &str) -> String {
+    let ClientDetails { client, current, last } = known;
     let record = &client.record;
     let id = &record.id;
     let head = if client.online {

@@ -15,7 +15,7 @@ use http_range_header::{
 
 /// How to answer a request for a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum Precondition {
     /// Send the whole file.
     Whole,
     /// Send these bytes.
@@ -41,19 +41,20 @@ pub(super) struct Version {
 }
 
 /// Judges the conditions of a request in the order of RFC 9110, 13.2.2.
-pub(super) fn judge(method: &Method, headers: &HeaderMap, version: &Version) -> Verdict {
+pub(super) fn judge(method: &Method, headers: &HeaderMap, version: &Version) -> Precondition {
     if !is_wanted(headers, version) {
-        return Verdict::OtherVersion;
+        return Precondition::OtherVersion;
     }
     if is_known(headers, version) {
-        return Verdict::NotModified;
+        return Precondition::NotModified;
     }
-    let part = if method == Method::GET { part(headers, version.size) } else { Verdict::Whole };
+    let part =
+        if method == Method::GET { part(headers, version.size) } else { Precondition::Whole };
     match (&part, continues(headers, version)) {
-        (Verdict::Whole, _) => part,
+        (Precondition::Whole, _) => part,
         // The rest of this version must not be appended to a part of another.
-        (_, Some(false)) => Verdict::Whole,
-        (_, None) if version.changes => Verdict::UnnamedVersion,
+        (_, Some(false)) => Precondition::Whole,
+        (_, None) if version.changes => Precondition::UnnamedVersion,
         (_, None | Some(true)) => part,
     }
 }
@@ -93,20 +94,22 @@ fn continues(headers: &HeaderMap, version: &Version) -> Option<bool> {
 
 /// The bytes that `Range` asks for. One that cannot be read, one in other units and one of several
 /// parts are ignored, as RFC 9110, 14.2 allows.
-fn part(headers: &HeaderMap, size: u64) -> Verdict {
+fn part(headers: &HeaderMap, size: u64) -> Precondition {
     let text = headers.get(RANGE).and_then(|range| range.to_str().ok()).unwrap_or_default();
     if text.contains(',') {
-        return Verdict::Whole;
+        return Precondition::Whole;
     }
     match parse_range_header(text) {
-        Ok(parsed) => parsed.ranges.first().map_or(Verdict::Whole, |range| within(*range, size)),
-        Err(RangeUnsatisfiableError::ZeroSuffix) => Verdict::Unsatisfiable,
-        Err(_) => Verdict::Whole,
+        Ok(parsed) => {
+            parsed.ranges.first().map_or(Precondition::Whole, |range| within(*range, size))
+        }
+        Err(RangeUnsatisfiableError::ZeroSuffix) => Precondition::Unsatisfiable,
+        Err(_) => Precondition::Whole,
     }
 }
 
 /// The bytes of a range that a file of `size` bytes has.
-fn within(range: SyntacticallyCorrectRange, size: u64) -> Verdict {
+fn within(range: SyntacticallyCorrectRange, size: u64) -> Precondition {
     let first = match range.start {
         StartPosition::Index(first) => first,
         StartPosition::FromLast(len) => size.saturating_sub(len),
@@ -118,11 +121,11 @@ fn within(range: SyntacticallyCorrectRange, size: u64) -> Verdict {
     let is_suffix = matches!(range.start, StartPosition::FromLast(_));
     match size.checked_sub(1) {
         // It ends before it starts: not a range.
-        _ if wanted_last < first => Verdict::Whole,
-        Some(last) if first <= last => Verdict::Part(first..=last.min(wanted_last)),
+        _ if wanted_last < first => Precondition::Whole,
+        Some(last) if first <= last => Precondition::Part(first..=last.min(wanted_last)),
         // The last bytes of an empty file are the whole of it.
-        None if is_suffix => Verdict::Whole,
-        Some(_) | None => Verdict::Unsatisfiable,
+        None if is_suffix => Precondition::Whole,
+        Some(_) | None => Precondition::Unsatisfiable,
     }
 }
 
@@ -147,7 +150,7 @@ mod tests {
         Version { etag: ETAG.parse().unwrap(), modified_at, size, changes }
     }
 
-    fn judged(pairs: &[(HeaderName, &'static str)], version: &Version) -> Verdict {
+    fn judged(pairs: &[(HeaderName, &'static str)], version: &Version) -> Precondition {
         let mut headers = HeaderMap::new();
         for (name, value) in pairs {
             headers.append(name, HeaderValue::from_static(value));
@@ -160,24 +163,24 @@ mod tests {
         let check = |name: HeaderName, value, expected| {
             assert_eq!(judged(&[(name, value)], &version(4, true)), expected, "{value}");
         };
-        check(IF_NONE_MATCH, "\"9f86\"", Verdict::NotModified);
-        check(IF_NONE_MATCH, "W/\"9f86\"", Verdict::NotModified);
-        check(IF_NONE_MATCH, "\"other\", \"9f86\"", Verdict::NotModified);
-        check(IF_NONE_MATCH, "*", Verdict::NotModified);
-        check(IF_NONE_MATCH, "\"other\"", Verdict::Whole);
-        check(IF_NONE_MATCH, "9f86", Verdict::Whole);
-        check(IF_MODIFIED_SINCE, AT, Verdict::NotModified);
-        check(IF_MODIFIED_SINCE, AFTER, Verdict::NotModified);
-        check(IF_MODIFIED_SINCE, BEFORE, Verdict::Whole);
-        check(IF_MODIFIED_SINCE, "yesterday", Verdict::Whole);
+        check(IF_NONE_MATCH, "\"9f86\"", Precondition::NotModified);
+        check(IF_NONE_MATCH, "W/\"9f86\"", Precondition::NotModified);
+        check(IF_NONE_MATCH, "\"other\", \"9f86\"", Precondition::NotModified);
+        check(IF_NONE_MATCH, "*", Precondition::NotModified);
+        check(IF_NONE_MATCH, "\"other\"", Precondition::Whole);
+        check(IF_NONE_MATCH, "9f86", Precondition::Whole);
+        check(IF_MODIFIED_SINCE, AT, Precondition::NotModified);
+        check(IF_MODIFIED_SINCE, AFTER, Precondition::NotModified);
+        check(IF_MODIFIED_SINCE, BEFORE, Precondition::Whole);
+        check(IF_MODIFIED_SINCE, "yesterday", Precondition::Whole);
         let both = [(IF_NONE_MATCH, "\"other\""), (IF_MODIFIED_SINCE, AFTER)];
-        assert_eq!(judged(&both, &version(4, true)), Verdict::Whole);
+        assert_eq!(judged(&both, &version(4, true)), Precondition::Whole);
     }
 
     #[test]
     fn a_list_may_be_spread_over_several_headers() {
         let pairs = [(IF_NONE_MATCH, "\"other\""), (IF_NONE_MATCH, "\"9f86\"")];
-        assert_eq!(judged(&pairs, &version(4, false)), Verdict::NotModified);
+        assert_eq!(judged(&pairs, &version(4, false)), Precondition::NotModified);
     }
 
     #[test]
@@ -185,13 +188,13 @@ mod tests {
         let check = |name: HeaderName, value, expected| {
             assert_eq!(judged(&[(name, value)], &version(4, false)), expected, "{value}");
         };
-        check(IF_MATCH, "\"9f86\"", Verdict::Whole);
-        check(IF_MATCH, "*", Verdict::Whole);
-        check(IF_MATCH, "\"other\"", Verdict::OtherVersion);
-        check(IF_MATCH, "W/\"9f86\"", Verdict::OtherVersion);
-        check(IF_MATCH, "9f86", Verdict::OtherVersion);
-        check(IF_UNMODIFIED_SINCE, AFTER, Verdict::Whole);
-        check(IF_UNMODIFIED_SINCE, BEFORE, Verdict::OtherVersion);
+        check(IF_MATCH, "\"9f86\"", Precondition::Whole);
+        check(IF_MATCH, "*", Precondition::Whole);
+        check(IF_MATCH, "\"other\"", Precondition::OtherVersion);
+        check(IF_MATCH, "W/\"9f86\"", Precondition::OtherVersion);
+        check(IF_MATCH, "9f86", Precondition::OtherVersion);
+        check(IF_UNMODIFIED_SINCE, AFTER, Precondition::Whole);
+        check(IF_UNMODIFIED_SINCE, BEFORE, Precondition::OtherVersion);
     }
 
     #[test]
@@ -201,11 +204,11 @@ mod tests {
                 let pairs = [(RANGE, "bytes=1-"), (IF_RANGE, tag)];
                 assert_eq!(judged(&pairs, &version(4, changes)), expected, "{tag}");
             };
-            check("\"9f86\"", Verdict::Part(1..=3));
-            check("\"other\"", Verdict::Whole);
-            check("W/\"9f86\"", Verdict::Whole);
-            check(AT, Verdict::Whole);
-            check("9f86", Verdict::Whole);
+            check("\"9f86\"", Precondition::Part(1..=3));
+            check("\"other\"", Precondition::Whole);
+            check("W/\"9f86\"", Precondition::Whole);
+            check(AT, Precondition::Whole);
+            check("9f86", Precondition::Whole);
         }
     }
 
@@ -214,12 +217,12 @@ mod tests {
         let check = |pairs: &[_], expected| {
             assert_eq!(judged(pairs, &version(4, true)), expected, "{pairs:?}");
         };
-        check(&[(RANGE, "bytes=1-")], Verdict::UnnamedVersion);
-        check(&[(RANGE, "bytes=9-")], Verdict::UnnamedVersion);
-        check(&[(RANGE, "lines=1-")], Verdict::Whole);
-        check(&[(RANGE, "bytes=1-"), (IF_MATCH, "\"9f86\"")], Verdict::Part(1..=3));
-        check(&[(RANGE, "bytes=1-"), (IF_NONE_MATCH, "\"9f86\"")], Verdict::NotModified);
-        assert_eq!(judged(&[(RANGE, "bytes=1-")], &version(4, false)), Verdict::Part(1..=3));
+        check(&[(RANGE, "bytes=1-")], Precondition::UnnamedVersion);
+        check(&[(RANGE, "bytes=9-")], Precondition::UnnamedVersion);
+        check(&[(RANGE, "lines=1-")], Precondition::Whole);
+        check(&[(RANGE, "bytes=1-"), (IF_MATCH, "\"9f86\"")], Precondition::Part(1..=3));
+        check(&[(RANGE, "bytes=1-"), (IF_NONE_MATCH, "\"9f86\"")], Precondition::NotModified);
+        assert_eq!(judged(&[(RANGE, "bytes=1-")], &version(4, false)), Precondition::Part(1..=3));
     }
 
     #[test]
@@ -231,29 +234,29 @@ mod tests {
                 "{range} {size}"
             );
         };
-        check("bytes=1-2", 4, Verdict::Part(1..=2));
-        check("bytes=0-", 4, Verdict::Part(0..=3));
-        check("bytes=3-3", 4, Verdict::Part(3..=3));
-        check("bytes=2-99", 4, Verdict::Part(2..=3));
-        check("bytes=4-", 4, Verdict::Unsatisfiable);
-        check("bytes=9-12", 4, Verdict::Unsatisfiable);
-        check("bytes=-1", 4, Verdict::Part(3..=3));
-        check("bytes=-4", 4, Verdict::Part(0..=3));
-        check("bytes=-99", 4, Verdict::Part(0..=3));
-        check("bytes=-0", 4, Verdict::Unsatisfiable);
-        check("bytes=-0", 0, Verdict::Unsatisfiable);
-        check("bytes=0-", 0, Verdict::Unsatisfiable);
-        check("bytes=0-0", 0, Verdict::Unsatisfiable);
-        check("bytes=-5", 0, Verdict::Whole);
+        check("bytes=1-2", 4, Precondition::Part(1..=2));
+        check("bytes=0-", 4, Precondition::Part(0..=3));
+        check("bytes=3-3", 4, Precondition::Part(3..=3));
+        check("bytes=2-99", 4, Precondition::Part(2..=3));
+        check("bytes=4-", 4, Precondition::Unsatisfiable);
+        check("bytes=9-12", 4, Precondition::Unsatisfiable);
+        check("bytes=-1", 4, Precondition::Part(3..=3));
+        check("bytes=-4", 4, Precondition::Part(0..=3));
+        check("bytes=-99", 4, Precondition::Part(0..=3));
+        check("bytes=-0", 4, Precondition::Unsatisfiable);
+        check("bytes=-0", 0, Precondition::Unsatisfiable);
+        check("bytes=0-", 0, Precondition::Unsatisfiable);
+        check("bytes=0-0", 0, Precondition::Unsatisfiable);
+        check("bytes=-5", 0, Precondition::Whole);
         for ignored in ["lines=1-2", "bytes 1-2", "bytes=", "bytes=2-1", "bytes=0-0,2-3", "bytes=x"]
         {
-            check(ignored, 4, Verdict::Whole);
+            check(ignored, 4, Precondition::Whole);
         }
     }
 
     #[test]
     fn a_range_is_for_get() {
         let headers = HeaderMap::from_iter([(RANGE, HeaderValue::from_static("bytes=1-2"))]);
-        assert_eq!(judge(&Method::HEAD, &headers, &version(4, true)), Verdict::Whole);
+        assert_eq!(judge(&Method::HEAD, &headers, &version(4, true)), Precondition::Whole);
     }
 }

@@ -19,7 +19,7 @@ const CHUNK_LEN: usize = 64 * 1024;
 
 /// What is stored under the name of a download.
 #[derive(Debug)]
-pub(super) enum Found {
+pub(super) enum StoredFile {
     /// The file on record.
     Stored(File),
     /// Another file, or the file with other bytes.
@@ -32,22 +32,26 @@ pub(super) enum Found {
 ///
 /// # Errors
 /// The disk failed.
-pub(super) fn find(store: &Store, transfer: &Transfer, download: &Download) -> io::Result<Found> {
+pub(super) fn find(
+    store: &Store,
+    transfer: &Transfer,
+    download: &Download,
+) -> io::Result<StoredFile> {
     let opened = match store.find_download(&transfer.client, &download.name) {
         Ok(opened) => opened,
-        Err(error) if is_link(&error) => return Ok(Found::Other),
+        Err(error) if is_link(&error) => return Ok(StoredFile::Other),
         Err(error) => return Err(io::Error::other(error)),
     };
-    let Some(file) = opened else { return Ok(Found::Nothing) };
+    let Some(file) = opened else { return Ok(StoredFile::Nothing) };
     let metadata = file.metadata()?;
     if !metadata.is_file() || metadata.len() != download.size {
-        return Ok(Found::Other);
+        return Ok(StoredFile::Other);
     }
     // A restored backup has another inode, a new owner sets another time, and the disk of another
     // machine has another clock: only the digest knows whether the bytes are the same.
     let is_stored = is_untouched(&metadata, transfer, download)
         || digest_of(&file)? == (download.size, download.digest);
-    Ok(if is_stored { Found::Stored(file) } else { Found::Other })
+    Ok(if is_stored { StoredFile::Stored(file) } else { StoredFile::Other })
 }
 
 fn is_link(error: &StoreError) -> bool {

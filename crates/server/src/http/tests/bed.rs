@@ -18,7 +18,7 @@ use serde_json::Value;
 use tower::ServiceExt as _;
 
 use super::super::{About, App, router};
-use crate::client::{Agent, Greeting};
+use crate::client::{AgentInfo, Greeting};
 use crate::disk_sampler::DiskSampler;
 use crate::known_clients::KnownClients;
 use crate::records::{Records, Total, TransferFilter};
@@ -58,7 +58,7 @@ impl Bed {
         let greeting = Greeting {
             client: client4(),
             instance: uuid::Uuid::nil(),
-            agent: Agent::default(),
+            agent: AgentInfo::default(),
             shares: Vec::new(),
             default_file: Err(Code::FileMissing),
             active_transfers: Vec::new(),

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::super::reply::{ProblemJson, time};
 use super::super::say;
 use crate::records::DamagedTransfer;
-use crate::transfers::{Listed, State, View, WaitingFor};
+use crate::transfers::{TransferListItem, TransferState, View, WaitingFor};
 
 /// A transfer, as the API shows it.
 #[derive(Debug, Serialize)]
@@ -77,10 +77,12 @@ pub(super) enum ListedJson<'a> {
 }
 
 impl<'a> ListedJson<'a> {
-    pub(super) fn new(item: &'a Listed, data_dir: &str, host: &str) -> Self {
+    pub(super) fn new(item: &'a TransferListItem, data_dir: &str, host: &str) -> Self {
         match item {
-            Listed::View(view) => Self::Transfer(Box::new(TransferJson::new(view, data_dir, host))),
-            Listed::Damaged(damaged) => Self::Damaged(damaged.into()),
+            TransferListItem::View(view) => {
+                Self::Transfer(Box::new(TransferJson::new(view, data_dir, host)))
+            }
+            TransferListItem::Damaged(damaged) => Self::Damaged(damaged.into()),
         }
     }
 }
@@ -107,12 +109,15 @@ impl<'a> From<&'a DamagedTransfer> for DamagedJson<'a> {
 /// The state of a transfer whose record cannot be read.
 pub(in super::super) const DAMAGED: &str = "damaged";
 
-fn waiting_for(state: State) -> Option<&'static str> {
+fn waiting_for(state: TransferState) -> Option<&'static str> {
     match state {
-        State::Waiting(WaitingFor::Client) => Some("client"),
-        State::Waiting(WaitingFor::OtherFile | WaitingFor::Turn) => Some("turn"),
-        State::Waiting(WaitingFor::Disk) => Some("disk"),
-        State::Running | State::Done | State::Failed | State::Cancelled => None,
+        TransferState::Waiting(WaitingFor::Client) => Some("client"),
+        TransferState::Waiting(WaitingFor::OtherFile | WaitingFor::Turn) => Some("turn"),
+        TransferState::Waiting(WaitingFor::Disk) => Some("disk"),
+        TransferState::Running
+        | TransferState::Done
+        | TransferState::Failed
+        | TransferState::Cancelled => None,
     }
 }
 

@@ -4,28 +4,28 @@ use chrono::{DateTime, Utc};
 use filepull_core::problem::{Code, Problem};
 
 use super::super::App;
-use super::super::paging::{self, Page};
+use super::super::paging::{self, ListPage};
 use super::super::params::Params;
-use crate::records::{Cursor, StateWord, TransferFilter};
-use crate::transfers::{Listed, Unfinished};
+use crate::records::{Cursor, PhaseName, TransferFilter};
+use crate::transfers::{ActivityFilter, TransferListItem};
 
 const PARAMS: &[&str] = &["client", "state", "since", "until", "error", "limit", "cursor"];
 
 /// The words of the `state` parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wanted {
+enum TransferSelection {
     /// Whether an unfinished transfer waits or runs is not on record.
-    Unfinished(Unfinished),
+    Unfinished(ActivityFilter),
     /// This state, which is as final in the records as it is here.
-    Final(StateWord),
+    Final(PhaseName),
 }
 
-const STATES: &[(&str, Wanted)] = &[
-    ("waiting", Wanted::Unfinished(Unfinished::Waiting)),
-    ("running", Wanted::Unfinished(Unfinished::Running)),
-    ("done", Wanted::Final(StateWord::Done)),
-    ("failed", Wanted::Final(StateWord::Failed)),
-    ("cancelled", Wanted::Final(StateWord::Cancelled)),
+const STATES: &[(&str, TransferSelection)] = &[
+    ("waiting", TransferSelection::Unfinished(ActivityFilter::Waiting)),
+    ("running", TransferSelection::Unfinished(ActivityFilter::Running)),
+    ("done", TransferSelection::Final(PhaseName::Done)),
+    ("failed", TransferSelection::Final(PhaseName::Failed)),
+    ("cancelled", TransferSelection::Final(PhaseName::Cancelled)),
 ];
 
 /// Do the parameters ask for some of the transfers only?
@@ -38,19 +38,19 @@ pub(super) async fn fetch(
     app: &App,
     params: &Params,
     now: DateTime<Utc>,
-) -> Result<Page<Listed>, Problem> {
+) -> Result<ListPage<TransferListItem>, Problem> {
     params.only(PARAMS)?;
     let wanted = params.choice("state", STATES)?;
     let mut filter = filter(params, now)?;
     let page = match wanted {
-        Some(Wanted::Unfinished(kind)) => app.transfers.list_unfinished(kind, &filter),
-        Some(Wanted::Final(word)) => {
+        Some(TransferSelection::Unfinished(kind)) => app.transfers.list_unfinished(kind, &filter),
+        Some(TransferSelection::Final(word)) => {
             filter.states = vec![word];
             app.transfers.list(&filter).await?
         }
         None => app.transfers.list(&filter).await?,
     };
-    Ok(Page { items: page.items, next_cursor: page.next_cursor, total: page.total })
+    Ok(ListPage { items: page.items, next_cursor: page.next_cursor, total: page.total })
 }
 
 fn filter(params: &Params, now: DateTime<Utc>) -> Result<TransferFilter, Problem> {

@@ -4,12 +4,12 @@ use chrono::{DateTime, Utc};
 use filepull_core::human;
 use filepull_core::transfer::Phase;
 
-use super::super::paging::Page;
+use super::super::paging::ListPage;
 use super::super::table::table;
 use super::super::{reply, say};
 use super::json::DAMAGED;
 use crate::records::DamagedTransfer;
-use crate::transfers::{Counts, Listed, Stage, State, View};
+use crate::transfers::{Activity, TransferCounts, TransferListItem, TransferState, View};
 
 /// What `/transfers/ID` says.
 pub(super) fn one(
@@ -67,13 +67,13 @@ pub(super) fn cancelled(view: &View, data_dir: &str, host: &str) -> String {
 /// `Running: client4 is sending menu.txt (100.0 MiB), 42 %, about 12 s left.`
 fn under_way(view: &View, place: Option<usize>) -> String {
     match view.stage {
-        Stage::Waiting(waiting_for) => {
+        Activity::Waiting(waiting_for) => {
             format!("Waiting: {}.", say::waits(view, waiting_for, place))
         }
-        Stage::Recording | Stage::Starting | Stage::Asked => {
+        Activity::Recording | Activity::Starting | Activity::Asked => {
             format!("Asked {}, no answer yet.", view.transfer.client)
         }
-        Stage::Running => {
+        Activity::Running => {
             let progress = say::progress(view).map(|progress| format!(", {progress}"));
             format!("Running: {}{}.", say::sending(view), progress.unwrap_or_default())
         }
@@ -82,20 +82,21 @@ fn under_way(view: &View, place: Option<usize>) -> String {
 
 /// What `/transfers` says.
 pub(super) fn list(
-    page: &Page<(Option<usize>, Listed)>,
+    page: &ListPage<(Option<usize>, TransferListItem)>,
     now: DateTime<Utc>,
-    counts: Option<Counts>,
+    counts: Option<TransferCounts>,
 ) -> String {
     let header = ["TRANSFER", "CLIENT", "STATE", "FILE", "ASKED", "OUTCOME"].map(str::to_owned);
     let rows = page.items.iter().map(|(place, item)| match item {
-        Listed::View(view) => row(view, *place, now),
-        Listed::Damaged(damaged) => damaged_row(damaged, now),
+        TransferListItem::View(view) => row(view, *place, now),
+        TransferListItem::Damaged(damaged) => damaged_row(damaged, now),
     });
     let rows: Vec<_> = std::iter::once(header).chain(rows).collect();
     let (shown, total) = (page.items.len(), page.total);
-    let under_way = counts.map_or(" that match".to_owned(), |Counts { running, waiting }| {
-        format!("; {running} running, {waiting} waiting")
-    });
+    let under_way = counts
+        .map_or(" that match".to_owned(), |TransferCounts { running, waiting }| {
+            format!("; {running} running, {waiting} waiting")
+        });
     format!("{}{shown} of {total} transfers{under_way}.\n", table(&rows))
 }
 
@@ -140,8 +141,10 @@ pub(super) fn damaged(damaged: &DamagedTransfer) -> String {
 /// The last column: what matters about a transfer in this state.
 fn outcome(view: &View, place: Option<usize>) -> String {
     match (view.state(), &view.transfer.phase) {
-        (State::Waiting(waiting_for), _) => say::waits(view, waiting_for, place),
-        (State::Running, _) => say::progress(view).unwrap_or_else(|| "no answer yet".to_owned()),
+        (TransferState::Waiting(waiting_for), _) => say::waits(view, waiting_for, place),
+        (TransferState::Running, _) => {
+            say::progress(view).unwrap_or_else(|| "no answer yet".to_owned())
+        }
         (_, Phase::Done(download)) => human::size(download.size),
         (_, Phase::Failed(ended) | Phase::Cancelled(ended)) => ended.problem.code.to_string(),
         (_, Phase::Queued | Phase::Receiving { .. } | Phase::Sealed(_)) => String::new(),

@@ -10,20 +10,20 @@ use filepull_core::transfer::Phase;
 
 use super::super::say;
 use super::super::waiting::WaitEnd;
-use crate::transfers::{Stage, View, WaitingFor};
+use crate::transfers::{Activity, View, WaitingFor};
 
 #[cfg(test)]
 mod tests;
 
 /// Everything that the answer depends on.
 #[derive(Debug)]
-pub(super) struct Told<'a> {
+pub(super) struct AnswerContext<'a> {
     /// The transfer, by the time it is told.
     pub(super) view: &'a View,
     /// It was under way before.
     pub(super) joined: bool,
     /// How the wait for its end ended, if the caller asked for one.
-    pub(super) waited: Option<Waited>,
+    pub(super) waited: Option<WaitResult>,
     /// Its place in line, if it stands there.
     pub(super) place: Option<usize>,
     /// How many transfers run.
@@ -38,7 +38,7 @@ pub(super) struct Told<'a> {
 
 /// A wait for the end of a transfer.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Waited {
+pub(super) struct WaitResult {
     /// How long it took.
     pub(super) time: Duration,
     /// Why it ended.
@@ -48,7 +48,7 @@ pub(super) struct Waited {
 /// Returns the status and the text. A transfer that has ended without a file is returned as its
 /// problem. A caller that waits for the file and does not get it receives a status that makes `curl
 /// -f` fail; the transfer continues.
-pub(super) fn answer(told: &Told<'_>) -> Result<(StatusCode, String), Problem> {
+pub(super) fn answer(told: &AnswerContext<'_>) -> Result<(StatusCode, String), Problem> {
     match &told.view.transfer.phase {
         Phase::Done(download) => {
             Ok((StatusCode::OK, say::done(told.view, download, told.data_dir)))
@@ -56,11 +56,11 @@ pub(super) fn answer(told: &Told<'_>) -> Result<(StatusCode, String), Problem> {
         Phase::Failed(ended) | Phase::Cancelled(ended) => Err(ended.problem.clone()),
         Phase::Queued | Phase::Receiving { .. } | Phase::Sealed(_) => {
             let (status, sentence) = match (told.waited, told.joined) {
-                (Some(Waited { end: WaitEnd::Stopping, .. }), _) => {
+                (Some(WaitResult { end: WaitEnd::Stopping, .. }), _) => {
                     let sentence = "The server is restarting; the transfer goes on afterwards.";
                     (StatusCode::SERVICE_UNAVAILABLE, sentence.to_owned())
                 }
-                (Some(Waited { time, end: WaitEnd::TimeUp | WaitEnd::Reached }), _) => {
+                (Some(WaitResult { time, end: WaitEnd::TimeUp | WaitEnd::Reached }), _) => {
                     (StatusCode::GATEWAY_TIMEOUT, time_is_up(told, time))
                 }
                 (None, true) => (StatusCode::ACCEPTED, joined(told)),
@@ -71,40 +71,40 @@ pub(super) fn answer(told: &Told<'_>) -> Result<(StatusCode, String), Problem> {
     }
 }
 
-fn started(told: &Told<'_>) -> String {
+fn started(told: &AnswerContext<'_>) -> String {
     let (view, id) = (told.view, told.view.transfer.id);
     let sentence = match view.stage {
-        Stage::Running => format!("Started: {}.", say::sending(view)),
-        Stage::Waiting(WaitingFor::Turn) => {
+        Activity::Running => format!("Started: {}.", say::sending(view)),
+        Activity::Waiting(WaitingFor::Turn) => {
             let running = say::count(told.n_running, "transfer is", "transfers are");
             let place = say::waits(view, WaitingFor::Turn, told.place);
             format!("Waiting: {running} running; {place}.")
         }
-        Stage::Waiting(waiting_for @ (WaitingFor::OtherFile | WaitingFor::Disk)) => {
+        Activity::Waiting(waiting_for @ (WaitingFor::OtherFile | WaitingFor::Disk)) => {
             format!("Waiting: {}.", say::waits(view, waiting_for, told.place))
         }
-        Stage::Waiting(waiting_for @ WaitingFor::Client) if view.reason.is_some() => {
+        Activity::Waiting(waiting_for @ WaitingFor::Client) if view.reason.is_some() => {
             format!("Waiting: {}.", say::waits(view, waiting_for, told.place))
         }
-        Stage::Waiting(waiting_for @ WaitingFor::Client) => {
+        Activity::Waiting(waiting_for @ WaitingFor::Client) => {
             format!("Queued: {}.", say::waits(view, waiting_for, told.place))
         }
-        Stage::Recording | Stage::Starting | Stage::Asked => {
+        Activity::Recording | Activity::Starting | Activity::Asked => {
             format!("Asked {}, no answer yet.", view.transfer.client)
         }
     };
     format!("{sentence} Transfer {id}")
 }
 
-fn joined(told: &Told<'_>) -> String {
+fn joined(told: &AnswerContext<'_>) -> String {
     let view = told.view;
     let client = &view.transfer.client;
     let sentence = match view.stage {
-        Stage::Running => format!("Already running: {}", running_since(told)),
-        Stage::Waiting(waiting_for) => {
+        Activity::Running => format!("Already running: {}", running_since(told)),
+        Activity::Waiting(waiting_for) => {
             format!("Already waiting: {}", say::waits(view, waiting_for, told.place))
         }
-        Stage::Recording | Stage::Starting | Stage::Asked => {
+        Activity::Recording | Activity::Starting | Activity::Asked => {
             format!("Already asked: {client} has not answered yet")
         }
     };
@@ -112,7 +112,7 @@ fn joined(told: &Told<'_>) -> String {
 }
 
 /// `client4 is sending menu.txt since 14:23:05 (42 %, about 12 s left)`
-fn running_since(told: &Told<'_>) -> String {
+fn running_since(told: &AnswerContext<'_>) -> String {
     let view = told.view;
     let since = view.transfer.started_at.unwrap_or(view.transfer.created_at);
     let today = since.date_naive() == told.now.date_naive();
@@ -123,26 +123,26 @@ fn running_since(told: &Told<'_>) -> String {
     format!("{client} is sending {name} since {since}{}", progress.unwrap_or_default())
 }
 
-fn time_is_up(told: &Told<'_>, waited: Duration) -> String {
+fn time_is_up(told: &AnswerContext<'_>, waited: Duration) -> String {
     let (view, waited) = (told.view, human::span(waited));
     let client = &view.transfer.client;
     match view.stage {
-        Stage::Running => {
+        Activity::Running => {
             let progress = say::progress(view).unwrap_or_else(|| say::sending(view));
             format!("Still running after {waited}: {progress}. The transfer goes on.")
         }
-        Stage::Waiting(waiting_for) => {
+        Activity::Waiting(waiting_for) => {
             let waits = say::waits(view, waiting_for, told.place);
             format!("Still waiting after {waited}: {waits}.")
         }
-        Stage::Recording | Stage::Starting | Stage::Asked => {
+        Activity::Recording | Activity::Starting | Activity::Asked => {
             format!("Still no answer after {waited}: {client} has been asked to send the file.")
         }
     }
 }
 
-fn next_steps(told: &Told<'_>) -> String {
-    let Told { host, view, .. } = told;
+fn next_steps(told: &AnswerContext<'_>) -> String {
+    let AnswerContext { host, view, .. } = told;
     let (id, client) = (view.transfer.id, &view.transfer.client);
     // The newest file of a client may be any that it shares; who asks for one by its path wants it.
     let whose = match &view.transfer.path {

@@ -6,8 +6,8 @@ use filepull_core::problem::{Code, Problem};
 use super::super::App;
 use super::super::caller::Caller;
 use super::super::params::encode;
-use super::super::reply::{self, Refusal, invalid};
-use super::Order;
+use super::super::reply::{self, Rejection, invalid};
+use super::PullRequest;
 use crate::known_clients::ClientCounts;
 
 /// More would hide the sentence they belong to.
@@ -36,9 +36,9 @@ fn online_now(named: &[&str], ClientCounts { online, known }: ClientCounts) -> S
 pub(super) async fn explain_for_curl(
     app: &App,
     caller: &Caller,
-    order: &Order,
+    order: &PullRequest,
     problem: Problem,
-) -> Refusal {
+) -> Rejection {
     let offline = problem.code == Code::ClientOffline;
     explain(app, order, problem, offline.then(|| queue_command(&caller.host, order))).await
 }
@@ -46,15 +46,20 @@ pub(super) async fn explain_for_curl(
 /// A refused pull, with the field to add.
 pub(in super::super) async fn explain_for_api(
     app: &App,
-    order: &Order,
+    order: &PullRequest,
     problem: Problem,
-) -> Refusal {
+) -> Rejection {
     let offline = problem.code == Code::ClientOffline;
     let hint = offline.then(|| "Add \"queue\": \"24h\" to pull when it returns.".to_owned());
     explain(app, order, problem, hint).await
 }
 
-async fn explain(app: &App, order: &Order, problem: Problem, hint: Option<String>) -> Refusal {
+async fn explain(
+    app: &App,
+    order: &PullRequest,
+    problem: Problem,
+    hint: Option<String>,
+) -> Rejection {
     let unknown = problem.code == Code::ClientUnknown;
     let client = match unknown {
         true => None,
@@ -64,7 +69,7 @@ async fn explain(app: &App, order: &Order, problem: Problem, hint: Option<String
     let client = client.filter(|client| !client.online);
     let hint = hint.or(unknown.then(|| "list them: curl localhost:8080/clients".to_owned()));
     let hint = hint.unwrap_or_else(|| problem.hint.clone());
-    let refusal = Refusal::from(problem.hint(hint)).with("client", order.client.as_str());
+    let refusal = Rejection::from(problem.hint(hint)).with("client", order.client.as_str());
     match client {
         Some(client) => refusal.with("last_seen_at", reply::time(client.last_seen_at)),
         None => refusal,
@@ -74,26 +79,26 @@ async fn explain(app: &App, order: &Order, problem: Problem, hint: Option<String
 /// A pull that ended without a file. A path that holds spaces may be one that was typed with `+`.
 pub(super) fn explain_failed(
     caller: &Caller,
-    order: &Order,
+    order: &PullRequest,
     transfer: TransferId,
     problem: Problem,
-) -> Refusal {
+) -> Rejection {
     let not_found = matches!(problem.code, Code::FileMissing | Code::PathNotShared);
     let problem = match &order.path_with_plus {
         Some(path) if not_found => problem.hint(plus_command(&caller.host, order, path)),
         Some(_) | None => problem,
     };
-    Refusal::from(problem).with("transfer", transfer.to_string())
+    Rejection::from(problem).with("transfer", transfer.to_string())
 }
 
-fn plus_command(host: &str, order: &Order, path: &str) -> String {
+fn plus_command(host: &str, order: &PullRequest, path: &str) -> String {
     let (client, path) = (&order.client, encode(path));
     format!(
         "a + in a URL is a space, %2B is a plus: curl \"{host}/trigger?id={client}&path={path}\""
     )
 }
 
-fn queue_command(host: &str, order: &Order) -> String {
+fn queue_command(host: &str, order: &PullRequest) -> String {
     let path = order.path.as_ref().map(|path| format!("&path={}", encode(path.as_str())));
     let (client, path) = (&order.client, path.unwrap_or_default());
     format!("pull when it returns: curl \"{host}/trigger?id={client}{path}&queue=24h\"")
@@ -122,7 +127,7 @@ mod tests {
     fn a_path_typed_with_a_plus_is_written_with_one() {
         let query = "id=client4&path=logs/a+b.log";
         let params = Params::from_query(Some(query)).unwrap();
-        let order = Order::parse(&params, "id", TRIGGER).unwrap();
+        let order = PullRequest::parse(&params, "id", TRIGGER).unwrap();
         let path = order.path_with_plus.clone().unwrap();
         assert_eq!(
             plus_command("localhost:8080", &order, &path),
@@ -135,7 +140,7 @@ mod tests {
     fn the_command_for_later_pulls_the_same_file() {
         let check = |query, command: &str| {
             let params = Params::from_query(Some(query)).unwrap();
-            let order = Order::parse(&params, "id", TRIGGER).unwrap();
+            let order = PullRequest::parse(&params, "id", TRIGGER).unwrap();
             assert_eq!(queue_command("localhost:8080", &order), command);
         };
         check(

@@ -19,7 +19,7 @@ pub(super) const TRIGGER: &[&str] = &["id", "path", "wait", "queue", "fresh"];
 
 /// A pull as it was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in super::super) struct Order {
+pub(in super::super) struct PullRequest {
     /// Whose file.
     pub(in super::super) client: ClientId,
     /// Which file; none is the default file.
@@ -32,7 +32,7 @@ pub(in super::super) struct Order {
     fresh: bool,
 }
 
-impl Order {
+impl PullRequest {
     /// Reads an order in which the client is called `id_name`.
     pub(in super::super) fn parse(
         params: &Params,
@@ -75,9 +75,9 @@ pub(in super::super) fn shared_path(params: &Params) -> Result<Option<SharedPath
 mod tests {
     use super::*;
 
-    fn order(query: &str) -> Result<Order, String> {
+    fn order(query: &str) -> Result<PullRequest, String> {
         let params = Params::from_query(Some(query)).unwrap();
-        Order::parse(&params, "id", TRIGGER).map_err(|problem| problem.detail)
+        PullRequest::parse(&params, "id", TRIGGER).map_err(|problem| problem.detail)
     }
 
     #[test]

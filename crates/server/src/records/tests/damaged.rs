@@ -7,9 +7,9 @@ async fn damage(room: &Room, records: &Records, transfer: &Transfer, set: &str) 
     room.run(&format!("UPDATE transfers SET {set} WHERE id = '{}'", transfer.id));
 }
 
-fn damaged(item: Option<Recorded>) -> DamagedTransfer {
+fn damaged(item: Option<RecordedTransfer>) -> DamagedTransfer {
     match item {
-        Some(Recorded::Damaged(damaged)) => damaged,
+        Some(RecordedTransfer::Damaged(damaged)) => damaged,
         other => panic!("{other:?}"),
     }
 }
@@ -59,8 +59,8 @@ async fn damaged_rows_break_neither_a_list_nor_its_pages() {
         let page = records.transfers(&filter).await.unwrap();
         assert_eq!(page.total, Total::Exactly(20));
         seen.extend(page.items.into_iter().map(|item| match item {
-            Recorded::Readable(transfer) => transfer.id,
-            Recorded::Damaged(damaged) => damaged.transfer.unwrap(),
+            RecordedTransfer::Readable(transfer) => transfer.id,
+            RecordedTransfer::Damaged(damaged) => damaged.transfer.unwrap(),
         }));
         let Some(cursor) = page.next_cursor else { break };
         filter.cursor = Cursor::parse(&cursor);
@@ -84,7 +84,7 @@ async fn a_damaged_unfinished_transfer_ends_and_the_others_go_on() {
     // A state of a newer version is not known to be unfinished: its row stays as it is.
     let left = records.unfinished().await.unwrap().damaged;
     assert_eq!(left.iter().map(|left| left.transfer).collect::<Vec<_>>(), [Some(unknown.id)]);
-    let failed = TransferFilter { states: vec![StateWord::Failed], ..TransferFilter::default() };
+    let failed = TransferFilter { states: vec![PhaseName::Failed], ..TransferFilter::default() };
     let page = records.transfers(&failed).await.unwrap();
     assert_eq!(damaged(page.items.into_iter().next()).transfer, Some(broken.id));
 }
@@ -94,7 +94,7 @@ async fn words_of_a_newer_version_are_read_as_they_are() {
     let room = Room::new();
     let records = room.open().await;
     let code = Code::parse("from-the-future").unwrap();
-    let ended = Ended { problem: Problem::new(code, "x"), reached: Reached::default() };
+    let ended = Failure { problem: Problem::new(code, "x"), reached: LastProgress::default() };
     let transfer = in_phase(Phase::Failed(ended));
     records.save(&transfer).await.unwrap();
     assert_eq!(saved(&records, transfer.id).await, Some(transfer));

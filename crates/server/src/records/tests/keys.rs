@@ -51,5 +51,5 @@ async fn of_two_transfers_with_one_key_one_is_saved() {
     // A save with an unknown outcome may be repeated.
     records.save_keyed(&first, &key("a")).await.unwrap();
     let kept = records.keep_key(&key("a"), second.id, time(1)).await.unwrap();
-    assert_eq!(kept, Keyed { transfer: first.id, request: key("a").request });
+    assert_eq!(kept, KeyOutcome { transfer: first.id, request: key("a").request });
 }

@@ -102,7 +102,7 @@ async fn a_filter_finds_what_it_names() {
         assert_eq!((page.total, page.next_cursor), (total, None), "{filter:?}");
     };
     let any = TransferFilter::default;
-    let running = vec![StateWord::Receiving, StateWord::Sealed];
+    let running = vec![PhaseName::Receiving, PhaseName::Sealed];
     check(any(), &[6, 5, 4, 3, 2, 1, 0]).await;
     check(TransferFilter { client: Some(client("client5")), ..any() }, &[6]).await;
     check(TransferFilter { states: running.clone(), ..any() }, &[2, 1]).await;
@@ -111,7 +111,7 @@ async fn a_filter_finds_what_it_names() {
     check(TransferFilter { error: Some(Code::FileMissing), ..any() }, &[4]).await;
     check(TransferFilter { states: running, until: Some(time(2)), ..any() }, &[1]).await;
     let of_four = || TransferFilter { client: Some(client("client4")), ..any() };
-    check(TransferFilter { states: vec![StateWord::Queued], ..of_four() }, &[0]).await;
+    check(TransferFilter { states: vec![PhaseName::Queued], ..of_four() }, &[0]).await;
     check(TransferFilter { error: Some(Code::Cancelled), ..of_four() }, &[5]).await;
     check(TransferFilter { client: Some(client("nobody")), ..any() }, &[]).await;
 }
@@ -154,15 +154,15 @@ async fn the_newest_is_found_for_one_and_for_all() {
         records.save(transfer).await.unwrap();
     }
     assert_eq!(
-        records.newest_download(&four, None).await.unwrap().and_then(Recorded::readable),
+        records.newest_download(&four, None).await.unwrap().and_then(RecordedTransfer::readable),
         Some(late)
     );
     assert_eq!(
-        records.newest(&four).await.unwrap().and_then(Recorded::readable).as_ref(),
+        records.newest(&four).await.unwrap().and_then(RecordedTransfer::readable).as_ref(),
         Some(&last)
     );
     let newest = records.newest_of_each(&[four.clone(), client("client7")]).await.unwrap();
-    assert_eq!(newest, HashMap::from([(four, Recorded::Readable(Box::new(last)))]));
+    assert_eq!(newest, HashMap::from([(four, RecordedTransfer::Readable(Box::new(last)))]));
     assert!(records.newest_of_each(&[]).await.unwrap().is_empty());
 }
 
@@ -191,7 +191,7 @@ async fn a_record_that_the_disk_has_changed_is_never_told() {
         let id = transfer.id;
         room.run(&format!("UPDATE transfers SET {column} = {value} WHERE id = '{id}'"));
         let found = records.transfer(id).await.unwrap().unwrap();
-        assert!(matches!(found, Recorded::Damaged(_)), "{column}: {found:?}");
+        assert!(matches!(found, RecordedTransfer::Damaged(_)), "{column}: {found:?}");
     }
 }
 

@@ -9,7 +9,12 @@ const HOUR: Duration = Duration::from_hours(1);
 async fn nothing(_: PathBuf, _: &Records) {}
 
 /// An upload that sends these pieces and then nothing.
-fn endless(bed: &Bed, order: &Order, size: usize, pieces: Vec<Piece>) -> mpsc::Receiver<Reply> {
+fn endless(
+    bed: &Bed,
+    order: &SendOrder,
+    size: usize,
+    pieces: Vec<UploadItem>,
+) -> mpsc::Receiver<Reply> {
     let pieces = stream::iter(pieces).map(Ok).chain(pending()).boxed();
     bed.upload_from(order.prefix.len, order, size, pieces)
 }
@@ -38,7 +43,7 @@ async fn a_pull_with_queue_moves_the_deadline_of_the_transfer_it_joins() {
     let first = bed.queue_until(id).await.unwrap();
     assert!(now() + HOUR / 2 < first, "{first}");
     endless(&bed, &order, 4, vec![chunk(0, b"da")]);
-    bed.sees(id, |view| view.stage == Stage::Running).await;
+    bed.sees(id, |view| view.stage == Activity::Running).await;
     bed.pull_of(None, Some(HOUR / 2)).await.unwrap();
     assert_eq!(bed.queue_until(id).await, Some(first), "an earlier deadline changes nothing");
     bed.pull_of(None, Some(HOUR * 2)).await.unwrap();
@@ -64,12 +69,12 @@ async fn only_a_queued_pull_waits_for_space() {
     let id = bed.pull_of(None, Some(HOUR)).await.unwrap().id;
     let order = bed.order().await;
     endless(&bed, &order, 4, Vec::new());
-    let waits = bed.sees(id, |view| view.state() == State::Waiting(WaitingFor::Disk)).await;
+    let waits = bed.sees(id, |view| view.state() == TransferState::Waiting(WaitingFor::Disk)).await;
     let reason = waits.reason.unwrap();
     assert!(reason.contains("the file needs 4 B"), "{reason}");
     assert_eq!(waits.expires_at, waits.transfer.queue_until);
     let cancelled = soon(bed.transfers.cancel(id, "test")).await.unwrap();
-    assert_eq!(cancelled.state(), State::Cancelled);
+    assert_eq!(cancelled.state(), TransferState::Cancelled);
 }
 
 #[tokio::test]
@@ -90,7 +95,7 @@ async fn a_slow_upload_gives_its_turn_to_others_and_keeps_its_bytes() {
     let slow = bed.pull().await.unwrap().id;
     let order = bed.order().await;
     let mut said = endless(&bed, &order, 4, vec![chunk(0, b"da")]);
-    bed.sees(slow, |view| view.stage == Stage::Running).await;
+    bed.sees(slow, |view| view.stage == Activity::Running).await;
     let other = bed.pull_of(Some("other.txt"), None).await.unwrap().id;
     let told = loop {
         match soon(said.recv()).await.unwrap() {
@@ -101,13 +106,13 @@ async fn a_slow_upload_gives_its_turn_to_others_and_keeps_its_bytes() {
     assert_eq!((told.0.code, told.1), (Code::ServerBusy, Some(2)));
     let next = bed.order().await;
     assert_eq!(next.transfer, other);
-    let waits = bed.sees(slow, |view| matches!(view.stage, Stage::Waiting(_))).await;
-    assert_eq!(waits.state(), State::Waiting(WaitingFor::OtherFile));
+    let waits = bed.sees(slow, |view| matches!(view.stage, Activity::Waiting(_))).await;
+    assert_eq!(waits.state(), TransferState::Waiting(WaitingFor::OtherFile));
     bed.upload(&next, 4, whole(b"data"));
     assert!(bed.ended(other).await.download().is_some());
     let again = bed.order().await;
     assert_eq!((again.transfer, again.attempt, again.prefix.len), (slow, 2, 2));
-    let end = Piece::End { total_size: 4, digest: Digest::of(b"data") };
+    let end = UploadItem::End { total_size: 4, digest: Digest::of(b"data") };
     bed.upload(&again, 4, vec![chunk(2, b"ta"), end]);
     assert!(bed.ended(slow).await.download().is_some());
 }
@@ -119,7 +124,7 @@ async fn a_client_has_a_bounded_number_of_waiting_transfers() {
     let id = bed.pull().await.unwrap().id;
     let order = bed.order().await;
     endless(&bed, &order, 4, Vec::new());
-    bed.sees(id, |view| view.stage == Stage::Running).await;
+    bed.sees(id, |view| view.stage == Activity::Running).await;
     bed.pull_of(Some("a.txt"), None).await.unwrap();
     bed.pull_of(Some("b.txt"), None).await.unwrap();
     let problem = bed.pull_of(Some("c.txt"), None).await.unwrap_err();

@@ -5,7 +5,7 @@ use filepull_core::path::SharedPath;
 use filepull_core::problem::Code;
 use filepull_core::receive::Prefix;
 use filepull_core::source::Source;
-use filepull_core::transfer::{Download, Ended, Reached, Transfer};
+use filepull_core::transfer::{Download, Failure, LastProgress, Transfer};
 
 use super::*;
 
@@ -15,7 +15,7 @@ fn at(time: &str) -> DateTime<Utc> {
     DateTime::parse_from_rfc3339(&format!("2025-06-12T{time}Z")).unwrap().to_utc()
 }
 
-fn view(stage: Stage) -> View {
+fn view(stage: Activity) -> View {
     let client = ClientId::parse("client4").unwrap();
     let mut transfer = Transfer::new(client, None, "test".to_owned(), at("14:23:05"));
     transfer.started_at = Some(at("14:23:05"));
@@ -35,7 +35,7 @@ fn source(size: u64) -> Source {
 }
 
 fn running() -> View {
-    let mut view = view(Stage::Running);
+    let mut view = view(Activity::Running);
     let phase = Phase::Receiving { source: source(100 * MIB), checkpoint: Prefix::empty() };
     view.transfer.phase = phase;
     view.source = Some(source(100 * MIB));
@@ -47,7 +47,7 @@ fn half_way() -> View {
 }
 
 fn done(size: u64) -> View {
-    let mut view = view(Stage::Running);
+    let mut view = view(Activity::Running);
     let name = DownloadName::new(at("14:23:25"), "menu.txt");
     let digest = Digest::of(b"test");
     view.transfer.phase =
@@ -56,8 +56,8 @@ fn done(size: u64) -> View {
     view
 }
 
-fn told(view: &View) -> Told<'_> {
-    Told {
+fn told(view: &View) -> AnswerContext<'_> {
+    AnswerContext {
         view,
         joined: false,
         waited: None,
@@ -70,18 +70,18 @@ fn told(view: &View) -> Told<'_> {
 }
 
 /// Checks the text, in which `TID` stands for the id of the transfer.
-fn check(told: &Told<'_>, status: u16, text: &str) {
+fn check(told: &AnswerContext<'_>, status: u16, text: &str) {
     let (found_status, found) = answer(told).unwrap();
     assert_eq!(found.replace(&told.view.transfer.id.to_string(), "TID"), text);
     assert_eq!(found_status.as_u16(), status);
 }
 
 /// Checks an answer that promises more to come.
-fn check_accepted(told: &Told<'_>, sentence: &str) {
+fn check_accepted(told: &AnswerContext<'_>, sentence: &str) {
     check_unfinished(told, 202, sentence);
 }
 
-fn check_unfinished(told: &Told<'_>, status: u16, sentence: &str) {
+fn check_unfinished(told: &AnswerContext<'_>, status: u16, sentence: &str) {
     let steps = "  wait   curl \"localhost:8080/transfers/TID?wait\"\n  \
                    stop   curl -X POST localhost:8080/transfers/TID/cancel\n  \
                    file   curl -OJ localhost:8080/clients/client4/file\n";
@@ -89,8 +89,8 @@ fn check_unfinished(told: &Told<'_>, status: u16, sentence: &str) {
 }
 
 /// The wait of a caller that timed out.
-fn time_up() -> Option<Waited> {
-    Some(Waited { time: Duration::from_millis(50_010), end: WaitEnd::TimeUp })
+fn time_up() -> Option<WaitResult> {
+    Some(WaitResult { time: Duration::from_millis(50_010), end: WaitEnd::TimeUp })
 }
 
 #[test]
@@ -112,51 +112,51 @@ fn a_pull_by_path_offers_that_very_file() {
 
 #[test]
 fn an_agent_that_has_not_answered_yet_is_said_so() {
-    for stage in [Stage::Asked, Stage::Starting] {
+    for stage in [Activity::Asked, Activity::Starting] {
         check_accepted(&told(&view(stage)), "Asked client4, no answer yet. Transfer TID");
     }
 }
 
 #[test]
 fn a_pull_in_line_is_told_its_place() {
-    let view = view(Stage::Waiting(WaitingFor::Turn));
+    let view = view(Activity::Waiting(WaitingFor::Turn));
     let sentence = "Waiting: 20 transfers are running; client4 is number 3 in line. Transfer TID";
-    check_accepted(&Told { place: Some(3), ..told(&view) }, sentence);
+    check_accepted(&AnswerContext { place: Some(3), ..told(&view) }, sentence);
     let sentence = "Waiting: 1 transfer is running; client4 is number 1 in line. Transfer TID";
-    check_accepted(&Told { place: Some(1), n_running: 1, ..told(&view) }, sentence);
+    check_accepted(&AnswerContext { place: Some(1), n_running: 1, ..told(&view) }, sentence);
 }
 
 #[test]
 fn a_pull_behind_its_own_client_is_told_so() {
-    let view = view(Stage::Waiting(WaitingFor::OtherFile));
+    let view = view(Activity::Waiting(WaitingFor::OtherFile));
     let next = "client4 sends another file first; this is next.";
     check_accepted(
-        &Told { place: Some(1), ..told(&view) },
+        &AnswerContext { place: Some(1), ..told(&view) },
         &format!("Waiting: {next} Transfer TID"),
     );
     check_accepted(
-        &Told { joined: true, place: Some(1), ..told(&view) },
+        &AnswerContext { joined: true, place: Some(1), ..told(&view) },
         &format!("Already waiting: {next} Nothing new was started."),
     );
     let later =
         "Waiting: client4 sends other files first; this is number 2 in its line. Transfer TID";
-    check_accepted(&Told { place: Some(2), ..told(&view) }, later);
+    check_accepted(&AnswerContext { place: Some(2), ..told(&view) }, later);
 }
 
 #[test]
 fn a_pull_for_an_offline_client_is_told_how_long_it_waits() {
-    let mut view = view(Stage::Waiting(WaitingFor::Client));
+    let mut view = view(Activity::Waiting(WaitingFor::Client));
     view.expires_at = Some(at("14:23:05") + chrono::TimeDelta::days(1));
     check_accepted(
         &told(&view),
         "Queued: client4 is offline; the pull starts when it returns, until 2025-06-13 14:23 UTC. Transfer TID",
     );
     check_accepted(
-        &Told { joined: true, ..told(&view) },
+        &AnswerContext { joined: true, ..told(&view) },
         "Already waiting: client4 is offline; the pull starts when it returns, until 2025-06-13 14:23 UTC. Nothing new was started.",
     );
     check_unfinished(
-        &Told { waited: time_up(), ..told(&view) },
+        &AnswerContext { waited: time_up(), ..told(&view) },
         504,
         "Still waiting after 50 s: client4 is offline; the pull starts when it returns, until 2025-06-13 14:23 UTC.",
     );
@@ -164,21 +164,21 @@ fn a_pull_for_an_offline_client_is_told_how_long_it_waits() {
 
 #[test]
 fn a_pull_that_waits_for_the_disk_is_told_why_and_how_long() {
-    let mut view = view(Stage::Waiting(WaitingFor::Disk));
+    let mut view = view(Activity::Waiting(WaitingFor::Disk));
     view.expires_at = Some(at("14:23:05") + chrono::TimeDelta::days(1));
     view.reason = Some("The server's disk is full.".to_owned());
     let waits = "client4's file waits for the server's disk, until 2025-06-13 14:23 UTC: \
                  The server's disk is full.";
     check_accepted(&told(&view), &format!("Waiting: {waits} Transfer TID"));
     check_accepted(
-        &Told { joined: true, ..told(&view) },
+        &AnswerContext { joined: true, ..told(&view) },
         &format!("Already waiting: {waits} Nothing new was started."),
     );
 }
 
 #[test]
 fn a_pull_after_a_start_is_told_that_its_client_was_there_before() {
-    let mut view = view(Stage::Waiting(WaitingFor::Client));
+    let mut view = view(Activity::Waiting(WaitingFor::Client));
     view.expires_at = Some(at("14:23:35"));
     view.reason = Some("the server has just started, and client4 was online before".to_owned());
     let waits = "the server has just started, and client4 was online before; \
@@ -189,23 +189,23 @@ fn a_pull_after_a_start_is_told_that_its_client_was_there_before() {
 #[test]
 fn a_repeated_pull_is_told_how_far_the_first_one_is() {
     let half_way = half_way();
-    let joined = Told { joined: true, ..told(&half_way) };
+    let joined = AnswerContext { joined: true, ..told(&half_way) };
     check_accepted(
         &joined,
         "Already running: client4 is sending menu.txt since 14:23:05 (42 %, about 12 s left). Nothing new was started.",
     );
     let tomorrow = at("14:30:00") + chrono::TimeDelta::days(1);
     check_accepted(
-        &Told { now: tomorrow, ..joined },
+        &AnswerContext { now: tomorrow, ..joined },
         "Already running: client4 is sending menu.txt since 2025-06-12 14:23:05 (42 %, about 12 s left). Nothing new was started.",
     );
     check_accepted(
-        &Told { joined: true, ..told(&view(Stage::Asked)) },
+        &AnswerContext { joined: true, ..told(&view(Activity::Asked)) },
         "Already asked: client4 has not answered yet. Nothing new was started.",
     );
-    let in_line = view(Stage::Waiting(WaitingFor::Turn));
+    let in_line = view(Activity::Waiting(WaitingFor::Turn));
     check_accepted(
-        &Told { joined: true, place: Some(2), ..told(&in_line) },
+        &AnswerContext { joined: true, place: Some(2), ..told(&in_line) },
         "Already waiting: client4 is number 2 in line. Nothing new was started.",
     );
 }
@@ -220,8 +220,8 @@ fn a_finished_pull_says_where_the_file_is() {
            sha256  {digest}\n"
     );
     check(
-        &Told {
-            waited: Some(Waited { time: Duration::from_secs(20), end: WaitEnd::Reached }),
+        &AnswerContext {
+            waited: Some(WaitResult { time: Duration::from_secs(20), end: WaitEnd::Reached }),
             ..told(&done)
         },
         200,
@@ -245,12 +245,12 @@ fn a_caller_whose_time_is_up_learns_how_far_it_is() {
     let waited = time_up();
     let view = View { bytes_done: 71 * MIB, bytes_per_second: Some(29 * MIB / 8), ..running() };
     check_unfinished(
-        &Told { waited, ..told(&view) },
+        &AnswerContext { waited, ..told(&view) },
         504,
         "Still running after 50 s: 71 %, about 8 s left. The transfer goes on.",
     );
     check_unfinished(
-        &Told { waited, ..told(&super::tests::view(Stage::Asked)) },
+        &AnswerContext { waited, ..told(&super::tests::view(Activity::Asked)) },
         504,
         "Still no answer after 50 s: client4 has been asked to send the file.",
     );
@@ -258,9 +258,9 @@ fn a_caller_whose_time_is_up_learns_how_far_it_is() {
 
 #[test]
 fn a_caller_who_waits_while_the_server_stops_is_told_that_the_transfer_continues() {
-    let waited = Some(Waited { time: Duration::from_secs(3), end: WaitEnd::Stopping });
+    let waited = Some(WaitResult { time: Duration::from_secs(3), end: WaitEnd::Stopping });
     check_unfinished(
-        &Told { waited, ..told(&half_way()) },
+        &AnswerContext { waited, ..told(&half_way()) },
         503,
         "The server is restarting; the transfer goes on afterwards.",
     );
@@ -268,11 +268,11 @@ fn a_caller_who_waits_while_the_server_stops_is_told_that_the_transfer_continues
 
 #[test]
 fn a_pull_that_failed_is_its_problem() {
-    let mut view = view(Stage::Asked);
+    let mut view = view(Activity::Asked);
     let problem = Problem::new(Code::FileMissing, "client4 has no file at logs/pos.log.");
-    let ended = Ended { problem: problem.clone(), reached: Reached::default() };
+    let ended = Failure { problem: problem.clone(), reached: LastProgress::default() };
     view.transfer.phase = Phase::Failed(ended.clone());
     assert_eq!(answer(&told(&view)), Err(problem.clone()));
     view.transfer.phase = Phase::Cancelled(ended);
-    assert_eq!(answer(&Told { joined: true, ..told(&view) }), Err(problem));
+    assert_eq!(answer(&AnswerContext { joined: true, ..told(&view) }), Err(problem));
 }

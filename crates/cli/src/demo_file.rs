@@ -14,7 +14,7 @@ pub(crate) const MIN_SIZE: u64 = 1024;
 
 /// What became of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Made {
+pub(crate) enum DemoFile {
     /// It is new.
     New,
     /// There was a file of this size, which was left alone.
@@ -24,9 +24,9 @@ pub(crate) enum Made {
 }
 
 /// Removes what is unfinished, however its making ends.
-struct Unfinished(PathBuf);
+struct UnfinishedFile(PathBuf);
 
-impl Drop for Unfinished {
+impl Drop for UnfinishedFile {
     fn drop(&mut self) {
         // Once it has its name there is nothing to remove.
         let _ = fs::remove_file(&self.0);
@@ -43,15 +43,15 @@ pub(crate) fn make(
     client: &str,
     size: u64,
     stop: &CancellationToken,
-) -> io::Result<Made> {
+) -> io::Result<DemoFile> {
     if let Ok(found) = path.metadata() {
-        return Ok(Made::Kept(found.len()));
+        return Ok(DemoFile::Kept(found.len()));
     }
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
     // Under its name there is never half a file, whenever this is interrupted.
-    let unfinished = Unfinished(path.with_extension("part"));
+    let unfinished = UnfinishedFile(path.with_extension("part"));
     let mut file = BufWriter::with_capacity(1 << 20, File::create(&unfinished.0)?);
     let first = format!("data of {client}, made by filepull demo\n");
     let last = format!("end of the data of {client}\n");
@@ -59,7 +59,7 @@ pub(crate) fn make(
     let mut left = size.saturating_sub((first.len() + last.len()) as u64);
     while 0 < left {
         if stop.is_cancelled() {
-            return Ok(Made::Stopped);
+            return Ok(DemoFile::Stopped);
         }
         let len = usize::try_from(left).unwrap_or(LINE_LEN).min(LINE_LEN);
         let line: String = (1..len).map(|_| fastrand::alphanumeric()).collect();
@@ -70,7 +70,7 @@ pub(crate) fn make(
     file.write_all(last.as_bytes())?;
     file.into_inner()?.sync_all()?;
     fs::rename(&unfinished.0, path)?;
-    Ok(Made::New)
+    Ok(DemoFile::New)
 }
 
 #[cfg(test)]
@@ -83,12 +83,12 @@ mod tests {
         let path = folder.path().join("client4/data.txt");
         let go_on = CancellationToken::new();
         for size in [MIN_SIZE, 10_000] {
-            assert_eq!(make(&path, "client4", size, &go_on).unwrap(), Made::New);
+            assert_eq!(make(&path, "client4", size, &go_on).unwrap(), DemoFile::New);
             let text = fs::read_to_string(&path).unwrap();
             assert_eq!(text.len() as u64, size);
             assert!(text.ends_with("\nend of the data of client4\n"));
             // A file that is there is kept, whatever it is.
-            assert_eq!(make(&path, "client4", 5, &go_on).unwrap(), Made::Kept(size));
+            assert_eq!(make(&path, "client4", 5, &go_on).unwrap(), DemoFile::Kept(size));
             fs::remove_file(&path).unwrap();
         }
     }
@@ -99,7 +99,7 @@ mod tests {
         let stopped = CancellationToken::new();
         stopped.cancel();
         let made = make(&folder.path().join("data.txt"), "client4", 10_000, &stopped).unwrap();
-        assert_eq!(made, Made::Stopped);
+        assert_eq!(made, DemoFile::Stopped);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }

@@ -13,11 +13,11 @@ use tracing::{error, info, warn};
 use crate::config::Config;
 use crate::dial::ServerAddr;
 use crate::process_id::ProcessId;
-use crate::status::{FileProblem, LastTransfer, State, Status};
+use crate::status::{AgentState, FileProblem, LastTransfer, Status};
 
 /// A handle on the one journal of an agent.
 #[derive(Clone, Debug)]
-pub(crate) struct Journal(Arc<Inner>);
+pub(crate) struct StatusLog(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -25,11 +25,11 @@ struct Inner {
     name: String,
     /// The status has changed since it was last read for writing.
     changed: Notify,
-    now: Mutex<Now>,
+    now: Mutex<CurrentStatus>,
 }
 
 #[derive(Debug)]
-struct Now {
+struct CurrentStatus {
     status: Status,
     /// The number of open sessions. Briefly two when the server has requested a new session.
     n_lines: usize,
@@ -37,15 +37,15 @@ struct Now {
 
 /// An open session. The agent is connected while at least one session is open.
 #[derive(Debug)]
-pub(crate) struct UpLine(Journal);
+pub(crate) struct SessionHandle(StatusLog);
 
-impl Drop for UpLine {
+impl Drop for SessionHandle {
     fn drop(&mut self) {
         self.0.lines_changed(|n_lines| n_lines - 1);
     }
 }
 
-impl Journal {
+impl StatusLog {
     /// The journal of an agent that has not dialled yet.
     pub(crate) fn new(config: &Config) -> Self {
         let status = Status {
@@ -54,7 +54,7 @@ impl Journal {
             heartbeat_uptime_ms: 0,
             client_id: config.client.to_string(),
             server: config.server.to_string(),
-            state: State::Connecting,
+            state: AgentState::Connecting,
             since: Utc::now(),
             file_problem: None,
             last_transfer: None,
@@ -63,7 +63,7 @@ impl Journal {
         Self(Arc::new(Inner {
             name: if config.name_in_log { format!("{}: ", config.client) } else { String::new() },
             changed: Notify::new(),
-            now: Mutex::new(Now { status, n_lines: 0 }),
+            now: Mutex::new(CurrentStatus { status, n_lines: 0 }),
         }))
     }
 
@@ -102,22 +102,22 @@ impl Journal {
     }
 
     /// Counts a session as open until the returned guard is dropped.
-    pub(crate) fn line_up(&self) -> UpLine {
+    pub(crate) fn line_up(&self) -> SessionHandle {
         self.lines_changed(|n_lines| n_lines + 1);
-        UpLine(self.clone())
+        SessionHandle(self.clone())
     }
 
     fn lines_changed(&self, change: impl FnOnce(usize) -> usize) {
         let mut now = self.now();
         now.n_lines = change(now.n_lines);
-        let state = if now.n_lines == 0 { State::Connecting } else { State::Connected };
+        let state = if now.n_lines == 0 { AgentState::Connecting } else { AgentState::Connected };
         now.turn(state);
         drop(now);
         self.0.changed.notify_one();
     }
 
     pub(crate) fn stopped(&self) {
-        self.now().turn(State::Stopped);
+        self.now().turn(AgentState::Stopped);
         self.info("agent stopped");
     }
 
@@ -156,15 +156,15 @@ impl Journal {
         act(&mut self.now().status)
     }
 
-    fn now(&self) -> std::sync::MutexGuard<'_, Now> {
+    fn now(&self) -> std::sync::MutexGuard<'_, CurrentStatus> {
         self.0.now.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Now {
-    fn turn(&mut self, state: State) {
+impl CurrentStatus {
+    fn turn(&mut self, state: AgentState) {
         // The final state is fixed: sessions that end later do not change it.
-        if self.status.state != state && self.status.state != State::Stopped {
+        if self.status.state != state && self.status.state != AgentState::Stopped {
             (self.status.state, self.status.since) = (state, Utc::now());
         }
     }

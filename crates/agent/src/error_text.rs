@@ -61,7 +61,7 @@ pub(crate) fn why(error: &(dyn Error + 'static)) -> String {
 mod tests {
     use std::io::Error;
 
-    use crate::dial::{Dialler, ServerAddr};
+    use crate::dial::{Dialer, ServerAddr};
 
     #[tokio::test]
     async fn a_closed_port_is_told_by_what_it_means() {
@@ -69,7 +69,7 @@ mod tests {
         let closed = listener.local_addr().unwrap().to_string();
         drop(listener);
         let server = ServerAddr::parse(&closed).unwrap();
-        let error = Dialler { server, source_addr: None }.dial().await.unwrap_err();
+        let error = Dialer { server, source_addr: None }.dial().await.unwrap_err();
         assert_eq!(super::why(&error), "refused: nothing listens there");
     }
 

@@ -6,14 +6,14 @@ use chrono::TimeDelta;
 use filepull_core::transfer::Transfer;
 
 use super::*;
-use crate::transfers::{Stage, State, WaitingFor};
+use crate::transfers::{Activity, TransferState, WaitingFor};
 
 struct Task {
     view: ViewSender,
-    handle: Handle,
+    handle: TaskHandle,
 }
 
-fn begin(open: &Open, client: &str, path: Option<&str>, minutes: i64) -> Task {
+fn begin(open: &ActiveTransfers, client: &str, path: Option<&str>, minutes: i64) -> Task {
     let client = ClientId::parse(client).unwrap();
     let path = path.map(|path| SharedPath::parse(path).unwrap());
     let created_at = DateTime::UNIX_EPOCH + TimeDelta::minutes(minutes);
@@ -22,12 +22,12 @@ fn begin(open: &Open, client: &str, path: Option<&str>, minutes: i64) -> Task {
     let (view, seen) = ViewSender::new(open.clone(), View::new(transfer));
     let (asks, _) = mpsc::channel(1);
     let ordered = Arc::default();
-    let handle = Handle { id, client, path, created_at, view: seen, asks, ordered };
+    let handle = TaskHandle { id, client, path, created_at, view: seen, asks, ordered };
     Task { view, handle }
 }
 
 impl Task {
-    fn show(&self, stage: Stage) {
+    fn show(&self, stage: Activity) {
         self.view.send_modify(|view| view.stage = stage);
     }
 
@@ -49,24 +49,24 @@ impl Walk<'_> {
         Walk(sorted)
     }
 
-    fn counts(&self) -> Counts {
+    fn counts(&self) -> TransferCounts {
         let states = || self.0.iter().map(|task| task.view.borrow().state());
-        Counts {
-            running: states().filter(|state| *state == State::Running).count(),
-            waiting: states().filter(|state| matches!(state, State::Waiting(_))).count(),
+        TransferCounts {
+            running: states().filter(|state| *state == TransferState::Running).count(),
+            waiting: states().filter(|state| matches!(state, TransferState::Waiting(_))).count(),
         }
     }
 
     fn place(&self, of: &Task) -> Option<usize> {
         let line = |task: &Task| match task.view.borrow().stage {
             _ if task.view.borrow().transfer.is_final() => None,
-            Stage::Waiting(WaitingFor::Turn) => Some(None),
-            Stage::Waiting(WaitingFor::OtherFile) => Some(Some(task.handle.client.clone())),
-            Stage::Waiting(WaitingFor::Client | WaitingFor::Disk)
-            | Stage::Recording
-            | Stage::Starting
-            | Stage::Asked
-            | Stage::Running => None,
+            Activity::Waiting(WaitingFor::Turn) => Some(None),
+            Activity::Waiting(WaitingFor::OtherFile) => Some(Some(task.handle.client.clone())),
+            Activity::Waiting(WaitingFor::Client | WaitingFor::Disk)
+            | Activity::Recording
+            | Activity::Starting
+            | Activity::Asked
+            | Activity::Running => None,
         };
         line(of)?;
         let mut in_line = self.0.iter().filter(|task| line(task) == line(of));
@@ -85,11 +85,11 @@ impl Walk<'_> {
         found.map(|task| task.handle.id)
     }
 
-    fn page(&self, kind: Unfinished, client: Option<&ClientId>) -> Vec<TransferId> {
+    fn page(&self, kind: ActivityFilter, client: Option<&ClientId>) -> Vec<TransferId> {
         let is_shown = |task: &&&Task| {
             let view = task.view.borrow();
             client.is_none_or(|client| *client == task.handle.client)
-                && view.stage != Stage::Recording
+                && view.stage != Activity::Recording
                 && kind.is_of(view.state())
         };
         self.0.iter().rev().filter(is_shown).map(|task| task.handle.id).collect()
@@ -99,29 +99,30 @@ impl Walk<'_> {
         let on_record = |task: &&&Task| {
             let view = task.view.borrow();
             task.handle.client == *client
-                && view.stage != Stage::Recording
+                && view.stage != Activity::Recording
                 && !view.transfer.is_final()
         };
         let of_client = self.0.iter().filter(on_record);
-        let current = of_client.min_by_key(|task| task.view.borrow().state() != State::Running);
+        let current =
+            of_client.min_by_key(|task| task.view.borrow().state() != TransferState::Running);
         current.map(|task| task.handle.id)
     }
 }
 
-const STAGES: [Stage; 7] = [
-    Stage::Starting,
-    Stage::Waiting(WaitingFor::Client),
-    Stage::Waiting(WaitingFor::OtherFile),
-    Stage::Waiting(WaitingFor::Turn),
-    Stage::Waiting(WaitingFor::Disk),
-    Stage::Asked,
-    Stage::Running,
+const STAGES: [Activity; 7] = [
+    Activity::Starting,
+    Activity::Waiting(WaitingFor::Client),
+    Activity::Waiting(WaitingFor::OtherFile),
+    Activity::Waiting(WaitingFor::Turn),
+    Activity::Waiting(WaitingFor::Disk),
+    Activity::Asked,
+    Activity::Running,
 ];
 
 #[test]
 fn the_index_answers_what_a_walk_over_all_views_would() {
     let mut random = fastrand::Rng::with_seed(8);
-    let open = Open::default();
+    let open = ActiveTransfers::default();
     let mut tasks: Vec<Task> = Vec::new();
     for _ in 0..2000 {
         let client = ["a", "b", "c"][random.usize(..3)];
@@ -150,7 +151,7 @@ fn the_index_answers_what_a_walk_over_all_views_would() {
         }
         let walk = Walk::of(&tasks);
         assert_eq!(open.counts(), walk.counts());
-        for kind in [Unfinished::Waiting, Unfinished::Running] {
+        for kind in [ActivityFilter::Waiting, ActivityFilter::Running] {
             let client = ClientId::parse(client).unwrap();
             for client in [None, Some(client)] {
                 let filter = TransferFilter { client: client.clone(), ..TransferFilter::default() };
@@ -180,11 +181,11 @@ fn the_index_answers_what_a_walk_over_all_views_would() {
 
 #[tokio::test]
 async fn whoever_sees_that_a_transfer_waits_finds_its_place() {
-    let open = Open::default();
+    let open = ActiveTransfers::default();
     let task = begin(&open, "a", None, 0);
     let (id, mut view) = (task.handle.id, task.handle.view.clone());
     open.insert(task.handle.clone());
-    let is_waiting = |view: &View| view.stage == Stage::Waiting(WaitingFor::Turn);
+    let is_waiting = |view: &View| view.stage == Activity::Waiting(WaitingFor::Turn);
     let looked = tokio::task::spawn_blocking({
         let open = open.clone();
         move || {
@@ -194,6 +195,6 @@ async fn whoever_sees_that_a_transfer_waits_finds_its_place() {
             open.place_in_line(id)
         }
     });
-    task.show(Stage::Waiting(WaitingFor::Turn));
+    task.show(Activity::Waiting(WaitingFor::Turn));
     assert_eq!(looked.await.unwrap(), Some(1));
 }

@@ -4,14 +4,14 @@
 use chrono::{DateTime, Utc};
 use filepull_core::digest::Hasher;
 use filepull_core::source::Source;
-use filepull_core::transfer::{Ended, Phase, Transfer};
+use filepull_core::transfer::{Failure, Phase, Transfer};
 
-use super::list::StateWord;
+use super::list::PhaseName;
 
 /// A digest of everything that a record says, as it is stored: of the same for ever, or every
 /// record looks damaged.
 pub(super) fn row_check(transfer: &Transfer) -> String {
-    let mut check = Check::default();
+    let mut check = ChecksumHasher::default();
     check.text(&transfer.id.to_string());
     check.text(transfer.client.as_str());
     check.text_if_any(transfer.path.as_ref().map(|path| path.as_str()));
@@ -39,11 +39,11 @@ pub(super) fn row_check(transfer: &Transfer) -> String {
 }
 
 #[derive(Default)]
-struct Check(Hasher);
+struct ChecksumHasher(Hasher);
 
-impl Check {
+impl ChecksumHasher {
     fn phase(&mut self, phase: &Phase) {
-        self.text(StateWord::of(phase).as_str());
+        self.text(PhaseName::of(phase).as_str());
         match phase {
             Phase::Queued => {}
             Phase::Receiving { source, checkpoint } => {
@@ -58,8 +58,8 @@ impl Check {
                 self.text(&file.digest.to_string());
                 self.number(file.inode);
             }
-            Phase::Failed(Ended { problem, reached })
-            | Phase::Cancelled(Ended { problem, reached }) => {
+            Phase::Failed(Failure { problem, reached })
+            | Phase::Cancelled(Failure { problem, reached }) => {
                 self.number(u64::from(reached.source.is_some()));
                 if let Some(source) = &reached.source {
                     self.source(source);

@@ -6,8 +6,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant};
 
 use super::Reply;
-use super::life::Life;
-use super::patience::Patience;
+use super::stall_timer::StallTimer;
+use super::task::TransferTask;
 use super::view::Speed;
 
 /// The agent hears of its progress at least this often while bytes flow ...
@@ -16,8 +16,8 @@ const ACK_EVERY: Duration = Duration::from_secs(1);
 const ACK_LEN: u64 = 4 * 1024 * 1024;
 
 /// When things last happened during an upload.
-pub(super) struct Pulse {
-    pub(super) patience: Patience,
+pub(super) struct Progress {
+    pub(super) patience: StallTimer,
     pub(super) durable: u64,
     stall_timeout: Duration,
     received: u64,
@@ -27,12 +27,12 @@ pub(super) struct Pulse {
     speed: Speed,
 }
 
-impl Pulse {
+impl Progress {
     /// For an upload that goes into `receiver`.
     pub(super) fn new(receiver: &Receiver, stall_timeout: Duration, now: Instant) -> Self {
         let (received, announced) = (receiver.received(), receiver.announced());
         Self {
-            patience: Patience::new(announced, stall_timeout, now),
+            patience: StallTimer::new(announced, stall_timeout, now),
             durable: 0,
             stall_timeout,
             received,
@@ -45,7 +45,7 @@ impl Pulse {
 
     /// Restarts the stall timer: until now the agent waited for this server.
     pub(super) fn renew(&mut self, now: Instant) {
-        self.patience = Patience::new(self.announced, self.stall_timeout, now);
+        self.patience = StallTimer::new(self.announced, self.stall_timeout, now);
     }
 
     /// Every byte has been received.
@@ -66,9 +66,9 @@ impl Pulse {
     }
 }
 
-impl Life {
+impl TransferTask {
     /// Shows and acknowledges progress.
-    pub(super) fn wrote(&self, pulse: &mut Pulse, replies: &mpsc::Sender<Reply>) {
+    pub(super) fn on_progress(&self, pulse: &mut Progress, replies: &mpsc::Sender<Reply>) {
         let Some(held) = &self.held else { return };
         let (received, now) = (held.receiver.received(), Instant::now());
         pulse.beat(&held.receiver, now);
@@ -98,7 +98,7 @@ mod tests {
         let (start, minute) = (Instant::now(), Duration::from_mins(1));
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut receiver = Receiver::new(4 << 20);
-        let mut pulse = Pulse::new(&receiver, minute, start);
+        let mut pulse = Progress::new(&receiver, minute, start);
         let mut beat = |receiver: &Receiver, seconds| {
             pulse.beat(receiver, at(seconds));
             pulse.patience.deadline()

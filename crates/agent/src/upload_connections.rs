@@ -8,15 +8,15 @@ use filepull_process::Lifecycle;
 use tonic::transport::Channel;
 
 use crate::config::DataConn;
-use crate::dial::Dialler;
+use crate::dial::Dialer;
 
 /// After this long without an upload the connection is closed.
 const IDLE: Duration = Duration::from_secs(60);
 
 /// Lends connections to uploads.
 #[derive(Debug)]
-pub(crate) struct DataLine {
-    dialler: Dialler,
+pub(crate) struct UploadConnections {
+    dialler: Dialer,
     conn: DataConn,
     lifecycle: Lifecycle,
     /// Alive as long as an upload uses it, or one did lately.
@@ -25,14 +25,14 @@ pub(crate) struct DataLine {
 
 /// What an upload travels on.
 #[derive(Clone, Debug)]
-pub(crate) enum Lent {
+pub(crate) enum UploadConnection {
     /// The connection of the session.
     Line(Channel),
     /// A connection for uploads.
     Own(Arc<Channel>),
 }
 
-impl Lent {
+impl UploadConnection {
     pub(crate) fn channel(&self) -> Channel {
         match self {
             Self::Line(channel) => channel.clone(),
@@ -41,20 +41,20 @@ impl Lent {
     }
 }
 
-impl DataLine {
-    pub(crate) fn new(dialler: Dialler, conn: DataConn, lifecycle: Lifecycle) -> Self {
+impl UploadConnections {
+    pub(crate) fn new(dialler: Dialer, conn: DataConn, lifecycle: Lifecycle) -> Self {
         Self { dialler, conn, lifecycle, open: Mutex::default() }
     }
 
     /// A connection for an upload of `len` bytes that was ordered on `line`.
-    pub(crate) fn borrow(&self, line: &Channel, len: u64) -> Lent {
+    pub(crate) fn borrow(&self, line: &Channel, len: u64) -> UploadConnection {
         // What fits into one chunk delays an order by no more than that; to dial costs more than
         // to send it.
         if self.conn == DataConn::Shared || len <= CHUNK_LEN as u64 {
-            return Lent::Line(line.clone());
+            return UploadConnection::Line(line.clone());
         }
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        Lent::Own(open.upgrade().unwrap_or_else(|| {
+        UploadConnection::Own(open.upgrade().unwrap_or_else(|| {
             let channel = Arc::new(self.dialler.dial_lazily());
             *open = Arc::downgrade(&channel);
             channel
@@ -63,8 +63,8 @@ impl DataLine {
 
     /// Keeps the connection of an upload that is over for the next one. The task ends after
     /// [`IDLE`], or with the process.
-    pub(crate) fn give_back(&self, lent: Lent) {
-        let Lent::Own(channel) = lent else { return };
+    pub(crate) fn give_back(&self, lent: UploadConnection) {
+        let UploadConnection::Own(channel) = lent else { return };
         let drain = self.lifecycle.drain().clone();
         self.lifecycle.spawn(async move {
             drain.run_until_cancelled(tokio::time::sleep(IDLE)).await;

@@ -1,11 +1,11 @@
 //! What has been received of a transfer, and whether the disk still has it.
 
 use bytes::Bytes;
-use filepull_core::disk::{Disk as _, DiskError, Durable, Extent, Resumed};
+use filepull_core::disk::{Disk as _, DiskError, Durable, Extent, ResumedPartial};
 use filepull_core::receive::Receiver;
 use filepull_core::source::Fingerprint;
 
-use super::End;
+use super::UploadEnd;
 use crate::store::{LastChange, Partial, Store, StoreError};
 
 /// A partial that is no longer is read back as soon as it is whole, while the agent reads its file
@@ -15,39 +15,39 @@ const EARLY_LEN: u64 = 1 << 30;
 
 /// What has been received of a transfer: its partial, and the judge of what may follow.
 #[derive(Debug)]
-pub(crate) struct Held {
+pub(crate) struct ReceivedPartial {
     disk: Store,
     pub(crate) partial: Partial,
     pub(crate) receiver: Receiver,
     /// Of the bytes that were received: what the partial must hold when it gets its name. The
     /// digest does not tell: it is made of the bytes on their way to the disk.
     fingerprint: Fingerprint,
-    looked: Option<Looked>,
+    looked: Option<ReadBack>,
 }
 
 /// A partial was read back.
 #[derive(Clone, Copy, Debug)]
-struct Looked {
+struct ReadBack {
     /// Before it was read.
     last_change: LastChange,
     intact: bool,
 }
 
-impl Held {
+impl ReceivedPartial {
     /// Nothing is received yet, of a source of `size` bytes.
     pub(crate) fn new(disk: Store, partial: Partial, size: u64) -> Self {
         let (receiver, fingerprint) = (Receiver::new(size), Fingerprint::default());
-        Self::resumed(disk, Resumed { partial, receiver, fingerprint })
+        Self::resumed(disk, ResumedPartial { partial, receiver, fingerprint })
     }
 
     /// Continues with what an earlier process received.
-    pub(crate) fn resumed(disk: Store, resumed: Resumed<Partial>) -> Self {
-        let Resumed { partial, receiver, fingerprint } = resumed;
+    pub(crate) fn resumed(disk: Store, resumed: ResumedPartial<Partial>) -> Self {
+        let ResumedPartial { partial, receiver, fingerprint } = resumed;
         Self { disk, partial, receiver, fingerprint, looked: None }
     }
 
     /// Takes the chunks that follow each other, up to the first that does not.
-    pub(super) fn write(&mut self, batch: Vec<(u64, Bytes)>) -> Result<(), End> {
+    pub(super) fn write(&mut self, batch: Vec<(u64, Bytes)>) -> Result<(), UploadEnd> {
         let mut accepted = Vec::with_capacity(batch.len());
         let mut judged = Ok(());
         for (offset, bytes) in batch {
@@ -62,11 +62,11 @@ impl Held {
             }
         }
         let appended = self.disk.append(&mut self.partial, &accepted);
-        appended.map_err(|error| End::Disk(error.into_cause()))?;
-        judged.map_err(End::Bad)?;
+        appended.map_err(|error| UploadEnd::Disk(error.into_cause()))?;
+        judged.map_err(UploadEnd::Bad)?;
         let whole = self.receiver.received() == self.receiver.announced();
         if whole && !accepted.is_empty() && self.receiver.received() <= EARLY_LEN {
-            self.look().map_err(End::Disk)?;
+            self.look().map_err(UploadEnd::Disk)?;
         }
         Ok(())
     }
@@ -112,7 +112,7 @@ impl Held {
         let mut found = Fingerprint::default();
         self.partial.read_back(|bytes| found.update(bytes))?;
         let intact = found.agrees_with(&self.fingerprint);
-        self.looked = Some(Looked { last_change, intact });
+        self.looked = Some(ReadBack { last_change, intact });
         Ok(intact)
     }
 }

@@ -16,7 +16,7 @@ use futures::task::AtomicWaker;
 
 /// The brake of one connection: set by the upload it carries, felt by its reader.
 #[derive(Clone, Debug, Default)]
-pub struct Brake(Arc<Inner>);
+pub struct ReadBudget(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -46,7 +46,7 @@ impl Default for Inner {
     }
 }
 
-impl Brake {
+impl ReadBudget {
     /// So many bytes are wanted from now on, whatever was wanted before.
     pub(crate) fn want(&self, len: usize) {
         if self.0.wanted.swap(len, Ordering::SeqCst) == 0 {
@@ -115,14 +115,14 @@ mod tests {
 
     use super::*;
 
-    fn read(brake: &Brake) -> impl Future<Output = ()> + use<> {
+    fn read(brake: &ReadBudget) -> impl Future<Output = ()> + use<> {
         let brake = brake.clone();
         poll_fn(move |context| if brake.holds(context) { Poll::Pending } else { Poll::Ready(()) })
     }
 
     #[tokio::test]
     async fn a_reader_goes_on_when_the_brake_is_released() {
-        let brake = Brake::default();
+        let brake = ReadBudget::default();
         read(&brake).await;
         brake.begin_upload();
         let release = async { brake.end_upload() };
@@ -131,7 +131,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_reader_takes_no_more_than_is_wanted() {
-        let brake = Brake::default();
+        let brake = ReadBudget::default();
         brake.want(10);
         brake.has_read(9);
         read(&brake).await;
@@ -143,7 +143,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_session_is_never_braked_by_an_upload() {
-        let brake = Brake::default();
+        let brake = ReadBudget::default();
         brake.begin_upload();
         let greet = async { brake.carries_session() };
         futures::join!(read(&brake), greet);
@@ -153,7 +153,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_session_whose_messages_are_not_taken_is_read_no_further() {
-        let brake = Brake::default();
+        let brake = ReadBudget::default();
         brake.carries_session();
         brake.has_read(UNASKED);
         assert!(futures::poll!(pin!(read(&brake))).is_pending());

@@ -8,31 +8,31 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use chrono::{DateTime, Utc};
-use filepull_core::backoff::{Backoff, Ended, ReconnectPolicy};
+use filepull_core::backoff::{Backoff, ReconnectPolicy, RetryCause};
 use filepull_core::problem::{Code, Problem};
 use filepull_core::transfer::{Phase, Transfer};
 use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant, sleep_until};
 use uuid::Uuid;
 
+use super::active::{TaskHandle, ViewSender};
 use super::failed::NotSaved;
-use super::open::{Handle, ViewSender};
-use super::view::{Stage, View};
+use super::view::{Activity, View};
 use super::wait::DiskWait;
-use super::{ASKS_LEN, Ask, Shared, refuse};
-use crate::receive::Held;
+use super::{ASKS_LEN, Command, TaskContext, refuse};
+use crate::receive::ReceivedPartial;
 use crate::records::RequestKey;
-use crate::registry::{Berth, Session};
+use crate::registry::{ClientSlot, SessionHandle};
 
 /// One unfinished transfer and everything that belongs to it.
-pub(super) struct Life {
-    pub(super) shared: Arc<Shared>,
+pub(super) struct TransferTask {
+    pub(super) shared: Arc<TaskContext>,
     pub(super) transfer: Transfer,
-    pub(super) held: Option<Held>,
+    pub(super) held: Option<ReceivedPartial>,
     pub(super) view: ViewSender,
-    pub(super) asks: mpsc::Receiver<Ask>,
+    pub(super) asks: mpsc::Receiver<Command>,
     pub(super) ordered: Arc<AtomicBool>,
-    pub(super) berth: Berth,
+    pub(super) berth: ClientSlot,
     /// The key of the request that asked for it, until both are on record.
     pub(super) key: Option<RequestKey>,
     /// The request that created it, for the log.
@@ -85,7 +85,7 @@ pub(super) enum Attempted {
 
 /// How soon a line that is up is asked again after an attempt that was cut short, or a disk that
 /// failed.
-pub(super) fn again() -> Backoff {
+pub(super) fn retry_backoff() -> Backoff {
     let mut backoff = Backoff::default();
     backoff.follow(ReconnectPolicy {
         base: Duration::from_millis(125),
@@ -96,7 +96,7 @@ pub(super) fn again() -> Backoff {
     backoff
 }
 
-impl Drop for Life {
+impl Drop for TransferTask {
     fn drop(&mut self) {
         // However it ended: nobody may join a transfer that has no task. Whoever finds it until
         // then still sees how it ended.
@@ -104,15 +104,15 @@ impl Drop for Life {
     }
 }
 
-impl Life {
+impl TransferTask {
     /// A new transfer, not on record yet.
-    pub(super) fn begin(shared: &Arc<Shared>, transfer: Transfer) -> (Self, Handle) {
+    pub(super) fn begin(shared: &Arc<TaskContext>, transfer: Transfer) -> (Self, TaskHandle) {
         let (asks_in, asks) = mpsc::channel(ASKS_LEN);
         let (view, seen) = ViewSender::new(shared.open.clone(), View::new(transfer.clone()));
         // An order may be what an earlier process did last.
         let ordered = Arc::new(AtomicBool::new(transfer.started_at.is_some()));
-        let berth = shared.registry.berth(&transfer.client);
-        let handle = Handle {
+        let berth = shared.registry.slot(&transfer.client);
+        let handle = TaskHandle {
             id: transfer.id,
             client: transfer.client.clone(),
             path: transfer.path.clone(),
@@ -136,7 +136,7 @@ impl Life {
                 request_id: Uuid::nil(),
                 may_be_named,
                 cancel: None,
-                backoff: again(),
+                backoff: retry_backoff(),
                 lost: 0,
                 fruitless_since: None,
                 was_admitted: false,
@@ -148,13 +148,13 @@ impl Life {
 
     /// A transfer that an earlier process left unfinished.
     pub(super) fn resume(
-        shared: &Arc<Shared>,
+        shared: &Arc<TaskContext>,
         transfer: Transfer,
         cancel: Option<Problem>,
-    ) -> (Self, Handle) {
+    ) -> (Self, TaskHandle) {
         let (mut life, handle) = Self::begin(shared, transfer);
         life.cancel = cancel;
-        life.show(Stage::Starting);
+        life.show(Activity::Starting);
         (life, handle)
     }
 
@@ -168,10 +168,10 @@ impl Life {
     }
 
     async fn live(&mut self) -> Result<(), Ending> {
-        if self.view.borrow().stage == Stage::Recording {
+        if self.view.borrow().stage == Activity::Recording {
             self.record_first().await?;
             self.log_created();
-            self.show(Stage::Starting);
+            self.show(Activity::Starting);
         }
         if self.may_be_named && self.publish().await? {
             return Ok(());
@@ -184,7 +184,7 @@ impl Life {
             if self.shared.lifecycle.drain().is_cancelled() {
                 return Err(Ending::Left);
             }
-            let session = self.online().await?;
+            let session = self.wait_for_session().await?;
             let turn = self.turn(&session).await?;
             if self.current_line().is_none_or(|line| line.epoch != session.epoch) {
                 continue; // it left while this waited for its turn
@@ -224,7 +224,7 @@ impl Life {
     /// it brought nothing.
     async fn interrupted(
         &mut self,
-        session: &Session,
+        session: &SessionHandle,
         why: &str,
         progress: bool,
     ) -> Result<(), Ending> {
@@ -233,7 +233,7 @@ impl Life {
         let stalled = &mut self.transfer.setbacks.stalled;
         match (progress, line_is_up) {
             (true, _) => {
-                (*stalled, self.lost, self.backoff) = (0, 0, again());
+                (*stalled, self.lost, self.backoff) = (0, 0, retry_backoff());
                 self.fruitless_since = None;
             }
             (false, true) => *stalled += 1,
@@ -252,7 +252,7 @@ impl Life {
             return Err(Problem::new(Code::TransferStalled, detail).into());
         }
         // What broke the upload has mostly broken the line too: it is given time to be noticed.
-        let wait = self.backoff.next(Ended::Lost { lived: Duration::ZERO }, fastrand::f64());
+        let wait = self.backoff.next(RetryCause::Lost { lived: Duration::ZERO }, fastrand::f64());
         let (again, line_changed) = (Instant::now() + wait, self.line_changed(session.epoch));
         let pause = async {
             tokio::select! {
@@ -260,11 +260,11 @@ impl Life {
                 () = line_changed => {}
             }
         };
-        self.unless_ended(pause).await
+        self.or_cancelled(pause).await
     }
 
     /// Waits for `work`, unless the transfer is cancelled or the process takes no new work.
-    pub(super) async fn unless_ended<T>(
+    pub(super) async fn or_cancelled<T>(
         &mut self,
         work: impl Future<Output = T>,
     ) -> Result<T, Ending> {
@@ -273,7 +273,7 @@ impl Life {
         loop {
             tokio::select! {
                 done = &mut work => return Ok(done),
-                Some(ask) = self.asks.recv() => self.heed_idly(ask).await?,
+                Some(ask) = self.asks.recv() => self.handle_between_attempts(ask).await?,
                 () = drain.cancelled() => return Err(Ending::Left),
             }
         }
@@ -281,20 +281,20 @@ impl Life {
 
     /// Handles a command between attempts. Any command but a cancel is too late. A cancel waits
     /// while the file may have its name.
-    pub(super) async fn heed_idly(&mut self, ask: Ask) -> Result<(), Ending> {
+    pub(super) async fn handle_between_attempts(&mut self, ask: Command) -> Result<(), Ending> {
         match ask {
-            Ask::Cancel(_) if self.transfer.is_final() => Ok(()),
-            Ask::Cancel(problem) if self.may_be_named => {
+            Command::Cancel(_) if self.transfer.is_final() => Ok(()),
+            Command::Cancel(problem) if self.may_be_named => {
                 self.cancel.get_or_insert(problem);
                 Ok(())
             }
-            Ask::Cancel(problem) => Err(problem.into()),
-            Ask::Answer { .. } => Ok(()),
-            Ask::Extend { until, done } => {
+            Command::Cancel(problem) => Err(problem.into()),
+            Command::Answer { .. } => Ok(()),
+            Command::Extend { until, done } => {
                 self.extend(until, done).await;
                 Ok(())
             }
-            Ask::Upload(upload) => {
+            Command::Upload(upload) => {
                 let detail = format!("attempt {} is over", upload.attempt);
                 refuse(&upload.replies, Problem::new(Code::TransferUnknown, detail), None);
                 Ok(())
@@ -302,14 +302,14 @@ impl Life {
         }
     }
 
-    pub(super) fn show(&self, stage: Stage) {
+    pub(super) fn show(&self, stage: Activity) {
         self.show_until(stage, None, None);
     }
 
     /// Shows what the transfer does, until when it waits, and why.
     pub(super) fn show_until(
         &self,
-        stage: Stage,
+        stage: Activity,
         expires_at: Option<DateTime<Utc>>,
         reason: Option<String>,
     ) {

@@ -8,14 +8,14 @@ const SLOWEST_DISK: u64 = 256 * 1024;
 
 /// What is left of the server's patience.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Patience {
+pub(super) struct StallTimer {
     stall_timeout: Duration,
     last_sign: Instant,
     /// A sign of life costs an agent nothing, so they do not count for ever.
     ends_at: Instant,
 }
 
-impl Patience {
+impl StallTimer {
     /// For an agent that has just shown that it lives, and may have `len` bytes to read.
     pub(super) fn new(len: u64, stall_timeout: Duration, now: Instant) -> Self {
         let reading = Duration::from_secs(len / SLOWEST_DISK);
@@ -42,7 +42,7 @@ mod tests {
     #[test]
     fn signs_of_life_buy_time_as_long_as_a_slow_disk_may_read() {
         let start = Instant::now();
-        let mut patience = Patience::new(100 << 20, MINUTE, start);
+        let mut patience = StallTimer::new(100 << 20, MINUTE, start);
         assert_eq!(patience.deadline(), start + MINUTE);
         // A disk with 2 MiB/s needs 50 s for it; one with 1 MiB/s is waited for as well.
         for seconds in (5..100).step_by(5) {
@@ -57,7 +57,7 @@ mod tests {
     #[test]
     fn without_anything_to_read_a_sign_of_life_buys_nothing() {
         let start = Instant::now();
-        let mut patience = Patience::new(0, MINUTE, start);
+        let mut patience = StallTimer::new(0, MINUTE, start);
         patience.sign(start + MINUTE / 2);
         assert_eq!(patience.deadline(), start + MINUTE);
     }

@@ -8,9 +8,9 @@ use filepull_core::digest::Digest;
 use filepull_core::problem::{Code, Problem};
 use tokio::sync::watch;
 
-use super::pull::{Pull, Pulled};
+use super::pull::{Pull, PullResult};
 use super::{Transfers, now, records_failed};
-use crate::records::{Keyed, RequestKey};
+use crate::records::{KeyOutcome, RequestKey};
 
 /// The key of a pull, if it has one.
 pub(super) fn request_key(pull: &Pull) -> Option<RequestKey> {
@@ -20,7 +20,7 @@ pub(super) fn request_key(pull: &Pull) -> Option<RequestKey> {
 
 impl Transfers {
     /// The transfer that a key leads to, if a request had it before.
-    pub(super) async fn keyed(&self, key: &RequestKey) -> Result<Option<Pulled>, Problem> {
+    pub(super) async fn keyed(&self, key: &RequestKey) -> Result<Option<PullResult>, Problem> {
         let known = self.shared.records.keyed(&key.key, now()).await;
         match known.map_err(|error| records_failed(&error))? {
             None => Ok(None),
@@ -33,8 +33,8 @@ impl Transfers {
     pub(super) async fn keep_key(
         &self,
         key: &RequestKey,
-        pulled: Pulled,
-    ) -> Result<Pulled, Problem> {
+        pulled: PullResult,
+    ) -> Result<PullResult, Problem> {
         let kept = self.shared.records.keep_key(key, pulled.id, now()).await;
         let keyed = kept.map_err(|error| records_failed(&error))?;
         if keyed.transfer == pulled.id && keyed.request == key.request {
@@ -44,7 +44,7 @@ impl Transfers {
         }
     }
 
-    async fn led(&self, key: &RequestKey, keyed: Keyed) -> Result<Pulled, Problem> {
+    async fn led(&self, key: &RequestKey, keyed: KeyOutcome) -> Result<PullResult, Problem> {
         if keyed.request != key.request {
             return Err(mismatch());
         }
@@ -54,7 +54,7 @@ impl Transfers {
             // The transfer has ended, so its view does not change any more.
             None => watch::channel(self.find(id).await?).1,
         };
-        Ok(Pulled { id, joined: true, view })
+        Ok(PullResult { id, joined: true, view })
     }
 }
 

@@ -18,33 +18,33 @@ use filepull_core::path::SharedPath;
 use filepull_core::problem::{Code, Problem};
 use tokio::sync::{mpsc, watch};
 
-use super::{Ask, Counts, ListPage, Listed, Unfinished, View};
+use super::{ActivityFilter, Command, TransferCounts, TransferListItem, TransferListPage, View};
 use crate::records::{Total, TransferFilter};
 use index::{Index, Standing};
 
 /// A handle on one unfinished transfer.
 #[derive(Clone, Debug)]
-pub(super) struct Handle {
+pub(super) struct TaskHandle {
     pub(super) id: TransferId,
     pub(super) client: ClientId,
     pub(super) path: Option<SharedPath>,
     pub(super) created_at: DateTime<Utc>,
     pub(super) view: watch::Receiver<View>,
-    pub(super) asks: mpsc::Sender<Ask>,
+    pub(super) asks: mpsc::Sender<Command>,
     /// The first order may have gone out: from then on the source may be open.
     pub(super) ordered: Arc<AtomicBool>,
 }
 
 /// All unfinished transfers; cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Open {
+pub(super) struct ActiveTransfers {
     index: Arc<Mutex<Index>>,
 }
 
 /// Whether a new transfer was needed.
-pub(super) enum Joined {
-    Other(Handle),
-    Inserted(Handle),
+pub(super) enum JoinResult {
+    Other(TaskHandle),
+    Inserted(TaskHandle),
 }
 
 /// The view of a transfer, as its task changes it.
@@ -52,12 +52,12 @@ pub(super) enum Joined {
 pub(super) struct ViewSender {
     id: TransferId,
     view: watch::Sender<View>,
-    open: Open,
+    open: ActiveTransfers,
 }
 
 impl ViewSender {
     /// The first view, and what others see of it.
-    pub(super) fn new(open: Open, first: View) -> (Self, watch::Receiver<View>) {
+    pub(super) fn new(open: ActiveTransfers, first: View) -> (Self, watch::Receiver<View>) {
         let id = first.transfer.id;
         let (view, seen) = watch::channel(first);
         (Self { id, view, open }, seen)
@@ -80,16 +80,16 @@ impl ViewSender {
     }
 }
 
-impl Open {
+impl ActiveTransfers {
     fn lock(&self) -> MutexGuard<'_, Index> {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn get(&self, id: TransferId) -> Option<Handle> {
+    pub(super) fn get(&self, id: TransferId) -> Option<TaskHandle> {
         self.lock().get(id).cloned()
     }
 
-    pub(super) fn insert(&self, handle: Handle) {
+    pub(super) fn insert(&self, handle: TaskHandle) {
         let standing = Standing::of(&handle.view.borrow());
         self.lock().insert(handle, standing);
     }
@@ -104,22 +104,22 @@ impl Open {
         client: &ClientId,
         path: Option<&SharedPath>,
         fresh: bool,
-    ) -> Option<Handle> {
+    ) -> Option<TaskHandle> {
         self.lock().joinable(client, path, fresh).cloned()
     }
 
     /// Inserts a new transfer unless one has come meanwhile that it can join.
     pub(super) fn join_or_insert(
         &self,
-        handle: Handle,
+        handle: TaskHandle,
         fresh: bool,
         max_open: usize,
         max_waiting_per_client: usize,
-    ) -> Result<Joined, Problem> {
+    ) -> Result<JoinResult, Problem> {
         let standing = Standing::of(&handle.view.borrow());
         let mut index = self.lock();
         if let Some(other) = index.joinable(&handle.client, handle.path.as_ref(), fresh) {
-            return Ok(Joined::Other(other.clone()));
+            return Ok(JoinResult::Other(other.clone()));
         }
         if max_open <= index.len() {
             let n_open = index.len();
@@ -135,7 +135,7 @@ impl Open {
             return Err(Problem::new(Code::ServerBusy, detail).hint(hint));
         }
         index.insert(handle.clone(), standing);
-        Ok(Joined::Inserted(handle))
+        Ok(JoinResult::Inserted(handle))
     }
 
     /// Returns the running transfer of a client, or else the one that waits longest.
@@ -157,21 +157,22 @@ impl Open {
     }
 
     /// Returns a page of the waiting or of the running transfers, newest first.
-    pub(super) fn page(&self, kind: Unfinished, filter: &TransferFilter) -> ListPage {
+    pub(super) fn page(&self, kind: ActivityFilter, filter: &TransferFilter) -> TransferListPage {
         let (handles, next, total) = {
             let index = self.lock();
             let (handles, next) = index.page(kind, filter);
-            let handles: Vec<Handle> = handles.into_iter().cloned().collect();
+            let handles: Vec<TaskHandle> = handles.into_iter().cloned().collect();
             (handles, next, index.count(kind, filter))
         };
         let views = handles.iter().map(|handle| handle.view.borrow().clone());
         // Leave out a transfer whose state has changed meanwhile.
-        let items = views.filter(|view| kind.is_of(view.state())).map(Listed::view).collect();
+        let items =
+            views.filter(|view| kind.is_of(view.state())).map(TransferListItem::view).collect();
         let total = Total::Exactly(total as u64);
-        ListPage { items, next_cursor: next.map(|next| next.to_string()), total }
+        TransferListPage { items, next_cursor: next.map(|next| next.to_string()), total }
     }
 
-    pub(super) fn counts(&self) -> Counts {
+    pub(super) fn counts(&self) -> TransferCounts {
         self.lock().counts()
     }
 }

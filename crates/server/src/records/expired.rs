@@ -7,7 +7,7 @@ use filepull_core::transfer::Transfer;
 
 use super::statement::Statement;
 use super::transfers;
-use super::walk::Walk;
+use super::walk::RowWalk;
 use super::{KEEP_KEYS, Records, RecordsError};
 
 /// Bounded by a time, so younger rows are not read.
@@ -23,13 +23,13 @@ const FORGET_KEYS: &str = "DELETE FROM request_keys WHERE id IN \
 #[derive(Debug)]
 pub struct OldTransfers {
     records: Records,
-    walk: Walk,
+    walk: RowWalk,
 }
 
 impl Records {
     /// Goes through the transfers from the oldest on.
     pub fn old_transfers(&self) -> OldTransfers {
-        OldTransfers { records: self.clone(), walk: Walk::default() }
+        OldTransfers { records: self.clone(), walk: RowWalk::default() }
     }
 
     /// Removes final transfers, all in one commit. Whoever saves at the same time waits for it.

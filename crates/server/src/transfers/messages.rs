@@ -7,7 +7,7 @@ use filepull_core::source::Source;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
-use crate::receive::Reception;
+use crate::receive::BatchWriter;
 
 /// What an agent said about an order.
 #[derive(Clone, Debug)]
@@ -32,7 +32,7 @@ pub struct Upload {
     /// The file as the agent opened it.
     pub source: Source,
     /// The bytes.
-    pub reception: Reception,
+    pub reception: BatchWriter,
     /// What the agent is told.
     pub replies: mpsc::Sender<Reply>,
 }
@@ -65,7 +65,7 @@ pub enum Reply {
 
 /// What a transfer's task is asked to do.
 #[derive(Debug)]
-pub(super) enum Ask {
+pub(super) enum Command {
     Answer {
         attempt: u32,
         answer: Answer,

@@ -8,22 +8,22 @@ use filepull_core::transfer::Transfer;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Duration, timeout};
 
-use super::life::{Ending, Life};
-use super::view::{Stage, WaitingFor};
-use super::{Shared, now};
+use super::task::{Ending, TransferTask};
+use super::view::{Activity, WaitingFor};
+use super::{TaskContext, now};
 use crate::client::DisconnectReason;
-use crate::registry::{self, ClientView, Session};
+use crate::registry::{self, ClientView, SessionHandle};
 
 /// How long the clients of the previous server process have to reconnect to this one.
 const RETURN_LIMIT: Duration = Duration::from_secs(30);
 
 /// The right to send one file, given back when dropped.
-pub(super) struct Turn {
+pub(super) struct Permits {
     _client: Option<OwnedSemaphorePermit>,
     _server: Option<OwnedSemaphorePermit>,
 }
 
-impl Shared {
+impl TaskContext {
     /// How many transfers have their turn now.
     pub(super) fn n_running(&self) -> usize {
         self.limits.max_running.saturating_sub(self.turns.available_permits())
@@ -46,16 +46,16 @@ impl Shared {
     }
 }
 
-impl Life {
+impl TransferTask {
     /// Waits until the client has a line.
-    pub(super) async fn online(&mut self) -> Result<Session, Ending> {
+    pub(super) async fn wait_for_session(&mut self) -> Result<SessionHandle, Ending> {
         if let Some(session) = self.current_line() {
             return Ok(session);
         }
         let since = now();
         loop {
             let deadline = self.away_until(since);
-            let stage = Stage::Waiting(WaitingFor::Client);
+            let stage = Activity::Waiting(WaitingFor::Client);
             self.show_until(stage, Some(deadline), self.shared.why_expected(&self.transfer));
             let left = (deadline - Utc::now()).to_std().unwrap_or_default();
             let mut line = self.berth.line();
@@ -65,7 +65,7 @@ impl Life {
                     Err(_) => None, // the registry outlives every transfer
                 }
             };
-            match self.unless_ended(timeout(left, back)).await? {
+            match self.or_cancelled(timeout(left, back)).await? {
                 Ok(Some(session)) => return Ok(session),
                 Ok(None) => return Err(Ending::Left),
                 Err(_) if self.away_until(since) <= now() => {
@@ -98,11 +98,11 @@ impl Life {
     }
 
     /// Takes the client's turn, then one of the server's.
-    pub(super) async fn turn(&mut self, session: &Session) -> Result<Turn, Ending> {
+    pub(super) async fn turn(&mut self, session: &SessionHandle) -> Result<Permits, Ending> {
         let (mine, all) = (Arc::clone(&self.berth.turn), Arc::clone(&self.shared.turns));
         let client = self.permit(mine, WaitingFor::OtherFile, session).await?;
         let server = self.permit(all, WaitingFor::Turn, session).await?;
-        Ok(Turn { _client: client, _server: server })
+        Ok(Permits { _client: client, _server: server })
     }
 
     /// Takes a permit, and shows what it waits for if none is free. None if the client's line
@@ -111,12 +111,12 @@ impl Life {
         &mut self,
         turns: Arc<Semaphore>,
         waiting_for: WaitingFor,
-        session: &Session,
+        session: &SessionHandle,
     ) -> Result<Option<OwnedSemaphorePermit>, Ending> {
         if let Ok(permit) = Arc::clone(&turns).try_acquire_owned() {
             return Ok(Some(permit));
         }
-        self.show(Stage::Waiting(waiting_for));
+        self.show(Activity::Waiting(waiting_for));
         let left = self.line_changed(session.epoch);
         let permit = async move {
             tokio::select! {
@@ -124,7 +124,7 @@ impl Life {
                 () = left => None,
             }
         };
-        self.unless_ended(permit).await
+        self.or_cancelled(permit).await
     }
 
     /// Resolves when the client's line is no longer the one of `epoch`.
@@ -132,12 +132,12 @@ impl Life {
         let mut line = self.berth.line();
         async move {
             let changed =
-                |line: &Option<Session>| line.as_ref().is_none_or(|line| line.epoch != epoch);
+                |line: &Option<SessionHandle>| line.as_ref().is_none_or(|line| line.epoch != epoch);
             let _ = line.wait_for(changed).await;
         }
     }
 
-    pub(super) fn current_line(&self) -> Option<Session> {
+    pub(super) fn current_line(&self) -> Option<SessionHandle> {
         self.berth.line().borrow().clone()
     }
 }

@@ -8,7 +8,7 @@ use filepull_core::digest::Digest;
 use filepull_core::id::TransferId;
 
 use super::RecordsError;
-use super::fields::Fields;
+use super::fields::RowFields;
 use super::readers::Readers;
 use super::statement::{Row, Statement};
 
@@ -28,7 +28,7 @@ const FIND: &str = "SELECT * FROM request_keys WHERE id = $1 AND made_at >= $2";
 
 /// Where a key leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Keyed {
+pub struct KeyOutcome {
     /// The transfer.
     pub transfer: TransferId,
     /// The digest of what the first request with this key asked for.
@@ -56,14 +56,14 @@ pub(super) async fn find(
     readers: &Readers,
     key: &str,
     since: DateTime<Utc>,
-) -> Result<Option<Keyed>, RecordsError> {
+) -> Result<Option<KeyOutcome>, RecordsError> {
     let find = Statement::new(FIND).bind(key).bind(since.timestamp_millis());
     readers.point(find).await?.as_ref().map(read).transpose()
 }
 
 /// Reads a row that says where a key leads.
-pub(super) fn read(row: &Row) -> Result<Keyed, RecordsError> {
-    let fields = Fields::new("request key", row);
+pub(super) fn read(row: &Row) -> Result<KeyOutcome, RecordsError> {
+    let fields = RowFields::new("request key", row);
     let transfer = fields.parse("transfer", |text| TransferId::parse(text).ok())?;
-    Ok(Keyed { transfer, request: fields.parse("request", Digest::parse)? })
+    Ok(KeyOutcome { transfer, request: fields.parse("request", Digest::parse)? })
 }

@@ -9,8 +9,8 @@ use std::sync::atomic::Ordering;
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::path::SharedPath;
 
-use super::super::{Counts, Stage, State, Unfinished, View, WaitingFor};
-use super::Handle;
+use super::super::{Activity, ActivityFilter, TransferCounts, TransferState, View, WaitingFor};
+use super::TaskHandle;
 use super::queue::Queue;
 use crate::records::{Cursor, TransferFilter};
 
@@ -30,13 +30,16 @@ pub(super) enum Standing {
 impl Standing {
     pub(super) fn of(view: &View) -> Self {
         match (view.state(), view.stage) {
-            (State::Done | State::Failed | State::Cancelled, _) => Self::Final,
-            (State::Running, _) => Self::Running,
-            (State::Waiting(_), Stage::Recording) => Self::Unrecorded,
-            (State::Waiting(_), Stage::Starting) => Self::Starting,
-            (State::Waiting(waiting_for), Stage::Waiting(_) | Stage::Asked | Stage::Running) => {
-                Self::Waiting(waiting_for)
+            (TransferState::Done | TransferState::Failed | TransferState::Cancelled, _) => {
+                Self::Final
             }
+            (TransferState::Running, _) => Self::Running,
+            (TransferState::Waiting(_), Activity::Recording) => Self::Unrecorded,
+            (TransferState::Waiting(_), Activity::Starting) => Self::Starting,
+            (
+                TransferState::Waiting(waiting_for),
+                Activity::Waiting(_) | Activity::Asked | Activity::Running,
+            ) => Self::Waiting(waiting_for),
         }
     }
 }
@@ -44,7 +47,7 @@ impl Standing {
 /// The unfinished transfers and their queues.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    by_id: HashMap<TransferId, Entry>,
+    by_id: HashMap<TransferId, ActiveEntry>,
     by_client: HashMap<ClientId, OfClient>,
     n_unrecorded: usize,
     all: Group,
@@ -53,8 +56,8 @@ pub(super) struct Index {
 }
 
 #[derive(Debug)]
-struct Entry {
-    handle: Handle,
+struct ActiveEntry {
+    handle: TaskHandle,
     at: Cursor,
     standing: Standing,
 }
@@ -91,20 +94,20 @@ impl Index {
             && queues.into_iter().all(Queue::is_empty)
     }
 
-    pub(super) fn get(&self, id: TransferId) -> Option<&Handle> {
+    pub(super) fn get(&self, id: TransferId) -> Option<&TaskHandle> {
         self.by_id.get(&id).map(|entry| &entry.handle)
     }
 
-    pub(super) fn insert(&mut self, handle: Handle, standing: Standing) {
+    pub(super) fn insert(&mut self, handle: TaskHandle, standing: Standing) {
         let at = Cursor::new(handle.created_at, handle.id);
         let of_client = self.by_client.entry(handle.client.clone()).or_default();
         of_client.by_path.entry(handle.path.clone()).or_default().insert(at);
         self.join_queues(&handle.client, at, standing);
-        self.by_id.insert(handle.id, Entry { handle, at, standing });
+        self.by_id.insert(handle.id, ActiveEntry { handle, at, standing });
     }
 
     pub(super) fn remove(&mut self, id: TransferId) {
-        let Some(Entry { handle, at, standing }) = self.by_id.remove(&id) else { return };
+        let Some(ActiveEntry { handle, at, standing }) = self.by_id.remove(&id) else { return };
         self.leave_queues(&handle.client, at, standing);
         let Some(of_client) = self.by_client.get_mut(&handle.client) else { return };
         if let Some(queue) = of_client.by_path.get_mut(&handle.path) {
@@ -178,9 +181,9 @@ impl Index {
         client: &ClientId,
         path: Option<&SharedPath>,
         fresh: bool,
-    ) -> Option<&Handle> {
+    ) -> Option<&TaskHandle> {
         let same = self.by_client.get(client)?.by_path.get(&path.cloned())?;
-        let may_be_joined = |entry: &&Entry| {
+        let may_be_joined = |entry: &&ActiveEntry| {
             let too_late = fresh && entry.handle.ordered.load(Ordering::SeqCst);
             !too_late && entry.standing != Standing::Final
         };
@@ -189,7 +192,7 @@ impl Index {
     }
 
     /// Returns the running transfer of a client, or else the one that waits longest.
-    pub(super) fn current(&self, client: &ClientId) -> Option<&Handle> {
+    pub(super) fn current(&self, client: &ClientId) -> Option<&TaskHandle> {
         let Group { waiting, running } = &self.by_client.get(client)?.group;
         let oldest = running.oldest().or(waiting.oldest())?;
         self.get(oldest.id())
@@ -199,9 +202,9 @@ impl Index {
     /// them has ended, so none has an error.
     pub(super) fn page(
         &self,
-        kind: Unfinished,
+        kind: ActivityFilter,
         filter: &TransferFilter,
-    ) -> (Vec<&Handle>, Option<Cursor>) {
+    ) -> (Vec<&TaskHandle>, Option<Cursor>) {
         let (ids, next) = match self.queue_of(kind, filter) {
             Some(queue) => queue.page(filter),
             None => (Vec::new(), None),
@@ -210,19 +213,19 @@ impl Index {
     }
 
     /// Returns the number of transfers on all pages.
-    pub(super) fn count(&self, kind: Unfinished, filter: &TransferFilter) -> usize {
+    pub(super) fn count(&self, kind: ActivityFilter, filter: &TransferFilter) -> usize {
         self.queue_of(kind, filter).map_or(0, |queue| queue.count(filter))
     }
 
-    fn queue_of(&self, kind: Unfinished, filter: &TransferFilter) -> Option<&Queue> {
+    fn queue_of(&self, kind: ActivityFilter, filter: &TransferFilter) -> Option<&Queue> {
         let group = match &filter.client {
             _ if filter.error.is_some() => return None,
             None => &self.all,
             Some(client) => &self.by_client.get(client)?.group,
         };
         Some(match kind {
-            Unfinished::Waiting => &group.waiting,
-            Unfinished::Running => &group.running,
+            ActivityFilter::Waiting => &group.waiting,
+            ActivityFilter::Running => &group.running,
         })
     }
 
@@ -242,7 +245,7 @@ impl Index {
 
     /// Returns the position among the transfers that wait for the same permit.
     pub(super) fn place_in_line(&self, id: TransferId) -> Option<usize> {
-        let Entry { handle, at, standing } = self.by_id.get(&id)?;
+        let ActiveEntry { handle, at, standing } = self.by_id.get(&id)?;
         match standing {
             Standing::Waiting(WaitingFor::Turn) => self.turn.place(*at),
             Standing::Waiting(WaitingFor::OtherFile) => {
@@ -256,8 +259,8 @@ impl Index {
         }
     }
 
-    pub(super) fn counts(&self) -> Counts {
+    pub(super) fn counts(&self) -> TransferCounts {
         let Group { waiting, running } = &self.all;
-        Counts { running: running.len(), waiting: waiting.len() + self.n_unrecorded }
+        TransferCounts { running: running.len(), waiting: waiting.len() + self.n_unrecorded }
     }
 }

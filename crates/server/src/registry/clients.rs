@@ -13,21 +13,21 @@ use crate::client::{ClientRecord, DefaultFile, Disconnect, Greeting};
 /// The connected clients, and those whose end of session is not on record yet. `L` is what the
 /// registry keeps for a live session.
 #[derive(Debug)]
-pub(super) struct State<L> {
-    clients: BTreeMap<ClientId, Known<L>>,
+pub(super) struct Clients<L> {
+    clients: BTreeMap<ClientId, ClientEntry<L>>,
     n_online: usize,
 }
 
 /// A client, and its line while it is connected.
 #[derive(Debug)]
-pub(super) struct Known<L> {
+pub(super) struct ClientEntry<L> {
     pub(super) record: ClientRecord,
-    pub(super) line: Option<Line<L>>,
+    pub(super) line: Option<LiveSession<L>>,
 }
 
 /// A live line and the numbers that fence it.
 #[derive(Debug)]
-pub(super) struct Line<L> {
+pub(super) struct LiveSession<L> {
     pub(super) epoch: u64,
     pub(super) instance: Uuid,
     pub(super) live: L,
@@ -35,7 +35,7 @@ pub(super) struct Line<L> {
 
 /// Whether a newcomer may open a line.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Judgement {
+pub(super) enum Admission {
     /// Nobody is in its way, or only an earlier line of its own.
     Welcome,
     /// Another instance has the line: it must be probed first.
@@ -49,19 +49,19 @@ pub(super) enum Judgement {
 
 /// A newer line of this client was accepted meanwhile.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Outrun;
+pub(super) struct StaleEpoch;
 
-impl<L> State<L> {
+impl<L> Clients<L> {
     pub(super) fn new() -> Self {
         Self { clients: BTreeMap::new(), n_online: 0 }
     }
 
-    pub(super) fn get(&self, id: &ClientId) -> Option<&Known<L>> {
+    pub(super) fn get(&self, id: &ClientId) -> Option<&ClientEntry<L>> {
         self.clients.get(id)
     }
 
     /// Those whose ids come after this one, sorted by id.
-    pub(super) fn after(&self, id: Option<&ClientId>) -> impl Iterator<Item = &Known<L>> {
+    pub(super) fn after(&self, id: Option<&ClientId>) -> impl Iterator<Item = &ClientEntry<L>> {
         let start = id.map_or(Bound::Unbounded, Bound::Excluded);
         self.clients.range((start, Bound::Unbounded)).map(|(_, known)| known)
     }
@@ -72,13 +72,15 @@ impl<L> State<L> {
     }
 
     /// May this newcomer open a line?
-    pub(super) fn judge(&self, greeting: &Greeting) -> Judgement {
+    pub(super) fn judge(&self, greeting: &Greeting) -> Admission {
         match self.clients.get(&greeting.client) {
-            Some(Known { record, line: Some(line) }) if line.instance != greeting.instance => {
+            Some(ClientEntry { record, line: Some(line) })
+                if line.instance != greeting.instance =>
+            {
                 let hostname = record.agent.hostname.clone();
-                Judgement::Probe { other: record.remote_addr, hostname }
+                Admission::Probe { other: record.remote_addr, hostname }
             }
-            _ => Judgement::Welcome,
+            _ => Admission::Welcome,
         }
     }
 
@@ -94,17 +96,17 @@ impl<L> State<L> {
         live: L,
         last_disconnect: Option<Disconnect>,
         now: DateTime<Utc>,
-    ) -> Result<Option<L>, Outrun> {
+    ) -> Result<Option<L>, StaleEpoch> {
         let id = greeting.client.clone();
         let known = self.clients.get_mut(&id);
         let current = known.as_ref().and_then(|known| known.line.as_ref());
         if current.is_some_and(|line| epoch < line.epoch) {
-            return Err(Outrun);
+            return Err(StaleEpoch);
         }
         // The registry's value, if there is one, is newer than the record.
         let held = known.as_ref().and_then(|known| known.record.last_disconnect.clone());
         let replaced = known.and_then(|known| known.line.take());
-        let line = Some(Line { epoch, instance: greeting.instance, live });
+        let line = Some(LiveSession { epoch, instance: greeting.instance, live });
         let record = ClientRecord {
             id: id.clone(),
             epoch,
@@ -118,7 +120,7 @@ impl<L> State<L> {
             online_before: false,
         };
         self.n_online += usize::from(replaced.is_none());
-        self.clients.insert(id, Known { record, line });
+        self.clients.insert(id, ClientEntry { record, line });
         Ok(replaced.map(|line| line.live))
     }
 
@@ -145,7 +147,7 @@ impl<L> State<L> {
     /// Drops what is known of a client that has left: it is on record up to this epoch. False if the
     /// client is connected again.
     pub(super) fn forget(&mut self, id: &ClientId, epoch: u64) -> bool {
-        let is_over = |known: &Known<L>| known.line.is_none() && known.record.epoch <= epoch;
+        let is_over = |known: &ClientEntry<L>| known.line.is_none() && known.record.epoch <= epoch;
         let forgotten = self.clients.get(id).is_some_and(is_over);
         if forgotten {
             self.clients.remove(id);
@@ -166,13 +168,13 @@ mod tests {
     use filepull_core::problem::Code;
 
     use super::*;
-    use crate::client::{Agent, DisconnectReason};
+    use crate::client::{AgentInfo, DisconnectReason};
 
     fn greeting(client: &str, instance: u128) -> Greeting {
         Greeting {
             client: ClientId::parse(client).unwrap(),
             instance: Uuid::from_u128(instance),
-            agent: Agent { hostname: format!("host{instance}"), ..Agent::default() },
+            agent: AgentInfo { hostname: format!("host{instance}"), ..AgentInfo::default() },
             shares: Vec::new(),
             default_file: Err(Code::FileMissing),
             active_transfers: Vec::new(),
@@ -188,7 +190,7 @@ mod tests {
 
     #[test]
     fn cleanup_of_an_old_line_leaves_the_newer_one() {
-        let mut state = State::new();
+        let mut state = Clients::new();
         let id = ClientId::parse("client4").unwrap();
         assert_eq!(state.enter(greeting("client4", 1), 1, "old", None, NOW), Ok(None));
         assert_eq!(state.enter(greeting("client4", 1), 2, "new", None, NOW), Ok(Some("old")));
@@ -202,24 +204,24 @@ mod tests {
 
     #[test]
     fn of_two_lines_accepted_at_once_the_higher_epoch_wins() {
-        let mut state = State::new();
+        let mut state = Clients::new();
         assert_eq!(state.enter(greeting("client4", 2), 2, "second", None, NOW), Ok(None));
-        assert_eq!(state.enter(greeting("client4", 1), 1, "first", None, NOW), Err(Outrun));
+        assert_eq!(state.enter(greeting("client4", 1), 1, "first", None, NOW), Err(StaleEpoch));
     }
 
     #[test]
     fn only_another_instance_is_probed() {
-        let mut state = State::new();
-        assert_eq!(state.judge(&greeting("client4", 1)), Judgement::Welcome);
+        let mut state = Clients::new();
+        assert_eq!(state.judge(&greeting("client4", 1)), Admission::Welcome);
         state.enter(greeting("client4", 1), 1, "line", None, NOW).unwrap();
-        assert_eq!(state.judge(&greeting("client4", 1)), Judgement::Welcome);
+        assert_eq!(state.judge(&greeting("client4", 1)), Admission::Welcome);
         let clone = state.judge(&greeting("client4", 2));
-        assert!(matches!(clone, Judgement::Probe { hostname, .. } if hostname == "host1"));
+        assert!(matches!(clone, Admission::Probe { hostname, .. } if hostname == "host1"));
     }
 
     #[test]
     fn what_is_on_record_is_not_kept() {
-        let mut state = State::new();
+        let mut state = Clients::new();
         let id = ClientId::parse("client4").unwrap();
         state.enter(greeting("client4", 1), 1, "old", None, NOW).unwrap();
         assert!(!state.forget(&id, 1), "it is connected");

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::read::{ReadError, Reader, Step, Stopped};
+use crate::read::{ReadError, ReadStopped, Reader, Step};
 
 /// While one block is cut into chunks another may wait. When it is full the reader waits, which is
 /// how the network slows the disk.
@@ -23,14 +23,14 @@ const QUEUE_LEN: usize = 1;
 
 /// The reader's end.
 #[derive(Debug)]
-pub(crate) struct Outlet {
+pub(crate) struct BlockSender {
     steps: mpsc::Sender<Step>,
     stop: CancellationToken,
 }
 
 /// The upload's end.
 #[derive(Debug)]
-pub(crate) struct Cutter {
+pub(crate) struct Chunker {
     steps: mpsc::Receiver<Step>,
     /// What is left of the block in hand, and where it belongs.
     block: Bytes,
@@ -41,7 +41,7 @@ pub(crate) struct Cutter {
 
 /// How an upload begins.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum First {
+pub(crate) enum FirstMessage {
     /// Not yet: the reader still proves what the server holds.
     Proving,
     /// With this.
@@ -53,42 +53,42 @@ pub(crate) fn outlet(
     chunk_len: usize,
     pace: Option<Pace>,
     stop: CancellationToken,
-) -> (Outlet, Cutter) {
+) -> (BlockSender, Chunker) {
     let (outlet, steps) = mpsc::channel(QUEUE_LEN);
-    let cutter = Cutter { steps, block: Bytes::new(), offset: 0, chunk_len, pace };
-    (Outlet { steps: outlet, stop }, cutter)
+    let cutter = Chunker { steps, block: Bytes::new(), offset: 0, chunk_len, pace };
+    (BlockSender { steps: outlet, stop }, cutter)
 }
 
-impl Outlet {
+impl BlockSender {
     /// Runs `reader` to its end. It blocks, and belongs on a thread of its own.
     pub(crate) fn drive(self, reader: &Reader) -> Result<(), ReadError> {
         let runtime = Handle::current();
         reader.read(&mut |step| {
             // Not `blocking_send`, which would be deaf to `stop` while the network stands still.
             let taken = self.stop.run_until_cancelled(self.take(step));
-            runtime.block_on(taken).unwrap_or(Err(Stopped))
+            runtime.block_on(taken).unwrap_or(Err(ReadStopped))
         })
     }
 
-    async fn take(&self, step: Step) -> Result<(), Stopped> {
+    async fn take(&self, step: Step) -> Result<(), ReadStopped> {
         match step {
             Step::Read => Ok(()),
             step @ (Step::Send(_) | Step::Block { .. } | Step::Proving) => {
-                self.steps.send(step).await.map_err(|_| Stopped)
+                self.steps.send(step).await.map_err(|_| ReadStopped)
             }
         }
     }
 }
 
-impl Cutter {
+impl Chunker {
     /// The first message; before it comes, that the proof of a prefix goes on.
-    pub(crate) async fn first(&mut self) -> Option<First> {
+    pub(crate) async fn first(&mut self) -> Option<FirstMessage> {
         loop {
             match self.steps.recv().await? {
                 Step::Send(kind) => {
-                    return Some(First::Message(v1::UploadRequest { kind: Some(kind) }));
+                    return Some(FirstMessage::Message(v1::UploadRequest { kind: Some(kind) }));
                 }
-                Step::Proving => return Some(First::Proving),
+                Step::Proving => return Some(FirstMessage::Proving),
                 Step::Block { .. } | Step::Read => {}
             }
         }
@@ -161,8 +161,8 @@ mod tests {
         };
         let take = async { [cutter.first().await, cutter.first().await, cutter.first().await] };
         let ([one, two, three], ()) = futures::join!(take, send);
-        assert_eq!([one, two], [Some(First::Proving), Some(First::Proving)]);
-        assert!(matches!(three, Some(First::Message(_))), "{three:?}");
+        assert_eq!([one, two], [Some(FirstMessage::Proving), Some(FirstMessage::Proving)]);
+        assert!(matches!(three, Some(FirstMessage::Message(_))), "{three:?}");
     }
 
     #[tokio::test]
@@ -170,6 +170,6 @@ mod tests {
         let (outlet, cutter) = outlet(4, None, CancellationToken::new());
         drop(cutter);
         let block = Step::Block { offset: 0, bytes: Bytes::from_static(b"x") };
-        assert_eq!(outlet.take(block).await, Err(Stopped));
+        assert_eq!(outlet.take(block).await, Err(ReadStopped));
     }
 }
