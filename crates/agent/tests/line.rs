@@ -4,7 +4,7 @@ mod fake;
 
 use std::time::{Duration, Instant};
 
-use fake::{Bed, CONTENT_LEN, soon, welcome};
+use fake::{CONTENT_LEN, FakeServer, soon, welcome};
 use filepull_agent::Agent;
 use filepull_agent::config::Config;
 use filepull_agent::dial::ServerAddr;
@@ -17,7 +17,7 @@ use filepull_proto::v1::{self, ErrorCode};
 
 #[tokio::test]
 async fn an_agent_introduces_itself_first() {
-    let mut bed = Bed::start().await;
+    let mut bed = FakeServer::start().await;
     let (_line, hello) = bed.greeted().await;
     assert_eq!(hello.client_id, "client4");
     assert_eq!(hello.instance_id.len(), 16);
@@ -28,7 +28,7 @@ async fn an_agent_introduces_itself_first() {
 
 #[tokio::test]
 async fn a_ping_is_answered_and_what_is_unknown_is_ignored() {
-    let mut bed = Bed::start().await;
+    let mut bed = FakeServer::start().await;
     let (mut line, _) = bed.greeted().await;
     line.say_raw(v1::ServerMessage { kind: None }).await;
     line.say(Say::Cancel(v1::CancelTransfer::default())).await;
@@ -37,7 +37,7 @@ async fn a_ping_is_answered_and_what_is_unknown_is_ignored() {
 
 #[tokio::test]
 async fn an_agent_that_was_hung_up_on_comes_back() {
-    let mut bed = Bed::start().await;
+    let mut bed = FakeServer::start().await;
     let (line, first) = bed.greeted().await;
     drop(line);
     let (mut line, second) = bed.greeted().await;
@@ -48,7 +48,7 @@ async fn an_agent_that_was_hung_up_on_comes_back() {
 
 #[tokio::test]
 async fn an_agent_leaves_a_silent_server_and_dials_again() {
-    let mut bed = Bed::start().await;
+    let mut bed = FakeServer::start().await;
     let mut silent = bed.line().await;
     silent.hear().await;
     silent.say(Say::Welcome(v1::Welcome { dead_after_ms: 50, ..welcome() })).await;
@@ -59,7 +59,7 @@ async fn an_agent_leaves_a_silent_server_and_dials_again() {
 
 #[tokio::test]
 async fn a_refused_agent_comes_back_when_it_was_told_to() {
-    let mut bed = Bed::start().await;
+    let mut bed = FakeServer::start().await;
     let line = bed.line().await;
     let code = ErrorCode::DuplicateId.into();
     let error = v1::Error { code, retry_after_ms: 1, ..v1::Error::default() };
@@ -70,7 +70,7 @@ async fn a_refused_agent_comes_back_when_it_was_told_to() {
 
 #[tokio::test]
 async fn an_agent_that_is_drained_dials_before_it_hangs_up() {
-    let mut bed = Bed::start().await;
+    let mut bed = FakeServer::start().await;
     let (mut old, _) = bed.greeted().await;
     old.say(Say::Drain(v1::Drain { reconnect_min_ms: 0, reconnect_max_ms: 1 })).await;
     let (mut new, _) = bed.greeted().await;
@@ -84,7 +84,7 @@ async fn an_agent_that_is_drained_dials_before_it_hangs_up() {
 async fn an_agent_that_stops_says_goodbye_and_leaves_its_status() {
     let state = tempfile::TempDir::new().unwrap();
     let dir = state.path().to_owned();
-    let mut bed = Bed::start_with(|config| config.state_dir = Some(dir)).await;
+    let mut bed = FakeServer::start_with(|config| config.state_dir = Some(dir)).await;
     let (mut line, _) = bed.greeted().await;
     line.check_alive().await;
     // The status is written in the background, separately from the session.
@@ -103,7 +103,7 @@ async fn an_agent_that_stops_says_goodbye_and_leaves_its_status() {
 async fn a_line_that_ends_after_a_drain_is_no_connection_however_long_the_next_dial_waits() {
     let state = tempfile::TempDir::new().unwrap();
     let dir = state.path().to_owned();
-    let mut bed = Bed::start_with(|config| config.state_dir = Some(dir)).await;
+    let mut bed = FakeServer::start_with(|config| config.state_dir = Some(dir)).await;
     let (line, _) = bed.greeted().await;
     let status_says = async |text: &str| {
         soon(async {

@@ -4,7 +4,7 @@ mod fake;
 
 use std::fs;
 
-use fake::{Bed, CONTENT_LEN, Line, Upload, order};
+use fake::{CONTENT_LEN, FakeServer, FakeSession, FakeUpload, order};
 use filepull_agent::config::DataConn;
 use filepull_core::digest::Digest;
 use filepull_proto::v1::server_message::Kind as Say;
@@ -19,7 +19,11 @@ fn code(state: State) -> ErrorCode {
 }
 
 /// Gives an order and sees it accepted.
-async fn ordered(bed: &mut Bed, line: &mut Line, order: v1::StartTransfer) -> Upload {
+async fn ordered(
+    bed: &mut FakeServer,
+    line: &mut FakeSession,
+    order: v1::StartTransfer,
+) -> FakeUpload {
     line.say(Say::Start(order)).await;
     assert!(matches!(line.answer().await, State::Accepted(_)));
     bed.upload().await
@@ -28,7 +32,7 @@ async fn ordered(bed: &mut Bed, line: &mut Line, order: v1::StartTransfer) -> Up
 #[tokio::test]
 async fn a_file_is_sent_whole_and_ends_with_its_digest() {
     for data_conn in [DataConn::Separate, DataConn::Shared] {
-        let mut bed = Bed::start_with(|config| config.data_conn = data_conn).await;
+        let mut bed = FakeServer::start_with(|config| config.data_conn = data_conn).await;
         let (mut line, _) = bed.greeted().await;
         let order = v1::StartTransfer { upload_token: "token".into(), ..order(1) };
         line.say(Say::Start(order.clone())).await;
@@ -52,7 +56,7 @@ async fn a_file_is_sent_whole_and_ends_with_its_digest() {
 
 #[tokio::test]
 async fn an_upload_goes_on_where_the_server_stands() {
-    let mut bed = Bed::start().await;
+    let mut bed = FakeServer::start().await;
     let (mut line, _) = bed.greeted().await;
     let held = &bed.content[..3_000_000];
     let prefix_sha256 = Digest::of(held).as_bytes().to_vec().into();
@@ -66,7 +70,7 @@ async fn an_upload_goes_on_where_the_server_stands() {
 
 #[tokio::test]
 async fn an_order_that_cannot_be_carried_out_is_refused_with_the_reason() {
-    let mut bed = Bed::start().await;
+    let mut bed = FakeServer::start().await;
     let (mut line, _) = bed.greeted().await;
     let path = |path: &str| v1::StartTransfer { path: path.to_owned(), ..order(1) };
     for (order, expected) in [
@@ -83,7 +87,7 @@ async fn an_order_that_cannot_be_carried_out_is_refused_with_the_reason() {
 
 #[tokio::test]
 async fn a_cancelled_upload_ends_without_a_trailer() {
-    let mut bed = Bed::start().await;
+    let mut bed = FakeServer::start().await;
     let (mut line, _) = bed.greeted().await;
     let order = order(1);
     let mut upload = ordered(&mut bed, &mut line, order.clone()).await;
@@ -101,7 +105,7 @@ async fn a_cancelled_upload_ends_without_a_trailer() {
 async fn a_later_order_takes_the_place_of_an_earlier_one_and_a_repeated_one_does_not() {
     // A server that crashed before it recorded the attempt counts it again.
     for attempt in [2, 1] {
-        let mut bed = Bed::start().await;
+        let mut bed = FakeServer::start().await;
         let (mut line, _) = bed.greeted().await;
         let order = v1::StartTransfer { upload_token: "first".into(), ..order(1) };
         let mut earlier = ordered(&mut bed, &mut line, order.clone()).await;
@@ -118,7 +122,7 @@ async fn a_later_order_takes_the_place_of_an_earlier_one_and_a_repeated_one_does
 
 #[tokio::test]
 async fn an_upload_outlives_its_line_and_is_named_in_the_next_hello() {
-    let mut bed = Bed::start().await;
+    let mut bed = FakeServer::start().await;
     let (mut line, _) = bed.greeted().await;
     let order = order(1);
     let mut upload = ordered(&mut bed, &mut line, order.clone()).await;
@@ -131,7 +135,7 @@ async fn an_upload_outlives_its_line_and_is_named_in_the_next_hello() {
 
 #[tokio::test]
 async fn an_upload_that_breaks_is_reported_as_worth_another_try() {
-    let mut bed = Bed::start().await;
+    let mut bed = FakeServer::start().await;
     let (mut line, _) = bed.greeted().await;
     let upload = ordered(&mut bed, &mut line, order(1)).await;
     upload.answer.send(Err(tonic::Status::unavailable("gone"))).await.unwrap();
@@ -141,7 +145,7 @@ async fn an_upload_that_breaks_is_reported_as_worth_another_try() {
 
 #[tokio::test]
 async fn a_file_that_changes_is_taken_back_by_an_abort() {
-    let mut bed = Bed::start().await;
+    let mut bed = FakeServer::start().await;
     let (mut line, _) = bed.greeted().await;
     let mut upload = ordered(&mut bed, &mut line, order(1)).await;
     upload.header().await;
@@ -159,7 +163,7 @@ async fn a_file_that_changes_is_taken_back_by_an_abort() {
 }
 
 /// Sees an upload through, and tells where it came from.
-async fn stored(bed: &mut Bed, line: &mut Line) -> Option<std::net::SocketAddr> {
+async fn stored(bed: &mut FakeServer, line: &mut FakeSession) -> Option<std::net::SocketAddr> {
     let mut upload = ordered(bed, line, order(1)).await;
     upload.header().await;
     assert!(upload.rest().await.1.is_some());
@@ -170,7 +174,7 @@ async fn stored(bed: &mut Bed, line: &mut Line) -> Option<std::net::SocketAddr> 
 
 #[tokio::test]
 async fn a_new_line_brings_a_new_connection_for_uploads() {
-    let mut bed = Bed::start().await;
+    let mut bed = FakeServer::start().await;
     let (mut line, _) = bed.greeted().await;
     let first = stored(&mut bed, &mut line).await;
     assert_eq!(stored(&mut bed, &mut line).await, first, "it is kept while the line is");
@@ -181,7 +185,7 @@ async fn a_new_line_brings_a_new_connection_for_uploads() {
 
 #[tokio::test]
 async fn an_upload_that_the_server_does_not_know_is_worth_another_try() {
-    let mut bed = Bed::start().await;
+    let mut bed = FakeServer::start().await;
     let (mut line, _) = bed.greeted().await;
     let first = stored(&mut bed, &mut line).await;
     let upload = ordered(&mut bed, &mut line, order(1)).await;

@@ -43,7 +43,7 @@ use connection_limit::ConnectionLimit;
 use disk_sampler::{DiskSampler, SampleError};
 use grpc::{Gateway, RejectionLog};
 use known_clients::KnownClients;
-use open_file_limits::Room;
+use open_file_limits::ConnectionLimits;
 use readiness::Readiness;
 use records::Records;
 use registry::{EndReason, Message, Registry};
@@ -62,7 +62,7 @@ pub struct Server {
     config: Config,
     http: TcpListener,
     grpc: TcpListener,
-    room: Room,
+    room: ConnectionLimits,
     registry: Registry,
     records: Records,
     store: Store,
@@ -80,7 +80,7 @@ impl Server {
     /// # Errors
     /// The folder is in use, an address is taken, or the disk failed.
     pub async fn bind(mut config: Config) -> anyhow::Result<Self> {
-        let room = Room::make();
+        let room = ConnectionLimits::make();
         let (store, records) = open_data(&config.data_dir).await?;
         let listen = |setting, addr| {
             listener::listen(addr).map_err(|error| port::explained(setting, addr, error))
@@ -177,7 +177,7 @@ impl Server {
         let drain = self.work.drain().clone();
         self.work.spawn(retention::run(records, store, self.config.keep_records, drain));
         let doors = GrpcShutdown::default();
-        let Room { agents, operators } = self.room;
+        let ConnectionLimits { agents, operators } = self.room;
         self.lines.spawn(http::serve(self.http, http::router(app), operators, self.lines.clone()));
         self.lines.spawn(serve_agents(gateway, self.grpc, agents, doors.clone()));
         info!(event = "server.ready", %http_addr, %grpc_addr, version = VERSION, "server ready");

@@ -21,14 +21,14 @@ const USUAL_LIMIT: u64 = 1024;
 
 /// Room for connections.
 #[derive(Debug)]
-pub(crate) struct Room {
+pub(crate) struct ConnectionLimits {
     /// At rest each client takes one connection; in the minute after it has sent a file, two.
     pub(crate) agents: ConnectionLimit,
     /// One for each request, and those that are kept alive.
     pub(crate) operators: ConnectionLimit,
 }
 
-impl Room {
+impl ConnectionLimits {
     /// Raises the limit of open files of this process as far as the system allows, and logs if that
     /// is too low.
     pub(crate) fn make() -> Self {

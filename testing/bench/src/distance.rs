@@ -4,17 +4,17 @@
 use std::time::Duration;
 
 use filepull_core::human::{self, parse_duration, parse_size};
-use filepull_testkit::net::plain::{Poured, pour};
-use filepull_testkit::net::{Hosts, Line, Network, parse_rate};
+use filepull_testkit::net::plain::{SendReport, pour};
+use filepull_testkit::net::{Hosts, Link, Network, parse_rate};
 use serde::Serialize;
 
 use crate::Bench;
-use crate::must;
 use crate::product::Product;
-use crate::report::{Report, Table, print, tell, write_json};
-use crate::rig::Rig;
-use crate::source::{self, Source};
+use crate::report::{BenchReport, Table, print, tell, write_json};
+use crate::setup::Setup;
+use crate::source::{self, SourceFile};
 use crate::stats::Sorted;
+use crate::targets;
 
 /// What was typed.
 #[derive(Clone, Debug, clap::Args)]
@@ -43,19 +43,19 @@ const DEFAULT_WINDOW: &str = "1MiB";
 
 /// One line.
 #[derive(Debug, Serialize)]
-struct Measured {
-    line: Line,
+struct DistanceMeasurement {
+    line: Link,
     bytes: u64,
     /// As it came out, with the machine's own share.
     rtt_seconds: f64,
-    product: Series,
-    default_window: Series,
-    plain_tcp: Vec<Poured>,
+    product: DistanceSeries,
+    default_window: DistanceSeries,
+    plain_tcp: Vec<SendReport>,
 }
 
 /// The runs with one window, in seconds.
 #[derive(Debug, Serialize)]
-struct Series {
+struct DistanceSeries {
     first: f64,
     rest: Vec<f64>,
 }
@@ -65,28 +65,28 @@ pub(crate) async fn run(args: &Args, bench: &Bench) -> anyhow::Result<()> {
     let folder = source::folder(&bench.folder)?;
     let head = bench.head(folder.path()).await?;
     print(&head);
-    let source = Source::make(&folder.path().join("source"), args.size)?;
+    let source = SourceFile::make(&folder.path().join("source"), args.size)?;
     let network = Network::make(&args.hosts).await?;
     let mut measured = Vec::new();
     for &rtt in &args.rtt {
         for &rate in &args.rate {
-            let line = Line { rtt, rate, loss_percent: 0.0, queue: args.queue };
+            let line = Link { rtt, rate, loss_percent: 0.0, queue: args.queue };
             tell(line.in_words());
             let place = folder.path().join(measured.len().to_string());
-            let rig = Rig { bench, network: &network, source: &source, folder: &place };
+            let rig = Setup { bench, network: &network, source: &source, folder: &place };
             measured.push(measure(&rig, line, args.runs).await?);
         }
     }
     print(format!("\n{}", table(&measured, args.size)));
     print(NOTES);
-    let results = Results { hosts: &args.hosts, measured };
-    write_json(bench.json.as_deref(), &Report { mode: "distance", head: &head, results })
+    let results = DistanceResults { hosts: &args.hosts, measured };
+    write_json(bench.json.as_deref(), &BenchReport { mode: "distance", head: &head, results })
 }
 
 #[derive(Debug, Serialize)]
-struct Results<'a> {
+struct DistanceResults<'a> {
     hosts: &'a Hosts,
-    measured: Vec<Measured>,
+    measured: Vec<DistanceMeasurement>,
 }
 
 const NOTES: &str = "\
@@ -96,17 +96,17 @@ others find one that has been used before. Time: from the HTTP request to the an
 digest. 1 MiB is what hyper's server grants each stream if tonic is told nothing.";
 
 /// Measures one line.
-async fn measure(rig: &Rig<'_>, line: Line, n_runs: u32) -> anyhow::Result<Measured> {
+async fn measure(rig: &Setup<'_>, line: Link, n_runs: u32) -> anyhow::Result<DistanceMeasurement> {
     // Started before the line is there, or everything would wait for it.
     let product = rig.start("product", &[], &[]).await?;
     let other = rig.start(DEFAULT_WINDOW, &[("STREAM_WINDOW", DEFAULT_WINDOW)], &[]).await?;
     let laid = line.lay(rig.network, rig.folder).await?;
-    let mut measured = Measured {
+    let mut measured = DistanceMeasurement {
         line,
         bytes: rig.source.size,
         rtt_seconds: rig.network.round_trip().await?,
-        product: Series { first: pull(rig, &product).await?, rest: Vec::new() },
-        default_window: Series { first: pull(rig, &other).await?, rest: Vec::new() },
+        product: DistanceSeries { first: pull(rig, &product).await?, rest: Vec::new() },
+        default_window: DistanceSeries { first: pull(rig, &other).await?, rest: Vec::new() },
         plain_tcp: Vec::new(),
     };
     for round in 1..=n_runs {
@@ -123,12 +123,12 @@ async fn measure(rig: &Rig<'_>, line: Line, n_runs: u32) -> anyhow::Result<Measu
 }
 
 /// Pulls the file once; the seconds it took.
-async fn pull(rig: &Rig<'_>, product: &Product) -> anyhow::Result<f64> {
+async fn pull(rig: &Setup<'_>, product: &Product) -> anyhow::Result<f64> {
     source::settle(rig.folder)?;
     Ok(product.pull(rig.source).await?.as_secs_f64())
 }
 
-fn table(measured: &[Measured], size: u64) -> String {
+fn table(measured: &[DistanceMeasurement], size: u64) -> String {
     let size = format!("{}, MB/s", human::size(size));
     let mut table = Table::new(&[
         &size,
@@ -146,11 +146,13 @@ fn table(measured: &[Measured], size: u64) -> String {
     table.to_string()
 }
 
-impl Measured {
+impl DistanceMeasurement {
     fn cells(&self) -> Vec<String> {
-        let rate = |seconds: f64| Poured { bytes: self.bytes, seconds }.megabytes_per_second();
-        let median = |series: &Series| rate(Sorted::of(series.rest.iter().copied()).median());
-        let plain = Sorted::of(self.plain_tcp.iter().map(Poured::megabytes_per_second)).median();
+        let rate = |seconds: f64| SendReport { bytes: self.bytes, seconds }.megabytes_per_second();
+        let median =
+            |series: &DistanceSeries| rate(Sorted::of(series.rest.iter().copied()).median());
+        let plain =
+            Sorted::of(self.plain_tcp.iter().map(SendReport::megabytes_per_second)).median();
         let (ours, other) = (median(&self.product), median(&self.default_window));
         let rates = [ours, rate(self.product.first), other, rate(self.default_window.first), plain];
         let mut cells = vec![self.line.in_words(), format!("{:.1} ms", self.rtt_seconds * 1e3)];
@@ -162,9 +164,9 @@ impl Measured {
     /// The floor is set for one distance and one size, and for a line that does not itself stand in
     /// the way.
     fn compared(&self, over_default: f64, over_plain: f64) -> String {
-        let Line { rtt, rate, .. } = self.line;
-        let judged = rtt == must::FAR && rate.is_none() && self.bytes == must::SIZE;
-        let verdict = judged.then(|| must::OVER_DEFAULT_WINDOW.verdict(over_default));
+        let Link { rtt, rate, .. } = self.line;
+        let judged = rtt == targets::FAR && rate.is_none() && self.bytes == targets::SIZE;
+        let verdict = judged.then(|| targets::OVER_DEFAULT_WINDOW.verdict(over_default));
         let verdict = verdict.unwrap_or_default();
         format!("{over_default:.1} x 1 MiB, {over_plain:.2} x TCP {verdict}")
     }

@@ -3,15 +3,15 @@
 
 mod measure;
 mod pulls;
-mod rig;
+mod setup;
 mod table;
 
 use filepull_testkit::fleet::make_room;
 
 use crate::Bench;
-use crate::must;
-use crate::report::{Report, print, write_json};
-use measure::{Measured, measure};
+use crate::report::{BenchReport, print, write_json};
+use crate::targets;
+use measure::{FleetMeasurement, measure};
 use table::table;
 
 /// What was typed.
@@ -33,15 +33,18 @@ pub(crate) async fn run(args: &Args, bench: &Bench) -> anyhow::Result<()> {
     let head = bench.head(&bench.folder).await?;
     print(&head);
     print(format!("limit     {room}"));
-    let mut measured: Vec<Measured> = Vec::new();
+    let mut measured: Vec<FleetMeasurement> = Vec::new();
     for &n_clients in &args.clients {
         let next = measure(bench, n_clients).await?;
         let added_kib = measured.last().map(|smaller| next.added_kib(smaller));
-        measured.push(Measured { added_kib, ..next });
+        measured.push(FleetMeasurement { added_kib, ..next });
     }
     print(format!("\n{}", table(&measured)));
     print(notes());
-    write_json(bench.json.as_deref(), &Report { mode: "fleet", head: &head, results: measured })
+    write_json(
+        bench.json.as_deref(),
+        &BenchReport { mode: "fleet", head: &head, results: measured },
+    )
 }
 
 fn notes() -> String {
@@ -66,6 +69,6 @@ kept, until `done`: recorded, 1 KiB sent, read twice at the source, verified, fs
 of the folder. p50 and p99 hold the wait for a turn: the server runs 20 at once. So small a file
 travels on the connection of its session. Pulls lost: not `done`, or not exactly one whole file.
 Peak memory: the most that was resident, from the restart of the server to the last pull.",
-        fleet = must::FLEET
+        fleet = targets::FLEET
     )
 }

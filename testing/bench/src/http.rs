@@ -22,7 +22,7 @@ pub(crate) struct Http {
 
 /// What it answered.
 #[derive(Clone, Debug)]
-pub(crate) struct Answer {
+pub(crate) struct BenchResponse {
     pub(crate) status: StatusCode,
     /// Where the answer says to look next.
     pub(crate) location: Option<String>,
@@ -45,7 +45,7 @@ impl Http {
         Self { base, client }
     }
 
-    pub(crate) async fn get(&self, path: &str, limit: Duration) -> anyhow::Result<Answer> {
+    pub(crate) async fn get(&self, path: &str, limit: Duration) -> anyhow::Result<BenchResponse> {
         self.ask(Method::GET, path, Bytes::new(), limit).await
     }
 
@@ -54,7 +54,7 @@ impl Http {
         path: &str,
         json: &serde_json::Value,
         limit: Duration,
-    ) -> anyhow::Result<Answer> {
+    ) -> anyhow::Result<BenchResponse> {
         self.ask(Method::POST, path, json.to_string().into(), limit).await
     }
 
@@ -64,7 +64,7 @@ impl Http {
         path: &str,
         body: Bytes,
         limit: Duration,
-    ) -> anyhow::Result<Answer> {
+    ) -> anyhow::Result<BenchResponse> {
         let uri = format!("{}{path}", self.base);
         let mut request = Request::builder().method(method).uri(&uri).body(Full::new(body))?;
         let json = HeaderValue::from_static("application/json");
@@ -74,7 +74,7 @@ impl Http {
             let (head, body) = response.into_parts();
             let location = head.headers.get(LOCATION).and_then(|place| place.to_str().ok());
             let location = location.map(str::to_owned);
-            anyhow::Ok(Answer {
+            anyhow::Ok(BenchResponse {
                 status: head.status,
                 location,
                 body: body.collect().await?.to_bytes(),
@@ -85,7 +85,7 @@ impl Http {
     }
 }
 
-impl Answer {
+impl BenchResponse {
     /// The body as JSON, if the request succeeded.
     pub(crate) fn json(&self) -> anyhow::Result<serde_json::Value> {
         anyhow::ensure!(self.status.is_success(), "{}: {}", self.status, self.text());

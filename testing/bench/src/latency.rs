@@ -8,11 +8,11 @@ use hyper::StatusCode;
 use serde::Serialize;
 
 use crate::Bench;
-use crate::http::Answer;
+use crate::http::BenchResponse;
 use crate::machine::Machine;
 use crate::product::{CLIENT, Product};
-use crate::report::{Report, Table, print, tell, write_json};
-use crate::source::{self, Source};
+use crate::report::{BenchReport, Table, print, tell, write_json};
+use crate::source::{self, SourceFile};
 use crate::stats::Sorted;
 
 /// What was typed.
@@ -33,7 +33,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 /// The answers on one file system, in seconds.
 #[derive(Debug, Serialize)]
-struct Measured {
+struct LatencyMeasurement {
     file_system: String,
     accepted_seconds: Vec<f64>,
     done_seconds: Vec<f64>,
@@ -55,7 +55,10 @@ pub(crate) async fn run(args: &Args, bench: &Bench) -> anyhow::Result<()> {
     }
     print(format!("\n{}", table(&measured)));
     print(NOTES);
-    write_json(bench.json.as_deref(), &Report { mode: "latency", head: &head, results: measured })
+    write_json(
+        bench.json.as_deref(),
+        &BenchReport { mode: "latency", head: &head, results: measured },
+    )
 }
 
 const NOTES: &str = "\
@@ -66,11 +69,11 @@ show when it arrives.
 done: GET /trigger?id=client1&wait, answered once a file of 1 KiB is recorded, sent, read twice,
 verified, synced, renamed, and recorded as done. Downloads are deleted between the runs.";
 
-async fn measure(n_runs: u32, bench: &Bench, parent: &Path) -> anyhow::Result<Measured> {
+async fn measure(n_runs: u32, bench: &Bench, parent: &Path) -> anyhow::Result<LatencyMeasurement> {
     let folder = source::folder(parent)?;
-    let source = Source::make(&folder.path().join("source"), SIZE)?;
+    let source = SourceFile::make(&folder.path().join("source"), SIZE)?;
     let product = Product::start(&bench.programs, folder.path(), &source).await?;
-    let mut measured = Measured {
+    let mut measured = LatencyMeasurement {
         file_system: Machine::look(folder.path()).file_system,
         accepted_seconds: Vec::new(),
         done_seconds: Vec::new(),
@@ -114,11 +117,11 @@ async fn done(product: &Product) -> anyhow::Result<Duration> {
     Ok(took)
 }
 
-fn refused(answer: &Answer) -> String {
+fn refused(answer: &BenchResponse) -> String {
     format!("the trigger was answered {}: {}", answer.status, answer.text())
 }
 
-fn table(measured: &[Measured]) -> String {
+fn table(measured: &[LatencyMeasurement]) -> String {
     let mut table = Table::new(&["latency, ms", " on", "p50", "p99", "min", "max"]);
     for measured in measured {
         let rows = [("accepted", &measured.accepted_seconds), ("done", &measured.done_seconds)];

@@ -1,24 +1,24 @@
 //! `filepull-bench`: what filepull costs, measured from outside.
 
 mod agent;
-mod contestant;
+mod competitor;
 mod distance;
 mod fleet;
 mod http;
 mod latency;
 mod machine;
 mod memory;
-mod must;
 mod peers;
 mod plot;
 mod product;
 mod records;
 mod report;
-mod rig;
 mod scale;
 mod server;
+mod setup;
 mod source;
 mod stats;
+mod targets;
 mod throughput;
 mod uplink;
 

@@ -9,10 +9,10 @@ use rustix::fs::statvfs;
 use serde::Serialize;
 
 use crate::Bench;
-use crate::must::{self, Must};
 use crate::product::Ends;
-use crate::report::{Report, Table, mib, print, tell, write_json};
-use crate::source::{self, Source};
+use crate::report::{BenchReport, Table, mib, print, tell, write_json};
+use crate::source::{self, SourceFile};
+use crate::targets::{self, Target};
 use crowd::Crowd;
 use stalled::Stalled;
 
@@ -35,7 +35,7 @@ pub(crate) struct Args {
 const RESERVE: u64 = 3 << 30;
 
 #[derive(Debug, Serialize)]
-struct Measured {
+struct MemoryMeasurement {
     clients: u32,
     bytes: u64,
     /// None where the disk has no room for so many copies.
@@ -50,8 +50,8 @@ struct Peaks {
 }
 
 #[derive(Debug, Serialize)]
-struct Results {
-    transfers: Vec<Measured>,
+struct MemoryResults {
+    transfers: Vec<MemoryMeasurement>,
     stalled: Vec<Stalled>,
 }
 
@@ -75,8 +75,8 @@ pub(crate) async fn run(args: &Args, bench: &Bench) -> anyhow::Result<()> {
         print(stalled_table(&stalled));
     }
     print(NOTES);
-    let results = Results { transfers, stalled };
-    write_json(bench.json.as_deref(), &Report { mode: "memory", head: &head, results })
+    let results = MemoryResults { transfers, stalled };
+    write_json(bench.json.as_deref(), &BenchReport { mode: "memory", head: &head, results })
 }
 
 const NOTES: &str = "\
@@ -85,29 +85,29 @@ several agents the one that had most. Each row is a fresh server with fresh agen
 before the transfers. A window is what HTTP/2 lets an agent send ahead; besides it each upload has a
 batch that is being written and another one that waits, 256 KiB each where 20 share them.";
 
-async fn measure(bench: &Bench, clients: u32, bytes: u64) -> anyhow::Result<Measured> {
+async fn measure(bench: &Bench, clients: u32, bytes: u64) -> anyhow::Result<MemoryMeasurement> {
     let folder = source::folder(&bench.folder)?;
     let disk = statvfs(folder.path())?;
     let needed = bytes.saturating_mul(u64::from(clients) + 1).saturating_add(RESERVE);
     if disk.f_bavail.saturating_mul(disk.f_frsize) < needed {
         tell(format!("no room: {} would be needed", human::size(needed)));
-        return Ok(Measured { clients, bytes, peaks: None });
+        return Ok(MemoryMeasurement { clients, bytes, peaks: None });
     }
-    let source = Source::noughts(&folder.path().join("source"), bytes)?;
+    let source = SourceFile::noughts(&folder.path().join("source"), bytes)?;
     let places = (folder.path(), folder.path());
     let crowd = Crowd::start(&bench.programs, places, &source, clients, "separate").await?;
     let before = crowd.peak_rss()?;
     crowd.pull_all(&source).await?;
     let after = crowd.peak_rss()?;
     crowd.end().await?;
-    Ok(Measured { clients, bytes, peaks: Some(Peaks { before, after }) })
+    Ok(MemoryMeasurement { clients, bytes, peaks: Some(Peaks { before, after }) })
 }
 
-fn table(measured: &[Measured]) -> String {
+fn table(measured: &[MemoryMeasurement]) -> String {
     let headings =
         ["peak memory, MiB", "at once", "server connected", "server", "agent", " server", " agent"];
     let mut table = Table::new(&headings);
-    for Measured { clients, bytes, peaks } in measured {
+    for MemoryMeasurement { clients, bytes, peaks } in measured {
         let names = [human::size(*bytes), clients.to_string()];
         let Some(Peaks { before, after }) = peaks else {
             table.row(names.into_iter().chain(["no room on this disk".to_owned()]));
@@ -118,9 +118,9 @@ fn table(measured: &[Measured]) -> String {
         let figures = figures.map(|mib| format!("{mib:.1}"));
         // The floors are set for one transfer.
         let judged =
-            |must: Must, mib| if *clients == 1 { must.verdict(mib) } else { String::new() };
+            |must: Target, mib| if *clients == 1 { must.verdict(mib) } else { String::new() };
         let verdicts =
-            [judged(must::SERVER_MIB, after.server), judged(must::AGENT_MIB, after.agent)];
+            [judged(targets::SERVER_MIB, after.server), judged(targets::AGENT_MIB, after.agent)];
         table.row(names.into_iter().chain(figures).chain(verdicts));
     }
     table.to_string()

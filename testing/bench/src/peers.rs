@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use filepull_testkit::proc_files;
-use filepull_testkit::process::{self, LOOK_AGAIN, Running, START_LIMIT};
+use filepull_testkit::process::{self, ChildProcess, LOOK_AGAIN, START_LIMIT};
 use serde::Serialize;
 use tokio::process::Command;
 use tokio::time::sleep;
 
-use crate::must::Must;
-use crate::source::Source;
+use crate::source::SourceFile;
+use crate::targets::Target;
 
 /// A program that is ready to copy files.
 pub(crate) struct Peer {
@@ -26,12 +26,12 @@ pub(crate) struct Peer {
     /// Where it puts the copies.
     inbox: PathBuf,
     /// The end that is dialled, if there are two ends.
-    daemon: Option<Running>,
+    daemon: Option<ChildProcess>,
     /// The command that copies a source to a new file of that name in the inbox.
     copy: Box<CopyCommand>,
 }
 
-type CopyCommand = dyn Fn(&Source, &str) -> Command;
+type CopyCommand = dyn Fn(&SourceFile, &str) -> Command;
 
 /// What a reader must know of a peer to judge its figures.
 #[derive(Clone, Debug, Serialize)]
@@ -41,12 +41,12 @@ pub(crate) struct Facts {
     /// What is certain about the copy when it says it is done.
     pub(crate) assures: &'static str,
     /// How many times as fast filepull must be in a release (PERFORMANCE.md).
-    pub(crate) must: Option<Must>,
+    pub(crate) must: Option<Target>,
 }
 
 /// One copy: the time it took, and the CPU of both ends.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Copied {
+pub(crate) struct CopyResult {
     pub(crate) took: Duration,
     /// The end that was dialled.
     pub(crate) server_cpu: Duration,
@@ -75,10 +75,10 @@ pub(crate) async fn start_all(folder: &Path) -> (Vec<Peer>, Vec<String>) {
 impl Peer {
     /// Copies the source to a new file. The copy is checked by its size and deleted, both after
     /// the clock has stopped.
-    pub(crate) async fn copy(&self, source: &Source) -> anyhow::Result<Copied> {
+    pub(crate) async fn copy(&self, source: &SourceFile) -> anyhow::Result<CopyResult> {
         let name = format!("copy-{}", fastrand::u64(..));
         let command = (self.copy)(source, &name);
-        let daemon_before = self.daemon.as_ref().map(Running::usage).transpose()?;
+        let daemon_before = self.daemon.as_ref().map(ChildProcess::usage).transpose()?;
         let client_before = proc_files::reaped_by_us()?;
         let began = Instant::now();
         process::finish(command, source.limit()).await.with_context(|| self.last_words())?;
@@ -93,7 +93,7 @@ impl Peer {
         let copy = self.inbox.join(name);
         source.check_copy(&copy)?;
         std::fs::remove_file(&copy)?;
-        Ok(Copied { took, server_cpu, client_cpu })
+        Ok(CopyResult { took, server_cpu, client_cpu })
     }
 
     /// Ends its daemon and waits until it is gone.
@@ -105,12 +105,12 @@ impl Peer {
     }
 
     fn last_words(&self) -> String {
-        self.daemon.as_ref().map(Running::last_words).unwrap_or_default()
+        self.daemon.as_ref().map(ChildProcess::last_words).unwrap_or_default()
     }
 }
 
 /// The CPU of a daemon once the processes it made for a connection have ended and been counted.
-async fn at_rest(daemon: &Running, n_processes: usize) -> anyhow::Result<Duration> {
+async fn at_rest(daemon: &ChildProcess, n_processes: usize) -> anyhow::Result<Duration> {
     let deadline = Instant::now() + START_LIMIT;
     loop {
         let usage = daemon.usage()?;

@@ -10,9 +10,9 @@ use anyhow::Context as _;
 use filepull_core::human;
 use serde_json::Value;
 
-use crate::must;
 use crate::report::tell;
 use crate::stats::Sorted;
+use crate::targets;
 use axis::Scale;
 use chart::{Chart, Curve};
 
@@ -85,7 +85,7 @@ fn memory(fleets: &[Value], source: [String; 2]) -> anyhow::Result<Chart> {
         x_title: "clients",
         x_in_words: |clients| format!("{clients:.0}"),
         y_scale: Scale::Linear,
-        floor: Some(must::CLIENT_KIB),
+        floor: Some(targets::CLIENT_KIB),
         curves: vec![Curve { name: "server".to_owned(), points: by_clients(fleets, kib)? }],
         source,
     })
@@ -98,7 +98,7 @@ fn cpu(fleets: &[Value], source: [String; 2]) -> anyhow::Result<Chart> {
         x_title: "clients",
         x_in_words: |clients| format!("{clients:.0}"),
         y_scale: Scale::Linear,
-        floor: Some(must::REST_PERCENT),
+        floor: Some(targets::REST_PERCENT),
         curves: vec![Curve { name: "server".to_owned(), points: by_clients(fleets, percent)? }],
         source,
     })

@@ -10,10 +10,10 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::process::Command;
 
-use crate::agent::Agent;
+use crate::agent::AgentProcess;
 use crate::http::Http;
-use crate::server::Server;
-use crate::source::Source;
+use crate::server::ServerProcess;
+use crate::source::SourceFile;
 
 /// The client that is asked for its files.
 pub(crate) const CLIENT: &str = "client1";
@@ -49,8 +49,8 @@ impl Ends<f64> {
 /// A server and an agent that is connected to it.
 #[derive(Debug)]
 pub(crate) struct Product {
-    pub(crate) server: Server,
-    agent: Agent,
+    pub(crate) server: ServerProcess,
+    agent: AgentProcess,
     pub(crate) http: Http,
     downloads: PathBuf,
 }
@@ -80,26 +80,26 @@ impl Product {
     pub(crate) async fn start(
         programs: &Programs,
         folder: &Path,
-        source: &Source,
+        source: &SourceFile,
     ) -> anyhow::Result<Self> {
-        let server = Server::start(&programs.server, folder).await?;
+        let server = ServerProcess::start(&programs.server, folder).await?;
         Self::join(server, process::command(&programs.agent), source, folder).await
     }
 
     /// The same, of a server that runs and an agent that is started by `program`.
     pub(crate) async fn join(
-        server: Server,
+        server: ServerProcess,
         program: Command,
-        source: &Source,
+        source: &SourceFile,
         folder: &Path,
     ) -> anyhow::Result<Self> {
-        let agent = Agent::start(program, CLIENT, &server, source, folder).await?;
+        let agent = AgentProcess::start(program, CLIENT, &server, source, folder).await?;
         let (http, downloads) = (Http::new(server.http.clone()), server.data_dir.join(CLIENT));
         Ok(Self { server, agent, http, downloads })
     }
 
     /// Pulls a file: the time from the request to the answer that says `done`.
-    pub(crate) async fn pull(&self, source: &Source) -> anyhow::Result<Duration> {
+    pub(crate) async fn pull(&self, source: &SourceFile) -> anyhow::Result<Duration> {
         pull(&self.server, CLIENT, source, source.limit()).await
     }
 
@@ -137,9 +137,9 @@ impl Product {
 /// Pulls a file from a client: the time from the request to the answer that says `done`. The file
 /// that came is checked by its size and deleted, both after the clock has stopped.
 pub(crate) async fn pull(
-    server: &Server,
+    server: &ServerProcess,
     client: &str,
-    source: &Source,
+    source: &SourceFile,
     limit: Duration,
 ) -> anyhow::Result<Duration> {
     let order = json!({ "client": client, "path": source.name() });

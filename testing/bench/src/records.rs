@@ -6,10 +6,10 @@ pub(crate) mod fill;
 use filepull_core::human;
 
 use crate::Bench;
-use crate::report::{Report, Table, mib, print, tell, write_json};
+use crate::report::{BenchReport, Table, mib, print, tell, write_json};
 use crate::source;
 use crate::stats::Sorted;
-use ask::Measured;
+use ask::RecordsMeasurement;
 
 /// What was typed.
 #[derive(Clone, Debug, clap::Args)]
@@ -38,7 +38,10 @@ pub(crate) async fn run(args: &Args, bench: &Bench) -> anyhow::Result<()> {
     }
     print(format!("\n{}", table(&measured)));
     print(NOTES);
-    write_json(bench.json.as_deref(), &Report { mode: "records", head: &head, results: measured })
+    write_json(
+        bench.json.as_deref(),
+        &BenchReport { mode: "records", head: &head, results: measured },
+    )
 }
 
 const NOTES: &str = "\
@@ -51,12 +54,12 @@ is durable. Each is cancelled before the next. All on one connection that is kep
 the longest behind it.
 Old ones: a server with KEEP_RECORDS=30d on the same records, which lets the older half go; then as many are made again.";
 
-fn table(measured: &[Measured]) -> String {
+fn table(measured: &[RecordsMeasurement]) -> String {
     let sizes: Vec<String> = measured.iter().map(|one| one.filled.transfers.to_string()).collect();
     let mut headings = vec!["transfers on record"];
     headings.extend(sizes.iter().map(String::as_str));
     let mut table = Table::new(&headings);
-    let mut row = |name: &str, cell: &dyn Fn(&Measured) -> String| {
+    let mut row = |name: &str, cell: &dyn Fn(&RecordsMeasurement) -> String| {
         table.row([name.to_owned()].into_iter().chain(measured.iter().map(cell)));
     };
     row("records.db, MiB", &|one| format!("{:.1}", mib(one.filled.bytes)));

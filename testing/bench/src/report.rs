@@ -21,7 +21,7 @@ pub(crate) struct Head {
 
 /// A whole measurement, as it is written to a file.
 #[derive(Debug, Serialize)]
-pub(crate) struct Report<'a, T> {
+pub(crate) struct BenchReport<'a, T> {
     pub(crate) mode: &'static str,
     pub(crate) head: &'a Head,
     pub(crate) results: T,

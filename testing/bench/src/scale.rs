@@ -6,9 +6,9 @@ mod data;
 use serde::Serialize;
 
 use crate::Bench;
-use crate::must;
-use crate::report::{Report, Table, print, tell, write_json};
+use crate::report::{BenchReport, Table, print, tell, write_json};
 use crate::stats::Sorted;
+use crate::targets;
 use ask::{Answers, Start};
 use data::{Cache, Size};
 
@@ -32,7 +32,7 @@ pub(crate) struct Args {
 
 /// The measurements.
 #[derive(Debug, Serialize)]
-struct Measured {
+struct ScaleMeasurement {
     starts: Vec<Start>,
     answers: Vec<Answers>,
     memory: Memory,
@@ -74,11 +74,14 @@ pub(crate) async fn run(args: &Args, bench: &Bench) -> anyhow::Result<()> {
         clients,
     };
     let answers = ask::all(program, &whole, args).await?;
-    let measured = Measured { starts, answers, memory };
+    let measured = ScaleMeasurement { starts, answers, memory };
     print(format!("\n{}", table(&measured)));
     print(figures(&measured));
     print(NOTES);
-    write_json(bench.json.as_deref(), &Report { mode: "scale", head: &head, results: measured })
+    write_json(
+        bench.json.as_deref(),
+        &BenchReport { mode: "scale", head: &head, results: measured },
+    )
 }
 
 const NOTES: &str = "\
@@ -90,7 +93,7 @@ connection. A kind of request ends after 20 s even if not all were sent.
 Memory: resident after the first page of clients, with these clients on record and nothing else, less
 that of a server on an empty folder.";
 
-fn table(measured: &Measured) -> String {
+fn table(measured: &ScaleMeasurement) -> String {
     let mut table = Table::new(&["ms", "alone: p50", "p99", "8 callers: p50", "p99", "  p99"]);
     for Answers { name, alone, together } in &measured.answers {
         let (alone, together) = (millis(alone), millis(together));
@@ -98,7 +101,7 @@ fn table(measured: &Measured) -> String {
         let figures = [&alone, &together].into_iter().flat_map(|sorted| {
             [50, 99].map(|percent| format!("{:.2}", sorted.percentile(percent)))
         });
-        let verdict = format!("  {}", must::ANSWER_MS.verdict(worst));
+        let verdict = format!("  {}", targets::ANSWER_MS.verdict(worst));
         table.row(std::iter::once((*name).to_owned()).chain(figures).chain([verdict]));
     }
     table.to_string()
@@ -108,7 +111,7 @@ fn millis(seconds: &[f64]) -> Sorted {
     Sorted::of(seconds.iter().map(|seconds| seconds * 1e3))
 }
 
-fn figures(measured: &Measured) -> String {
+fn figures(measured: &ScaleMeasurement) -> String {
     let slowest =
         |seconds: fn(&Start) -> f64| Sorted::of(measured.starts.iter().map(seconds)).max();
     let answered = slowest(|start| start.answered_seconds);
@@ -116,9 +119,9 @@ fn figures(measured: &Measured) -> String {
     format!(
         "start until it answers   {answered:.2} s {}, the slowest of {}; until \"Ready.\" {:.2} s\n\
          offline client           {kib:.3} KiB {}\n",
-        must::START_SECONDS.verdict(answered),
+        targets::START_SECONDS.verdict(answered),
         measured.starts.len(),
         slowest(|start| start.ready_seconds),
-        must::OFFLINE_CLIENT_KIB.verdict(kib),
+        targets::OFFLINE_CLIENT_KIB.verdict(kib),
     )
 }

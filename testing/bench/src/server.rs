@@ -3,15 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use filepull_testkit::process::{self, Running, START_LIMIT};
+use filepull_testkit::process::{self, ChildProcess, START_LIMIT};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::ChildStdout;
 use tokio::time::timeout;
 
 /// A server that is ready.
 #[derive(Debug)]
-pub(crate) struct Server {
-    pub(crate) process: Running,
+pub(crate) struct ServerProcess {
+    pub(crate) process: ChildProcess,
     /// Where operators ask, such as `http://127.0.0.1:8080`.
     pub(crate) http: String,
     /// Where agents dial.
@@ -21,7 +21,7 @@ pub(crate) struct Server {
     _banner: BufReader<ChildStdout>,
 }
 
-impl Server {
+impl ServerProcess {
     /// Starts one on free ports; its files go to `server-data` in `folder`, its log beside it.
     pub(crate) async fn start(program: &Path, folder: &Path) -> anyhow::Result<Self> {
         Self::start_with(&[], program, folder).await
@@ -58,7 +58,7 @@ impl Server {
         let mut command = process::command(program);
         command.arg("server").arg("--data-dir").arg(&data_dir).env("LOG_FORMAT", "json");
         command.envs(settings.iter().copied());
-        let (process, stdout) = Running::start("server", command, folder)?;
+        let (process, stdout) = ChildProcess::start("server", command, folder)?;
         let mut stdout = BufReader::new(stdout);
         let banner = timeout(START_LIMIT, read_banner(&mut stdout)).await;
         let banner = banner.context("it does not become ready").and_then(|banner| banner);

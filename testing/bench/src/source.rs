@@ -10,12 +10,12 @@ use tempfile::TempDir;
 
 /// A file to be sent.
 #[derive(Clone, Debug)]
-pub(crate) struct Source {
+pub(crate) struct SourceFile {
     pub(crate) path: PathBuf,
     pub(crate) size: u64,
 }
 
-impl Source {
+impl SourceFile {
     /// Makes a file of `size` noughts, which take no room: neither here, nor where many copies of it
     /// go if that file system compresses. For measurements in which the contents play no part.
     pub(crate) fn noughts(folder: &Path, size: u64) -> anyhow::Result<Self> {

@@ -7,13 +7,13 @@ use filepull_core::human::{self, parse_size};
 use serde::Serialize;
 
 use crate::Bench;
-use crate::contestant::{self, Contestant, Run};
-use crate::must;
+use crate::competitor::{self, Competitor, Run};
 use crate::peers::{self, Facts};
 use crate::product::{Ends, Product};
-use crate::report::{Report, Table, mib, print, tell, write_json};
-use crate::source::{self, Source};
+use crate::report::{BenchReport, Table, mib, print, tell, write_json};
+use crate::source::{self, SourceFile};
 use crate::stats::Sorted;
+use crate::targets;
 
 /// What was typed.
 #[derive(Clone, Debug, clap::Args)]
@@ -31,7 +31,7 @@ pub(crate) struct Args {
 
 /// The runs of one program with one size.
 #[derive(Clone, Debug, Serialize)]
-struct Series {
+struct ThroughputSeries {
     #[serde(flatten)]
     facts: Facts,
     bytes: u64,
@@ -39,8 +39,8 @@ struct Series {
 }
 
 #[derive(Debug, Serialize)]
-struct Results {
-    series: Vec<Series>,
+struct ThroughputResults {
+    series: Vec<ThroughputSeries>,
     missing: Vec<String>,
     peak_rss_bytes: Ends<u64>,
 }
@@ -51,18 +51,18 @@ pub(crate) async fn run(args: &Args, bench: &Bench) -> anyhow::Result<()> {
     let mut head = bench.head(folder.path()).await?;
     let mut sources = Vec::new();
     for &size in &args.size {
-        sources.push(Source::make(&folder.path().join("source"), size)?);
+        sources.push(SourceFile::make(&folder.path().join("source"), size)?);
     }
     let first = sources.first().context("a size is needed")?;
     let product = Product::start(&bench.programs, folder.path(), first).await?;
-    let mut contestants = vec![Contestant::Product(Box::new(product))];
+    let mut contestants = vec![Competitor::Product(Box::new(product))];
     let mut missing = Vec::new();
     if args.peers {
         let started = peers::start_all(folder.path()).await;
-        contestants.extend(started.0.into_iter().map(|peer| Contestant::Peer(Box::new(peer))));
+        contestants.extend(started.0.into_iter().map(|peer| Competitor::Peer(Box::new(peer))));
         missing = started.1;
     }
-    let contestants = contestant::warm_up(contestants, first, &mut missing).await?;
+    let contestants = competitor::warm_up(contestants, first, &mut missing).await?;
 
     head.versions.extend(contestants.iter().skip(1).map(|peer| peer.facts().version));
     print(&head);
@@ -75,14 +75,14 @@ pub(crate) async fn run(args: &Args, bench: &Bench) -> anyhow::Result<()> {
         print(format!("\n{}", table(&measured, source)));
         series.extend(measured);
     }
-    let peak_rss_bytes = contestant::end(contestants).await?;
+    let peak_rss_bytes = competitor::end(contestants).await?;
     let Ends { server, agent } = peak_rss_bytes.map(mib);
     print(format!(
         "filepull, peak memory of all runs: server {server:.1} MiB, agent {agent:.1} MiB"
     ));
     print(NOTES);
-    let results = Results { series, missing, peak_rss_bytes };
-    write_json(bench.json.as_deref(), &Report { mode: "throughput", head: &head, results })
+    let results = ThroughputResults { series, missing, peak_rss_bytes };
+    write_json(bench.json.as_deref(), &BenchReport { mode: "throughput", head: &head, results })
 }
 
 const NOTES: &str = "
@@ -96,17 +96,17 @@ clock behind it ticks every 10 ms.
 checked by its size, then deleted.";
 
 async fn in_turn(
-    contestants: &[Contestant],
-    source: &Source,
+    contestants: &[Competitor],
+    source: &SourceFile,
     n_runs: u32,
     folder: &Path,
-) -> anyhow::Result<Vec<Series>> {
-    let new = |contestant: &Contestant| Series {
+) -> anyhow::Result<Vec<ThroughputSeries>> {
+    let new = |contestant: &Competitor| ThroughputSeries {
         facts: contestant.facts(),
         bytes: source.size,
         runs: Vec::new(),
     };
-    let mut series: Vec<Series> = contestants.iter().map(new).collect();
+    let mut series: Vec<ThroughputSeries> = contestants.iter().map(new).collect();
     for round in 1..=n_runs {
         tell(format!("{}: round {round} of {n_runs}", human::size(source.size)));
         for (contestant, series) in contestants.iter().zip(&mut series) {
@@ -117,7 +117,7 @@ async fn in_turn(
     Ok(series)
 }
 
-impl Series {
+impl ThroughputSeries {
     fn megabytes(&self) -> f64 {
         #[allow(clippy::cast_precision_loss, reason = "exact up to 9 PB")]
         let bytes = self.bytes as f64;
@@ -137,7 +137,7 @@ impl Series {
     }
 }
 
-fn table(measured: &[Series], source: &Source) -> String {
+fn table(measured: &[ThroughputSeries], source: &SourceFile) -> String {
     let size = human::size(source.size);
     let mut table = Table::new(&[
         &size,
@@ -159,7 +159,7 @@ fn table(measured: &[Series], source: &Source) -> String {
     table.to_string()
 }
 
-impl Series {
+impl ThroughputSeries {
     fn cells(&self, last: String) -> impl Iterator<Item = String> {
         let rates = self.rates();
         let rates = [rates.median(), rates.min(), rates.max()].map(|rate| format!("{rate:.0}"));
@@ -171,15 +171,15 @@ impl Series {
 }
 
 /// The floors are set for one size; other sizes are shown without a verdict.
-fn cpu_judged(ours: &Series) -> String {
+fn cpu_judged(ours: &ThroughputSeries) -> String {
     let cpu: f64 = ours.cpu().iter().sum();
-    let judged = || format!("CPU {}", must::CPU_PER_GB.verdict(cpu));
-    if ours.bytes == must::SIZE { judged() } else { String::new() }
+    let judged = || format!("CPU {}", targets::CPU_PER_GB.verdict(cpu));
+    if ours.bytes == targets::SIZE { judged() } else { String::new() }
 }
 
 /// `2.05 x (must be 1.3 or more: kept)`
-fn compared(peer: &Series, ratio: f64) -> String {
-    let must = peer.facts.must.filter(|_| peer.bytes == must::SIZE);
+fn compared(peer: &ThroughputSeries, ratio: f64) -> String {
+    let must = peer.facts.must.filter(|_| peer.bytes == targets::SIZE);
     let verdict = must.map(|must| must.verdict(ratio)).unwrap_or_default();
     format!("{ratio:.2} x {verdict}")
 }
@@ -187,19 +187,19 @@ fn compared(peer: &Series, ratio: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::must::Must;
+    use crate::targets::Target;
 
     #[test]
     fn rates_are_in_millions_of_bytes_and_cpu_is_per_billion() {
-        let must = Some(Must::AtLeast(1.3));
+        let must = Some(Target::AtLeast(1.3));
         let facts = Facts { name: "x", version: String::new(), assures: "", must };
         let run = |seconds| Run { seconds, server_cpu_seconds: 0.1, client_cpu_seconds: 0.3 };
         let runs = vec![run(0.1), run(0.2), run(0.4)];
-        let series = Series { facts, bytes: 100_000_000, runs };
+        let series = ThroughputSeries { facts, bytes: 100_000_000, runs };
         assert_eq!(series.rates().median().round(), 500.0);
         assert_eq!(series.cpu().map(f64::round), [1.0, 3.0]);
         assert_eq!(compared(&series, 1.25), "1.25 x ", "the floor is for another size");
-        let series = Series { bytes: must::SIZE, ..series };
+        let series = ThroughputSeries { bytes: targets::SIZE, ..series };
         assert_eq!(compared(&series, 1.25), "1.25 x (must be 1.3 or more: MISSED)");
     }
 }

@@ -5,22 +5,22 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use filepull_core::human::parse_duration;
-use filepull_testkit::net::plain::{Poured, pour};
-use filepull_testkit::net::{Hosts, Line, Network, Place, parse_rate};
+use filepull_testkit::net::plain::{SendReport, pour};
+use filepull_testkit::net::{Hosts, Link, Namespace, Network, parse_rate};
 use filepull_testkit::process::START_LIMIT;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::Bench;
-use crate::agent::Agent;
-use crate::must;
+use crate::agent::AgentProcess;
 use crate::product::{CLIENT, Product};
-use crate::report::{Report, Table, print, tell, write_json};
-use crate::rig::Rig;
-use crate::server::Server;
-use crate::source::{self, Source};
+use crate::report::{BenchReport, Table, print, tell, write_json};
+use crate::server::ServerProcess;
+use crate::setup::Setup;
+use crate::source::{self, SourceFile};
 use crate::stats::Sorted;
+use crate::targets;
 
 /// What was typed.
 #[derive(Clone, Debug, clap::Args)]
@@ -63,13 +63,13 @@ const SETTLE: Duration = Duration::from_secs(5);
 
 /// What is sent meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-enum Upload {
+enum UplinkMode {
     None,
     Separate,
     Shared,
 }
 
-impl Upload {
+impl UplinkMode {
     fn heartbeat(self) -> &'static str {
         match self {
             Self::None | Self::Separate => HEARTBEAT,
@@ -87,18 +87,18 @@ impl Upload {
 
 /// One line.
 #[derive(Debug, Serialize)]
-struct Measured {
-    line: Line,
+struct UplinkMeasurement {
+    line: Link,
     cases: Vec<Case>,
-    plain_tcp: Poured,
+    plain_tcp: SendReport,
 }
 
 #[derive(Debug, Serialize)]
 struct Case {
-    upload: Upload,
+    upload: UplinkMode,
     round_trip_ms: Vec<f64>,
     /// Of the file.
-    received: Poured,
+    received: SendReport,
 }
 
 /// Measures, prints and writes.
@@ -106,27 +106,27 @@ pub(crate) async fn run(args: &Args, bench: &Bench) -> anyhow::Result<()> {
     let folder = source::folder(&bench.folder)?;
     let head = bench.head(folder.path()).await?;
     print(&head);
-    let source = Source::make(&folder.path().join("source"), SIZE)?;
+    let source = SourceFile::make(&folder.path().join("source"), SIZE)?;
     let network = Network::make(&args.hosts).await?;
     let mut measured = Vec::new();
     for &rate in &args.rate {
         let Args { rtt, loss_percent, queue, .. } = *args;
-        let line = Line { rtt, rate, loss_percent, queue };
+        let line = Link { rtt, rate, loss_percent, queue };
         tell(line.in_words());
         let place = folder.path().join(measured.len().to_string());
-        let rig = Rig { bench, network: &network, source: &source, folder: &place };
+        let rig = Setup { bench, network: &network, source: &source, folder: &place };
         measured.push(measure(&rig, line, args.time).await?);
     }
     print(format!("\n{}", table(&measured)));
     print(NOTES);
-    let results = Results { hosts: &args.hosts, measured };
-    write_json(bench.json.as_deref(), &Report { mode: "uplink", head: &head, results })
+    let results = UplinkResults { hosts: &args.hosts, measured };
+    write_json(bench.json.as_deref(), &BenchReport { mode: "uplink", head: &head, results })
 }
 
 #[derive(Debug, Serialize)]
-struct Results<'a> {
+struct UplinkResults<'a> {
     hosts: &'a Hosts,
-    measured: Vec<Measured>,
+    measured: Vec<UplinkMeasurement>,
 }
 
 const NOTES: &str = "\
@@ -138,20 +138,25 @@ which is the default; shared: on that of the session (DATA_CONN=shared). MB/s: w
 file meanwhile; plain TCP: one connection and nothing else on the line.";
 
 /// Measures one line.
-async fn measure(rig: &Rig<'_>, line: Line, time: Duration) -> anyhow::Result<Measured> {
+async fn measure(rig: &Setup<'_>, line: Link, time: Duration) -> anyhow::Result<UplinkMeasurement> {
     let mut cases = Vec::new();
     std::fs::create_dir_all(rig.folder)?;
-    for upload in [Upload::None, Upload::Separate, Upload::Shared] {
+    for upload in [UplinkMode::None, UplinkMode::Separate, UplinkMode::Shared] {
         tell(format!("upload: {upload:?}"));
         cases.push(case(rig, line, upload, time).await?);
     }
     let laid = line.lay(rig.network, rig.folder).await?;
     let plain_tcp = pour(rig.network, rig.folder, u64::MAX, time / 2).await?;
     laid.take_up(rig.network).await?;
-    Ok(Measured { line, cases, plain_tcp })
+    Ok(UplinkMeasurement { line, cases, plain_tcp })
 }
 
-async fn case(rig: &Rig<'_>, line: Line, upload: Upload, time: Duration) -> anyhow::Result<Case> {
+async fn case(
+    rig: &Setup<'_>,
+    line: Link,
+    upload: UplinkMode,
+    time: Duration,
+) -> anyhow::Result<Case> {
     // Started before the line is there, or everything would wait for it.
     let of_server = [
         ("HEARTBEAT", upload.heartbeat()),
@@ -162,8 +167,8 @@ async fn case(rig: &Rig<'_>, line: Line, upload: Upload, time: Duration) -> anyh
     let others = start_others(rig, &product.server, upload).await?;
     let laid = line.lay(rig.network, rig.folder).await?;
     let transfer = match upload {
-        Upload::None => None,
-        Upload::Separate | Upload::Shared => Some(begin(&product).await?),
+        UplinkMode::None => None,
+        UplinkMode::Separate | UplinkMode::Shared => Some(begin(&product).await?),
     };
     sleep(SETTLE).await;
     let n_before = pongs(&product)?.len();
@@ -179,23 +184,23 @@ async fn case(rig: &Rig<'_>, line: Line, upload: Upload, time: Duration) -> anyh
     }
     product.end().await?;
     std::fs::remove_dir_all(rig.folder.join("product"))?;
-    Ok(Case { upload, round_trip_ms, received: Poured { bytes, seconds } })
+    Ok(Case { upload, round_trip_ms, received: SendReport { bytes, seconds } })
 }
 
 /// The clients that send nothing. With [`Upload::Shared`] there are none: what counts there is
 /// the line that the file is on.
 async fn start_others(
-    rig: &Rig<'_>,
-    server: &Server,
-    upload: Upload,
-) -> anyhow::Result<Vec<Agent>> {
+    rig: &Setup<'_>,
+    server: &ServerProcess,
+    upload: UplinkMode,
+) -> anyhow::Result<Vec<AgentProcess>> {
     let mut others = Vec::new();
-    for number in (2..=N_CLIENTS).filter(|_| upload != Upload::Shared) {
+    for number in (2..=N_CLIENTS).filter(|_| upload != UplinkMode::Shared) {
         let client = format!("client{number}");
         let folder = rig.folder.join("product").join(&client);
         std::fs::create_dir_all(&folder)?;
-        let program = rig.network.command_in(Place::Agent, &rig.bench.programs.agent);
-        others.push(Agent::start(program, &client, server, rig.source, &folder).await?);
+        let program = rig.network.command_in(Namespace::Agent, &rig.bench.programs.agent);
+        others.push(AgentProcess::start(program, &client, server, rig.source, &folder).await?);
     }
     Ok(others)
 }
@@ -231,10 +236,10 @@ fn pong(line: &str) -> Option<f64> {
     Some(event["round_trip_us"].as_f64().filter(|_| is_pong)? / 1e3)
 }
 
-fn table(measured: &[Measured]) -> String {
+fn table(measured: &[UplinkMeasurement]) -> String {
     let mut table =
         Table::new(&["round trip, ms", " upload", "pings", "p50", "p99", "max", "MB/s", " p99 is"]);
-    for Measured { line, cases, plain_tcp } in measured {
+    for UplinkMeasurement { line, cases, plain_tcp } in measured {
         let rest = cases.first().map_or(f64::NAN, |idle| idle.sorted().percentile(99));
         for case in cases {
             table.row([line.in_words()].into_iter().chain(case.cells(rest)));
@@ -260,13 +265,13 @@ impl Case {
             [sorted.percentile(50), p99, sorted.max()].map(|ms| format!("{ms:.0}"));
         let ratio = p99 / rest;
         let (name, verdict) = match self.upload {
-            Upload::None => ("none", String::new()),
-            Upload::Separate => ("separate", must::OVER_REST.verdict(ratio)),
-            Upload::Shared => ("shared", String::new()),
+            UplinkMode::None => ("none", String::new()),
+            UplinkMode::Separate => ("separate", targets::OVER_REST.verdict(ratio)),
+            UplinkMode::Shared => ("shared", String::new()),
         };
         let rate = match self.upload {
-            Upload::None => String::new(),
-            Upload::Separate | Upload::Shared => {
+            UplinkMode::None => String::new(),
+            UplinkMode::Separate | UplinkMode::Shared => {
                 format!("{:.3}", self.received.megabytes_per_second())
             }
         };

@@ -12,7 +12,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, ChildStderr};
 use tokio::time::timeout;
 
-use crate::ground::Ground;
+use crate::sandbox::Sandbox;
 use crate::tool;
 
 /// A system call of a program: its name, and which of those that one thread makes.
@@ -52,7 +52,7 @@ impl Attached {
     ///
     /// # Errors
     /// It cannot be traced.
-    pub async fn listing(ground: &Ground, pid: u32, folder: &Path) -> anyhow::Result<Self> {
+    pub async fn listing(ground: &Sandbox, pid: u32, folder: &Path) -> anyhow::Result<Self> {
         Self::attach(ground, pid, folder, &[]).await
     }
 
@@ -61,7 +61,7 @@ impl Attached {
     /// # Errors
     /// It cannot be traced.
     pub async fn killing(
-        ground: &Ground,
+        ground: &Sandbox,
         pid: u32,
         folder: &Path,
         point: &Point,
@@ -77,7 +77,7 @@ impl Attached {
     /// # Errors
     /// It cannot be traced.
     pub async fn failing(
-        ground: &Ground,
+        ground: &Sandbox,
         pid: u32,
         folder: &Path,
         fault: &str,
@@ -89,7 +89,7 @@ impl Attached {
     }
 
     async fn attach(
-        ground: &Ground,
+        ground: &Sandbox,
         pid: u32,
         folder: &Path,
         args: &[&str],

@@ -14,12 +14,12 @@ use tokio::runtime::Builder;
 use tokio::time::timeout;
 
 use crate::alone;
-use crate::ground::Ground;
+use crate::counters::Counters;
 use crate::mutations;
 use crate::promise::Promise;
 use crate::promises;
-use crate::report::{Row, Verdict, tell, tell_all};
-use crate::tally::Tally;
+use crate::report::{PromiseVerdict, ReportRow, tell, tell_all};
+use crate::sandbox::Sandbox;
 use crate::trial::{SOAK, Trial};
 
 /// Break what filepull runs on, and see whether a promise breaks.
@@ -117,16 +117,16 @@ async fn attempt_all(args: &Args, chosen: &[&'static Promise]) -> anyhow::Result
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(0..1_000_000));
     let mut rows = Vec::new();
     for &promise in chosen {
-        let mut row = Row::new(promise, seed);
+        let mut row = ReportRow::new(promise, seed);
         let skipped = args.skip.iter().any(|name| promise.id.eq_ignore_ascii_case(name));
         let missing: Vec<String> = promise.needs.iter().filter_map(|need| need.missing()).collect();
         if skipped {
-            row.verdict = Verdict::Skipped;
+            row.verdict = PromiseVerdict::Skipped;
         } else if !missing.is_empty() {
-            row.verdict = Verdict::Missing(missing.join(", "));
+            row.verdict = PromiseVerdict::Missing(missing.join(", "));
         } else {
             // A ground of its own: what one trial leaves behind is in nobody's way.
-            let ground = Arc::new(Ground::claim(args.dir.as_deref())?);
+            let ground = Arc::new(Sandbox::claim(args.dir.as_deref())?);
             let (tally, programs) = (row.tally.clone(), programs.clone());
             let (count, soak) = (args.count, args.soak);
             attempt(&mut row, Trial { programs, ground, tally, seed, count, soak }).await;
@@ -141,15 +141,15 @@ async fn attempt_all(args: &Args, chosen: &[&'static Promise]) -> anyhow::Result
     Ok(exit_code(&rows))
 }
 
-async fn attempt(row: &mut Row, trial: Trial) {
+async fn attempt(row: &mut ReportRow, trial: Trial) {
     let began = Instant::now();
     let limit = row.promise.limit * CUT_AFTER * if trial.soak { SOAK } else { 1 };
     let tried = timeout(limit, (row.promise.attempt)(&trial)).await;
     row.took = began.elapsed();
     row.verdict = match tried {
-        Ok(Ok(())) => Verdict::Held,
-        Ok(Err(error)) => Verdict::Broken(format!("{error:#}")),
-        Err(_) => Verdict::Broken(format!("not finished after {} s", limit.as_secs())),
+        Ok(Ok(())) => PromiseVerdict::Held,
+        Ok(Err(error)) => PromiseVerdict::Broken(format!("{error:#}")),
+        Err(_) => PromiseVerdict::Broken(format!("not finished after {} s", limit.as_secs())),
     };
 }
 
@@ -158,20 +158,20 @@ fn find_programs(folder: &std::path::Path) -> anyhow::Result<Programs> {
     Ok(Programs { server: find("filepull")?, agent: find("filepull-agent")? })
 }
 
-fn exit_code(rows: &[Row]) -> ExitCode {
-    let any = |is: fn(&Verdict) -> bool| rows.iter().any(|row| is(&row.verdict));
-    if any(|verdict| matches!(verdict, Verdict::Broken(_))) {
+fn exit_code(rows: &[ReportRow]) -> ExitCode {
+    let any = |is: fn(&PromiseVerdict) -> bool| rows.iter().any(|row| is(&row.verdict));
+    if any(|verdict| matches!(verdict, PromiseVerdict::Broken(_))) {
         ExitCode::from(1)
-    } else if any(|verdict| matches!(verdict, Verdict::Missing(_))) {
+    } else if any(|verdict| matches!(verdict, PromiseVerdict::Missing(_))) {
         ExitCode::from(2)
     } else {
         ExitCode::SUCCESS
     }
 }
 
-impl Row {
+impl ReportRow {
     fn new(promise: &'static Promise, seed: u64) -> Self {
-        let (tally, verdict, took) = (Tally::default(), Verdict::Skipped, Duration::ZERO);
+        let (tally, verdict, took) = (Counters::default(), PromiseVerdict::Skipped, Duration::ZERO);
         Self { promise, seed, tally, verdict, took }
     }
 }

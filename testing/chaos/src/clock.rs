@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use crate::stage::Stage;
+use crate::scenario::Scenario;
 
 /// The wall clock of a server.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ impl Clock {
     ///
     /// # Errors
     /// libfaketime is not installed, or the disk failed.
-    pub fn give(stage: &mut Stage, first: &str) -> anyhow::Result<Self> {
+    pub fn give(stage: &mut Scenario, first: &str) -> anyhow::Result<Self> {
         sweep();
         let folders = fs::read_dir("/usr/lib")?.flatten();
         let library = folders.map(|folder| folder.path().join("faketime/libfaketimeMT.so.1"));

@@ -14,7 +14,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::process::Child;
 use tokio::time::{sleep, timeout};
 
-use crate::ground::Ground;
+use crate::sandbox::Sandbox;
 use crate::tool;
 
 /// Which file system.
@@ -28,32 +28,32 @@ pub enum FileSystem {
 
 /// A disk that is mounted at a folder.
 #[derive(Debug)]
-pub struct Disk {
-    ground: Arc<Ground>,
+pub struct LoopDisk {
+    ground: Arc<Sandbox>,
     image: PathBuf,
     at: PathBuf,
 }
 
 /// Disks that hang on one plug: each is mounted on or beneath the one before.
 #[derive(Debug)]
-pub struct Disks(pub Vec<Disk>);
+pub struct LoopDisks(pub Vec<LoopDisk>);
 
-impl Disks {
+impl LoopDisks {
     /// A disk for the data folder, and one of its own for the records in it if `apart`.
     ///
     /// # Errors
     /// A tool failed.
     pub async fn make(
-        ground: &Arc<Ground>,
+        ground: &Arc<Sandbox>,
         file_system: FileSystem,
         name: &str,
         data_dir: &Path,
         apart: bool,
     ) -> anyhow::Result<Self> {
-        let mut disks = vec![Disk::make(ground, file_system, name, data_dir).await?];
+        let mut disks = vec![LoopDisk::make(ground, file_system, name, data_dir).await?];
         if apart {
             let (name, at) = (format!("{name}-records"), data_dir.join(".filepull"));
-            disks.push(Disk::make(ground, file_system, &name, &at).await?);
+            disks.push(LoopDisk::make(ground, file_system, &name, &at).await?);
         }
         Ok(Self(disks))
     }
@@ -62,8 +62,8 @@ impl Disks {
     ///
     /// # Errors
     /// The tool does not start.
-    pub fn switches(&self) -> anyhow::Result<Vec<Switch>> {
-        self.0.iter().map(Disk::switch).collect()
+    pub fn switches(&self) -> anyhow::Result<Vec<DiskSwitch>> {
+        self.0.iter().map(LoopDisk::switch).collect()
     }
 
     /// Takes all away and brings them back.
@@ -83,7 +83,7 @@ impl Disks {
 
 /// A finger on the switch: the cut itself then takes no time.
 #[derive(Debug)]
-pub struct Switch {
+pub struct DiskSwitch {
     tool: Child,
 }
 
@@ -112,13 +112,13 @@ impl FileSystem {
     }
 }
 
-impl Disk {
+impl LoopDisk {
     /// Makes a disk and mounts it at `at`, which is made too.
     ///
     /// # Errors
     /// A tool failed.
     pub async fn make(
-        ground: &Arc<Ground>,
+        ground: &Arc<Sandbox>,
         file_system: FileSystem,
         name: &str,
         at: &Path,
@@ -134,7 +134,7 @@ impl Disk {
     ///
     /// # Errors
     /// It cannot be mounted.
-    pub async fn of(ground: &Arc<Ground>, image: &Path, at: &Path) -> anyhow::Result<Self> {
+    pub async fn of(ground: &Arc<Sandbox>, image: &Path, at: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(at)?;
         let disk = Self { ground: Arc::clone(ground), image: image.to_owned(), at: at.to_owned() };
         disk.mount().await?;
@@ -145,10 +145,10 @@ impl Disk {
     ///
     /// # Errors
     /// The tool does not start.
-    pub fn switch(&self) -> anyhow::Result<Switch> {
+    pub fn switch(&self) -> anyhow::Result<DiskSwitch> {
         let mut command = tool::command(&self.ground, "xfs_io");
         command.arg("-x").arg(&self.at).stdin(Stdio::piped());
-        Ok(Switch { tool: command.spawn().context("starting xfs_io")? })
+        Ok(DiskSwitch { tool: command.spawn().context("starting xfs_io")? })
     }
 
     /// Takes the disk away.
@@ -178,7 +178,7 @@ impl Disk {
     }
 }
 
-impl Switch {
+impl DiskSwitch {
     /// Cuts the power.
     ///
     /// # Errors

@@ -15,9 +15,9 @@ use anyhow::Context as _;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
-use crate::disk::{Disk, FileSystem, text};
-use crate::ground::Ground;
-use crate::stage::{LOOK_AGAIN, PATIENCE};
+use crate::disk::{FileSystem, LoopDisk, text};
+use crate::sandbox::Sandbox;
+use crate::scenario::{LOOK_AGAIN, PATIENCE};
 use crate::tool;
 
 const IMAGE_LEN: u64 = 128 << 20;
@@ -30,12 +30,12 @@ const SOMETHING: &str = ".something";
 /// Such a disk, mounted.
 #[derive(Debug)]
 pub struct FailingDisk {
-    ground: Arc<Ground>,
+    ground: Arc<Sandbox>,
     /// What the device lies on.
-    beneath: Disk,
+    beneath: LoopDisk,
     device: PathBuf,
     at: PathBuf,
-    disk: Disk,
+    disk: LoopDisk,
 }
 
 impl FailingDisk {
@@ -43,14 +43,14 @@ impl FailingDisk {
     ///
     /// # Errors
     /// A tool failed.
-    pub async fn make(ground: &Arc<Ground>, name: &str, at: &Path) -> anyhow::Result<Self> {
+    pub async fn make(ground: &Arc<Sandbox>, name: &str, at: &Path) -> anyhow::Result<Self> {
         let name = format!("{name}-beneath");
         let folder = ground.folder().join(format!("{name}-mounted"));
-        let beneath = Disk::make(ground, FileSystem::Ext4, &name, &folder).await?;
+        let beneath = LoopDisk::make(ground, FileSystem::Ext4, &name, &folder).await?;
         let device = folder.join("device");
         File::create(&device)?.set_len(IMAGE_LEN)?;
         tool::run(ground, "mkfs.ext4", &[MKFS, &[text(&device)?]].concat()).await?;
-        let disk = Disk::of(ground, &device, at).await?;
+        let disk = LoopDisk::of(ground, &device, at).await?;
         Ok(Self { ground: Arc::clone(ground), beneath, device, at: at.to_owned(), disk })
     }
 

@@ -23,7 +23,7 @@ const EVIDENCE_LEN: usize = 200;
 const SEED: &str = "1";
 
 /// A bug, and the commands that catch it.
-struct Bug {
+struct Mutation {
     name: String,
     patch: PathBuf,
     catchers: Vec<String>,
@@ -38,7 +38,7 @@ pub async fn run(names: &[String]) -> anyhow::Result<ExitCode> {
     let source = PathBuf::from(String::from_utf8(source.stdout)?.trim());
     let own = std::env::current_exe()?;
     let target = own.parent().and_then(Path::parent).context("a program is in a folder")?;
-    let copy = Copy { source, folder: target.join("chaos-mutations") };
+    let copy = WorkspaceCopy { source, folder: target.join("chaos-mutations") };
     let bugs = bugs(&copy.source, names)?;
     copy.refresh().await?;
     copy.build().await?;
@@ -56,7 +56,7 @@ pub async fn run(names: &[String]) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(u8::from(n_green != 0)))
 }
 
-fn bugs(source: &Path, names: &[String]) -> anyhow::Result<Vec<Bug>> {
+fn bugs(source: &Path, names: &[String]) -> anyhow::Result<Vec<Mutation>> {
     let mut bugs = Vec::new();
     for entry in fs::read_dir(source.join("testing/chaos/mutations"))? {
         let patch = entry?.path();
@@ -68,7 +68,7 @@ fn bugs(source: &Path, names: &[String]) -> anyhow::Result<Vec<Bug>> {
         let catchers = text.lines().filter_map(|line| line.strip_prefix("Caught-by: "));
         let catchers: Vec<String> = catchers.map(str::to_owned).collect();
         anyhow::ensure!(!catchers.is_empty(), "{name} does not say what catches it");
-        bugs.push(Bug { name, patch, catchers });
+        bugs.push(Mutation { name, patch, catchers });
     }
     bugs.sort_by(|a, b| a.name.cmp(&b.name));
     anyhow::ensure!(!bugs.is_empty(), "no planted bug is called {}", names.join(", "));
@@ -76,12 +76,12 @@ fn bugs(source: &Path, names: &[String]) -> anyhow::Result<Vec<Bug>> {
 }
 
 /// A copy of the workspace that keeps what it has built.
-struct Copy {
+struct WorkspaceCopy {
     source: PathBuf,
     folder: PathBuf,
 }
 
-impl Copy {
+impl WorkspaceCopy {
     fn workspace(&self) -> PathBuf {
         self.folder.join("workspace")
     }
@@ -152,7 +152,7 @@ impl Copy {
     }
 
     /// How many commands did not catch a bug.
-    async fn plant(&self, bug: &Bug) -> anyhow::Result<usize> {
+    async fn plant(&self, bug: &Mutation) -> anyhow::Result<usize> {
         self.refresh().await?;
         let mut command = Command::new("patch");
         command.current_dir(self.workspace()).args(["-p1", "-s", "-i"]).arg(&bug.patch);

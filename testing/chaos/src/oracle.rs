@@ -14,17 +14,17 @@ use anyhow::{Context as _, bail};
 use serde_json::Value;
 use tokio::task::block_in_place;
 
-use crate::cells::Cells;
-use crate::tally::Tally;
-use seen::{Place, Seen, path, places, see};
+use crate::counters::Counters;
+use crate::test_pattern::TestPattern;
+use seen::{ObservedFile, Place, path, places, see};
 
 /// The memory of one data folder.
 #[derive(Debug, Default)]
 pub struct Oracle {
-    tally: Tally,
-    files: BTreeMap<Place, Seen>,
+    tally: Counters,
+    files: BTreeMap<Place, ObservedFile>,
     /// Downloads that an answer called done, by the id of their transfer.
-    done: BTreeMap<String, Answered>,
+    done: BTreeMap<String, AnsweredTrigger>,
     /// Ids that an answer called recorded.
     promised: BTreeSet<String>,
     /// Downloads that the trial itself took away to make room.
@@ -36,7 +36,7 @@ const YOUNG: Duration = Duration::from_secs(3);
 
 /// What an answer said of a download.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Answered {
+struct AnsweredTrigger {
     place: Place,
     len: u64,
     digest: String,
@@ -44,7 +44,7 @@ struct Answered {
 
 impl Oracle {
     /// An oracle that counts what it sees.
-    pub fn new(tally: Tally) -> Self {
+    pub fn new(tally: Counters) -> Self {
         Self { tally, ..Self::default() }
     }
 
@@ -60,7 +60,7 @@ impl Oracle {
     pub fn answered(&mut self, transfer: &Value) -> anyhow::Result<()> {
         let id = transfer["id"].as_str().context("a transfer has an id")?.to_owned();
         self.promised.insert(id.clone());
-        let Some(answered) = Answered::read(transfer)? else { return Ok(()) };
+        let Some(answered) = AnsweredTrigger::read(transfer)? else { return Ok(()) };
         match self.done.insert(id.clone(), answered.clone()) {
             Some(before) if before != answered => {
                 Err(self.wrong(format!("{id}: an answer said {before:?}, now {answered:?}")))
@@ -75,7 +75,7 @@ impl Oracle {
     /// It cannot be read.
     pub fn stranger(&mut self, data_dir: &Path, client: &str, name: &str) -> anyhow::Result<()> {
         let place = (client.to_owned(), name.to_owned());
-        let seen = Seen { stranger: true, ..see(&path(data_dir, &place))?.1 };
+        let seen = ObservedFile { stranger: true, ..see(&path(data_dir, &place))?.1 };
         self.files.insert(place, seen);
         Ok(())
     }
@@ -144,14 +144,14 @@ impl Oracle {
         }
         let (bytes, seen) = see(&path)?;
         if let Some(known) = self.files.get_mut(place) {
-            let now = Seen { stranger: known.stranger, doubtful: known.doubtful, ..seen };
+            let now = ObservedFile { stranger: known.stranger, doubtful: known.doubtful, ..seen };
             if now != *known {
                 let text = format!("{client}/{name} has changed: it was {known:?}, it is {now:?}");
                 return Err(self.wrong(text));
             }
             known.doubtful = false;
         } else {
-            if let Err(flaw) = Cells::read(client, &bytes) {
+            if let Err(flaw) = TestPattern::read(client, &bytes) {
                 return Err(self.wrong(format!("{client}/{name} (sha256 {}): {flaw}", seen.digest)));
             }
             self.files.insert(place.clone(), seen);
@@ -176,7 +176,7 @@ impl Oracle {
             if !is_final(transfer) {
                 *open.entry(transfer["client"].as_str().unwrap_or_default()).or_default() += 1;
             }
-            let Some(answered) = Answered::read(transfer)? else {
+            let Some(answered) = AnsweredTrigger::read(transfer)? else {
                 if self.done.contains_key(id) {
                     return Err(self.wrong(format!("{id} was done, and is now {transfer}")));
                 }
@@ -214,7 +214,7 @@ impl Oracle {
     /// An answer is not true.
     pub fn bears_out(&self, transfers: &[Value]) -> anyhow::Result<()> {
         for transfer in transfers {
-            let Some(answered) = Answered::read(transfer)? else { continue };
+            let Some(answered) = AnsweredTrigger::read(transfer)? else { continue };
             let on_disk = self.files.get(&answered.place);
             let same = on_disk.is_some_and(|seen| {
                 !seen.stranger && seen.len == answered.len && seen.digest == answered.digest
@@ -278,7 +278,7 @@ impl Oracle {
     }
 }
 
-impl Answered {
+impl AnsweredTrigger {
     fn read(transfer: &Value) -> anyhow::Result<Option<Self>> {
         if transfer["state"] != "done" {
             return Ok(None);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 
-use crate::tool::Need;
+use crate::tool::Requirement;
 use crate::trial::Trial;
 
 /// One promise of RELIABILITY.md, and the trial that would break it.
@@ -15,7 +15,7 @@ pub struct Promise {
     /// What is promised, in one sentence.
     pub promised: &'static str,
     /// What a trial cannot do without.
-    pub needs: &'static [Need],
+    pub needs: &'static [Requirement],
     /// How long a trial at CI counts may take on two cores.
     pub limit: Duration,
     /// Tries to break it. An error is the evidence that it broke.

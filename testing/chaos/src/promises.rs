@@ -1,43 +1,43 @@
 //! The table of the promises. To add one: a file in `promises/` with a `PROMISE`, and its name here.
 
-mod r1;
-mod r10;
-mod r11;
-mod r12;
-mod r13;
-mod r14;
-mod r15;
-mod r16;
-mod r2;
-mod r3;
-mod r4;
-mod r5;
-mod r6;
-mod r7;
-mod r8;
-mod r9;
+mod dead_links_noticed;
+mod durable_answers;
+mod every_trigger_answered;
+mod failing_disks;
+mod fleet_returns;
+mod fresh_means_fresh;
+mod never_mixed;
+mod no_overwrite;
+mod nothing_wrong_published;
+mod one_id_many_agents;
+mod one_result;
+mod one_transfer;
+mod restart_loses_nothing;
+mod resume_is_cheap;
+mod verify_finds_damage;
+mod whole_or_absent;
 
 use crate::promise::Promise;
 
 /// Every promise that can be tried, in the order of the table.
 pub const ALL: &[Promise] = &[
-    r1::PROMISE,
-    r2::PROMISE,
-    r3::PROMISE,
-    r4::PROMISE,
-    r5::PROMISE,
-    r6::PROMISE,
-    r7::PROMISE,
-    r8::PROMISE,
-    r9::PROMISE,
-    r10::PROMISE,
-    r11::PROMISE,
-    r12::PROMISE,
-    r13::PROMISE,
-    r14::PROMISE,
-    r15::PROMISE,
-    r16::PROMISE,
+    whole_or_absent::PROMISE,
+    no_overwrite::PROMISE,
+    durable_answers::PROMISE,
+    one_result::PROMISE,
+    nothing_wrong_published::PROMISE,
+    never_mixed::PROMISE,
+    fresh_means_fresh::PROMISE,
+    one_transfer::PROMISE,
+    every_trigger_answered::PROMISE,
+    resume_is_cheap::PROMISE,
+    dead_links_noticed::PROMISE,
+    one_id_many_agents::PROMISE,
+    failing_disks::PROMISE,
+    restart_loses_nothing::PROMISE,
+    fleet_returns::PROMISE,
+    verify_finds_damage::PROMISE,
 ];
 
 /// Those that are tried only if they are named: they take too long for everybody who changes something.
-pub const LONG: &[Promise] = &[r11::SLOW];
+pub const LONG: &[Promise] = &[dead_links_noticed::SLOW];

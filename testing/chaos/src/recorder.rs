@@ -16,9 +16,9 @@ use fastrand::Rng;
 use tokio::process::Child;
 use tokio::time::sleep;
 
-use crate::disk::{Disk, text};
-use crate::ground::Ground;
-use crate::stage::{LOOK_AGAIN, PATIENCE};
+use crate::disk::{LoopDisk, text};
+use crate::sandbox::Sandbox;
+use crate::scenario::{LOOK_AGAIN, PATIENCE};
 use crate::tool;
 
 const PLUGIN: &str = include_str!("recorder.py");
@@ -36,12 +36,12 @@ const FLUSH: u8 = 2;
 /// A recorded disk, mounted.
 #[derive(Debug)]
 pub struct Recorder {
-    ground: Arc<Ground>,
+    ground: Arc<Sandbox>,
     /// The image as mkfs left it.
     empty: PathBuf,
     log: PathBuf,
     file: PathBuf,
-    disk: Disk,
+    disk: LoopDisk,
     server: Child,
 }
 
@@ -50,7 +50,7 @@ impl Recorder {
     ///
     /// # Errors
     /// A tool failed.
-    pub async fn start(ground: &Arc<Ground>, name: &str, at: &Path) -> anyhow::Result<Self> {
+    pub async fn start(ground: &Arc<Sandbox>, name: &str, at: &Path) -> anyhow::Result<Self> {
         let path = |what: &str| ground.folder().join(format!("{name}-{what}"));
         let (empty, image, log, file) = (path("empty"), path("image"), path("log"), path("disk"));
         File::create(&empty)?.set_len(IMAGE_LEN)?;
@@ -68,7 +68,7 @@ impl Recorder {
             anyhow::ensure!(Instant::now() < deadline, "nbdfuse and nbdkit show no disk");
             sleep(LOOK_AGAIN).await;
         }
-        let disk = Disk::of(ground, &file, at).await?;
+        let disk = LoopDisk::of(ground, &file, at).await?;
         Ok(Self { ground: Arc::clone(ground), empty, log, file, disk, server })
     }
 
@@ -96,12 +96,12 @@ impl Recorder {
 #[derive(Debug)]
 pub struct Recording {
     empty: PathBuf,
-    steps: Vec<Step>,
+    steps: Vec<RecordedStep>,
 }
 
 /// A block, or part of one, that was written; or a flush.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Step {
+struct RecordedStep {
     /// Where it begins in the log.
     begins: u64,
     write: Option<(u64, Vec<u8>)>,
@@ -174,7 +174,7 @@ impl Recording {
     }
 }
 
-fn steps(log: &[u8]) -> anyhow::Result<Vec<Step>> {
+fn steps(log: &[u8]) -> anyhow::Result<Vec<RecordedStep>> {
     let mut steps = Vec::new();
     let mut rest = log;
     while let Some((head, after)) = rest.split_first_chunk::<HEAD_LEN>() {
@@ -184,12 +184,12 @@ fn steps(log: &[u8]) -> anyhow::Result<Vec<Step>> {
         let (mut bytes, after) = after.split_at_checked(len).context("the log is cut short")?;
         rest = after;
         match head[0] {
-            FLUSH => steps.push(Step { begins, write: None }),
+            FLUSH => steps.push(RecordedStep { begins, write: None }),
             WRITE => {
                 while !bytes.is_empty() {
                     let room = BLOCK_LEN - usize::try_from(offset)? % BLOCK_LEN;
                     let (block, others) = bytes.split_at(room.min(bytes.len()));
-                    steps.push(Step { begins, write: Some((offset, block.to_vec())) });
+                    steps.push(RecordedStep { begins, write: Some((offset, block.to_vec())) });
                     offset += block.len() as u64;
                     bytes = others;
                 }
@@ -213,8 +213,8 @@ mod tests {
     #[test]
     fn a_log_becomes_blocks_and_flushes() {
         let log = [packed(WRITE, 4000, &[7; 200]), packed(FLUSH, 0, &[])].concat();
-        let write = |offset, len| Step { begins: 0, write: Some((offset, vec![7; len])) };
-        let flush = Step { begins: 213, write: None };
+        let write = |offset, len| RecordedStep { begins: 0, write: Some((offset, vec![7; len])) };
+        let flush = RecordedStep { begins: 213, write: None };
         assert_eq!(steps(&log).expect("a log"), [write(4000, 96), write(4096, 104), flush]);
         assert!(steps(&log[..100]).is_err());
         assert!(steps(&packed(3, 0, &[])).is_err());

@@ -5,27 +5,27 @@ use std::io::{self, Write as _};
 use std::time::Duration;
 
 use crate::cli::Args;
+use crate::counters::Counters;
 use crate::promise::Promise;
-use crate::tally::Tally;
 
 /// How a trial went.
 #[derive(Debug)]
-pub struct Row {
+pub struct ReportRow {
     /// Which promise.
     pub promise: &'static Promise,
     /// Where all chance came from.
     pub seed: u64,
     /// What was counted.
-    pub tally: Tally,
+    pub tally: Counters,
     /// Whether the promise held.
-    pub verdict: Verdict,
+    pub verdict: PromiseVerdict,
     /// How long it took.
     pub took: Duration,
 }
 
 /// What a trial came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum PromiseVerdict {
     /// Nothing broke the promise.
     Held,
     /// Something did: the evidence.
@@ -36,7 +36,7 @@ pub enum Verdict {
     Missing(String),
 }
 
-impl fmt::Display for Verdict {
+impl fmt::Display for PromiseVerdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Held => "held",
@@ -47,16 +47,16 @@ impl fmt::Display for Verdict {
     }
 }
 
-impl Row {
+impl ReportRow {
     /// Everything about it in one line.
     pub fn line(&self) -> String {
         let Self { promise, seed, tally, verdict, took } = self;
         let (id, promised) = (promise.id, promise.promised);
         let mut line = format!("{id:9}{verdict:8}{promised} ");
         let _ = match verdict {
-            Verdict::Missing(what) => write!(line, "Cannot be tried without {what}."),
-            Verdict::Skipped => write!(line, "Not tried: --skip."),
-            Verdict::Held | Verdict::Broken(_) => write!(
+            PromiseVerdict::Missing(what) => write!(line, "Cannot be tried without {what}."),
+            PromiseVerdict::Skipped => write!(line, "Not tried: --skip."),
+            PromiseVerdict::Held | PromiseVerdict::Broken(_) => write!(
                 line,
                 "[{tally}; {} files read, {} wrong; seed {seed}; {:.1} s{}]",
                 tally.n_files(),
@@ -70,7 +70,7 @@ impl Row {
 
     /// Why it broke, and how to see it again.
     pub fn evidence(&self, args: &Args) -> Option<String> {
-        let Verdict::Broken(evidence) = &self.verdict else { return None };
+        let PromiseVerdict::Broken(evidence) = &self.verdict else { return None };
         let mut again = format!("filepull-chaos {} --seed {}", self.promise.id, self.seed);
         if let Some(count) = args.count {
             let _ = write!(again, " --count {count}");
@@ -83,13 +83,13 @@ impl Row {
 }
 
 /// The table of a whole run.
-pub fn tell_all(rows: &[Row]) {
+pub fn tell_all(rows: &[ReportRow]) {
     let mut text = format!(
         "\n{:9}{:9}{:>9}{:>9}{:>7}{:>9}\n",
         "", "verdict", "faults", "files", "wrong", "seconds"
     );
     let (mut faults, mut files, mut wrong, mut seconds) = (0, 0, 0, 0.0);
-    for Row { promise, tally, verdict, took, .. } in rows {
+    for ReportRow { promise, tally, verdict, took, .. } in rows {
         let (f, n, w) = (tally.n_faults(), tally.n_files(), tally.n_wrong());
         let (id, took) = (promise.id, took.as_secs_f64());
         let verdict = verdict.to_string();

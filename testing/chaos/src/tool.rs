@@ -8,7 +8,7 @@ use filepull_testkit::process;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::ground::Ground;
+use crate::sandbox::Sandbox;
 
 /// No tool that is run to its end takes longer.
 const TOOL_LIMIT: Duration = Duration::from_secs(30);
@@ -16,7 +16,7 @@ const TOOL_LIMIT: Duration = Duration::from_secs(30);
 /// What a trial cannot do without. Where it is missing the trial fails, unless it is skipped by
 /// name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Need {
+pub enum Requirement {
     /// The rights of root.
     Root,
     /// A program, and the Debian package it comes in.
@@ -28,46 +28,46 @@ pub enum Need {
 }
 
 /// Loop devices with ext4 and XFS, and the power cut.
-pub const LOOP_DISKS: &[Need] = &[
-    Need::Root,
-    Need::Program("mkfs.ext4", "e2fsprogs"),
-    Need::Program("mkfs.xfs", "xfsprogs"),
-    Need::Program("xfs_io", "xfsprogs"),
-    Need::FileSystem("ext4"),
-    Need::FileSystem("xfs"),
-    Need::Program("strace", "strace"),
+pub const LOOP_DISKS: &[Requirement] = &[
+    Requirement::Root,
+    Requirement::Program("mkfs.ext4", "e2fsprogs"),
+    Requirement::Program("mkfs.xfs", "xfsprogs"),
+    Requirement::Program("xfs_io", "xfsprogs"),
+    Requirement::FileSystem("ext4"),
+    Requirement::FileSystem("xfs"),
+    Requirement::Program("strace", "strace"),
 ];
 
 /// A disk whose writes are recorded.
-pub const RECORDED_DISKS: &[Need] = &[
-    Need::Program("nbdkit", "nbdkit"),
-    Need::Plugin("python", "nbdkit-plugin-python"),
-    Need::Program("nbdfuse", "libnbd-bin"),
-    Need::Program("fusermount3", "fuse3"),
-    Need::FileSystem("fuse"),
+pub const RECORDED_DISKS: &[Requirement] = &[
+    Requirement::Program("nbdkit", "nbdkit"),
+    Requirement::Plugin("python", "nbdkit-plugin-python"),
+    Requirement::Program("nbdfuse", "libnbd-bin"),
+    Requirement::Program("fusermount3", "fuse3"),
+    Requirement::FileSystem("fuse"),
 ];
 
 /// Namespaces with a router between them, which drops, resets, forgets and delays.
-pub const NETWORKS: &[Need] = &[
-    Need::Root,
-    Need::Program("ip", "iproute2"),
-    Need::Program("tc", "iproute2"),
-    Need::Program("iptables", "iptables"),
-    Need::Program("nft", "nftables"),
-    Need::Program("sysctl", "procps"),
+pub const NETWORKS: &[Requirement] = &[
+    Requirement::Root,
+    Requirement::Program("ip", "iproute2"),
+    Requirement::Program("tc", "iproute2"),
+    Requirement::Program("iptables", "iptables"),
+    Requirement::Program("nft", "nftables"),
+    Requirement::Program("sysctl", "procps"),
 ];
 
 /// The needs of two lists together; `N` is how many that are.
-pub const fn both<const N: usize>(one: &[Need], other: &[Need]) -> [Need; N] {
+pub const fn both<const N: usize>(one: &[Requirement], other: &[Requirement]) -> [Requirement; N] {
     assert!(one.len() + other.len() == N, "N is how many there are");
-    let mut all = [Need::Root; N];
+    let mut all = [Requirement::Root; N];
     let (first, second) = all.split_at_mut(one.len());
     first.copy_from_slice(one);
     second.copy_from_slice(other);
     all
 }
 
-impl Need {
+impl Requirement {
     /// Says what is missing, if it is.
     pub fn missing(self) -> Option<String> {
         match self {
@@ -91,7 +91,7 @@ impl Need {
 }
 
 /// A command that belongs to this run and knows nothing else of our environment.
-pub fn command(ground: &Ground, program: &str) -> Command {
+pub fn command(ground: &Sandbox, program: &str) -> Command {
     let mut command = Command::new(program);
     let (mark, folder) = ground.mark();
     command.env_clear().env("PATH", process::PATH).env("LC_ALL", "C").env(mark, folder);
@@ -104,7 +104,7 @@ pub fn command(ground: &Ground, program: &str) -> Command {
 ///
 /// # Errors
 /// It failed, with its words, or does not end.
-pub async fn run(ground: &Ground, program: &str, args: &[&str]) -> anyhow::Result<String> {
+pub async fn run(ground: &Sandbox, program: &str, args: &[&str]) -> anyhow::Result<String> {
     let mut command = command(ground, program);
     let output = timeout(TOOL_LIMIT, command.args(args).output()).await;
     let output = output.with_context(|| format!("{program} does not end"))?;

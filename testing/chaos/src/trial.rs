@@ -5,8 +5,8 @@ use std::sync::Arc;
 use fastrand::Rng;
 use filepull_e2e::Programs;
 
-use crate::ground::Ground;
-use crate::tally::Tally;
+use crate::counters::Counters;
+use crate::sandbox::Sandbox;
 
 /// What a promise is given to be tried.
 #[derive(Clone, Debug)]
@@ -14,9 +14,9 @@ pub struct Trial {
     /// The programs under test.
     pub programs: Programs,
     /// Where everything goes, and what takes it away.
-    pub ground: Arc<Ground>,
+    pub ground: Arc<Sandbox>,
     /// What is counted.
-    pub tally: Tally,
+    pub tally: Counters,
     /// Where all chance comes from.
     pub seed: u64,
     /// How often, if not as often as CI does it.

@@ -9,7 +9,7 @@ use hyper::{Method, StatusCode};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Client, Process, Proxy, Reply, send};
+use crate::{HttpResponse, Process, Proxy, TestClient, send};
 
 /// The programs under test.
 #[derive(Clone, Debug)]
@@ -29,7 +29,7 @@ impl Default for Programs {
 
 /// A server, and everything a test needs around it.
 #[derive(Debug)]
-pub struct TestBed {
+pub struct TestServer {
     programs: Programs,
     folder: TempDir,
     settings: Vec<(String, String)>,
@@ -39,7 +39,7 @@ pub struct TestBed {
     grpc: SocketAddr,
 }
 
-impl TestBed {
+impl TestServer {
     /// Starts a server with its defaults, in a new folder.
     ///
     /// # Errors
@@ -171,15 +171,15 @@ impl TestBed {
     ///
     /// # Errors
     /// The disk failed.
-    pub fn client(&self, id: &str, data: &[u8]) -> anyhow::Result<Client> {
-        Client::made_in(self.folder(), self.programs.agent.clone(), id, data, self.grpc)
+    pub fn client(&self, id: &str, data: &[u8]) -> anyhow::Result<TestClient> {
+        TestClient::made_in(self.folder(), self.programs.agent.clone(), id, data, self.grpc)
     }
 
     /// A client with this default file, connected.
     ///
     /// # Errors
     /// It does not connect.
-    pub async fn connected(&self, id: &str, data: &[u8]) -> anyhow::Result<Client> {
+    pub async fn connected(&self, id: &str, data: &[u8]) -> anyhow::Result<TestClient> {
         let mut client = self.client(id, data)?;
         client.connect().await?;
         Ok(client)
@@ -189,7 +189,7 @@ impl TestBed {
     ///
     /// # Errors
     /// The server does not answer.
-    pub async fn get(&self, path: &str) -> anyhow::Result<Reply> {
+    pub async fn get(&self, path: &str) -> anyhow::Result<HttpResponse> {
         self.send(Method::GET, path, &[], "").await
     }
 
@@ -229,7 +229,7 @@ impl TestBed {
         path: &str,
         headers: &[(&str, &str)],
         body: &str,
-    ) -> anyhow::Result<Reply> {
+    ) -> anyhow::Result<HttpResponse> {
         send(self.http, method, path, headers, body).await
     }
 
@@ -283,12 +283,12 @@ impl TestBed {
 ///
 /// # Errors
 /// One cannot be read.
-pub fn same(a: &Path, b: &Path) -> anyhow::Result<bool> {
+pub fn same_bytes(a: &Path, b: &Path) -> anyhow::Result<bool> {
     Ok(fs::read(a)? == fs::read(b)?)
 }
 
 /// Made bytes that no other name has: always the same for the same name.
-pub fn made(name: &str, len: usize) -> Vec<u8> {
+pub fn test_data(name: &str, len: usize) -> Vec<u8> {
     let seed = name.bytes().fold(len as u64, |seed, byte| seed * 31 + u64::from(byte));
     let mut bytes = vec![0; len];
     fastrand::Rng::with_seed(seed).fill(&mut bytes);

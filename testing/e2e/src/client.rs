@@ -10,7 +10,7 @@ use crate::Process;
 
 /// An agent that is connected, and its machine.
 #[derive(Debug)]
-pub struct Client {
+pub struct TestClient {
     program: PathBuf,
     /// Its id.
     pub id: String,
@@ -22,7 +22,7 @@ pub struct Client {
     agent: Option<Process>,
 }
 
-impl Client {
+impl TestClient {
     /// A machine with this default file in a `folder` of its own; its agent has not been started.
     pub(crate) fn made_in(
         folder: &Path,

@@ -14,7 +14,7 @@ use crate::soon;
 
 /// An answer of the server.
 #[derive(Clone, Debug)]
-pub struct Reply {
+pub struct HttpResponse {
     /// Its status.
     pub status: u16,
     /// Its headers.
@@ -23,7 +23,7 @@ pub struct Reply {
     pub body: Bytes,
 }
 
-impl Reply {
+impl HttpResponse {
     /// The body as text.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
@@ -58,7 +58,7 @@ pub async fn send(
     path: &str,
     headers: &[(&str, &str)],
     body: &str,
-) -> anyhow::Result<Reply> {
+) -> anyhow::Result<HttpResponse> {
     let mut request = Request::builder().method(method).uri(format!("http://{http}{path}"));
     for (name, value) in headers {
         request = request.header(*name, *value);
@@ -68,7 +68,7 @@ pub async fn send(
     let answer = async {
         let (head, body) = client.request(request).await?.into_parts();
         let body = body.collect().await?.to_bytes();
-        anyhow::Ok(Reply { status: head.status.as_u16(), headers: head.headers, body })
+        anyhow::Ok(HttpResponse { status: head.status.as_u16(), headers: head.headers, body })
     };
     soon(&format!("an answer to {path}"), answer).await?
 }

@@ -5,10 +5,10 @@
 
 mod bed;
 mod client;
-mod hand_agent;
 mod http;
 mod process;
 mod proxy;
+mod scripted_agent;
 mod strace;
 
 use std::future::Future;
@@ -16,12 +16,12 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-pub use bed::{Programs, TestBed, made, same};
-pub use client::Client;
-pub use hand_agent::{HandAgent, HandUpload};
-pub use http::{Reply, send};
+pub use bed::{Programs, TestServer, same_bytes, test_data};
+pub use client::TestClient;
+pub use http::{HttpResponse, send};
 pub use process::{Process, program};
-pub use proxy::{Proxy, Way};
+pub use proxy::{Direction, Proxy};
+pub use scripted_agent::{ScriptedAgent, ScriptedUpload};
 pub use strace::Strace;
 
 /// No wait in a test is longer: on a busy machine with two cores everything takes its time.

@@ -18,12 +18,12 @@ use crate::soon;
 #[derive(Debug)]
 pub struct Process {
     child: Child,
-    said: Said,
+    said: ProcessOutput,
 }
 
 /// Lines of standard output and standard error, in the order they came.
 #[derive(Clone, Debug, Default)]
-struct Said {
+struct ProcessOutput {
     lines: Arc<Mutex<Vec<String>>>,
     count: Arc<watch::Sender<usize>>,
     /// Pipes that are still open.
@@ -57,7 +57,7 @@ impl Process {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child =
             command.kill_on_drop(true).process_group(0).spawn().context("starting the program")?;
-        let said = Said::default();
+        let said = ProcessOutput::default();
         said.follow(child.stdout.take());
         said.follow(child.stderr.take());
         Ok(Self { child, said })
@@ -169,7 +169,7 @@ impl Drop for Process {
     }
 }
 
-impl Said {
+impl ProcessOutput {
     fn lines(&self) -> Vec<String> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

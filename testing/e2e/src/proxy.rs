@@ -15,11 +15,11 @@ use crate::soon;
 #[derive(Debug)]
 pub struct Proxy {
     addr: SocketAddr,
-    shared: Arc<Shared>,
+    shared: Arc<ProxyState>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct ProxyState {
     target: watch::Sender<SocketAddr>,
     /// Bytes from agents to the server, in all connections.
     sent: watch::Sender<u64>,
@@ -41,7 +41,7 @@ struct Shared {
 
 /// Which way bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum Direction {
     /// From agents to the server.
     ToServer,
     /// From the server to agents.
@@ -79,7 +79,7 @@ impl Proxy {
     pub async fn start(target: SocketAddr) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let addr = listener.local_addr()?;
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(ProxyState {
             target: watch::Sender::new(target),
             sent: watch::Sender::new(0),
             n_connections: AtomicU64::new(0),
@@ -140,13 +140,13 @@ impl Proxy {
 
     /// Flips these bits of the byte that passes after `after` others, whatever it belongs to. The
     /// check sums of TCP are made anew behind it, so that nobody but the programs can notice.
-    pub fn flip(&self, way: Way, after: u64, bits: u8) {
+    pub fn flip(&self, way: Direction, after: u64, bits: u8) {
         let mut noise = self.shared.noise(way);
         noise.flip = Some((noise.passed + after, bits));
     }
 
     /// Takes a flip back that has not come to pass; how many have.
-    pub fn stop_flipping(&self, way: Way) -> u64 {
+    pub fn stop_flipping(&self, way: Direction) -> u64 {
         let mut noise = self.shared.noise(way);
         noise.flip = None;
         noise.n_flipped
@@ -183,11 +183,11 @@ impl Proxy {
     }
 }
 
-impl Shared {
-    fn noise(&self, way: Way) -> std::sync::MutexGuard<'_, Noise> {
+impl ProxyState {
+    fn noise(&self, way: Direction) -> std::sync::MutexGuard<'_, Noise> {
         let noise = match way {
-            Way::ToServer => &self.to_server,
-            Way::ToAgents => &self.to_agents,
+            Direction::ToServer => &self.to_server,
+            Direction::ToAgents => &self.to_agents,
         };
         noise.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -196,7 +196,7 @@ impl Shared {
 /// What a line carries in a test; an upload carries more.
 const LINE_BYTES: u64 = 128 * 1024;
 
-async fn forward(shared: Arc<Shared>, agent: TcpStream) {
+async fn forward(shared: Arc<ProxyState>, agent: TcpStream) {
     let target = *shared.target.borrow();
     let (mut cut, mut strand) = (shared.cut.subscribe(), shared.strand.subscribe());
     let mut cut_uploads = shared.cut_uploads.subscribe();
@@ -233,7 +233,7 @@ async fn forward(shared: Arc<Shared>, agent: TcpStream) {
 }
 
 async fn pump(
-    shared: &Shared,
+    shared: &ProxyState,
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     carried: Option<&AtomicU64>,
@@ -254,7 +254,7 @@ async fn pump(
         if len == 0 || frozen.wait_for(|frozen| !frozen).await.is_err() {
             return;
         }
-        let way = if carried.is_some() { Way::ToServer } else { Way::ToAgents };
+        let way = if carried.is_some() { Direction::ToServer } else { Direction::ToAgents };
         shared.noise(way).pass(&mut buffer[..len]);
         if to.write_all(&buffer[..len]).await.is_err() {
             return;

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 
-use filepull_e2e::{Process, TestBed};
+use filepull_e2e::{Process, TestServer};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -54,7 +54,7 @@ fn rewrite(dir: &Path, change: impl FnOnce(&mut Value)) -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn only_an_agent_that_lives_and_responds_is_connected() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     let mut client = bed.connected("client4", b"data").await?;
     let state = client.state();
     assert_eq!(checked(&state, "client4 is connected to").await?, Some(0));
@@ -89,7 +89,7 @@ async fn only_an_agent_that_lives_and_responds_is_connected() -> anyhow::Result<
 
 #[tokio::test]
 async fn a_state_folder_that_cannot_be_written_stops_no_agent() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     let file = bed.folder().join("a-file");
     fs::write(&file, "")?;
     let file = file.display().to_string();
@@ -109,7 +109,7 @@ async fn a_state_folder_that_cannot_be_written_stops_no_agent() -> anyhow::Resul
 
 #[tokio::test]
 async fn a_connection_that_ends_after_a_drain_is_no_connection() -> anyhow::Result<()> {
-    let mut bed = TestBed::start().await?;
+    let mut bed = TestServer::start().await?;
     let client = bed.connected("client4", b"data").await?;
     assert_eq!(checked(&client.state(), "client4 is connected to").await?, Some(0));
     let mut server = bed.take_server()?;
@@ -122,7 +122,7 @@ async fn a_connection_that_ends_after_a_drain_is_no_connection() -> anyhow::Resu
 
 #[tokio::test]
 async fn the_folder_of_a_share_that_becomes_a_link_leaks_nothing() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     let mut client = bed.client("client4", b"data")?.setting("SHARE", "logs/*.log");
     let outside = bed.folder().join("outside");
     for folder in [client.files.join("logs"), outside.clone()] {
@@ -145,7 +145,7 @@ async fn the_folder_of_a_share_that_becomes_a_link_leaks_nothing() -> anyhow::Re
 
 #[tokio::test]
 async fn a_file_of_unknown_size_is_published_whole() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     let mut client = bed.client("client4", b"data")?.setting("FILE_PATH", "/proc/version");
     client.connect().await?;
     let download = bed.pull("client4").await?;
@@ -155,7 +155,7 @@ async fn a_file_of_unknown_size_is_published_whole() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_list_of_shares_is_explained_where_it_was_set() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     let mut client = bed.client("client4", b"data")?.setting("SHARE", "logs/*.{log,txt},none/*");
     fs::create_dir(client.files.join("logs"))?;
     fs::write(client.files.join("logs/a.txt"), "a")?;
@@ -229,7 +229,7 @@ async fn with_one_more_thread_an_agent_sends_and_without_it_says_so() -> anyhow:
     if !rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     bed.open_to_all()?;
     let state = bed.folder().join("state-of-all");
     fs::create_dir(&state)?;

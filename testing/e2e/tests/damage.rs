@@ -1,7 +1,7 @@
 //! Agents that lie, and uploads that end wrongly: nothing of them is ever published.
 
 use filepull_core::digest::Digest;
-use filepull_e2e::{DEADLINE, HandAgent, Strace, TestBed, made, soon};
+use filepull_e2e::{DEADLINE, ScriptedAgent, Strace, TestServer, soon, test_data};
 use filepull_proto::v1::agent_message::Kind as FromAgent;
 use filepull_proto::v1::agent_transfer_client::AgentTransferClient;
 use filepull_proto::v1::transfer_update::State;
@@ -18,7 +18,7 @@ use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 
 /// Uploads these pieces, ends the stream, and returns the last word of the server, if any.
-async fn upload(liar: &HandAgent, pieces: Vec<Kind>) -> anyhow::Result<Option<Answer>> {
+async fn upload(liar: &ScriptedAgent, pieces: Vec<Kind>) -> anyhow::Result<Option<Answer>> {
     let pieces = pieces.into_iter().map(|kind| UploadRequest { kind: Some(kind) });
     let mut transfer = AgentTransferClient::new(liar.channel());
     let answers = transfer.upload(tokio_stream::iter(pieces.collect::<Vec<_>>())).await?;
@@ -58,15 +58,15 @@ fn error_code(answer: Option<Answer>) -> Option<ErrorCode> {
 }
 
 /// A bed whose client is a liar that has been ordered to send its file.
-async fn ordered() -> anyhow::Result<(TestBed, HandAgent, StartTransfer, String)> {
-    ordered_by(TestBed::start()).await
+async fn ordered() -> anyhow::Result<(TestServer, ScriptedAgent, StartTransfer, String)> {
+    ordered_by(TestServer::start()).await
 }
 
 async fn ordered_by(
-    bed: impl Future<Output = anyhow::Result<TestBed>>,
-) -> anyhow::Result<(TestBed, HandAgent, StartTransfer, String)> {
+    bed: impl Future<Output = anyhow::Result<TestServer>>,
+) -> anyhow::Result<(TestServer, ScriptedAgent, StartTransfer, String)> {
     let bed = bed.await?;
-    let mut liar = HandAgent::connect(bed.grpc(), "client4", DEADLINE).await?;
+    let mut liar = ScriptedAgent::connect(bed.grpc(), "client4", DEADLINE).await?;
     let made = bed
         .send(
             hyper::Method::POST,
@@ -109,7 +109,8 @@ async fn the_end_of_the_stream_publishes_nothing() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn empty_chunks_are_no_bytes() -> anyhow::Result<()> {
-    let (_bed, mut liar, order, _) = ordered_by(TestBed::with(&[("STALL_TIMEOUT", "1s")])).await?;
+    let (_bed, mut liar, order, _) =
+        ordered_by(TestServer::with(&[("STALL_TIMEOUT", "1s")])).await?;
     let (pieces, sent) = mpsc::channel(8);
     pieces.send(header(&order, 4)).await?;
     pieces.send(chunk(0, b"da")).await?;
@@ -221,7 +222,7 @@ async fn only_the_token_of_the_current_order_lets_an_upload_in() -> anyhow::Resu
 #[tokio::test]
 async fn no_agent_answers_for_another_client() -> anyhow::Result<()> {
     let (bed, liar, order, _) = ordered().await?;
-    let other = HandAgent::connect(bed.grpc(), "client5", DEADLINE).await?;
+    let other = ScriptedAgent::connect(bed.grpc(), "client5", DEADLINE).await?;
     let refused = TransferUpdate {
         transfer_id: order.transfer_id.clone(),
         attempt: order.attempt,
@@ -271,14 +272,14 @@ async fn what_an_agent_says_cannot_forge_a_log_line() -> anyhow::Result<()> {
 /// The name is there, and nobody can tell whether it survives a power cut: neither done nor failed.
 #[tokio::test]
 async fn a_download_whose_name_is_not_safe_yet_is_still_under_way() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     let before = bed.connected("client4", b"data").await?;
     bed.pull("client4").await?;
     drop(before);
     let folder = bed.data_dir().join("client4").display().to_string();
     let fails = ["-e", "trace=fsync", "-P", &folder, "-e", "inject=fsync:error=EIO"];
     let mut client =
-        bed.client("client4", &made("client4", 4 << 20))?.setting("MAX_RATE", "2MiB/s");
+        bed.client("client4", &test_data("client4", 4 << 20))?.setting("MAX_RATE", "2MiB/s");
     client.connect().await?;
     let started = bed.get("/trigger?id=client4").await?;
     let location = started.header("location").to_owned();
@@ -308,7 +309,7 @@ async fn a_download_whose_name_is_not_safe_yet_is_still_under_way() -> anyhow::R
 /// and another client's transfer runs meanwhile.
 #[tokio::test]
 async fn a_disk_that_refuses_a_name_keeps_no_turn_and_heeds_a_cancel() -> anyhow::Result<()> {
-    let bed = TestBed::with(&[("MAX_RUNNING", "1")]).await?;
+    let bed = TestServer::with(&[("MAX_RUNNING", "1")]).await?;
     let _client = bed.connected("client4", b"data").await?;
     bed.pull("client4").await?;
     let folder = bed.data_dir().join("client4").display().to_string();

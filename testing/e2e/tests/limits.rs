@@ -3,15 +3,18 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use filepull_e2e::{Client, Process, Reply, Strace, TestBed, made, same, soon};
+use filepull_e2e::{
+    HttpResponse, Process, Strace, TestClient, TestServer, same_bytes, soon, test_data,
+};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::Value;
 use tokio::net::TcpStream;
 
 #[tokio::test]
 async fn transfers_wait_for_their_turn() -> anyhow::Result<()> {
-    let bed = TestBed::with(&[("MAX_RUNNING", "1"), ("MAX_WAITING", "1")]).await?;
-    let mut first = bed.client("client1", &made("client1", 2 << 20))?.setting("MAX_RATE", "1MiB/s");
+    let bed = TestServer::with(&[("MAX_RUNNING", "1"), ("MAX_WAITING", "1")]).await?;
+    let mut first =
+        bed.client("client1", &test_data("client1", 2 << 20))?.setting("MAX_RATE", "1MiB/s");
     first.connect().await?;
     let _second = bed.connected("client2", b"second").await?;
     let _third = bed.connected("client3", b"third").await?;
@@ -31,8 +34,8 @@ async fn transfers_wait_for_their_turn() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_file_that_is_too_large_is_refused() -> anyhow::Result<()> {
-    let bed = TestBed::with(&[("MAX_FILE_SIZE", "1KiB")]).await?;
-    let _client = bed.connected("client4", &made("client4", 2048)).await?;
+    let bed = TestServer::with(&[("MAX_FILE_SIZE", "1KiB")]).await?;
+    let _client = bed.connected("client4", &test_data("client4", 2048)).await?;
     let reply = bed.get("/trigger?id=client4").await?;
     assert_eq!(reply.status, 413, "{}", reply.text());
     assert!(
@@ -46,7 +49,7 @@ async fn a_file_that_is_too_large_is_refused() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_disk_that_is_almost_full_takes_nothing() -> anyhow::Result<()> {
-    let bed = TestBed::with(&[("MIN_FREE", "1000TiB")]).await?;
+    let bed = TestServer::with(&[("MIN_FREE", "1000TiB")]).await?;
     let _client = bed.connected("client4", b"data").await?;
     let reply = bed.get("/trigger?id=client4").await?;
     assert_eq!(reply.status, 507, "{}", reply.text());
@@ -65,14 +68,14 @@ async fn a_disk_that_is_almost_full_takes_nothing() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_server_that_can_take_pulls_says_so() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     bed.server()?.says("Ready.").await?;
     Ok(())
 }
 
 #[tokio::test]
 async fn a_file_that_cannot_fit_is_refused_by_the_first_answer() -> anyhow::Result<()> {
-    let bed = TestBed::with(&[("MAX_FILE_SIZE", "1PiB")]).await?;
+    let bed = TestServer::with(&[("MAX_FILE_SIZE", "1PiB")]).await?;
     let client = bed.connected("client4", b"data").await?;
     // All hole: larger than what is free here, and takes no room itself.
     std::fs::File::options().write(true).open(client.data())?.set_len(8 << 40)?;
@@ -90,8 +93,8 @@ async fn a_file_that_cannot_fit_is_refused_by_the_first_answer() -> anyhow::Resu
 async fn a_write_error_ends_the_transfer_and_leaves_nothing() -> anyhow::Result<()> {
     // No file of the server may grow past 1 MiB: what comes after that fails to be written.
     let ignore = "trap '' XFSZ; ulimit -f 2048; exec \"$@\"";
-    let bed = TestBed::launched_by(&["sh", "-c", ignore, "sh"], &[]).await?;
-    let client = bed.connected("client4", &made("client4", 8 << 20)).await?;
+    let bed = TestServer::launched_by(&["sh", "-c", ignore, "sh"], &[]).await?;
+    let client = bed.connected("client4", &test_data("client4", 8 << 20)).await?;
     let reply = bed.get("/trigger?id=client4&wait=100s").await?;
     assert_eq!(reply.status, 500, "{}", reply.text());
     let last = bed.json("/api/v1/transfers?limit=1").await?;
@@ -107,8 +110,9 @@ async fn a_write_error_ends_the_transfer_and_leaves_nothing() -> anyhow::Result<
 #[tokio::test]
 async fn a_server_without_descriptors_goes_on_with_what_runs() -> anyhow::Result<()> {
     let few = "ulimit -n 64; exec \"$@\"";
-    let bed = TestBed::launched_by(&["sh", "-c", few, "sh"], &[]).await?;
-    let client = bed.client("client4", &made("client4", 12 << 20))?.setting("MAX_RATE", "3MiB/s");
+    let bed = TestServer::launched_by(&["sh", "-c", few, "sh"], &[]).await?;
+    let client =
+        bed.client("client4", &test_data("client4", 12 << 20))?.setting("MAX_RATE", "3MiB/s");
     let mut client = client;
     client.connect().await?;
     bed.get("/trigger?id=client4").await?;
@@ -126,7 +130,7 @@ async fn a_server_without_descriptors_goes_on_with_what_runs() -> anyhow::Result
     bed.server()?.says("accept.failed").await?;
     limit_open_files(pid, 64)?;
     bed.server()?.says("transfer.done").await?;
-    assert!(same(&bed.downloads("client4")?[0], &client.data())?);
+    assert!(same_bytes(&bed.downloads("client4")?[0], &client.data())?);
     assert!(bed.leftovers("client4")?.is_empty());
     Ok(())
 }
@@ -152,15 +156,15 @@ async fn a_changed_file_needs_no_room_beside_what_it_replaces() -> anyhow::Resul
         println!("skipped: this machine does not let us mount a disk of our own");
         return Ok(());
     }
-    let bed = TestBed::launched_by(&launcher, &[]).await?;
+    let bed = TestServer::launched_by(&launcher, &[]).await?;
     let proxy = bed.proxy().await?;
-    let client = bed.client("client4", &made("old", 32 << 20))?.setting("MAX_RATE", "16MiB/s");
+    let client = bed.client("client4", &test_data("old", 32 << 20))?.setting("MAX_RATE", "16MiB/s");
     let mut client = client.dialling(proxy.addr());
     client.connect().await?;
     let started = bed.get("/trigger?id=client4").await?;
     proxy.sent_at_least(8 << 20).await?;
     client.take_agent()?.kill().await?;
-    std::fs::write(client.data(), made("new", 32 << 20))?;
+    std::fs::write(client.data(), test_data("new", 32 << 20))?;
     client.connect().await?;
     let done = bed.json(&format!("{}?wait=100s", started.header("location"))).await?;
     assert_eq!(done["state"], "done", "{done}");
@@ -169,7 +173,7 @@ async fn a_changed_file_needs_no_room_beside_what_it_replaces() -> anyhow::Resul
 
 #[tokio::test]
 async fn one_folder_serves_one_server() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     let data_dir = bed.data_dir().display().to_string();
     let pid = bed.server()?.pid()?;
     let settings = [
@@ -185,7 +189,7 @@ async fn one_folder_serves_one_server() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn the_server_tells_its_settings_as_they_are() -> anyhow::Result<()> {
-    let bed = TestBed::with(&[("MAX_FILE_SIZE", "1GiB"), ("STALL_TIMEOUT", "90s")]).await?;
+    let bed = TestServer::with(&[("MAX_FILE_SIZE", "1GiB"), ("STALL_TIMEOUT", "90s")]).await?;
     let settings = bed.json("/api/v1/server").await?["settings"].take();
     assert_eq!(settings["http_addr"], bed.http().to_string(), "{settings}");
     assert_eq!(settings["grpc_addr"], bed.grpc().to_string(), "{settings}");
@@ -212,7 +216,7 @@ async fn nobody_is_exposed_by_accident() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn few_open_files_are_all_used_and_said_in_words() -> anyhow::Result<()> {
-    let bed = TestBed::launched_by(&["prlimit", "--nofile=40:512"], &[]).await?;
+    let bed = TestServer::launched_by(&["prlimit", "--nofile=40:512"], &[]).await?;
     let said = bed.server()?.says("open-files.few").await?;
     assert!(said.contains("only about 256 clients fit"), "{said}");
     assert!(said.contains("LimitNOFILE") && said.contains("ulimit -n"), "{said}");
@@ -232,7 +236,7 @@ async fn few_open_files_are_all_used_and_said_in_words() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn connections_of_agents_leave_room_for_files() -> anyhow::Result<()> {
-    let bed = TestBed::launched_by(&["prlimit", "--nofile=128:128"], &[]).await?;
+    let bed = TestServer::launched_by(&["prlimit", "--nofile=128:128"], &[]).await?;
     let mut client = bed.client("client4", b"data")?.setting("DATA_CONN", "shared");
     client.connect().await?;
     let mut others = Vec::new();
@@ -249,7 +253,7 @@ async fn connections_of_agents_leave_room_for_files() -> anyhow::Result<()> {
 #[tokio::test]
 async fn a_disk_that_does_not_report_its_space_costs_one_thread_and_no_answer() -> anyhow::Result<()>
 {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     let _client = bed.connected("client4", b"data").await?;
     let pid = bed.server()?.pid()?;
     let hang = ["-e", "trace=fstatfs", "-e", "inject=fstatfs:delay_enter=600000000"];
@@ -257,7 +261,8 @@ async fn a_disk_that_does_not_report_its_space_costs_one_thread_and_no_answer() 
         println!("skipped: no strace");
         return Ok(());
     };
-    let hung = |reply: &Reply| reply.text().contains("data folder   the disk has not answered for");
+    let hung =
+        |reply: &HttpResponse| reply.text().contains("data folder   the disk has not answered for");
     let first = bed.get("/readyz?verbose").await?;
     assert!(first.status == 503 && hung(&first), "{}", first.text());
     let n_threads =
@@ -280,8 +285,9 @@ async fn a_disk_that_does_not_report_its_space_costs_one_thread_and_no_answer() 
 }
 
 /// A transfer that receives at 4 MiB/s and has a checkpoint.
-async fn half_way(bed: &TestBed) -> anyhow::Result<(Client, String, PathBuf)> {
-    let client = bed.client("client4", &made("client4", 24 << 20))?.setting("MAX_RATE", "4MiB/s");
+async fn half_way(bed: &TestServer) -> anyhow::Result<(TestClient, String, PathBuf)> {
+    let client =
+        bed.client("client4", &test_data("client4", 24 << 20))?.setting("MAX_RATE", "4MiB/s");
     let mut client = client;
     client.connect().await?;
     let started = bed.get("/trigger?id=client4").await?;
@@ -295,7 +301,7 @@ async fn half_way(bed: &TestBed) -> anyhow::Result<(Client, String, PathBuf)> {
 #[tokio::test]
 async fn a_disk_that_fills_up_in_the_middle_costs_neither_the_transfer_nor_its_bytes()
 -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     let (client, location, partial) = half_way(&bed).await?;
     let partial = partial.display().to_string();
     let full = ["-P", &partial, "-e", "trace=writev", "-e", "inject=writev:error=ENOSPC"];
@@ -313,14 +319,14 @@ async fn a_disk_that_fills_up_in_the_middle_costs_neither_the_transfer_nor_its_b
     full.detach().await?;
     let done = bed.json(&format!("{location}?wait=100s")).await?;
     assert_eq!(done["state"], "done", "{done}");
-    assert!(same(&bed.downloads("client4")?[0], &client.data())?);
+    assert!(same_bytes(&bed.downloads("client4")?[0], &client.data())?);
     bed.server()?.says("transfer.resumed").await?;
     Ok(())
 }
 
 #[tokio::test]
 async fn a_disk_that_stalls_is_not_taken_for_a_silent_agent() -> anyhow::Result<()> {
-    let bed = TestBed::with(&[("STALL_TIMEOUT", "2s")]).await?;
+    let bed = TestServer::with(&[("STALL_TIMEOUT", "2s")]).await?;
     let (client, location, partial) = half_way(&bed).await?;
     let partial = partial.display().to_string();
     let stall = "inject=writev:delay_enter=8000000:when=1";
@@ -333,7 +339,7 @@ async fn a_disk_that_stalls_is_not_taken_for_a_silent_agent() -> anyhow::Result<
     soon("the disk", bed.until(&location, waits)).await??;
     let done = bed.json(&format!("{location}?wait=100s")).await?;
     assert_eq!((&done["state"], &done["attempt"]), (&"done".into(), &1.into()), "{done}");
-    assert!(same(&bed.downloads("client4")?[0], &client.data())?);
+    assert!(same_bytes(&bed.downloads("client4")?[0], &client.data())?);
     stalling.detach().await?;
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Both listeners have limits: no caller and no agent takes capacity that others need.
 
-use filepull_e2e::{HandAgent, TestBed, soon};
+use filepull_e2e::{ScriptedAgent, TestServer, soon};
 use filepull_proto::v1::agent_control_client::AgentControlClient;
 use filepull_proto::v1::agent_message::Kind as FromAgent;
 use filepull_proto::v1::server_message::Kind as ToAgent;
@@ -18,7 +18,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 #[tokio::test]
 async fn idle_connections_lock_no_operator_out() -> anyhow::Result<()> {
-    let bed = TestBed::launched_by(FEW_FILES, &[]).await?;
+    let bed = TestServer::launched_by(FEW_FILES, &[]).await?;
     let _client = bed.connected("client4", b"data").await?;
     let mut idle = Vec::new();
     for _ in 0..100 {
@@ -31,7 +31,7 @@ async fn idle_connections_lock_no_operator_out() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn callers_that_wait_lock_no_operator_out() -> anyhow::Result<()> {
-    let bed = TestBed::launched_by(FEW_FILES, &[]).await?;
+    let bed = TestServer::launched_by(FEW_FILES, &[]).await?;
     let _client = bed.connected("client4", b"data").await?;
     let mut gone = bed.connected("gone", b"data").await?;
     gone.take_agent()?.kill().await?;
@@ -55,7 +55,7 @@ async fn callers_that_wait_lock_no_operator_out() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn connections_without_a_stream_lock_no_agent_out() -> anyhow::Result<()> {
-    let bed = TestBed::launched_by(FEW_FILES, &[]).await?;
+    let bed = TestServer::launched_by(FEW_FILES, &[]).await?;
     let mut squatters = Vec::new();
     for _ in 0..100 {
         let mut squatter = TcpStream::connect(bed.grpc()).await?;
@@ -69,9 +69,9 @@ async fn connections_without_a_stream_lock_no_agent_out() -> anyhow::Result<()> 
 
 #[tokio::test]
 async fn a_newcomer_is_read_while_it_is_judged() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     // The old session answers no ping, so the newcomer is judged for two seconds.
-    let first = HandAgent::connect(bed.grpc(), "client4", filepull_e2e::DEADLINE).await?;
+    let first = ScriptedAgent::connect(bed.grpc(), "client4", filepull_e2e::DEADLINE).await?;
     let hello = Hello {
         client_id: "client4".into(),
         instance_id: vec![7; 16].into(),
@@ -94,11 +94,11 @@ async fn a_newcomer_is_read_while_it_is_judged() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_rejected_clone_takes_over_soon_after_the_first_machine_fails() -> anyhow::Result<()> {
-    let bed = TestBed::with(&[("HEARTBEAT", "500ms"), ("DEAD_AFTER", "2s")]).await?;
+    let bed = TestServer::with(&[("HEARTBEAT", "500ms"), ("DEAD_AFTER", "2s")]).await?;
     let proxy = bed.proxy().await?;
     let mut first = bed.client("client4", b"first")?.dialling(proxy.addr());
     first.connect().await?;
-    let other = TestBed::start().await?;
+    let other = TestServer::start().await?;
     let mut clone = other.client("client4", b"clone")?.dialling(bed.grpc());
     clone.start()?;
     clone.agent()?.says("is connected right now from another machine").await?;
@@ -113,8 +113,8 @@ async fn a_rejected_clone_takes_over_soon_after_the_first_machine_fails() -> any
 
 #[tokio::test]
 async fn an_agent_cannot_report_an_error_of_the_server() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
-    let mut agent = HandAgent::connect(bed.grpc(), "client4", filepull_e2e::DEADLINE).await?;
+    let bed = TestServer::start().await?;
+    let mut agent = ScriptedAgent::connect(bed.grpc(), "client4", filepull_e2e::DEADLINE).await?;
     let asked = bed.get("/trigger?id=client4").await?;
     let order = agent.order().await?;
     let error = Error {

@@ -1,6 +1,6 @@
 //! The log, and who reads it.
 
-use filepull_e2e::{TestBed, made};
+use filepull_e2e::{TestServer, test_data};
 use futures::future::try_join_all;
 
 /// Runs a program whose log is read up to the line that contains `last`; then the pipe is closed,
@@ -12,10 +12,10 @@ fn read_up_to(last: &str) -> [String; 3] {
 #[tokio::test]
 async fn a_log_that_nobody_reads_stops_nothing() -> anyhow::Result<()> {
     let server = read_up_to("server.ready");
-    let bed = TestBed::launched_by(&server.each_ref().map(String::as_str), &[]).await?;
+    let bed = TestServer::launched_by(&server.each_ref().map(String::as_str), &[]).await?;
     let agent = read_up_to("connected in");
     let agent = agent.each_ref().map(String::as_str);
-    let file = made("client4", 1000);
+    let file = test_data("client4", 1000);
     let mut client = bed.client("client4", &file)?.launched_by(&agent);
     client.connect().await?;
     for _ in 0..2 {
@@ -27,7 +27,7 @@ async fn a_log_that_nobody_reads_stops_nothing() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn the_log_names_who_asked_for_which_path() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     let client = bed.client("client4", b"data")?.setting("SHARE", "logs/*.log");
     let mut client = client;
     client.connect().await?;
@@ -46,7 +46,7 @@ async fn the_log_names_who_asked_for_which_path() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn rejected_requests_are_logged_and_a_flood_of_them_is_summed_up() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     bed.get("/trigger?id=nobody").await?;
     let rejected = bed.server()?.says("client-unknown").await?;
     for part in ["http.request", "/trigger", "404", "127.0.0.1"] {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use filepull_e2e::{Process, TestBed, send};
+use filepull_e2e::{Process, TestServer, send};
 use hyper::Method;
 
 /// The repository, seen from this package.
@@ -62,7 +62,7 @@ async fn the_commands_of_the_readme_do_what_it_says() -> anyhow::Result<()> {
 /// Every URL of the table "Commands you will use" is answered, and every option is known.
 #[tokio::test]
 async fn every_command_of_the_table_is_answered() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     let mut client = bed.client("client1", b"data")?.setting("SHARE", "logs/*.log");
     std::fs::create_dir(client.files.join("logs"))?;
     std::fs::write(client.files.join("logs/pos.log"), "log")?;

@@ -3,11 +3,11 @@
 use std::fs;
 use std::time::Instant;
 
-use filepull_e2e::{TestBed, made};
+use filepull_e2e::{TestServer, test_data};
 use hyper::Method;
 
 /// How many commits the log beside the database holds. It is emptied only after a thousand pages.
-fn commits(bed: &TestBed) -> anyhow::Result<usize> {
+fn commits(bed: &TestServer) -> anyhow::Result<usize> {
     let log = fs::read(bed.data_dir().join(".filepull/records.db-wal"))?;
     let word = |at: usize| log[at..at + 4].try_into().map(u32::from_be_bytes);
     // <https://www.sqlite.org/fileformat2.html#walformat>: frames of a header and a page; those of
@@ -24,7 +24,7 @@ fn commits(bed: &TestBed) -> anyhow::Result<usize> {
 
 #[tokio::test]
 async fn a_heartbeat_is_not_written() -> anyhow::Result<()> {
-    let bed = TestBed::with(&[("HEARTBEAT", "50ms")]).await?;
+    let bed = TestServer::with(&[("HEARTBEAT", "50ms")]).await?;
     let _client = bed.connected("client4", b"data").await?;
     let url = "/api/v1/clients/client4";
     // It is told to the second: each change is at least one heartbeat, and most are twenty.
@@ -40,8 +40,8 @@ async fn a_heartbeat_is_not_written() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn progress_is_not_written_but_for_a_checkpoint_a_second() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
-    let data = made("client4", 3 << 20);
+    let bed = TestServer::start().await?;
+    let data = test_data("client4", 3 << 20);
     let mut client = bed.client("client4", &data)?.setting("MAX_RATE", "1MiB/s");
     client.connect().await?;
     let (before, began) = (commits(&bed)?, Instant::now());
@@ -69,7 +69,7 @@ async fn progress_is_not_written_but_for_a_checkpoint_a_second() -> anyhow::Resu
 
 #[tokio::test]
 async fn a_damaged_record_is_shown_as_damaged_and_breaks_nothing() -> anyhow::Result<()> {
-    let mut bed = TestBed::start().await?;
+    let mut bed = TestServer::start().await?;
     let _client = bed.connected("client4", b"data").await?;
     let refused = bed.get("/trigger?id=client4&path=zebra.txt&wait=1m").await?;
     assert_eq!(refused.status, 403, "{}", refused.text());
@@ -109,7 +109,7 @@ async fn a_damaged_record_is_shown_as_damaged_and_breaks_nothing() -> anyhow::Re
 
 #[tokio::test]
 async fn a_trigger_is_rejected_while_the_records_are_gone() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     let client = bed.connected("client4", b"data").await?;
     bed.pull("client4").await?;
     let (records, aside) = (bed.data_dir().join(".filepull"), bed.data_dir().join("aside"));

@@ -1,42 +1,47 @@
 //! Interruptions cost little and damage nothing.
 
-use filepull_e2e::{Client, Proxy, TestBed, made, same, soon};
+use filepull_e2e::{Proxy, TestClient, TestServer, same_bytes, soon, test_data};
 use serde_json::Value;
 
 /// The window of an upload: what may be in flight when a line is cut.
 const WINDOW: u64 = 16 << 20;
 
 /// A client behind a wire, sending at a rate that leaves time to do things to it.
-async fn behind(proxy: &Proxy, bed: &TestBed, data: &[u8], rate: &str) -> anyhow::Result<Client> {
+async fn behind(
+    proxy: &Proxy,
+    bed: &TestServer,
+    data: &[u8],
+    rate: &str,
+) -> anyhow::Result<TestClient> {
     let client = bed.client("client4", data)?.setting("MAX_RATE", rate);
     let mut client = client.dialling(proxy.addr());
     client.connect().await?;
     Ok(client)
 }
 
-async fn trigger(bed: &TestBed) -> anyhow::Result<String> {
+async fn trigger(bed: &TestServer) -> anyhow::Result<String> {
     let started = bed.get("/trigger?id=client4").await?;
     assert_eq!(started.status, 202, "{}", started.text());
     Ok(started.header("location").to_owned())
 }
 
 /// Waits for the end of the transfer, and checks that the one download is the client's file.
-async fn arrives(bed: &TestBed, client: &Client, location: &str) -> anyhow::Result<Value> {
+async fn arrives(bed: &TestServer, client: &TestClient, location: &str) -> anyhow::Result<Value> {
     let done = bed.json(&format!("{location}?wait=100s")).await?;
     assert_eq!(done["state"], "done", "{done}");
     let downloads = bed.downloads("client4")?;
     assert_eq!(downloads.len(), 1);
-    assert!(same(&downloads[0], &client.data())?, "the download is not the client's file");
+    assert!(same_bytes(&downloads[0], &client.data())?, "the download is not the client's file");
     assert!(bed.leftovers("client4")?.is_empty());
     Ok(done)
 }
 
 #[tokio::test]
 async fn a_cut_upload_goes_on_where_it_was() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     let proxy = bed.proxy().await?;
     let size = 48 << 20;
-    let client = behind(&proxy, &bed, &made("client4", size), "24MiB/s").await?;
+    let client = behind(&proxy, &bed, &test_data("client4", size), "24MiB/s").await?;
     let location = trigger(&bed).await?;
     proxy.sent_at_least(30 << 20).await?;
     proxy.cut_uploads();
@@ -50,9 +55,9 @@ async fn a_cut_upload_goes_on_where_it_was() -> anyhow::Result<()> {
 /// Its line is up, and no upload gets through: a firewall that is being changed, a full table.
 #[tokio::test]
 async fn a_data_path_that_comes_back_finds_the_transfer_waiting() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     let proxy = bed.proxy().await?;
-    let client = behind(&proxy, &bed, &made("client4", 16 << 20), "8MiB/s").await?;
+    let client = behind(&proxy, &bed, &test_data("client4", 16 << 20), "8MiB/s").await?;
     let location = trigger(&bed).await?;
     proxy.sent_at_least(4 << 20).await?;
     let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
@@ -67,9 +72,9 @@ async fn a_data_path_that_comes_back_finds_the_transfer_waiting() -> anyhow::Res
 
 #[tokio::test]
 async fn a_data_path_that_does_not_come_back_fails_the_transfer() -> anyhow::Result<()> {
-    let bed = TestBed::with(&[("RESUME_WITHIN", "1s")]).await?;
+    let bed = TestServer::with(&[("RESUME_WITHIN", "1s")]).await?;
     let proxy = bed.proxy().await?;
-    let _client = behind(&proxy, &bed, &made("client4", 16 << 20), "8MiB/s").await?;
+    let _client = behind(&proxy, &bed, &test_data("client4", 16 << 20), "8MiB/s").await?;
     let location = trigger(&bed).await?;
     proxy.sent_at_least(4 << 20).await?;
     let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
@@ -82,9 +87,9 @@ async fn a_data_path_that_does_not_come_back_fails_the_transfer() -> anyhow::Res
 
 #[tokio::test]
 async fn a_restarted_agent_goes_on() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     let proxy = bed.proxy().await?;
-    let mut client = behind(&proxy, &bed, &made("client4", 16 << 20), "16MiB/s").await?;
+    let mut client = behind(&proxy, &bed, &test_data("client4", 16 << 20), "16MiB/s").await?;
     let location = trigger(&bed).await?;
     proxy.sent_at_least(8 << 20).await?;
     client.take_agent()?.kill().await?;
@@ -100,10 +105,10 @@ async fn a_restarted_agent_goes_on() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_killed_server_goes_on_from_its_last_checkpoint() -> anyhow::Result<()> {
-    let mut bed = TestBed::start().await?;
+    let mut bed = TestServer::start().await?;
     let proxy = bed.proxy().await?;
     let size = 48 << 20;
-    let client = behind(&proxy, &bed, &made("client4", size), "12MiB/s").await?;
+    let client = behind(&proxy, &bed, &test_data("client4", size), "12MiB/s").await?;
     let location = trigger(&bed).await?;
     // At this rate two checkpoints at least.
     proxy.sent_at_least(36 << 20).await?;
@@ -119,13 +124,13 @@ async fn a_killed_server_goes_on_from_its_last_checkpoint() -> anyhow::Result<()
 
 #[tokio::test]
 async fn two_versions_of_a_file_are_never_glued_together() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     let proxy = bed.proxy().await?;
-    let mut client = behind(&proxy, &bed, &made("old", 16 << 20), "16MiB/s").await?;
+    let mut client = behind(&proxy, &bed, &test_data("old", 16 << 20), "16MiB/s").await?;
     let location = trigger(&bed).await?;
     proxy.sent_at_least(8 << 20).await?;
     client.take_agent()?.kill().await?;
-    std::fs::write(client.data(), made("new", 16 << 20))?;
+    std::fs::write(client.data(), test_data("new", 16 << 20))?;
     client.connect().await?;
     arrives(&bed, &client, &location).await?;
     Ok(())
@@ -135,9 +140,9 @@ async fn two_versions_of_a_file_are_never_glued_together() -> anyhow::Result<()>
 async fn a_partial_that_was_damaged_while_the_server_was_down_is_not_built_on() -> anyhow::Result<()>
 {
     use std::os::unix::fs::FileExt as _;
-    let mut bed = TestBed::start().await?;
+    let mut bed = TestServer::start().await?;
     let proxy = bed.proxy().await?;
-    let client = behind(&proxy, &bed, &made("client4", 36 << 20), "12MiB/s").await?;
+    let client = behind(&proxy, &bed, &test_data("client4", 36 << 20), "12MiB/s").await?;
     let location = trigger(&bed).await?;
     proxy.sent_at_least(30 << 20).await?;
     bed.take_server()?.kill().await?;
@@ -153,7 +158,7 @@ async fn a_partial_that_was_damaged_while_the_server_was_down_is_not_built_on() 
 
 #[tokio::test]
 async fn partials_that_belong_to_no_transfer_are_swept_at_the_start() -> anyhow::Result<()> {
-    let mut bed = TestBed::start().await?;
+    let mut bed = TestServer::start().await?;
     let _client = bed.connected("client4", b"data").await?;
     bed.pull("client4").await?;
     bed.take_server()?.kill().await?;
@@ -168,7 +173,7 @@ async fn partials_that_belong_to_no_transfer_are_swept_at_the_start() -> anyhow:
 
 #[tokio::test]
 async fn a_partial_whose_record_was_cut_off_is_not_in_the_way() -> anyhow::Result<()> {
-    let mut bed = TestBed::start().await?;
+    let mut bed = TestServer::start().await?;
     let proxy = bed.proxy().await?;
     let mut client = bed.client("client4", b"data")?.dialling(proxy.addr());
     client.connect().await?;
@@ -194,14 +199,18 @@ async fn a_partial_whose_record_was_cut_off_is_not_in_the_way() -> anyhow::Resul
 /// Ten cuts, two kills of the agent and two of the server, at random bytes of 100 MiB.
 #[tokio::test]
 async fn a_hundred_mebibytes_arrive_through_everything() -> anyhow::Result<()> {
-    let mut bed = TestBed::start().await?;
+    let mut bed = TestServer::start().await?;
     let proxy = bed.proxy().await?;
     let (size, rate) = (100 << 20, 40 << 20);
-    let mut client = behind(&proxy, &bed, &made("client4", size), "40MiB/s").await?;
+    let mut client = behind(&proxy, &bed, &test_data("client4", size), "40MiB/s").await?;
     let seed = fastrand::u64(..);
     let mut random = fastrand::Rng::with_seed(seed);
-    let mut faults =
-        [vec![Fault::Cut; 10], vec![Fault::KillAgent; 2], vec![Fault::KillServer; 2]].concat();
+    let mut faults = [
+        vec![ResumeFault::Cut; 10],
+        vec![ResumeFault::KillAgent; 2],
+        vec![ResumeFault::KillServer; 2],
+    ]
+    .concat();
     random.shuffle(&mut faults);
     println!("seed {seed}: {faults:?}");
     let location = trigger(&bed).await?;
@@ -210,12 +219,12 @@ async fn a_hundred_mebibytes_arrive_through_everything() -> anyhow::Result<()> {
         at = at.max(proxy.sent()) + random.u64(1 << 20..5 << 20);
         proxy.sent_at_least(at).await?;
         match fault {
-            Fault::Cut => proxy.cut_uploads(),
-            Fault::KillAgent => {
+            ResumeFault::Cut => proxy.cut_uploads(),
+            ResumeFault::KillAgent => {
                 client.take_agent()?.kill().await?;
                 client.start()?;
             }
-            Fault::KillServer => {
+            ResumeFault::KillServer => {
                 bed.take_server()?.kill().await?;
                 bed.start_server().await?;
                 proxy.retarget(bed.grpc());
@@ -234,7 +243,7 @@ async fn a_hundred_mebibytes_arrive_through_everything() -> anyhow::Result<()> {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Fault {
+enum ResumeFault {
     Cut,
     KillAgent,
     KillServer,

@@ -9,15 +9,15 @@ use chrono::{TimeDelta, Utc};
 use filepull_core::id::ClientId;
 use filepull_core::problem::Code;
 use filepull_core::transfer::Transfer;
-use filepull_e2e::{Programs, TestBed};
+use filepull_e2e::{Programs, TestServer};
 use filepull_server::client::{AgentInfo, Greeting};
 use filepull_server::records::Records;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use uuid::Uuid;
 
 /// A server with this many known clients, all offline. A transfer waits for the first of them.
-async fn server(n_clients: u32, n_waiting: u32) -> anyhow::Result<TestBed> {
-    let mut bed = TestBed::made_in(tempfile::tempdir()?, Programs::default(), &[]);
+async fn server(n_clients: u32, n_waiting: u32) -> anyhow::Result<TestServer> {
+    let mut bed = TestServer::made_in(tempfile::tempdir()?, Programs::default(), &[]);
     let records = Records::open(&bed.data_dir().join(".filepull")).await?;
     at_once((0..n_clients).map(async |number| {
         let greeting = greeting(number)?;
@@ -58,7 +58,7 @@ fn greeting(number: u32) -> anyhow::Result<Greeting> {
 }
 
 /// Returns the CPU time of the server so far.
-fn cpu_time(bed: &TestBed) -> anyhow::Result<Duration> {
+fn cpu_time(bed: &TestServer) -> anyhow::Result<Duration> {
     let stat = fs::read_to_string(format!("/proc/{}/stat", bed.server()?.pid()?))?;
     let (_, fields) = stat.rsplit_once(')').context("no name")?;
     let fields: Vec<&str> = fields.split_whitespace().collect();
@@ -67,14 +67,19 @@ fn cpu_time(bed: &TestBed) -> anyhow::Result<Duration> {
     Ok(Duration::from_millis(10 * ticks))
 }
 
-fn resident_kib(bed: &TestBed) -> anyhow::Result<u64> {
+fn resident_kib(bed: &TestServer) -> anyhow::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{}/status", bed.server()?.pid()?))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
     Ok(line.trim().trim_end_matches("kB").trim().parse()?)
 }
 
 /// Returns the CPU time of many equal requests.
-async fn cost(bed: &TestBed, n_requests: u32, path: &str, status: u16) -> anyhow::Result<Duration> {
+async fn cost(
+    bed: &TestServer,
+    n_requests: u32,
+    path: &str,
+    status: u16,
+) -> anyhow::Result<Duration> {
     let before = cpu_time(bed)?;
     for _ in 0..n_requests {
         let answer = bed.get(path).await?;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use filepull_e2e::{Process, Programs, TestBed, made};
+use filepull_e2e::{Process, Programs, TestServer, test_data};
 
 /// Waits until `filepull-agent status` prints `text` for the state in `dir`. The status is written
 /// separately from the log.
@@ -41,7 +41,7 @@ async fn a_level_that_does_not_exist_is_refused_aloud() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_default_file_that_cannot_be_sent_is_told_where_it_was_set() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     let state = bed.data_dir().with_file_name("state").join("client4");
     let mut client = bed.client("client4", b"data")?;
     let file = client.data().display().to_string();
@@ -79,7 +79,7 @@ async fn a_default_file_that_cannot_be_sent_is_told_where_it_was_set() -> anyhow
 
 #[tokio::test]
 async fn a_second_agent_leaves_the_state_of_the_first_alone() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     let first = bed.connected("client4", b"data").await?;
     let mut second = bed.client("client4", b"data")?;
     second.start()?;
@@ -123,7 +123,7 @@ async fn the_status_of_an_agent_is_found_without_its_id() -> anyhow::Result<()> 
 
 #[tokio::test]
 async fn the_http_port_is_not_where_agents_dial() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     let mut client = bed.client("client4", b"data")?.dialling(bed.http());
     client.start()?;
     client.agent()?.says("is SERVER_ADDR the HTTP port").await?;
@@ -132,7 +132,7 @@ async fn the_http_port_is_not_where_agents_dial() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_small_file_has_no_rate() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     let client = bed.connected("client4", b"").await?;
     bed.pull("client4").await?;
     let said = client.agent()?.says("sent data.txt in").await?;
@@ -164,7 +164,7 @@ async fn a_demo_ends_without_a_complaint_and_says_what_it_kept() -> anyhow::Resu
     let folder = tempfile::tempdir()?;
     let own = folder.path().join("client-data/client2/data.txt");
     fs::create_dir_all(own.parent().unwrap_or(folder.path()))?;
-    fs::write(&own, made("own", 2048))?;
+    fs::write(&own, test_data("own", 2048))?;
     let settings = demo_settings(folder.path(), "1MiB");
     let mut demo = Process::start(&[], "e2e-filepull", "demo", &settings)?;
     demo.says("/trigger?id=client4&wait").await?;
@@ -213,7 +213,7 @@ async fn no_variable_opens_the_demo_to_other_machines() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_port_in_use_names_who_holds_it() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     let folder = tempfile::tempdir()?;
     let mut settings = demo_settings(folder.path(), "1MiB");
     settings[0].1 = bed.http().to_string();
@@ -233,7 +233,7 @@ async fn a_folder_of_another_user_is_named_with_what_to_type() -> anyhow::Result
     if !rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     bed.open_to_all()?;
     let mut bed = bed;
     drop(bed.take_server()?);
@@ -277,7 +277,7 @@ async fn a_data_folder_that_is_a_file_is_told_as_one() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_first_start_is_told_from_one_on_records() -> anyhow::Result<()> {
-    let mut bed = TestBed::start().await?;
+    let mut bed = TestServer::start().await?;
     bed.server()?.says("no records yet").await?;
     let mut first = bed.take_server()?;
     first.terminate()?;
@@ -359,7 +359,7 @@ async fn a_server_that_may_start_too_few_threads_says_so_and_ends() -> anyhow::R
 
 #[tokio::test]
 async fn what_a_command_prints_is_never_lost_in_silence() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     let settings =
         [("HTTP_ADDR", bed.http().to_string()), ("DATA_DIR", bed.data_dir().display().to_string())];
     for command in ["verify", "health", "version"] {
@@ -418,7 +418,7 @@ async fn an_empty_variable_of_the_server_counts_as_not_set() -> anyhow::Result<(
     let names = ["MAX_RUNNING", "MAX_WAITING", "HTTP_AUTH", "AGENT_AUTH", "MAX_FILE_SIZE"];
     let more = ["MIN_FREE", "STALL_TIMEOUT", "KEEP_RECORDS", "LOG_LEVEL", "SHUTDOWN_GRACE"];
     let empty: Vec<_> = names.into_iter().chain(more).map(|name| (name, "")).collect();
-    let bed = TestBed::with(&empty).await?;
+    let bed = TestServer::with(&empty).await?;
     let settings = bed.json("/api/v1/server").await?["settings"].take();
     assert_eq!(settings["max_running"], 20, "{settings}");
     assert_eq!(settings["min_free"], 1 << 30, "{settings}");
@@ -435,8 +435,8 @@ async fn an_empty_variable_of_the_server_counts_as_not_set() -> anyhow::Result<(
 
 #[tokio::test]
 async fn a_misspelt_variable_of_the_server_is_warned_of() -> anyhow::Result<()> {
-    let bed =
-        TestBed::with(&[("HTTPADDR", "127.0.0.1:1"), ("MAX_RUNING", "3"), ("HOME", "/x")]).await?;
+    let bed = TestServer::with(&[("HTTPADDR", "127.0.0.1:1"), ("MAX_RUNING", "3"), ("HOME", "/x")])
+        .await?;
     let server = bed.server()?;
     for (found, meant) in [("HTTPADDR", "HTTP_ADDR"), ("MAX_RUNING", "MAX_RUNNING")] {
         let message =

@@ -1,6 +1,6 @@
 //! The end of both programs: asked for, it comes; what runs is finished or kept.
 
-use filepull_e2e::{Strace, TestBed, made, same, soon};
+use filepull_e2e::{Strace, TestServer, same_bytes, soon, test_data};
 use hyper::Method;
 use rustix::process::Signal;
 use serde_json::Value;
@@ -11,7 +11,7 @@ const ENDLESS: [(&str, &str); 1] = [("SHUTDOWN_GRACE", "1h")];
 
 #[tokio::test]
 async fn an_idle_server_ends_when_it_is_asked_to() -> anyhow::Result<()> {
-    let mut bed = TestBed::with(&ENDLESS).await?;
+    let mut bed = TestServer::with(&ENDLESS).await?;
     let client = bed.connected("client4", b"data").await?;
     let mut server = bed.take_server()?;
     server.terminate()?;
@@ -24,7 +24,7 @@ async fn an_idle_server_ends_when_it_is_asked_to() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn connections_that_never_speak_do_not_hold_the_server() -> anyhow::Result<()> {
-    let mut bed = TestBed::with(&ENDLESS).await?;
+    let mut bed = TestServer::with(&ENDLESS).await?;
     let _silent = [TcpStream::connect(bed.grpc()).await?, TcpStream::connect(bed.http()).await?];
     let mut server = bed.take_server()?;
     server.terminate()?;
@@ -34,8 +34,9 @@ async fn connections_that_never_speak_do_not_hold_the_server() -> anyhow::Result
 
 #[tokio::test]
 async fn a_running_transfer_may_finish_before_the_server_ends() -> anyhow::Result<()> {
-    let mut bed = TestBed::with(&ENDLESS).await?;
-    let client = bed.client("client4", &made("client4", 4 << 20))?.setting("MAX_RATE", "2MiB/s");
+    let mut bed = TestServer::with(&ENDLESS).await?;
+    let client =
+        bed.client("client4", &test_data("client4", 4 << 20))?.setting("MAX_RATE", "2MiB/s");
     let mut client = client;
     client.connect().await?;
     bed.get("/trigger?id=client4").await?;
@@ -43,17 +44,17 @@ async fn a_running_transfer_may_finish_before_the_server_ends() -> anyhow::Resul
     server.says("transfer.started").await?;
     server.terminate()?;
     assert!(server.ended().await?.success());
-    assert!(same(&bed.downloads("client4")?[0], &client.data())?);
+    assert!(same_bytes(&bed.downloads("client4")?[0], &client.data())?);
     assert!(bed.leftovers("client4")?.is_empty());
     Ok(())
 }
 
 #[tokio::test]
 async fn a_transfer_that_was_cut_short_goes_on_after_the_restart() -> anyhow::Result<()> {
-    let mut bed = TestBed::with(&[("SHUTDOWN_GRACE", "0s")]).await?;
+    let mut bed = TestServer::with(&[("SHUTDOWN_GRACE", "0s")]).await?;
     let proxy = bed.proxy().await?;
     let size = 16 << 20;
-    let client = bed.client("client4", &made("client4", size))?.setting("MAX_RATE", "8MiB/s");
+    let client = bed.client("client4", &test_data("client4", size))?.setting("MAX_RATE", "8MiB/s");
     let mut client = client.dialling(proxy.addr());
     client.connect().await?;
     let started = bed.get("/trigger?id=client4").await?;
@@ -65,7 +66,7 @@ async fn a_transfer_that_was_cut_short_goes_on_after_the_restart() -> anyhow::Re
     proxy.retarget(bed.grpc());
     let done = bed.json(&format!("{}?wait=100s", started.header("location"))).await?;
     assert_eq!((&done["state"], &done["attempt"]), (&"done".into(), &2.into()), "{done}");
-    assert!(same(&bed.downloads("client4")?[0], &client.data())?);
+    assert!(same_bytes(&bed.downloads("client4")?[0], &client.data())?);
     // What had come was made durable at the end, not only at the last checkpoint.
     let sent_again = proxy.sent() - size as u64;
     assert!(sent_again < 6 << 20, "{sent_again} bytes were sent again");
@@ -74,8 +75,9 @@ async fn a_transfer_that_was_cut_short_goes_on_after_the_restart() -> anyhow::Re
 
 #[tokio::test]
 async fn a_second_signal_ends_a_server_at_once() -> anyhow::Result<()> {
-    let mut bed = TestBed::with(&ENDLESS).await?;
-    let mut client = bed.client("client4", &made("client4", 1 << 20))?.setting("MAX_RATE", "1KiB");
+    let mut bed = TestServer::with(&ENDLESS).await?;
+    let mut client =
+        bed.client("client4", &test_data("client4", 1 << 20))?.setting("MAX_RATE", "1KiB");
     client.connect().await?;
     bed.get("/trigger?id=client4").await?;
     let mut server = bed.take_server()?;
@@ -93,8 +95,8 @@ const WITH_SIGHUP: [&str; 2] = ["env", "--default-signal=HUP"];
 
 #[tokio::test]
 async fn a_hang_up_lets_both_programs_finish_and_so_do_two() -> anyhow::Result<()> {
-    let mut bed = TestBed::launched_by(&WITH_SIGHUP, &ENDLESS).await?;
-    let client = bed.client("client4", &made("client4", 4 << 20))?.launched_by(&WITH_SIGHUP);
+    let mut bed = TestServer::launched_by(&WITH_SIGHUP, &ENDLESS).await?;
+    let client = bed.client("client4", &test_data("client4", 4 << 20))?.launched_by(&WITH_SIGHUP);
     let mut client = client.setting("MAX_RATE", "2MiB/s");
     client.connect().await?;
     bed.get("/trigger?id=client4").await?;
@@ -104,7 +106,7 @@ async fn a_hang_up_lets_both_programs_finish_and_so_do_two() -> anyhow::Result<(
     server.says("stopping after SIGHUP").await?;
     server.signal(Signal::HUP)?;
     assert!(server.ended().await?.success());
-    assert!(same(&bed.downloads("client4")?[0], &client.data())?);
+    assert!(same_bytes(&bed.downloads("client4")?[0], &client.data())?);
     let mut agent = client.take_agent()?;
     agent.signal(Signal::HUP)?;
     agent.says("stopping after SIGHUP").await?;
@@ -115,7 +117,7 @@ async fn a_hang_up_lets_both_programs_finish_and_so_do_two() -> anyhow::Result<(
 
 #[tokio::test]
 async fn a_hang_up_does_not_end_an_agent_under_nohup() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     let mut client = bed.client("client4", b"data")?.launched_by(&["nohup"]);
     client.connect().await?;
     client.agent()?.signal(Signal::HUP)?;
@@ -129,7 +131,7 @@ async fn a_hang_up_does_not_end_an_agent_under_nohup() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn an_agent_says_goodbye() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     let mut client = bed.connected("client4", b"data").await?;
     let mut agent = client.take_agent()?;
     agent.terminate()?;
@@ -140,7 +142,7 @@ async fn an_agent_says_goodbye() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn an_agent_ends_without_its_server() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     let proxy = bed.proxy().await?;
     let mut client = bed.client("client4", b"data")?.dialling(proxy.addr());
     client.connect().await?;
@@ -153,8 +155,9 @@ async fn an_agent_ends_without_its_server() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_disk_that_hangs_holds_neither_a_cancel_nor_the_end() -> anyhow::Result<()> {
-    let mut bed = TestBed::with(&[("SHUTDOWN_GRACE", "0s")]).await?;
-    let client = bed.client("client4", &made("client4", 64 << 20))?.setting("MAX_RATE", "4MiB/s");
+    let mut bed = TestServer::with(&[("SHUTDOWN_GRACE", "0s")]).await?;
+    let client =
+        bed.client("client4", &test_data("client4", 64 << 20))?.setting("MAX_RATE", "4MiB/s");
     let mut client = client;
     client.connect().await?;
     let started = bed.get("/trigger?id=client4").await?;

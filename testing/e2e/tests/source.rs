@@ -4,10 +4,15 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 
-use filepull_e2e::{Client, Reply, TestBed, made, same};
+use filepull_e2e::{HttpResponse, TestClient, TestServer, same_bytes, test_data};
 
 /// A trigger that must fail at once, without `wait`.
-async fn refused(bed: &TestBed, url: &str, status: u16, code: &str) -> anyhow::Result<Reply> {
+async fn refused(
+    bed: &TestServer,
+    url: &str,
+    status: u16,
+    code: &str,
+) -> anyhow::Result<HttpResponse> {
     let reply = bed.get(url).await?;
     assert_eq!(reply.status, status, "{}", reply.text());
     let last = bed.json("/api/v1/transfers?limit=1").await?;
@@ -17,13 +22,13 @@ async fn refused(bed: &TestBed, url: &str, status: u16, code: &str) -> anyhow::R
     Ok(reply)
 }
 
-async fn client(bed: &TestBed) -> anyhow::Result<Client> {
+async fn client(bed: &TestServer) -> anyhow::Result<TestClient> {
     bed.connected("client4", b"data").await
 }
 
 #[tokio::test]
 async fn a_missing_file_is_not_invented() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     let client = client(&bed).await?;
     fs::remove_file(client.data())?;
     let reply = refused(&bed, "/trigger?id=client4", 404, "file-missing").await?;
@@ -33,7 +38,7 @@ async fn a_missing_file_is_not_invented() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_directory_is_no_file() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     let client = client(&bed).await?;
     fs::remove_file(client.data())?;
     fs::create_dir(client.data())?;
@@ -44,7 +49,7 @@ async fn a_directory_is_no_file() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_pipe_is_no_file_and_blocks_nobody() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     let client = client(&bed).await?;
     fs::remove_file(client.data())?;
     let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
@@ -56,7 +61,7 @@ async fn a_pipe_is_no_file_and_blocks_nobody() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn an_unreadable_file_says_why() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     let mut client = bed.client("client4", b"data")?;
     if rustix::process::geteuid().is_root() {
         // Root reads everything: the agent runs as nobody, who may enter the folder.
@@ -72,7 +77,7 @@ async fn an_unreadable_file_says_why() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_link_to_outside_its_share_is_not_followed() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     let client = client(&bed).await?;
     let secret = bed.data_dir().join("secret");
     fs::write(&secret, "secret")?;
@@ -85,7 +90,7 @@ async fn a_link_to_outside_its_share_is_not_followed() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_path_that_is_not_shared_is_refused_with_what_is() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     let mut client = bed.client("client4", b"data")?.setting("SHARE", "logs/*.log");
     client.connect().await?;
     let url = "/trigger?id=client4&path=C:%5CWindows%5Cwin.ini";
@@ -99,7 +104,7 @@ async fn a_path_that_is_not_shared_is_refused_with_what_is() -> anyhow::Result<(
 
 #[tokio::test]
 async fn a_shared_path_is_sent() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     let mut client = bed.client("client4", b"data")?.setting("SHARE", "logs/*.log");
     fs::create_dir(client.files.join("logs"))?;
     fs::write(client.files.join("logs/pos.log"), "log")?;
@@ -117,8 +122,9 @@ async fn a_shared_path_is_sent() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_file_that_never_holds_still_is_refused() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
-    let client = bed.client("client4", &made("client4", 8 << 20))?.setting("MAX_RATE", "32MiB/s");
+    let bed = TestServer::start().await?;
+    let client =
+        bed.client("client4", &test_data("client4", 8 << 20))?.setting("MAX_RATE", "32MiB/s");
     let mut client = client;
     client.connect().await?;
     let path = client.data();
@@ -147,8 +153,8 @@ async fn a_file_that_never_holds_still_is_refused() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_file_that_grows_is_sent_as_it_was() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
-    let data = made("client4", 2 << 20);
+    let bed = TestServer::start().await?;
+    let data = test_data("client4", 2 << 20);
     let client = bed.client("client4", &data)?.setting("MAX_RATE", "2MiB/s");
     let mut client = client;
     client.connect().await?;
@@ -163,15 +169,16 @@ async fn a_file_that_grows_is_sent_as_it_was() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_file_that_shrinks_is_sent_again_as_it_is_then() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
-    let client = bed.client("client4", &made("client4", 4 << 20))?.setting("MAX_RATE", "4MiB/s");
+    let bed = TestServer::start().await?;
+    let client =
+        bed.client("client4", &test_data("client4", 4 << 20))?.setting("MAX_RATE", "4MiB/s");
     let mut client = client;
     client.connect().await?;
     let started = bed.get("/trigger?id=client4").await?;
     fs::OpenOptions::new().write(true).open(client.data())?.set_len(1 << 20)?;
     let done = bed.json(&format!("{}?wait=100s", started.header("location"))).await?;
     assert_eq!((&done["state"], &done["attempt"]), (&"done".into(), &2.into()), "{done}");
-    assert!(same(&bed.downloads("client4")?[0], &client.data())?);
+    assert!(same_bytes(&bed.downloads("client4")?[0], &client.data())?);
     assert!(bed.leftovers("client4")?.is_empty());
     Ok(())
 }

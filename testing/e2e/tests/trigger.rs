@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 
 use anyhow::bail;
-use filepull_e2e::{TestBed, made, same};
+use filepull_e2e::{TestServer, same_bytes, test_data};
 use futures::future::try_join_all;
 use hyper::Method;
 
 #[tokio::test]
 async fn a_triggered_file_arrives_whole() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
-    let client = bed.connected("client4", &made("client4", 100 << 20)).await?;
+    let bed = TestServer::start().await?;
+    let client = bed.connected("client4", &test_data("client4", 100 << 20)).await?;
     let reply = bed.get("/trigger?id=client4&wait=100s").await?;
     assert_eq!(reply.status, 200, "{}", reply.text());
     assert!(
@@ -20,7 +20,7 @@ async fn a_triggered_file_arrives_whole() -> anyhow::Result<()> {
     );
     let downloads = bed.downloads("client4")?;
     assert_eq!(downloads.len(), 1);
-    assert!(same(&downloads[0], &client.data())?);
+    assert!(same_bytes(&downloads[0], &client.data())?);
     assert_eq!(bed.leftovers("client4")?, NONE);
     assert!(reply.text().contains(&downloads[0].display().to_string()), "{}", reply.text());
     Ok(())
@@ -28,8 +28,9 @@ async fn a_triggered_file_arrives_whole() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn the_first_answer_names_the_file_and_its_size() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
-    let client = bed.client("client4", &made("client4", 1 << 20))?.setting("MAX_RATE", "1MiB/s");
+    let bed = TestServer::start().await?;
+    let client =
+        bed.client("client4", &test_data("client4", 1 << 20))?.setting("MAX_RATE", "1MiB/s");
     let mut client = client;
     client.connect().await?;
     let reply = bed.get("/trigger?id=client4").await?;
@@ -55,8 +56,8 @@ async fn the_first_answer_names_the_file_and_its_size() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_thousand_triggers_at_once_make_one_transfer() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
-    let client = bed.client("client4", &made("client4", 4 << 20))?;
+    let bed = TestServer::start().await?;
+    let client = bed.client("client4", &test_data("client4", 4 << 20))?;
     let mut client = client.setting("MAX_RATE", "2MiB/s");
     client.connect().await?;
     let replies = try_join_all((0..1000).map(|_| bed.get("/trigger?id=client4"))).await?;
@@ -73,22 +74,22 @@ async fn a_thousand_triggers_at_once_make_one_transfer() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn five_clients_at_once_send_five_right_files() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     let ids = ["client1", "client2", "client3", "client4", "client5"];
-    let clients = ids.map(|id| (id, made(id, 20 << 20)));
+    let clients = ids.map(|id| (id, test_data(id, 20 << 20)));
     let clients = try_join_all(clients.iter().map(|(id, data)| bed.connected(id, data))).await?;
     try_join_all(ids.iter().map(|id| bed.pull(id))).await?;
     for client in clients {
         let downloads = bed.downloads(&client.id)?;
         assert_eq!(downloads.len(), 1);
-        assert!(same(&downloads[0], &client.data())?, "{} has another file", client.id);
+        assert!(same_bytes(&downloads[0], &client.data())?, "{} has another file", client.id);
     }
     Ok(())
 }
 
 #[tokio::test]
 async fn twenty_pulls_get_twenty_names_and_overwrite_nothing() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     let client = bed.connected("client4", b"0").await?;
     for version in 0..20 {
         std::fs::write(client.data(), version.to_string())?;
@@ -103,7 +104,7 @@ async fn twenty_pulls_get_twenty_names_and_overwrite_nothing() -> anyhow::Result
 
 #[tokio::test]
 async fn a_name_on_record_is_never_given_to_another_file() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     let client = bed.connected("client4", b"0").await?;
     let mut names = BTreeSet::new();
     // Some of the pulls end in the same second.
@@ -126,7 +127,7 @@ async fn a_name_on_record_is_never_given_to_another_file() -> anyhow::Result<()>
 
 #[tokio::test]
 async fn a_file_replaced_by_hand_is_never_served_for_the_one_on_record() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     let _client = bed.connected("client4", b"first").await?;
     let download = bed.pull("client4").await?;
     assert_eq!(bed.get("/clients/client4/file").await?.text(), "first");
@@ -142,7 +143,7 @@ async fn a_file_replaced_by_hand_is_never_served_for_the_one_on_record() -> anyh
 
 #[tokio::test]
 async fn a_part_of_one_file_is_never_continued_with_another() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     let client = bed.connected("client4", b"first version").await?;
     bed.pull("client4").await?;
     let url = "/clients/client4/file";
@@ -162,9 +163,9 @@ async fn a_part_of_one_file_is_never_continued_with_another() -> anyhow::Result<
 
 #[tokio::test]
 async fn a_wait_succeeds_only_if_the_file_is_there() -> anyhow::Result<()> {
-    let mut bed = TestBed::with(&[("SHUTDOWN_GRACE", "1s")]).await?;
+    let mut bed = TestServer::with(&[("SHUTDOWN_GRACE", "1s")]).await?;
     let mut client =
-        bed.client("client4", &made("client4", 8 << 20))?.setting("MAX_RATE", "128KiB/s");
+        bed.client("client4", &test_data("client4", 8 << 20))?.setting("MAX_RATE", "128KiB/s");
     client.connect().await?;
     let up = bed.get("/trigger?id=client4&wait=1s").await?;
     assert_eq!(up.status, 504, "{}", up.text());
@@ -185,7 +186,7 @@ async fn a_wait_succeeds_only_if_the_file_is_there() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn an_empty_file_is_a_file() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     let _client = bed.connected("client4", b"").await?;
     let reply = bed.get("/trigger?id=client4&wait=100s").await?;
     assert_eq!(reply.first_line(), "Done: client4 sent data.txt, which is empty (0 B).");
@@ -195,7 +196,7 @@ async fn an_empty_file_is_a_file() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn the_page_of_a_transfer_offers_its_own_file() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     let client = bed.connected("client4", b"old").await?;
     let old = bed.get("/trigger?id=client4&wait=100s").await?;
     assert_eq!(old.status, 200, "{}", old.text());
@@ -211,9 +212,9 @@ async fn the_page_of_a_transfer_offers_its_own_file() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_client_shows_its_default_file_as_last_seen() -> anyhow::Result<()> {
-    let mut bed = TestBed::start().await?;
+    let mut bed = TestServer::start().await?;
     let mut client = bed.connected("client4", b"data").await?;
-    let default_file = async |bed: &TestBed| {
+    let default_file = async |bed: &TestServer| {
         let client = bed.json("/api/v1/clients/client4").await?;
         anyhow::Ok(client["default_file"]["size"].as_u64())
     };
@@ -238,8 +239,8 @@ async fn a_client_shows_its_default_file_as_last_seen() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_fresh_pull_gets_a_file_opened_after_it() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
-    let client = bed.client("client4", &made("old", 2 << 20))?.setting("MAX_RATE", "1MiB/s");
+    let bed = TestServer::start().await?;
+    let client = bed.client("client4", &test_data("old", 2 << 20))?.setting("MAX_RATE", "1MiB/s");
     let mut client = client;
     client.connect().await?;
     let first = bed.get("/trigger?id=client4").await?;
@@ -261,7 +262,7 @@ async fn a_fresh_pull_gets_a_file_opened_after_it() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_queued_pull_starts_when_its_client_returns() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     let mut client = bed.connected("client4", b"data").await?;
     let mut agent = client.take_agent()?;
     agent.terminate()?;
@@ -285,7 +286,7 @@ async fn a_queued_pull_starts_when_its_client_returns() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_queued_pull_fails_when_its_client_does_not_return() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     let mut client = bed.connected("client4", b"data").await?;
     client.take_agent()?.kill().await?;
     bed.server()?.says("client.disconnected").await?;
@@ -301,8 +302,9 @@ async fn a_queued_pull_fails_when_its_client_does_not_return() -> anyhow::Result
 
 #[tokio::test]
 async fn a_cancelled_transfer_leaves_nothing() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
-    let client = bed.client("client4", &made("client4", 8 << 20))?.setting("MAX_RATE", "1MiB/s");
+    let bed = TestServer::start().await?;
+    let client =
+        bed.client("client4", &test_data("client4", 8 << 20))?.setting("MAX_RATE", "1MiB/s");
     let mut client = client;
     client.connect().await?;
     let started = bed.get("/trigger?id=client4").await?;
@@ -316,8 +318,9 @@ async fn a_cancelled_transfer_leaves_nothing() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_cancelled_transfer_still_tells_which_file_and_how_far() -> anyhow::Result<()> {
-    let mut bed = TestBed::start().await?;
-    let client = bed.client("client4", &made("client4", 8 << 20))?.setting("MAX_RATE", "1MiB/s");
+    let mut bed = TestServer::start().await?;
+    let client =
+        bed.client("client4", &test_data("client4", 8 << 20))?.setting("MAX_RATE", "1MiB/s");
     let mut client = client;
     client.connect().await?;
     let started = bed.get("/trigger?id=client4").await?;
@@ -338,7 +341,7 @@ async fn a_cancelled_transfer_still_tells_which_file_and_how_far() -> anyhow::Re
 
 #[tokio::test]
 async fn a_mistyped_client_is_answered_with_what_to_do() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     let _client = bed.connected("client4", b"data").await?;
     let unknown = bed.get("/trigger?id=cleint4").await?;
     assert_eq!(unknown.status, 404);
@@ -353,7 +356,7 @@ async fn a_mistyped_client_is_answered_with_what_to_do() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn an_id_is_never_used_as_a_path() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     let before = everything_in(&bed)?;
     let too_long = "a".repeat(65);
     let ids =
@@ -370,7 +373,7 @@ async fn an_id_is_never_used_as_a_path() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn head_starts_nothing() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     let _client = bed.connected("client4", b"data").await?;
     for url in ["/trigger?id=client4", "/trigger/client4"] {
         let reply = bed.send(Method::HEAD, url, &[], "").await?;
@@ -382,7 +385,7 @@ async fn head_starts_nothing() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_script_pulls_through_the_api() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     let _client = bed.connected("client4", b"data").await?;
     let json = [("content-type", "application/json")];
     let body = r#"{"client":"client4"}"#;
@@ -407,7 +410,7 @@ async fn a_script_pulls_through_the_api() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_repeated_request_gets_the_same_transfer_even_after_a_restart() -> anyhow::Result<()> {
-    let mut bed = TestBed::start().await?;
+    let mut bed = TestServer::start().await?;
     let _client = bed.connected("client4", b"data").await?;
     let headers = [("content-type", "application/json"), ("idempotency-key", "nightly-1")];
     let body = r#"{"client":"client4"}"#;
@@ -427,7 +430,7 @@ async fn a_repeated_request_gets_the_same_transfer_even_after_a_restart() -> any
 
 #[tokio::test]
 async fn every_problem_has_a_page() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     for code in filepull_core::problem::Code::ALL {
         let page = bed.get(&format!("/problems/{code}")).await?;
         assert_eq!(page.status, 200, "{code}");
@@ -442,7 +445,7 @@ const NONE: [std::path::PathBuf; 0] = [];
 
 /// Returns the names in the data folder, without the file that the server creates for a moment to
 /// check that the disk can be written.
-fn everything_in(bed: &TestBed) -> anyhow::Result<BTreeSet<std::ffi::OsString>> {
+fn everything_in(bed: &TestServer) -> anyhow::Result<BTreeSet<std::ffi::OsString>> {
     let mut all = BTreeSet::new();
     for entry in std::fs::read_dir(bed.data_dir())? {
         all.insert(entry?.file_name());
@@ -454,13 +457,13 @@ fn everything_in(bed: &TestBed) -> anyhow::Result<BTreeSet<std::ffi::OsString>> 
 #[tokio::test]
 async fn a_file_travels_on_the_line_itself_where_only_one_connection_is_allowed()
 -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     let proxy = bed.proxy().await?;
-    let client = bed.client("client4", &made("client4", 20 << 20))?.dialling(proxy.addr());
+    let client = bed.client("client4", &test_data("client4", 20 << 20))?.dialling(proxy.addr());
     let mut client = client.setting("DATA_CONN", "shared").setting("CONSISTENCY", "stat");
     client.connect().await?;
     let download = bed.pull("client4").await?;
-    assert!(same(&download, &client.data())?);
+    assert!(same_bytes(&download, &client.data())?);
     assert_eq!(proxy.n_connections(), 1);
     Ok(())
 }

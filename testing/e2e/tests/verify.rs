@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use filepull_e2e::{TestBed, made};
+use filepull_e2e::{TestServer, test_data};
 use serde_json::Value;
 
 /// Runs `filepull verify` on a data folder: its exit code, and all that it said.
@@ -38,11 +38,11 @@ fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) -> anyhow::Result<()> 
 }
 
 /// Pulls from a few clients until there are 200 downloads.
-async fn two_hundred(bed: &TestBed) -> anyhow::Result<Vec<PathBuf>> {
+async fn two_hundred(bed: &TestServer) -> anyhow::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for client in 0..4 {
         let id = format!("client{client}");
-        let mut client = bed.client(&id, &made(&id, 70_000))?;
+        let mut client = bed.client(&id, &test_data(&id, 70_000))?;
         client.connect().await?;
         for _ in 0..50 {
             paths.push(bed.pull(&id).await?);
@@ -53,7 +53,7 @@ async fn two_hundred(bed: &TestBed) -> anyhow::Result<Vec<PathBuf>> {
 
 #[tokio::test]
 async fn one_flipped_bit_in_two_hundred_downloads_is_found() -> anyhow::Result<()> {
-    let mut bed = TestBed::start().await?;
+    let mut bed = TestServer::start().await?;
     let paths = two_hundred(&bed).await?;
     let (code, said) = verify(&bed.data_dir()).await?;
     assert_eq!((code, said.len()), (Some(0), 1), "{said:?}");
@@ -99,7 +99,7 @@ async fn one_flipped_bit_in_two_hundred_downloads_is_found() -> anyhow::Result<(
 
 #[tokio::test]
 async fn nothing_pulled_is_nothing_wrong() -> anyhow::Result<()> {
-    let mut bed = TestBed::start().await?;
+    let mut bed = TestServer::start().await?;
     let (code, said) = verify(&bed.data_dir()).await?;
     let none = "0 downloads: 0 as they arrived. 0 B read in ";
     assert_eq!((code, said.len()), (Some(0), 1), "{said:?}");
@@ -126,8 +126,8 @@ async fn nothing_pulled_is_nothing_wrong() -> anyhow::Result<()> {
 /// What is published while it looks raises no alarm, and what it does hinders nobody.
 #[tokio::test]
 async fn a_busy_server_raises_no_alarm() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
-    let mut client = bed.client("client4", &made("client4", 300_000))?;
+    let bed = TestServer::start().await?;
+    let mut client = bed.client("client4", &test_data("client4", 300_000))?;
     client.connect().await?;
     let pulls = async {
         for _ in 0..30 {
@@ -163,7 +163,7 @@ async fn a_busy_server_raises_no_alarm() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn what_is_no_folder_of_a_client_is_told_as_what_it_is() -> anyhow::Result<()> {
-    let bed = TestBed::start().await?;
+    let bed = TestServer::start().await?;
     let _linked = bed.connected("linked", b"linked").await?;
     let _client = bed.connected("client4", b"client4").await?;
     let download = bed.pull("linked").await?;

@@ -7,7 +7,7 @@ mod limit;
 use std::env;
 use std::path::Path;
 
-use crate::process::{self, Running};
+use crate::process::{self, ChildProcess};
 use crate::tool::{self, Started};
 pub use agents::client;
 pub use limit::make_room;
@@ -39,7 +39,7 @@ impl Fleet {
     }
 
     /// The process.
-    pub fn process(&self) -> &Running {
+    pub fn process(&self) -> &ChildProcess {
         &self.started.process
     }
 

@@ -7,7 +7,7 @@
 //! was killed are removed by the next one.
 
 pub mod delay;
-mod line;
+mod link;
 pub mod plain;
 
 use std::fs::File;
@@ -23,11 +23,11 @@ use tokio::net::TcpStream;
 use tokio::process::Command;
 
 use crate::process::{self, START_LIMIT};
-pub use line::{Laid, Line, parse_rate};
+pub use link::{Link, LinkedNetwork, parse_rate};
 
 /// Where something runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Namespace {
     /// Behind the router.
     Agent,
     /// Between both.
@@ -88,7 +88,7 @@ impl Network {
     /// the server.
     pub async fn make(hosts: &Hosts) -> anyhow::Result<Self> {
         let network = Self::begin(0).await?;
-        let name = network.name(Place::Server);
+        let name = network.name(Namespace::Server);
         ip(&format!("netns add {name}")).await?;
         let server = File::open(Path::new("/run/netns").join(name))?;
         move_into_link_name_space(server.as_fd(), Some(LinkNameSpaceType::Network))?;
@@ -131,10 +131,10 @@ impl Network {
     }
 
     /// The words that start a program there.
-    pub fn launcher(&self, place: Place) -> Vec<String> {
+    pub fn launcher(&self, place: Namespace) -> Vec<String> {
         match place {
-            Place::Server => Vec::new(),
-            Place::Agent | Place::Router => {
+            Namespace::Server => Vec::new(),
+            Namespace::Agent | Namespace::Router => {
                 let name = self.name(place);
                 ["ip", "netns", "exec", &name].map(str::to_owned).to_vec()
             }
@@ -142,7 +142,7 @@ impl Network {
     }
 
     /// A command that runs there.
-    pub fn command_in(&self, place: Place, program: &Path) -> Command {
+    pub fn command_in(&self, place: Namespace, program: &Path) -> Command {
         match self.launcher(place).as_slice() {
             [] => process::command(program),
             [first, rest @ ..] => {
@@ -154,14 +154,19 @@ impl Network {
     }
 
     /// Runs a tool there to its end; what it printed.
-    pub async fn run_in(&self, place: Place, tool: &str, args: &[&str]) -> anyhow::Result<String> {
+    pub async fn run_in(
+        &self,
+        place: Namespace,
+        tool: &str,
+        args: &[&str],
+    ) -> anyhow::Result<String> {
         let mut command = self.command_in(place, Path::new(tool));
         command.args(args);
         process::finish(command, START_LIMIT).await
     }
 
     /// Changes a setting of the kernel there.
-    pub async fn sysctl(&self, place: Place, setting: &str) -> anyhow::Result<()> {
+    pub async fn sysctl(&self, place: Namespace, setting: &str) -> anyhow::Result<()> {
         self.run_in(place, "sysctl", &["-qw", setting]).await.map(drop)
     }
 
@@ -174,7 +179,7 @@ impl Network {
     }
 
     async fn add(&self) -> anyhow::Result<()> {
-        for place in [Place::Agent, Place::Router] {
+        for place in [Namespace::Agent, Namespace::Router] {
             ip(&format!("netns add {}", self.name(place))).await?;
             ip(&format!("-n {} link set lo up", self.name(place))).await?;
         }
@@ -182,20 +187,20 @@ impl Network {
     }
 
     async fn connect(&self, hosts: &Hosts) -> anyhow::Result<()> {
-        let (router, number) = (self.name(Place::Router), self.number);
+        let (router, number) = (self.name(Namespace::Router), self.number);
         let [to_agent, to_server] = [1, 2].map(|n| Ipv4Addr::new(10, 77, number * 2 + n, 1));
         let congestion = &hosts.congestion;
         // By route: a namespace may not choose another congestion control for all its connections.
         let ends = [
-            (Place::Agent, self.agent_addr(), TO_AGENT, to_agent, "default".to_owned()),
-            (Place::Server, self.server_addr(), TO_SERVER, to_server, self.beyond()),
+            (Namespace::Agent, self.agent_addr(), TO_AGENT, to_agent, "default".to_owned()),
+            (Namespace::Server, self.server_addr(), TO_SERVER, to_server, self.beyond()),
         ];
         for (place, host_addr, port, router_addr, beyond) in ends {
             let link = format!("line{number}");
             let (netns, at) = match place {
                 // Where the first thread of this process is.
-                Place::Server => (self.pid.to_string(), String::new()),
-                Place::Agent | Place::Router => {
+                Namespace::Server => (self.pid.to_string(), String::new()),
+                Namespace::Agent | Namespace::Router => {
                     (self.name(place), format!("-n {} ", self.name(place)))
                 }
             };
@@ -212,7 +217,7 @@ impl Network {
                 }
             }
         }
-        self.sysctl(Place::Router, "net.ipv4.ip_forward=1").await
+        self.sysctl(Namespace::Router, "net.ipv4.ip_forward=1").await
     }
 
     /// The agents, as the server's host sees them.
@@ -220,17 +225,17 @@ impl Network {
         format!("10.77.{}.0/24", self.number * 2 + 1)
     }
 
-    fn name(&self, place: Place) -> String {
+    fn name(&self, place: Namespace) -> String {
         let place = match place {
-            Place::Agent => "agent",
-            Place::Router => "router",
-            Place::Server => "server",
+            Namespace::Agent => "agent",
+            Namespace::Router => "router",
+            Namespace::Server => "server",
         };
         format!("{NAME}-{}-{}-{place}", self.pid, self.number)
     }
 }
 
-const PLACES: [Place; 3] = [Place::Agent, Place::Router, Place::Server];
+const PLACES: [Namespace; 3] = [Namespace::Agent, Namespace::Router, Namespace::Server];
 
 impl Drop for Network {
     fn drop(&mut self) {

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 
 /// What `/proc/PID/stat` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stat {
+struct ProcessUsage {
     parent: u32,
     /// CPU of the process and all its threads, user and system, in clock ticks.
     own: u64,
@@ -70,7 +70,7 @@ fn memory(pid: u32, field: &str) -> anyhow::Result<u64> {
     parse_memory(&text, field).with_context(|| format!("{path} has no {field}"))
 }
 
-fn all_stats() -> anyhow::Result<HashMap<u32, Stat>> {
+fn all_stats() -> anyhow::Result<HashMap<u32, ProcessUsage>> {
     let mut stats = HashMap::new();
     for entry in fs::read_dir("/proc").context("/proc")?.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
@@ -84,12 +84,12 @@ fn all_stats() -> anyhow::Result<HashMap<u32, Stat>> {
 }
 
 /// proc_pid_stat(5): the name in brackets may hold blanks and brackets; fields count after it.
-fn parse_stat(text: &str) -> Option<Stat> {
+fn parse_stat(text: &str) -> Option<ProcessUsage> {
     let (_, rest) = text.rsplit_once(')')?;
     let fields: Vec<&str> = rest.split_whitespace().collect();
     // The first of them is field 3 in the manual.
     let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
-    Some(Stat {
+    Some(ProcessUsage {
         parent: u32::try_from(field(4)?).ok()?,
         own: field(14)? + field(15)?,
         reaped: field(16)? + field(17)?,
@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn a_stat_line_is_read_whatever_the_program_is_called() {
         let line = "42 (a) b (c)) S 7 42 42 0 -1 4194560 100 200 0 0 11 22 33 44 20 0 1 0 5 0 0";
-        assert_eq!(parse_stat(line), Some(Stat { parent: 7, own: 33, reaped: 77 }));
+        assert_eq!(parse_stat(line), Some(ProcessUsage { parent: 7, own: 33, reaped: 77 }));
         assert_eq!(parse_stat("42 (cut) S 7"), None);
     }
 

@@ -22,7 +22,7 @@ pub const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// A process that runs until it is dropped.
 #[derive(Debug)]
-pub struct Running {
+pub struct ChildProcess {
     name: &'static str,
     child: Child,
     pid: u32,
@@ -77,7 +77,7 @@ pub async fn finish(mut command: Command, limit: Duration) -> anyhow::Result<Str
     Ok(text)
 }
 
-impl Running {
+impl ChildProcess {
     /// Starts a process. Its standard error goes to `NAME.log` in `folder`; its standard output is
     /// returned.
     pub fn start(
@@ -185,7 +185,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for ChildProcess {
     fn drop(&mut self) {
         self.kill();
     }

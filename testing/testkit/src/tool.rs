@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use crate::fleet::agents;
 use crate::net::{delay, plain};
-use crate::process::{Running, START_LIMIT};
+use crate::process::{ChildProcess, START_LIMIT};
 
 /// The first word that makes a program a tool of the lab.
 pub const NAME: &str = "lab";
@@ -65,7 +65,7 @@ fn start(tool: Tool) -> anyhow::Result<()> {
 /// A tool that has said that it is ready.
 #[derive(Debug)]
 pub(crate) struct Started {
-    pub(crate) process: Running,
+    pub(crate) process: ChildProcess,
     /// Its end, even if this program is killed, ends the tool.
     word: ChildStdin,
     /// Output that nobody reads must not end the tool by a broken pipe.
@@ -80,7 +80,7 @@ impl Started {
         ready: &str,
         folder: &Path,
     ) -> anyhow::Result<Self> {
-        let (mut process, output) = Running::start(
+        let (mut process, output) = ChildProcess::start(
             name,
             {
                 command.stdin(Stdio::piped());

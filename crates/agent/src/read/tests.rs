@@ -14,7 +14,7 @@ use crate::share::Shares;
 /// Not a multiple of a block, nor of a chunk.
 const LEN: usize = 3 * BLOCK_LEN + 12_345;
 
-struct Bed {
+struct ReadFixture {
     folder: TempDir,
     content: Vec<u8>,
 }
@@ -28,7 +28,7 @@ struct Sent {
     abort: Option<Problem>,
 }
 
-impl Bed {
+impl ReadFixture {
     fn new(len: usize) -> Self {
         let content: Vec<u8> = (0..=250).cycle().take(len).collect();
         let bed = Self { folder: TempDir::new().unwrap(), content };
@@ -85,7 +85,7 @@ fn run(reader: &Reader, mut hook: impl FnMut(&Step)) -> (Sent, Result<(), ReadEr
     (sent, ended)
 }
 
-fn check_whole(bed: &Bed, sent: &Sent, offset: usize) {
+fn check_whole(bed: &ReadFixture, sent: &Sent, offset: usize) {
     assert_eq!(sent.offset, offset as u64);
     assert!(sent.bytes == bed.content[offset..], "other bytes were sent");
     let trailer = sent.trailer.as_ref().unwrap();
@@ -108,7 +108,7 @@ fn is_block(step: &Step) -> bool {
 #[test]
 fn a_file_that_holds_still_is_sent_whole() {
     for len in [0, 1, BLOCK_LEN, LEN] {
-        let bed = Bed::new(len);
+        let bed = ReadFixture::new(len);
         let (sent, ended) = run(&bed.reader(None), |_| {});
         assert_eq!(ended, Ok(()));
         check_whole(&bed, &sent, 0);
@@ -117,7 +117,7 @@ fn a_file_that_holds_still_is_sent_whole() {
 
 #[test]
 fn a_reader_goes_on_where_the_server_holds_the_same() {
-    let bed = Bed::new(LEN);
+    let bed = ReadFixture::new(LEN);
     for len in [0, 1, BLOCK_LEN + 7, LEN] {
         let mut held = Receiver::new(LEN as u64);
         held.chunk(0, &bed.content[..len]).unwrap();
@@ -129,7 +129,7 @@ fn a_reader_goes_on_where_the_server_holds_the_same() {
 
 #[test]
 fn a_proof_that_takes_its_time_says_that_it_goes_on() {
-    let bed = Bed::new(LEN);
+    let bed = ReadFixture::new(LEN);
     let mut held = Receiver::new(LEN as u64);
     held.chunk(0, &bed.content).unwrap();
     let reader = Reader { sign_every: Duration::ZERO, ..bed.reader(Some(held.prefix())) };
@@ -141,7 +141,7 @@ fn a_proof_that_takes_its_time_says_that_it_goes_on() {
 
 #[test]
 fn a_reader_starts_anew_when_the_server_holds_something_else() {
-    let bed = Bed::new(LEN);
+    let bed = ReadFixture::new(LEN);
     let other = Prefix { len: 5, digest: Digest::of(b"other") };
     let longer = Prefix { len: LEN as u64 + 1, digest: Digest::of(b"other") };
     for prefix in [other, longer] {
@@ -153,7 +153,7 @@ fn a_reader_starts_anew_when_the_server_holds_something_else() {
 
 #[test]
 fn growth_is_not_sent_and_does_no_harm() {
-    let bed = Bed::new(LEN);
+    let bed = ReadFixture::new(LEN);
     let reader = bed.reader(None);
     let (sent, ended) = run(&reader, |step| {
         if is_block(step) {
@@ -166,7 +166,7 @@ fn growth_is_not_sent_and_does_no_harm() {
 
 #[test]
 fn a_file_that_is_cut_has_changed() {
-    let bed = Bed::new(LEN);
+    let bed = ReadFixture::new(LEN);
     let (sent, ended) = run(&bed.reader(None), |step| {
         if is_block(step) {
             let file = OpenOptions::new().write(true).open(bed.path()).unwrap();
@@ -178,7 +178,7 @@ fn a_file_that_is_cut_has_changed() {
 
 #[test]
 fn a_write_behind_the_reader_is_found_by_the_times() {
-    let bed = Bed::new(LEN);
+    let bed = ReadFixture::new(LEN);
     let mut blocks = 0;
     let (sent, ended) =
         run(&Reader { consistency: Consistency::Stat, ..bed.reader(None) }, |step| {
@@ -195,7 +195,7 @@ fn a_write_behind_the_reader_is_found_by_the_times() {
 
 #[test]
 fn a_write_that_the_times_miss_is_found_by_the_second_reading() {
-    let bed = Bed::new(LEN);
+    let bed = ReadFixture::new(LEN);
     let mut written = false;
     let (sent, ended) = run(&bed.reader(None), |step| {
         // The times have been looked at: what comes now is seen by a second reading only.
@@ -210,7 +210,7 @@ fn a_write_that_the_times_miss_is_found_by_the_second_reading() {
 
 #[test]
 fn a_reader_that_nobody_listens_to_stops_without_a_trailer() {
-    let bed = Bed::new(LEN);
+    let bed = ReadFixture::new(LEN);
     let mut steps = 0;
     let ended = bed.reader(None).read(&mut |_| {
         steps += 1;
@@ -221,7 +221,7 @@ fn a_reader_that_nobody_listens_to_stops_without_a_trailer() {
 
 #[test]
 fn a_buffer_is_used_again_when_its_block_is_gone() {
-    let bed = Bed::new(LEN);
+    let bed = ReadFixture::new(LEN);
     let file = bed.reader(None).opened;
     let mut buffers = Buffers::default();
     let first = buffers.fill(&file, 0, BLOCK_LEN).unwrap().as_ptr();
@@ -241,7 +241,7 @@ fn a_file_of_unknown_size_is_sent_as_it_was_at_open() {
     let shares = Shares::new(std::path::Path::new("/proc/version"), []).unwrap();
     for consistency in [Consistency::DoubleRead, Consistency::Stat] {
         let opened = shares.open(&client, None).unwrap();
-        let reader = Reader { opened, consistency, ..Bed::new(1).reader(None) };
+        let reader = Reader { opened, consistency, ..ReadFixture::new(1).reader(None) };
         let (sent, ended) = run(&reader, |_| {});
         assert_eq!((ended, sent.bytes.len() as u64), (Ok(()), sent.trailer.unwrap().total_size));
         assert!(sent.bytes == expected, "other bytes were sent");
@@ -250,7 +250,7 @@ fn a_file_of_unknown_size_is_sent_as_it_was_at_open() {
 
 #[test]
 fn without_a_second_reading_a_file_that_grows_has_changed() {
-    let bed = Bed::new(LEN);
+    let bed = ReadFixture::new(LEN);
     let reader = Reader { consistency: Consistency::Stat, ..bed.reader(None) };
     let mut grown = false;
     let (sent, ended) = run(&reader, |step| {

@@ -30,9 +30,9 @@ use tonic::{Request, Response, Status, Streaming};
 pub(crate) const CONTENT_LEN: usize = 8 * 1024 * 1024 + 123;
 
 /// A fake server, an agent that dials it, and the agent's folder.
-pub(crate) struct Bed {
-    lines: mpsc::Receiver<Line>,
-    uploads: mpsc::Receiver<Upload>,
+pub(crate) struct FakeServer {
+    lines: mpsc::Receiver<FakeSession>,
+    uploads: mpsc::Receiver<FakeUpload>,
     pub(crate) folder: TempDir,
     pub(crate) content: Vec<u8>,
     pub(crate) stop: CancellationToken,
@@ -40,13 +40,13 @@ pub(crate) struct Bed {
 }
 
 /// The server's end of a session.
-pub(crate) struct Line {
+pub(crate) struct FakeSession {
     said: Streaming<v1::AgentMessage>,
     say: mpsc::Sender<Result<v1::ServerMessage, Status>>,
 }
 
 /// The server's end of an upload.
-pub(crate) struct Upload {
+pub(crate) struct FakeUpload {
     pub(crate) sent: Streaming<v1::UploadRequest>,
     pub(crate) answer: mpsc::Sender<Result<v1::UploadResponse, Status>>,
     /// The agent's end of its connection.
@@ -58,7 +58,7 @@ pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(60), future).await.expect("it did not come")
 }
 
-impl Bed {
+impl FakeServer {
     pub(crate) async fn start() -> Self {
         Self::start_with(|_| {}).await
     }
@@ -90,19 +90,19 @@ impl Bed {
     }
 
     /// The next line that the agent opens, before any message.
-    pub(crate) async fn line(&mut self) -> Line {
+    pub(crate) async fn line(&mut self) -> FakeSession {
         soon(self.lines.recv()).await.unwrap()
     }
 
     /// The next line, past hello and welcome.
-    pub(crate) async fn greeted(&mut self) -> (Line, v1::Hello) {
+    pub(crate) async fn greeted(&mut self) -> (FakeSession, v1::Hello) {
         let mut line = self.line().await;
         let Some(Said::Hello(hello)) = line.hear().await else { panic!("hello comes first") };
         line.say(Say::Welcome(welcome())).await;
         (line, hello)
     }
 
-    pub(crate) async fn upload(&mut self) -> Upload {
+    pub(crate) async fn upload(&mut self) -> FakeUpload {
         soon(self.uploads.recv()).await.unwrap()
     }
 
@@ -122,7 +122,7 @@ pub(crate) fn order(attempt: u32) -> v1::StartTransfer {
     v1::StartTransfer { transfer_id, attempt, ..v1::StartTransfer::default() }
 }
 
-impl Line {
+impl FakeSession {
     /// The next message; none is the end of the line.
     pub(crate) async fn hear(&mut self) -> Option<Said> {
         soon(self.said.message()).await.ok().flatten().map(|message| message.kind.unwrap())
@@ -149,7 +149,7 @@ impl Line {
     }
 }
 
-impl Upload {
+impl FakeUpload {
     /// The next message; none is the end, in whatever way.
     pub(crate) async fn next(&mut self) -> Option<upload_request::Kind> {
         soon(self.sent.message()).await.ok().flatten().map(|message| message.kind.unwrap())
@@ -183,7 +183,7 @@ impl Upload {
 struct Fake<T>(mpsc::Sender<T>);
 
 #[tonic::async_trait]
-impl AgentControl for Fake<Line> {
+impl AgentControl for Fake<FakeSession> {
     type SessionStream = ReceiverStream<Result<v1::ServerMessage, Status>>;
 
     async fn session(
@@ -191,14 +191,14 @@ impl AgentControl for Fake<Line> {
         request: Request<Streaming<v1::AgentMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let (say, saying) = mpsc::channel(16);
-        let line = Line { said: request.into_inner(), say };
+        let line = FakeSession { said: request.into_inner(), say };
         self.0.send(line).await.map_err(|_| Status::unavailable("the test is over"))?;
         Ok(Response::new(ReceiverStream::new(saying)))
     }
 }
 
 #[tonic::async_trait]
-impl AgentTransfer for Fake<Upload> {
+impl AgentTransfer for Fake<FakeUpload> {
     type UploadStream = ReceiverStream<Result<v1::UploadResponse, Status>>;
 
     async fn upload(
@@ -207,7 +207,7 @@ impl AgentTransfer for Fake<Upload> {
     ) -> Result<Response<Self::UploadStream>, Status> {
         let (answer, answering) = mpsc::channel(16);
         let from = request.remote_addr();
-        let upload = Upload { sent: request.into_inner(), answer, from };
+        let upload = FakeUpload { sent: request.into_inner(), answer, from };
         self.0.send(upload).await.map_err(|_| Status::unavailable("the test is over"))?;
         Ok(Response::new(ReceiverStream::new(answering)))
     }

@@ -11,15 +11,15 @@ use serde_json::Value;
 use tower::ServiceExt as _;
 
 use super::*;
-use bed::{Bed, client4};
+use fixture::{HttpFixture, client4};
 
-mod bed;
 mod files;
+mod fixture;
 mod headers;
 
 #[tokio::test]
 async fn every_trigger_that_cannot_start_says_why_and_what_to_do() {
-    let bed = Bed::start().await;
+    let bed = HttpFixture::start().await;
     let check = async |url: &str, status: u16, lines: [&str; 2]| {
         let answered = bed.get(url).await;
         assert_eq!(answered.body.lines().collect::<Vec<_>>(), lines, "{url}");
@@ -53,7 +53,7 @@ async fn every_trigger_that_cannot_start_says_why_and_what_to_do() {
 
 #[tokio::test]
 async fn head_and_other_methods_start_nothing() {
-    let bed = Bed::start().await;
+    let bed = HttpFixture::start().await;
     for method in [Method::HEAD, Method::PUT, Method::OPTIONS] {
         for url in ["/trigger?id=client4&queue", "/trigger/client4?queue"] {
             let answered = bed.ask(method.clone(), url).await;
@@ -68,7 +68,7 @@ async fn head_and_other_methods_start_nothing() {
 
 #[tokio::test]
 async fn a_queued_pull_is_accepted_once_and_joined_after() {
-    let bed = Bed::start().await;
+    let bed = HttpFixture::start().await;
     let first = bed.ask(Method::POST, "/trigger/client4?queue=2h").await;
     assert_eq!(first.status, StatusCode::ACCEPTED, "{}", first.body);
     assert!(first.body.starts_with("Queued: client4 is offline; the pull starts when it returns"));
@@ -107,7 +107,7 @@ async fn a_queued_pull_is_accepted_once_and_joined_after() {
 
 #[tokio::test]
 async fn a_problem_is_the_same_in_words_and_as_json() {
-    let bed = Bed::start().await;
+    let bed = HttpFixture::start().await;
     let request = Request::get("/trigger?id=client4").header("accept", "application/json");
     let answered = bed.send(request.body(Body::empty()).unwrap()).await;
     assert_eq!(answered.header("content-type"), "application/problem+json");
@@ -123,7 +123,7 @@ async fn a_problem_is_the_same_in_words_and_as_json() {
 
 #[tokio::test]
 async fn whatever_is_typed_is_answered_and_never_breaks_the_server() {
-    let bed = Bed::start().await;
+    let bed = HttpFixture::start().await;
     let check = async |method: Method, url: &str, status: u16, code: &str| {
         let answered = bed.ask(method, url).await;
         assert_eq!(answered.status.as_u16(), status, "{url}: {}", answered.body);
@@ -154,7 +154,7 @@ async fn whatever_is_typed_is_answered_and_never_breaks_the_server() {
 
 #[tokio::test]
 async fn a_bad_body_is_told_what_is_wrong_and_what_a_good_one_is() {
-    let bed = Bed::start().await;
+    let bed = HttpFixture::start().await;
     let check = async |url: &str, body: String, detail: &str, hint: &str| {
         let json = Request::post(url).header("content-type", "application/json");
         let json = json.header("accept", "application/json").body(Body::from(body)).unwrap();
@@ -177,7 +177,7 @@ async fn a_bad_body_is_told_what_is_wrong_and_what_a_good_one_is() {
 
 #[tokio::test]
 async fn every_page_has_a_text_and_a_json_form() {
-    let bed = Bed::start().await;
+    let bed = HttpFixture::start().await;
     let transfer = bed.stored().await;
     let one = format!("/transfers/{}", transfer.id);
     let pages = ["/", "/clients", "/clients/client4", "/transfers", &one, "/server", "/problems"];
@@ -200,7 +200,7 @@ async fn every_page_has_a_text_and_a_json_form() {
 
 #[tokio::test]
 async fn the_last_line_of_a_list_speaks_of_what_is_listed() {
-    let bed = Bed::start().await;
+    let bed = HttpFixture::start().await;
     bed.stored().await;
     bed.get("/trigger?id=client4&queue").await;
     let last_line = async |url| bed.get(url).await.body.lines().last().unwrap().to_owned();
@@ -212,7 +212,7 @@ async fn the_last_line_of_a_list_speaks_of_what_is_listed() {
 
 #[tokio::test]
 async fn a_transfer_that_failed_is_told_with_its_own_problem() {
-    let bed = Bed::start().await;
+    let bed = HttpFixture::start().await;
     let mut transfer = Transfer::new(client4(), None, "test".to_owned(), Utc::now());
     let problem = Problem::new(Code::FileMissing, "client4 has no file.");
     transfer.fail(problem, LastProgress::default(), Utc::now());
@@ -232,7 +232,7 @@ async fn a_transfer_that_failed_is_told_with_its_own_problem() {
 
 #[tokio::test]
 async fn waiting_ends_when_the_server_stops() {
-    let bed = Bed::start().await;
+    let bed = HttpFixture::start().await;
     bed.get("/trigger?id=client4&queue").await;
     let drain = bed.app.lifecycle.drain().clone();
     let (answered, ()) = tokio::join!(bed.get("/trigger?id=client4&queue&wait=10m"), async {
@@ -247,7 +247,7 @@ async fn waiting_ends_when_the_server_stops() {
 
 #[tokio::test]
 async fn who_waits_in_vain_gets_a_status_that_curl_takes_for_a_failure() {
-    let bed = Bed::start().await;
+    let bed = HttpFixture::start().await;
     let waited = bed.get("/trigger?id=client4&queue&wait=1s").await;
     assert_eq!(waited.status, StatusCode::GATEWAY_TIMEOUT, "{}", waited.body);
     assert!(waited.body.starts_with("Still waiting after 1 s: "), "{}", waited.body);
@@ -265,7 +265,7 @@ async fn who_waits_in_vain_gets_a_status_that_curl_takes_for_a_failure() {
 
 #[tokio::test]
 async fn every_url_rejects_a_parameter_that_it_does_not_know() {
-    let bed = Bed::start().await;
+    let bed = HttpFixture::start().await;
     let transfer = bed.stored().await;
     for path in nearest::PATHS {
         let id = match *path {
@@ -287,7 +287,7 @@ async fn every_url_rejects_a_parameter_that_it_does_not_know() {
 
 #[tokio::test]
 async fn a_transfer_is_cancelled_in_words_by_its_id_or_by_its_client() {
-    let bed = Bed::start().await;
+    let bed = HttpFixture::start().await;
     let nothing = bed.ask(Method::POST, "/clients/client4/cancel").await;
     assert_eq!(nothing.status, StatusCode::NOT_FOUND);
     assert!(nothing.body.starts_with("client4 has no transfer to cancel.\n"), "{}", nothing.body);
@@ -316,7 +316,7 @@ async fn a_transfer_is_cancelled_in_words_by_its_id_or_by_its_client() {
 
 #[tokio::test]
 async fn a_panic_is_an_answer_like_any_other() {
-    let bed = Bed::start().await;
+    let bed = HttpFixture::start().await;
     let broken = Router::new().route("/boom", get(async || -> () { panic!("a bug") }));
     let request = Request::get("/boom?format=json").body(Body::empty()).unwrap();
     let response = framed(broken, bed.app).oneshot(request).await.unwrap();

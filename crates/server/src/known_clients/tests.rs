@@ -11,7 +11,7 @@ use crate::client::{AgentInfo, ClientRecord, Disconnect, DisconnectReason, Greet
 use crate::records::{ClientListItem, Enrolment, Total};
 use crate::registry::{LastHeard, SessionGuard, SessionHandle};
 
-struct Server {
+struct KnownClientsFixture {
     _folder: TempDir,
     records: Records,
     registry: Registry,
@@ -32,7 +32,7 @@ fn time(minutes: i64) -> DateTime<Utc> {
     DateTime::UNIX_EPOCH + TimeDelta::minutes(minutes)
 }
 
-impl Server {
+impl KnownClientsFixture {
     async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let records = Records::open(folder.path()).await.unwrap();
@@ -106,7 +106,7 @@ fn all(order: ClientOrder) -> ClientFilter {
 
 #[tokio::test]
 async fn clients_are_filtered_sorted_and_counted_wherever_they_are() {
-    let server = Server::start().await;
+    let server = KnownClientsFixture::start().await;
     server.known("a2", 9).await;
     let _a1 = server.connect("a1", 5).await;
     let _b1 = server.connect("b1", 9).await;
@@ -130,7 +130,7 @@ async fn clients_are_filtered_sorted_and_counted_wherever_they_are() {
 
 #[tokio::test]
 async fn pages_of_any_length_follow_one_another_without_gap_or_overlap() {
-    let server = Server::start().await;
+    let server = KnownClientsFixture::start().await;
     let mut random = fastrand::Rng::with_seed(8);
     let mut connected = Vec::new();
     for number in 0..40 {
@@ -159,7 +159,7 @@ async fn pages_of_any_length_follow_one_another_without_gap_or_overlap() {
 
 #[tokio::test]
 async fn a_client_is_found_while_its_end_is_not_on_record_and_not_kept_afterwards() {
-    let server = Server::start().await;
+    let server = KnownClientsFixture::start().await;
     let connected = server.connect("client4", 1).await;
     let left = server.leave(&connected);
     let found = server.clients.client(&id("client4")).await.unwrap().unwrap();
@@ -173,7 +173,7 @@ async fn a_client_is_found_while_its_end_is_not_on_record_and_not_kept_afterward
 
 #[tokio::test]
 async fn a_mistyped_id_is_told_the_one_that_was_meant() {
-    let server = Server::start().await;
+    let server = KnownClientsFixture::start().await;
     server.known("client4", 1).await;
     let failed = |error: &RecordsError| Problem::new(Code::StorageFailed, error.to_string());
     let problem = server.clients.known(&id("cleint4"), failed).await.unwrap_err();

@@ -22,9 +22,9 @@ use super::*;
 use crate::client::{AgentInfo, Disconnect};
 
 /// A folder that does not exist yet, in one that goes away with the test.
-struct Room(TempDir);
+struct RecordsFixture(TempDir);
 
-impl Room {
+impl RecordsFixture {
     fn new() -> Self {
         Self(TempDir::new().unwrap())
     }
@@ -140,7 +140,7 @@ fn greeting() -> Greeting {
 
 #[tokio::test]
 async fn a_thousand_saves_share_a_few_commits() {
-    let room = Room::new();
+    let room = RecordsFixture::new();
     let records = room.open().await;
     let transfers: Vec<Transfer> = (0..1000).map(|_| queued("client4")).collect();
     try_join_all(transfers.iter().map(|transfer| records.save(transfer))).await.unwrap();
@@ -150,7 +150,7 @@ async fn a_thousand_saves_share_a_few_commits() {
 
 #[tokio::test]
 async fn a_statement_that_fails_does_not_fail_its_neighbours() {
-    let room = Room::new();
+    let room = RecordsFixture::new();
     let records = room.open().await;
     let transfers = [queued("a"), queued("b")];
     let saves = || join_all(transfers.iter().map(|transfer| records.save(transfer)));
@@ -164,7 +164,7 @@ async fn a_statement_that_fails_does_not_fail_its_neighbours() {
 
 #[tokio::test]
 async fn what_waits_at_the_end_is_written_and_nothing_after_it() {
-    let room = Room::new();
+    let room = RecordsFixture::new();
     let records = room.open().await;
     let transfers: Vec<Transfer> = (0..500).map(|_| queued("client4")).collect();
     let saves = try_join_all(transfers.iter().map(|transfer| records.save(transfer)));
@@ -180,7 +180,7 @@ async fn what_waits_at_the_end_is_written_and_nothing_after_it() {
 
 #[tokio::test]
 async fn a_second_server_is_told_who_is_there() {
-    let room = Room::new();
+    let room = RecordsFixture::new();
     let records = room.open().await;
     let refused = Records::open(&room.folder()).await.unwrap_err().to_string();
     let data_folder = room.0.path().join("server-data");
@@ -193,7 +193,7 @@ async fn a_second_server_is_told_who_is_there() {
 #[tokio::test]
 async fn only_we_can_look_into_the_folder() {
     use std::os::unix::fs::PermissionsExt;
-    let room = Room::new();
+    let room = RecordsFixture::new();
     room.open().await;
     let mode = std::fs::metadata(room.folder()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o700);
@@ -201,7 +201,7 @@ async fn only_we_can_look_into_the_folder() {
 
 #[tokio::test]
 async fn records_of_a_newer_version_are_left_alone() {
-    let room = Room::new();
+    let room = RecordsFixture::new();
     room.open().await.close().await.unwrap();
     room.run("PRAGMA user_version = 99");
     let refused = Records::open(&room.folder()).await.unwrap_err();
@@ -210,7 +210,7 @@ async fn records_of_a_newer_version_are_left_alone() {
 
 #[tokio::test]
 async fn a_bit_that_flips_in_a_definition_is_told_before_anything_is_read() {
-    let room = Room::new();
+    let room = RecordsFixture::new();
     room.open().await.close().await.unwrap();
     let file = room.folder().join("records.db");
     let mut bytes = std::fs::read(&file).unwrap();
@@ -229,7 +229,7 @@ async fn a_bit_that_flips_in_a_definition_is_told_before_anything_is_read() {
 
 #[tokio::test]
 async fn records_that_disappear_take_nothing_until_they_are_back() {
-    let room = Room::new();
+    let room = RecordsFixture::new();
     let records = room.open().await;
     let [before, meanwhile, after] = [queued("a"), queued("b"), queued("c")];
     records.save(&before).await.unwrap();
@@ -252,7 +252,7 @@ async fn records_that_disappear_take_nothing_until_they_are_back() {
 
 #[tokio::test]
 async fn every_statement_of_the_start_reads_an_index_and_no_table() {
-    let room = Room::new();
+    let room = RecordsFixture::new();
     let records = room.open().await;
     records.close().await.unwrap();
     let connection = rusqlite::Connection::open(room.folder().join("records.db")).unwrap();

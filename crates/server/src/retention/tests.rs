@@ -33,13 +33,13 @@ fn failed(at: DateTime<Utc>) -> Transfer {
     transfer(at, Phase::Failed(Failure { problem, reached: LastProgress::default() }))
 }
 
-struct Bed {
+struct RetentionFixture {
     folder: TempDir,
     records: Records,
     store: Store,
 }
 
-impl Bed {
+impl RetentionFixture {
     async fn new(transfers: &[&Transfer]) -> Self {
         let folder = TempDir::new().unwrap();
         let store = Store::open(folder.path()).unwrap();
@@ -77,7 +77,7 @@ async fn old_records_go_unless_their_download_is_there() {
     let long_ago = |n| now - DAYS - TimeDelta::seconds(n);
     let [kept, gone, missing] = [done(long_ago(3)), done(long_ago(2)), failed(long_ago(1))];
     let young = failed(now - DAYS + TimeDelta::hours(1));
-    let bed = Bed::new(&[&kept, &gone, &missing, &young]).await;
+    let bed = RetentionFixture::new(&[&kept, &gone, &missing, &young]).await;
     bed.put_download(&kept);
     let keep = Keep::For(DAYS.to_std().unwrap());
     assert_eq!(bed.pass(keep).await, RetentionPass { forgotten: 2, kept: 1 });
@@ -91,7 +91,7 @@ async fn old_records_go_unless_their_download_is_there() {
 #[tokio::test]
 async fn what_cannot_be_looked_at_counts_as_there() {
     let kept = done(Utc::now() - DAYS - TimeDelta::seconds(1));
-    let bed = Bed::new(&[&kept]).await;
+    let bed = RetentionFixture::new(&[&kept]).await;
     // Not a folder: nobody can tell whether the download is in it.
     fs::write(bed.folder.path().join("client4"), "").unwrap();
     let keep = Keep::For(DAYS.to_std().unwrap());
@@ -101,7 +101,7 @@ async fn what_cannot_be_looked_at_counts_as_there() {
 #[tokio::test]
 async fn forever_is_for_ever() {
     let old = failed(DateTime::from_timestamp_millis(1).unwrap());
-    let bed = Bed::new(&[&old]).await;
+    let bed = RetentionFixture::new(&[&old]).await;
     for keep in [Keep::Forever, Keep::For(Duration::MAX)] {
         assert_eq!(bed.pass(keep).await, RetentionPass::default());
     }
@@ -112,7 +112,7 @@ async fn forever_is_for_ever() {
 async fn more_than_one_batch_goes_in_one_pass() {
     let ago = |n| Utc::now() - DAYS - TimeDelta::seconds(n);
     let transfers: Vec<_> = (1..=i64::from(AT_ONCE) * 2 + 1).map(|n| failed(ago(n))).collect();
-    let bed = Bed::new(&transfers.iter().collect::<Vec<_>>()).await;
+    let bed = RetentionFixture::new(&transfers.iter().collect::<Vec<_>>()).await;
     let pass = bed.pass(Keep::For(DAYS.to_std().unwrap())).await;
     assert_eq!(pass, RetentionPass { forgotten: transfers.len(), kept: 0 });
     assert!(bed.left().await.is_empty());
@@ -129,7 +129,7 @@ fn a_time_to_keep_is_read_as_it_is_typed() {
 async fn what_was_kept_is_not_looked_at_in_each_pass() {
     let ago = |n| Utc::now() - DAYS - TimeDelta::seconds(n);
     let kept = done(ago(100));
-    let bed = Bed::new(&[&kept]).await;
+    let bed = RetentionFixture::new(&[&kept]).await;
     bed.put_download(&kept);
     let keep = Keep::For(DAYS.to_std().unwrap());
     let mut scan = ScanPosition::new(&bed.records);

@@ -37,7 +37,7 @@ pub(crate) const LIMITS: Limits = Limits {
 };
 
 /// A server in a folder, and the line of its one client.
-struct Bed {
+struct TransfersFixture {
     folder: tempfile::TempDir,
     records: Records,
     transfers: Transfers,
@@ -59,7 +59,7 @@ async fn soon<T>(happens: impl Future<Output = T>) -> T {
     timeout(Duration::from_mins(1), happens).await.expect("it did not happen")
 }
 
-impl Bed {
+impl TransfersFixture {
     async fn start() -> Self {
         Self::start_with(async |_, _| {}).await
     }
@@ -210,7 +210,7 @@ fn whole(bytes: &'static [u8]) -> Vec<UploadItem> {
 
 #[tokio::test]
 async fn records_that_fail_when_a_file_is_whole_do_not_cost_the_file() {
-    let mut bed = Bed::start().await;
+    let mut bed = TransfersFixture::start().await;
     let id = bed.pull().await.unwrap().id;
     bed.refuse("NEW.state = 'sealed'");
     let order = bed.order().await;
@@ -230,7 +230,7 @@ async fn records_that_fail_when_a_file_is_whole_do_not_cost_the_file() {
 
 #[tokio::test]
 async fn records_that_fail_between_two_attempts_do_not_cost_what_has_come() {
-    let mut bed = Bed::start().await;
+    let mut bed = TransfersFixture::start().await;
     let id = bed.pull().await.unwrap().id;
     bed.refuse("NEW.attempt = 2");
     let order = bed.order().await;
@@ -246,7 +246,7 @@ async fn records_that_fail_between_two_attempts_do_not_cost_what_has_come() {
 
 #[tokio::test]
 async fn a_cancel_is_heeded_while_the_records_fail() {
-    let mut bed = Bed::start().await;
+    let mut bed = TransfersFixture::start().await;
     let id = bed.pull().await.unwrap().id;
     bed.refuse("NEW.state = 'sealed'");
     let order = bed.order().await;
@@ -259,7 +259,7 @@ async fn a_cancel_is_heeded_while_the_records_fail() {
 
 #[tokio::test]
 async fn a_trigger_that_cannot_be_recorded_starts_nothing() {
-    let bed = Bed::start().await;
+    let bed = TransfersFixture::start().await;
     bed.refuse("NEW.state = 'queued'");
     let problem = bed.pull().await.unwrap_err();
     assert_eq!(problem.code, Code::RecordsFailed);
@@ -287,7 +287,7 @@ async fn cancelled(folder: PathBuf, records: &Records, is_named: bool) -> Transf
 async fn an_accepted_cancel_takes_effect_after_a_restart_unless_the_name_is_there() {
     for is_named in [false, true] {
         let mut id = None;
-        let bed = Bed::start_with(async |folder, records| {
+        let bed = TransfersFixture::start_with(async |folder, records| {
             id = Some(cancelled(folder, records, is_named).await);
         })
         .await;
@@ -301,7 +301,7 @@ async fn an_accepted_cancel_takes_effect_after_a_restart_unless_the_name_is_ther
 #[tokio::test]
 async fn a_cancel_of_a_file_that_may_have_its_name_is_on_record_before_its_answer() {
     let mut id = None;
-    let bed = Bed::start_with(async |folder, records| {
+    let bed = TransfersFixture::start_with(async |folder, records| {
         id = Some(sealed(folder, records).await.id);
     })
     .await;
@@ -320,7 +320,7 @@ async fn a_cancel_of_a_file_that_may_have_its_name_is_on_record_before_its_answe
 #[tokio::test]
 async fn leftovers_are_swept_beside_the_work_and_an_unexpected_entry_stops_nothing() {
     let mut wanted = None;
-    let bed = Bed::start_with(async |folder, records| {
+    let bed = TransfersFixture::start_with(async |folder, records| {
         std::fs::create_dir(&folder).unwrap();
         let mut transfer = Transfer::new(client(), None, "test".to_owned(), now());
         transfer.generation = 2;
@@ -370,7 +370,7 @@ async fn sealed(folder: PathBuf, records: &Records) -> Transfer {
 #[tokio::test]
 async fn a_sealed_download_that_cannot_be_looked_for_stays_under_way_until_it_can() {
     let mut id = None;
-    let bed = Bed::start_with(async |folder, records| {
+    let bed = TransfersFixture::start_with(async |folder, records| {
         id = Some(sealed(folder, records).await.id);
     })
     .await;
@@ -404,7 +404,7 @@ async fn the_partial_of_a_damaged_transfer_stays_until_its_record_is_final() {
         connection.execute_batch("UPDATE transfers SET generation = 7").unwrap();
         id = Some(transfer.id);
     };
-    let bed = Bed::start_with(folder).await;
+    let bed = TransfersFixture::start_with(folder).await;
     let id = id.unwrap();
     assert_eq!(bed.names(), [crate::store::partial_name(id, 1)]);
     // The transfer has ended: it is not open and does not block the next one.

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::records::Records;
 
-struct Bed {
+struct VerifyFixture {
     folder: TempDir,
     records: Records,
 }
@@ -57,7 +57,7 @@ fn failed() -> Phase {
     Phase::Failed(Failure { problem, reached: LastProgress::default() })
 }
 
-impl Bed {
+impl VerifyFixture {
     async fn new() -> Self {
         let folder = TempDir::new().unwrap();
         let records = Records::open(&folder.path().join(RECORDS_FOLDER)).await.unwrap();
@@ -109,7 +109,7 @@ fn found(events: Vec<VerifyEvent>) -> Vec<(FindingKind, PathBuf)> {
 
 #[tokio::test]
 async fn what_is_not_as_it_arrived_is_named_and_nothing_else() {
-    let bed = Bed::new().await;
+    let bed = VerifyFixture::new().await;
     assert_eq!(bed.verify().await, []);
     let mut paths = Vec::new();
     for seconds in 0..8 {
@@ -146,7 +146,7 @@ async fn what_is_not_as_it_arrived_is_named_and_nothing_else() {
 
 #[tokio::test]
 async fn what_no_record_knows_is_foreign() {
-    let bed = Bed::new().await;
+    let bed = VerifyFixture::new().await;
     bed.done(1).await;
     let orphan = bed.put(&format!("{}-1.tmp", TransferId::generate()), b"");
     let notes = bed.put("notes.txt", b"");
@@ -166,7 +166,7 @@ async fn what_no_record_knows_is_foreign() {
 
 #[tokio::test]
 async fn what_is_on_its_way_is_not_foreign() {
-    let bed = Bed::new().await;
+    let bed = VerifyFixture::new().await;
     let running = transfer(1, receiving());
     let sealed = transfer(2, Phase::Sealed(download(2)));
     let just_ended = Transfer { finished_at: Some(Utc::now()), ..transfer(3, failed()) };
@@ -181,7 +181,7 @@ async fn what_is_on_its_way_is_not_foreign() {
 
 #[tokio::test]
 async fn it_needs_no_server_and_changes_nothing() {
-    let bed = Bed::new().await;
+    let bed = VerifyFixture::new().await;
     bed.done(1).await;
     bed.records.close().await.unwrap();
     let records = bed.folder.path().join(RECORDS_FOLDER);
@@ -193,7 +193,7 @@ async fn it_needs_no_server_and_changes_nothing() {
 
 #[tokio::test]
 async fn a_record_that_cannot_be_read_is_named() {
-    let bed = Bed::new().await;
+    let bed = VerifyFixture::new().await;
     let path = bed.done(1).await;
     bed.done(2).await;
     bed.records.close().await.unwrap();

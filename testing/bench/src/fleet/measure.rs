@@ -6,11 +6,11 @@ use serde::Serialize;
 use tokio::time::sleep;
 
 use super::pulls::{Pulls, pull_all};
-use super::rig::Rig;
+use super::setup::FleetSetup;
 use crate::Bench;
 use crate::product::Ends;
 use crate::report::{mib, tell};
-use crate::source::{self, Source};
+use crate::source::{self, SourceFile};
 
 /// Between the last connection and the time at rest.
 const SETTLE: Duration = Duration::from_secs(3);
@@ -20,7 +20,7 @@ pub(super) const REST: Duration = Duration::from_secs(32);
 
 /// One fleet.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Measured {
+pub(super) struct FleetMeasurement {
     pub(super) clients: u32,
     /// Before the first agent dialled.
     pub(super) empty_rss_bytes: Ends<u64>,
@@ -48,10 +48,11 @@ pub(super) struct Connect {
 }
 
 /// Measures one fleet from its start to its end.
-pub(super) async fn measure(bench: &Bench, n_clients: u32) -> anyhow::Result<Measured> {
+pub(super) async fn measure(bench: &Bench, n_clients: u32) -> anyhow::Result<FleetMeasurement> {
     let folder = source::folder(&bench.folder)?;
-    let source = Source::make(&folder.path().join("source"), super::SIZE)?;
-    let mut rig = Rig::start(&bench.programs.server, folder.path(), &source, n_clients).await?;
+    let source = SourceFile::make(&folder.path().join("source"), super::SIZE)?;
+    let mut rig =
+        FleetSetup::start(&bench.programs.server, folder.path(), &source, n_clients).await?;
     let empty_rss_bytes = rig.rss()?;
     tell(format!("{n_clients} clients connect"));
     let before = rig.cpu_seconds()?;
@@ -77,7 +78,7 @@ pub(super) async fn measure(bench: &Bench, n_clients: u32) -> anyhow::Result<Mea
     let pulls = pull_all(&rig, &source).await?;
     let peak_rss_bytes = rig.peak_rss()?;
     rig.end().await?;
-    Ok(Measured {
+    Ok(FleetMeasurement {
         clients: n_clients,
         empty_rss_bytes,
         connect,
@@ -91,7 +92,7 @@ pub(super) async fn measure(bench: &Bench, n_clients: u32) -> anyhow::Result<Mea
     })
 }
 
-impl Measured {
+impl FleetMeasurement {
     /// Memory of each client at rest, in KiB.
     pub(super) fn kib(&self) -> Ends<f64> {
         let grown = self.rest_rss_bytes.map(kib).less(self.empty_rss_bytes.map(kib));
@@ -111,7 +112,7 @@ impl Measured {
     }
 }
 
-async fn completed(rig: &Rig, began: Instant, before: Ends<f64>) -> anyhow::Result<Connect> {
+async fn completed(rig: &FleetSetup, began: Instant, before: Ends<f64>) -> anyhow::Result<Connect> {
     rig.complete().await?;
     let seconds = began.elapsed().as_secs_f64();
     let cpu_seconds = rig.cpu_seconds()?.less(before);
@@ -119,7 +120,7 @@ async fn completed(rig: &Rig, began: Instant, before: Ends<f64>) -> anyhow::Resu
 }
 
 /// Percent of a core while nobody wants anything.
-async fn at_rest(rig: &Rig) -> anyhow::Result<Ends<f64>> {
+async fn at_rest(rig: &FleetSetup) -> anyhow::Result<Ends<f64>> {
     let (before, began) = (rig.cpu_seconds()?, Instant::now());
     sleep(REST).await;
     let used = rig.cpu_seconds()?.less(before);

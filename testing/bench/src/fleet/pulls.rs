@@ -9,11 +9,11 @@ use futures::{StreamExt as _, stream};
 use serde::Serialize;
 use serde_json::json;
 
-use super::rig::Rig;
+use super::setup::FleetSetup;
 use crate::http::Http;
 use crate::product::Ends;
 use crate::report::tell;
-use crate::source::Source;
+use crate::source::SourceFile;
 
 /// Requests at once, each on a connection that is kept.
 pub(super) const AT_ONCE: usize = 256;
@@ -34,7 +34,7 @@ pub(super) struct Pulls {
 }
 
 /// Pulls from every client and counts what has arrived.
-pub(super) async fn pull_all(rig: &Rig, source: &Source) -> anyhow::Result<Pulls> {
+pub(super) async fn pull_all(rig: &FleetSetup, source: &SourceFile) -> anyhow::Result<Pulls> {
     let http = Http::keeping(AT_ONCE, rig.server.http.clone());
     let before = rig.cpu_seconds()?;
     let began = Instant::now();
@@ -66,7 +66,7 @@ async fn pull(http: &Http, number: u32) -> anyhow::Result<Duration> {
 }
 
 /// How many clients have sent exactly one file, whole, and left nothing half done.
-fn arrived(data_dir: &Path, source: &Source, n_clients: u32) -> anyhow::Result<usize> {
+fn arrived(data_dir: &Path, source: &SourceFile, n_clients: u32) -> anyhow::Result<usize> {
     let mut arrived = 0;
     for number in 0..n_clients {
         let folder = data_dir.join(client(number)?.as_str());

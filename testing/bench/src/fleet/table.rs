@@ -1,27 +1,27 @@
 //! The figures as they are printed: a row for each, a column for each size of the fleet.
 
-use super::measure::Measured;
-use crate::must::{self, Must};
+use super::measure::FleetMeasurement;
 use crate::product::Ends;
 use crate::report::{Table, mib};
 use crate::stats::Sorted;
+use crate::targets::{self, Target};
 
 /// A figure: its name, how many digits after the point, its floor.
-struct Row {
+struct FleetRow {
     name: &'static str,
     digits: usize,
-    must: Option<Must>,
-    figure: fn(&Measured) -> f64,
+    must: Option<Target>,
+    figure: fn(&FleetMeasurement) -> f64,
 }
 
-pub(super) fn table(measured: &[Measured]) -> String {
+pub(super) fn table(measured: &[FleetMeasurement]) -> String {
     let sizes: Vec<String> = measured.iter().map(|fleet| fleet.clients.to_string()).collect();
     let mut headings = vec!["clients"];
     headings.extend(sizes.iter().map(String::as_str));
     headings.push(" must");
     let mut table = Table::new(&headings);
-    let judged = measured.iter().find(|fleet| fleet.clients == must::FLEET);
-    for Row { name, digits, must, figure } in rows() {
+    let judged = measured.iter().find(|fleet| fleet.clients == targets::FLEET);
+    for FleetRow { name, digits, must, figure } in rows() {
         let cells = measured.iter().map(|fleet| cell(figure(fleet), digits));
         let verdict = must.zip(judged).map(|(must, fleet)| must.verdict(figure(fleet)));
         table.row([name.to_owned()].into_iter().chain(cells).chain(verdict));
@@ -34,45 +34,45 @@ fn cell(figure: f64, digits: usize) -> String {
     if figure.is_nan() { String::new() } else { format!("{figure:.digits$}") }
 }
 
-fn rows() -> Vec<Row> {
-    let row = |name, digits, figure| Row { name, digits, must: None, figure };
-    let judged = |name, digits, must, figure| Row { name, digits, must: Some(must), figure };
+fn rows() -> Vec<FleetRow> {
+    let row = |name, digits, figure| FleetRow { name, digits, must: None, figure };
+    let judged = |name, digits, must, figure| FleetRow { name, digits, must: Some(must), figure };
     vec![
-        judged("server, KiB for each", 1, must::CLIENT_KIB, |f| f.kib().server),
+        judged("server, KiB for each", 1, targets::CLIENT_KIB, |f| f.kib().server),
         row("  added, KiB for each", 1, |f| added(f).server),
         row("agents, KiB for each", 1, |f| f.kib().agent),
         row("  added, KiB for each", 1, |f| added(f).agent),
-        judged("connected, s", 2, must::CONNECT_SECONDS, |f| f.connect.seconds),
+        judged("connected, s", 2, targets::CONNECT_SECONDS, |f| f.connect.seconds),
         row("  server, CPU ms for each", 3, |f| f.each_ms(f.connect.cpu_seconds.server)),
         row("  agents, CPU ms for each", 3, |f| f.each_ms(f.connect.cpu_seconds.agent)),
-        judged("  lines lost", 0, must::NONE_LOST, |f| count(f.connect.lost_lines)),
-        judged("at rest, server, % of a core", 2, must::REST_PERCENT, |f| {
+        judged("  lines lost", 0, targets::NONE_LOST, |f| count(f.connect.lost_lines)),
+        judged("at rest, server, % of a core", 2, targets::REST_PERCENT, |f| {
             f.rest_cpu_percent.server
         }),
         row("  agents, % of a core", 2, |f| f.rest_cpu_percent.agent),
         row("server lost, s until it is ready", 2, |f| f.restart_seconds),
         row("  connected again, s", 2, |f| f.reconnect.seconds),
         row("  server, CPU ms for each", 3, |f| f.each_ms(f.reconnect.cpu_seconds.server)),
-        judged("  lines lost", 0, must::NONE_LOST, |f| count(f.reconnect.lost_lines)),
-        judged("pulls, files/s", 0, must::FILES_PER_SECOND, files_per_second),
+        judged("  lines lost", 0, targets::NONE_LOST, |f| count(f.reconnect.lost_lines)),
+        judged("pulls, files/s", 0, targets::FILES_PER_SECOND, files_per_second),
         row("  p50, ms", 1, |f| pull_ms(f).percentile(50)),
         row("  p99, ms", 1, |f| pull_ms(f).percentile(99)),
         row("  server, CPU ms for each", 3, |f| f.each_ms(f.pulls.cpu_seconds.server)),
         row("  agents, CPU ms for each", 3, |f| f.each_ms(f.pulls.cpu_seconds.agent)),
-        judged("  lost", 0, must::NONE_LOST, |f| count(f.pulls.n_lost)),
+        judged("  lost", 0, targets::NONE_LOST, |f| count(f.pulls.n_lost)),
         row("peak memory, server, MiB", 1, |f| mib(f.peak_rss_bytes.server)),
     ]
 }
 
-fn added(fleet: &Measured) -> Ends<f64> {
+fn added(fleet: &FleetMeasurement) -> Ends<f64> {
     fleet.added_kib.unwrap_or(Ends { server: f64::NAN, agent: f64::NAN })
 }
 
-fn files_per_second(fleet: &Measured) -> f64 {
+fn files_per_second(fleet: &FleetMeasurement) -> f64 {
     count(fleet.pulls.each_seconds.len()) / fleet.pulls.seconds
 }
 
-fn pull_ms(fleet: &Measured) -> Sorted {
+fn pull_ms(fleet: &FleetMeasurement) -> Sorted {
     Sorted::of(fleet.pulls.each_seconds.iter().map(|seconds| seconds * 1e3))
 }
 

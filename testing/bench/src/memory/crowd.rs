@@ -8,17 +8,17 @@ use filepull_testkit::process::{self, START_LIMIT};
 use futures::future::try_join_all;
 use serde_json::json;
 
-use crate::agent::Agent;
+use crate::agent::AgentProcess;
 use crate::http::Http;
 use crate::product::{Ends, Programs, pull};
-use crate::server::Server;
-use crate::source::Source;
+use crate::server::ServerProcess;
+use crate::source::SourceFile;
 
 /// All of them, connected.
 #[derive(Debug)]
 pub(super) struct Crowd {
-    pub(super) server: Server,
-    agents: Vec<Agent>,
+    pub(super) server: ServerProcess,
+    agents: Vec<AgentProcess>,
 }
 
 impl Crowd {
@@ -26,26 +26,26 @@ impl Crowd {
     pub(super) async fn start(
         programs: &Programs,
         (disk, folder): (&Path, &Path),
-        source: &Source,
+        source: &SourceFile,
         n_clients: u32,
         data_conn: &str,
     ) -> anyhow::Result<Self> {
         let at_once = n_clients.to_string();
         let settings = [("MAX_RUNNING", at_once.as_str())];
-        let server = Server::start_with(&settings, &programs.server, disk).await?;
+        let server = ServerProcess::start_with(&settings, &programs.server, disk).await?;
         let mut agents = Vec::new();
         for client in clients(n_clients) {
             let folder = folder.join(&client);
             std::fs::create_dir_all(&folder)?;
             let mut program = process::command(&programs.agent);
             program.env("DATA_CONN", data_conn);
-            agents.push(Agent::start(program, &client, &server, source, &folder).await?);
+            agents.push(AgentProcess::start(program, &client, &server, source, &folder).await?);
         }
         Ok(Self { server, agents })
     }
 
     /// Brings the file over from all agents at once.
-    pub(super) async fn pull_all(&self, source: &Source) -> anyhow::Result<()> {
+    pub(super) async fn pull_all(&self, source: &SourceFile) -> anyhow::Result<()> {
         let limit = source.limit() * self.n_clients();
         let names: Vec<String> = clients(self.n_clients()).collect();
         try_join_all(names.iter().map(|client| pull(&self.server, client, source, limit))).await?;

@@ -15,7 +15,7 @@ use super::crowd::Crowd;
 use crate::Bench;
 use crate::product::Ends;
 use crate::report::tell;
-use crate::source::{self, Source};
+use crate::source::{self, SourceFile};
 
 /// Uploads at once: MAX_RUNNING, as it is by default.
 pub(super) const N_CLIENTS: u32 = 20;
@@ -53,7 +53,7 @@ pub(super) struct Stalled {
 
 /// A disk that can be stopped.
 #[derive(Debug)]
-struct Disk {
+struct StalledDisk {
     mount: PathBuf,
 }
 
@@ -61,9 +61,9 @@ struct Disk {
 pub(super) async fn measure(bench: &Bench, data_conn: &'static str) -> anyhow::Result<Stalled> {
     anyhow::ensure!(rustix::process::getuid().is_root(), "a disk of our own needs root");
     let folder = source::folder(&bench.folder)?;
-    let source = Source::make(&folder.path().join("source"), SIZE)?;
+    let source = SourceFile::make(&folder.path().join("source"), SIZE)?;
     remove_leftovers(&bench.folder)?;
-    let disk = Disk::make(folder.path()).await?;
+    let disk = StalledDisk::make(folder.path()).await?;
     let places = (disk.mount.as_path(), folder.path());
     let crowd = Crowd::start(&bench.programs, places, &source, N_CLIENTS, data_conn).await?;
     let before = crowd.peak_rss()?;
@@ -102,7 +102,7 @@ async fn calm(crowd: &Crowd) -> anyhow::Result<()> {
     Ok(())
 }
 
-impl Disk {
+impl StalledDisk {
     async fn make(folder: &Path) -> anyhow::Result<Self> {
         let image = folder.join("disk.img");
         File::create(&image)?.set_len(DISK)?;
@@ -122,7 +122,7 @@ impl Disk {
     }
 }
 
-impl Drop for Disk {
+impl Drop for StalledDisk {
     fn drop(&mut self) {
         unmount(&self.mount);
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use filepull_testkit::process;
 
 use super::{Facts, Peer, find, folders, version};
-use crate::source::Source;
+use crate::source::SourceFile;
 
 pub(super) async fn start(folder: &Path) -> anyhow::Result<Peer> {
     let program = find("dd")?;
@@ -18,7 +18,7 @@ pub(super) async fn start(folder: &Path) -> anyhow::Result<Peer> {
         must: None,
     };
     let target = inbox.clone();
-    let copy = move |source: &Source, name: &str| {
+    let copy = move |source: &SourceFile, name: &str| {
         let mut command = process::command(&program);
         command.arg(format!("if={}", source.path.display()));
         command.arg(format!("of={}", target.join(name).display()));

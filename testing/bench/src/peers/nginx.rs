@@ -3,11 +3,11 @@
 use std::fs;
 use std::path::Path;
 
-use filepull_testkit::process::{self, Running};
+use filepull_testkit::process::{self, ChildProcess};
 
 use super::{Facts, Peer, find, folders, free_port, version};
-use crate::must::Must;
-use crate::source::Source;
+use crate::source::SourceFile;
+use crate::targets::Target;
 
 pub(super) async fn start(folder: &Path) -> anyhow::Result<Peer> {
     let (nginx, curl) = (find("nginx")?, find("curl")?);
@@ -17,7 +17,7 @@ pub(super) async fn start(folder: &Path) -> anyhow::Result<Peer> {
     fs::write(&config_path, config(&home, port))?;
     let mut command = process::command(&nginx);
     command.arg("-p").arg(&home).arg("-c").arg(&config_path).args(["-e", "stderr"]);
-    let (daemon, _) = Running::start("nginx", command, &home)?;
+    let (daemon, _) = ChildProcess::start("nginx", command, &home)?;
     daemon.listens_on(port).await?;
 
     let versions = [version(&nginx, "-v", 3).await?, version(&curl, "--version", 2).await?];
@@ -25,9 +25,9 @@ pub(super) async fn start(folder: &Path) -> anyhow::Result<Peer> {
         name: "curl -T to nginx",
         version: versions.join("; "),
         assures: "nothing, not synced",
-        must: Some(Must::AtLeast(0.6)),
+        must: Some(Target::AtLeast(0.6)),
     };
-    let copy = move |source: &Source, name: &str| {
+    let copy = move |source: &SourceFile, name: &str| {
         let mut command = process::command(&curl);
         command.args(["-q", "-sS", "--fail", "--max-time", "600", "-T"]).arg(&source.path);
         command.arg(format!("http://127.0.0.1:{port}/{name}"));

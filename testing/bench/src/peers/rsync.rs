@@ -4,11 +4,11 @@
 use std::fs;
 use std::path::Path;
 
-use filepull_testkit::process::{self, Running};
+use filepull_testkit::process::{self, ChildProcess};
 
 use super::{Facts, Peer, find, folders, free_port, version};
-use crate::must::Must;
-use crate::source::Source;
+use crate::source::SourceFile;
+use crate::targets::Target;
 
 pub(super) async fn start(folder: &Path) -> anyhow::Result<Peer> {
     let program = find("rsync")?;
@@ -25,17 +25,17 @@ pub(super) async fn start(folder: &Path) -> anyhow::Result<Peer> {
     fs::write(&config_path, config)?;
     let mut command = process::command(&program);
     command.args(["--daemon", "--no-detach"]).arg(format!("--config={}", config_path.display()));
-    let (daemon, _) = Running::start("rsync", command, &home)?;
+    let (daemon, _) = ChildProcess::start("rsync", command, &home)?;
     daemon.listens_on(port).await?;
 
     let facts = Facts {
         name: "rsync daemon",
         version: version(&program, "--version", 3).await?,
         assures: "its own checksum, not synced",
-        must: Some(Must::AtLeast(1.3)),
+        must: Some(Target::AtLeast(1.3)),
     };
     let (root, target) = (folder.to_owned(), inbox.clone());
-    let copy = move |source: &Source, name: &str| {
+    let copy = move |source: &SourceFile, name: &str| {
         let path = source.path.strip_prefix(&root).unwrap_or(&source.path);
         let mut command = process::command(&program);
         command

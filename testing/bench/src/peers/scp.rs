@@ -3,11 +3,11 @@
 use std::fs;
 use std::path::Path;
 
-use filepull_testkit::process::{self, Running, START_LIMIT};
+use filepull_testkit::process::{self, ChildProcess, START_LIMIT};
 
 use super::{Facts, Peer, find, folders, free_port, version};
-use crate::must::Must;
-use crate::source::Source;
+use crate::source::SourceFile;
+use crate::targets::Target;
 
 /// In hardware on every machine of the last ten years; the default is slower.
 const CIPHER: &str = "aes128-gcm@openssh.com";
@@ -29,17 +29,17 @@ pub(super) async fn start(folder: &Path) -> anyhow::Result<Peer> {
     }
     let mut command = process::command(&sshd);
     command.args(["-D", "-e", "-f"]).arg(&config_path);
-    let (daemon, _) = Running::start("sshd", command, &home)?;
+    let (daemon, _) = ChildProcess::start("sshd", command, &home)?;
     daemon.listens_on(port).await?;
 
     let facts = Facts {
         name: "scp",
         version: version(&ssh, "-V", 1).await?,
         assures: "encrypted, not synced",
-        must: Some(Must::AtLeast(3.0)),
+        must: Some(Target::AtLeast(3.0)),
     };
     let (key, target) = (home.join("user_key"), inbox.clone());
-    let copy = move |source: &Source, name: &str| {
+    let copy = move |source: &SourceFile, name: &str| {
         let mut command = process::command(&scp);
         command.args(["-q", "-B", "-F", "/dev/null", "-c", CIPHER, "-P", &port.to_string()]);
         command.args(["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]);

@@ -11,7 +11,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{Color as _, TextStyle};
 
 use super::axis::{Axis, Scale};
-use crate::must::Must;
+use crate::targets::Target;
 
 /// What is to be drawn.
 #[derive(Clone, Debug)]
@@ -21,7 +21,7 @@ pub(super) struct Chart {
     pub(super) x_in_words: fn(f64) -> String,
     pub(super) y_scale: Scale,
     /// What a release must keep.
-    pub(super) floor: Option<Must>,
+    pub(super) floor: Option<Target>,
     pub(super) curves: Vec<Curve>,
     /// Where and how it was measured.
     pub(super) source: [String; 2],
@@ -89,7 +89,7 @@ impl Chart {
 
         let points = || self.curves.iter().flat_map(|curve| &curve.points);
         let x_axis = Axis::of_places(points().map(|(x, _)| *x).collect());
-        let figures = points().map(|(_, y)| *y).chain(self.floor.map(Must::figure));
+        let figures = points().map(|(_, y)| *y).chain(self.floor.map(Target::figure));
         let y_axis = Axis::of_figures(self.y_scale, &figures.collect::<Vec<_>>());
         let width = x_axis.range();
         let mut chart = ChartBuilder::on(&page)
@@ -147,7 +147,7 @@ impl Curve {
     }
 }
 
-fn floor_label(floor: Must) -> String {
+fn floor_label(floor: Target) -> String {
     format!("must be {floor}")
 }
 
@@ -197,7 +197,7 @@ mod tests {
             x_title: "clients",
             x_in_words: |x| format!("{x:.0}"),
             y_scale: Scale::Linear,
-            floor: Some(Must::AtMost(45.0)),
+            floor: Some(Target::AtMost(45.0)),
             curves: vec![curve("one", 30.0), curve("two", 30.5)],
             source: ["a <machine>".to_owned(), "bench fleet".to_owned()],
         }

@@ -10,10 +10,10 @@ use hyper::StatusCode;
 use serde::Serialize;
 use serde_json::json;
 
-use super::fill::{Filled, client, fill};
+use super::fill::{FilledDatabase, client, fill};
 use crate::Bench;
 use crate::http::Http;
-use crate::server::Server;
+use crate::server::ServerProcess;
 
 /// Nobody waits longer for one answer.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -42,8 +42,8 @@ pub(super) const QUESTIONS: [(&str, &str); 10] = [
 
 /// What one number of transfers costs.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Measured {
-    pub(super) filled: Filled,
+pub(super) struct RecordsMeasurement {
+    pub(super) filled: FilledDatabase,
     pub(super) start_seconds: Vec<f64>,
     pub(super) trigger_seconds: Vec<f64>,
     /// In the order of [`QUESTIONS`].
@@ -70,8 +70,8 @@ pub(super) struct Thinned {
 pub(super) async fn measure(
     bench: &Bench,
     folder: &Path,
-    filled: Filled,
-) -> anyhow::Result<Measured> {
+    filled: FilledDatabase,
+) -> anyhow::Result<RecordsMeasurement> {
     let program = &bench.programs.server;
     let mut start_seconds = Vec::new();
     for _ in 1..N_STARTS {
@@ -93,18 +93,25 @@ pub(super) async fn measure(
     let peak_rss = server.process.peak_rss()?;
     server.process.end().await?;
     let thinned = thin(program, folder, filled.clients).await?;
-    Ok(Measured { filled, start_seconds, trigger_seconds, question_seconds, peak_rss, thinned })
+    Ok(RecordsMeasurement {
+        filled,
+        start_seconds,
+        trigger_seconds,
+        question_seconds,
+        peak_rss,
+        thinned,
+    })
 }
 
-async fn start(program: &Path, folder: &Path) -> anyhow::Result<(Server, f64)> {
+async fn start(program: &Path, folder: &Path) -> anyhow::Result<(ServerProcess, f64)> {
     let began = Instant::now();
-    let server = Server::start_with(&[("KEEP_RECORDS", "forever")], program, folder).await?;
+    let server = ServerProcess::start_with(&[("KEEP_RECORDS", "forever")], program, folder).await?;
     Ok((server, began.elapsed().as_secs_f64()))
 }
 
 /// Starts a server that keeps half of the records, and pulls until the other half is gone.
 async fn thin(program: &Path, folder: &Path, clients: u32) -> anyhow::Result<Thinned> {
-    let server = Server::start_with(&[("KEEP_RECORDS", "30d")], program, folder).await?;
+    let server = ServerProcess::start_with(&[("KEEP_RECORDS", "30d")], program, folder).await?;
     let http = Http::keeping(1, server.http.clone());
     let mut trigger_seconds = Vec::new();
     let said = loop {

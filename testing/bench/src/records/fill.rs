@@ -31,7 +31,7 @@ const AT_ONCE: usize = 1000;
 
 /// What was made.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Filled {
+pub(crate) struct FilledDatabase {
     pub(crate) transfers: u32,
     pub(crate) clients: u32,
     pub(crate) seconds: f64,
@@ -40,7 +40,11 @@ pub(crate) struct Filled {
 }
 
 /// Fills the data folder `server-data` in `folder`.
-pub(crate) async fn fill(folder: &Path, transfers: u32, clients: u32) -> anyhow::Result<Filled> {
+pub(crate) async fn fill(
+    folder: &Path,
+    transfers: u32,
+    clients: u32,
+) -> anyhow::Result<FilledDatabase> {
     let data_dir = folder.join("server-data");
     let records_folder = data_dir.join(RECORDS_FOLDER);
     let records = Records::open(&records_folder).await?;
@@ -48,7 +52,7 @@ pub(crate) async fn fill(folder: &Path, transfers: u32, clients: u32) -> anyhow:
     records.close().await?;
     store(&data_dir, transfers, clients)?;
     let bytes = fs::metadata(records_folder.join("records.db"))?.len();
-    Ok(Filled { transfers, clients, seconds, bytes })
+    Ok(FilledDatabase { transfers, clients, seconds, bytes })
 }
 
 /// Records the clients, then the transfers. Returns how long the transfers took.
@@ -61,7 +65,7 @@ pub(crate) async fn fill_records(
         anyhow::Ok(records.client_connected(&greeting(number)?, Utc::now()).await.map(drop)?)
     });
     at_once(connects).await?;
-    let (made, ids) = (Made::new(transfers, clients), ContextV7::new());
+    let (made, ids) = (GeneratedRecords::new(transfers, clients), ContextV7::new());
     let began = Instant::now();
     let saves = (0..transfers).map(|number| {
         let made = made.transfer(number, &ids);
@@ -82,7 +86,7 @@ pub(crate) async fn at_once(
 
 /// Creates files for some of the downloads.
 pub(crate) fn store(data_dir: &Path, transfers: u32, clients: u32) -> anyhow::Result<()> {
-    let (made, ids) = (Made::new(transfers, clients), ContextV7::new());
+    let (made, ids) = (GeneratedRecords::new(transfers, clients), ContextV7::new());
     for number in (0..transfers).step_by(ONE_STORED_IN) {
         let transfer = made.transfer(number, &ids)?;
         let Some(download) = transfer.download() else { continue };
@@ -94,13 +98,13 @@ pub(crate) fn store(data_dir: &Path, transfers: u32, clients: u32) -> anyhow::Re
 }
 
 /// Which transfers are made.
-struct Made {
+struct GeneratedRecords {
     since: DateTime<Utc>,
     every: TimeDelta,
     clients: u32,
 }
 
-impl Made {
+impl GeneratedRecords {
     fn new(transfers: u32, clients: u32) -> Self {
         // Rounded to the day, so that a later step on that day generates files for the same
         // transfers.

@@ -14,7 +14,7 @@ use super::Args;
 use crate::http::Http;
 use crate::records::fill::client;
 use crate::report::tell;
-use crate::server::Server;
+use crate::server::ServerProcess;
 
 /// Maximum time to wait for one answer.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -29,17 +29,17 @@ const N_STARTS: u32 = 4;
 const N_CALLERS: u32 = 8;
 
 /// The kinds of requests, with their names in the table.
-const KINDS: [(&str, Kind); 6] = [
-    ("trigger", Kind::Trigger),
-    ("join", Kind::Join),
-    ("mistyped id", Kind::Mistyped),
-    ("/clients?limit=100", Kind::Clients),
-    ("/transfers?state=waiting", Kind::Waiting),
-    ("/transfers/ID", Kind::Transfer),
+const KINDS: [(&str, RequestKind); 6] = [
+    ("trigger", RequestKind::Trigger),
+    ("join", RequestKind::Join),
+    ("mistyped id", RequestKind::Mistyped),
+    ("/clients?limit=100", RequestKind::Clients),
+    ("/transfers?state=waiting", RequestKind::Waiting),
+    ("/transfers/ID", RequestKind::Transfer),
 ];
 
 #[derive(Clone, Copy, Debug)]
-enum Kind {
+enum RequestKind {
     Trigger,
     Join,
     Mistyped,
@@ -122,10 +122,10 @@ pub(super) async fn all(
     Ok(answers)
 }
 
-async fn start(program: &Path, folder: &Path, waiting: u32) -> anyhow::Result<Server> {
+async fn start(program: &Path, folder: &Path, waiting: u32) -> anyhow::Result<ServerProcess> {
     let max_waiting = (waiting + 1000).to_string();
     let settings = [("KEEP_RECORDS", "forever"), ("MAX_WAITING", max_waiting.as_str())];
-    Server::start_with(&settings, program, folder).await
+    ServerProcess::start_with(&settings, program, folder).await
 }
 
 /// Sends requests of one kind, each for a different item.
@@ -139,7 +139,7 @@ struct Asker {
 
 impl Asker {
     /// Sends requests over one connection. Returns the response times.
-    async fn ask(&self, kind: Kind, n_asks: u32) -> anyhow::Result<Vec<f64>> {
+    async fn ask(&self, kind: RequestKind, n_asks: u32) -> anyhow::Result<Vec<f64>> {
         let http = Http::keeping(1, self.base.clone());
         let (mut seconds, began) = (Vec::new(), Instant::now());
         while seconds.len() < n_asks as usize && began.elapsed() < KIND_LIMIT {
@@ -148,27 +148,29 @@ impl Asker {
         Ok(seconds)
     }
 
-    async fn one(&self, kind: Kind, http: &Http) -> anyhow::Result<f64> {
+    async fn one(&self, kind: RequestKind, http: &Http) -> anyhow::Result<f64> {
         let number = self.asked.fetch_add(1, Ordering::Relaxed);
         let Args { clients, waiting, .. } = self.args;
         let began = Instant::now();
         let (answer, expected) = match kind {
-            Kind::Trigger => {
+            RequestKind::Trigger => {
                 let client = client(waiting + number % (clients - waiting))?;
                 let order = json!({ "client": client.as_str(), "queue": "24h" });
                 (http.post("/api/v1/transfers", &order, LIMIT).await?, StatusCode::CREATED)
             }
-            Kind::Join => {
+            RequestKind::Join => {
                 let order = json!({ "client": client(number % waiting)?.as_str() });
                 (http.post("/api/v1/transfers", &order, LIMIT).await?, StatusCode::OK)
             }
-            Kind::Mistyped => {
+            RequestKind::Mistyped => {
                 let typed = client(number % clients)?.as_str().replacen("sto", "sot", 1);
                 (http.get(&format!("/trigger?id={typed}"), LIMIT).await?, StatusCode::NOT_FOUND)
             }
-            Kind::Clients => (http.get("/clients?limit=100", LIMIT).await?, StatusCode::OK),
-            Kind::Waiting => (http.get("/transfers?state=waiting", LIMIT).await?, StatusCode::OK),
-            Kind::Transfer => {
+            RequestKind::Clients => (http.get("/clients?limit=100", LIMIT).await?, StatusCode::OK),
+            RequestKind::Waiting => {
+                (http.get("/transfers?state=waiting", LIMIT).await?, StatusCode::OK)
+            }
+            RequestKind::Transfer => {
                 let id = self.ids.get(number as usize % self.ids.len().max(1));
                 let id = id.context("no finished transfer is on record")?;
                 (http.get(&format!("/transfers/{id}"), LIMIT).await?, StatusCode::OK)
@@ -176,7 +178,7 @@ impl Asker {
         };
         let took = began.elapsed().as_secs_f64();
         anyhow::ensure!(answer.status == expected, "{}: {}", answer.status, answer.text());
-        if let Kind::Trigger = kind {
+        if let RequestKind::Trigger = kind {
             let id = answer.json()?["id"].as_str().context("a transfer has an id")?.to_owned();
             let cancel = format!("/api/v1/transfers/{id}/cancel");
             http.post(&cancel, &json!({}), LIMIT).await?.json()?;

@@ -14,7 +14,7 @@ use rusqlite::Connection;
 
 use crate::records::fill::{at_once, client, fill_records, store};
 use crate::report::tell;
-use crate::server::Server;
+use crate::server::ServerProcess;
 
 /// What a data folder holds.
 #[derive(Clone, Copy, Debug)]
@@ -50,7 +50,7 @@ impl Cache {
     pub(super) async fn open(folder: &Path, program: &Path) -> anyhow::Result<Self> {
         fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
         let empty = tempfile::tempdir_in(folder)?;
-        let server = Server::start(program, empty.path()).await?;
+        let server = ServerProcess::start(program, empty.path()).await?;
         server.process.end().await?;
         let schema = schema(&Connection::open(database(empty.path()))?)?;
         Ok(Self { folder: folder.to_owned(), program: program.to_owned(), schema })
@@ -66,7 +66,7 @@ impl Cache {
         tell(format!("copying {} into this program's schema", size.name()));
         // Complete before it gets its name.
         let building = tempfile::tempdir_in(&self.folder)?;
-        let server = Server::start(&self.program, building.path()).await?;
+        let server = ServerProcess::start(&self.program, building.path()).await?;
         server.process.end().await?;
         copy(&filled, &database(building.path()))?;
         store(&building.path().join("server-data"), size.records, size.clients)?;

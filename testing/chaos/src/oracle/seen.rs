@@ -12,7 +12,7 @@ pub(super) type Place = (String, String);
 
 /// What a file was when it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Seen {
+pub(super) struct ObservedFile {
     pub(super) inode: u64,
     pub(super) len: u64,
     pub(super) digest: String,
@@ -28,12 +28,12 @@ pub(super) fn path(data_dir: &Path, (client, name): &Place) -> PathBuf {
 }
 
 /// Reads a file.
-pub(super) fn see(path: &Path) -> anyhow::Result<(Vec<u8>, Seen)> {
+pub(super) fn see(path: &Path) -> anyhow::Result<(Vec<u8>, ObservedFile)> {
     let inode = fs::metadata(path).with_context(|| path.display().to_string())?.ino();
     let bytes = fs::read(path).with_context(|| path.display().to_string())?;
     let digest = Digest::of(&bytes).to_string();
     let len = bytes.len() as u64;
-    Ok((bytes, Seen { inode, len, digest, stranger: false, doubtful: false }))
+    Ok((bytes, ObservedFile { inode, len, digest, stranger: false, doubtful: false }))
 }
 
 /// Every file in every client's folder.

@@ -18,7 +18,7 @@ fn folder() -> (TempDir, PathBuf) {
 }
 
 fn bytes(version: u32) -> Vec<u8> {
-    Cells::new("client4", version, 6400).bytes()
+    TestPattern::new("client4", version, 6400).bytes()
 }
 
 fn done(id: &str, digest: &str) -> Value {
@@ -27,7 +27,7 @@ fn done(id: &str, digest: &str) -> Value {
 }
 
 fn looked(folder: &TempDir) -> Oracle {
-    let mut oracle = Oracle::new(Tally::default());
+    let mut oracle = Oracle::new(Counters::default());
     oracle.look(folder.path(), false).unwrap();
     oracle
 }
@@ -52,7 +52,7 @@ fn a_torn_file_is_wrong_and_its_partial_is_not_looked_at() {
     fs::write(file.with_extension("tmp"), b"torn").unwrap();
     looked(&folder);
     fs::write(file.with_file_name("download-2.txt"), &bytes(1)[..6000]).unwrap();
-    let mut oracle = Oracle::new(Tally::default());
+    let mut oracle = Oracle::new(Counters::default());
     says(oracle.look(folder.path(), false), "torn: 6000 bytes of 6400");
     assert_eq!(oracle.tally.n_wrong(), 1);
 }
@@ -102,7 +102,7 @@ fn answers_that_contradict_the_disk_or_each_other_are_wrong() {
     let failed = json!({ "id": "t1", "client": "client4", "state": "failed" });
     says(oracle.agree(&[failed]), "was done, and is now");
     fs::remove_file(file).unwrap();
-    let mut oracle = Oracle::new(Tally::default());
+    let mut oracle = Oracle::new(Counters::default());
     oracle.look(folder.path(), false).unwrap();
     says(oracle.agree(&[done("t1", &digest)]), "the disk None");
 }

@@ -12,8 +12,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-use super::{Network, Place};
-use crate::process::{Running, START_LIMIT};
+use super::{Namespace, Network};
+use crate::process::{ChildProcess, START_LIMIT};
 use crate::tool;
 
 /// What the lab types.
@@ -25,7 +25,7 @@ pub struct Args {
 
 /// What arrived.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub struct Poured {
+pub struct SendReport {
     /// How many.
     pub bytes: u64,
     /// Since the connection was accepted.
@@ -46,11 +46,11 @@ pub async fn pour(
     folder: &Path,
     most_bytes: u64,
     most_time: Duration,
-) -> anyhow::Result<Poured> {
+) -> anyhow::Result<SendReport> {
     let listener = TcpListener::bind((network.server_addr(), 0)).await?;
-    let mut command = network.command_in(Place::Agent, &env::current_exe()?);
+    let mut command = network.command_in(Namespace::Agent, &env::current_exe()?);
     command.args([tool::NAME, "pour", &listener.local_addr()?.to_string()]).stdin(Stdio::null());
-    let (sender, _output) = Running::start("pour", command, folder)?;
+    let (sender, _output) = ChildProcess::start("pour", command, folder)?;
     let accepted = timeout(START_LIMIT, listener.accept()).await;
     let (mut connection, _) = accepted.with_context(|| sender.last_words())??;
     let began = Instant::now();
@@ -70,10 +70,10 @@ pub async fn pour(
     }
     let seconds = began.elapsed().as_secs_f64();
     sender.end().await?;
-    Ok(Poured { bytes, seconds })
+    Ok(SendReport { bytes, seconds })
 }
 
-impl Poured {
+impl SendReport {
     /// Millions of bytes per second.
     pub fn megabytes_per_second(&self) -> f64 {
         #[allow(clippy::cast_precision_loss, reason = "exact up to 9 PB")]

@@ -8,9 +8,9 @@ use axum::http::{Request, StatusCode};
 use filepull_core::digest::Digest;
 use filepull_core::transfer::Transfer;
 
-use super::bed::{Answered, Bed};
+use super::fixture::{HttpFixture, TestResponse};
 
-async fn ask(bed: &Bed, method: &str, url: &str, headers: &[(&str, &str)]) -> Answered {
+async fn ask(bed: &HttpFixture, method: &str, url: &str, headers: &[(&str, &str)]) -> TestResponse {
     let mut request = Request::builder().method(method).uri(url).header("host", "pull:80");
     for (name, value) in headers {
         request = request.header(*name, *value);
@@ -33,7 +33,7 @@ fn change(path: &Path, bytes: &str, transfer: &Transfer) {
 
 #[tokio::test]
 async fn a_download_is_served_whole_in_ranges_or_not_again() {
-    let bed = Bed::start().await;
+    let bed = HttpFixture::start().await;
     let transfer = bed.stored().await;
     let urls =
         ["/clients/client4/file".to_owned(), format!("/api/v1/transfers/{}/file", transfer.id)];
@@ -77,7 +77,7 @@ async fn a_download_is_served_whole_in_ranges_or_not_again() {
 
 #[tokio::test]
 async fn a_range_of_the_newest_file_must_name_its_version() {
-    let bed = Bed::start().await;
+    let bed = HttpFixture::start().await;
     let transfer = bed.stored().await;
     let refused = ask(&bed, "GET", "/clients/client4/file", &[("range", "bytes=1-")]).await;
     assert_eq!(refused.status, StatusCode::PRECONDITION_FAILED, "{}", refused.body);
@@ -91,7 +91,7 @@ async fn a_range_of_the_newest_file_must_name_its_version() {
 
 #[tokio::test]
 async fn the_newest_file_of_a_path_is_served_at_a_url_of_its_own() {
-    let bed = Bed::start().await;
+    let bed = HttpFixture::start().await;
     bed.stored_as(Some("logs/a+b.log"), b"first").await;
     bed.stored_as(Some("logs/a+b.log"), b"second").await;
     bed.stored_as(Some("logs/other.log"), b"other").await;
@@ -111,7 +111,7 @@ async fn the_newest_file_of_a_path_is_served_at_a_url_of_its_own() {
 
 #[tokio::test]
 async fn ranges_of_an_empty_file_and_long_suffixes_follow_the_standard() {
-    let bed = Bed::start().await;
+    let bed = HttpFixture::start().await;
     let empty = format!("/transfers/{}/file", bed.stored_as(None, b"").await.id);
     let four = format!("/transfers/{}/file", bed.stored().await.id);
     let check = async |url: &str, range, status: u16, body: &str, content_range: &str| {
@@ -135,7 +135,7 @@ async fn ranges_of_an_empty_file_and_long_suffixes_follow_the_standard() {
 
 #[tokio::test]
 async fn a_download_that_is_gone_or_changed_is_not_served() {
-    let bed = Bed::start().await;
+    let bed = HttpFixture::start().await;
     let transfer = bed.stored().await;
     let path = bed.app.transfers.download_path(&transfer).unwrap();
     let name = path.file_name().unwrap().to_str().unwrap();
@@ -167,7 +167,7 @@ async fn a_download_that_is_gone_or_changed_is_not_served() {
 
 #[tokio::test]
 async fn a_file_with_another_inode_is_served_only_if_its_bytes_are_those_on_record() {
-    let bed = Bed::start().await;
+    let bed = HttpFixture::start().await;
     let transfer = bed.stored().await;
     let path = bed.app.transfers.download_path(&transfer).unwrap();
     let copy = path.with_extension("copy");

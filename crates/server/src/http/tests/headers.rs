@@ -5,9 +5,9 @@ use axum::http::{Request, StatusCode};
 use futures::future::join_all;
 use serde_json::Value;
 
-use super::bed::{Answered, Bed};
+use super::fixture::{HttpFixture, TestResponse};
 
-async fn post(bed: &Bed, key: &str, body: &'static str) -> Answered {
+async fn post(bed: &HttpFixture, key: &str, body: &'static str) -> TestResponse {
     let request = Request::post("/api/v1/transfers").header("content-type", "application/json");
     let request = request.header("idempotency-key", key).body(Body::from(body)).unwrap();
     bed.send(request).await
@@ -17,7 +17,7 @@ const QUEUED: &str = r#"{"client": "client4", "queue": "24h", "fresh": true}"#;
 
 #[tokio::test]
 async fn a_request_that_comes_again_under_its_key_gets_the_same_transfer() {
-    let bed = Bed::start().await;
+    let bed = HttpFixture::start().await;
     let first = post(&bed, "k1", QUEUED).await;
     assert_eq!(first.status, StatusCode::CREATED, "{}", first.body);
     let url = first.header("location").to_owned();
@@ -38,7 +38,7 @@ async fn a_request_that_comes_again_under_its_key_gets_the_same_transfer() {
 
 #[tokio::test]
 async fn a_key_that_found_a_transfer_under_way_goes_on_to_lead_to_it() {
-    let bed = Bed::start().await;
+    let bed = HttpFixture::start().await;
     let url = post(&bed, "k1", QUEUED).await.header("location").to_owned();
     assert_eq!(post(&bed, "k2", QUEUED).await.header("location"), url);
     bed.ask(axum::http::Method::POST, &format!("{url}/cancel")).await;
@@ -48,7 +48,7 @@ async fn a_key_that_found_a_transfer_under_way_goes_on_to_lead_to_it() {
 
 #[tokio::test]
 async fn of_many_requests_with_one_key_one_is_served() {
-    let bed = Bed::start().await;
+    let bed = HttpFixture::start().await;
     let other = r#"{"client": "client4", "queue": "2h"}"#;
     let bodies = [QUEUED, other].into_iter().cycle().take(40);
     let answers = join_all(bodies.map(|body| post(&bed, "k1", body))).await;
@@ -59,7 +59,7 @@ async fn of_many_requests_with_one_key_one_is_served() {
 
 #[tokio::test]
 async fn a_preference_is_followed_and_said() {
-    let bed = Bed::start().await;
+    let bed = HttpFixture::start().await;
     let ask = async |method: &str, url: &str, prefer: &str| {
         let request = Request::builder().method(method).uri(url).header("prefer", prefer);
         bed.send(request.body(Body::empty()).unwrap()).await

@@ -7,7 +7,7 @@ use crate::client::DisconnectReason;
 
 #[tokio::test]
 async fn an_epoch_only_rises() {
-    let room = Room::new();
+    let room = RecordsFixture::new();
     let mut epochs = HashSet::new();
     for _ in 0..3 {
         let records = room.open().await;
@@ -23,7 +23,7 @@ async fn an_epoch_only_rises() {
 
 #[tokio::test]
 async fn a_client_is_on_record_as_it_greeted_and_left() {
-    let room = Room::new();
+    let room = RecordsFixture::new();
     let records = room.open().await;
     let hello = greeting();
     let old = epoch(records.client_connected(&hello, time(1)).await.unwrap());
@@ -60,7 +60,7 @@ async fn a_client_is_on_record_as_it_greeted_and_left() {
 
 #[tokio::test]
 async fn a_client_that_was_connected_when_the_server_ended_is_noted() {
-    let room = Room::new();
+    let room = RecordsFixture::new();
     let records = room.open().await;
     let hello = Greeting { default_file: Err(Code::FileMissing), ..greeting() };
     records.client_connected(&hello, time(1)).await.unwrap();
@@ -75,7 +75,7 @@ async fn a_client_that_was_connected_when_the_server_ended_is_noted() {
 
 #[tokio::test]
 async fn only_a_client_of_the_server_just_before_was_online_before() {
-    let room = Room::new();
+    let room = RecordsFixture::new();
     let records = room.open().await;
     for (id, reason) in [
         ("killed", None),
@@ -113,7 +113,7 @@ async fn only_a_client_of_the_server_just_before_was_online_before() {
 
 #[tokio::test]
 async fn a_new_id_that_differs_by_letter_case_only_is_not_recorded() {
-    let room = Room::new();
+    let room = RecordsFixture::new();
     let records = room.open().await;
     let connect = async |id: &str| {
         let hello = Greeting { client: client(id), ..greeting() };
@@ -129,7 +129,7 @@ async fn a_new_id_that_differs_by_letter_case_only_is_not_recorded() {
 
 #[tokio::test]
 async fn a_connected_client_is_told_how_its_last_session_ended() {
-    let room = Room::new();
+    let room = RecordsFixture::new();
     let records = room.open().await;
     let hello = greeting();
     records.client_connected(&hello, time(1)).await.unwrap();
@@ -143,7 +143,7 @@ async fn a_connected_client_is_told_how_its_last_session_ended() {
 
 #[tokio::test]
 async fn a_client_that_cannot_be_read_costs_no_list() {
-    let room = Room::new();
+    let room = RecordsFixture::new();
     let records = room.open().await;
     for id in ["a", "b", "c"] {
         let hello = Greeting { client: client(id), ..greeting() };
@@ -159,7 +159,7 @@ async fn a_client_that_cannot_be_read_costs_no_list() {
 
 #[tokio::test]
 async fn candidates_for_a_mistyped_id_are_few_and_hold_the_one_that_was_meant() {
-    let room = Room::new();
+    let room = RecordsFixture::new();
     let records = room.open().await;
     room.run(
         "WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 4999) \
@@ -179,7 +179,7 @@ async fn candidates_for_a_mistyped_id_are_few_and_hold_the_one_that_was_meant() 
 /// An index exists for every query that would otherwise scan 100,000 clients.
 #[tokio::test]
 async fn reads_of_clients_touch_what_they_return() {
-    let room = Room::new();
+    let room = RecordsFixture::new();
     room.open().await.close().await.unwrap();
     let connection = rusqlite::Connection::open(room.folder().join("records.db")).unwrap();
     for (sql, index) in [

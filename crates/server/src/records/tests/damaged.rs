@@ -2,7 +2,7 @@ use super::*;
 use crate::client::DisconnectReason;
 
 /// Saves a transfer and changes a field of its row.
-async fn damage(room: &Room, records: &Records, transfer: &Transfer, set: &str) {
+async fn damage(room: &RecordsFixture, records: &Records, transfer: &Transfer, set: &str) {
     records.save(transfer).await.unwrap();
     room.run(&format!("UPDATE transfers SET {set} WHERE id = '{}'", transfer.id));
 }
@@ -16,7 +16,7 @@ fn damaged(item: Option<RecordedTransfer>) -> DamagedTransfer {
 
 #[tokio::test]
 async fn a_damaged_record_is_an_item_with_its_reason() {
-    let room = Room::new();
+    let room = RecordsFixture::new();
     let records = room.open().await;
     let damages = [
         ("state", "'melted'"),
@@ -45,7 +45,7 @@ async fn a_damaged_record_is_an_item_with_its_reason() {
 
 #[tokio::test]
 async fn damaged_rows_break_neither_a_list_nor_its_pages() {
-    let room = Room::new();
+    let room = RecordsFixture::new();
     let records = room.open().await;
     let transfers: Vec<Transfer> =
         (0..20).map(|n| Transfer { created_at: time(n), ..queued("client4") }).collect();
@@ -71,7 +71,7 @@ async fn damaged_rows_break_neither_a_list_nor_its_pages() {
 
 #[tokio::test]
 async fn a_damaged_unfinished_transfer_ends_and_the_others_go_on() {
-    let room = Room::new();
+    let room = RecordsFixture::new();
     let records = room.open().await;
     let [broken, unknown, other] = [queued("client4"), queued("client4"), queued("client5")];
     records.save(&other).await.unwrap();
@@ -91,7 +91,7 @@ async fn a_damaged_unfinished_transfer_ends_and_the_others_go_on() {
 
 #[tokio::test]
 async fn words_of_a_newer_version_are_read_as_they_are() {
-    let room = Room::new();
+    let room = RecordsFixture::new();
     let records = room.open().await;
     let code = Code::parse("from-the-future").unwrap();
     let ended = Failure { problem: Problem::new(code, "x"), reached: LastProgress::default() };
@@ -112,7 +112,7 @@ async fn words_of_a_newer_version_are_read_as_they_are() {
 
 #[tokio::test]
 async fn a_damaged_client_does_not_keep_the_others_from_being_known() {
-    let room = Room::new();
+    let room = RecordsFixture::new();
     let records = room.open().await;
     for id in ["client1", "client2"] {
         let greeting = Greeting { client: client(id), ..greeting() };

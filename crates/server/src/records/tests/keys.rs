@@ -8,7 +8,7 @@ fn key(text: &str) -> RequestKey {
 
 #[tokio::test]
 async fn a_key_is_durable_with_its_transfer_and_leads_to_it_for_a_day() {
-    let room = Room::new();
+    let room = RecordsFixture::new();
     let records = room.open().await;
     let (first, second) = (queued("client4"), queued("client4"));
     records.save_keyed(&first, &key("a")).await.unwrap();
@@ -32,7 +32,7 @@ async fn a_key_is_durable_with_its_transfer_and_leads_to_it_for_a_day() {
 
 #[tokio::test]
 async fn a_transfer_that_cannot_be_saved_keeps_no_key() {
-    let room = Room::new();
+    let room = RecordsFixture::new();
     let records = room.open().await;
     room.run("DROP TABLE transfers");
     assert!(records.save_keyed(&queued("client4"), &key("a")).await.is_err());
@@ -41,7 +41,7 @@ async fn a_transfer_that_cannot_be_saved_keeps_no_key() {
 
 #[tokio::test]
 async fn of_two_transfers_with_one_key_one_is_saved() {
-    let room = Room::new();
+    let room = RecordsFixture::new();
     let records = room.open().await;
     let [first, second] = [queued("client4"), queued("client5")];
     records.save_keyed(&first, &key("a")).await.unwrap();

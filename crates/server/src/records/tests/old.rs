@@ -19,7 +19,7 @@ async fn old(records: &Records, before: i64, limit: u32) -> Vec<Transfer> {
 
 #[tokio::test]
 async fn only_what_has_been_final_for_long_is_old() {
-    let room = Room::new();
+    let room = RecordsFixture::new();
     let records = room.open().await;
     let [queued, receiving, sealed, done, failed, cancelled] = phases();
     let transfers = [
@@ -43,7 +43,7 @@ async fn only_what_has_been_final_for_long_is_old() {
 
 #[tokio::test]
 async fn what_is_forgotten_is_gone_and_the_rest_is_not() {
-    let room = Room::new();
+    let room = RecordsFixture::new();
     let records = room.open().await;
     let [gone, kept] = [done_at(1), done_at(2)];
     for transfer in [&gone, &kept] {
@@ -61,7 +61,7 @@ async fn what_is_forgotten_is_gone_and_the_rest_is_not() {
 
 #[tokio::test]
 async fn a_record_that_cannot_be_read_is_passed_over() {
-    let room = Room::new();
+    let room = RecordsFixture::new();
     let records = room.open().await;
     let transfers = [1, 2, 3].map(|n| ended(n, n, Phase::Done(download())));
     for transfer in &transfers {
@@ -77,7 +77,7 @@ async fn a_record_that_cannot_be_read_is_passed_over() {
 
 #[tokio::test]
 async fn keys_are_forgotten_after_a_day_a_few_at_a_time() {
-    let room = Room::new();
+    let room = RecordsFixture::new();
     let records = room.open().await;
     let transfer = queued("client4");
     records.save(&transfer).await.unwrap();

@@ -4,7 +4,7 @@ use super::*;
 
 #[tokio::test]
 async fn every_phase_survives_a_restart() {
-    let room = Room::new();
+    let room = RecordsFixture::new();
     let records = room.open().await;
     let all: Vec<Transfer> = phases().map(full).into_iter().chain(phases().map(in_phase)).collect();
     for transfer in &all {
@@ -22,7 +22,7 @@ async fn every_phase_survives_a_restart() {
 
 #[tokio::test]
 async fn times_are_cut_to_the_millisecond() {
-    let room = Room::new();
+    let room = RecordsFixture::new();
     let records = room.open().await;
     let created_at = time(7) + TimeDelta::nanoseconds(999_999);
     let transfer = Transfer { created_at, ..queued("client4") };
@@ -33,7 +33,7 @@ async fn times_are_cut_to_the_millisecond() {
 
 #[tokio::test]
 async fn a_transfer_goes_through_every_phase_in_one_row() {
-    let room = Room::new();
+    let room = RecordsFixture::new();
     let records = room.open().await;
     let [queued, receiving, sealed, done, ..] = phases();
     let mut transfer = full(queued.clone());
@@ -50,7 +50,7 @@ async fn a_transfer_goes_through_every_phase_in_one_row() {
 
 #[tokio::test]
 async fn what_is_final_is_never_overwritten() {
-    let room = Room::new();
+    let room = RecordsFixture::new();
     let records = room.open().await;
     for transfer in phases().map(full) {
         records.save(&transfer).await.unwrap();
@@ -67,7 +67,7 @@ async fn what_is_final_is_never_overwritten() {
 
 #[tokio::test]
 async fn pages_show_everything_once_while_transfers_come_in() {
-    let room = Room::new();
+    let room = RecordsFixture::new();
     let records = room.open().await;
     let transfers: Vec<Transfer> = (0..25).map(|_| queued("client4")).collect();
     try_join_all(transfers.iter().map(|transfer| records.save(transfer))).await.unwrap();
@@ -86,7 +86,7 @@ async fn pages_show_everything_once_while_transfers_come_in() {
 
 #[tokio::test]
 async fn a_filter_finds_what_it_names() {
-    let room = Room::new();
+    let room = RecordsFixture::new();
     let records = room.open().await;
     let mut transfers: Vec<Transfer> = phases().map(full).to_vec();
     transfers.push(queued("client5"));
@@ -118,7 +118,7 @@ async fn a_filter_finds_what_it_names() {
 
 #[tokio::test]
 async fn counting_ends_where_nobody_turns_pages_any_more() {
-    let room = Room::new();
+    let room = RecordsFixture::new();
     let records = room.open().await;
     records.save(&queued("client4")).await.unwrap();
     let copy = |n| {
@@ -142,7 +142,7 @@ async fn counting_ends_where_nobody_turns_pages_any_more() {
 
 #[tokio::test]
 async fn the_newest_is_found_for_one_and_for_all() {
-    let room = Room::new();
+    let room = RecordsFixture::new();
     let records = room.open().await;
     let four = client("client4");
     assert_eq!(records.newest(&four).await.unwrap(), None);
@@ -168,7 +168,7 @@ async fn the_newest_is_found_for_one_and_for_all() {
 
 #[tokio::test]
 async fn a_record_that_the_disk_has_changed_is_never_told() {
-    let room = Room::new();
+    let room = RecordsFixture::new();
     let records = room.open().await;
     // Each makes sense by itself: nothing but the check knows that it is not what was written.
     let changes = [
@@ -201,7 +201,7 @@ fn is_lost(saved: &Result<(), SaveError>) -> bool {
 
 #[tokio::test]
 async fn an_earlier_attempt_never_overwrites_a_later_one() {
-    let room = Room::new();
+    let room = RecordsFixture::new();
     let records = room.open().await;
     let [_, receiving, sealed, ..] = phases();
     let later = Transfer { attempt: 3, epoch: 7, ..full(receiving) };
@@ -216,7 +216,7 @@ async fn an_earlier_attempt_never_overwrites_a_later_one() {
 
 #[tokio::test]
 async fn a_checkpoint_is_saved_only_over_what_it_belongs_to() {
-    let room = Room::new();
+    let room = RecordsFixture::new();
     let records = room.open().await;
     let [queued, receiving, ..] = phases();
     let transfer = Transfer { finished_at: None, ..full(receiving) };

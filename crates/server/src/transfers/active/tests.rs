@@ -8,12 +8,12 @@ use filepull_core::transfer::Transfer;
 use super::*;
 use crate::transfers::{Activity, TransferState, WaitingFor};
 
-struct Task {
+struct TestTask {
     view: ViewSender,
     handle: TaskHandle,
 }
 
-fn begin(open: &ActiveTransfers, client: &str, path: Option<&str>, minutes: i64) -> Task {
+fn begin(open: &ActiveTransfers, client: &str, path: Option<&str>, minutes: i64) -> TestTask {
     let client = ClientId::parse(client).unwrap();
     let path = path.map(|path| SharedPath::parse(path).unwrap());
     let created_at = DateTime::UNIX_EPOCH + TimeDelta::minutes(minutes);
@@ -23,10 +23,10 @@ fn begin(open: &ActiveTransfers, client: &str, path: Option<&str>, minutes: i64)
     let (asks, _) = mpsc::channel(1);
     let ordered = Arc::default();
     let handle = TaskHandle { id, client, path, created_at, view: seen, asks, ordered };
-    Task { view, handle }
+    TestTask { view, handle }
 }
 
-impl Task {
+impl TestTask {
     fn show(&self, stage: Activity) {
         self.view.send_modify(|view| view.stage = stage);
     }
@@ -40,11 +40,11 @@ impl Task {
 }
 
 /// Returns the result of a walk over the views of all tasks, oldest first.
-struct Walk<'a>(Vec<&'a Task>);
+struct Walk<'a>(Vec<&'a TestTask>);
 
 impl Walk<'_> {
-    fn of(tasks: &[Task]) -> Walk<'_> {
-        let mut sorted: Vec<&Task> = tasks.iter().collect();
+    fn of(tasks: &[TestTask]) -> Walk<'_> {
+        let mut sorted: Vec<&TestTask> = tasks.iter().collect();
         sorted.sort_by_key(|task| (task.handle.created_at, task.handle.id));
         Walk(sorted)
     }
@@ -57,8 +57,8 @@ impl Walk<'_> {
         }
     }
 
-    fn place(&self, of: &Task) -> Option<usize> {
-        let line = |task: &Task| match task.view.borrow().stage {
+    fn place(&self, of: &TestTask) -> Option<usize> {
+        let line = |task: &TestTask| match task.view.borrow().stage {
             _ if task.view.borrow().transfer.is_final() => None,
             Activity::Waiting(WaitingFor::Turn) => Some(None),
             Activity::Waiting(WaitingFor::OtherFile) => Some(Some(task.handle.client.clone())),
@@ -73,7 +73,7 @@ impl Walk<'_> {
         in_line.position(|task| task.handle.id == of.handle.id).map(|idx| idx + 1)
     }
 
-    fn joinable(&self, like: &Task, fresh: bool) -> Option<TransferId> {
+    fn joinable(&self, like: &TestTask, fresh: bool) -> Option<TransferId> {
         let mut newest_first = self.0.iter().rev();
         let found = newest_first.find(|task| {
             let ordered = task.handle.ordered.load(Ordering::SeqCst);
@@ -86,7 +86,7 @@ impl Walk<'_> {
     }
 
     fn page(&self, kind: ActivityFilter, client: Option<&ClientId>) -> Vec<TransferId> {
-        let is_shown = |task: &&&Task| {
+        let is_shown = |task: &&&TestTask| {
             let view = task.view.borrow();
             client.is_none_or(|client| *client == task.handle.client)
                 && view.stage != Activity::Recording
@@ -96,7 +96,7 @@ impl Walk<'_> {
     }
 
     fn current(&self, client: &ClientId) -> Option<TransferId> {
-        let on_record = |task: &&&Task| {
+        let on_record = |task: &&&TestTask| {
             let view = task.view.borrow();
             task.handle.client == *client
                 && view.stage != Activity::Recording
@@ -123,7 +123,7 @@ const STAGES: [Activity; 7] = [
 fn the_index_answers_what_a_walk_over_all_views_would() {
     let mut random = fastrand::Rng::with_seed(8);
     let open = ActiveTransfers::default();
-    let mut tasks: Vec<Task> = Vec::new();
+    let mut tasks: Vec<TestTask> = Vec::new();
     for _ in 0..2000 {
         let client = ["a", "b", "c"][random.usize(..3)];
         let path = [None, Some("x"), Some("y")][random.usize(..3)];
@@ -139,7 +139,7 @@ fn the_index_answers_what_a_walk_over_all_views_would() {
                 open.remove(task.handle.id);
                 assert!(open.get(task.handle.id).is_none());
             }
-            5 => random.choice(&tasks).into_iter().for_each(Task::end),
+            5 => random.choice(&tasks).into_iter().for_each(TestTask::end),
             6 => random
                 .choice(&tasks)
                 .into_iter()

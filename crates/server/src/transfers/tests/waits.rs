@@ -10,7 +10,7 @@ async fn nothing(_: PathBuf, _: &Records) {}
 
 /// An upload that sends these pieces and then nothing.
 fn endless(
-    bed: &Bed,
+    bed: &TransfersFixture,
     order: &SendOrder,
     size: usize,
     pieces: Vec<UploadItem>,
@@ -19,7 +19,7 @@ fn endless(
     bed.upload_from(order.prefix.len, order, size, pieces)
 }
 
-impl Bed {
+impl TransfersFixture {
     async fn sees(&self, id: TransferId, wanted: impl Fn(&View) -> bool) -> View {
         let mut view = self.transfers.watch(id).unwrap();
         soon(view.wait_for(wanted)).await.unwrap().clone()
@@ -34,7 +34,7 @@ impl Bed {
 
 #[tokio::test]
 async fn a_pull_with_queue_moves_the_deadline_of_the_transfer_it_joins() {
-    let mut bed = Bed::start().await;
+    let mut bed = TransfersFixture::start().await;
     let id = bed.pull().await.unwrap().id;
     let order = bed.order().await;
     assert_eq!(bed.queue_until(id).await, None);
@@ -52,7 +52,7 @@ async fn a_pull_with_queue_moves_the_deadline_of_the_transfer_it_joins() {
 
 #[tokio::test]
 async fn a_deadline_that_cannot_be_recorded_is_not_promised() {
-    let mut bed = Bed::start().await;
+    let mut bed = TransfersFixture::start().await;
     let id = bed.pull().await.unwrap().id;
     let _order = bed.order().await;
     bed.refuse("NEW.queue_until IS NOT NULL");
@@ -64,7 +64,7 @@ async fn a_deadline_that_cannot_be_recorded_is_not_promised() {
 #[tokio::test]
 async fn only_a_queued_pull_waits_for_space() {
     let limits = Limits { min_free: u64::MAX, resume_within: HOUR, ..LIMITS };
-    let mut bed = Bed::start_within(limits, nothing).await;
+    let mut bed = TransfersFixture::start_within(limits, nothing).await;
     assert_eq!(bed.pull().await.unwrap_err().code, Code::ServerFull);
     let id = bed.pull_of(None, Some(HOUR)).await.unwrap().id;
     let order = bed.order().await;
@@ -80,7 +80,7 @@ async fn only_a_queued_pull_waits_for_space() {
 #[tokio::test]
 async fn a_pull_whose_deadline_passes_on_a_full_disk_fails_with_the_reason() {
     let limits = Limits { min_free: u64::MAX, ..LIMITS };
-    let mut bed = Bed::start_within(limits, nothing).await;
+    let mut bed = TransfersFixture::start_within(limits, nothing).await;
     let id = bed.pull_of(None, Some(Duration::from_millis(200))).await.unwrap().id;
     let order = bed.order().await;
     endless(&bed, &order, 4, Vec::new());
@@ -91,7 +91,7 @@ async fn a_pull_whose_deadline_passes_on_a_full_disk_fails_with_the_reason() {
 async fn a_slow_upload_gives_its_turn_to_others_and_keeps_its_bytes() {
     let min_rate_window = Duration::from_millis(200);
     let limits = Limits { min_rate: 1 << 20, min_rate_window, ..LIMITS };
-    let mut bed = Bed::start_within(limits, nothing).await;
+    let mut bed = TransfersFixture::start_within(limits, nothing).await;
     let slow = bed.pull().await.unwrap().id;
     let order = bed.order().await;
     let mut said = endless(&bed, &order, 4, vec![chunk(0, b"da")]);
@@ -120,7 +120,7 @@ async fn a_slow_upload_gives_its_turn_to_others_and_keeps_its_bytes() {
 #[tokio::test]
 async fn a_client_has_a_bounded_number_of_waiting_transfers() {
     let limits = Limits { max_waiting: 100, max_waiting_per_client: 2, ..LIMITS };
-    let mut bed = Bed::start_within(limits, nothing).await;
+    let mut bed = TransfersFixture::start_within(limits, nothing).await;
     let id = bed.pull().await.unwrap().id;
     let order = bed.order().await;
     endless(&bed, &order, 4, Vec::new());
@@ -135,7 +135,7 @@ async fn a_client_has_a_bounded_number_of_waiting_transfers() {
 
 #[tokio::test]
 async fn a_file_that_is_another_one_at_each_attempt_is_refused_although_bytes_come() {
-    let mut bed = Bed::start().await;
+    let mut bed = TransfersFixture::start().await;
     let id = bed.pull().await.unwrap().id;
     for n_changed in 0..=Transfer::MAX_CHANGED {
         let order = bed.order().await;
@@ -151,7 +151,7 @@ async fn a_file_that_is_another_one_at_each_attempt_is_refused_although_bytes_co
 
 #[tokio::test]
 async fn all_bytes_are_shown_as_soon_as_they_are_here() {
-    let mut bed = Bed::start().await;
+    let mut bed = TransfersFixture::start().await;
     let id = bed.pull().await.unwrap().id;
     let order = bed.order().await;
     endless(&bed, &order, 4, vec![chunk(0, b"data")]);

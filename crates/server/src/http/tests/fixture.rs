@@ -1,0 +1,148 @@
+//! A server without agents, asked without a network.
+
+use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
+
+use axum::body::{Body, to_bytes};
+use axum::http::{HeaderMap, Method, Request, StatusCode};
+use chrono::Utc;
+use filepull_core::digest::Digest;
+use filepull_core::id::ClientId;
+use filepull_core::name::DownloadName;
+use filepull_core::path::SharedPath;
+use filepull_core::problem::Code;
+use filepull_core::source::Source;
+use filepull_core::transfer::{Download, Phase, Transfer};
+use filepull_process::Lifecycle;
+use serde_json::Value;
+use tower::ServiceExt as _;
+
+use super::super::{About, App, router};
+use crate::client::{AgentInfo, Greeting};
+use crate::disk_sampler::DiskSampler;
+use crate::known_clients::KnownClients;
+use crate::records::{Records, Total, TransferFilter};
+use crate::registry::Registry;
+use crate::store::{RECORDS_FOLDER, Store};
+use crate::transfers::Transfers;
+use crate::transfers::tests::LIMITS;
+
+/// A server without agents, asked without a network.
+pub(super) struct HttpFixture {
+    pub(super) app: App,
+    pub(super) folder: tempfile::TempDir,
+}
+
+/// What came back.
+pub(super) struct TestResponse {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: String,
+}
+
+impl TestResponse {
+    pub(super) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    pub(super) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap()
+    }
+}
+
+impl HttpFixture {
+    /// Starts with `client4` known and offline.
+    pub(super) async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::open(&folder.path().join(RECORDS_FOLDER)).await.unwrap();
+        let greeting = Greeting {
+            client: client4(),
+            instance: uuid::Uuid::nil(),
+            agent: AgentInfo::default(),
+            shares: Vec::new(),
+            default_file: Err(Code::FileMissing),
+            active_transfers: Vec::new(),
+            remote_addr: ([203, 0, 113, 7], 1).into(),
+        };
+        records.client_connected(&greeting, Utc::now()).await.unwrap();
+        let registry = Registry::new();
+        let clients = KnownClients::new(registry.clone(), records.clone());
+        let (store, lifecycle) = (Store::open(folder.path()).unwrap(), Lifecycle::new());
+        let disk = DiskSampler::start(store.clone(), &lifecycle);
+        let transfers = Transfers::start(
+            records.clone(),
+            registry.clone(),
+            store.clone(),
+            disk,
+            lifecycle.clone(),
+            LIMITS,
+        )
+        .await
+        .unwrap();
+        let about = About {
+            version: "1.4.0",
+            started_at: Utc::now(),
+            http_addr: ([127, 0, 0, 1], 8080).into(),
+            grpc_addr: ([127, 0, 0, 1], 50051).into(),
+            data_dir: "./server-data".to_owned(),
+            settings: Vec::new(),
+        };
+        let app = App { transfers, registry, clients, records, store, lifecycle, about };
+        Self { app, folder }
+    }
+
+    pub(super) async fn send(&self, request: Request<Body>) -> TestResponse {
+        let response = router(self.app.clone()).oneshot(request).await.unwrap();
+        let (head, body) = response.into_parts();
+        let body = to_bytes(body, usize::MAX).await.unwrap();
+        let body = String::from_utf8(body.to_vec()).unwrap();
+        TestResponse { status: head.status, headers: head.headers, body }
+    }
+
+    pub(super) async fn ask(&self, method: Method, url: &str) -> TestResponse {
+        let request = Request::builder().method(method).uri(url).header("host", "pull:80");
+        self.send(request.body(Body::empty()).unwrap()).await
+    }
+
+    pub(super) async fn get(&self, url: &str) -> TestResponse {
+        self.ask(Method::GET, url).await
+    }
+
+    /// Puts a finished transfer of `test` on record and on the disk.
+    pub(super) async fn stored(&self) -> Transfer {
+        self.stored_as(None, b"test").await
+    }
+
+    /// Puts a finished transfer on record and on the disk.
+    pub(super) async fn stored_as(&self, path: Option<&str>, bytes: &[u8]) -> Transfer {
+        let path = path.map(|path| SharedPath::parse(path).unwrap());
+        let mut transfer = Transfer::new(client4(), path, "test".to_owned(), Utc::now());
+        let folder = self.folder.path().join(transfer.client.as_str());
+        std::fs::create_dir_all(&folder).unwrap();
+        let mut name = DownloadName::new(transfer.created_at, "data.txt");
+        let file = loop {
+            match std::fs::File::create_new(folder.join(name.to_string())) {
+                Ok(file) => break file,
+                Err(_) => name = name.next(),
+            }
+        };
+        (&file).write_all(bytes).unwrap();
+        let size = bytes.len() as u64;
+        let source = Source { name: "data.txt".to_owned(), size, modified_ns: 0 };
+        let (digest, inode) = (Digest::of(bytes), file.metadata().unwrap().ino());
+        transfer.phase = Phase::Done(Download { source, name, size, digest, inode });
+        transfer.finished_at = Some(Utc::now());
+        self.app.records.save(&transfer).await.unwrap();
+        transfer
+    }
+
+    pub(super) async fn n_transfers(&self) -> u64 {
+        match self.app.transfers.list(&TransferFilter::default()).await.unwrap().total {
+            Total::Exactly(count) | Total::MoreThan(count) => count,
+        }
+    }
+}
+
+pub(super) fn client4() -> ClientId {
+    ClientId::parse("client4").unwrap()
+}
