@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::Parser;
-use filepull_e2e::Programs;
 use filepull_process::signal;
+use filepull_testkit::Programs;
 use filepull_testkit::{process, tool};
 use tokio::runtime::Builder;
 use tokio::time::timeout;

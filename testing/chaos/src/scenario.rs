@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use filepull_e2e::{Proxy, TestServer};
+use filepull_testkit::{Proxy, TestServer};
 use rustix::process::Signal;
 use serde_json::Value;
 use tokio::time::{sleep, timeout};

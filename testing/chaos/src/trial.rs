@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use fastrand::Rng;
-use filepull_e2e::Programs;
+use filepull_testkit::Programs;
 
 use crate::counters::Counters;
 use crate::sandbox::Sandbox;

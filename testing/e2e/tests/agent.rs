@@ -4,13 +4,13 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 
-use filepull_e2e::{Process, TestServer};
+use filepull_testkit::{Process, TestServer};
 use rustix::process::Signal;
 use serde_json::Value;
 
 /// Returns what `filepull-agent status` prints of the state in `dir`, and its exit code.
 async fn status(dir: &Path, flags: &[&str]) -> anyhow::Result<(String, Option<i32>)> {
-    let program = filepull_e2e::program("e2e-filepull-agent".as_ref())?;
+    let program = filepull_testkit::program("e2e-filepull-agent".as_ref())?;
     let output = tokio::process::Command::new(program)
         .arg("status")
         .args(flags)
@@ -24,7 +24,7 @@ async fn status(dir: &Path, flags: &[&str]) -> anyhow::Result<(String, Option<i3
 /// Waits until the status of the state in `dir` contains `says`. Returns its exit code with
 /// `--check`.
 async fn checked(dir: &Path, says: &str) -> anyhow::Result<Option<i32>> {
-    filepull_e2e::soon(says, async {
+    filepull_testkit::soon(says, async {
         loop {
             let (text, code) = status(dir, &["--check"]).await?;
             if text.contains(says) {
@@ -235,7 +235,7 @@ async fn with_one_more_thread_an_agent_sends_and_without_it_says_so() -> anyhow:
     fs::create_dir(&state)?;
     fs::set_permissions(&state, fs::Permissions::from_mode(0o777))?;
     let program = bed.folder().join("filepull-agent");
-    fs::copy(filepull_e2e::program("e2e-filepull-agent".as_ref())?, &program)?;
+    fs::copy(filepull_testkit::program("e2e-filepull-agent".as_ref())?, &program)?;
     let client = bed.client("client4", b"data")?;
     let start = |n_threads: u32| {
         let limit = format!("--nproc={n_threads}:{n_threads}");

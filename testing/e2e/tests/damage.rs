@@ -1,7 +1,6 @@
 //! Agents that lie, and uploads that end wrongly: nothing of them is ever published.
 
 use filepull_core::digest::Digest;
-use filepull_e2e::{DEADLINE, ScriptedAgent, Strace, TestServer, soon, test_data};
 use filepull_proto::v1::agent_message::Kind as FromAgent;
 use filepull_proto::v1::agent_transfer_client::AgentTransferClient;
 use filepull_proto::v1::transfer_update::State;
@@ -11,6 +10,7 @@ use filepull_proto::v1::{
     DataChunk, Error, ErrorCode, SourceInfo, StartTransfer, TransferUpdate, UploadHeader,
     UploadRequest, UploadTrailer,
 };
+use filepull_testkit::{DEADLINE, ScriptedAgent, Strace, TestServer, soon, test_data};
 use hyper::Method;
 use serde_json::Value;
 use tokio::sync::mpsc;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use filepull_e2e::{
+use filepull_testkit::{
     HttpResponse, Process, Strace, TestClient, TestServer, same_bytes, soon, test_data,
 };
 use rustix::process::{Pid, Resource, Rlimit, prlimit};

@@ -1,11 +1,11 @@
 //! Both listeners have limits: no caller and no agent takes capacity that others need.
 
-use filepull_e2e::{ScriptedAgent, TestServer, soon};
 use filepull_proto::v1::agent_control_client::AgentControlClient;
 use filepull_proto::v1::agent_message::Kind as FromAgent;
 use filepull_proto::v1::server_message::Kind as ToAgent;
 use filepull_proto::v1::transfer_update::State;
 use filepull_proto::v1::{AgentMessage, Error, ErrorCode, Hello, Pong, TransferUpdate};
+use filepull_testkit::{ScriptedAgent, TestServer, soon};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
@@ -71,7 +71,7 @@ async fn connections_without_a_stream_lock_no_agent_out() -> anyhow::Result<()> 
 async fn a_newcomer_is_read_while_it_is_judged() -> anyhow::Result<()> {
     let bed = TestServer::start().await?;
     // The old session answers no ping, so the newcomer is judged for two seconds.
-    let first = ScriptedAgent::connect(bed.grpc(), "client4", filepull_e2e::DEADLINE).await?;
+    let first = ScriptedAgent::connect(bed.grpc(), "client4", filepull_testkit::DEADLINE).await?;
     let hello = Hello {
         client_id: "client4".into(),
         instance_id: vec![7; 16].into(),
@@ -114,7 +114,8 @@ async fn a_rejected_clone_takes_over_soon_after_the_first_machine_fails() -> any
 #[tokio::test]
 async fn an_agent_cannot_report_an_error_of_the_server() -> anyhow::Result<()> {
     let bed = TestServer::start().await?;
-    let mut agent = ScriptedAgent::connect(bed.grpc(), "client4", filepull_e2e::DEADLINE).await?;
+    let mut agent =
+        ScriptedAgent::connect(bed.grpc(), "client4", filepull_testkit::DEADLINE).await?;
     let asked = bed.get("/trigger?id=client4").await?;
     let order = agent.order().await?;
     let error = Error {

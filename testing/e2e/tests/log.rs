@@ -1,6 +1,6 @@
 //! The log, and who reads it.
 
-use filepull_e2e::{TestServer, test_data};
+use filepull_testkit::{TestServer, test_data};
 use futures::future::try_join_all;
 
 /// Runs a program whose log is read up to the line that contains `last`; then the pipe is closed,

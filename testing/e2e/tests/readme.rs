@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use filepull_e2e::{Process, TestServer, send};
+use filepull_testkit::{Process, TestServer, send};
 use hyper::Method;
 
 /// The repository, seen from this package.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use filepull_e2e::{ScriptedAgent, TestServer, test_data};
+use filepull_testkit::{ScriptedAgent, TestServer, test_data};
 
 /// Lines that are noticed to be dead within seconds.
 const HURRIED: [(&str, &str); 2] = [("HEARTBEAT", "500ms"), ("DEAD_AFTER", "2s")];

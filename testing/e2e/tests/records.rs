@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Instant;
 
-use filepull_e2e::{TestServer, test_data};
+use filepull_testkit::{TestServer, test_data};
 use hyper::Method;
 
 /// How many commits the log beside the database holds. It is emptied only after a thousand pages.

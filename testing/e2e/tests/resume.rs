@@ -1,6 +1,6 @@
 //! Interruptions cost little and damage nothing.
 
-use filepull_e2e::{Proxy, TestClient, TestServer, same_bytes, soon, test_data};
+use filepull_testkit::{Proxy, TestClient, TestServer, same_bytes, soon, test_data};
 use serde_json::Value;
 
 /// The window of an upload: what may be in flight when a line is cut.

@@ -9,9 +9,9 @@ use chrono::{TimeDelta, Utc};
 use filepull_core::id::ClientId;
 use filepull_core::problem::Code;
 use filepull_core::transfer::Transfer;
-use filepull_e2e::{Programs, TestServer};
 use filepull_server::client::{AgentInfo, Greeting};
 use filepull_server::records::Records;
+use filepull_testkit::{Programs, TestServer};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use uuid::Uuid;
 

@@ -3,12 +3,12 @@
 use std::fs;
 use std::path::Path;
 
-use filepull_e2e::{Process, Programs, TestServer, test_data};
+use filepull_testkit::{Process, Programs, TestServer, test_data};
 
 /// Waits until `filepull-agent status` prints `text` for the state in `dir`. The status is written
 /// separately from the log.
 async fn status_says(dir: &Path, text: &str) -> anyhow::Result<String> {
-    filepull_e2e::soon(text, async {
+    filepull_testkit::soon(text, async {
         loop {
             let said = status(dir).await?;
             if said.contains(text) {
@@ -102,7 +102,7 @@ async fn the_status_of_an_agent_is_found_without_its_id() -> anyhow::Result<()> 
     ];
     let agent = Process::start(&[], "e2e-filepull-agent", "run", &settings)?;
     agent.says("cannot connect: refused").await?;
-    let found = filepull_e2e::soon("the status", async {
+    let found = filepull_testkit::soon("the status", async {
         loop {
             let mut status = Process::start(
                 &[],
@@ -147,7 +147,7 @@ async fn a_demo_that_is_stopped_leaves_no_half_of_a_file() -> anyhow::Result<()>
     let settings = demo_settings(folder.path(), "1GiB");
     let mut demo = Process::start(&[], "e2e-filepull", "demo", &settings)?;
     let unfinished = folder.path().join("client-data/client1/data.part");
-    filepull_e2e::soon("the first file", async {
+    filepull_testkit::soon("the first file", async {
         while !unfinished.exists() {
             tokio::task::yield_now().await;
         }
@@ -190,7 +190,8 @@ async fn the_demo_prints_the_next_command_last_and_when_it_works() -> anyhow::Re
         .split_once('/')
         .ok_or_else(|| anyhow::anyhow!("no URL in {command}"))?;
     let http = format!("127.0.0.1{http}").parse()?;
-    let reply = filepull_e2e::send(http, hyper::Method::GET, &format!("/{path}"), &[], "").await?;
+    let reply =
+        filepull_testkit::send(http, hyper::Method::GET, &format!("/{path}"), &[], "").await?;
     assert!(reply.text().starts_with("Done: client4 sent data.txt"), "{}", reply.text());
     // After a whole pull it is still the last line of the screen.
     assert_eq!(demo.said().last(), Some(&command));
@@ -244,7 +245,7 @@ async fn a_folder_of_another_user_is_named_with_what_to_type() -> anyhow::Result
     let mut settings = demo_settings(bed.folder(), "1MiB");
     settings[2].1 = data_dir.display().to_string();
     let program = bed.folder().join("filepull");
-    fs::copy(filepull_e2e::program(Path::new("e2e-filepull"))?, &program)?;
+    fs::copy(filepull_testkit::program(Path::new("e2e-filepull"))?, &program)?;
     let mut server = Process::start(&other, &program, "server", &settings)?;
     let said = server.says("may not write there").await?;
     let records = data_dir.join(".filepull");
@@ -338,7 +339,7 @@ async fn a_server_that_may_start_too_few_threads_says_so_and_ends() -> anyhow::R
     let folder = tempfile::tempdir()?;
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777))?;
     let program = folder.path().join("filepull");
-    fs::copy(filepull_e2e::program(Path::new("e2e-filepull"))?, &program)?;
+    fs::copy(filepull_testkit::program(Path::new("e2e-filepull"))?, &program)?;
     for n_threads in 1..6 {
         let launcher = [
             "prlimit".to_owned(),

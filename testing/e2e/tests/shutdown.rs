@@ -1,6 +1,6 @@
 //! The end of both programs: asked for, it comes; what runs is finished or kept.
 
-use filepull_e2e::{Strace, TestServer, same_bytes, soon, test_data};
+use filepull_testkit::{Strace, TestServer, same_bytes, soon, test_data};
 use hyper::Method;
 use rustix::process::Signal;
 use serde_json::Value;

@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 
-use filepull_e2e::{HttpResponse, TestClient, TestServer, same_bytes, test_data};
+use filepull_testkit::{HttpResponse, TestClient, TestServer, same_bytes, test_data};
 
 /// A trigger that must fail at once, without `wait`.
 async fn refused(

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::bail;
-use filepull_e2e::{TestServer, same_bytes, test_data};
+use filepull_testkit::{TestServer, same_bytes, test_data};
 use futures::future::try_join_all;
 use hyper::Method;
 

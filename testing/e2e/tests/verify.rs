@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use filepull_e2e::{TestServer, test_data};
+use filepull_testkit::{TestServer, test_data};
 use serde_json::Value;
 
 /// Runs `filepull verify` on a data folder: its exit code, and all that it said.
@@ -16,7 +16,7 @@ async fn verify_with(
     data_dir: &Path,
     options: &[&str],
 ) -> anyhow::Result<(Option<i32>, Vec<String>)> {
-    let program = filepull_e2e::program(Path::new("e2e-filepull"))?;
+    let program = filepull_testkit::program(Path::new("e2e-filepull"))?;
     let mut command = tokio::process::Command::new(program);
     command.arg("verify").args(options).env_clear().env("DATA_DIR", data_dir);
     let output = command.output().await?;

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use filepull_e2e::{HttpResponse, TestServer};
+use filepull_testkit::{HttpResponse, TestServer};
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, try_join_all};
 use hyper::Method;

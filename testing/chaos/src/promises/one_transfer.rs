@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use fastrand::Rng;
-use filepull_e2e::HttpResponse;
+use filepull_testkit::HttpResponse;
 use filepull_testkit::proc_files;
 use futures::FutureExt as _;
 use futures::future::try_join_all;

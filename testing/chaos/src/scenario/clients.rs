@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use filepull_e2e::{Process, TestClient};
+use filepull_testkit::{Process, TestClient};
 use tokio::task::block_in_place;
 
 use super::Scenario;

@@ -1,6 +1,6 @@
 //! What the programs said last: for whoever wants to know why something broke.
 
-use filepull_e2e::Process;
+use filepull_testkit::Process;
 
 use super::Scenario;
 

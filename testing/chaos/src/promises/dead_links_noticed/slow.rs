@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use filepull_e2e::Process;
+use filepull_testkit::Process;
 use filepull_testkit::net::Link;
 use futures::FutureExt as _;
 use futures::future::try_join_all;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use filepull_e2e::HttpResponse;
+use filepull_testkit::HttpResponse;
 use hyper::Method;
 use rustix::process::Signal;
 use serde_json::json;

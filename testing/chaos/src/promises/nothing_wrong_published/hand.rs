@@ -7,9 +7,9 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use fastrand::Rng;
 use filepull_core::digest::Digest;
-use filepull_e2e::{ScriptedAgent, ScriptedUpload};
 use filepull_proto::v1::StartTransfer;
 use filepull_proto::v1::upload_response::Kind as Answer;
+use filepull_testkit::{ScriptedAgent, ScriptedUpload};
 use serde_json::json;
 use tokio::time::sleep;
 

@@ -1,7 +1,7 @@
 //! One bit of a partial flips on the disk of the server, behind its back.
 
 use anyhow::Context as _;
-use filepull_e2e::ScriptedAgent;
+use filepull_testkit::ScriptedAgent;
 
 use super::hand::{CHUNK_LEN, CLIENT, ScriptedScenario, is_stored};
 use crate::scenario::PATIENCE;

@@ -5,7 +5,7 @@
 
 use anyhow::Context as _;
 use fastrand::Rng;
-use filepull_e2e::Direction;
+use filepull_testkit::Direction;
 use serde_json::Value;
 
 use crate::oracle::is_final;

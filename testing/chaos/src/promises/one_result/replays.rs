@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fastrand::Rng;
-use filepull_e2e::{ScriptedAgent, ScriptedUpload};
 use filepull_proto::v1::StartTransfer;
 use filepull_proto::v1::upload_response::Kind as Answer;
+use filepull_testkit::{ScriptedAgent, ScriptedUpload};
 use serde_json::json;
 
 use crate::scenario::{PATIENCE, Scenario};
