@@ -9,7 +9,6 @@ mod latency;
 mod machine;
 mod memory;
 mod peers;
-mod plot;
 mod product;
 mod records;
 mod report;
@@ -82,8 +81,6 @@ enum Mode {
     Distance(distance::Args),
     /// How long control messages take while a file uses a slow uplink (needs root).
     Uplink(uplink::Args),
-    /// Pictures (SVG) of what `fleet` and `throughput` measured.
-    Plot(plot::Args),
 }
 
 const EXAMPLES: &str = "\
@@ -150,7 +147,6 @@ async fn run(cli: &Cli) -> anyhow::Result<()> {
         Mode::Scale(args) => scale::run(args, &Bench::new(cli)?).await,
         Mode::Distance(args) => distance::run(args, &Bench::new(cli)?).await,
         Mode::Uplink(args) => uplink::run(args, &Bench::new(cli)?).await,
-        Mode::Plot(args) => plot::run(args),
     }
 }
 

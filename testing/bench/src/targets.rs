@@ -62,13 +62,6 @@ pub(crate) enum Target {
 }
 
 impl Target {
-    /// The floor itself.
-    pub(crate) fn figure(self) -> f64 {
-        match self {
-            Self::AtLeast(figure) | Self::AtMost(figure) => figure,
-        }
-    }
-
     /// `(must be 1.3 or more: kept)`
     pub(crate) fn verdict(self, figure: f64) -> String {
         let kept = match self {
