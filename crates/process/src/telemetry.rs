@@ -15,7 +15,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::{LevelFilter, ParseError};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields};
 use tracing_subscriber::registry::LookupSpan;
 
 /// How log lines look.
@@ -69,7 +69,8 @@ pub fn start(level: &str, format: LogFormat) -> Result<(), LogError> {
         log.with_writer(|| JsonLines(io::stderr())).try_init()
     } else {
         let colours = io::stderr().is_terminal() && !no_color();
-        log.with_ansi(colours).event_format(Sentence).try_init()
+        // The fields of a span are kept as text, so they must not hold escape codes.
+        log.with_ansi(false).event_format(Sentence { colours }).try_init()
     };
     started.map_err(LogError::Start)
 }
@@ -107,8 +108,11 @@ fn no_color() -> bool {
     std::env::var("NO_COLOR").is_ok_and(|value| !value.is_empty())
 }
 
-/// `2026-02-05T14:00:00Z INFO  connected again after 11 min 22 s`, then fields, if there are any.
-struct Sentence;
+/// `2026-02-05T14:00:00Z INFO  connected again after 11 min 22 s`, then the fields of the event, then
+/// its spans, such as `transfer{id=0198… client=client4}`.
+struct Sentence {
+    colours: bool,
+}
 
 impl<S, N> FormatEvent<S, N> for Sentence
 where
@@ -128,13 +132,18 @@ where
             Level::WARN => "33",
             _ => "32",
         };
-        if writer.has_ansi_escapes() {
+        if self.colours {
             write!(writer, " \u{1b}[{colour}m{level:<5}\u{1b}[0m ")?;
         } else {
             write!(writer, " {level:<5} ")?;
         }
         let mut fields = String::new();
         context.field_format().format_fields(Writer::new(&mut fields), event)?;
+        for span in context.event_scope().into_iter().flat_map(|scope| scope.from_root()) {
+            let extensions = span.extensions();
+            let span_fields = extensions.get::<FormattedFields<N>>().map(ToString::to_string);
+            write!(fields, " {}{{{}}}", span.name(), span_fields.unwrap_or_default())?;
+        }
         writeln!(writer, "{}", human::escaped(&fields))
     }
 }
@@ -201,6 +210,7 @@ mod tests {
         let lines = Lines::default();
         tracing::subscriber::with_default(layer(lines.clone()), || {
             let name = "gpj.\u{202e}\u{200b}\u{e0041}\u{7f}\nERROR forged";
+            let _span = tracing::error_span!("transfer", id = 7, client = name).entered();
             tracing::info!(event = "upload.refused", name, path = ?name, "no file {name}");
         });
         let bytes = lines.0.lock().unwrap().clone();
@@ -224,7 +234,7 @@ mod tests {
     fn a_name_can_neither_forge_a_line_nor_hide_in_one() {
         let text = logged(|lines| {
             let log = tracing_subscriber::fmt().with_writer(move || lines.clone());
-            Box::new(log.with_ansi(false).event_format(Sentence).finish())
+            Box::new(log.with_ansi(false).event_format(Sentence { colours: false }).finish())
         });
         let json = logged(|lines| {
             let log = tracing_subscriber::fmt().json().flatten_event(true);
@@ -235,9 +245,15 @@ mod tests {
             assert!(!log.trim_end().contains(human::is_unprintable), "{log:?}");
         }
         assert!(text.contains("no file gpj.\\u{202e}\\u{200b}"), "{text}");
+        assert!(text.contains(" transfer{id=7 client=\"gpj."), "{text}");
         // JSON is read by programs: the parsed value is exactly the original.
         let read: serde_json::Value = serde_json::from_str(&json).unwrap();
-        assert_eq!(read["name"], "gpj.\u{202e}\u{200b}\u{e0041}\u{7f}\nERROR forged");
+        let name = "gpj.\u{202e}\u{200b}\u{e0041}\u{7f}\nERROR forged";
+        assert_eq!(read["name"], name);
+        assert_eq!(
+            read["spans"][0],
+            serde_json::json!({"name": "transfer", "id": 7, "client": name})
+        );
     }
 
     #[test]
