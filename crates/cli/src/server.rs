@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use filepull_process::signal;
 use filepull_server::config::AgentAuth;
+use filepull_server::data_folder::RECORDS_FOLDER;
 use filepull_server::readiness::{Readiness, ReadyCheck};
-use filepull_server::store::RECORDS_FOLDER;
 use filepull_server::{Args, Config, Server, VERSION};
 use tokio::time::sleep;
 

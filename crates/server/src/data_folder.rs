@@ -8,7 +8,8 @@ use rustix::fs::{Access, AtFlags, CWD, accessat};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-use crate::store::RECORDS_FOLDER;
+/// The folder of the records inside the data folder. No client id starts with a dot.
+pub const RECORDS_FOLDER: &str = ".filepull";
 
 /// Returns an absolute path, so that a message is clear in any working directory.
 pub(crate) fn absolute(path: &Path) -> PathBuf {

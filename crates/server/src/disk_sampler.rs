@@ -26,7 +26,7 @@ const WRITE_LIMIT: Duration = Duration::from_secs(2);
 
 /// A handle on the results.
 #[derive(Clone, Debug)]
-pub struct DiskSampler {
+pub(crate) struct DiskSampler {
     wanted: watch::Sender<SampleRequests>,
     results: watch::Receiver<SampleResults>,
 }
@@ -73,7 +73,7 @@ impl<T: Clone> Sample<T> {
 
 impl DiskSampler {
     /// Starts the task, which ends when `lifecycle` stops or every handle is dropped.
-    pub fn start(store: Store, lifecycle: &Lifecycle) -> Self {
+    pub(crate) fn start(store: Store, lifecycle: &Lifecycle) -> Self {
         let wanted = watch::Sender::new(SampleRequests::default());
         let (sender, results) = watch::channel(SampleResults::default());
         let sampling = Sampling { store, wanted: wanted.subscribe(), results: sender };
@@ -86,7 +86,7 @@ impl DiskSampler {
     ///
     /// # Errors
     /// The measurement failed or takes too long.
-    pub async fn space(&self, max_age: Duration) -> Result<FreeSpace, SampleError> {
+    pub(crate) async fn space(&self, max_age: Duration) -> Result<FreeSpace, SampleError> {
         let now = Instant::now();
         let earliest = now.checked_sub(max_age).unwrap_or(now);
         if let Some(result) = Sample::since(self.results.borrow().space.as_ref(), earliest) {
@@ -100,14 +100,14 @@ impl DiskSampler {
     ///
     /// # Errors
     /// A step failed, or the disk takes too long.
-    pub async fn check_writable(&self) -> Result<(), SampleError> {
+    pub(crate) async fn check_writable(&self) -> Result<(), SampleError> {
         let now = Instant::now();
         self.wanted.send_modify(|wanted| wanted.write = Some(now));
         self.result(WRITE_LIMIT, |results| Sample::since(results.write.as_ref(), now)).await
     }
 
     /// Resolves when free space has been measured once more.
-    pub async fn next_sample(&self) {
+    pub(crate) async fn next_sample(&self) {
         let now = Instant::now();
         let newer = |results: &SampleResults| Sample::since(results.space.as_ref(), now).is_some();
         // The sampler ends with the process: its last result stays.
@@ -224,7 +224,7 @@ mod tests {
             panic!()
         };
         assert!(reason.contains("No such file"), "{reason}");
-        std::fs::create_dir(folder.path().join(crate::store::RECORDS_FOLDER)).unwrap();
+        std::fs::create_dir(folder.path().join(crate::data_folder::RECORDS_FOLDER)).unwrap();
         assert_eq!(disk.check_writable().await, Ok(()));
     }
 

@@ -43,7 +43,6 @@ use tower_http::catch_panic::CatchPanicLayer;
 use crate::config::Setting;
 use crate::known_clients::KnownClients;
 use crate::records::Records;
-use crate::registry::Registry;
 use crate::store::Store;
 use crate::transfers::Transfers;
 use request_log::RequestLog;
@@ -51,11 +50,9 @@ pub(crate) use serve::serve;
 
 /// The parts of the server that operators ask, or ask about.
 #[derive(Clone, Debug)]
-pub struct App {
+pub(crate) struct App {
     /// Makes and finds transfers.
     pub transfers: Transfers,
-    /// Knows which clients are connected.
-    pub registry: Registry,
     /// Finds clients, connected or not.
     pub clients: KnownClients,
     /// What is on record.
@@ -70,7 +67,7 @@ pub struct App {
 
 /// What the server says of itself: fixed at the start.
 #[derive(Clone, Debug)]
-pub struct About {
+pub(crate) struct About {
     /// The version of this program.
     pub version: &'static str,
     /// When it was started.
@@ -86,7 +83,7 @@ pub struct About {
 }
 
 /// Everything that operators can ask for.
-pub fn router(app: App) -> Router {
+pub(crate) fn router(app: App) -> Router {
     let routes = Router::new()
         .route("/", get(pages::cheat_sheet))
         .route("/robots.txt", get(pages::robots))

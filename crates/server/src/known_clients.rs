@@ -15,18 +15,18 @@ use filepull_core::problem::{Code, Problem};
 
 use crate::records::{ClientOrder, Records, RecordsError};
 use crate::registry::{ClientView, Registry};
-pub use list::{ClientFilter, ClientList};
+pub(crate) use list::ClientFilter;
 
 /// Finds clients. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct KnownClients {
+pub(crate) struct KnownClients {
     registry: Registry,
     records: Records,
 }
 
 /// How many clients there are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ClientCounts {
+pub(crate) struct ClientCounts {
     /// Connected now.
     pub online: usize,
     /// Connected now or at any time before.
@@ -35,14 +35,14 @@ pub struct ClientCounts {
 
 impl ClientCounts {
     /// Known and not connected.
-    pub fn offline(self) -> usize {
+    pub(crate) fn offline(self) -> usize {
         self.known.saturating_sub(self.online)
     }
 }
 
 impl KnownClients {
     /// Checks the registry first, then the records.
-    pub fn new(registry: Registry, records: Records) -> Self {
+    pub(crate) fn new(registry: Registry, records: Records) -> Self {
         Self { registry, records }
     }
 
@@ -50,7 +50,7 @@ impl KnownClients {
     ///
     /// # Errors
     /// The records cannot be read.
-    pub async fn client(&self, id: &ClientId) -> Result<Option<ClientView>, RecordsError> {
+    pub(crate) async fn client(&self, id: &ClientId) -> Result<Option<ClientView>, RecordsError> {
         if let Some(client) = self.registry.client(id) {
             return Ok(Some(client));
         }
@@ -64,7 +64,7 @@ impl KnownClients {
     /// # Errors
     /// [`Code::ClientUnknown`], with the id that was probably meant; or the records cannot be read,
     /// which `failed` turns into a problem.
-    pub async fn known(
+    pub(crate) async fn known(
         &self,
         id: &ClientId,
         failed: impl Fn(&RecordsError) -> Problem,
@@ -82,18 +82,18 @@ impl KnownClients {
     }
 
     /// How many clients there are.
-    pub async fn counts(&self) -> ClientCounts {
+    pub(crate) async fn counts(&self) -> ClientCounts {
         let known = usize::try_from(self.records.n_clients().await).unwrap_or(usize::MAX);
         ClientCounts { online: self.registry.n_online(), known }
     }
 
     /// How many clients are connected.
-    pub fn n_online(&self) -> usize {
+    pub(crate) fn n_online(&self) -> usize {
         self.registry.n_online()
     }
 
     /// The first ids of connected clients, sorted.
-    pub fn first_online(&self, limit: usize) -> Vec<ClientId> {
+    pub(crate) fn first_online(&self, limit: usize) -> Vec<ClientId> {
         let online = self.registry.clients_after(None, |_, is_online| is_online, limit);
         online.into_iter().map(|client| client.record.id).collect()
     }
@@ -101,7 +101,7 @@ impl KnownClients {
 
 impl KnownClients {
     /// The id of a client for an example: one that is connected, if there is one.
-    pub async fn example(&self) -> Option<ClientId> {
+    pub(crate) async fn example(&self) -> Option<ClientId> {
         if let Some(online) = self.first_online(1).pop() {
             return Some(online);
         }

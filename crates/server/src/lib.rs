@@ -7,22 +7,22 @@ pub mod client;
 pub mod config;
 mod connection_limit;
 pub mod data_folder;
-pub mod disk_sampler;
-pub mod grpc;
+mod disk_sampler;
+mod grpc;
 mod guarded_body;
-pub mod http;
-pub mod known_clients;
+mod http;
+mod known_clients;
 mod listener;
 mod open_file_limits;
 mod port;
-pub mod read_budget;
+mod read_budget;
 pub mod readiness;
-pub mod receive;
+mod receive;
 pub mod records;
-pub mod registry;
-pub mod retention;
-pub mod store;
-pub mod transfers;
+mod registry;
+mod retention;
+mod store;
+mod transfers;
 pub mod verify;
 
 use std::net::SocketAddr;
@@ -40,6 +40,7 @@ use tracing::{error, info, warn};
 
 pub use config::{Args, Config};
 use connection_limit::ConnectionLimit;
+use data_folder::RECORDS_FOLDER;
 use disk_sampler::{DiskSampler, SampleError};
 use grpc::{Gateway, RejectionLog};
 use known_clients::KnownClients;
@@ -47,7 +48,7 @@ use open_file_limits::ConnectionLimits;
 use readiness::Readiness;
 use records::Records;
 use registry::{EndReason, Message, Registry};
-use store::{DataFolderError, RECORDS_FOLDER, Store};
+use store::{DataFolderError, Store};
 use transfers::Transfers;
 
 /// The version of this build.
@@ -157,7 +158,6 @@ impl Server {
         };
         let app = http::App {
             transfers: self.transfers.clone(),
-            registry: self.registry.clone(),
             clients: KnownClients::new(self.registry.clone(), self.records.clone()),
             records: self.records.clone(),
             store: self.store.clone(),

@@ -16,7 +16,7 @@ use futures::task::AtomicWaker;
 
 /// The brake of one connection: set by the upload it carries, felt by its reader.
 #[derive(Clone, Debug, Default)]
-pub struct ReadBudget(Arc<Inner>);
+pub(crate) struct ReadBudget(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {

@@ -27,7 +27,7 @@ use stall::Stall;
 
 /// What an agent sends after the header of an upload.
 #[derive(Clone, Debug)]
-pub enum UploadItem {
+pub(crate) enum UploadItem {
     /// The next bytes.
     Chunk {
         /// Where they belong.
@@ -47,7 +47,7 @@ pub enum UploadItem {
 }
 
 /// The pieces of one upload, or the words for how its stream broke.
-pub type UploadItems = Pin<Box<dyn Stream<Item = Result<UploadItem, String>> + Send>>;
+pub(crate) type UploadItems = Pin<Box<dyn Stream<Item = Result<UploadItem, String>> + Send>>;
 
 /// How an upload ended.
 #[derive(Debug)]
@@ -91,7 +91,7 @@ pub(crate) fn batch_len(n_running: usize) -> usize {
 const LEAST_COST: usize = 256;
 
 /// An upload on its way to the disk.
-pub struct BatchWriter {
+pub(crate) struct BatchWriter {
     pieces: UploadItems,
     brake: ReadBudget,
     batch: Vec<(u64, Bytes)>,

@@ -20,8 +20,8 @@ use tokio::time::timeout;
 
 use crate::client::{ClientRecord, DefaultFile, Disconnect, Greeting};
 use clients::{Admission, Clients};
-pub use guard::SessionGuard;
-pub use session::{EndReason, LastHeard, Message, OrderError, SendOrder, SessionHandle};
+pub(crate) use guard::SessionGuard;
+pub(crate) use session::{EndReason, LastHeard, Message, SendOrder, SessionHandle};
 
 /// How long an old line has to answer before a newcomer may take its place.
 const PROBE_LIMIT: Duration = Duration::from_secs(2);
@@ -31,7 +31,7 @@ const MAX_PROBES: usize = 32;
 
 /// A handle on who is connected.
 #[derive(Clone, Debug)]
-pub struct Registry {
+pub(crate) struct Registry {
     inner: Arc<Mutex<Inner>>,
     probes: Arc<Semaphore>,
 }
@@ -64,7 +64,7 @@ impl SlotState {
 
 /// A client's place: its present line, and the turn to send a file over it.
 #[derive(Debug)]
-pub struct ClientSlot {
+pub(crate) struct ClientSlot {
     line: watch::Receiver<Option<SessionHandle>>,
     /// One permit: a client sends one file at a time.
     pub turn: Arc<Semaphore>,
@@ -74,7 +74,7 @@ pub struct ClientSlot {
 
 impl ClientSlot {
     /// Shows the present line, and every change of it.
-    pub fn line(&self) -> watch::Receiver<Option<SessionHandle>> {
+    pub(crate) fn line(&self) -> watch::Receiver<Option<SessionHandle>> {
         self.line.clone()
     }
 }
@@ -100,7 +100,7 @@ impl Inner {
 
 /// A client as others may see it.
 #[derive(Clone, Debug)]
-pub struct ClientView {
+pub(crate) struct ClientView {
     /// What is on record.
     pub record: ClientRecord,
     /// Whether it has a line now.
@@ -113,7 +113,7 @@ pub struct ClientView {
 
 impl ClientView {
     /// A client that is not connected.
-    pub fn offline(record: ClientRecord) -> Self {
+    pub(crate) fn offline(record: ClientRecord) -> Self {
         let last_seen_at = record.last_seen_at;
         Self { record, online: false, last_seen_at, round_trip: None }
     }
@@ -121,7 +121,7 @@ impl ClientView {
 
 /// Why a newcomer gets no line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SessionRejection {
+pub(crate) enum SessionRejection {
     /// Another machine with this id is alive.
     #[error(
         "{client} is connected right now from another machine ({hostname}, {other}); this one dialled from {newcomer}. Give one of them another id"
@@ -162,7 +162,7 @@ impl Default for Registry {
 
 impl Registry {
     /// Starts with no client connected.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let inner = Inner { state: Clients::new(), slots: HashMap::new() };
         let probes = Arc::new(Semaphore::new(MAX_PROBES));
         Self { inner: Arc::new(Mutex::new(inner)), probes }
@@ -177,7 +177,7 @@ impl Registry {
     ///
     /// # Errors
     /// Another machine with this id is alive.
-    pub async fn admit(&self, greeting: &Greeting) -> Result<(), SessionRejection> {
+    pub(crate) async fn admit(&self, greeting: &Greeting) -> Result<(), SessionRejection> {
         let client = greeting.client.clone();
         let (judgement, session) = {
             let inner = self.lock();
@@ -205,7 +205,7 @@ impl Registry {
     ///
     /// # Errors
     /// A newer one is already there.
-    pub fn enter(
+    pub(crate) fn enter(
         &self,
         greeting: Greeting,
         session: SessionHandle,
@@ -246,17 +246,17 @@ impl Registry {
     }
 
     /// Drops what is kept of a client that has left: it is on record now.
-    pub fn left_on_record(&self, left: &ClientRecord) {
+    pub(crate) fn left_on_record(&self, left: &ClientRecord) {
         self.lock().state.forget(&left.id, left.epoch);
     }
 
     /// Notes what a trigger without a path would send now: the client has just looked.
-    pub fn note_default_file(&self, client: &ClientId, found: DefaultFile) {
+    pub(crate) fn note_default_file(&self, client: &ClientId, found: DefaultFile) {
         self.lock().state.note_default_file(client, found);
     }
 
     /// The place of a client, made if nobody has needed it yet.
-    pub fn slot(&self, client: &ClientId) -> ClientSlot {
+    pub(crate) fn slot(&self, client: &ClientId) -> ClientSlot {
         let mut inner = self.lock();
         let place = inner.slots.entry(client.clone()).or_insert_with(SlotState::new);
         place.n_slots += 1;
@@ -265,12 +265,12 @@ impl Registry {
     }
 
     /// Returns a client that is connected, or was until a moment ago.
-    pub fn client(&self, id: &ClientId) -> Option<ClientView> {
+    pub(crate) fn client(&self, id: &ClientId) -> Option<ClientView> {
         self.lock().state.get(id).map(view)
     }
 
     /// Up to `limit` clients of this kind whose ids come after this one, sorted by id.
-    pub fn clients_after(
+    pub(crate) fn clients_after(
         &self,
         id: Option<&ClientId>,
         is_wanted: impl Fn(&ClientRecord, bool) -> bool,
@@ -284,7 +284,7 @@ impl Registry {
     }
 
     /// When each client of this kind was last heard.
-    pub fn last_seen(
+    pub(crate) fn last_seen(
         &self,
         is_wanted: impl Fn(&ClientRecord, bool) -> bool,
     ) -> Vec<(ClientId, DateTime<Utc>)> {
@@ -299,13 +299,13 @@ impl Registry {
     }
 
     /// Those of these clients that are connected, or were until a moment ago.
-    pub fn held<'a>(&self, ids: impl Iterator<Item = &'a ClientId>) -> HashSet<ClientId> {
+    pub(crate) fn held<'a>(&self, ids: impl Iterator<Item = &'a ClientId>) -> HashSet<ClientId> {
         let inner = self.lock();
         ids.filter(|id| inner.state.get(id).is_some()).cloned().collect()
     }
 
     /// How many clients are connected.
-    pub fn n_online(&self) -> usize {
+    pub(crate) fn n_online(&self) -> usize {
         self.lock().state.n_online()
     }
 
@@ -315,7 +315,7 @@ impl Registry {
     }
 
     /// Every live line: to drain and to end them.
-    pub fn sessions(&self) -> Vec<SessionHandle> {
+    pub(crate) fn sessions(&self) -> Vec<SessionHandle> {
         let inner = self.lock();
         let lines = inner.state.after(None).filter_map(|known| known.line.as_ref());
         lines.map(|line| line.live.clone()).collect()
@@ -338,7 +338,7 @@ fn view(known: &clients::ClientEntry<SessionHandle>) -> ClientView {
 }
 
 /// "Last seen 5 min ago: the connection broke."
-pub fn last_seen(client: &ClientView, now: DateTime<Utc>) -> String {
+pub(crate) fn last_seen(client: &ClientView, now: DateTime<Utc>) -> String {
     let ago = (now - client.last_seen_at).to_std().unwrap_or_default();
     let why = client.record.last_disconnect.as_ref().map(|last| last.reason.in_words());
     let why = why.unwrap_or("nobody knows why");

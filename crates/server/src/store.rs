@@ -25,16 +25,13 @@ use filepull_core::name::DownloadName;
 use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::data_folder::absolute;
-pub use capability::DataFolderError;
+use crate::data_folder::{RECORDS_FOLDER, absolute};
+pub(crate) use capability::DataFolderError;
 pub(crate) use entries::not_a_folder;
-pub use partial::{LastChange, Partial};
+pub(crate) use partial::{LastChange, Partial};
 pub(crate) use partial::{partial_name, transfer_of};
-pub use read_back::digest_of;
+pub(crate) use read_back::digest_of;
 pub(crate) use read_back::read_all;
-
-/// The folder of the records inside the data folder. No client id starts with a dot.
-pub const RECORDS_FOLDER: &str = ".filepull";
 
 /// A disk operation that failed: the step, the file and the system's reason.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +77,7 @@ struct NoInodes;
 
 /// What a process may still use of a file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FreeSpace {
+pub(crate) struct FreeSpace {
     /// Bytes.
     pub bytes: u64,
     /// Files, where their number is fixed.
@@ -89,7 +86,7 @@ pub struct FreeSpace {
 
 /// The data folder.
 #[derive(Clone, Debug)]
-pub struct Store {
+pub(crate) struct Store {
     root: Arc<DataRoot>,
 }
 
@@ -109,7 +106,7 @@ impl Store {
     ///
     /// # Errors
     /// It cannot be made or opened.
-    pub fn open(path: &Path) -> Result<Self, StoreError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
         let failed = |step| move |source| StoreError { step, path: path.to_owned(), source };
         std::fs::create_dir_all(path).map_err(failed("make"))?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -127,7 +124,7 @@ impl Store {
     }
 
     /// The data folder, as it was given.
-    pub fn root(&self) -> &Path {
+    pub(crate) fn root(&self) -> &Path {
         &self.root.path
     }
 
@@ -135,7 +132,7 @@ impl Store {
     ///
     /// # Errors
     /// The file system does not report it.
-    pub fn free_space(&self) -> io::Result<FreeSpace> {
+    pub(crate) fn free_space(&self) -> io::Result<FreeSpace> {
         let stat = rustix::fs::fstatvfs(&self.root.folder)?;
         let bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
         // A file system without a fixed number of inodes reports none at all.
@@ -148,7 +145,7 @@ impl Store {
     ///
     /// # Errors
     /// It does not.
-    pub fn check_writable(&self) -> io::Result<()> {
+    pub(crate) fn check_writable(&self) -> io::Result<()> {
         [".", RECORDS_FOLDER].into_iter().try_for_each(|folder| self.probe(folder))
     }
 
@@ -168,7 +165,7 @@ impl Store {
     }
 
     /// Where a download lies, as a path for people and for the file service.
-    pub fn download_path(&self, client: &ClientId, name: &DownloadName) -> PathBuf {
+    pub(crate) fn download_path(&self, client: &ClientId, name: &DownloadName) -> PathBuf {
         self.root.path.join(client.as_str()).join(name.to_string())
     }
 
@@ -185,7 +182,7 @@ impl Store {
     ///
     /// # Errors
     /// The disk failed.
-    pub fn find_download(
+    pub(crate) fn find_download(
         &self,
         client: &ClientId,
         name: &DownloadName,

@@ -31,7 +31,6 @@ mod view;
 mod wait;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -39,7 +38,6 @@ use std::time::Duration;
 use chrono::{DateTime, SubsecRound as _, Utc};
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::problem::{Code, Problem};
-use filepull_core::transfer::Transfer;
 use filepull_process::Lifecycle;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -51,13 +49,13 @@ use crate::registry::Registry;
 use crate::store::Store;
 use active::ActiveTransfers;
 use failed::{records_failed, store_failed};
-pub use listed::TransferListItem;
-pub use messages::{Answer, Reply, Upload};
+pub(crate) use listed::TransferListItem;
+pub(crate) use messages::{Answer, Reply, Upload};
 use messages::{Command, refuse};
-pub use pull::{Pull, PullResult};
+pub(crate) use pull::{Pull, PullResult};
 pub(crate) use space::shortage;
 use task::TransferTask;
-pub use view::{Activity, TransferState, View, WaitingFor};
+pub(crate) use view::{Activity, TransferState, View, WaitingFor};
 
 /// The bounds that transfers keep to.
 #[derive(Clone, Copy, Debug)]
@@ -86,7 +84,7 @@ pub struct Limits {
 
 /// A handle on all transfers.
 #[derive(Clone, Debug)]
-pub struct Transfers {
+pub(crate) struct Transfers {
     shared: Arc<TaskContext>,
 }
 
@@ -112,7 +110,7 @@ struct TaskContext {
 
 /// How many transfers are unfinished.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TransferCounts {
+pub(crate) struct TransferCounts {
     /// Asked for, or being received.
     pub running: usize,
     /// In line, or waiting for their client.
@@ -121,7 +119,7 @@ pub struct TransferCounts {
 
 /// What an unfinished transfer does, as lists distinguish it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ActivityFilter {
+pub(crate) enum ActivityFilter {
     /// Queued, or waiting for something else.
     Waiting,
     /// Requested from the agent, or being received.
@@ -140,7 +138,7 @@ impl ActivityFilter {
 
 /// A page of transfers, newest first.
 #[derive(Clone, Debug)]
-pub struct TransferListPage {
+pub(crate) struct TransferListPage {
     /// The transfers.
     pub items: Vec<TransferListItem>,
     /// Where the next page begins, if there is one.
@@ -161,7 +159,7 @@ impl Transfers {
     ///
     /// # Errors
     /// The records cannot be read.
-    pub async fn start(
+    pub(crate) async fn start(
         records: Records,
         registry: Registry,
         store: Store,
@@ -211,7 +209,7 @@ impl Transfers {
     ///
     /// # Errors
     /// There is none with this id, its record is damaged, or the records cannot be read.
-    pub async fn find(&self, id: TransferId) -> Result<View, Problem> {
+    pub(crate) async fn find(&self, id: TransferId) -> Result<View, Problem> {
         match self.look_up(id).await? {
             TransferListItem::View(view) => Ok(*view),
             TransferListItem::Damaged(damaged) => Err(damaged.problem()),
@@ -222,7 +220,7 @@ impl Transfers {
     ///
     /// # Errors
     /// There is none with this id, or the records cannot be read.
-    pub async fn look_up(&self, id: TransferId) -> Result<TransferListItem, Problem> {
+    pub(crate) async fn look_up(&self, id: TransferId) -> Result<TransferListItem, Problem> {
         if let Some(view) = self.watch(id) {
             return Ok(TransferListItem::view(view.borrow().clone()));
         }
@@ -247,30 +245,15 @@ impl Transfers {
     }
 
     /// Shows an unfinished transfer, and every change of it.
-    pub fn watch(&self, id: TransferId) -> Option<watch::Receiver<View>> {
+    pub(crate) fn watch(&self, id: TransferId) -> Option<watch::Receiver<View>> {
         self.shared.open.get(id).map(|handle| handle.view)
-    }
-
-    /// One transfer, once it is final or `limit` is over.
-    ///
-    /// # Errors
-    /// As [`find`](Self::find).
-    pub async fn wait(&self, id: TransferId, limit: Duration) -> Result<View, Problem> {
-        match self.watch(id) {
-            None => self.find(id).await,
-            Some(mut view) => {
-                // Time being up is no error: the caller is shown how far it is.
-                let _ = timeout(limit, view.wait_for(|view| view.transfer.is_final())).await;
-                Ok(view.borrow().clone())
-            }
-        }
     }
 
     /// A page of transfers; those that are unfinished as they are right now.
     ///
     /// # Errors
     /// The records cannot be read.
-    pub async fn list(&self, filter: &TransferFilter) -> Result<TransferListPage, Problem> {
+    pub(crate) async fn list(&self, filter: &TransferFilter) -> Result<TransferListPage, Problem> {
         let page = self.shared.records.transfers(filter).await.map_err(|e| records_failed(&e))?;
         let items = page.items.into_iter().map(|item| self.listed(item)).collect();
         Ok(TransferListPage { items, next_cursor: page.next_cursor, total: page.total })
@@ -278,7 +261,7 @@ impl Transfers {
 
     /// Returns a page of the waiting or of the running transfers that match the rest of the filter.
     /// Reads no record.
-    pub fn list_unfinished(
+    pub(crate) fn list_unfinished(
         &self,
         kind: ActivityFilter,
         filter: &TransferFilter,
@@ -292,7 +275,7 @@ impl Transfers {
     ///
     /// # Errors
     /// As [`find`](Self::find), or the cancel was not accepted.
-    pub async fn cancel(&self, id: TransferId, by: &str) -> Result<View, Problem> {
+    pub(crate) async fn cancel(&self, id: TransferId, by: &str) -> Result<View, Problem> {
         let Some(mut handle) = self.shared.open.get(id) else { return self.find(id).await };
         let at = Utc::now().format("%Y-%m-%d %H:%M:%S UTC");
         let detail = format!("Cancelled by {by} at {at}.");
@@ -323,49 +306,43 @@ impl Transfers {
     }
 
     /// The client's unfinished transfer; of several the one that runs.
-    pub fn current(&self, client: &ClientId) -> Option<View> {
+    pub(crate) fn current(&self, client: &ClientId) -> Option<View> {
         self.shared.open.current(client)
     }
 
     /// Where a transfer that waits for its turn stands, from 1.
-    pub fn place_in_line(&self, id: TransferId) -> Option<usize> {
+    pub(crate) fn place_in_line(&self, id: TransferId) -> Option<usize> {
         self.shared.open.place_in_line(id)
     }
 
     /// How many transfers are unfinished.
-    pub fn counts(&self) -> TransferCounts {
+    pub(crate) fn counts(&self) -> TransferCounts {
         self.shared.open.counts()
     }
 
     /// How many transfers wait until this server's own disk or records work again.
-    pub fn n_waiting_for_us(&self) -> usize {
+    pub(crate) fn n_waiting_for_us(&self) -> usize {
         self.shared.n_waits.load(Ordering::SeqCst)
     }
 
     /// The server takes no new transfers: it is about to end.
-    pub fn is_stopping(&self) -> bool {
+    pub(crate) fn is_stopping(&self) -> bool {
         self.shared.lifecycle.drain().is_cancelled()
     }
 
     /// The measurements of the disk.
-    pub fn disk(&self) -> &DiskSampler {
+    pub(crate) fn disk(&self) -> &DiskSampler {
         &self.shared.disk
     }
 
     /// The bounds that transfers keep to.
-    pub fn limits(&self) -> Limits {
+    pub(crate) fn limits(&self) -> Limits {
         self.shared.limits
-    }
-
-    /// Where a finished download lies.
-    pub fn download_path(&self, transfer: &Transfer) -> Option<PathBuf> {
-        let download = transfer.download()?;
-        Some(self.shared.store.download_path(&transfer.client, &download.name))
     }
 
     /// Takes what the agent of `client` said about an order; news of a finished transfer, or of
     /// another client's, is ignored.
-    pub fn answer(&self, client: &ClientId, id: TransferId, attempt: u32, answer: Answer) {
+    pub(crate) fn answer(&self, client: &ClientId, id: TransferId, attempt: u32, answer: Answer) {
         let handle = self.shared.open.get(id).filter(|handle| handle.client == *client);
         if let Some(handle) = handle {
             let _ = handle.asks.try_send(Command::Answer { attempt, answer });
@@ -373,7 +350,7 @@ impl Transfers {
     }
 
     /// Hands an upload to the transfer it is for. One that is for none is told so.
-    pub fn upload(&self, id: TransferId, upload: Upload) {
+    pub(crate) fn upload(&self, id: TransferId, upload: Upload) {
         let replies = upload.replies.clone();
         let handle = self.shared.open.get(id);
         let handed = handle

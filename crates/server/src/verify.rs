@@ -17,8 +17,9 @@ use rustix::fs::Advice;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
+use crate::data_folder::RECORDS_FOLDER;
 use crate::records::{DownloadTotals, RecordsError, RecordsReader};
-use crate::store::{self, RECORDS_FOLDER, Store, StoreError};
+use crate::store::{self, Store, StoreError};
 pub use finding::{Finding, FindingKind, VerifyEvent};
 
 /// Records looked up at once.

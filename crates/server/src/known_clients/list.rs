@@ -13,7 +13,7 @@ use crate::registry::ClientView;
 
 /// Which clients to list.
 #[derive(Clone, Debug)]
-pub struct ClientFilter {
+pub(crate) struct ClientFilter {
     /// Those that are connected, or those that are not.
     pub online: Option<bool>,
     /// Those with this text in their id or in the name of their machine, in any letter case.
@@ -28,7 +28,7 @@ pub struct ClientFilter {
 
 /// A page of clients.
 #[derive(Clone, Debug)]
-pub struct ClientList {
+pub(crate) struct ClientList {
     /// The clients. One whose record cannot be read is left out, and the log says so.
     pub clients: Vec<ClientView>,
     /// Where the next page begins, if there is one.
@@ -71,7 +71,7 @@ impl KnownClients {
     ///
     /// # Errors
     /// The records cannot be read.
-    pub async fn list(&self, filter: &ClientFilter) -> Result<ClientList, RecordsError> {
+    pub(crate) async fn list(&self, filter: &ClientFilter) -> Result<ClientList, RecordsError> {
         let mut entries = match filter.online {
             Some(true) => self.held(filter),
             Some(false) | None => self.merged(filter).await?,

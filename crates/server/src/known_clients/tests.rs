@@ -6,6 +6,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use super::list::ClientList;
 use super::*;
 use crate::client::{AgentInfo, ClientRecord, Disconnect, DisconnectReason, Greeting};
 use crate::records::{ClientListItem, Enrolment, Total};

@@ -10,7 +10,7 @@ use crate::client::{ClientRecord, Disconnect, DisconnectReason};
 /// A line's place in the registry. However the task ends that holds it, also by a panic, the line
 /// ends with it: nobody is shown as connected whom nobody hears.
 #[derive(Debug)]
-pub struct SessionGuard {
+pub(crate) struct SessionGuard {
     /// Whose line it is.
     pub client: ClientId,
     /// The line.
@@ -25,7 +25,7 @@ impl SessionGuard {
 
     /// Takes the line out, unless a newer one has replaced it; what is then to be put on record.
     /// The half that writes to the agent ends too; if the server had a reason, it is said already.
-    pub fn leave(&self, disconnect: &Disconnect) -> Option<ClientRecord> {
+    pub(crate) fn leave(&self, disconnect: &Disconnect) -> Option<ClientRecord> {
         self.session.end(EndReason::Silent(disconnect.detail.clone()));
         let last_seen_at = self.session.heard.borrow().at;
         self.registry.leave(&self.client, self.session.epoch, last_seen_at, disconnect)

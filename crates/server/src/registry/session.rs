@@ -1,6 +1,5 @@
 //! One live line, as the rest of the server holds it: a bounded outbox and the pulse.
 
-use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -16,15 +15,13 @@ use crate::client::Greeting;
 
 /// A handle on a live line.
 #[derive(Clone, Debug)]
-pub struct SessionHandle {
+pub(crate) struct SessionHandle {
     /// Quoted in logs.
     pub id: Uuid,
     /// Fences this line against earlier and later ones of the same client.
     pub epoch: u64,
     /// The start of the agent that opened it.
     pub instance: Uuid,
-    /// Where the agent dials from.
-    pub remote_addr: SocketAddr,
     /// The uploads that the agent still ran when it opened this line.
     pub active: Arc<[TransferId]>,
     /// When the agent was last heard.
@@ -35,7 +32,7 @@ pub struct SessionHandle {
 
 /// The pulse of a line.
 #[derive(Clone, Copy, Debug)]
-pub struct LastHeard {
+pub(crate) struct LastHeard {
     /// When the last message came.
     pub at: DateTime<Utc>,
     /// How long the last ping took there and back.
@@ -44,7 +41,7 @@ pub struct LastHeard {
 
 /// What can be said to an agent.
 #[derive(Clone, Debug)]
-pub enum Message {
+pub(crate) enum Message {
     /// Are you there?
     Ping,
     /// Send this file. Boxed, because every idle line has room for 32 messages.
@@ -67,7 +64,7 @@ pub enum Message {
 
 /// An order: send this file, from this byte.
 #[derive(Clone, Debug)]
-pub struct SendOrder {
+pub(crate) struct SendOrder {
     /// The transfer it is for.
     pub transfer: TransferId,
     /// Supersedes all lower ones.
@@ -86,7 +83,7 @@ pub struct SendOrder {
 
 /// Why a line ends, when the server ends it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum EndReason {
+pub(crate) enum EndReason {
     /// A newer line of the same client took over.
     Replaced,
     /// The agent did not do what a live one does.
@@ -103,7 +100,7 @@ struct SessionEnd {
 
 /// Why an order could not be handed to a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum OrderError {
+pub(crate) enum OrderError {
     /// The agent reads too slowly.
     #[error("the line is busy")]
     Busy,
@@ -117,24 +114,24 @@ const OUTBOX_LEN: usize = 64;
 
 impl SessionHandle {
     /// A new line, and the other end of its outbox.
-    pub fn new(
+    pub(crate) fn new(
         epoch: u64,
         greeting: &Greeting,
         heard: watch::Receiver<LastHeard>,
     ) -> (Self, mpsc::Receiver<Message>) {
-        let &Greeting { instance, remote_addr, .. } = greeting;
+        let instance = greeting.instance;
         let active = greeting.active_transfers.as_slice().into();
         let (outbox, messages) = mpsc::channel(OUTBOX_LEN);
         let ending = Arc::default();
         let id = Uuid::new_v4();
-        (Self { id, epoch, instance, remote_addr, active, heard, outbox, ending }, messages)
+        (Self { id, epoch, instance, active, heard, outbox, ending }, messages)
     }
 
     /// Says something to the agent, without waiting.
     ///
     /// # Errors
     /// The outbox is full, or the line has ended.
-    pub fn send(&self, message: Message) -> Result<(), OrderError> {
+    pub(crate) fn send(&self, message: Message) -> Result<(), OrderError> {
         self.outbox.try_send(message).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => OrderError::Busy,
             mpsc::error::TrySendError::Closed(_) => OrderError::Ended,
@@ -142,25 +139,25 @@ impl SessionHandle {
     }
 
     /// Asks for a sign of life. False if the line has already ended.
-    pub fn probe(&self) -> bool {
+    pub(crate) fn probe(&self) -> bool {
         // A full outbox is no death: what is in it will be answered too.
         self.send(Message::Ping) != Err(OrderError::Ended)
     }
 
     /// Ends the line. The first reason given is the one that counts.
-    pub fn end(&self, why: EndReason) {
+    pub(crate) fn end(&self, why: EndReason) {
         let _ = self.ending.why.set(why);
         self.ending.token.cancel();
     }
 
     /// Waits until the server ends the line, and says why.
-    pub async fn ended(&self) -> EndReason {
+    pub(crate) async fn ended(&self) -> EndReason {
         self.ending.token.cancelled().await;
         self.why_ended().unwrap_or(EndReason::Stopping)
     }
 
     /// Why the server ended the line, if it did.
-    pub fn why_ended(&self) -> Option<EndReason> {
+    pub(crate) fn why_ended(&self) -> Option<EndReason> {
         self.ending.why.get().cloned()
     }
 }

@@ -10,8 +10,8 @@ use filepull_core::transfer::{Download, Failure, LastProgress, Phase, Transfer};
 use tempfile::TempDir;
 
 use super::*;
+use crate::data_folder::RECORDS_FOLDER;
 use crate::records::TransferFilter;
-use crate::store::RECORDS_FOLDER;
 
 const DAYS: TimeDelta = TimeDelta::days(30);
 

@@ -15,7 +15,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 /// Why a server does not start on this data folder.
 #[derive(Debug, thiserror::Error)]
-pub enum DataFolderError {
+pub(crate) enum DataFolderError {
     /// It cannot be created or opened.
     #[error(transparent)]
     Store(StoreError),
@@ -52,7 +52,7 @@ impl Store {
     ///
     /// # Errors
     /// It cannot be opened, lacks an operation, or does not answer.
-    pub fn open_checked(path: &Path) -> Result<Self, DataFolderError> {
+    pub(crate) fn open_checked(path: &Path) -> Result<Self, DataFolderError> {
         let (sender, opened) = mpsc::channel();
         let folder = path.to_owned();
         // A thread of its own: one that hangs cannot be ended, and must not be waited for.

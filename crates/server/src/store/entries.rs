@@ -16,7 +16,11 @@ impl Store {
     ///
     /// # Errors
     /// The disk failed.
-    pub fn has_download(&self, client: &ClientId, name: &DownloadName) -> Result<bool, StoreError> {
+    pub(crate) fn has_download(
+        &self,
+        client: &ClientId,
+        name: &DownloadName,
+    ) -> Result<bool, StoreError> {
         self.has_entry(client, OsStr::new(&name.to_string()))
     }
 

@@ -21,7 +21,7 @@ use super::{StoreError, lacks_inodes, no_inodes as no_inodes_left};
 /// A clone is a second handle, for a sync beside the appends. It takes no file descriptor of its
 /// own: none may be left.
 #[derive(Clone, Debug)]
-pub struct Partial {
+pub(crate) struct Partial {
     file: Arc<File>,
     folder: Arc<OwnedFd>,
     place: Arc<PartialPath>,
@@ -32,7 +32,7 @@ pub struct Partial {
 
 /// Equal for a file that nobody has changed in between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LastChange {
+pub(crate) struct LastChange {
     len: u64,
     modified: (i64, i64),
     changed: (i64, i64),
@@ -116,7 +116,7 @@ impl Partial {
     ///
     /// # Errors
     /// There is no room, or the disk failed.
-    pub fn reserve(&self, size: u64) -> Result<(), StoreError> {
+    pub(crate) fn reserve(&self, size: u64) -> Result<(), StoreError> {
         if size == 0 {
             return Ok(());
         }
@@ -161,7 +161,7 @@ impl Partial {
     ///
     /// # Errors
     /// There is no room, or the disk failed. How much was written is then unknown.
-    pub fn append<B: AsRef<[u8]>>(&mut self, chunks: &[B]) -> Result<(), StoreError> {
+    pub(crate) fn append<B: AsRef<[u8]>>(&mut self, chunks: &[B]) -> Result<(), StoreError> {
         let mut slices: Vec<IoSlice<'_>> =
             chunks.iter().map(|chunk| IoSlice::new(chunk.as_ref())).collect();
         let mut left = slices.as_mut_slice();
@@ -196,7 +196,7 @@ impl Partial {
     ///
     /// # Errors
     /// The disk failed.
-    pub fn read_back(&mut self, mut take: impl FnMut(&[u8])) -> Result<(), StoreError> {
+    pub(crate) fn read_back(&mut self, mut take: impl FnMut(&[u8])) -> Result<(), StoreError> {
         let failed = |error| self.place.failed("read", error);
         (&*self.file).seek(SeekFrom::Start(0)).map_err(failed)?;
         read_all(&self.file, &mut take).map_err(failed)
@@ -207,7 +207,7 @@ impl Partial {
     ///
     /// # Errors
     /// The disk failed.
-    pub fn last_change(&self) -> Result<LastChange, StoreError> {
+    pub(crate) fn last_change(&self) -> Result<LastChange, StoreError> {
         let found = self.file.metadata().map_err(|error| self.place.failed("look at", error))?;
         let modified = (found.mtime(), found.mtime_nsec());
         let changed = (found.ctime(), found.ctime_nsec());
@@ -220,7 +220,7 @@ impl Partial {
     ///
     /// # Errors
     /// The disk failed, or a delayed write found no space.
-    pub fn sync(&self) -> Result<(), StoreError> {
+    pub(crate) fn sync(&self) -> Result<(), StoreError> {
         self.file.sync_data().map_err(|error| self.place.failed("sync", error))
     }
 
@@ -228,7 +228,7 @@ impl Partial {
     ///
     /// # Errors
     /// The disk failed.
-    pub fn sync_folder(&self) -> Result<(), StoreError> {
+    pub(crate) fn sync_folder(&self) -> Result<(), StoreError> {
         rustix::fs::fsync(&*self.folder)
             .map_err(|errno| self.place.failed("sync the folder of", errno.into()))
     }
@@ -237,7 +237,7 @@ impl Partial {
     ///
     /// # Errors
     /// The disk failed.
-    pub fn remove(&self) -> Result<(), StoreError> {
+    pub(crate) fn remove(&self) -> Result<(), StoreError> {
         match rustix::fs::unlinkat(&*self.folder, &self.place.name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(errno) => Err(self.place.failed("remove", errno.into())),
@@ -248,13 +248,13 @@ impl Partial {
     ///
     /// # Errors
     /// The disk failed.
-    pub fn inode(&self) -> Result<u64, StoreError> {
+    pub(crate) fn inode(&self) -> Result<u64, StoreError> {
         let stat = self.file.metadata().map_err(|error| self.place.failed("stat", error))?;
         Ok(stat.ino())
     }
 
     /// How many bytes of the disk it has taken or reserved.
-    pub fn allocated(&self) -> u64 {
+    pub(crate) fn allocated(&self) -> u64 {
         // The unit of `st_blocks` is 512 bytes, whatever the file system.
         self.file.metadata().map_or(0, |stat| stat.blocks().saturating_mul(512))
     }
@@ -263,7 +263,7 @@ impl Partial {
     ///
     /// # Errors
     /// As [`sync`](Self::sync).
-    pub fn seal(&self) -> Result<(), StoreError> {
+    pub(crate) fn seal(&self) -> Result<(), StoreError> {
         rustix::fs::fchmod(&self.file, Mode::RUSR | Mode::RGRP)
             .map_err(|errno| self.place.failed("protect", errno.into()))?;
         // Not only the bytes: `fdatasync` promises nothing of the mode.

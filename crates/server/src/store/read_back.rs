@@ -9,7 +9,7 @@ use filepull_core::digest::{Digest, Hasher};
 ///
 /// # Errors
 /// The disk failed.
-pub fn digest_of(mut file: &File) -> io::Result<(u64, Digest)> {
+pub(crate) fn digest_of(mut file: &File) -> io::Result<(u64, Digest)> {
     let mut hasher = Hasher::default();
     let mut len = 0;
     file.seek(SeekFrom::Start(0))?;

@@ -1,11 +1,11 @@
 //! A transfer as lists show it.
 
-use crate::records::{Cursor, DamagedTransfer};
+use crate::records::DamagedTransfer;
 use crate::transfers::View;
 
 /// An item of a list of transfers.
 #[derive(Clone, Debug)]
-pub enum TransferListItem {
+pub(crate) enum TransferListItem {
     /// A transfer.
     View(Box<View>),
     /// A record that cannot be read.
@@ -18,18 +18,10 @@ impl TransferListItem {
     }
 
     /// The transfer, unless its record is damaged.
-    pub fn as_view(&self) -> Option<&View> {
+    pub(crate) fn as_view(&self) -> Option<&View> {
         match self {
             Self::View(view) => Some(view),
             Self::Damaged(_) => None,
-        }
-    }
-
-    /// The position in a list, as far as it is known.
-    pub fn cursor(&self) -> Option<Cursor> {
-        match self {
-            Self::View(view) => Some(Cursor::of(&view.transfer)),
-            Self::Damaged(damaged) => damaged.cursor(),
         }
     }
 }

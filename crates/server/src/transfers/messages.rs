@@ -11,7 +11,7 @@ use crate::receive::BatchWriter;
 
 /// What an agent said about an order.
 #[derive(Clone, Debug)]
-pub enum Answer {
+pub(crate) enum Answer {
     /// The file is open.
     Accepted(Source),
     /// It cannot be sent.
@@ -22,7 +22,7 @@ pub enum Answer {
 
 /// One attempt, as it arrives from an agent.
 #[derive(Debug)]
-pub struct Upload {
+pub(crate) struct Upload {
     /// The order it answers.
     pub attempt: u32,
     /// The order's token.
@@ -39,7 +39,7 @@ pub struct Upload {
 
 /// What an agent is told about its upload.
 #[derive(Clone, Debug)]
-pub enum Reply {
+pub(crate) enum Reply {
     /// So much has arrived.
     Ack {
         /// Received.

@@ -26,7 +26,7 @@ const MAX_TRIES: u32 = 3;
 
 /// What an operator asks for.
 #[derive(Clone, Debug)]
-pub struct Pull {
+pub(crate) struct Pull {
     /// Whose file.
     pub client: ClientId,
     /// Which file; none is the default file.
@@ -45,7 +45,7 @@ pub struct Pull {
 
 /// The transfer that answers a pull. It is on record.
 #[derive(Clone, Debug)]
-pub struct PullResult {
+pub(crate) struct PullResult {
     /// Which one.
     pub id: TransferId,
     /// It was under way already.
@@ -59,7 +59,7 @@ impl Transfers {
     ///
     /// # Errors
     /// Says in full sentences why nothing was started.
-    pub async fn pull(&self, pull: Pull) -> Result<PullResult, Problem> {
+    pub(crate) async fn pull(&self, pull: Pull) -> Result<PullResult, Problem> {
         let shared = &self.shared;
         if shared.lifecycle.drain().is_cancelled() {
             return Err(stopping());

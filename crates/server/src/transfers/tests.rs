@@ -8,7 +8,7 @@ use filepull_core::name::DownloadName;
 use filepull_core::path::SharedPath;
 use filepull_core::receive::Prefix;
 use filepull_core::source::Source;
-use filepull_core::transfer::{Download, Phase};
+use filepull_core::transfer::{Download, Phase, Transfer};
 use futures::StreamExt as _;
 use futures::stream;
 use tokio::sync::mpsc;
@@ -18,10 +18,10 @@ mod waits;
 
 use super::*;
 use crate::client::{AgentInfo, Greeting};
+use crate::data_folder::RECORDS_FOLDER;
 use crate::read_budget::ReadBudget;
 use crate::receive::{BatchWriter, UploadItem, UploadItems};
 use crate::registry::{LastHeard, Message, SendOrder, SessionGuard, SessionHandle};
-use crate::store::RECORDS_FOLDER;
 
 pub(crate) const LIMITS: Limits = Limits {
     max_running: 2,
@@ -186,7 +186,13 @@ impl TransfersFixture {
     }
 
     async fn ended(&self, id: TransferId) -> Transfer {
-        let view = soon(self.transfers.wait(id, Duration::from_mins(1))).await.unwrap();
+        let final_view = async {
+            if let Some(mut view) = self.transfers.watch(id) {
+                let _ = view.wait_for(|view| view.transfer.is_final()).await;
+            }
+            self.transfers.find(id).await.unwrap()
+        };
+        let view = soon(final_view).await;
         assert!(view.transfer.is_final(), "{view:?}");
         let recorded = self.records.transfer(id).await.unwrap().unwrap();
         assert_eq!(recorded.readable().as_ref(), Some(&view.transfer));

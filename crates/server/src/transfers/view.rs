@@ -8,7 +8,7 @@ use filepull_core::transfer::{Phase, Transfer};
 
 /// A transfer at one moment.
 #[derive(Clone, Debug)]
-pub struct View {
+pub(crate) struct View {
     /// What is on record.
     pub transfer: Transfer,
     /// What it does right now; means nothing once the transfer is final.
@@ -27,7 +27,7 @@ pub struct View {
 
 /// What an unfinished transfer does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activity {
+pub(crate) enum Activity {
     /// It is not on record yet: nobody may be told of it.
     Recording,
     /// It is on record; whether the client can be asked is not known yet.
@@ -42,7 +42,7 @@ pub enum Activity {
 
 /// What a waiting transfer waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WaitingFor {
+pub(crate) enum WaitingFor {
     /// The client is not connected.
     Client,
     /// The client sends another file first.
@@ -55,7 +55,7 @@ pub enum WaitingFor {
 
 /// The public state of a transfer: five words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TransferState {
+pub(crate) enum TransferState {
     /// Not begun, or interrupted.
     Waiting(WaitingFor),
     /// Asked for, being sent, or being published.
@@ -70,7 +70,7 @@ pub enum TransferState {
 
 impl TransferState {
     /// The word, as the API says it.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Waiting(_) => "waiting",
             Self::Running => "running",
@@ -92,7 +92,7 @@ impl View {
     }
 
     /// The public state.
-    pub fn state(&self) -> TransferState {
+    pub(crate) fn state(&self) -> TransferState {
         match (&self.transfer.phase, self.stage) {
             (Phase::Done(_), _) => TransferState::Done,
             (Phase::Failed(_), _) => TransferState::Failed,
@@ -108,19 +108,19 @@ impl View {
     }
 
     /// The trigger can be answered in full: the client agreed, refused, or cannot be asked now.
-    pub fn is_settled(&self) -> bool {
+    pub(crate) fn is_settled(&self) -> bool {
         self.transfer.is_final() || matches!(self.stage, Activity::Waiting(_) | Activity::Running)
     }
 
     /// Share of the file that is here, 0 to 100; none while the size is unknown.
-    pub fn percent(&self) -> Option<u64> {
+    pub(crate) fn percent(&self) -> Option<u64> {
         let size = self.source.as_ref()?.size;
         // An empty file is whole from the start.
         Some(self.bytes_done.saturating_mul(100).checked_div(size).unwrap_or(100))
     }
 
     /// How long the rest takes at the present speed.
-    pub fn eta(&self) -> Option<Duration> {
+    pub(crate) fn eta(&self) -> Option<Duration> {
         let left =
             self.source.as_ref()?.size.checked_sub(self.bytes_done).filter(|&left| 0 < left)?;
         let bytes_per_second = self.bytes_per_second.filter(|&rate| 0 < rate)?;

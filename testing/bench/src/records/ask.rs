@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use filepull_server::store::RECORDS_FOLDER;
+use filepull_server::data_folder::RECORDS_FOLDER;
 use hyper::StatusCode;
 use serde::Serialize;
 use serde_json::json;

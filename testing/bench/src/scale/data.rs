@@ -8,8 +8,8 @@ use anyhow::Context as _;
 use chrono::{TimeDelta, Utc};
 use filepull_core::digest::Digest;
 use filepull_core::transfer::Transfer;
+use filepull_server::data_folder::RECORDS_FOLDER;
 use filepull_server::records::Records;
-use filepull_server::store::RECORDS_FOLDER;
 use rusqlite::Connection;
 
 use crate::records::fill::{at_once, client, fill_records, store};

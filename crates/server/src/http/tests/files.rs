@@ -1,7 +1,7 @@
 //! Downloads over HTTP.
 
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
@@ -133,11 +133,15 @@ async fn ranges_of_an_empty_file_and_long_suffixes_follow_the_standard() {
     assert_eq!((whole.status.as_u16(), whole.header("content-length")), (200, "0"));
 }
 
+fn download_path(bed: &HttpFixture, transfer: &Transfer) -> PathBuf {
+    bed.app.store.download_path(&transfer.client, &transfer.download().unwrap().name)
+}
+
 #[tokio::test]
 async fn a_download_that_is_gone_or_changed_is_not_served() {
     let bed = HttpFixture::start().await;
     let transfer = bed.stored().await;
-    let path = bed.app.transfers.download_path(&transfer).unwrap();
+    let path = download_path(&bed, &transfer);
     let name = path.file_name().unwrap().to_str().unwrap();
     let page = format!("/transfers/{}", transfer.id);
     assert!(bed.get(&page).await.body.contains("\n  saved   server-data/client4/download-"));
@@ -169,7 +173,7 @@ async fn a_download_that_is_gone_or_changed_is_not_served() {
 async fn a_file_with_another_inode_is_served_only_if_its_bytes_are_those_on_record() {
     let bed = HttpFixture::start().await;
     let transfer = bed.stored().await;
-    let path = bed.app.transfers.download_path(&transfer).unwrap();
+    let path = download_path(&bed, &transfer);
     let copy = path.with_extension("copy");
     for (bytes, status) in [("test", 200), ("TEST", 410)] {
         change(&copy, bytes, &transfer);

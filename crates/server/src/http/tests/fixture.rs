@@ -19,11 +19,12 @@ use tower::ServiceExt as _;
 
 use super::super::{About, App, router};
 use crate::client::{AgentInfo, Greeting};
+use crate::data_folder::RECORDS_FOLDER;
 use crate::disk_sampler::DiskSampler;
 use crate::known_clients::KnownClients;
 use crate::records::{Records, Total, TransferFilter};
 use crate::registry::Registry;
-use crate::store::{RECORDS_FOLDER, Store};
+use crate::store::Store;
 use crate::transfers::Transfers;
 use crate::transfers::tests::LIMITS;
 
@@ -71,7 +72,7 @@ impl HttpFixture {
         let disk = DiskSampler::start(store.clone(), &lifecycle);
         let transfers = Transfers::start(
             records.clone(),
-            registry.clone(),
+            registry,
             store.clone(),
             disk,
             lifecycle.clone(),
@@ -87,7 +88,7 @@ impl HttpFixture {
             data_dir: "./server-data".to_owned(),
             settings: Vec::new(),
         };
-        let app = App { transfers, registry, clients, records, store, lifecycle, about };
+        let app = App { transfers, clients, records, store, lifecycle, about };
         Self { app, folder }
     }
 
