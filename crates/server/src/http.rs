@@ -5,31 +5,15 @@
 //! words; they own nothing, so a caller that hangs up changes nothing. A handler that cannot
 //! answer returns a `Refusal`, which `frame` renders for all of them in one place.
 
-mod body;
-mod caller;
-mod clients;
 mod connection;
-mod files;
-mod frame;
-mod health;
-mod ids;
-mod nearest;
-mod pages;
-mod paging;
-mod params;
-mod preferences;
-mod problems;
-mod reply;
+mod middleware;
+mod request;
 mod request_log;
-mod say;
-mod serve;
+mod response;
+mod routes;
 mod server;
-mod table;
 #[cfg(test)]
 mod tests;
-mod transfers;
-mod trigger;
-mod waiting;
 
 use std::net::SocketAddr;
 
@@ -46,7 +30,8 @@ use crate::records::Records;
 use crate::store::Store;
 use crate::transfers::Transfers;
 use request_log::RequestLog;
-pub(crate) use serve::serve;
+use routes::{clients, files, health, home, problems, server_info, transfers, trigger};
+pub(crate) use server::serve;
 
 /// The parts of the server that operators ask, or ask about.
 #[derive(Clone, Debug)]
@@ -85,8 +70,8 @@ pub(crate) struct About {
 /// Everything that operators can ask for.
 pub(crate) fn router(app: App) -> Router {
     let routes = Router::new()
-        .route("/", get(pages::cheat_sheet))
-        .route("/robots.txt", get(pages::robots))
+        .route("/", get(home::cheat_sheet))
+        .route("/robots.txt", get(home::robots))
         .route("/trigger", trigger::methods(trigger::by_parameter))
         .route("/trigger/{id}", trigger::methods(trigger::by_path))
         .route("/problems", get(problems::list))
@@ -104,12 +89,12 @@ pub(crate) fn router(app: App) -> Router {
 fn framed(routes: Router<App>, app: App) -> Router {
     let log = RequestLog::new(app.lifecycle.clone());
     let framed = routes
-        .fallback(frame::no_such_url)
-        .method_not_allowed_fallback(frame::method_not_allowed)
-        .layer(CatchPanicLayer::custom(frame::panicked))
-        .layer(from_fn_with_state((log, app.about.http_addr), frame::frame))
+        .fallback(middleware::no_such_url)
+        .method_not_allowed_fallback(middleware::method_not_allowed)
+        .layer(CatchPanicLayer::custom(middleware::panicked))
+        .layer(from_fn_with_state((log, app.about.http_addr), middleware::frame))
         .with_state(app);
-    Router::new().fallback_service(framed).layer(map_response(frame::render))
+    Router::new().fallback_service(framed).layer(map_response(middleware::render))
 }
 
 /// What has the same URL as a page and, under `/api/v1`, as JSON.
@@ -123,5 +108,5 @@ fn resources(prefix: &str) -> Router<App> {
         .route(&format!("{prefix}/transfers/{{id}}"), get(transfers::show))
         .route(&format!("{prefix}/transfers/{{id}}/file"), get(files::of_transfer))
         .route(&format!("{prefix}/transfers/{{id}}/cancel"), post(transfers::cancel))
-        .route(&format!("{prefix}/server"), get(server::show))
+        .route(&format!("{prefix}/server"), get(server_info::show))
 }

@@ -17,7 +17,7 @@ const WRITE_LIMIT: Duration = Duration::from_secs(30);
 
 /// A connection whose reader must make progress.
 #[derive(Debug)]
-pub(super) struct HttpConnection<S> {
+pub(crate) struct HttpConnection<S> {
     stream: S,
     permit: ConnectionPermit,
     /// When a blocked write times out.
@@ -25,7 +25,7 @@ pub(super) struct HttpConnection<S> {
 }
 
 impl<S> HttpConnection<S> {
-    pub(super) fn new(stream: S, permit: ConnectionPermit) -> Self {
+    pub(crate) fn new(stream: S, permit: ConnectionPermit) -> Self {
         Self { stream, permit, write_deadline: None }
     }
 
@@ -93,20 +93,20 @@ const BODY_LIMIT: Duration = Duration::from_secs(10);
 
 /// The body of a request, which must arrive in time.
 #[derive(Debug)]
-pub(super) struct TimedBody<B> {
+pub(crate) struct TimedBody<B> {
     body: B,
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl<B> TimedBody<B> {
-    pub(super) fn new(body: B) -> Self {
+    pub(crate) fn new(body: B) -> Self {
         Self { body, deadline: None }
     }
 }
 
 /// Why a body cannot be read.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum BodyError {
+pub(crate) enum BodyError {
     #[error("the body did not arrive within {} s", BODY_LIMIT.as_secs())]
     TooSlow,
     #[error(transparent)]

@@ -12,8 +12,8 @@ use filepull_process::Lifecycle;
 use tokio::time::sleep;
 use tracing::{debug, info};
 
-use super::caller::Caller;
-use super::reply::Rejection;
+use super::request::caller::Caller;
+use super::request::rejection::Rejection;
 
 /// How many rejected requests are logged in one second. A person sees each rejected request; a
 /// flood adds a few KiB a second to the log.
@@ -23,14 +23,14 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// Logs requests.
 #[derive(Clone, Debug)]
-pub(super) struct RequestLog {
+pub(crate) struct RequestLog {
     lifecycle: Lifecycle,
     sample: Arc<Mutex<RequestSample>>,
 }
 
 /// The logged fields of a request. Never the URL, which may hold anything.
 #[derive(Debug)]
-pub(super) struct RequestLogEntry {
+pub(crate) struct RequestLogEntry {
     method: Method,
     route: Option<MatchedPath>,
     started: Instant,
@@ -38,7 +38,7 @@ pub(super) struct RequestLogEntry {
 
 impl RequestLogEntry {
     /// The entry of a request that arrives now.
-    pub(super) fn of(request: &Request) -> Self {
+    pub(crate) fn of(request: &Request) -> Self {
         let route = request.extensions().get::<MatchedPath>().cloned();
         Self { method: request.method().clone(), route, started: Instant::now() }
     }
@@ -46,12 +46,12 @@ impl RequestLogEntry {
 
 impl RequestLog {
     /// A log whose tasks belong to `lifecycle`.
-    pub(super) fn new(lifecycle: Lifecycle) -> Self {
+    pub(crate) fn new(lifecycle: Lifecycle) -> Self {
         Self { lifecycle, sample: Arc::new(Mutex::new(RequestSample::new(Instant::now()))) }
     }
 
     /// Logs a request with its response.
-    pub(super) fn log(&self, entry: &RequestLogEntry, caller: &Caller, response: &Response) {
+    pub(crate) fn log(&self, entry: &RequestLogEntry, caller: &Caller, response: &Response) {
         let RequestLogEntry { method, route, started } = entry;
         let route = route.as_ref().map_or("none", MatchedPath::as_str);
         let (status, request_id) = (response.status().as_u16(), caller.request_id);

@@ -267,7 +267,7 @@ async fn who_waits_in_vain_gets_a_status_that_curl_takes_for_a_failure() {
 async fn every_url_rejects_a_parameter_that_it_does_not_know() {
     let bed = HttpFixture::start().await;
     let transfer = bed.stored().await;
-    for path in nearest::PATHS {
+    for path in request::suggest::PATHS {
         let id = match *path {
             path if path.contains("problems") => "cancelled".to_owned(),
             path if path.contains("transfers") => transfer.id.to_string(),

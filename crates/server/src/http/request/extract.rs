@@ -1,0 +1,71 @@
+//! The ids in URLs, parsed at the door.
+
+use std::time::Duration;
+
+use axum::extract::{FromRequestParts, Path};
+use axum::http::request::Parts;
+use filepull_core::id::{ClientId, TransferId};
+use filepull_core::problem::Problem;
+
+use super::params::{Params, parse_client};
+use super::rejection::{Rejection, invalid};
+
+/// The client that a URL names.
+#[derive(Debug)]
+pub(crate) struct ClientIn(pub(crate) ClientId);
+
+/// The transfer that a URL names.
+#[derive(Debug)]
+pub(crate) struct TransferIn(pub(crate) TransferId);
+
+/// The one variable part of a URL, decoded.
+#[derive(Debug)]
+pub(crate) struct TextIn(pub(crate) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for ClientIn {
+    type Rejection = Rejection;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Rejection> {
+        let TextIn(text) = TextIn::from_request_parts(parts, state).await?;
+        Ok(Self(parse_client(&text)?))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for TransferIn {
+    type Rejection = Rejection;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Rejection> {
+        let TextIn(text) = TextIn::from_request_parts(parts, state).await?;
+        Ok(Self(parse_transfer(&text)?))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for TextIn {
+    type Rejection = Rejection;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Rejection> {
+        match Path::<String>::from_request_parts(parts, state).await {
+            Ok(Path(text)) => Ok(Self(text)),
+            Err(_) => {
+                let hint = "See what there is: curl localhost:8080";
+                Err(invalid("The URL holds bytes that are not UTF-8.", hint).into())
+            }
+        }
+    }
+}
+
+fn parse_transfer(text: &str) -> Result<TransferId, Problem> {
+    TransferId::parse(text)
+        .map_err(|error| invalid(error.to_string(), "list them: curl localhost:8080/transfers"))
+}
+
+/// Proxies cut a silent answer at 60 s: `wait` alone ends before.
+const BARE_WAIT: Duration = Duration::from_secs(50);
+
+/// A transfer that takes longer is watched by repeated requests.
+pub(crate) const MAX_WAIT: Duration = Duration::from_hours(24);
+
+/// How long the caller wants to wait for the end of a transfer.
+pub(crate) fn wait(params: &Params) -> Result<Option<Duration>, Problem> {
+    params.span("wait", BARE_WAIT, MAX_WAIT)
+}

@@ -1,0 +1,244 @@
+//! A transfer as JSON. Fields may be added here, never removed or given another meaning.
+
+use std::borrow::Cow;
+
+use axum::http::HeaderValue;
+use filepull_core::digest::Digest;
+use filepull_core::id::{ClientId, TransferId};
+use filepull_core::path::SharedPath;
+use filepull_core::problem::Code;
+use filepull_core::source::Source;
+use filepull_core::transfer::Download;
+use serde::Serialize;
+
+use super::problem::ProblemJson;
+use super::text;
+use crate::client::{AgentInfo, Disconnect};
+use crate::http::request::params::rfc3339;
+use crate::records::DamagedTransfer;
+use crate::registry::ClientView;
+use crate::transfers::{TransferListItem, TransferState, View, WaitingFor};
+
+/// A transfer, as the API shows it.
+#[derive(Debug, Serialize)]
+pub(crate) struct TransferJson<'a> {
+    id: TransferId,
+    client: &'a ClientId,
+    state: &'static str,
+    waiting_for: Option<&'static str>,
+    path: Option<&'a SharedPath>,
+    file: Option<FileJson<'a>>,
+    bytes_done: u64,
+    bytes_per_second: Option<u64>,
+    eta_seconds: Option<u64>,
+    attempt: u32,
+    joined: bool,
+    requested_by: &'a str,
+    created_at: String,
+    started_at: Option<String>,
+    finished_at: Option<String>,
+    expires_at: Option<String>,
+    download: Option<DownloadJson<'a>>,
+    error: Option<ProblemJson<'a>>,
+}
+
+impl<'a> TransferJson<'a> {
+    /// The transfer as `view` shows it, to a caller who reaches this server as `host`.
+    pub(crate) fn new(view: &'a View, data_dir: &str, host: &str) -> Self {
+        let (transfer, state) = (&view.transfer, view.state());
+        let under_way = !transfer.is_final();
+        Self {
+            id: transfer.id,
+            client: &transfer.client,
+            state: state.as_str(),
+            waiting_for: waiting_for(state),
+            path: transfer.path.as_ref(),
+            file: view.source.as_ref().map(FileJson::from),
+            bytes_done: view.bytes_done,
+            bytes_per_second: view.bytes_per_second.filter(|_| under_way),
+            eta_seconds: view.eta().filter(|_| under_way).map(|eta| eta.as_secs()),
+            attempt: transfer.attempt,
+            joined: false,
+            requested_by: &transfer.requested_by,
+            created_at: rfc3339(transfer.created_at),
+            started_at: transfer.started_at.map(rfc3339),
+            finished_at: transfer.finished_at.map(rfc3339),
+            expires_at: view.expires_at.filter(|_| under_way).map(rfc3339),
+            download: transfer.download().map(|d| DownloadJson::new(view, d, data_dir)),
+            error: transfer.problem().map(|problem| ProblemJson::with_host(problem, host)),
+        }
+    }
+
+    /// Says whether the pull that is answered found this transfer under way.
+    pub(crate) fn joined(self, joined: bool) -> Self {
+        Self { joined, ..self }
+    }
+}
+
+/// An item of a list of transfers.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(crate) enum ListedJson<'a> {
+    Transfer(Box<TransferJson<'a>>),
+    Damaged(DamagedJson<'a>),
+}
+
+impl<'a> ListedJson<'a> {
+    pub(crate) fn new(item: &'a TransferListItem, data_dir: &str, host: &str) -> Self {
+        match item {
+            TransferListItem::View(view) => {
+                Self::Transfer(Box::new(TransferJson::new(view, data_dir, host)))
+            }
+            TransferListItem::Damaged(damaged) => Self::Damaged(damaged.into()),
+        }
+    }
+}
+
+/// A transfer whose record cannot be read.
+#[derive(Debug, Serialize)]
+pub(crate) struct DamagedJson<'a> {
+    /// As far as it is readable.
+    id: &'a str,
+    client: Option<&'a ClientId>,
+    state: &'static str,
+    created_at: Option<String>,
+    reason: &'a str,
+}
+
+impl<'a> From<&'a DamagedTransfer> for DamagedJson<'a> {
+    fn from(damaged: &'a DamagedTransfer) -> Self {
+        let DamagedTransfer { id, client, created_at, reason, .. } = damaged;
+        let (client, created_at) = (client.as_ref(), created_at.map(rfc3339));
+        Self { id, client, state: DAMAGED, created_at, reason }
+    }
+}
+
+/// The state of a transfer whose record cannot be read.
+pub(crate) const DAMAGED: &str = "damaged";
+
+fn waiting_for(state: TransferState) -> Option<&'static str> {
+    match state {
+        TransferState::Waiting(WaitingFor::Client) => Some("client"),
+        TransferState::Waiting(WaitingFor::OtherFile | WaitingFor::Turn) => Some("turn"),
+        TransferState::Waiting(WaitingFor::Disk) => Some("disk"),
+        TransferState::Running
+        | TransferState::Done
+        | TransferState::Failed
+        | TransferState::Cancelled => None,
+    }
+}
+
+/// A file on its client.
+#[derive(Debug, Serialize)]
+pub(crate) struct FileJson<'a> {
+    name: &'a str,
+    size: u64,
+    modified_at: Option<String>,
+}
+
+impl<'a> From<&'a Source> for FileJson<'a> {
+    fn from(source: &'a Source) -> Self {
+        let modified_at = source.modified_at().map(rfc3339);
+        Self { name: &source.name, size: source.size, modified_at }
+    }
+}
+
+/// A finished download.
+#[derive(Debug, Serialize)]
+struct DownloadJson<'a> {
+    name: String,
+    path: String,
+    url: String,
+    size: u64,
+    sha256: &'a Digest,
+}
+
+impl<'a> DownloadJson<'a> {
+    fn new(view: &View, download: &'a Download, data_dir: &str) -> Self {
+        Self {
+            name: download.name.to_string(),
+            path: text::saved_path(view, download, data_dir),
+            url: format!("/api/v1/transfers/{}/file", view.transfer.id),
+            size: download.size,
+            sha256: &download.digest,
+        }
+    }
+}
+
+/// Where the transfer can be looked at.
+pub(crate) fn transfer_url(id: TransferId) -> HeaderValue {
+    let url = format!("/api/v1/transfers/{id}");
+    HeaderValue::try_from(url).expect("an id is hexadecimal digits and dashes")
+}
+
+/// A client and its transfers.
+#[derive(Debug)]
+pub(crate) struct ClientDetails {
+    pub(crate) client: ClientView,
+    /// The unfinished one.
+    pub(crate) current: Option<View>,
+    /// The one that was asked for last, which may be the same.
+    pub(crate) last: Option<TransferListItem>,
+}
+
+/// A client, as the API shows it.
+#[derive(Debug, Serialize)]
+pub(crate) struct ClientJson<'a> {
+    id: &'a ClientId,
+    online: bool,
+    connected_at: String,
+    last_seen_at: String,
+    last_disconnect: Option<&'a Disconnect>,
+    agent: &'a AgentInfo,
+    remote_addr: String,
+    round_trip_ms: Option<u128>,
+    default_file: Option<FileJson<'a>>,
+    default_file_error: Option<Code>,
+    shares: &'a [String],
+    current_transfer: Option<TransferId>,
+    last_transfer: Option<LastTransferJson<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct LastTransferJson<'a> {
+    id: Cow<'a, str>,
+    state: &'static str,
+    finished_at: Option<String>,
+}
+
+impl<'a> ClientJson<'a> {
+    pub(crate) fn new(known: &'a ClientDetails) -> Self {
+        let ClientDetails { client, current, .. } = known;
+        let record = &client.record;
+        Self {
+            id: &record.id,
+            online: client.online,
+            connected_at: rfc3339(record.connected_at),
+            last_seen_at: rfc3339(client.last_seen_at),
+            last_disconnect: record.last_disconnect.as_ref(),
+            agent: &record.agent,
+            remote_addr: record.remote_addr.ip().to_canonical().to_string(),
+            round_trip_ms: client.round_trip.map(|time| time.as_millis()),
+            default_file: record.default_file.as_ref().ok().map(FileJson::from),
+            default_file_error: record.default_file.as_ref().err().copied(),
+            shares: &record.shares,
+            current_transfer: current.as_ref().map(|view| view.transfer.id),
+            last_transfer: known.last.as_ref().map(LastTransferJson::from),
+        }
+    }
+}
+
+impl<'a> From<&'a TransferListItem> for LastTransferJson<'a> {
+    fn from(last: &'a TransferListItem) -> Self {
+        match last {
+            TransferListItem::View(view) => {
+                let finished_at = view.transfer.finished_at.map(rfc3339);
+                let id = view.transfer.id.to_string().into();
+                Self { id, state: view.state().as_str(), finished_at }
+            }
+            TransferListItem::Damaged(damaged) => {
+                Self { id: damaged.id.as_str().into(), state: DAMAGED, finished_at: None }
+            }
+        }
+    }
+}

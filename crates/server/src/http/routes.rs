@@ -1,0 +1,11 @@
+//! The handlers, one module for each kind of URL.
+
+pub(crate) mod clients;
+pub(crate) mod files;
+pub(crate) mod health;
+pub(crate) mod home;
+pub(crate) mod problems;
+pub(crate) mod server_info;
+pub(crate) mod transfers;
+pub(crate) mod trigger;
+mod wait;

@@ -1,0 +1,60 @@
+//! Clients: who is online, and since when the others are not.
+
+mod list;
+mod text;
+
+use axum::Extension;
+use axum::extract::{RawQuery, State};
+use axum::response::Response;
+use chrono::Utc;
+
+use crate::http::App;
+use crate::http::request::caller::Caller;
+use crate::http::request::extract::ClientIn;
+use crate::http::request::params::{NoParams, Params};
+use crate::http::request::rejection::Rejection;
+use crate::http::response::problem::records_failed;
+use crate::http::response::resource::{ClientDetails, ClientJson};
+use crate::http::response::{self, paging};
+use crate::records::RecordedTransfer;
+use crate::registry::ClientView;
+
+/// `/clients` and `GET /api/v1/clients`
+pub(crate) async fn list(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Rejection> {
+    let params = Params::from_query(query.as_deref())?;
+    let page = list::fetch(&app, &params).await?;
+    let shown: Vec<_> = page.items.iter().map(|client| client.record.id.clone()).collect();
+    let newest = app.records.newest_of_each(&shown).await;
+    let mut newest = newest.map_err(|error| records_failed(&error))?;
+    let page = page.map(|client| {
+        let last = newest.remove(&client.record.id);
+        details(&app, client, last)
+    });
+    let counts = app.clients.counts().await;
+    let words = || text::list(&page, counts, Utc::now());
+    Ok(paging::answer(&caller, "clients", &params, &page, words, ClientJson::new))
+}
+
+/// `/clients/ID` and `GET /api/v1/clients/ID`
+pub(crate) async fn show(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    _: NoParams,
+    ClientIn(id): ClientIn,
+) -> Result<Response, Rejection> {
+    let client = app.clients.known(&id, records_failed).await?;
+    let last = app.records.newest(&id).await.map_err(|error| records_failed(&error))?;
+    let known = details(&app, client, last);
+    let words = || text::one(&known, Utc::now(), &caller.host);
+    Ok(response::text_or_json(&caller, words, || ClientJson::new(&known)))
+}
+
+fn details(app: &App, client: ClientView, last: Option<RecordedTransfer>) -> ClientDetails {
+    let current = app.transfers.current(&client.record.id);
+    let last = last.map(|last| app.transfers.listed(last));
+    ClientDetails { client, current, last }
+}

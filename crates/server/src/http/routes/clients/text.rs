@@ -1,0 +1,133 @@
+//! Clients in words: one, and a table of many.
+
+use chrono::{DateTime, Utc};
+use filepull_core::human;
+use filepull_core::problem::Code;
+
+use crate::client::DefaultFile;
+use crate::http::response::paging::ListPage;
+use crate::http::response::resource::{ClientDetails, DAMAGED};
+use crate::http::response::text::{self, table};
+use crate::known_clients::ClientCounts;
+use crate::registry::{self, ClientView};
+use crate::transfers::{TransferListItem, TransferState, View};
+
+/// What `/clients` says.
+pub(crate) fn list(
+    page: &ListPage<ClientDetails>,
+    counts: ClientCounts,
+    now: DateTime<Utc>,
+) -> String {
+    let header = ["CLIENT", "STATE", "SEEN", "AGENT", "OS", "FILE", "SIZE", "LAST TRANSFER"];
+    let rows = page.items.iter().map(|known| row(known, now));
+    let rows: Vec<_> = std::iter::once(header.map(str::to_owned)).chain(rows).collect();
+    let clients = text::count(counts.known, "client", "clients");
+    let (n_online, n_offline) = (counts.online, counts.offline());
+    let shown = page.items.len();
+    let shown = if shown == counts.known { String::new() } else { format!("  {shown} shown.") };
+    format!("{}{clients}: {n_online} online, {n_offline} offline.{shown}\n", table(&rows))
+}
+
+fn row(known: &ClientDetails, now: DateTime<Utc>) -> [String; 8] {
+    let ClientDetails { client, current, last } = known;
+    let agent = &client.record.agent;
+    let (file, size) = file(&client.record.default_file, current.as_ref(), text::short);
+    [
+        client.record.id.to_string(),
+        state(client, current.as_ref()).to_owned(),
+        seen(client, now),
+        word(&agent.version),
+        word(&agent.os),
+        file,
+        size,
+        last_transfer(last.as_ref(), now),
+    ]
+}
+
+fn state(client: &ClientView, current: Option<&View>) -> &'static str {
+    let sending = current.is_some_and(|view| view.state() == TransferState::Running);
+    match (client.online, sending) {
+        (true, true) => "sending",
+        (true, false) => "online",
+        (false, _) => "offline",
+    }
+}
+
+fn seen(client: &ClientView, now: DateTime<Utc>) -> String {
+    if client.online { "now".to_owned() } else { text::ago(client.last_seen_at, now) }
+}
+
+/// The default file and its size; while a file is sent, that one and how much of it is here.
+fn file(
+    default: &DefaultFile,
+    current: Option<&View>,
+    name: fn(&str) -> String,
+) -> (String, String) {
+    let sent = current.and_then(|view| view.source.as_ref().zip(view.percent()));
+    match (sent, default) {
+        (Some((source, percent)), _) => (name(&source.name), format!("{percent} %")),
+        (None, Ok(source)) => (name(&source.name), human::size(source.size)),
+        (None, Err(Code::FileMissing)) => ("missing".to_owned(), String::new()),
+        (None, Err(code)) => (code.to_string(), String::new()),
+    }
+}
+
+fn last_transfer(last: Option<&TransferListItem>, now: DateTime<Utc>) -> String {
+    let view = match last {
+        None => return "never".to_owned(),
+        Some(TransferListItem::Damaged(_)) => return DAMAGED.to_owned(),
+        Some(TransferListItem::View(view)) => view,
+    };
+    let (state, transfer) = (view.state().as_str(), &view.transfer);
+    let problem = transfer.problem().map(|problem| format!("{}, ", problem.code));
+    match transfer.finished_at {
+        None => state.to_owned(),
+        Some(at) => format!("{state}  {}{}", problem.unwrap_or_default(), text::ago(at, now)),
+    }
+}
+
+/// One word from another machine, which may be missing.
+fn word(text: &str) -> String {
+    if text.is_empty() { "-".to_owned() } else { human::printable(text, 24).replace(' ', "_") }
+}
+
+/// What `/clients/ID` says.
+pub(crate) fn one(known: &ClientDetails, now: DateTime<Utc>, host: &str) -> String {
+    let ClientDetails { client, current, last } = known;
+    let record = &client.record;
+    let id = &record.id;
+    let head = if client.online {
+        let since = (now - record.connected_at).to_std().unwrap_or_default();
+        let state = state(client, current.as_ref());
+        format!("{id} is {state}, connected for {}.", human::span(since))
+    } else {
+        format!("{id} is offline. {}", registry::last_seen(client, now))
+    };
+    let (file, size) = file(&record.default_file, current.as_ref(), text::name);
+    let agent = &record.agent;
+    let shares: Vec<String> = record.shares.iter().map(|share| text::name(share)).collect();
+    let machine = [&agent.hostname, &agent.os, &agent.arch].map(|text| word(text)).join("  ");
+    // A plain pull of a client that is offline is refused.
+    let queue = if client.online { "" } else { "&queue=24h" };
+    let under_way = current.as_ref().map(|view| {
+        let (state, transfer) = (view.state().as_str(), view.transfer.id);
+        format!("{state}  {host}/transfers/{transfer}")
+    });
+    let mut rows = vec![
+        ["  pull".to_owned(), format!("curl \"{host}/trigger?id={id}{queue}\"")],
+        ["  file".to_owned(), format!("curl -OJ {host}/clients/{id}/file")],
+        [String::new(), String::new()],
+        ["agent".to_owned(), word(&agent.version)],
+        ["machine".to_owned(), machine],
+        ["address".to_owned(), record.remote_addr.ip().to_canonical().to_string()],
+        ["file".to_owned(), format!("{file}  {size}")],
+        ["shares".to_owned(), shares.join("  ")],
+        ["current".to_owned(), under_way.unwrap_or_else(|| "none".to_owned())],
+        ["last".to_owned(), last_transfer(last.as_ref(), now)],
+    ];
+    if current.is_some() {
+        let stop = format!("curl -X POST {host}/clients/{id}/cancel");
+        rows.insert(2, ["  stop".to_owned(), stop]);
+    }
+    format!("{head}\n{}", table(&rows))
+}

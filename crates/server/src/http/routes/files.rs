@@ -1,0 +1,235 @@
+//! The bytes of downloads, whole or in ranges, with what proves them.
+//!
+//! What was pulled is untrusted: it is only ever offered for saving, never for rendering.
+
+mod conditions;
+mod headers;
+mod stored;
+
+use std::ops::RangeInclusive;
+use std::time::SystemTime;
+
+use ::headers::{ContentLength, ContentRange, HeaderMapExt as _};
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::{RawQuery, State};
+use axum::http::{HeaderMap, Method, StatusCode};
+use axum::response::{IntoResponse, Response};
+use filepull_core::id::ClientId;
+use filepull_core::path::SharedPath;
+use filepull_core::problem::{Code, Problem};
+use filepull_core::transfer::{Download, Phase, Transfer};
+use tokio::task::spawn_blocking;
+use tracing::{error, info};
+
+use crate::http::App;
+use crate::http::request::caller::Caller;
+use crate::http::request::extract::{ClientIn, TransferIn};
+use crate::http::request::params::{NoParams, Params, encode};
+use crate::http::request::pull::shared_path;
+use crate::http::request::rejection::Rejection;
+use crate::http::response::problem::records_failed;
+use crate::http::response::text;
+use crate::records::RecordedTransfer;
+use conditions::{Precondition, Version};
+use stored::StoredFile;
+
+/// A request for the bytes of a download.
+struct FileRequest {
+    caller: Caller,
+    method: Method,
+    headers: HeaderMap,
+    /// The URL leads to another file after the next pull.
+    changes: bool,
+}
+
+/// `/clients/ID/file`: the client's newest finished download, or with `path` the newest of that path,
+/// at a URL that never changes.
+pub(crate) async fn newest_of_client(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    ClientIn(client): ClientIn,
+    RawQuery(query): RawQuery,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response, Rejection> {
+    let params = Params::from_query(query.as_deref())?;
+    params.only(&["path"])?;
+    let path = shared_path(&params)?;
+    let newest = app.records.newest_download(&client, path.as_ref()).await;
+    match newest.map_err(|error| records_failed(&error))? {
+        Some(RecordedTransfer::Readable(transfer)) => {
+            let request = FileRequest { caller, method, headers, changes: true };
+            file(&app, &transfer, request).await
+        }
+        // Do not fall back to an older download: it is not the newest file.
+        Some(RecordedTransfer::Damaged(damaged)) => Err(damaged.problem().into()),
+        None => Err(no_download(&app, &client, path.as_ref()).await.into()),
+    }
+}
+
+async fn no_download(app: &App, client: &ClientId, path: Option<&SharedPath>) -> Problem {
+    if let Err(unknown) = app.clients.known(client, records_failed).await {
+        return unknown;
+    }
+    let (of_path, query) = match path {
+        None => (String::new(), String::new()),
+        Some(path) => {
+            let of_path = format!(" of {}", text::name(path.as_str()));
+            (of_path, format!("&path={}", encode(path.as_str())))
+        }
+    };
+    let detail = format!("{client} has no finished download{of_path} yet.");
+    let hint = format!("pull one: curl \"localhost:8080/trigger?id={client}{query}&wait\"");
+    Problem::new(Code::TransferUnknown, detail).hint(hint)
+}
+
+/// `/transfers/ID/file`
+pub(crate) async fn of_transfer(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    TransferIn(id): TransferIn,
+    _: NoParams,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response, Rejection> {
+    let view = app.transfers.find(id).await?;
+    match &view.transfer.phase {
+        Phase::Done(_) => {
+            let request = FileRequest { caller, method, headers, changes: false };
+            file(&app, &view.transfer, request).await
+        }
+        Phase::Failed(ended) | Phase::Cancelled(ended) => Err(ended.problem.clone().into()),
+        Phase::Queued | Phase::Receiving { .. } | Phase::Sealed(_) => {
+            let progress =
+                text::progress(&view).unwrap_or_else(|| "nothing is here yet".to_owned());
+            let detail = format!("The transfer is not finished: {progress}.");
+            let hint = format!("wait for it: curl \"localhost:8080/transfers/{id}?wait\"");
+            Err(Problem::new(Code::TransferActive, detail).hint(hint).into())
+        }
+    }
+}
+
+async fn file(app: &App, transfer: &Transfer, request: FileRequest) -> Result<Response, Rejection> {
+    let Some(download) = transfer.download() else {
+        return Err(gone(transfer, &StoredFile::Nothing).into());
+    };
+    let found = find(app, transfer, download).await?;
+    let StoredFile::Stored(opened) = found else { return Err(gone(transfer, &found).into()) };
+    let FileRequest { caller, method, headers, changes } = request;
+    let modified_at = transfer.finished_at.map_or(SystemTime::UNIX_EPOCH, SystemTime::from);
+    let etag = headers::etag(download);
+    let version = Version { etag, modified_at, size: download.size, changes };
+    let send = |bytes: Option<RangeInclusive<u64>>| {
+        sent(opened, bytes, download.size).map_err(|error| unreadable(&error.to_string()))
+    };
+    let mut response = match conditions::judge(&method, &headers, &version) {
+        Precondition::Whole => send(None)?,
+        Precondition::Part(bytes) => send(Some(bytes))?,
+        Precondition::NotModified => StatusCode::NOT_MODIFIED.into_response(),
+        Precondition::OtherVersion => return Err(other_version(transfer).into()),
+        Precondition::UnnamedVersion => return Err(unnamed_version(transfer).into()),
+        Precondition::Unsatisfiable => return Ok(no_such_range(download)),
+    };
+    if method == Method::GET && response.status().is_success() {
+        let (id, requested_by) = (transfer.id, caller.name());
+        info!(
+            event = "download.served", transfer = %id, client = %transfer.client, requested_by,
+            "download served"
+        );
+    }
+    headers::describe(response.headers_mut(), transfer, download, &version);
+    Ok(response)
+}
+
+/// The whole file, or a part of it.
+fn sent(
+    file: std::fs::File,
+    bytes: Option<RangeInclusive<u64>>,
+    size: u64,
+) -> std::io::Result<Response> {
+    let mut response = match bytes {
+        None if size == 0 => Body::empty().into_response(),
+        None => stored::body(file, &(0..=size - 1))?.into_response(),
+        Some(bytes) => {
+            let body = stored::body(file, &bytes)?;
+            let mut part = (StatusCode::PARTIAL_CONTENT, body).into_response();
+            let len = bytes.end() - bytes.start() + 1;
+            if let Ok(range) = ContentRange::bytes(bytes, size) {
+                part.headers_mut().typed_insert(range);
+            }
+            part.headers_mut().typed_insert(ContentLength(len));
+            return Ok(part);
+        }
+    };
+    response.headers_mut().typed_insert(ContentLength(size));
+    Ok(response)
+}
+
+/// Returns whether the download is still stored as it arrived. True if that cannot be checked now.
+pub(crate) async fn is_stored(app: &App, transfer: &Transfer) -> bool {
+    let Some(download) = transfer.download() else { return false };
+    match find(app, transfer, download).await {
+        Ok(StoredFile::Stored(_)) | Err(_) => true,
+        Ok(StoredFile::Other | StoredFile::Nothing) => false,
+    }
+}
+
+fn no_such_range(download: &Download) -> Response {
+    let size = download.size;
+    let detail =
+        format!("The file has {size} bytes; the range that was asked for has none of them.");
+    let mut response =
+        Rejection::from(Problem::new(Code::RangeNotSatisfiable, detail)).into_response();
+    response.headers_mut().typed_insert(ContentRange::unsatisfied_bytes(size));
+    response
+}
+
+fn other_version(transfer: &Transfer) -> Problem {
+    let id = transfer.id;
+    let detail = format!("The file of transfer {id} is not the version that the request names.");
+    Problem::new(Code::PreconditionFailed, detail)
+}
+
+/// A range of the newest file, appended to a part of an older one, would mix two files.
+fn unnamed_version(transfer: &Transfer) -> Problem {
+    let client = &transfer.client;
+    let detail = format!(
+        "A range of this URL needs If-Range with the ETag of the version to continue: \
+         the newest file of {client} changes."
+    );
+    let hint = format!(
+        "continue a download at the URL of its transfer: \
+         curl \"localhost:8080/transfers?client={client}&state=done\""
+    );
+    Problem::new(Code::PreconditionFailed, detail).hint(hint)
+}
+
+async fn find(app: &App, transfer: &Transfer, download: &Download) -> Result<StoredFile, Problem> {
+    let (store, transfer, download) = (app.store.clone(), transfer.clone(), download.clone());
+    match spawn_blocking(move || stored::find(&store, &transfer, &download)).await {
+        Ok(Ok(found)) => Ok(found),
+        Ok(Err(error)) => Err(unreadable(&error.to_string())),
+        Err(error) => Err(unreadable(&error.to_string())),
+    }
+}
+
+/// The file on record is not there any more.
+fn gone(transfer: &Transfer, found: &StoredFile) -> Problem {
+    let client = &transfer.client;
+    let name = transfer.download().map_or("the file".to_owned(), |file| file.name.to_string());
+    let why = match found {
+        StoredFile::Other => "was changed or replaced after it arrived",
+        StoredFile::Nothing | StoredFile::Stored(_) => "was removed from the data folder",
+    };
+    let path = transfer.path.as_ref().map(|path| format!("&path={}", encode(path.as_str())));
+    let query = path.unwrap_or_default();
+    let hint = format!("pull it again: curl \"localhost:8080/trigger?id={client}{query}&wait\"");
+    let detail = format!("{name}, which {client} sent, {why}.");
+    Problem::new(Code::DownloadDeleted, detail).hint(hint)
+}
+
+fn unreadable(error: &str) -> Problem {
+    error!(event = "store.failed", error, "a download cannot be read");
+    Problem::new(Code::StorageFailed, "The server could not read the file from its disk.")
+}

@@ -1,0 +1,79 @@
+//! The headers that say what a file is, and how to keep it.
+
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE, HeaderName, X_CONTENT_TYPE_OPTIONS,
+};
+use axum::http::{HeaderMap, HeaderValue};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use filepull_core::transfer::{Download, Transfer};
+use headers::{AcceptRanges, ETag, HeaderMapExt as _, LastModified};
+
+use super::conditions::Version;
+
+const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
+
+/// Names this version of the file: its SHA-256, in quotes.
+pub(crate) fn etag(download: &Download) -> ETag {
+    let quoted = format!("\"{}\"", download.digest);
+    quoted.parse().expect("a digest in quotes is an entity tag")
+}
+
+/// Sets the headers that describe a file.
+pub(crate) fn describe(
+    headers: &mut HeaderMap,
+    transfer: &Transfer,
+    download: &Download,
+    version: &Version,
+) {
+    headers.typed_insert(version.etag.clone());
+    headers.typed_insert(LastModified::from(version.modified_at));
+    headers.typed_insert(AcceptRanges::bytes());
+    // With the client's id, so that files saved from many clients do not collide.
+    let saved_as = format!("{}-{}", transfer.client, download.name);
+    let texts = [
+        (REPR_DIGEST, format!("sha-256=:{}:", BASE64.encode(download.digest.as_bytes()))),
+        (CONTENT_DISPOSITION, format!("attachment; filename=\"{saved_as}\"")),
+        (CONTENT_TYPE, "application/octet-stream".to_owned()),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
+        // It may be kept, and is asked for again: the newest file of a client changes.
+        (CACHE_CONTROL, "private, no-cache".to_owned()),
+    ];
+    for (name, text) in texts {
+        // All of them are made of ids, names and digests, which are plain ASCII.
+        if let Ok(value) = HeaderValue::try_from(text) {
+            headers.insert(name, value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::header::{ETAG, LAST_MODIFIED};
+    use chrono::DateTime;
+    use filepull_core::digest::Digest;
+    use filepull_core::id::ClientId;
+    use filepull_core::name::DownloadName;
+    use filepull_core::source::Source;
+
+    use super::*;
+
+    #[test]
+    fn a_download_is_offered_for_saving_with_its_digest() {
+        let client = ClientId::parse("client4").unwrap();
+        let transfer = Transfer::new(client, None, "test".to_owned(), DateTime::UNIX_EPOCH);
+        let source = Source { name: "a.txt".to_owned(), size: 4, modified_ns: 0 };
+        let name = DownloadName::new(DateTime::UNIX_EPOCH, "a.txt");
+        let download = Download { source, name, size: 4, digest: Digest::of(b"test"), inode: 1 };
+        let mut headers = HeaderMap::new();
+        let modified_at = std::time::UNIX_EPOCH;
+        let version = Version { etag: etag(&download), modified_at, size: 4, changes: false };
+        describe(&mut headers, &transfer, &download, &version);
+        let check = |name: HeaderName, value: &str| assert_eq!(headers[name], value);
+        check(ETAG, "\"9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08\"");
+        check(LAST_MODIFIED, "Thu, 01 Jan 1970 00:00:00 GMT");
+        check(REPR_DIGEST, "sha-256=:n4bQgYhMfWWaL+qgxVrQFaO/TxsrC4Is0V1sFbDwCgg=:");
+        let saved_as = "attachment; filename=\"client4-download-19700101-000000.txt\"";
+        check(CONTENT_DISPOSITION, saved_as);
+    }
+}

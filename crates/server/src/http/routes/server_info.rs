@@ -1,0 +1,138 @@
+//! `/server`: what this server is, has and may use.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use axum::Extension;
+use axum::extract::State;
+use axum::response::Response;
+use chrono::Utc;
+use filepull_core::human;
+use serde::Serialize;
+
+use crate::config::Setting;
+use crate::http::request::caller::Caller;
+use crate::http::request::params::{NoParams, rfc3339};
+use crate::http::response;
+use crate::http::response::text::table;
+use crate::http::{About, App};
+use crate::known_clients::ClientCounts;
+use crate::transfers::{Limits, TransferCounts};
+
+/// What was found out when somebody asked.
+#[derive(Debug)]
+struct ServerNow {
+    uptime: Duration,
+    clients: ClientCounts,
+    counts: TransferCounts,
+    limits: Limits,
+    free_bytes: Option<u64>,
+}
+
+/// `/server` and `GET /api/v1/server`
+pub(crate) async fn show(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    _: NoParams,
+) -> Response {
+    answer(&app, &caller).await
+}
+
+pub(crate) async fn answer(app: &App, caller: &Caller) -> Response {
+    let space = app.transfers.disk().space(Duration::from_secs(1)).await;
+    let now = ServerNow {
+        uptime: (Utc::now() - app.about.started_at).to_std().unwrap_or_default(),
+        clients: app.clients.counts().await,
+        counts: app.transfers.counts(),
+        limits: app.transfers.limits(),
+        free_bytes: space.ok().map(|space| space.bytes),
+    };
+    response::text_or_json(caller, || words(&app.about, &now), || ServerJson::new(&app.about, &now))
+}
+
+fn words(about: &About, now: &ServerNow) -> String {
+    let (online, offline) = (now.clients.online, now.clients.offline());
+    let TransferCounts { running, waiting } = now.counts;
+    let free = now.free_bytes.map_or("unknown".to_owned(), human::size);
+    let (up, min_free) = (human::span(now.uptime), human::size(now.limits.min_free));
+    let mut rows = vec![
+        ["server".to_owned(), format!("{}  up {up}", about.version)],
+        ["clients".to_owned(), format!("{online} online, {offline} offline")],
+        ["transfers".to_owned(), format!("{running} running, {waiting} waiting")],
+        ["disk".to_owned(), format!("{}  {free} free, {min_free} must stay free", about.data_dir)],
+        [String::new(), String::new()],
+    ];
+    let settings = about.settings.iter();
+    rows.extend(settings.map(|(name, value)| [(*name).to_owned(), value.in_words()]));
+    table(&rows)
+}
+
+#[derive(Debug, Serialize)]
+struct ServerJson<'a> {
+    version: &'static str,
+    started_at: String,
+    uptime_seconds: u64,
+    http_addr: String,
+    grpc_addr: String,
+    clients: ClientsJson,
+    transfers: TransfersJson,
+    disk: DiskJson<'a>,
+    limits: LimitsJson,
+    settings: BTreeMap<&'static str, &'a Setting>,
+}
+
+#[derive(Debug, Serialize)]
+struct ClientsJson {
+    online: usize,
+    offline: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct TransfersJson {
+    running: usize,
+    waiting: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct DiskJson<'a> {
+    path: &'a str,
+    free_bytes: Option<u64>,
+    min_free_bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct LimitsJson {
+    max_running: usize,
+    max_waiting: usize,
+    max_file_size: u64,
+    stall_timeout_seconds: u64,
+    resume_within_seconds: u64,
+}
+
+impl<'a> ServerJson<'a> {
+    fn new(about: &'a About, now: &ServerNow) -> Self {
+        let (limits, clients) = (&now.limits, now.clients);
+        Self {
+            version: about.version,
+            started_at: rfc3339(about.started_at),
+            uptime_seconds: now.uptime.as_secs(),
+            http_addr: about.http_addr.to_string(),
+            grpc_addr: about.grpc_addr.to_string(),
+            clients: ClientsJson { online: clients.online, offline: clients.offline() },
+            transfers: TransfersJson { running: now.counts.running, waiting: now.counts.waiting },
+            disk: DiskJson {
+                path: &about.data_dir,
+                free_bytes: now.free_bytes,
+                min_free_bytes: limits.min_free,
+            },
+            limits: LimitsJson {
+                max_running: limits.max_running,
+                max_waiting: limits.max_waiting,
+                max_file_size: limits.max_file_size,
+                stall_timeout_seconds: limits.stall_timeout.as_secs(),
+                resume_within_seconds: limits.resume_within.as_secs(),
+            },
+            settings: about.settings.iter().map(|(name, value)| (*name, value)).collect(),
+        }
+    }
+}

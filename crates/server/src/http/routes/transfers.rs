@@ -1,0 +1,172 @@
+//! Transfers: made, listed, shown and cancelled.
+
+mod list;
+mod text;
+
+use axum::Extension;
+use axum::extract::{RawQuery, State};
+use axum::http::header::LOCATION;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use chrono::Utc;
+use filepull_core::id::{ClientId, TransferId};
+use filepull_core::problem::{Code, Problem};
+
+use super::{files, wait};
+use crate::http::App;
+use crate::http::request::body::RequestParams;
+use crate::http::request::caller::{Caller, Format};
+use crate::http::request::extract::{self, ClientIn, TransferIn};
+use crate::http::request::headers::{PreferenceApplied, idempotency_key};
+use crate::http::request::params::Params;
+use crate::http::request::pull::{self, PullRequest};
+use crate::http::request::rejection::Rejection;
+use crate::http::response::problem::records_failed;
+use crate::http::response::resource::{DamagedJson, ListedJson, TransferJson, transfer_url};
+use crate::http::response::{self, paging};
+use crate::records::RecordedTransfer;
+use crate::transfers::{Pull, TransferListItem, View};
+
+/// The fields of a pull in its machine form, and `wait`.
+const PULL: &[&str] = &["client", "path", "queue", "fresh", "wait"];
+
+/// `POST /api/v1/transfers`. The status is about the request; how the transfer fares is in its
+/// `state`.
+pub(crate) async fn create(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    RequestParams(mut params): RequestParams,
+) -> Result<Response, Rejection> {
+    let applied = PreferenceApplied::follow(&headers, &mut params);
+    if params.get("client").is_none_or(str::is_empty) {
+        params.only(PULL)?;
+        return Err(pull::which_client(&app.clients, "Add \"client\" to the JSON body.")
+            .await
+            .into());
+    }
+    let order = PullRequest::parse(&params, "client", PULL)?;
+    let pull = Pull { key: idempotency_key(&headers)?, ..order.pull(&caller) };
+    let pulled = match app.transfers.pull(pull).await {
+        Ok(pulled) => pulled,
+        Err(problem) => return Err(pull::explain_for_api(&app.clients, &order, problem).await),
+    };
+    let view = match order.wait {
+        Some(limit) => {
+            wait::watch(&app, pulled.view, limit, |view| view.transfer.is_final()).await.0
+        }
+        None => pulled.view.borrow().clone(),
+    };
+    let resource =
+        TransferJson::new(&view, &app.about.data_dir, &caller.host).joined(pulled.joined);
+    let status = match pulled.joined {
+        // The wait timed out: the request was accepted, and its work is not done (RFC 7240).
+        _ if order.wait.is_some() && !view.transfer.is_final() => StatusCode::ACCEPTED,
+        true => StatusCode::OK,
+        false => StatusCode::CREATED,
+    };
+    let mut response = response::json(status, &resource);
+    response.headers_mut().insert(LOCATION, transfer_url(pulled.id));
+    applied.tell(&mut response);
+    Ok(response)
+}
+
+/// `/transfers` and `GET /api/v1/transfers`
+pub(crate) async fn list(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Rejection> {
+    let params = Params::from_query(query.as_deref())?;
+    let now = Utc::now();
+    let page = list::fetch(&app, &params, now).await?;
+    let place = |item: &TransferListItem| app.transfers.place_in_line(item.as_view()?.transfer.id);
+    let page = page.map(|item| (place(&item), item));
+    // How many run at all is no news about those that were asked for.
+    let counts = (!list::is_narrowed(&params)).then(|| app.transfers.counts());
+    let words = || text::list(&page, now, counts);
+    Ok(paging::answer(&caller, "transfers", &params, &page, words, |(_, item)| {
+        ListedJson::new(item, &app.about.data_dir, &caller.host)
+    }))
+}
+
+/// `/transfers/ID` and `GET /api/v1/transfers/ID`, both with `wait`.
+pub(crate) async fn show(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    TransferIn(id): TransferIn,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, Rejection> {
+    let mut params = Params::from_query(query.as_deref())?;
+    let applied = PreferenceApplied::follow(&headers, &mut params);
+    params.only(&["wait"])?;
+    let view = match wait::find(&app, id, extract::wait(&params)?).await? {
+        TransferListItem::View(view) => view,
+        TransferListItem::Damaged(damaged) => {
+            let words = || text::damaged(&damaged);
+            return Ok(response::text_or_json(&caller, words, || DamagedJson::from(&damaged)));
+        }
+    };
+    let data_dir = &app.about.data_dir;
+    let place = app.transfers.place_in_line(id);
+    let stored = files::is_stored(&app, &view.transfer).await;
+    let mut response = response::text_or_json(
+        &caller,
+        || text::one(&view, place, stored, data_dir, &caller.host),
+        || TransferJson::new(&view, data_dir, &caller.host),
+    );
+    applied.tell(&mut response);
+    Ok(response)
+}
+
+/// `POST /transfers/ID/cancel`, and the same under `/api/v1`. May be repeated. 202 means that the end
+/// is still to come: the disk hangs, or the file is being published.
+pub(crate) async fn cancel(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    TransferIn(id): TransferIn,
+    RequestParams(params): RequestParams,
+) -> Result<Response, Rejection> {
+    params.only(&[])?;
+    let view = app.transfers.cancel(id, &caller.name()).await?;
+    Ok(cancelled(&app, &caller, &view))
+}
+
+/// `POST /clients/ID/cancel`, and the same under `/api/v1`: cancels the client's unfinished transfer,
+/// of several the one that runs. Without one the newest is shown, unchanged.
+pub(crate) async fn cancel_of_client(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    ClientIn(client): ClientIn,
+    RequestParams(params): RequestParams,
+) -> Result<Response, Rejection> {
+    params.only(&[])?;
+    let id = match app.transfers.current(&client) {
+        Some(view) => view.transfer.id,
+        None => newest_of(&app, &client).await?,
+    };
+    let view = app.transfers.cancel(id, &caller.name()).await?;
+    Ok(cancelled(&app, &caller, &view))
+}
+
+async fn newest_of(app: &App, client: &ClientId) -> Result<TransferId, Problem> {
+    match app.records.newest(client).await.map_err(|error| records_failed(&error))? {
+        Some(RecordedTransfer::Readable(transfer)) => Ok(transfer.id),
+        Some(RecordedTransfer::Damaged(damaged)) => Err(damaged.problem()),
+        None => {
+            app.clients.known(client, records_failed).await?;
+            let detail = format!("{client} has no transfer to cancel.");
+            Err(Problem::new(Code::TransferUnknown, detail))
+        }
+    }
+}
+
+fn cancelled(app: &App, caller: &Caller, view: &View) -> Response {
+    let status = if view.transfer.is_final() { StatusCode::OK } else { StatusCode::ACCEPTED };
+    let (data_dir, host) = (&app.about.data_dir, &caller.host);
+    match caller.format {
+        Format::Text => response::plain_text(status, text::cancelled(view, data_dir, host)),
+        Format::Json => response::json(status, &TransferJson::new(view, data_dir, host)),
+    }
+}

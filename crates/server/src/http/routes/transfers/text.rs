@@ -1,0 +1,152 @@
+//! Transfers in words: one, and a table of many.
+
+use chrono::{DateTime, Utc};
+use filepull_core::human;
+use filepull_core::transfer::Phase;
+
+use crate::http::response::paging::ListPage;
+use crate::http::response::problem::{to_text, with_host};
+use crate::http::response::resource::DAMAGED;
+use crate::http::response::text::{self, table};
+use crate::records::DamagedTransfer;
+use crate::transfers::{Activity, TransferCounts, TransferListItem, TransferState, View};
+
+/// What `/transfers/ID` says.
+pub(crate) fn one(
+    view: &View,
+    place: Option<usize>,
+    stored: bool,
+    data_dir: &str,
+    host: &str,
+) -> String {
+    let transfer = &view.transfer;
+    let path = transfer.path.as_ref().map_or("the default file".to_owned(), ToString::to_string);
+    let (asked, by) = (text::second(transfer.created_at), text::name(&transfer.requested_by));
+    let said = |problem| to_text(&with_host(problem, host));
+    let head = match &transfer.phase {
+        Phase::Done(download) if !stored => text::done_and_gone(view, download, data_dir),
+        Phase::Done(download) => {
+            let done = text::done(view, download, data_dir);
+            format!("{done}  file    curl -OJ {host}/transfers/{}/file\n", transfer.id)
+        }
+        Phase::Failed(ended) => format!("Failed: {}", said(&ended.problem)),
+        Phase::Cancelled(ended) => said(&ended.problem),
+        Phase::Queued | Phase::Receiving { .. } | Phase::Sealed(_) => {
+            let id = transfer.id;
+            let cancel = format!("curl -X POST {host}/transfers/{id}/cancel");
+            let wait = format!("curl \"{host}/transfers/{id}?wait\"");
+            format!("{}\n  wait    {wait}\n  cancel  {cancel}\n", under_way(view, place))
+        }
+    };
+    format!(
+        "{head}\ntransfer  {}\nasked     {asked} by {by}\npath      {path}\nattempt   {}\n",
+        transfer.id, transfer.attempt
+    )
+}
+
+/// The text answer to `POST /transfers/ID/cancel`.
+pub(crate) fn cancelled(view: &View, data_dir: &str, host: &str) -> String {
+    let transfer = &view.transfer;
+    let id = transfer.id;
+    let said = |problem| to_text(&with_host(problem, host));
+    match &transfer.phase {
+        Phase::Cancelled(ended) => said(&ended.problem),
+        Phase::Failed(ended) => {
+            format!("Nothing to cancel: the transfer has failed.\n{}", said(&ended.problem))
+        }
+        Phase::Done(download) => {
+            format!("Nothing to cancel. {}", text::done(view, download, data_dir))
+        }
+        Phase::Queued | Phase::Receiving { .. } | Phase::Sealed(_) => format!(
+            "The cancel was sent; the transfer has not ended yet.\n  \
+               wait    curl \"{host}/transfers/{id}?wait\"\n"
+        ),
+    }
+}
+
+/// `Running: client4 is sending menu.txt (100.0 MiB), 42 %, about 12 s left.`
+fn under_way(view: &View, place: Option<usize>) -> String {
+    match view.stage {
+        Activity::Waiting(waiting_for) => {
+            format!("Waiting: {}.", text::waits(view, waiting_for, place))
+        }
+        Activity::Recording | Activity::Starting | Activity::Asked => {
+            format!("Asked {}, no answer yet.", view.transfer.client)
+        }
+        Activity::Running => {
+            let progress = text::progress(view).map(|progress| format!(", {progress}"));
+            format!("Running: {}{}.", text::sending(view), progress.unwrap_or_default())
+        }
+    }
+}
+
+/// What `/transfers` says.
+pub(crate) fn list(
+    page: &ListPage<(Option<usize>, TransferListItem)>,
+    now: DateTime<Utc>,
+    counts: Option<TransferCounts>,
+) -> String {
+    let header = ["TRANSFER", "CLIENT", "STATE", "FILE", "ASKED", "OUTCOME"].map(str::to_owned);
+    let rows = page.items.iter().map(|(place, item)| match item {
+        TransferListItem::View(view) => row(view, *place, now),
+        TransferListItem::Damaged(damaged) => damaged_row(damaged, now),
+    });
+    let rows: Vec<_> = std::iter::once(header).chain(rows).collect();
+    let (shown, total) = (page.items.len(), page.total);
+    let under_way = counts
+        .map_or(" that match".to_owned(), |TransferCounts { running, waiting }| {
+            format!("; {running} running, {waiting} waiting")
+        });
+    format!("{}{shown} of {total} transfers{under_way}.\n", table(&rows))
+}
+
+fn row(view: &View, place: Option<usize>, now: DateTime<Utc>) -> [String; 6] {
+    let transfer = &view.transfer;
+    let file = view.source.as_ref().map(|source| source.name.as_str());
+    let file = file.or_else(|| transfer.path.as_ref().map(|path| path.as_str()));
+    [
+        transfer.id.to_string(),
+        transfer.client.to_string(),
+        view.state().as_str().to_owned(),
+        file.map_or_else(|| "-".to_owned(), text::short),
+        text::ago(transfer.created_at, now),
+        outcome(view, place),
+    ]
+}
+
+fn damaged_row(damaged: &DamagedTransfer, now: DateTime<Utc>) -> [String; 6] {
+    let unknown = || "-".to_owned();
+    [
+        damaged.id.clone(),
+        damaged.client.as_ref().map_or_else(unknown, ToString::to_string),
+        DAMAGED.to_owned(),
+        unknown(),
+        damaged.created_at.map_or_else(unknown, |at| text::ago(at, now)),
+        damaged.reason.clone(),
+    ]
+}
+
+/// The text of `/transfers/ID` for a record that cannot be read.
+pub(crate) fn damaged(damaged: &DamagedTransfer) -> String {
+    let unknown = || "unknown".to_owned();
+    let client = damaged.client.as_ref().map_or_else(unknown, ToString::to_string);
+    let asked = damaged.created_at.map_or_else(unknown, text::second);
+    let problem = damaged.problem();
+    format!(
+        "Damaged: {} {}\ntransfer  {}\nclient    {client}\nasked     {asked}\n",
+        problem.detail, problem.hint, damaged.id
+    )
+}
+
+/// The last column: what matters about a transfer in this state.
+fn outcome(view: &View, place: Option<usize>) -> String {
+    match (view.state(), &view.transfer.phase) {
+        (TransferState::Waiting(waiting_for), _) => text::waits(view, waiting_for, place),
+        (TransferState::Running, _) => {
+            text::progress(view).unwrap_or_else(|| "no answer yet".to_owned())
+        }
+        (_, Phase::Done(download)) => human::size(download.size),
+        (_, Phase::Failed(ended) | Phase::Cancelled(ended)) => ended.problem.code.to_string(),
+        (_, Phase::Queued | Phase::Receiving { .. } | Phase::Sealed(_)) => String::new(),
+    }
+}
