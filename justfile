@@ -1,18 +1,47 @@
-# Short names for people; .ci/run and CONTRIBUTING.md spell the same commands out.
+# Short names for the commands that people use. CONTRIBUTING.md lists them in full.
 
-# Everything a change must pass before it is proposed, tests last.
-check:
+# List the recipes.
+default:
+    @just --list --unsorted
+
+# Every check of a pull request that needs no root and no Docker.
+ci: lint deny typos test
+
+# Formatting, clippy and the documentation.
+lint:
     cargo fmt --check
     cargo clippy --workspace --all-targets -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --workspace
-    cargo test --workspace
 
+# Licences, sources and duplicates of the dependencies (cargo install cargo-deny).
+deny:
+    cargo deny check bans licenses sources
+
+# Spelling (pip install typos, or cargo install typos-cli).
+typos:
+    typos
+
+# All tests, or those of a filter: just test -p filepull-core.
 test *ARGS:
     cargo test --workspace {{ARGS}}
 
-# A server and five clients in one process; files in client-data/, downloads in server-data/
+# Try a promise on the release programs, as root: just chaos R1, just chaos all.
+chaos *ARGS: programs
+    cargo build --release -p filepull-chaos
+    "${CARGO_TARGET_DIR:-target}/release/filepull-chaos" {{ARGS}}
+
+# Prove that every planted bug is caught, or one: just mutations no-joining.
+mutations *ARGS: programs
+    cargo run --release -p filepull-chaos -- mutations {{ARGS}}
+
+# Measure: just bench throughput, just bench fleet --clients 1000.
+bench *ARGS: programs
+    cargo run --release -p filepull-bench -- {{ARGS}}
+
+# A server and five clients in one process; files in client-data/, downloads in server-data/.
 demo:
     cargo run --release -- demo
 
-bench *ARGS:
-    cargo run --release -p filepull-bench -- {{ARGS}}
+[private]
+programs:
+    cargo build --release -p filepull-cli -p filepull-agent
