@@ -131,7 +131,7 @@ pub struct Config {
     /// The bounds that transfers keep to.
     pub limits: Limits,
     /// How the lines to the agents are kept.
-    pub line: SessionSettings,
+    pub session: SessionSettings,
     /// How long final transfers stay on record.
     pub keep_records: Keep,
     /// How long running transfers may go on at shutdown.
@@ -176,7 +176,7 @@ impl TryFrom<Args> for Config {
             http_auth: args.http_auth,
             agent_auth: args.agent_auth,
             limits,
-            line: SessionSettings {
+            session: SessionSettings {
                 heartbeat: args.heartbeat,
                 dead_after: args.dead_after,
                 reconnect: ReconnectPolicy { cap: args.reconnect_cap, ..Default::default() },

@@ -1,9 +1,10 @@
-//! The line to the agents: wire in, domain out. Generated types do not leave this room.
+//! The listener for agents: wire in, domain out. Generated types do not leave this module.
 
 mod frames;
 mod incoming;
 mod rejection_log;
 mod session;
+mod shutdown;
 mod streams;
 mod upload;
 mod wire;
@@ -21,62 +22,61 @@ use tokio::time::Instant;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::GrpcShutdown;
 use crate::connection_limit::ConnectionLimit;
 use crate::records::Records;
 use crate::registry::Registry;
 use crate::transfers::Transfers;
 
 pub(crate) use rejection_log::RejectionLog;
+pub(crate) use shutdown::GrpcShutdown;
 
-/// How the line is kept.
+/// Timing of sessions and the window of uploads.
 #[derive(Clone, Copy, Debug)]
 pub struct SessionSettings {
-    /// The server pings each agent about this often.
+    /// Mean interval between two pings of an agent.
     pub heartbeat: Duration,
-    /// Longer silence is death, for either side.
+    /// A session without a message for this long has ended, for the server and for the agent.
     pub dead_after: Duration,
-    /// How lost agents come back.
+    /// When disconnected agents dial again.
     pub reconnect: ReconnectPolicy,
     /// Flow-control window of an upload, in bytes: its throughput is this over the round trip.
     pub stream_window: u32,
 }
 
-/// What both services need.
+/// The parts of the server that both services use.
 #[derive(Clone, Debug)]
 pub(crate) struct Gateway {
     pub(crate) registry: Registry,
     pub(crate) records: Records,
     pub(crate) transfers: Transfers,
     pub(crate) lifecycle: Lifecycle,
-    pub(crate) line: SessionSettings,
-    /// From here on the beats of all lines are counted.
+    pub(crate) session: SessionSettings,
+    /// The heartbeats of all sessions are counted from this time.
     pub(crate) started: Instant,
-    /// Logs rejected sessions and uploads.
     pub(crate) rejections: RejectionLog,
 }
 
-/// The first message of an agent, and every step before it, must come within this time.
+/// Time limit for the first message of an agent, and for every step before it.
 const GREETING_LIMIT: Duration = Duration::from_secs(10);
 
-/// Serves agents until the doors are shut.
+/// Serves agents until `shutdown` ends all connections.
 pub(crate) async fn serve(
     gateway: Gateway,
     listener: TcpListener,
     limit: ConnectionLimit,
-    doors: GrpcShutdown,
+    shutdown: GrpcShutdown,
 ) -> Result<(), tonic::transport::Error> {
-    let stream_window = gateway.line.stream_window;
+    let stream_window = gateway.session.stream_window;
     let control = AgentControlServer::new(gateway.clone()).max_decoding_message_size(64 * 1024);
     let transfer = frames::Raw(AgentTransferServer::new(gateway));
-    let incoming = incoming::incoming(listener, limit, doors.clone());
+    let incoming = incoming::incoming(listener, limit, shutdown.clone());
     let serving = Server::builder()
         .initial_stream_window_size(stream_window)
-        // Headroom, so that a stalled upload on a shared connection cannot silence the session.
+        // Headroom, so that a stalled upload on a shared connection cannot block the session.
         .initial_connection_window_size(stream_window + (4 << 20))
-        // A chunk and its framing in one frame, one write.
+        // A chunk and its framing fit into one frame and one write.
         .max_frame_size(128 * 1024)
-        // tonic's default is no limit at all (CVE-2023-44487).
+        // tonic's default is no limit (CVE-2023-44487).
         .max_concurrent_streams(16)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
@@ -84,15 +84,15 @@ pub(crate) async fn serve(
         // tonic passes "no limit" on (RUSTSEC-2024-0003).
         .http2_max_local_error_reset_streams(Some(128))
         .http2_max_header_list_size(16 * 1024)
-        // Until response headers only: a stream is not cut by it.
+        // Applies until the response headers only: it ends no stream.
         .timeout(Duration::from_secs(15))
         .layer(streams::CountStreams)
         .add_service(control)
         .add_service(transfer)
-        .serve_with_incoming_shutdown(incoming, doors.finish.cancelled_owned());
+        .serve_with_incoming_shutdown(incoming, shutdown.finish.cancelled_owned());
     tokio::select! {
         served = serving => served,
-        () = doors.cut.cancelled() => Ok(()),
+        () = shutdown.abort.cancelled() => Ok(()),
     }
 }
 

@@ -35,14 +35,13 @@ use filepull_process::Lifecycle;
 use tokio::net::TcpListener;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout};
-use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 pub use config::{Args, Config};
 use connection_limit::ConnectionLimit;
 use data_folder::RECORDS_FOLDER;
 use disk_sampler::{DiskSampler, SampleError};
-use grpc::{Gateway, RejectionLog};
+use grpc::{Gateway, GrpcShutdown, RejectionLog};
 use known_clients::KnownClients;
 use open_file_limits::ConnectionLimits;
 use readiness::Readiness;
@@ -169,33 +168,33 @@ impl Server {
             records: self.records.clone(),
             transfers: self.transfers.clone(),
             lifecycle: self.lines.clone(),
-            line: self.config.line,
+            session: self.config.session,
             started: Instant::now(),
             rejections: RejectionLog::default(),
         };
         let (records, store) = (self.records.clone(), self.store.clone());
         let drain = self.work.drain().clone();
         self.work.spawn(retention::run(records, store, self.config.keep_records, drain));
-        let doors = GrpcShutdown::default();
+        let shutdown = GrpcShutdown::default();
         let ConnectionLimits { agents, operators } = self.room;
         self.lines.spawn(http::serve(self.http, http::router(app), operators, self.lines.clone()));
-        self.lines.spawn(serve_agents(gateway, self.grpc, agents, doors.clone()));
+        self.lines.spawn(serve_agents(gateway, self.grpc, agents, shutdown.clone()));
         info!(event = "server.ready", %http_addr, %grpc_addr, version = VERSION, "server ready");
         stop.await;
         let grace = self.config.shutdown_grace;
         info!(event = "server.stopping", grace_seconds = grace.as_secs(), "server stopping");
-        doors.close.cancel();
-        send_away(&self.registry, self.config.line.reconnect);
+        shutdown.stop_accepting.cancel();
+        send_away(&self.registry, self.config.session.reconnect);
         if let Err(cut_short) = self.work.shut_down(grace).await {
             warn!(event = "server.stopping", %cut_short, "transfers will resume after the restart");
         }
         for session in self.registry.sessions() {
             session.end(EndReason::Stopping);
         }
-        doors.finish.cancel();
+        shutdown.finish.cancel();
         // What is cut here is idle: nothing of a transfer depends on it any more.
         let _ = self.lines.shut_down(CLOSE_LIMIT).await;
-        doors.cut.cancel();
+        shutdown.abort.cancel();
         match timeout(CLOSE_LIMIT, self.records.close()).await {
             Ok(closed) => closed?,
             Err(_) => warn!(event = "records.failed", "the records do not close: the disk hangs"),
@@ -218,31 +217,20 @@ async fn open_data(data_dir: &Path) -> anyhow::Result<(Store, Records)> {
     })
 }
 
-/// The three steps in which the door for agents is shut.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct GrpcShutdown {
-    /// Accept nobody any more.
-    pub(crate) close: CancellationToken,
-    /// Let connections end once their streams have.
-    pub(crate) finish: CancellationToken,
-    /// End them.
-    pub(crate) cut: CancellationToken,
-}
-
-/// Ends when the doors are cut, or shut and every connection has ended.
+/// Ends when the shutdown are cut, or shut and every connection has ended.
 async fn serve_agents(
     gateway: Gateway,
     listener: TcpListener,
     limit: ConnectionLimit,
-    doors: GrpcShutdown,
+    shutdown: GrpcShutdown,
 ) {
     let stop = gateway.lifecycle.stop().clone();
-    let serving = grpc::serve(gateway, listener, limit, doors.clone());
+    let serving = grpc::serve(gateway, listener, limit, shutdown.clone());
     tokio::select! {
         served = serving => if let Err(error) = served {
             error!(event = "grpc.failed", %error, "the door for agents failed");
         },
-        () = stop.cancelled() => doors.cut.cancel(),
+        () = stop.cancelled() => shutdown.abort.cancel(),
     }
 }
 

@@ -292,7 +292,7 @@ async fn next_piece(
         let piece = pieces.poll_next_unpin(context);
         if piece.is_pending() {
             stall.pass();
-            brake.want(room);
+            brake.set_budget(room);
         }
         piece
     })
@@ -353,18 +353,19 @@ mod tests {
     #[tokio::test]
     async fn the_connection_may_bring_as_much_as_there_is_room_for() {
         let brake = ReadBudget::default();
-        brake.want(0);
+        brake.set_budget(0);
         let one = stream::once(ready(Err("the first".to_owned())));
         let mut pieces: UploadItems = Box::pin(one.chain(stream::once(pending())));
         let mut stall = Stall::default();
-        let holds = || poll_fn(|context| std::task::Poll::Ready(brake.holds(context)));
+        let holds =
+            || poll_fn(|context| std::task::Poll::Ready(brake.poll_ready(context).is_pending()));
         assert!(next_piece(&mut pieces, &brake, 10, &mut stall).await.is_some());
         assert!(holds().await, "what has come must be taken first");
         let more = pin!(next_piece(&mut pieces, &brake, 10, &mut stall));
         assert!(futures::poll!(more).is_pending());
-        brake.has_read(9);
+        brake.consume(9);
         assert!(!holds().await);
-        brake.has_read(9);
+        brake.consume(9);
         assert!(holds().await);
     }
 }

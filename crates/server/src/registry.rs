@@ -46,36 +46,36 @@ struct Inner {
 /// The state that all berths of one client share.
 #[derive(Debug)]
 struct SlotState {
-    line: watch::Sender<Option<SessionHandle>>,
-    turn: Arc<Semaphore>,
+    session: watch::Sender<Option<SessionHandle>>,
+    send_permit: Arc<Semaphore>,
     n_slots: usize,
 }
 
 impl SlotState {
     fn new() -> Self {
-        let turn = Arc::new(Semaphore::new(1));
-        Self { line: watch::Sender::new(None), turn, n_slots: 0 }
+        let send_permit = Arc::new(Semaphore::new(1));
+        Self { session: watch::Sender::new(None), send_permit, n_slots: 0 }
     }
 
     fn is_needed(&self) -> bool {
-        0 < self.n_slots || self.line.borrow().is_some()
+        0 < self.n_slots || self.session.borrow().is_some()
     }
 }
 
 /// A client's place: its present line, and the turn to send a file over it.
 #[derive(Debug)]
 pub(crate) struct ClientSlot {
-    line: watch::Receiver<Option<SessionHandle>>,
+    session: watch::Receiver<Option<SessionHandle>>,
     /// One permit: a client sends one file at a time.
-    pub turn: Arc<Semaphore>,
+    pub(crate) send_permit: Arc<Semaphore>,
     client: ClientId,
     registry: Registry,
 }
 
 impl ClientSlot {
-    /// Shows the present line, and every change of it.
-    pub(crate) fn line(&self) -> watch::Receiver<Option<SessionHandle>> {
-        self.line.clone()
+    /// Returns the client's current session and every change of it.
+    pub(crate) fn session(&self) -> watch::Receiver<Option<SessionHandle>> {
+        self.session.clone()
     }
 }
 
@@ -219,7 +219,7 @@ impl Registry {
             .enter(greeting, session.epoch, session.clone(), last_disconnect, now)
             .map_err(|_| SessionRejection::Outrun(client.clone()))?;
         let place = inner.slots.entry(client.clone()).or_insert_with(SlotState::new);
-        place.line.send_replace(Some(session.clone()));
+        place.session.send_replace(Some(session.clone()));
         drop(inner);
         if let Some(old) = replaced {
             old.end(EndReason::Replaced);
@@ -238,7 +238,7 @@ impl Registry {
         let left = inner.state.leave(client, epoch, last_seen_at, disconnect);
         if left.is_some() {
             if let Some(place) = inner.slots.get(client) {
-                place.line.send_replace(None);
+                place.session.send_replace(None);
             }
             inner.clear_place(client);
         }
@@ -260,8 +260,12 @@ impl Registry {
         let mut inner = self.lock();
         let place = inner.slots.entry(client.clone()).or_insert_with(SlotState::new);
         place.n_slots += 1;
-        let (line, turn) = (place.line.subscribe(), Arc::clone(&place.turn));
-        ClientSlot { line, turn, client: client.clone(), registry: self.clone() }
+        ClientSlot {
+            session: place.session.subscribe(),
+            send_permit: Arc::clone(&place.send_permit),
+            client: client.clone(),
+            registry: self.clone(),
+        }
     }
 
     /// Returns a client that is connected, or was until a moment ago.

@@ -58,7 +58,7 @@ impl Config {
     /// Every setting and its value, in the order they are shown.
     pub fn settings(&self) -> Vec<(&'static str, Setting)> {
         use Setting::{Bytes, Count, Rate, Span, Text};
-        let Self { limits, line, .. } = self;
+        let Self { limits, session, .. } = self;
         let count = |count: usize| Count(u64::try_from(count).unwrap_or(u64::MAX));
         vec![
             ("http_addr", Text(self.http_addr.to_string())),
@@ -74,10 +74,10 @@ impl Config {
             ("stall_timeout", Span(limits.stall_timeout)),
             ("min_rate", Rate(limits.min_rate)),
             ("resume_within", Span(limits.resume_within)),
-            ("stream_window", Bytes(line.stream_window.into())),
-            ("heartbeat", Span(line.heartbeat)),
-            ("dead_after", Span(line.dead_after)),
-            ("reconnect_cap", Span(line.reconnect.cap)),
+            ("stream_window", Bytes(session.stream_window.into())),
+            ("heartbeat", Span(session.heartbeat)),
+            ("dead_after", Span(session.dead_after)),
+            ("reconnect_cap", Span(session.reconnect.cap)),
             ("keep_records", keep(self.keep_records)),
             ("shutdown_grace", Span(self.shutdown_grace)),
             ("log_level", Text(self.log_level.clone())),

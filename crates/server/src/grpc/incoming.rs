@@ -17,10 +17,10 @@ use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
-use super::GREETING_LIMIT;
+use super::{GREETING_LIMIT, GrpcShutdown};
 use crate::connection_limit::{ConnectionLimit, ConnectionPermit};
+use crate::listener;
 use crate::read_budget::ReadBudget;
-use crate::{GrpcShutdown, listener};
 
 /// What a client of HTTP/2 sends first (RFC 9113, section 3.4): 24 bytes.
 const PREFACE_LEN: usize = 24;
@@ -29,27 +29,27 @@ const PREFACE_LEN: usize = 24;
 /// uploads itself after 60 s.
 const IDLE_LIMIT: Duration = Duration::from_secs(75);
 
-/// The connections of `listener` until its doors are closed. The stream itself goes on until they
+/// The connections of `listener` until its shutdown are closed. The stream itself goes on until they
 /// finish: tonic takes its end as the word to end all connections.
 pub(super) fn incoming(
     listener: TcpListener,
     limit: ConnectionLimit,
-    doors: GrpcShutdown,
+    shutdown: GrpcShutdown,
 ) -> impl Stream<Item = io::Result<GrpcConnection>> {
-    futures::stream::unfold((listener, limit, doors), |(listener, limit, doors)| async {
+    futures::stream::unfold((listener, limit, shutdown), |(listener, limit, shutdown)| async {
         let next = async {
             let (stream, _) = listener::accept(&listener, "agents").await;
-            (stream, limit.admit(&doors.cut).await)
+            (stream, limit.admit(&shutdown.abort).await)
         };
-        match doors.close.run_until_cancelled(next).await {
+        match shutdown.stop_accepting.run_until_cancelled(next).await {
             Some((stream, permit)) => {
                 listener::set_options(&stream);
-                let connection = GrpcConnection::new(stream, doors.cut.clone(), permit);
-                Some((Ok(connection), (listener, limit, doors)))
+                let connection = GrpcConnection::new(stream, shutdown.abort.clone(), permit);
+                Some((Ok(connection), (listener, limit, shutdown)))
             }
             None => {
                 drop(listener);
-                doors.finish.cancelled().await;
+                shutdown.finish.cancelled().await;
                 None
             }
         }
@@ -69,7 +69,7 @@ pub(super) struct GrpcConnection {
     /// That of all connections: their time is over.
     all_cut: CancellationToken,
     until_cut: Pin<Box<WaitForCancellationFutureOwned>>,
-    brake: ReadBudget,
+    read_budget: ReadBudget,
     /// Runs while received data is not consumed.
     pause: Option<Pin<Box<Sleep>>>,
     permit: ConnectionPermit,
@@ -81,7 +81,7 @@ pub(super) struct ConnectionInfo {
     /// Where the agent dials from.
     pub(super) remote_addr: Option<SocketAddr>,
     /// Stops reading from the connection.
-    pub(super) brake: ReadBudget,
+    pub(super) read_budget: ReadBudget,
     /// Counts the streams of the connection.
     pub(super) permit: ConnectionPermit,
 }
@@ -103,7 +103,7 @@ impl GrpcConnection {
             check_at: Box::pin(sleep(GREETING_LIMIT)),
             all_cut,
             until_cut,
-            brake: ReadBudget::default(),
+            read_budget: ReadBudget::default(),
             pause: None,
             permit,
         }
@@ -146,20 +146,20 @@ impl AsyncRead for GrpcConnection {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         self.check(context)?;
-        while self.brake.holds(context) {
-            if self.brake.has_upload() {
+        while self.read_budget.poll_ready(context).is_pending() {
+            if self.read_budget.has_upload() {
                 return Poll::Pending;
             }
             // Unconsumed data may be the rest of a stream that has ended: HTTP/2 drops it.
             let pause = self.pause.get_or_insert_with(|| Box::pin(sleep(UNTAKEN_PAUSE)));
             ready!(pause.as_mut().poll(context));
             self.pause = None;
-            self.brake.took();
+            self.read_budget.renew();
         }
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
         let len = buffer.filled().len() - before;
-        self.brake.has_read(len);
+        self.read_budget.consume(len);
         self.preface_len = self.preface_len.saturating_add(len);
         ready!(read)?;
         Poll::Ready(Ok(()))
@@ -200,8 +200,11 @@ impl Connected for GrpcConnection {
     type ConnectInfo = ConnectionInfo;
 
     fn connect_info(&self) -> Self::ConnectInfo {
-        let (brake, permit) = (self.brake.clone(), self.permit.clone());
-        ConnectionInfo { remote_addr: self.stream.peer_addr().ok(), brake, permit }
+        ConnectionInfo {
+            remote_addr: self.stream.peer_addr().ok(),
+            read_budget: self.read_budget.clone(),
+            permit: self.permit.clone(),
+        }
     }
 }
 
@@ -221,15 +224,15 @@ mod tests {
         let stop = CancellationToken::new();
         let permit = ConnectionLimit::new("agents", 1, false).admit(&stop).await;
         let mut connection = GrpcConnection::new(stream, stop, permit);
-        let brake = connection.brake.clone();
+        let budget = connection.read_budget.clone();
         agent.write_all(&[0; 64]).await?;
-        brake.begin_upload();
-        brake.want(32);
+        budget.begin_upload();
+        budget.set_budget(32);
         connection.read_exact(&mut [0; 32]).await?;
         let mut rest = [0; 32];
         let mut read = pin!(connection.read_exact(&mut rest));
         assert!(futures::poll!(&mut read).is_pending());
-        brake.want(32);
+        budget.set_budget(32);
         read.await.map(drop)
     }
 }

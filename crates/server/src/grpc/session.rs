@@ -41,11 +41,11 @@ pub(super) async fn open(
     let caller = request.extensions().get::<ConnectionInfo>().cloned();
     let caller = caller.ok_or_else(|| Status::internal("an unknown connection"))?;
     let remote_addr = caller.remote_addr.ok_or_else(|| Status::internal("no address"))?;
-    caller.brake.carries_session();
+    caller.read_budget.begin_session();
     let mut messages = request.into_inner();
     let hello = hello(&mut messages).await;
     let hello = hello.inspect_err(|status| gateway.rejections.rpc(Some(remote_addr), status))?;
-    caller.brake.took();
+    caller.read_budget.renew();
     let (client, instance) = (hello.client_id.clone(), hello.instance_id.clone());
     let welcomed = tokio::select! {
         biased;
@@ -100,7 +100,7 @@ async fn welcome(
     };
     let greeting = greeting(hello, remote_addr)?;
     let client = greeting.client.clone();
-    let dead_after = gateway.line.dead_after;
+    let dead_after = gateway.session.dead_after;
     let rejected = |refused| refused_line(&refused, dead_after);
     gateway.registry.admit(&greeting).await.map_err(rejected)?;
     let now = Utc::now();
@@ -117,7 +117,7 @@ async fn welcome(
     let (pulse, heard) = watch::channel(LastHeard { at: now, round_trip: None });
     let (session, messages) = SessionHandle::new(epoch, &greeting, heard);
     log_connected(&greeting, &session);
-    let outgoing = outgoing(gateway.line, protocol, &session, messages);
+    let outgoing = outgoing(gateway.session, protocol, &session, messages);
     let seat = gateway.registry.enter(greeting, session, last_disconnect, now);
     Ok((seat.map_err(rejected)?, outgoing, pulse))
 }
@@ -215,7 +215,7 @@ impl SessionTask {
     }
 
     async fn listen(&self, messages: &mut Streaming<AgentMessage>) -> (DisconnectReason, String) {
-        let SessionSettings { heartbeat, dead_after, .. } = self.gateway.line;
+        let SessionSettings { heartbeat, dead_after, .. } = self.gateway.session;
         // Every line has a beat of its own, so that a fleet does not answer all at once.
         let heartbeat = in_slots(heartbeat.mul_f64(0.8 + 0.4 * fastrand::f64()));
         let now = Instant::now();
@@ -227,7 +227,7 @@ impl SessionTask {
             tokio::select! {
                 message = messages.message() => match message {
                     Ok(Some(message)) => {
-                        self.caller.brake.took();
+                        self.caller.read_budget.renew();
                         dead_at = Instant::now() + dead_after;
                         if let Some(reason) = self.heard(message.kind) {
                             return (DisconnectReason::Stopped, reason);
@@ -257,7 +257,7 @@ impl SessionTask {
                 let took = Utc::now().timestamp_micros().saturating_sub(sent);
                 // The agent echoes our own clock; if that was set meanwhile, the time is nonsense.
                 let took = u64::try_from(took).ok().map(Duration::from_micros);
-                round_trip = took.filter(|&took| took < self.gateway.line.dead_after);
+                round_trip = took.filter(|&took| took < self.gateway.session.dead_after);
                 let round_trip_us =
                     round_trip.and_then(|took| u64::try_from(took.as_micros()).ok());
                 trace!(event = "client.pong", client = %self.seat.client, round_trip_us, "pong");

@@ -44,7 +44,7 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let in_use = request.extensions().get::<ConnectionInfo>().map(|caller| {
             // The head of the request has been consumed.
-            caller.brake.took();
+            caller.read_budget.renew();
             caller.permit.begin()
         });
         let responded = self.0.call(request);

@@ -46,7 +46,7 @@ async fn admit(
     caller: Option<ConnectionInfo>,
     remote_addr: Option<SocketAddr>,
 ) -> Result<BoxStream<'static, Result<UploadResponse, Status>>, Status> {
-    let brake = caller.map(|caller| caller.brake).unwrap_or_default();
+    let read_budget = caller.map(|caller| caller.read_budget).unwrap_or_default();
     let body = request.extensions().get::<RawBody>().and_then(RawBody::take);
     let body = body.ok_or_else(|| Status::internal("a request without its body"))?;
     let mut arrivals = Box::pin(frames::arrivals(body));
@@ -61,7 +61,7 @@ async fn admit(
         .and_then(|id| TransferId::parse(id).ok())
         .ok_or_else(|| Status::invalid_argument("transfer_id is not a UUID"))?;
     let (replies, answers) = mpsc::channel(REPLIES_LEN);
-    gateway.transfers.upload(id, upload(header, arrivals.map(piece), brake, replies)?);
+    gateway.transfers.upload(id, upload(header, arrivals.map(piece), read_budget, replies)?);
     let rejections = gateway.rejections.clone();
     let log = move |reply: &Reply| {
         if let Reply::Refused { problem, .. } = reply
@@ -76,7 +76,7 @@ async fn admit(
 fn upload(
     header: UploadHeader,
     pieces: impl Stream<Item = Result<UploadItem, String>> + Send + 'static,
-    brake: ReadBudget,
+    read_budget: ReadBudget,
     replies: mpsc::Sender<Reply>,
 ) -> Result<Upload, Status> {
     let token = Uuid::from_slice(&header.upload_token)
@@ -84,7 +84,7 @@ fn upload(
     let source = header.source.ok_or_else(|| Status::invalid_argument("source is missing"))?;
     let source = Source::from(source);
     let (attempt, offset) = (header.attempt, header.offset);
-    let reception = BatchWriter::new(Box::pin(pieces), brake);
+    let reception = BatchWriter::new(Box::pin(pieces), read_budget);
     Ok(Upload { attempt, token, offset, source, reception, replies })
 }
 

@@ -32,7 +32,7 @@ impl Stall {
             self.backlog = BACKLOG.try_acquire_many(n_permits).ok();
         }
         if self.backlog.is_some() {
-            brake.want_all();
+            brake.set_unlimited();
         }
     }
 

@@ -85,11 +85,11 @@ mod tests {
     fn nothing_is_kept_of_a_client_that_is_offline_and_on_record() {
         let registry = Registry::new();
         let id = greeting().client;
-        let berth = registry.slot(&id);
+        let slot = registry.slot(&id);
         let (_pulse, heard) = watch::channel(LastHeard { at: Utc::now(), round_trip: None });
         let (session, _messages) = SessionHandle::new(1, &greeting(), heard);
         let seat = registry.enter(greeting(), session, None, Utc::now()).unwrap();
-        assert!(berth.line().borrow().is_some(), "a transfer sees the line that came after it");
+        assert!(slot.session().borrow().is_some(), "a transfer sees the line that came after it");
         let detail = String::new();
         let lost = Disconnect { at: Utc::now(), reason: DisconnectReason::Reset, detail };
         let left = seat.leave(&lost).unwrap();
@@ -97,7 +97,7 @@ mod tests {
         registry.left_on_record(&left);
         assert!(registry.client(&id).is_none());
         assert!(registry.has_slot(&id), "a transfer waits for it");
-        drop(berth);
+        drop(slot);
         assert!(!registry.has_slot(&id));
     }
 }

@@ -58,7 +58,7 @@ impl TransferTask {
             let stage = Activity::Waiting(WaitingFor::Client);
             self.show_until(stage, Some(deadline), self.shared.why_expected(&self.transfer));
             let left = (deadline - Utc::now()).to_std().unwrap_or_default();
-            let mut line = self.berth.line();
+            let mut line = self.berth.session();
             let back = async move {
                 match line.wait_for(Option::is_some).await {
                     Ok(session) => session.clone(),
@@ -99,7 +99,7 @@ impl TransferTask {
 
     /// Takes the client's turn, then one of the server's.
     pub(super) async fn turn(&mut self, session: &SessionHandle) -> Result<Permits, Ending> {
-        let (mine, all) = (Arc::clone(&self.berth.turn), Arc::clone(&self.shared.turns));
+        let (mine, all) = (Arc::clone(&self.berth.send_permit), Arc::clone(&self.shared.turns));
         let client = self.permit(mine, WaitingFor::OtherFile, session).await?;
         let server = self.permit(all, WaitingFor::Turn, session).await?;
         Ok(Permits { _client: client, _server: server })
@@ -129,7 +129,7 @@ impl TransferTask {
 
     /// Resolves when the client's line is no longer the one of `epoch`.
     pub(super) fn line_changed(&self, epoch: u64) -> impl Future<Output = ()> + use<> {
-        let mut line = self.berth.line();
+        let mut line = self.berth.session();
         async move {
             let changed =
                 |line: &Option<SessionHandle>| line.as_ref().is_none_or(|line| line.epoch != epoch);
@@ -138,6 +138,6 @@ impl TransferTask {
     }
 
     pub(super) fn current_line(&self) -> Option<SessionHandle> {
-        self.berth.line().borrow().clone()
+        self.berth.session().borrow().clone()
     }
 }

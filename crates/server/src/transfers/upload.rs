@@ -214,7 +214,7 @@ impl TransferTask {
     /// another instance of the agent, or of one that does not count it among its uploads. A line
     /// that is merely down does not end an upload: that has a connection of its own.
     fn given_up(&self, session: &SessionHandle) -> impl Future<Output = &'static str> + use<> {
-        let (mut line, id) = (self.berth.line(), self.transfer.id);
+        let (mut line, id) = (self.berth.session(), self.transfer.id);
         let (epoch, instance) = (session.epoch, session.instance);
         async move {
             let newer = |line: &SessionHandle| epoch < line.epoch && !line.active.contains(&id);
