@@ -1,8 +1,8 @@
-//! The environment as settings: which variables count, and which only look like a setting.
+//! Reads settings from the environment, and finds variables that only look like a setting.
 //!
-//! One rule for every program: a variable that is set to nothing is not set, because compose files
-//! and env files do that. A value with a control character or in quotes is rejected, because an env
-//! file with Windows line ends, or read by docker, passes both on.
+//! The rules are the same for every program. An empty variable counts as not set, because compose
+//! files and env files set empty variables. A value with a control character or in quotes is
+//! rejected: an env file with Windows line ends passes on the first, docker passes on the second.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -12,21 +12,21 @@ use std::path::Path;
 use clap::error::ErrorKind;
 use clap::{Command, Parser};
 
-/// Parses the command line and the environment of this process, or exits as clap does: with 2 and a
-/// message if a value is wrong.
+/// Parses the command line and the environment of this process. Exits as clap does: with code 2 and
+/// a message if a value is invalid.
 pub fn parse<P: Parser>() -> P {
     try_parse_from(env::args_os()).unwrap_or_else(|error| error.exit())
 }
 
-/// Parses a command line, its first word the program, and the environment of this process.
+/// Parses a command line, which starts with the program, and the environment of this process.
 ///
 /// # Errors
-/// The errors of clap: a value is wrong, or help was requested.
+/// The errors of clap: a value is invalid, or help was requested.
 pub fn try_parse_from<P: Parser>(
-    typed: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+    args: impl IntoIterator<Item = impl Into<OsString> + Clone>,
 ) -> Result<P, clap::Error> {
     let command = without_empty(P::command());
-    let parsed = command.clone().try_get_matches_from(typed).and_then(|m| P::from_arg_matches(&m));
+    let parsed = command.clone().try_get_matches_from(args).and_then(|m| P::from_arg_matches(&m));
     // The message about an invalid value is clearer than the parse error that it causes. Help does
     // not need a valid environment.
     let concerns_values = match &parsed {
@@ -56,11 +56,11 @@ pub fn warn_misspelt<P: Parser>() {
     }
 }
 
-/// Checks a path that was typed as a flag or read from the environment.
+/// Checks a path from a flag or from the environment.
 ///
 /// # Errors
-/// Names what is wrong: the path is in quotes, holds a control character, or begins with a `~` or a
-/// variable, which only a shell replaces.
+/// The path is in quotes, contains a control character, or begins with a `~` or a variable, which
+/// only a shell replaces.
 pub fn check_path(path: &Path) -> Result<(), String> {
     if let Some(flaw) = flaw_of(path.as_os_str()) {
         return Err(flaw.to_owned());
@@ -68,10 +68,10 @@ pub fn check_path(path: &Path) -> Result<(), String> {
     check_no_shell(&path.to_string_lossy())
 }
 
-/// Rejects a text whose first part a shell would have replaced.
+/// Rejects a path whose first part a shell would have replaced.
 ///
 /// # Errors
-/// Names that part.
+/// The first part is `~`, `~NAME` or a variable. The error names it.
 pub fn check_no_shell(path: &str) -> Result<(), String> {
     let first = path.split('/').next().unwrap_or_default();
     let variable = first.strip_prefix('$').is_some_and(|name| {
@@ -83,7 +83,7 @@ pub fn check_no_shell(path: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Drops each variable that is set to nothing, so that clap takes the default.
+/// Ignores each empty variable, so that clap takes the default.
 fn without_empty(command: Command) -> Command {
     let command = command.mut_args(|arg| {
         let is_empty = arg.get_env().and_then(env::var_os).is_some_and(|value| value.is_empty());
@@ -92,7 +92,7 @@ fn without_empty(command: Command) -> Command {
     command.mut_subcommands(without_empty)
 }
 
-/// The variables that a program reads, in all its commands.
+/// Returns the variables that a program reads, in all its commands.
 fn names(command: &Command) -> BTreeSet<String> {
     let own = command.get_arguments().filter_map(|arg| arg.get_env()?.to_str());
     let all = command.get_subcommands().flat_map(names);
@@ -105,19 +105,19 @@ fn flaw(name: &str, value: &OsStr) -> Option<String> {
 
 fn flaw_of(value: &OsStr) -> Option<&'static str> {
     let value = value.to_string_lossy();
-    let quoted = |quote| value.len() > 1 && value.starts_with(quote) && value.ends_with(quote);
+    let is_in = |quote| value.len() > 1 && value.starts_with(quote) && value.ends_with(quote);
     if value.ends_with('\r') {
-        Some("it ends with a carriage return: save the file of settings with Unix line ends")
+        Some("it ends with a carriage return: save the settings file with Unix line ends")
     } else if value.contains(char::is_control) {
         Some("it contains a control character, such as a line break")
-    } else if quoted('"') || quoted('\'') {
+    } else if is_in('"') || is_in('\'') {
         Some("it is in quotes, and the quotes are part of the value: remove them")
     } else {
         None
     }
 }
 
-/// Returns the names in `set` that are close to a name in `known`, each with that name.
+/// Returns each name in `set` that is close to a name in `known`, with the known name.
 fn misspelt(
     known: &BTreeSet<String>,
     set: impl Iterator<Item = OsString>,
@@ -128,22 +128,25 @@ fn misspelt(
     unknown.filter_map(|name| meant(&name).map(|meant| (name, meant))).collect()
 }
 
-/// Set by systemd for a unit with `StateDirectory=`.
-const NOT_A_MISTAKE: &str = "STATE_DIRECTORY";
+/// The systemd variable of a unit with `StateDirectory=`. It is not a misspelt `STATE_DIR`.
+const SYSTEMD_STATE: &str = "STATE_DIRECTORY";
 
-/// Whether `name` is probably meant to be `known`: it differs in case, underscores and one letter
-/// (two in a long name), or spells the last word out, as `SERVER_ADDRESS` does.
+/// Returns whether `name` is probably a misspelt `known`: it differs in case, underscores and one
+/// letter (two letters in a long name), or completes an abbreviation, as `SERVER_ADDRESS` does.
 fn is_close(known: &str, name: &str) -> bool {
     // A distance of one proves nothing for short names: SIZE, SITE.
     const SHORT: usize = 4;
     const LONG: usize = 9;
-    let [known, name_letters] = [known, name].map(letters);
-    if name == NOT_A_MISTAKE || known.len() <= SHORT {
+    if name == SYSTEMD_STATE {
+        return false;
+    }
+    let [known, name] = [known, name].map(letters);
+    if known.len() <= SHORT {
         return false;
     }
     let allowed = if LONG <= known.len() { 2 } else { 1 };
-    let spelt_out = LONG <= known.len() && name_letters.starts_with(&known);
-    spelt_out || strsim::osa_distance(&known, &name_letters) <= allowed
+    let is_completed = LONG <= known.len() && name.starts_with(&known);
+    is_completed || strsim::osa_distance(&known, &name) <= allowed
 }
 
 fn letters(name: &str) -> String {
@@ -155,9 +158,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_misspelt_name_is_recognised_and_another_program_s_is_not() {
-        let known = ["CLIENT_ID", "SERVER_ADDR", "FILE_PATH", "SHARE", "STATE_DIR", "MAX_RATE"];
-        let known = known.into_iter().map(str::to_owned).collect();
+    fn a_misspelt_setting_is_found_and_a_variable_of_another_program_is_not() {
+        let settings = ["CLIENT_ID", "SERVER_ADDR", "FILE_PATH", "SHARE", "STATE_DIR", "MAX_RATE"];
+        let known = settings.into_iter().map(str::to_owned).collect();
         let check = |found: &str, meant: Option<&str>| {
             let expected: Vec<_> =
                 meant.map(|meant| (found.to_owned(), meant.to_owned())).into_iter().collect();
@@ -180,11 +183,11 @@ mod tests {
 
     #[test]
     fn a_value_that_an_env_file_mangled_is_explained() {
-        let check = |value: &str, says: Option<&str>| {
+        let check = |value: &str, expected: Option<&str>| {
             let found = flaw("FILE_PATH", OsStr::new(value));
-            assert_eq!(found.is_some(), says.is_some(), "{value:?}: {found:?}");
-            if let (Some(found), Some(says)) = (found, says) {
-                assert!(found.starts_with("FILE_PATH: it ") && found.contains(says), "{found}");
+            assert_eq!(found.is_some(), expected.is_some(), "{value:?}: {found:?}");
+            if let (Some(found), Some(expected)) = (found, expected) {
+                assert!(found.starts_with("FILE_PATH: it ") && found.contains(expected), "{found}");
             }
         };
         check("/pos/menu.txt\r", Some("carriage return"));
@@ -197,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_taken_as_it_is_and_no_shell_is_expected() {
+    fn a_path_that_needs_a_shell_is_rejected() {
         for path in ["~/x", "~", "~pos/x", "$HOME/x", "${HOME}", "'/x'", "/x\r"] {
             assert!(check_path(Path::new(path)).is_err(), "{path:?} was accepted");
         }

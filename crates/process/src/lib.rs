@@ -1,5 +1,5 @@
-//! What every filepull process needs: run tasks and end them, read settings, handle signals, write
-//! a log, hold many connections open. This crate knows nothing of transfers.
+//! What every filepull process needs: tasks and their shutdown, settings, signals, the log, and
+//! enough open files and threads. This crate does not know transfers.
 
 pub mod environment;
 pub mod lifecycle;

@@ -1,4 +1,4 @@
-//! Every task of a process, and the two words that end them.
+//! Tracks every task, and shuts them down in two steps.
 
 use std::future::Future;
 use std::time::Duration;
@@ -7,67 +7,66 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// The door through which every task is started, so that the end can wait for all of them.
+/// Starts and tracks the tasks of a process, so that a shutdown can wait for all of them.
 #[derive(Clone, Debug, Default)]
 pub struct Lifecycle {
-    /// Drop what you are doing.
     stop: CancellationToken,
-    /// Take no new work.
     drain: CancellationToken,
     tasks: TaskTracker,
 }
 
-/// Some tasks did not end by themselves in time and were stopped.
+/// Some tasks had to be stopped because the grace period was over.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("{running} tasks still running after the grace period; {unresponsive} did not stop")]
 pub struct ShutdownTimeout {
-    /// How many.
+    /// Number of tasks that still ran after the grace period.
     pub running: usize,
-    /// How many of them had not even stopped when they were left behind.
+    /// Number of these tasks that did not stop within 3 seconds after that.
     pub unresponsive: usize,
 }
 
-/// A task that was stopped and is still there after this time waits for a disk that hangs.
+/// How long a stopped task may take to end. A task that takes longer waits for a disk that hangs.
 const STOP_LIMIT: Duration = Duration::from_secs(3);
 
 impl Lifecycle {
-    /// A process that runs.
+    /// Creates a lifecycle without tasks, neither draining nor stopped.
     pub fn new() -> Self {
         let stop = CancellationToken::new();
         Self { drain: stop.child_token(), stop, tasks: TaskTracker::new() }
     }
 
-    /// Starts a task. Its doc says what ends it; every one of them obeys [`stop`](Self::stop).
+    /// Starts a task. The doc of the task states what ends it. Every task ends when
+    /// [`stop`](Self::stop) is cancelled.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(task);
     }
 
-    /// Cancelled when everybody must drop what they are doing.
+    /// Returns a token that is cancelled when all tasks must end at once.
     pub fn stop(&self) -> &CancellationToken {
         &self.stop
     }
 
-    /// Cancelled when nobody may begin anything new.
+    /// Returns a token that is cancelled when no task may start new work.
     pub fn drain(&self) -> &CancellationToken {
         &self.drain
     }
 
-    /// Lets running work end by itself for `grace`, then stops the rest and waits for it; but not
-    /// for ever, because nobody can stop a job that the disk does not answer. What is left behind is
-    /// as a crash would leave it.
+    /// Waits up to `grace` for running work to finish, then stops the remaining tasks and waits for
+    /// them. The second wait is bounded too, because a job that waits for a hung disk cannot be
+    /// cancelled. Such a job leaves its files as a crash would.
     ///
     /// # Errors
-    /// Says how many tasks were cut short.
+    /// Some tasks had to be stopped.
     pub async fn shut_down(self, grace: Duration) -> Result<(), ShutdownTimeout> {
         self.drain.cancel();
         self.tasks.close();
         if timeout(grace, self.tasks.wait()).await.is_ok() {
             return Ok(());
         }
-        let count = self.tasks.len();
+        let running = self.tasks.len();
         self.stop.cancel();
         let _ = timeout(STOP_LIMIT, self.tasks.wait()).await;
-        Err(ShutdownTimeout { running: count, unresponsive: self.tasks.len() })
+        Err(ShutdownTimeout { running, unresponsive: self.tasks.len() })
     }
 }
 
@@ -76,7 +75,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn work_that_ends_in_time_is_not_cut_short() {
+    async fn a_task_that_ends_in_time_is_not_stopped() {
         let lifecycle = Lifecycle::new();
         let drain = lifecycle.drain().clone();
         lifecycle.spawn(async move { drain.cancelled().await });
@@ -84,19 +83,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_that_does_not_end_is_stopped_and_counted() {
+    async fn a_task_that_does_not_end_is_stopped_and_counted() {
         let lifecycle = Lifecycle::new();
         let stop = lifecycle.stop().clone();
         lifecycle.spawn(async move { stop.cancelled().await });
-        let cut_short = lifecycle.shut_down(Duration::ZERO).await.unwrap_err();
-        assert_eq!((cut_short.running, cut_short.unresponsive), (1, 0));
+        let timeout = lifecycle.shut_down(Duration::ZERO).await.unwrap_err();
+        assert_eq!((timeout.running, timeout.unresponsive), (1, 0));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn work_that_cannot_be_stopped_is_left_behind() {
+    async fn the_shutdown_does_not_wait_for_an_unresponsive_task() {
         let lifecycle = Lifecycle::new();
         lifecycle.spawn(std::future::pending());
-        let cut_short = lifecycle.shut_down(Duration::ZERO).await.unwrap_err();
-        assert_eq!((cut_short.running, cut_short.unresponsive), (1, 1));
+        let timeout = lifecycle.shut_down(Duration::ZERO).await.unwrap_err();
+        assert_eq!((timeout.running, timeout.unresponsive), (1, 1));
     }
 }

@@ -1,17 +1,17 @@
-//! How many files and connections a process may hold open at once.
+//! The limit on the files and connections that a process may hold open at once.
 
 use std::io;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Raises the limit that holds (the soft one) to the most that the system allows this process (the
-/// hard one), and returns it; [`u64::MAX`] if there is none.
+/// Raises the soft limit, which applies, to the hard limit, and returns it. Returns [`u64::MAX`] if
+/// there is no limit.
 ///
-/// Most systems start a process with 1024, for the sake of programs that use `select`. Nobody
-/// who serves a fleet wants to find that out from the client that does not fit any more.
+/// Most systems start a process with a soft limit of 1024, for programs that use `select`. A fleet
+/// needs more.
 ///
 /// # Errors
-/// The system refuses, although it should not.
+/// The system rejects the call, although a process may always raise its soft limit.
 pub fn raise_limit() -> io::Result<u64> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current != maximum {
@@ -20,7 +20,7 @@ pub fn raise_limit() -> io::Result<u64> {
     Ok(maximum.unwrap_or(u64::MAX))
 }
 
-/// This process may open too few files.
+/// The open file limit is lower than this process needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "this process may open only {limit} files and connections and needs {needed}. Allow more: \
@@ -28,9 +28,9 @@ pub fn raise_limit() -> io::Result<u64> {
      \"ulimit -n 65536\" in a shell"
 )]
 pub struct TooFewFiles {
-    /// The limit, as far as this process can raise it.
+    /// The highest limit that this process can set.
     pub limit: u64,
-    /// The required minimum.
+    /// The number of files and connections that must fit.
     pub needed: u64,
 }
 
@@ -50,11 +50,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_limit_is_raised_as_far_as_it_goes() {
+    fn the_soft_limit_is_raised_to_the_hard_limit() {
         let hard = getrlimit(Resource::Nofile).maximum;
         assert_eq!(raise_limit().unwrap(), hard.unwrap_or(u64::MAX));
         assert_eq!(getrlimit(Resource::Nofile).current, hard);
-        assert_eq!(raise_limit().unwrap(), hard.unwrap_or(u64::MAX), "it may be raised twice");
+        assert_eq!(raise_limit().unwrap(), hard.unwrap_or(u64::MAX), "a second call is no error");
         assert_eq!(require(3), Ok(()));
     }
 }

@@ -1,7 +1,7 @@
-//! The log: one line an event on standard error, as text for people or as JSON for machines.
+//! The log: one line per event on standard error, as text for people or as JSON for programs.
 //!
-//! Text of other machines cannot forge a line or hide a part of one: characters that cannot be seen
-//! are escaped here, in both formats, whatever field they come in.
+//! Text from other machines can neither forge a line nor hide a part of it: invisible characters
+//! are escaped here, in both formats and in every field.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -18,33 +18,33 @@ use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields};
 use tracing_subscriber::registry::LookupSpan;
 
-/// How log lines look.
+/// The format of the log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
     /// Text on a terminal, JSON elsewhere.
     #[default]
     Auto,
-    /// One sentence a line.
+    /// One sentence per line, with its fields.
     Text,
-    /// One object a line.
+    /// One JSON object per line.
     Json,
 }
 
 /// Why the log cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// A word stands where a level must.
-    #[error("LOG_LEVEL: {found:?} is not a level. {next}")]
+    /// A filter names a level that does not exist.
+    #[error("LOG_LEVEL: {found:?} is not a level. {hint}")]
     NotALevel {
-        /// The word.
+        /// The name of the level, as it was written.
         found: String,
-        /// What to write instead.
-        next: String,
+        /// The level that was probably meant, or all levels.
+        hint: String,
     },
-    /// Something else is wrong with a filter.
+    /// The filter has another syntax error.
     #[error("LOG_LEVEL: {0}")]
     Filter(#[from] ParseError),
-    /// A log was started before.
+    /// This process already has a log.
     #[error("starting the log: {0}")]
     Start(Box<dyn Error + Send + Sync>),
 }
@@ -52,9 +52,9 @@ pub enum LogError {
 /// Starts the log of this process. `level` is a level or a filter, such as `info,h2=off`.
 ///
 /// # Errors
-/// The level cannot be read, or a log was started before.
+/// The level is invalid, or the process already has a log.
 pub fn start(level: &str, format: LogFormat) -> Result<(), LogError> {
-    // Whoever read the log may be gone: there is nobody to complain to, least of all by a panic.
+    // Standard error may be closed. Reporting that would fail too, and must not panic.
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter(level)?)
         .with_writer(io::stderr)
@@ -75,35 +75,33 @@ pub fn start(level: &str, format: LogFormat) -> Result<(), LogError> {
     started.map_err(LogError::Start)
 }
 
-/// Reads a level or a filter. An unknown word is an error here: to [`EnvFilter`] it is the name of
-/// a module, so that `warning` would silence everything else.
+/// Parses a level or a filter. Rejects an unknown level: [`EnvFilter`] would take `warning` for the
+/// name of a module and log nothing else.
 fn filter(level: &str) -> Result<EnvFilter, LogError> {
     let parts: Vec<&str> = level.split(',').map(str::trim).filter(|p| !p.is_empty()).collect();
     for part in &parts {
-        let word = part.rsplit_once('=').map_or(*part, |(_, level)| level);
-        // A part with a bracket picks spans, and may do without a level.
-        if !part.contains('[') && word.parse::<LevelFilter>().is_err() {
-            return Err(LogError::NotALevel { found: word.to_owned(), next: instead_of(word) });
+        let found = part.rsplit_once('=').map_or(*part, |(_, level)| level);
+        // A part with a bracket selects spans and needs no level.
+        if !part.contains('[') && found.parse::<LevelFilter>().is_err() {
+            return Err(LogError::NotALevel { found: found.to_owned(), hint: hint_for(found) });
         }
     }
-    // A variable that is set to nothing counts as not set.
+    // An empty variable counts as not set.
     Ok(EnvFilter::try_new(if parts.is_empty() { "info".to_owned() } else { parts.join(",") })?)
 }
 
-fn instead_of(word: &str) -> String {
+/// Returns the hint for a level that does not exist.
+fn hint_for(found: &str) -> String {
     const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
-    let word = word.to_lowercase();
-    let meant = |level: &&str| word.starts_with(level) || level.starts_with(&word);
-    match LEVELS.into_iter().find(meant).filter(|_| !word.is_empty()) {
+    let found = found.to_lowercase();
+    let is_meant = |level: &&str| found.starts_with(level) || level.starts_with(&found);
+    match LEVELS.into_iter().find(is_meant).filter(|_| !found.is_empty()) {
         Some(level) => format!("Did you mean {level}?"),
         None => "Write error, warn, info, debug or trace.".to_owned(),
     }
 }
 
-#[allow(
-    clippy::disallowed_methods,
-    reason = "NO_COLOR is a convention of terminals, not a setting"
-)]
+#[allow(clippy::disallowed_methods, reason = "NO_COLOR is a terminal convention, not a setting")]
 fn no_color() -> bool {
     std::env::var("NO_COLOR").is_ok_and(|value| !value.is_empty())
 }
@@ -148,13 +146,13 @@ where
     }
 }
 
-/// Writes lines of JSON, and escapes what JSON itself leaves as it is: beyond ASCII, a character
-/// that cannot be seen occurs only in a string, where `\u202e` means the same character.
+/// Writes lines of JSON, and escapes invisible characters that JSON allows. Beyond ASCII such a
+/// character occurs only in a string, where `\u202e` means the same character.
 struct JsonLines<W>(W);
 
 impl<W: Write> Write for JsonLines<W> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        // A line is written in one call.
+        // The subscriber writes each line in one call.
         self.0.write_all(json_escaped(&String::from_utf8_lossy(line)).as_bytes())?;
         Ok(line.len())
     }
@@ -173,7 +171,7 @@ fn json_escaped(line: &str) -> Cow<'_, str> {
     for c in line.chars() {
         if is_hidden(c) {
             for unit in c.encode_utf16(&mut [0; 2]) {
-                let _ = write!(shown, "\\u{unit:04x}"); // a string takes everything
+                let _ = write!(shown, "\\u{unit:04x}"); // writing to a string cannot fail
             }
         } else {
             shown.push(c);
@@ -198,14 +196,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_level_or_a_filter_is_read() {
+    fn a_level_or_a_filter_is_accepted() {
         for level in ["", "warn", " WARN ", "off", "info,h2=off", "info, filepull_server=debug"] {
             assert!(filter(level).is_ok(), "{level:?}");
         }
         assert_eq!(filter("").unwrap().max_level_hint(), Some(LevelFilter::INFO));
     }
 
-    /// Returns what is logged of a misleading file name.
+    /// Returns the log of one event with a misleading file name.
     fn logged(layer: impl FnOnce(Lines) -> Box<dyn tracing::Subscriber + Send + Sync>) -> String {
         let lines = Lines::default();
         tracing::subscriber::with_default(layer(lines.clone()), || {
@@ -257,9 +255,9 @@ mod tests {
     }
 
     #[test]
-    fn a_word_that_is_no_level_is_refused_with_the_one_that_was_meant() {
-        let check = |level: &str, said: &str| {
-            assert_eq!(filter(level).unwrap_err().to_string(), format!("LOG_LEVEL: {said}"));
+    fn an_unknown_level_is_rejected_with_a_suggestion() {
+        let check = |level: &str, expected: &str| {
+            assert_eq!(filter(level).unwrap_err().to_string(), format!("LOG_LEVEL: {expected}"));
         };
         check("warning", "\"warning\" is not a level. Did you mean warn?");
         check("Err", "\"Err\" is not a level. Did you mean error?");

@@ -1,4 +1,4 @@
-//! How many threads a process may start.
+//! The limit on the threads that a process may start.
 
 use std::fs;
 use std::io;
@@ -6,7 +6,7 @@ use std::sync::RwLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// The system lets this process start too few threads.
+/// The thread limit of the system is lower than this process needs.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "this process may start only {started} more threads and needs {needed}. Allow more: \
@@ -21,30 +21,30 @@ pub struct TooFewThreads {
     pub source: io::Error,
 }
 
-/// Starts `needed` threads at once and ends them again. A runtime that cannot start a thread panics;
-/// this is how a process finds out before.
+/// Checks that `needed` threads can run at once: starts them, then ends them. A runtime that cannot
+/// start a thread panics, so this check comes first.
 ///
 /// # Errors
 /// Fewer threads can be started.
 pub fn require(needed: usize) -> Result<(), TooFewThreads> {
     let before = count();
-    let tried = start(needed);
-    // The kernel still counts a thread briefly after it was joined, and a new thread could fail
-    // meanwhile.
+    let started = start(needed);
+    // The kernel counts a thread for a moment after it was joined. Until then a new thread could
+    // fail to start.
     let limit = Instant::now() + Duration::from_secs(1);
     while before < count() && Instant::now() < limit {
         thread::yield_now();
     }
-    tried
+    started
 }
 
-/// Returns the number of threads of this process; none without `/proc`.
+/// Returns the number of threads of this process, or 0 without `/proc`.
 fn count() -> usize {
     fs::read_dir("/proc/self/task").map_or(0, Iterator::count)
 }
 
 fn start(needed: usize) -> Result<(), TooFewThreads> {
-    // Every thread waits at the gate until all have been started.
+    // Every thread waits at the gate until all threads have started.
     let gate = RwLock::new(());
     thread::scope(|scope| {
         let closed = gate.write();
