@@ -1,4 +1,5 @@
-//! Made files for the demo: text that no other client has, as `setup.sh` makes it.
+//! Generates the files of the demo's clients: text that differs from client to client, in the form
+//! that `setup.sh` writes.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write as _};
@@ -6,39 +7,39 @@ use std::path::{Path, PathBuf};
 
 use tokio_util::sync::CancellationToken;
 
-/// Width of a line, its end included.
+/// Bytes in a line, including the newline.
 const LINE_LEN: usize = 121;
 
-/// The smallest file that has room for its first and its last line.
+/// Minimum size of a generated file, in bytes. Its first and its last line always fit.
 pub(crate) const MIN_SIZE: u64 = 1024;
 
-/// What became of a file.
+/// The result of generating a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DemoFile {
-    /// It is new.
+    /// The file was generated.
     New,
-    /// There was a file of this size, which was left alone.
+    /// A file of this size existed. It stays unchanged.
     Kept(u64),
-    /// Nobody wants it any more.
+    /// The demo stopped before the file was complete. No file was written.
     Stopped,
 }
 
-/// Removes what is unfinished, however its making ends.
+/// Removes the unfinished file when it is dropped.
 struct UnfinishedFile(PathBuf);
 
 impl Drop for UnfinishedFile {
     fn drop(&mut self) {
-        // Once it has its name there is nothing to remove.
+        // Fails after the rename, when no unfinished file exists.
         let _ = fs::remove_file(&self.0);
     }
 }
 
-/// Makes a text file of `size` bytes (at least [`MIN_SIZE`]) that names `client` in its first and
-/// its last line, unless there is a file at `path`.
+/// Generates a text file of `size` bytes (minimum [`MIN_SIZE`]) that names `client` in its first
+/// and its last line. Keeps a file that exists at `path`.
 ///
 /// # Errors
 /// The disk failed.
-pub(crate) fn make(
+pub(crate) fn generate(
     path: &Path,
     client: &str,
     size: u64,
@@ -50,7 +51,7 @@ pub(crate) fn make(
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
-    // Under its name there is never half a file, whenever this is interrupted.
+    // Renamed when complete, so that an interruption leaves no incomplete file under `path`.
     let unfinished = UnfinishedFile(path.with_extension("part"));
     let mut file = BufWriter::with_capacity(1 << 20, File::create(&unfinished.0)?);
     let first = format!("data of {client}, made by filepull demo\n");
@@ -78,28 +79,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_made_file_has_its_size_and_ends_in_a_line_that_names_its_client() {
+    fn a_generated_file_has_its_size_and_ends_in_a_line_that_names_its_client() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("client4/data.txt");
-        let go_on = CancellationToken::new();
+        let stop = CancellationToken::new();
         for size in [MIN_SIZE, 10_000] {
-            assert_eq!(make(&path, "client4", size, &go_on).unwrap(), DemoFile::New);
+            assert_eq!(generate(&path, "client4", size, &stop).unwrap(), DemoFile::New);
             let text = fs::read_to_string(&path).unwrap();
             assert_eq!(text.len() as u64, size);
             assert!(text.ends_with("\nend of the data of client4\n"));
-            // A file that is there is kept, whatever it is.
-            assert_eq!(make(&path, "client4", 5, &go_on).unwrap(), DemoFile::Kept(size));
+            // An existing file is kept, also if its size differs.
+            assert_eq!(generate(&path, "client4", 5, &stop).unwrap(), DemoFile::Kept(size));
             fs::remove_file(&path).unwrap();
         }
     }
 
     #[test]
-    fn a_file_that_nobody_wants_any_more_leaves_nothing() {
+    fn a_stopped_demo_leaves_no_incomplete_file() {
         let folder = tempfile::tempdir().unwrap();
-        let stopped = CancellationToken::new();
-        stopped.cancel();
-        let made = make(&folder.path().join("data.txt"), "client4", 10_000, &stopped).unwrap();
-        assert_eq!(made, DemoFile::Stopped);
+        let stop = CancellationToken::new();
+        stop.cancel();
+        let result = generate(&folder.path().join("data.txt"), "client4", 10_000, &stop).unwrap();
+        assert_eq!(result, DemoFile::Stopped);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }

@@ -1,4 +1,4 @@
-//! `filepull`: the server, the demo, and what an operator types.
+//! `filepull`: the server, the demo, and the commands of an operator.
 
 mod demo;
 mod demo_file;
@@ -19,10 +19,10 @@ use filepull_process::telemetry::{self, LogError};
 use filepull_process::{environment, open_files, threads};
 use filepull_server::VERSION;
 use filepull_server::config::ConfigError;
-use output::{print, say_error};
+use output::{print, print_error};
 use tokio::runtime::Builder;
 
-/// Pull files on demand from machines that nobody can reach from outside.
+/// Pull files on demand from machines that accept no connections from outside.
 #[derive(Debug, Parser)]
 #[command(name = "filepull", version, arg_required_else_help = true)]
 struct Cli {
@@ -32,35 +32,32 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Run the server: agents dial it, operators curl it.
+    /// Run the server: agents connect to it, operators send it HTTP requests.
     Server(Box<filepull_server::Args>),
-    /// Run a server and five clients with made files in one process, to try things.
+    /// Try filepull: run a server and five clients with generated files in one process.
     Demo(demo::Args),
-    /// Say whether the server on this machine is ready; exits with 0 if it is.
+    /// Print whether the server on this machine is ready; exits with 0 if it is.
     Health(health::Args),
-    /// Read the downloads again and say which of them are not what arrived; needs no server.
+    /// Read every download and report those that have changed since they arrived; needs no server.
     Verify(verify::Args),
-    /// Print the version.
+    /// Print the version of filepull.
     Version,
 }
 
-/// Does what was typed; the exit code says how it went.
+/// Runs the command of the command line. Exits with 2 if the settings are invalid.
 pub fn main() -> ExitCode {
     match run(environment::parse::<Cli>().command) {
         Ok(code) => code,
-        Err(error) if error.is::<ConfigError>() || error.is::<LogError>() => {
-            say_error(&error);
-            ExitCode::from(2)
-        }
         Err(error) => {
-            say_error(&error);
-            ExitCode::FAILURE
+            print_error(&error);
+            let is_invalid = error.is::<ConfigError>() || error.is::<LogError>();
+            if is_invalid { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }
 
 fn run(command: Action) -> anyhow::Result<ExitCode> {
-    let runtime = match command {
+    let built = match command {
         Action::Server(_) | Action::Demo(_) => {
             let workers = thread::available_parallelism().map_or(1, NonZero::get);
             open_files::require(OPEN_FILES)?;
@@ -71,18 +68,18 @@ fn run(command: Action) -> anyhow::Result<ExitCode> {
             Builder::new_current_thread().enable_all().build()
         }
     };
-    let runtime = runtime.context("starting the runtime")?;
-    let done = runtime.block_on(perform(command));
-    // A job may wait for a disk that hangs: the process does not wait for it.
+    let runtime = built.context("starting the runtime")?;
+    let result = runtime.block_on(perform(command));
+    // Bounded, because a blocking job may wait for a disk that hangs.
     runtime.shutdown_timeout(Duration::from_millis(500));
-    done
+    result
 }
 
 /// Minimum number of open files for a server with one client: its listeners, records and signals
 /// take about 24 (`limits::a_server_with_too_few_open_files_says_so_and_ends`).
 const OPEN_FILES: u64 = 32;
 
-/// Threads besides the workers of the runtime: those of the records, and some for the disk.
+/// Threads besides the workers of the runtime, for the records and the disk.
 const OTHER_THREADS: usize = 5;
 
 async fn perform(command: Action) -> anyhow::Result<ExitCode> {
@@ -104,8 +101,8 @@ async fn perform(command: Action) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// "812.4 GiB free", or the reason why that is unknown.
-async fn free(server: &filepull_server::Server) -> String {
+/// Returns "812.4 GiB free", or the reason why the free space is unknown.
+async fn free_space_text(server: &filepull_server::Server) -> String {
     match server.free_bytes().await {
         Ok(free) => format!("{} free", human::size(free)),
         Err(error) => error.to_string(),

@@ -1,4 +1,4 @@
-//! `filepull`. All of it is in the library, so that tests can build the same program.
+//! The binary `filepull`. Its code is in the library, so that tests can run the same program.
 
 fn main() -> std::process::ExitCode {
     filepull_cli::main()

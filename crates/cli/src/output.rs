@@ -1,15 +1,15 @@
-//! What a command prints.
+//! Prints the output of a command.
 
 use std::io::{self, Write as _};
 
 use anyhow::Context as _;
 
-/// Prints the result of a command on standard output.
+/// Prints the result of a command to standard output.
 ///
-/// A closed pipe (`| head`) is not an error: the exit code still reports the outcome.
+/// A closed pipe (`| head`) is not an error, because the exit code still reports the outcome.
 ///
 /// # Errors
-/// The output cannot be written: the result is lost.
+/// The result cannot be written.
 pub(crate) fn print(text: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
@@ -20,13 +20,13 @@ pub(crate) fn print(text: &str) -> anyhow::Result<()> {
     }
 }
 
-/// Prints progress, such as the address of a listener. Ignores errors: the command continues
-/// without a reader.
-pub(crate) fn say(text: &str) {
+/// Prints progress, such as the address of a listener. Ignores errors, so that the command
+/// continues without a reader.
+pub(crate) fn print_progress(text: &str) {
     let _ = print(text);
 }
 
 /// Prints an error to standard error.
-pub(crate) fn say_error(error: &anyhow::Error) {
+pub(crate) fn print_error(error: &anyhow::Error) {
     let _ = writeln!(io::stderr(), "filepull: {error:#}");
 }

@@ -1,4 +1,4 @@
-//! `filepull server`.
+//! `filepull server`: runs a server and prints its addresses.
 
 use std::time::Duration;
 
@@ -9,21 +9,22 @@ use filepull_server::readiness::{Readiness, ReadyCheck};
 use filepull_server::{Args, Config, Server, VERSION};
 use tokio::time::sleep;
 
-use crate::free;
-use crate::output::say;
+use crate::free_space_text;
+use crate::output::print_progress;
 
 /// Serves until Ctrl-C or SIGTERM.
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
-    let open_said_aloud = args.agent_auth == AgentAuth::Open;
+    let is_open = args.agent_auth == AgentAuth::Open;
     let config = Config::try_from(args)?;
     let data_dir = config.data_dir.display().to_string();
-    // An unmounted disk has this effect: an old server on an empty folder looks like a new one.
+    // Printed, because a data folder whose disk is not mounted looks like a new one.
     let is_new = !config.data_dir.join(RECORDS_FOLDER).join("records.db").exists();
-    // Before the first word: whoever hears "Ready." may ask for the end.
-    let asked_to_stop = signal::shutdown()?;
+    // Installed first, so that a signal during startup is not lost.
+    let shutdown = signal::shutdown()?;
     let server = Server::bind(config).await?;
-    let (http, grpc) = (server.http_addr()?, server.grpc_addr()?);
-    let reach = match (grpc.ip().is_loopback(), open_said_aloud) {
+    let http = server.http_addr()?;
+    let grpc = server.grpc_addr()?;
+    let reach = match (grpc.ip().is_loopback(), is_open) {
         (true, _) => "this machine only; others: --grpc-addr 0.0.0.0:50051 --agent-auth open",
         (false, true) => "any agent may take any free id",
         (false, false) => "",
@@ -31,15 +32,15 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let sign_in = if http.ip().is_loopback() {
         "off, because only this machine can connect"
     } else {
-        "off, as HTTP_AUTH=none says: everybody who reaches this address may pull"
+        "off (HTTP_AUTH=none): every host that reaches this address may pull"
     };
     let dial = match grpc.ip().is_unspecified() {
         true => format!("this-machine:{}", grpc.port()),
         false => grpc.to_string(),
     };
-    let free = free(&server).await;
+    let free = free_space_text(&server).await;
     let records = if is_new { "; no records yet" } else { "" };
-    say(&format!(
+    print_progress(&format!(
         "filepull server {VERSION}\n\
          \x20 pages    http://{http}\n\
          \x20 agents   {grpc}  ({reach})\n\
@@ -48,39 +49,43 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
          Add a client:  CLIENT_ID=client1 SERVER_ADDR={dial} FILE_PATH=menu.txt filepull-agent"
     ));
     let readiness = server.readiness()?;
-    let serving = server.run_until(asked_to_stop);
+    let serving = server.run_until(shutdown);
     tokio::pin!(serving);
     tokio::select! {
         served = &mut serving => return served,
-        () = say_when_ready(&readiness) => {}
+        () = print_readiness(&readiness) => {}
     }
     serving.await
 }
 
-/// A server that is not ready is looked at again after this time.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How often a server that is not ready is checked.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Says "Ready." once pulls can be taken; until then, what is in their way.
-async fn say_when_ready(readiness: &Readiness) {
-    let mut said = Vec::new();
+/// Prints "Ready." when the server can accept pulls. Until then it prints which checks fail, each
+/// time they change.
+async fn print_readiness(readiness: &Readiness) {
+    let mut printed = Vec::new();
     loop {
-        let missing = readiness.check().await.into_iter().filter(|check| !check.ok);
-        let missing: Vec<ReadyCheck> = missing.collect();
-        if missing.is_empty() {
-            return say("Ready.");
+        let checks = readiness.check().await.into_iter();
+        let failed: Vec<ReadyCheck> = checks.filter(|check| !check.ok).collect();
+        if failed.is_empty() {
+            return print_progress("Ready.");
         }
-        let names: Vec<&str> = missing.iter().map(|check| check.name).collect();
-        if names != said {
-            say(&not_ready(&missing));
-            said = names;
+        let names: Vec<&str> = failed.iter().map(|check| check.name).collect();
+        if names != printed {
+            print_progress(&not_ready(&failed));
+            printed = names;
         }
-        sleep(LOOK_AGAIN).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
 /// `Not ready: data folder: writable, 13.0 GiB free; 1.0 TiB must stay free.`
-fn not_ready(missing: &[ReadyCheck]) -> String {
-    let missing = missing.iter().map(|check| format!("{}: {}", check.name, check.finding));
-    let missing = missing.collect::<Vec<_>>().join("; ");
-    format!("Not ready: {missing}. The server runs, and says \"Ready.\" once it can take a pull.")
+fn not_ready(failed: &[ReadyCheck]) -> String {
+    let reasons: Vec<_> =
+        failed.iter().map(|check| format!("{}: {}", check.name, check.finding)).collect();
+    format!(
+        "Not ready: {}. The server runs, and prints \"Ready.\" when it can accept a pull.",
+        reasons.join("; ")
+    )
 }

@@ -1,7 +1,7 @@
-//! `filepull verify`: are the downloads still what arrived?
+//! `filepull verify`: checks that every download is unchanged since it arrived.
 //!
-//! It reads the records themselves, not a server's API: what the disk has done to the files matters
-//! most when no server runs.
+//! It reads the records instead of a server's API, because the check must also work when no server
+//! runs.
 
 mod progress;
 mod report;
@@ -17,51 +17,50 @@ use filepull_server::records::RecordsError;
 use filepull_server::verify::{Verification, VerifyError, VerifyEvent};
 use tokio::sync::mpsc;
 
-use crate::output::{print, say_error};
+use crate::output::{print, print_error};
 use progress::VerifyProgress;
 use report::VerifyReport;
 
-/// What was typed.
+/// Command line of `filepull verify`, unvalidated.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct Args {
     /// Folder of the downloads and the records.
     #[arg(long, env = "DATA_DIR", default_value = "server-data")]
     data_dir: PathBuf,
-    /// Only the downloads of this client.
+    /// Verify only the downloads of this client.
     #[arg(long, value_name = "ID")]
     client: Option<ClientId>,
-    /// Print one JSON document.
+    /// Print the report as one JSON document.
     #[arg(long)]
     json: bool,
 }
 
 const EXIT_CODES: &str = "\
-Each finding is a line of its own: `changed`, `missing` or `unreadable` and a download; `record` \
-where a record cannot be read; `foreign` for what lies in a client's folder and no record knows, \
-which is said and is no failure.
+Each finding is one line: `changed`, `missing` or `unreadable` names a download; `record` names a \
+record that cannot be read; `foreign` names an entry of a client's folder that no record knows, \
+which is not a failure.
 
-Exit codes: 0 every download is what arrived; 1 one is not, or it cannot be told; 2 there are no \
-records in DATA_DIR; 4 no such client.
+Exit codes: 0 every download is unchanged; 1 a download is changed, missing or unreadable, or a \
+check failed; 2 DATA_DIR has no records; 4 no such client.
 
 It changes no download and no record, reads every byte from the disk, and may run beside the \
 server.";
 
-/// Nothing there that could be verified.
 const NO_RECORDS: u8 = 2;
 
 const NO_SUCH_CLIENT: u8 = 4;
 
-/// Events that wait to be shown; whoever reads the disk waits for whoever prints.
+/// Maximum number of events that wait to be printed. If the queue is full the reads pause.
 const QUEUE_LEN: usize = 64;
 
-/// Verifies, and prints what is not as it should be.
+/// Verifies the downloads, prints each finding, then a summary.
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let Args { data_dir, client, json } = args;
     let verification = match Verification::open(&data_dir).await {
         Err(error) if is_missing(&error) => {
             let hint = format!("no records in DATA_DIR={}", data_dir.display());
-            say_error(&anyhow::Error::new(error).context(hint));
+            print_error(&anyhow::Error::new(error).context(hint));
             return Ok(ExitCode::from(NO_RECORDS));
         }
         opened => opened.map_err(|error| data_folder::explained(&data_dir, error.into()))?,
@@ -69,18 +68,18 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(client) = &client
         && !verification.knows(client).await?
     {
-        say_error(&anyhow::anyhow!("no client {client} is known in {}", data_dir.display()));
+        print_error(&anyhow::anyhow!("no client {client} is known in {}", data_dir.display()));
         return Ok(ExitCode::from(NO_SUCH_CLIENT));
     }
-    let began = Instant::now();
+    let started = Instant::now();
     let totals = verification.totals(client.as_ref()).await?;
     let progress = VerifyProgress::start(totals.bytes);
-    let (events, mut told) = mpsc::channel(QUEUE_LEN);
-    let verifying = verification.run(client, events);
-    let listening = async {
+    let (sender, mut events) = mpsc::channel(QUEUE_LEN);
+    let verifying = verification.run(client, sender);
+    let printing = async {
         let mut report = VerifyReport::default();
         let mut printed = Ok(());
-        while let Some(event) = told.recv().await {
+        while let Some(event) = events.recv().await {
             match event {
                 VerifyEvent::Read(bytes) => progress.read(bytes),
                 VerifyEvent::Same => {}
@@ -90,20 +89,20 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
                 }
                 VerifyEvent::Found(_) => {}
             }
-            report.take(event);
+            report.add(event);
         }
         (report, printed)
     };
-    let (verified, (report, printed)) = tokio::join!(verifying, listening);
+    let (verified, (report, printed)) = tokio::join!(verifying, printing);
     progress.end();
     verified.context("the downloads could not all be verified")?;
     printed?;
-    let took = began.elapsed();
+    let took = started.elapsed();
     print(&if json { report.json(took)? } else { report.summary(took) })?;
     Ok(if report.is_loss() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// There are no records, not even damaged ones.
+/// Returns whether the data folder has no records at all, not even damaged ones.
 fn is_missing(error: &VerifyError) -> bool {
     use std::io::ErrorKind::{NotADirectory, NotFound};
     matches!(

@@ -1,17 +1,17 @@
-//! How far it is, for whoever sits at a terminal: nobody else is told.
+//! The progress bar of a verification. It is shown only on a terminal.
 
 use std::time::Duration;
 
 use filepull_core::human;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
-/// A bar on standard error, if that is a terminal.
-pub(super) struct VerifyProgress(ProgressBar);
+/// A progress bar on standard error, hidden if that is not a terminal.
+pub(crate) struct VerifyProgress(ProgressBar);
 
 const TEMPLATE: &str = "{percent:>3} % {bar:24} {so_far} of {all}, {speed}, {eta} left";
 
 impl VerifyProgress {
-    pub(super) fn start(bytes: u64) -> Self {
+    pub(crate) fn start(bytes: u64) -> Self {
         let bar = ProgressBar::with_draw_target(Some(bytes), ProgressDrawTarget::stderr());
         let write = |text: String, out: &mut dyn std::fmt::Write| _ = out.write_str(&text);
         let style = ProgressStyle::with_template(TEMPLATE).map(|style| {
@@ -34,16 +34,16 @@ impl VerifyProgress {
         Self(bar)
     }
 
-    pub(super) fn read(&self, bytes: u64) {
+    pub(crate) fn read(&self, bytes: u64) {
         self.0.inc(bytes);
     }
 
-    /// Makes room for a line.
-    pub(super) fn pause<T>(&self, print: impl FnOnce() -> T) -> T {
+    /// Hides the bar while `print` writes a line.
+    pub(crate) fn pause<T>(&self, print: impl FnOnce() -> T) -> T {
         self.0.suspend(print)
     }
 
-    pub(super) fn end(&self) {
+    pub(crate) fn end(&self) {
         self.0.finish_and_clear();
     }
 }

@@ -1,4 +1,4 @@
-//! What a verification came to.
+//! The report of a verification, as text and as JSON.
 
 use std::time::Duration;
 
@@ -6,9 +6,9 @@ use filepull_core::human;
 use filepull_server::verify::{Finding, FindingKind, VerifyEvent};
 use serde::Serialize;
 
-/// What has been told so far.
+/// The events of a verification so far.
 #[derive(Debug, Default)]
-pub(super) struct VerifyReport {
+pub(crate) struct VerifyReport {
     same: usize,
     bytes: u64,
     findings: Vec<Finding>,
@@ -37,7 +37,7 @@ struct FindingJson {
 }
 
 impl VerifyReport {
-    pub(super) fn take(&mut self, event: VerifyEvent) {
+    pub(crate) fn add(&mut self, event: VerifyEvent) {
         match event {
             VerifyEvent::Read(bytes) => self.bytes += bytes,
             VerifyEvent::Same => self.same += 1,
@@ -45,8 +45,8 @@ impl VerifyReport {
         }
     }
 
-    /// Is any download not certainly what arrived?
-    pub(super) fn is_loss(&self) -> bool {
+    /// Returns whether any download may differ from what arrived.
+    pub(crate) fn is_loss(&self) -> bool {
         self.findings.iter().any(|finding| finding.kind.is_loss())
     }
 
@@ -61,7 +61,7 @@ impl VerifyReport {
     }
 
     /// `200 downloads: 199 as they arrived, 1 changed. 19.5 GiB read in 12.1 s (1.6 GiB/s).`
-    pub(super) fn summary(&self, took: Duration) -> String {
+    pub(crate) fn summary(&self, took: Duration) -> String {
         let downloads = self.downloads();
         let (noun, verb) = if downloads == 1 { ("download", "it") } else { ("downloads", "they") };
         let mut parts = vec![format!("{} as {verb} arrived", self.same)];
@@ -80,14 +80,15 @@ impl VerifyReport {
                 (count, kind) => parts.push(format!("{count} {}", kind.as_str())),
             }
         }
-        let (parts, read) = (parts.join(", "), human::size(self.bytes));
         format!(
-            "{downloads} {noun}: {parts}. {read} read in {}.",
+            "{downloads} {noun}: {}. {} read in {}.",
+            parts.join(", "),
+            human::size(self.bytes),
             human::took_for(took, self.bytes)
         )
     }
 
-    pub(super) fn json(&self, took: Duration) -> anyhow::Result<String> {
+    pub(crate) fn json(&self, took: Duration) -> anyhow::Result<String> {
         let findings = self.findings.iter().map(|finding| FindingJson {
             kind: finding.kind,
             path: finding.path.to_string_lossy().into_owned(),
@@ -110,7 +111,7 @@ impl VerifyReport {
 }
 
 /// `changed     server-data/client4/download-20260205-140000.txt  its SHA-256 is …, not …`
-pub(super) fn line(finding: &Finding) -> String {
+pub(crate) fn line(finding: &Finding) -> String {
     let path = human::printable(&finding.path.to_string_lossy(), 1000);
     format!("{:<10}  {path}  {}", finding.kind.as_str(), finding.detail)
 }
@@ -128,16 +129,16 @@ mod tests {
 
     fn report(events: Vec<VerifyEvent>) -> VerifyReport {
         let mut report = VerifyReport::default();
-        events.into_iter().for_each(|event| report.take(event));
+        events.into_iter().for_each(|event| report.add(event));
         report
     }
 
     #[test]
-    fn the_summary_says_what_there_was() {
-        let check = |events, said: &str, is_loss| {
+    fn the_summary_counts_each_kind_of_finding() {
+        let check = |events, expected: &str, is_loss| {
             let report = report(events);
-            assert_eq!(report.summary(Duration::from_secs(2)), said);
-            assert_eq!(report.is_loss(), is_loss, "{said}");
+            assert_eq!(report.summary(Duration::from_secs(2)), expected);
+            assert_eq!(report.is_loss(), is_loss, "{expected}");
         };
         check(vec![], "0 downloads: 0 as they arrived. 0 B read in 2.0 s.", false);
         check(
