@@ -2,14 +2,14 @@
 //!
 //! A folder of files implements it, and so does the model in `tests/transfer_model`; an object store
 //! can. All methods block. A method that returns [`Durable`] returns it only when its work survives
-//! a power cut, and [`Transfer`](crate::transfer::Transfer) requires one for every change that
-//! depends on it: a record is never ahead of the disk.
+//! a power cut. A transfer requires one for every change that depends on it, so a record is never
+//! ahead of the disk.
 
+use crate::download::Download;
 use crate::id::{ClientId, TransferId};
 use crate::name::DownloadName;
 use crate::receive::{Prefix, Receiver};
 use crate::source::Fingerprint;
-use crate::transfer::Download;
 
 /// Keeps partials and downloads.
 ///

@@ -10,6 +10,7 @@ pub mod problem;
 
 pub mod digest;
 pub mod disk;
+mod download;
 pub mod name;
 pub mod receive;
 pub mod source;

@@ -1,112 +1,86 @@
-//! The life cycle of a transfer: what is on record about it, and which changes are allowed next.
+//! The life cycle of a transfer: what is on record, and which changes are allowed next.
 //!
 //! A method that relies on the disk takes [`Durable`] as proof, so that the [disk](crate::disk) is
-//! always ahead of the record. After every change the transfer is put on record before anything that
-//! follows from it is done; a crash between any two steps is survived by [`Transfer::recovery`].
-//! `tests/transfer_model` checks this with random crashes.
+//! always ahead of the record. Each change is recorded before the next step that depends on it. After
+//! a crash between two steps, [`Transfer::recovery`] returns what to do. `tests/transfer_model` checks
+//! this with random crashes.
 
+mod begin;
 mod phase;
-
-use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
 
 use crate::disk::{Durable, PartialKey};
+pub use crate::download::Download;
 use crate::id::{ClientId, TransferId};
-use crate::name::DownloadName;
 use crate::path::SharedPath;
 use crate::problem::{Code, Problem};
-use crate::receive::{Prefix, Verified};
+use crate::receive::Prefix;
 use crate::source::Source;
-pub use phase::{Download, Failure, LastProgress, Phase};
+pub use begin::{BeginError, UploadStart};
+pub use phase::{Failure, LastProgress, Phase, Published, Receiving, Sealed};
 
-/// One file on its way, as it is on record.
+/// The transfer of one file, as it is on record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transfer {
-    /// Its name, and the key that makes every order and upload of it the same transfer.
+    /// Identifies the transfer in every order and upload.
     pub id: TransferId,
-    /// Whose file.
+    /// The client that has the file.
     pub client: ClientId,
-    /// Which file; none is the client's default file.
+    /// The path of the file; none is the client's default file.
     pub path: Option<SharedPath>,
-    /// Who asked, for the record.
+    /// The caller that requested the file, for the record.
     pub requested_by: String,
-    /// When it was asked for.
+    /// When the transfer was requested.
     pub created_at: DateTime<Utc>,
-    /// When the client must have come back, if the trigger said `queue`.
+    /// When the client must have connected, if the trigger has `queue`.
     pub queue_until: Option<DateTime<Utc>>,
-    /// When the first order went out.
+    /// When the first order was sent.
     pub started_at: Option<DateTime<Utc>>,
-    /// When it became final.
+    /// When the transfer became final.
     pub finished_at: Option<DateTime<Utc>>,
-    /// Counts the orders sent; only the newest attempt may upload.
+    /// Counts the orders sent. Only the newest attempt may upload.
     pub attempt: u32,
-    /// The session of the client that got the newest order; 0 before the first.
+    /// The epoch of the session that got the newest order; 0 before the first order.
     pub epoch: u64,
-    /// Counts the partials begun; bytes of two generations never share a file.
+    /// Counts the partials created. Bytes of two generations never share a file.
     pub generation: u32,
-    /// Counts the sources that did not hold still, and the uploads that arrived damaged.
+    /// Counts failures that did not end the transfer.
     pub setbacks: Setbacks,
-    /// How far it is.
+    /// The current phase.
     pub phase: Phase,
 }
 
-/// What went wrong so far without ending the transfer.
+/// Failures that did not end the transfer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Setbacks {
-    /// The source changed while it was read.
+    /// How often the source changed while it was read.
     pub changed: u32,
-    /// What arrived was not what had been read.
+    /// How often the received bytes differed from the bytes that the agent read.
     pub damaged: u32,
-    /// Attempts in a row that brought nothing although the line was up.
+    /// Consecutive attempts without progress while the session was up.
     pub stalled: u32,
 }
 
-/// How an upload begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UploadStart {
-    /// The upload continues after the bytes of the partial.
-    Resume,
-    /// The upload needs a new partial: begin [`Transfer::next_partial`] on the disk, then call
-    /// [`Transfer::receive`].
-    Create,
-    /// The received bytes are useless. Call [`Transfer::start_over`] first, so that their space is
-    /// free for the new partial, then begin the upload again.
-    Restart,
-}
-
-/// Why an upload may not begin.
+/// A change that the current phase of a transfer does not allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BeginError {
-    /// A later attempt has been ordered since, or the transfer is no longer receiving.
-    #[error("attempt {found} is not the current one, {current}")]
-    StaleAttempt {
-        /// The attempt that may upload.
-        current: u32,
-        /// The attempt that tried.
-        found: u32,
-    },
-    /// It starts neither where the partial ends nor at zero, or it starts after its own end.
-    #[error("expected an upload from {expected}, found one from {found}")]
-    WrongOffset {
-        /// Where the partial ends.
-        expected: u64,
-        /// Where the upload starts.
-        found: u64,
-    },
+#[error("cannot {change} a transfer that is {phase}")]
+pub struct PhaseError {
+    phase: &'static str,
+    change: &'static str,
 }
 
-/// What must be looked at on the disk before a transfer can go on after a restart.
+/// What must be checked on the disk before a transfer can continue after a restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Recovery {
-    /// Nothing.
+    /// Nothing to check.
     Nothing,
     /// [Resume](crate::disk::resume) the partial from this checkpoint. If the partial does not hold
-    /// it, call [`Transfer::start_over`].
+    /// these bytes, call [`Transfer::start_over`].
     ReadPrefix(Prefix),
     /// [Search](crate::disk::find_sealed) for the download. If it is nowhere, call
-    /// [`Transfer::start_over`]; otherwise continue as after [`Transfer::seal`].
-    FindSealed(Download),
+    /// [`Transfer::start_over`]; otherwise continue as after [`Receiving::seal`].
+    FindSealed(Sealed),
 }
 
 impl Transfer {
@@ -114,12 +88,12 @@ impl Transfer {
     pub const MAX_CHANGED: u32 = 3;
     /// How often an upload may arrive damaged before the transfer fails.
     pub const MAX_DAMAGED: u32 = 2;
-    /// How often in a row an attempt may bring nothing, over a line that is up, before the transfer
-    /// fails; if that took long enough, for five attempts may be over in five seconds.
+    /// How many consecutive attempts may receive nothing, while the session is up, before the
+    /// transfer fails. A minimum duration applies too: five attempts may take only five seconds.
     pub const MAX_STALLED: u32 = 5;
 
-    /// How often in a row an attempt may be lost with its line before the transfer fails, on the
-    /// same condition: an agent that dies of each order comes back for ever.
+    /// How many consecutive attempts may end with their session before the transfer fails. The same
+    /// minimum duration applies. An agent that crashes on each order reconnects forever.
     pub const MAX_LOST: u32 = 50;
 
     /// Creates a transfer that was requested at `now`. Put it on record before any caller learns of
@@ -147,80 +121,89 @@ impl Transfer {
         }
     }
 
-    /// Done, failed or cancelled: nothing happens to it any more.
+    /// Returns whether the transfer is done, failed or cancelled. A final transfer never changes.
     pub fn is_final(&self) -> bool {
         match self.phase {
-            Phase::Queued | Phase::Receiving { .. } | Phase::Sealed(_) => false,
+            Phase::Queued | Phase::Receiving(_) | Phase::Sealed(_) => false,
             Phase::Done(_) | Phase::Failed(_) | Phase::Cancelled(_) => true,
         }
     }
 
-    /// The problem it ended with, if it did.
+    /// Returns the problem of a failed or cancelled transfer.
     pub fn problem(&self) -> Option<&Problem> {
-        match &self.phase {
-            Phase::Failed(ended) | Phase::Cancelled(ended) => Some(&ended.problem),
-            Phase::Queued | Phase::Receiving { .. } | Phase::Sealed(_) | Phase::Done(_) => None,
-        }
+        self.phase.failure().map(|failure| &failure.problem)
     }
 
-    /// The finished download, if there is one.
+    /// Returns the download of a transfer that is done.
     pub fn download(&self) -> Option<&Download> {
         match &self.phase {
-            Phase::Done(download) => Some(download),
+            Phase::Done(published) => Some(published.download()),
             Phase::Queued
-            | Phase::Receiving { .. }
+            | Phase::Receiving(_)
             | Phase::Sealed(_)
             | Phase::Failed(_)
             | Phase::Cancelled(_) => None,
         }
     }
 
-    /// The source, as far as it is known.
+    /// Returns the source, if the client has opened it.
     pub fn source(&self) -> Option<&Source> {
         match &self.phase {
-            Phase::Receiving { source, .. } => Some(source),
-            Phase::Sealed(download) | Phase::Done(download) => Some(&download.source),
-            Phase::Failed(ended) | Phase::Cancelled(ended) => ended.reached.source.as_ref(),
+            Phase::Receiving(receiving) => Some(receiving.source()),
+            Phase::Sealed(sealed) => Some(&sealed.download().source),
+            Phase::Done(published) => Some(&published.download().source),
+            Phase::Failed(failure) | Phase::Cancelled(failure) => failure.reached.source.as_ref(),
             Phase::Queued => None,
         }
     }
 
-    /// How many bytes have come, as far as that is on record.
+    /// Returns how many received bytes are on record.
     pub fn received(&self) -> u64 {
+        self.phase.failure().map_or_else(|| self.durable(), |failure| failure.reached.received)
+    }
+
+    /// Returns how many received bytes survive a power cut.
+    pub fn durable(&self) -> u64 {
         match &self.phase {
-            Phase::Failed(ended) | Phase::Cancelled(ended) => ended.reached.received,
-            Phase::Queued | Phase::Receiving { .. } | Phase::Sealed(_) | Phase::Done(_) => {
-                self.durable()
-            }
+            Phase::Receiving(receiving) => receiving.checkpoint().len,
+            Phase::Sealed(sealed) => sealed.download().size,
+            Phase::Done(published) => published.download().size,
+            Phase::Queued | Phase::Failed(_) | Phase::Cancelled(_) => 0,
         }
     }
 
-    /// How many received bytes survive a power cut.
-    pub fn durable(&self) -> u64 {
+    /// Returns the phase of a transfer that receives bytes.
+    ///
+    /// # Errors
+    /// The transfer is in another phase.
+    pub fn receiving(&self) -> Result<Receiving, PhaseError> {
         match &self.phase {
-            Phase::Receiving { checkpoint, .. } => checkpoint.len,
-            Phase::Sealed(download) | Phase::Done(download) => download.size,
-            Phase::Queued | Phase::Failed(_) | Phase::Cancelled(_) => 0,
+            Phase::Receiving(receiving) => Ok(receiving.clone()),
+            Phase::Queued
+            | Phase::Sealed(_)
+            | Phase::Done(_)
+            | Phase::Failed(_)
+            | Phase::Cancelled(_) => Err(self.phase_error("seal")),
         }
     }
 
     /// Counts a new order to the client, whose upload supersedes all earlier ones.
     ///
-    /// The server records it before the order goes out, but for the first: that one costs nothing,
-    /// and a server killed right after it may hand out the number 1 twice. Each order therefore
-    /// carries a random token besides, and an upload is let in by both.
+    /// The server records each attempt before it sends the order, except the first: it saves one
+    /// write, but a server that is killed right after it may use the number 1 twice. Therefore each
+    /// order also has a random token, and an upload must have both.
     pub fn next_attempt(&mut self, now: DateTime<Utc>) -> u32 {
         self.attempt += 1;
         self.started_at.get_or_insert(now);
         self.attempt
     }
 
-    /// The partial of the current generation.
+    /// Names the partial of the current generation.
     pub fn partial(&self) -> PartialKey {
         self.partial_of(self.generation)
     }
 
-    /// The partial with which the next generation begins.
+    /// Names the first partial of the next generation.
     pub fn next_partial(&self) -> PartialKey {
         self.partial_of(self.generation + 1)
     }
@@ -229,118 +212,86 @@ impl Transfer {
         PartialKey { client: self.client.clone(), transfer: self.id, generation }
     }
 
-    /// Lets an upload of `source` begin at `offset`; the partial holds `held` bytes, if any.
-    ///
-    /// An upload that starts where the partial ends has proved that its source begins with the
-    /// partial's bytes. One that starts at zero could not: it gets a partial of its own, so that
-    /// two versions of a file are never mixed.
-    ///
-    /// # Errors
-    /// The upload is not of the current attempt, or starts anywhere else.
-    pub fn begin(
-        &mut self,
-        attempt: u32,
-        offset: u64,
-        source: &Source,
-        held: Option<u64>,
-    ) -> Result<UploadStart, BeginError> {
-        let receiving = matches!(self.phase, Phase::Queued | Phase::Receiving { .. });
-        if !receiving || attempt != self.attempt {
-            return Err(BeginError::StaleAttempt { current: self.attempt, found: attempt });
-        }
-        match (&mut self.phase, held) {
-            (Phase::Receiving { source: opened, .. }, Some(held))
-                if held == offset && offset <= source.size =>
-            {
-                *opened = source.clone();
-                Ok(UploadStart::Resume)
-            }
-            (_, held) if offset != 0 => {
-                Err(BeginError::WrongOffset { expected: held.unwrap_or(0), found: offset })
-            }
-            (Phase::Receiving { .. }, _) => Ok(UploadStart::Restart),
-            _ => Ok(UploadStart::Create),
-        }
-    }
-
     /// Receives `source` into [`next_partial`](Self::next_partial), whose entry is durable: recovery
     /// finds a partial wherever the record names one.
-    pub fn receive(&mut self, source: Source, _begun: Durable) {
-        self.generation += 1;
-        self.phase = Phase::Receiving { source, checkpoint: Prefix::empty() };
-    }
-
-    /// Notes that `prefix` has been received and synced. Once this is on record the agent may be
-    /// told that the bytes are durable.
-    pub fn checkpoint(&mut self, prefix: Prefix, _synced: Durable) {
-        if let Phase::Receiving { checkpoint, .. } = &mut self.phase {
-            debug_assert!(checkpoint.len <= prefix.len, "a checkpoint never goes back");
-            *checkpoint = prefix;
-        }
-    }
-
-    /// Seals a verified upload under `name`. Its partial was synced as a whole. Once this is on
-    /// record the server can publish it alone: commit the partial, then call
-    /// [`published`](Self::published), or [`name_taken`](Self::name_taken).
     ///
-    /// An error after that record does not fail the transfer, because the name may be there. The
-    /// transfer stays sealed, and [`recovery`](Self::recovery) determines the outcome.
-    pub fn seal(&mut self, proof: Verified, name: DownloadName, inode: u64, _synced: Durable) {
-        if let Phase::Receiving { source, .. } = &self.phase {
-            let source = source.clone();
-            let (size, digest) = (proof.size(), proof.digest());
-            self.phase = Phase::Sealed(Download { source, name, size, digest, inode });
+    /// # Errors
+    /// The transfer is not queued.
+    pub fn receive(&mut self, source: Source, _begun: Durable) -> Result<(), PhaseError> {
+        if self.phase != Phase::Queued {
+            return Err(self.phase_error("receive bytes of"));
         }
+        self.generation += 1;
+        self.phase = Phase::Receiving(Receiving::from_record(source, Prefix::empty()));
+        Ok(())
     }
 
-    /// Takes the next name, because another entry has the last one. Put the transfer on record
-    /// before the next commit.
-    pub fn name_taken(&mut self) {
-        if let Phase::Sealed(download) = &mut self.phase {
-            download.name = download.name.next();
-        }
-    }
-
-    /// Takes the first name, starting with its own, that is not among `taken`.
-    pub fn skip_names(&mut self, taken: &HashSet<DownloadName>) {
-        if let Phase::Sealed(download) = &mut self.phase {
-            while taken.contains(&download.name) {
-                download.name = download.name.next();
+    /// Ends the transfer with its download.
+    ///
+    /// # Errors
+    /// `published` is not the download that this transfer sealed.
+    pub fn publish(&mut self, published: Published, now: DateTime<Utc>) -> Result<(), PhaseError> {
+        match &self.phase {
+            Phase::Sealed(sealed) if sealed.download() == published.download() => {
+                self.phase = Phase::Done(published);
+                self.finished_at = Some(now);
+                Ok(())
             }
-        }
-    }
-
-    /// Notes that the download has its name, and keeps it after a power cut.
-    pub fn published(&mut self, now: DateTime<Utc>, _named: Durable) {
-        if let Phase::Sealed(download) = &self.phase {
-            self.phase = Phase::Done(download.clone());
-            self.finished_at = Some(now);
+            Phase::Queued
+            | Phase::Receiving(_)
+            | Phase::Sealed(_)
+            | Phase::Done(_)
+            | Phase::Failed(_)
+            | Phase::Cancelled(_) => Err(self.phase_error("publish")),
         }
     }
 
     /// Drops the received bytes, because they are damaged or mix versions of the source. Abort
     /// the [`partial`](Self::partial) once this is on record.
-    pub fn start_over(&mut self) {
+    ///
+    /// # Errors
+    /// The transfer is final.
+    pub fn start_over(&mut self) -> Result<(), PhaseError> {
+        if self.is_final() {
+            return Err(self.phase_error("start over"));
+        }
         self.phase = Phase::Queued;
+        Ok(())
     }
 
-    /// Ends the transfer with `problem`, and notes how many bytes were received. Abort the
+    /// Ends the transfer with `problem`, and records how many bytes were received. Abort the
     /// [`partial`](Self::partial) once this is on record.
-    pub fn fail(&mut self, problem: Problem, reached: LastProgress, now: DateTime<Utc>) {
-        let cancelled = problem.code == Code::Cancelled;
-        let ended = Failure { problem, reached };
-        self.phase = if cancelled { Phase::Cancelled(ended) } else { Phase::Failed(ended) };
+    ///
+    /// # Errors
+    /// The transfer is final.
+    pub fn fail(
+        &mut self,
+        problem: Problem,
+        reached: LastProgress,
+        now: DateTime<Utc>,
+    ) -> Result<(), PhaseError> {
+        if self.is_final() {
+            return Err(self.phase_error("fail"));
+        }
+        let is_cancelled = problem.code == Code::Cancelled;
+        let failure = Failure { problem, reached };
+        self.phase = if is_cancelled { Phase::Cancelled(failure) } else { Phase::Failed(failure) };
         self.finished_at = Some(now);
+        Ok(())
     }
 
-    /// What a server that starts must look at before this transfer can go on.
+    /// Returns what a starting server must check before this transfer can continue.
     pub fn recovery(&self) -> Recovery {
         match &self.phase {
             Phase::Queued | Phase::Done(_) | Phase::Failed(_) | Phase::Cancelled(_) => {
                 Recovery::Nothing
             }
-            Phase::Receiving { checkpoint, .. } => Recovery::ReadPrefix(*checkpoint),
-            Phase::Sealed(download) => Recovery::FindSealed(download.clone()),
+            Phase::Receiving(receiving) => Recovery::ReadPrefix(receiving.checkpoint()),
+            Phase::Sealed(sealed) => Recovery::FindSealed(sealed.clone()),
         }
+    }
+
+    fn phase_error(&self, change: &'static str) -> PhaseError {
+        PhaseError { phase: self.phase.name(), change }
     }
 }

@@ -158,13 +158,13 @@ impl Verification {
             unknown.retain(|name| transfer_of(name) != Some(transfer.id));
         }
         let download = match &transfer.phase {
-            Phase::Done(download) => download.clone(),
-            Phase::Sealed(download) => {
+            Phase::Done(published) => published.download().clone(),
+            Phase::Sealed(sealed) => {
                 // Whole, but whether it has its name is not said yet.
-                unknown.remove(OsStr::new(&download.name.to_string()));
+                unknown.remove(OsStr::new(&sealed.download().name.to_string()));
                 return;
             }
-            Phase::Queued | Phase::Receiving { .. } | Phase::Failed(_) | Phase::Cancelled(_) => {
+            Phase::Queued | Phase::Receiving(_) | Phase::Failed(_) | Phase::Cancelled(_) => {
                 return;
             }
         };

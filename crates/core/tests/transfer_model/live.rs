@@ -2,14 +2,15 @@
 
 use filepull_core::digest::Digest;
 use filepull_core::disk::{
-    self, CommitResult, Disk as _, DiskError, Durable, Extent, PartialKey, ResumedPartial,
-    SealedLocation,
+    self, CommitResult, Disk as _, DiskError, Extent, PartialKey, ResumedPartial, SealedLocation,
 };
 use filepull_core::name::DownloadName;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::receive::{Prefix, ReceiveError, Receiver};
 use filepull_core::source::Source;
-use filepull_core::transfer::{LastProgress, Phase, Recovery, Transfer, UploadStart};
+use filepull_core::transfer::{
+    LastProgress, Phase, Published, Recovery, Sealed, Transfer, UploadStart,
+};
 
 use crate::agent::Order;
 use crate::machine::{Machine, Said, Stop, partial_name};
@@ -80,7 +81,8 @@ impl Live {
                 let synced = machine.sync(&self.transfer.partial(), Extent::Prefix);
                 let synced = self.judge(machine, synced)?;
                 let mut noted = self.transfer.clone();
-                noted.checkpoint(prefix, synced);
+                let receiving = noted.receiving().expect("an upload is active");
+                noted.phase = Phase::Receiving(receiving.with_checkpoint(prefix, synced));
                 self.making = Some(Making::Synced(Box::new(noted)));
             }
             Some(Making::Synced(noted)) => {
@@ -115,7 +117,9 @@ impl Live {
             let held = self.receiver.as_ref().map(Receiver::received);
             let begin = self.transfer.begin(order.attempt, offset, source, held);
             match begin.map_err(|_| Stop::Refused)? {
-                UploadStart::Resume => {
+                UploadStart::Resume(receiving) => {
+                    self.transfer.phase = Phase::Receiving(receiving);
+                    machine.record(&self.transfer)?;
                     let receiver = self.receiver.as_mut().ok_or(Stop::Refused)?;
                     receiver.expect(size).map_err(|_| Stop::Refused)?;
                     break;
@@ -130,7 +134,7 @@ impl Live {
                 UploadStart::Create => {
                     let begun = machine.begin(&self.transfer.next_partial(), size);
                     let (_, begun) = self.judge(machine, begun)?;
-                    self.transfer.receive(source.clone(), begun);
+                    self.transfer.receive(source.clone(), begun).expect("it is queued");
                     machine.record(&self.transfer)?;
                     self.receiver = Some(Receiver::new(size));
                     break;
@@ -171,10 +175,12 @@ impl Live {
                 let synced = machine.sync(&partial, Extent::Whole);
                 let synced = self.judge(machine, synced)?;
                 let name = DownloadName::new(NOW, "data.bin");
-                self.transfer.seal(proof, name, inode, synced);
+                let receiving = self.transfer.receiving().expect("an upload is active");
+                let sealed = receiving.seal(proof, name, inode, synced);
+                self.transfer.phase = Phase::Sealed(sealed.clone());
                 self.receiver = None;
                 machine.record(&self.transfer)?;
-                let published = self.name(machine, &partial);
+                let published = self.name(machine, sealed, &partial);
                 self.publish(machine, published)
             }
             Err(ReceiveError::Damaged { .. }) => {
@@ -215,7 +221,7 @@ impl Live {
 
     fn start_over(&mut self, machine: &mut Machine) -> Result<(), Stop> {
         self.receiver = None;
-        self.transfer.start_over();
+        self.transfer.start_over().expect("it is not final");
         machine.record(&self.transfer)?;
         Ok(machine.abort(&self.transfer.partial(), None)?)
     }
@@ -225,7 +231,8 @@ impl Live {
         self.making = None;
         let received = self.receiver.take().map_or(0, |receiver| receiver.received());
         let reached = LastProgress { source: self.transfer.source().cloned(), received };
-        self.transfer.fail(Problem::new(code, "in the model"), reached, NOW);
+        let problem = Problem::new(code, "in the model");
+        self.transfer.fail(problem, reached, NOW).expect("it is not final");
         machine.record(&self.transfer)?;
         Ok(machine.abort(&self.transfer.partial(), None)?)
     }
@@ -236,7 +243,7 @@ impl Live {
     fn publish(
         &mut self,
         machine: &mut Machine,
-        mut published: Result<Option<Durable>, DiskError<Stop>>,
+        mut published: Result<Option<Published>, DiskError<Stop>>,
     ) -> Result<(), Stop> {
         let mut n_refused = 0;
         while let Err(DiskError::NotDone(Stop::Failed) | DiskError::Unknown(Stop::Failed)) =
@@ -250,20 +257,23 @@ impl Live {
             }
             published = self.publish_found(machine);
         }
-        let Some(named) = published? else { return self.start_over(machine) };
-        self.transfer.published(NOW, named);
+        let Some(published) = published? else { return self.start_over(machine) };
+        self.transfer.publish(published, NOW).expect("it is sealed");
         machine.record(&self.transfer)
     }
 
     /// Searches for the sealed file, and names it. Returns none if it is nowhere.
-    fn publish_found(&mut self, machine: &mut Machine) -> Result<Option<Durable>, DiskError<Stop>> {
-        let Recovery::FindSealed(download) = self.transfer.recovery() else { return Ok(None) };
-        match disk::find_sealed(machine, &self.transfer.partial(), &download)? {
-            SealedLocation::Named(named) => Ok(Some(named)),
+    fn publish_found(
+        &mut self,
+        machine: &mut Machine,
+    ) -> Result<Option<Published>, DiskError<Stop>> {
+        let Recovery::FindSealed(sealed) = self.transfer.recovery() else { return Ok(None) };
+        match disk::find_sealed(machine, &self.transfer.partial(), sealed.download())? {
+            SealedLocation::Named(named) => Ok(Some(sealed.published(named))),
             SealedLocation::Unnamed(ResumedPartial { partial, .. }) => {
                 // A failed sync may have lost what was just read.
                 let _synced = machine.sync(&partial, Extent::Whole)?;
-                self.name(machine, &partial)
+                self.name(machine, sealed, &partial)
             }
             SealedLocation::Lost => Ok(None),
         }
@@ -272,14 +282,15 @@ impl Live {
     fn name(
         &mut self,
         machine: &mut Machine,
+        mut sealed: Sealed,
         partial: &PartialKey,
-    ) -> Result<Option<Durable>, DiskError<Stop>> {
+    ) -> Result<Option<Published>, DiskError<Stop>> {
         loop {
-            let Phase::Sealed(download) = &self.transfer.phase else { return Ok(None) };
-            match machine.commit(partial, &download.name)? {
-                CommitResult::Named(named) => return Ok(Some(named)),
-                CommitResult::Taken => self.transfer.name_taken(),
+            match machine.commit(partial, &sealed.download().name)? {
+                CommitResult::Named(named) => return Ok(Some(sealed.published(named))),
+                CommitResult::Taken => sealed = sealed.name_taken(),
             }
+            self.transfer.phase = Phase::Sealed(sealed.clone());
             machine.record(&self.transfer).map_err(DiskError::NotDone)?;
         }
     }

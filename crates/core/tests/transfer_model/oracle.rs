@@ -143,7 +143,8 @@ impl Oracle {
                 continue;
             }
             let inode = machine.disk.inode(name);
-            let owners: Vec<_> = machine.records.values().filter_map(named).collect();
+            let owners: Vec<_> =
+                machine.records.values().filter_map(|of| of.phase.complete_file()).collect();
             let owners = owners.iter().filter(|download| {
                 download.name.to_string() == name && Some(download.inode) == inode
             });
@@ -159,15 +160,16 @@ impl Oracle {
         let durable = self.durable.get(&transfer.id).copied().unwrap_or(0);
         match &transfer.phase {
             Phase::Queued => assert_eq!(durable, 0, "I5: acknowledged and lost: {transfer:?}"),
-            Phase::Receiving { source, checkpoint } => {
+            Phase::Receiving(receiving) => {
                 let receiver = receiver.as_ref().expect("a partial has a receiver");
                 let partial = partial_name(&transfer.partial());
                 let bytes = machine.disk.bytes(&partial).expect("I12 holds");
                 assert_eq!(receiver.received(), bytes.len() as u64, "I7: a hole in {partial}");
                 assert_eq!(receiver.prefix().digest, Digest::of(bytes), "I7: other bytes");
                 assert!(durable <= receiver.received(), "I5: acknowledged and lost: {transfer:?}");
-                assert!(checkpoint.len <= receiver.received(), "I6: {transfer:?}");
-                assert!(receiver.received() <= source.size, "I8: more than announced");
+                let checkpoint = receiving.checkpoint().len;
+                assert!(checkpoint <= receiver.received(), "I6: {transfer:?}");
+                assert!(receiver.received() <= receiving.source().size, "I8: more than announced");
             }
             Phase::Sealed(_) => panic!("a sealed transfer was left alone: {transfer:?}"),
             Phase::Done(_) | Phase::Failed(_) | Phase::Cancelled(_) => {
@@ -188,19 +190,10 @@ fn check_history(before: &Transfer, now: &Transfer) {
         assert!(now.received() <= size, "more came than there was: {now:?}");
     }
     let same_generation = before.generation == now.generation;
-    if let (Phase::Receiving { checkpoint: before, .. }, Phase::Receiving { checkpoint, .. }) =
-        (&before.phase, &now.phase)
+    if let (Phase::Receiving(before), Phase::Receiving(now)) = (&before.phase, &now.phase)
         && same_generation
     {
-        assert!(before.len <= checkpoint.len, "I6: {before:?} became {checkpoint:?}");
-    }
-}
-
-/// The download whose name may be on the disk.
-fn named(transfer: &Transfer) -> Option<&Download> {
-    match &transfer.phase {
-        Phase::Sealed(download) | Phase::Done(download) => Some(download),
-        Phase::Queued | Phase::Receiving { .. } | Phase::Failed(_) | Phase::Cancelled(_) => None,
+        assert!(before.checkpoint().len <= now.checkpoint().len, "I6: {before:?} became {now:?}");
     }
 }
 

@@ -56,9 +56,7 @@ impl Server {
     /// The partials that unfinished transfers own.
     pub(crate) fn partials(&self) -> BTreeSet<String> {
         let owned = |live: &Live| match live.transfer.phase {
-            Phase::Receiving { .. } | Phase::Sealed(_) => {
-                Some(partial_name(&live.transfer.partial()))
-            }
+            Phase::Receiving(_) | Phase::Sealed(_) => Some(partial_name(&live.transfer.partial())),
             Phase::Queued | Phase::Done(_) | Phase::Failed(_) | Phase::Cancelled(_) => None,
         };
         self.transfers().filter_map(owned).collect()
@@ -92,7 +90,7 @@ impl Server {
         if !machine.save(&transfer)? {
             // Whoever asked is told that nothing was started. It may be on record all the same.
             let problem = Problem::new(Code::StorageFailed, "in the model");
-            transfer.fail(problem, LastProgress::default(), NOW);
+            transfer.fail(problem, LastProgress::default(), NOW).expect("it is not final");
             machine.save(&transfer)?;
             return Ok(None);
         }

@@ -215,7 +215,7 @@ async fn a_transfer_that_failed_is_told_with_its_own_problem() {
     let bed = HttpFixture::start().await;
     let mut transfer = Transfer::new(client4(), None, "test".to_owned(), Utc::now());
     let problem = Problem::new(Code::FileMissing, "client4 has no file.");
-    transfer.fail(problem, LastProgress::default(), Utc::now());
+    transfer.fail(problem, LastProgress::default(), Utc::now()).unwrap();
     bed.app.records.save(&transfer).await.unwrap();
     let url = format!("/api/v1/transfers/{}", transfer.id);
     let shown = bed.get(&url).await;

@@ -4,7 +4,7 @@
 use chrono::{DateTime, Utc};
 use filepull_core::digest::Hasher;
 use filepull_core::source::Source;
-use filepull_core::transfer::{Failure, Phase, Transfer};
+use filepull_core::transfer::{Download, Failure, Phase, Transfer};
 
 use super::list::PhaseName;
 
@@ -46,18 +46,14 @@ impl ChecksumHasher {
         self.text(PhaseName::of(phase).as_str());
         match phase {
             Phase::Queued => {}
-            Phase::Receiving { source, checkpoint } => {
-                self.source(source);
+            Phase::Receiving(receiving) => {
+                let checkpoint = receiving.checkpoint();
+                self.source(receiving.source());
                 self.number(checkpoint.len);
                 self.text(&checkpoint.digest.to_string());
             }
-            Phase::Sealed(file) | Phase::Done(file) => {
-                self.source(&file.source);
-                self.text(&file.name.to_string());
-                self.number(file.size);
-                self.text(&file.digest.to_string());
-                self.number(file.inode);
-            }
+            Phase::Sealed(sealed) => self.download(sealed.download()),
+            Phase::Done(published) => self.download(published.download()),
             Phase::Failed(Failure { problem, reached })
             | Phase::Cancelled(Failure { problem, reached }) => {
                 self.number(u64::from(reached.source.is_some()));
@@ -70,6 +66,14 @@ impl ChecksumHasher {
                 self.text(&problem.hint);
             }
         }
+    }
+
+    fn download(&mut self, download: &Download) {
+        self.source(&download.source);
+        self.text(&download.name.to_string());
+        self.number(download.size);
+        self.text(&download.digest.to_string());
+        self.number(download.inode);
     }
 
     fn source(&mut self, source: &Source) {

@@ -37,7 +37,7 @@ impl PhaseName {
     pub fn of(phase: &Phase) -> Self {
         match phase {
             Phase::Queued => Self::Queued,
-            Phase::Receiving { .. } => Self::Receiving,
+            Phase::Receiving(_) => Self::Receiving,
             Phase::Sealed(_) => Self::Sealed,
             Phase::Done(_) => Self::Done,
             Phase::Failed(_) => Self::Failed,

@@ -12,7 +12,9 @@ use filepull_core::path::SharedPath;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::receive::Prefix;
 use filepull_core::source::Source;
-use filepull_core::transfer::{Download, Failure, LastProgress, Phase, Setbacks};
+use filepull_core::transfer::{
+    Download, Failure, LastProgress, Phase, Published, Receiving, Sealed, Setbacks,
+};
 use futures::future::{join, join_all, try_join_all};
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -76,7 +78,10 @@ fn in_phase(phase: Phase) -> Transfer {
 }
 
 fn done_at(millis: i64) -> Transfer {
-    Transfer { finished_at: Some(time(millis)), ..in_phase(Phase::Done(download())) }
+    Transfer {
+        finished_at: Some(time(millis)),
+        ..in_phase(Phase::Done(Published::from_record(download())))
+    }
 }
 
 fn source() -> Source {
@@ -98,9 +103,9 @@ fn phases() -> [Phase; 6] {
     let missing = Problem::new(Code::FileMissing, "There is no \"data.txt\".").hint("Look again.");
     [
         Phase::Queued,
-        Phase::Receiving { source: source(), checkpoint },
-        Phase::Sealed(download()),
-        Phase::Done(download()),
+        Phase::Receiving(Receiving::from_record(source(), checkpoint)),
+        Phase::Sealed(Sealed::from_record(download())),
+        Phase::Done(Published::from_record(download())),
         Phase::Failed(Failure { problem: missing, reached: LastProgress::default() }),
         Phase::Cancelled(Failure {
             problem: Problem::new(Code::Cancelled, "Cancelled by 127.0.0.1."),

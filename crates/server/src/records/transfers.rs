@@ -9,7 +9,9 @@ use filepull_core::path::SharedPath;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::receive::Prefix;
 use filepull_core::source::Source;
-use filepull_core::transfer::{Download, Failure, LastProgress, Phase, Setbacks, Transfer};
+use filepull_core::transfer::{
+    Download, Failure, LastProgress, Phase, Published, Receiving, Sealed, Setbacks, Transfer,
+};
 
 use super::RecordsError;
 use super::checksum::row_check;
@@ -67,7 +69,8 @@ pub(super) fn save(transfer: &Transfer) -> Statement {
 /// The statement that saves a checkpoint of a transfer that is receiving; nothing if it is not. It
 /// returns a row unless anything else of the transfer has changed.
 pub(super) fn checkpoint(transfer: &Transfer) -> Option<Statement> {
-    let Phase::Receiving { source, checkpoint } = &transfer.phase else { return None };
+    let Phase::Receiving(receiving) = &transfer.phase else { return None };
+    let checkpoint = receiving.checkpoint();
     let setbacks = transfer.setbacks;
     let fence = Statement::new(CHECKPOINT)
         .bind(transfer.id.to_string())
@@ -79,7 +82,7 @@ pub(super) fn checkpoint(transfer: &Transfer) -> Option<Statement> {
         .bind(setbacks.stalled)
         .bind(transfer.queue_until.map(|at| at.timestamp_millis()))
         .bind(transfer.started_at.map(|at| at.timestamp_millis()));
-    let statement = bind_source(Some(source), fence)
+    let statement = bind_source(Some(receiving.source()), fence)
         .bind(checkpoint.len.cast_signed())
         .bind(checkpoint.digest.to_string())
         .bind(row_check(transfer));
@@ -89,8 +92,13 @@ pub(super) fn checkpoint(transfer: &Transfer) -> Option<Statement> {
 fn bind_phase(phase: &Phase, statement: Statement) -> Statement {
     let (source, checkpoint, download, ended) = match phase {
         Phase::Queued => (None, None, None, None),
-        Phase::Receiving { source, checkpoint } => (Some(source), Some(checkpoint), None, None),
-        Phase::Sealed(file) | Phase::Done(file) => (Some(&file.source), None, Some(file), None),
+        Phase::Receiving(receiving) => {
+            (Some(receiving.source()), Some(receiving.checkpoint()), None, None)
+        }
+        Phase::Sealed(_) | Phase::Done(_) => {
+            let file = phase.complete_file();
+            (file.map(|file| &file.source), None, file, None)
+        }
         Phase::Failed(ended) | Phase::Cancelled(ended) => {
             (ended.reached.source.as_ref(), None, None, Some(ended))
         }
@@ -153,15 +161,15 @@ pub(super) fn read(row: &Row) -> Result<Transfer, RecordsError> {
 fn read_phase(fields: &RowFields<'_>) -> Result<Phase, RecordsError> {
     Ok(match fields.parse("state", PhaseName::parse)? {
         PhaseName::Queued => Phase::Queued,
-        PhaseName::Receiving => Phase::Receiving {
-            source: read_source(fields)?,
-            checkpoint: Prefix {
+        PhaseName::Receiving => {
+            let checkpoint = Prefix {
                 len: fields.unsigned("checkpoint_len")?,
                 digest: fields.parse("checkpoint_digest", Digest::parse)?,
-            },
-        },
-        PhaseName::Sealed => Phase::Sealed(read_download(fields)?),
-        PhaseName::Done => Phase::Done(read_download(fields)?),
+            };
+            Phase::Receiving(Receiving::from_record(read_source(fields)?, checkpoint))
+        }
+        PhaseName::Sealed => Phase::Sealed(Sealed::from_record(read_download(fields)?)),
+        PhaseName::Done => Phase::Done(Published::from_record(read_download(fields)?)),
         PhaseName::Failed => Phase::Failed(read_ended(fields)?),
         PhaseName::Cancelled => Phase::Cancelled(read_ended(fields)?),
     })

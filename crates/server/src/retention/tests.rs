@@ -6,7 +6,7 @@ use filepull_core::id::ClientId;
 use filepull_core::name::DownloadName;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::source::Source;
-use filepull_core::transfer::{Download, Failure, LastProgress, Phase, Transfer};
+use filepull_core::transfer::{Download, Failure, LastProgress, Phase, Published, Transfer};
 use tempfile::TempDir;
 
 use super::*;
@@ -25,7 +25,10 @@ fn transfer(at: DateTime<Utc>, phase: Phase) -> Transfer {
 fn done(at: DateTime<Utc>) -> Transfer {
     let source = Source { name: "menu.txt".to_owned(), size: 3, modified_ns: 0 };
     let (name, digest) = (DownloadName::new(at, "menu.txt"), Digest::of(b"abc"));
-    transfer(at, Phase::Done(Download { source, name, size: 3, digest, inode: 1 }))
+    transfer(
+        at,
+        Phase::Done(Published::from_record(Download { source, name, size: 3, digest, inode: 1 })),
+    )
 }
 
 fn failed(at: DateTime<Utc>) -> Transfer {

@@ -3,7 +3,7 @@
 use filepull_core::human;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::source::Source;
-use filepull_core::transfer::{BeginError, Transfer, UploadStart};
+use filepull_core::transfer::{BeginError, Phase, Transfer, UploadStart};
 use tokio::sync::mpsc;
 use tracing::info;
 
@@ -34,7 +34,8 @@ impl TransferTask {
                     self.changed_between_attempts()?;
                     self.start_over().await?;
                 }
-                Ok(UploadStart::Resume) => {
+                Ok(UploadStart::Resume(receiving)) => {
+                    self.transfer.phase = Phase::Receiving(receiving);
                     self.fits(size).await?;
                     self.reserve(size).await?;
                     break;

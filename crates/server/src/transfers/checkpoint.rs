@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use filepull_core::disk::{Disk as _, Extent};
 use filepull_core::receive::Prefix;
-use filepull_core::transfer::Transfer;
+use filepull_core::transfer::{Phase, Transfer};
 use tokio::time::{Duration, Instant};
 
 use super::disk::run;
@@ -73,7 +73,8 @@ async fn make(
     let mut store = shared.store.clone();
     let synced = run(move || store.sync(&partial, Extent::Prefix)).await;
     let synced = synced.map_err(|error| store_failed(&error.into_cause()))?;
-    noted.checkpoint(prefix, synced);
+    let Ok(receiving) = noted.receiving() else { return Ok(None) };
+    noted.phase = Phase::Receiving(receiving.with_checkpoint(prefix, synced));
     // If the records fail, or the rest of the transfer has changed meanwhile, the next one will do.
     Ok(shared.save_checkpoint(&noted).await.is_ok().then_some(noted))
 }

@@ -41,13 +41,14 @@ impl TransferTask {
     pub(super) async fn record_sealed(&mut self) -> Result<(), Ending> {
         let mut backoff = retry_backoff();
         let mut waits = None;
-        while let Phase::Sealed(download) = &self.transfer.phase {
+        while let Phase::Sealed(sealed) = &self.transfer.phase {
             // Reads all names of that second at once: one query per name would cost quadratic time
             // in a burst of pulls.
-            let taken = self.shared.records.names_beside(&self.transfer, &download.name).await;
+            let taken =
+                self.shared.records.names_beside(&self.transfer, &sealed.download().name).await;
             match taken.map_err(|error| records_failed(&error)) {
                 Ok(taken) => {
-                    self.transfer.skip_names(&taken);
+                    self.transfer.phase = Phase::Sealed(sealed.clone().skip_names(&taken));
                     break;
                 }
                 Err(_) => {
@@ -80,7 +81,7 @@ impl TransferTask {
         let (key, size) = (self.transfer.next_partial(), source.size);
         let begun = self.on_disk(move |store| store.begin(&key, size)).await;
         let (partial, begun) = begun.map_err(|error| self.disk_failed(error))?;
-        self.transfer.receive(source, begun);
+        self.transfer.receive(source, begun)?;
         self.held = Some(ReceivedPartial::new(self.shared.store.clone(), partial, size));
         self.record().await
     }
@@ -104,7 +105,7 @@ impl TransferTask {
 
     /// Drops the received bytes, first on record and then on the disk.
     pub(super) async fn start_over(&mut self) -> Result<(), Ending> {
-        self.transfer.start_over();
+        self.transfer.start_over()?;
         self.view.send_modify(|view| view.bytes_done = 0);
         self.record().await?;
         self.abort().await;

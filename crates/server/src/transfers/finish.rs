@@ -13,7 +13,9 @@ impl TransferTask {
     pub(super) async fn fail(&mut self, problem: Problem) {
         let on_record = self.view.borrow().stage != Activity::Recording;
         let reached = self.reached();
-        self.transfer.fail(problem, reached, now());
+        if self.transfer.fail(problem, reached, now()).is_err() {
+            return; // already final
+        }
         // Also if the first record failed: it may be there all the same.
         let saved = self.shared.save(&self.transfer).await;
         if let Err(NotSaved::Lost) = saved {

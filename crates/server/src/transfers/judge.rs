@@ -4,7 +4,7 @@ use filepull_core::digest::Digest;
 use filepull_core::name::DownloadName;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::receive::Verified;
-use filepull_core::transfer::Transfer;
+use filepull_core::transfer::{Phase, Transfer};
 use tokio::sync::mpsc;
 
 use super::attempt::fruitless;
@@ -39,7 +39,8 @@ impl TransferTask {
             let why = "the partial is no longer what was received".to_owned();
             return self.damaged(why, replies).await;
         };
-        self.transfer.seal(proof, name, inode, synced);
+        let sealed = self.transfer.receiving()?.seal(proof, name, inode, synced);
+        self.transfer.phase = Phase::Sealed(sealed);
         self.record_sealed().await?;
         if !self.name_at_once().await? {
             // The agent is done: it does not wait for this server's disk.

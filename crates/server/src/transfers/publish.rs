@@ -96,7 +96,8 @@ impl TransferTask {
 
     /// Records that the download has its name.
     async fn named(&mut self, named: Durable) -> Result<(), Ending> {
-        self.transfer.published(now(), named);
+        let Recovery::FindSealed(sealed) = self.transfer.recovery() else { return Ok(()) };
+        self.transfer.publish(sealed.published(named), now())?;
         self.record().await?;
         self.show_done();
         Ok(())
@@ -109,10 +110,10 @@ impl TransferTask {
     /// Searches for the sealed file, and names it; none if it is nowhere. Does not need the agent.
     /// Opens new file descriptors: the system reports a lost write only once.
     async fn publish_found(&mut self) -> Result<Option<Durable>, Unnamed> {
-        let Recovery::FindSealed(download) = self.transfer.recovery() else { return Ok(None) };
+        let Recovery::FindSealed(sealed) = self.transfer.recovery() else { return Ok(None) };
         let key = self.transfer.partial();
         let job = self.on_disk(move |store| {
-            let found = disk::find_sealed(store, &key, &download)?;
+            let found = disk::find_sealed(store, &key, sealed.download())?;
             if let SealedLocation::Unnamed(resumed) = &found {
                 let _synced = store.sync(&resumed.partial, Extent::Whole)?;
             }
@@ -135,12 +136,12 @@ impl TransferTask {
     /// Names a partial: the first name that is free.
     async fn name(&mut self, partial: Partial) -> Result<Option<Durable>, Unnamed> {
         loop {
-            let Phase::Sealed(download) = &self.transfer.phase else { return Ok(None) };
-            let (partial, name) = (partial.clone(), download.name.clone());
+            let Phase::Sealed(sealed) = self.transfer.phase.clone() else { return Ok(None) };
+            let (partial, name) = (partial.clone(), sealed.download().name.clone());
             self.may_be_named = true;
             match self.on_disk(move |store| store.commit(&partial, &name)).await? {
                 CommitResult::Named(named) => return Ok(Some(named)),
-                CommitResult::Taken => self.transfer.name_taken(),
+                CommitResult::Taken => self.transfer.phase = Phase::Sealed(sealed.name_taken()),
             }
             self.record_sealed().await.map_err(Unnamed::Ended)?;
             self.end_if_cancelled().map_err(Unnamed::Ended)?;

@@ -61,7 +61,7 @@ async fn is_wanted(shared: &TaskContext, partial: &PartialKey) -> bool {
     match shared.records.transfer(partial.transfer).await {
         Ok(None) => false,
         Ok(Some(RecordedTransfer::Readable(transfer))) => match transfer.phase {
-            Phase::Receiving { .. } | Phase::Sealed(_) => transfer.partial() == *partial,
+            Phase::Receiving(_) | Phase::Sealed(_) => transfer.partial() == *partial,
             Phase::Queued | Phase::Done(_) | Phase::Failed(_) | Phase::Cancelled(_) => false,
         },
         Ok(Some(RecordedTransfer::Damaged(_))) | Err(_) => true,

@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 use chrono::{DateTime, Utc};
 use filepull_core::backoff::{Backoff, ReconnectPolicy, RetryCause};
 use filepull_core::problem::{Code, Problem};
-use filepull_core::transfer::{Phase, Transfer};
+use filepull_core::transfer::{Phase, PhaseError, Transfer};
 use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant, sleep_until};
 use uuid::Uuid;
@@ -65,6 +65,12 @@ pub(super) enum Ending {
     Lost,
     /// The key of the request leads to another transfer. This one is not on record.
     Discarded,
+}
+
+impl From<PhaseError> for Ending {
+    fn from(error: PhaseError) -> Self {
+        Self::Failed(Problem::new(Code::Internal, error.to_string()))
+    }
 }
 
 impl From<Problem> for Ending {

@@ -8,7 +8,7 @@ use filepull_core::name::DownloadName;
 use filepull_core::path::SharedPath;
 use filepull_core::receive::Prefix;
 use filepull_core::source::Source;
-use filepull_core::transfer::{Download, Phase, Transfer};
+use filepull_core::transfer::{Download, Phase, Receiving, Sealed, Transfer};
 use futures::StreamExt as _;
 use futures::stream;
 use tokio::sync::mpsc;
@@ -283,7 +283,13 @@ async fn cancelled(folder: PathBuf, records: &Records, is_named: bool) -> Transf
     std::fs::write(&path, "data").unwrap();
     let inode = path.metadata().unwrap().ino();
     let digest = Digest::of(b"data");
-    transfer.phase = Phase::Sealed(Download { source: source(4), name, size: 4, digest, inode });
+    transfer.phase = Phase::Sealed(Sealed::from_record(Download {
+        source: source(4),
+        name,
+        size: 4,
+        digest,
+        inode,
+    }));
     records.save(&transfer).await.unwrap();
     records.keep_cancel(transfer.id, "Cancelled by test.").await.unwrap();
     transfer.id
@@ -331,7 +337,7 @@ async fn leftovers_are_swept_beside_the_work_and_an_unexpected_entry_stops_nothi
         let mut transfer = Transfer::new(client(), None, "test".to_owned(), now());
         transfer.generation = 2;
         let checkpoint = filepull_core::receive::Prefix::empty();
-        transfer.phase = Phase::Receiving { source: source(4), checkpoint };
+        transfer.phase = Phase::Receiving(Receiving::from_record(source(4), checkpoint));
         records.save(&transfer).await.unwrap();
         let name = |generation| crate::store::partial_name(transfer.id, generation);
         for generation in [1, 2] {
@@ -365,7 +371,7 @@ async fn sealed(folder: PathBuf, records: &Records) -> Transfer {
     let digest = Digest::of(b"data");
     let download = Download { source: source(4), name, size: 4, digest, inode };
     let mut transfer = Transfer::new(client(), None, "test".to_owned(), now());
-    transfer.phase = Phase::Sealed(download);
+    transfer.phase = Phase::Sealed(Sealed::from_record(download));
     records.save(&transfer).await.unwrap();
     std::fs::rename(&folder, folder.with_extension("aside")).unwrap();
     // Not a folder: opening it fails, as on a disk that cannot be read.
@@ -400,7 +406,7 @@ async fn the_partial_of_a_damaged_transfer_stays_until_its_record_is_final() {
     let folder = async |folder: PathBuf, records: &Records| {
         let mut transfer = Transfer::new(client(), None, "test".to_owned(), now());
         let checkpoint = Prefix { len: 4, digest: Digest::of(b"data") };
-        transfer.phase = Phase::Receiving { source: source(9), checkpoint };
+        transfer.phase = Phase::Receiving(Receiving::from_record(source(9), checkpoint));
         transfer.generation = 1;
         records.save(&transfer).await.unwrap();
         std::fs::create_dir(&folder).unwrap();

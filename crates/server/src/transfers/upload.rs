@@ -3,7 +3,7 @@
 use filepull_core::disk::Extent;
 use filepull_core::human;
 use filepull_core::problem::{Code, Problem};
-use filepull_core::transfer::Transfer;
+use filepull_core::transfer::{Phase, Transfer};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
@@ -235,7 +235,8 @@ impl TransferTask {
             return Ok(());
         };
         if let Some(synced) = self.with_held(|held| held.sync(Extent::Prefix)).await? {
-            self.transfer.checkpoint(prefix, synced);
+            let receiving = self.transfer.receiving()?.with_checkpoint(prefix, synced);
+            self.transfer.phase = Phase::Receiving(receiving);
             self.record().await?;
         }
         Ok(())

@@ -7,7 +7,7 @@ use filepull_core::name::DownloadName;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::receive::Prefix;
 use filepull_core::source::Source;
-use filepull_core::transfer::{Failure, LastProgress};
+use filepull_core::transfer::{Failure, LastProgress, Published, Receiving, Sealed};
 use tempfile::TempDir;
 
 use super::*;
@@ -49,7 +49,7 @@ fn transfer(seconds: i64, phase: Phase) -> Transfer {
 
 fn receiving() -> Phase {
     let checkpoint = Prefix { len: 0, digest: Digest::of(b"") };
-    Phase::Receiving { source: download(0).source, checkpoint }
+    Phase::Receiving(Receiving::from_record(download(0).source, checkpoint))
 }
 
 fn failed() -> Phase {
@@ -67,7 +67,10 @@ impl VerifyFixture {
 
     /// Puts a finished transfer on record, and its download on the disk.
     async fn done(&self, seconds: i64) -> PathBuf {
-        self.records.save(&transfer(seconds, Phase::Done(download(seconds)))).await.unwrap();
+        self.records
+            .save(&transfer(seconds, Phase::Done(Published::from_record(download(seconds)))))
+            .await
+            .unwrap();
         self.put(&download(seconds).name.to_string(), &bytes(seconds))
     }
 
@@ -168,7 +171,7 @@ async fn what_no_record_knows_is_foreign() {
 async fn what_is_on_its_way_is_not_foreign() {
     let bed = VerifyFixture::new().await;
     let running = transfer(1, receiving());
-    let sealed = transfer(2, Phase::Sealed(download(2)));
+    let sealed = transfer(2, Phase::Sealed(Sealed::from_record(download(2))));
     let just_ended = Transfer { finished_at: Some(Utc::now()), ..transfer(3, failed()) };
     for transfer in [&running, &sealed, &just_ended] {
         bed.records.save(transfer).await.unwrap();

@@ -10,7 +10,7 @@ use filepull_core::id::{ClientId, TransferId};
 use filepull_core::name::DownloadName;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::source::Source;
-use filepull_core::transfer::{Download, Failure, LastProgress, Phase, Transfer};
+use filepull_core::transfer::{Download, Failure, LastProgress, Phase, Published, Transfer};
 use filepull_server::client::{AgentInfo, Greeting};
 use filepull_server::data_folder::RECORDS_FOLDER;
 use filepull_server::records::Records;
@@ -119,13 +119,13 @@ impl GeneratedRecords {
         let id = Timestamp::from_unix(ids, u64::try_from(seconds)?, nanos);
         let source = source();
         let phase = match number % 100 {
-            0..90 => Phase::Done(Download {
+            0..90 => Phase::Done(Published::from_record(Download {
                 name: DownloadName::new(created_at, &source.name),
                 size: source.size,
                 digest: Digest::of(&number.to_le_bytes()),
                 inode: number.into(),
                 source,
-            }),
+            })),
             90..98 => Phase::Failed(ended(Problem::new(
                 Code::FileMissing,
                 "There is no menu.txt on this client.",

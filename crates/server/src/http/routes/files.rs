@@ -100,7 +100,7 @@ pub(crate) async fn of_transfer(
             file(&app, &view.transfer, request).await
         }
         Phase::Failed(ended) | Phase::Cancelled(ended) => Err(ended.problem.clone().into()),
-        Phase::Queued | Phase::Receiving { .. } | Phase::Sealed(_) => {
+        Phase::Queued | Phase::Receiving(_) | Phase::Sealed(_) => {
             let progress =
                 text::progress(&view).unwrap_or_else(|| "nothing is here yet".to_owned());
             let detail = format!("The transfer is not finished: {progress}.");

@@ -12,7 +12,7 @@ use filepull_core::name::DownloadName;
 use filepull_core::path::SharedPath;
 use filepull_core::problem::Code;
 use filepull_core::source::Source;
-use filepull_core::transfer::{Download, Phase, Transfer};
+use filepull_core::transfer::{Download, Phase, Published, Transfer};
 use filepull_process::Lifecycle;
 use serde_json::Value;
 use tower::ServiceExt as _;
@@ -131,7 +131,8 @@ impl HttpFixture {
         let size = bytes.len() as u64;
         let source = Source { name: "data.txt".to_owned(), size, modified_ns: 0 };
         let (digest, inode) = (Digest::of(bytes), file.metadata().unwrap().ino());
-        transfer.phase = Phase::Done(Download { source, name, size, digest, inode });
+        transfer.phase =
+            Phase::Done(Published::from_record(Download { source, name, size, digest, inode }));
         transfer.finished_at = Some(Utc::now());
         self.app.records.save(&transfer).await.unwrap();
         transfer

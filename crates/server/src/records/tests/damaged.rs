@@ -30,7 +30,7 @@ async fn a_damaged_record_is_an_item_with_its_reason() {
         ("requested_by", "CAST(x'ff00' AS TEXT)"),
     ];
     for (column, value) in damages {
-        let transfer = full(Phase::Done(download()));
+        let transfer = full(Phase::Done(Published::from_record(download())));
         damage(&room, &records, &transfer, &format!("{column} = {value}")).await;
         let found = damaged(records.transfer(transfer.id).await.unwrap());
         assert!(found.reason.contains(column), "{column}: {}", found.reason);

@@ -63,7 +63,7 @@ async fn what_is_forgotten_is_gone_and_the_rest_is_not() {
 async fn a_record_that_cannot_be_read_is_passed_over() {
     let room = RecordsFixture::new();
     let records = room.open().await;
-    let transfers = [1, 2, 3].map(|n| ended(n, n, Phase::Done(download())));
+    let transfers = [1, 2, 3].map(|n| ended(n, n, Phase::Done(Published::from_record(download()))));
     for transfer in &transfers {
         records.save(transfer).await.unwrap();
     }

@@ -186,7 +186,7 @@ async fn a_record_that_the_disk_has_changed_is_never_told() {
         ("download_inode", "download_inode + 1"),
     ];
     for (column, value) in changes {
-        let transfer = full(Phase::Done(download()));
+        let transfer = full(Phase::Done(Published::from_record(download())));
         records.save(&transfer).await.unwrap();
         let id = transfer.id;
         room.run(&format!("UPDATE transfers SET {column} = {value} WHERE id = '{id}'"));
@@ -224,7 +224,10 @@ async fn a_checkpoint_is_saved_only_over_what_it_belongs_to() {
     let at = |len: u64| {
         let checkpoint = Prefix { len, digest: Digest::of(&len.to_le_bytes()) };
         let source = Source { modified_ns: 5, ..source() };
-        Transfer { phase: Phase::Receiving { source, checkpoint }, ..transfer.clone() }
+        Transfer {
+            phase: Phase::Receiving(Receiving::from_record(source, checkpoint)),
+            ..transfer.clone()
+        }
     };
     records.save_checkpoint(&at(9)).await.unwrap();
     assert_eq!(saved(&records, transfer.id).await, Some(at(9)));

@@ -24,14 +24,16 @@ pub(crate) fn one(
     let (asked, by) = (text::second(transfer.created_at), text::name(&transfer.requested_by));
     let said = |problem| to_text(&with_host(problem, host));
     let head = match &transfer.phase {
-        Phase::Done(download) if !stored => text::done_and_gone(view, download, data_dir),
-        Phase::Done(download) => {
-            let done = text::done(view, download, data_dir);
+        Phase::Done(published) if !stored => {
+            text::done_and_gone(view, published.download(), data_dir)
+        }
+        Phase::Done(published) => {
+            let done = text::done(view, published.download(), data_dir);
             format!("{done}  file    curl -OJ {host}/transfers/{}/file\n", transfer.id)
         }
         Phase::Failed(ended) => format!("Failed: {}", said(&ended.problem)),
         Phase::Cancelled(ended) => said(&ended.problem),
-        Phase::Queued | Phase::Receiving { .. } | Phase::Sealed(_) => {
+        Phase::Queued | Phase::Receiving(_) | Phase::Sealed(_) => {
             let id = transfer.id;
             let cancel = format!("curl -X POST {host}/transfers/{id}/cancel");
             let wait = format!("curl \"{host}/transfers/{id}?wait\"");
@@ -54,10 +56,10 @@ pub(crate) fn cancelled(view: &View, data_dir: &str, host: &str) -> String {
         Phase::Failed(ended) => {
             format!("Nothing to cancel: the transfer has failed.\n{}", said(&ended.problem))
         }
-        Phase::Done(download) => {
-            format!("Nothing to cancel. {}", text::done(view, download, data_dir))
+        Phase::Done(published) => {
+            format!("Nothing to cancel. {}", text::done(view, published.download(), data_dir))
         }
-        Phase::Queued | Phase::Receiving { .. } | Phase::Sealed(_) => format!(
+        Phase::Queued | Phase::Receiving(_) | Phase::Sealed(_) => format!(
             "The cancel was sent; the transfer has not ended yet.\n  \
                wait    curl \"{host}/transfers/{id}?wait\"\n"
         ),
@@ -145,8 +147,8 @@ fn outcome(view: &View, place: Option<usize>) -> String {
         (TransferState::Running, _) => {
             text::progress(view).unwrap_or_else(|| "no answer yet".to_owned())
         }
-        (_, Phase::Done(download)) => human::size(download.size),
+        (_, Phase::Done(published)) => human::size(published.download().size),
         (_, Phase::Failed(ended) | Phase::Cancelled(ended)) => ended.problem.code.to_string(),
-        (_, Phase::Queued | Phase::Receiving { .. } | Phase::Sealed(_)) => String::new(),
+        (_, Phase::Queued | Phase::Receiving(_) | Phase::Sealed(_)) => String::new(),
     }
 }

@@ -50,11 +50,11 @@ pub(crate) struct WaitResult {
 /// -f` fail; the transfer continues.
 pub(crate) fn answer(told: &AnswerContext<'_>) -> Result<(StatusCode, String), Problem> {
     match &told.view.transfer.phase {
-        Phase::Done(download) => {
-            Ok((StatusCode::OK, text::done(told.view, download, told.data_dir)))
+        Phase::Done(published) => {
+            Ok((StatusCode::OK, text::done(told.view, published.download(), told.data_dir)))
         }
         Phase::Failed(ended) | Phase::Cancelled(ended) => Err(ended.problem.clone()),
-        Phase::Queued | Phase::Receiving { .. } | Phase::Sealed(_) => {
+        Phase::Queued | Phase::Receiving(_) | Phase::Sealed(_) => {
             let (status, sentence) = match (told.waited, told.joined) {
                 (Some(WaitResult { end: WaitEnd::Stopping, .. }), _) => {
                     let sentence = "The server is restarting; the transfer goes on afterwards.";

@@ -5,7 +5,7 @@ use filepull_core::path::SharedPath;
 use filepull_core::problem::Code;
 use filepull_core::receive::Prefix;
 use filepull_core::source::Source;
-use filepull_core::transfer::{Download, Failure, LastProgress, Transfer};
+use filepull_core::transfer::{Download, Failure, LastProgress, Published, Receiving, Transfer};
 
 use super::*;
 
@@ -36,7 +36,7 @@ fn source(size: u64) -> Source {
 
 fn running() -> View {
     let mut view = view(Activity::Running);
-    let phase = Phase::Receiving { source: source(100 * MIB), checkpoint: Prefix::empty() };
+    let phase = Phase::Receiving(Receiving::from_record(source(100 * MIB), Prefix::empty()));
     view.transfer.phase = phase;
     view.source = Some(source(100 * MIB));
     view
@@ -50,8 +50,8 @@ fn done(size: u64) -> View {
     let mut view = view(Activity::Running);
     let name = DownloadName::new(at("14:23:25"), "menu.txt");
     let digest = Digest::of(b"test");
-    view.transfer.phase =
-        Phase::Done(Download { source: source(size), name, size, digest, inode: 1 });
+    let download = Download { source: source(size), name, size, digest, inode: 1 };
+    view.transfer.phase = Phase::Done(Published::from_record(download));
     view.transfer.finished_at = Some(at("14:23:24.800"));
     view
 }
