@@ -119,7 +119,6 @@ impl Live {
             match begin.map_err(|_| Stop::Refused)? {
                 UploadStart::Resume(receiving) => {
                     self.transfer.phase = Phase::Receiving(receiving);
-                    machine.record(&self.transfer)?;
                     let receiver = self.receiver.as_mut().ok_or(Stop::Refused)?;
                     receiver.expect(size).map_err(|_| Stop::Refused)?;
                     break;
