@@ -1,4 +1,4 @@
-//! What lies in the data folder, by name.
+//! Lists the entries of the data folder and of the clients' folders.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
@@ -12,10 +12,7 @@ use rustix::io::Errno;
 use super::{Store, StoreError};
 
 impl Store {
-    /// Does anything lie under the name of a download?
-    ///
-    /// # Errors
-    /// The disk failed.
+    /// Returns whether any entry has the name of a download.
     pub(crate) fn has_download(
         &self,
         client: &ClientId,
@@ -24,10 +21,7 @@ impl Store {
         self.has_entry(client, OsStr::new(&name.to_string()))
     }
 
-    /// Does anything lie under this name in the client's folder?
-    ///
-    /// # Errors
-    /// The disk failed.
+    /// Returns whether any entry of the client's folder has this name.
     pub(crate) fn has_entry(&self, client: &ClientId, name: &OsStr) -> Result<bool, StoreError> {
         let Some(folder) = self.open_folder(client)? else { return Ok(false) };
         match rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -40,10 +34,7 @@ impl Store {
         }
     }
 
-    /// The names of all that lies in the client's folder.
-    ///
-    /// # Errors
-    /// The disk failed.
+    /// Returns the names of all entries of the client's folder.
     pub(crate) fn entries(&self, client: &ClientId) -> Result<Vec<OsString>, StoreError> {
         let Some(folder) = self.open_folder(client)? else { return Ok(Vec::new()) };
         let failed = |errno| self.folder_failed("read", client, errno);
@@ -57,10 +48,8 @@ impl Store {
         Ok(names)
     }
 
-    /// The clients that have a folder, or something else under their name.
-    ///
-    /// # Errors
-    /// The disk failed.
+    /// Returns the clients whose id is the name of an entry, which may be something else than a
+    /// folder.
     pub(crate) fn clients(&self) -> Result<Vec<ClientId>, StoreError> {
         let failed = |source| StoreError { step: "read", path: self.root.path.clone(), source };
         let mut clients = Vec::new();
@@ -72,7 +61,7 @@ impl Store {
     }
 }
 
-/// The type of an entry that has the name of a client's folder and is not a folder.
+/// Describes an entry that is not a folder, for a message. Returns none for a folder.
 pub(crate) fn not_a_folder(path: &Path) -> Option<&'static str> {
     let file_type = std::fs::symlink_metadata(path).ok()?.file_type();
     if file_type.is_dir() {

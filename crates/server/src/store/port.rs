@@ -1,4 +1,4 @@
-//! The folder of files as the disk port of `core`.
+//! [`Store`] implements the disk port of `core`.
 
 use filepull_core::disk::{CommitResult, Disk, DiskError, Durable, Extent, PartialKey};
 use filepull_core::id::ClientId;
@@ -7,6 +7,7 @@ use filepull_core::transfer::Download;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::names::remove_if_exists;
 use super::partial::{Partial, PartialPath};
 use super::{Store, StoreError, digest_of, partial_name};
 
@@ -16,10 +17,10 @@ impl Disk for Store {
     type Partial = Partial;
     type Error = StoreError;
 
-    /// The client's folder is made, durably, if it is missing.
+    /// Creates the client's folder, durably, if it is missing.
     fn begin(&mut self, key: &PartialKey, size: u64) -> Result<(Partial, Durable), Error> {
         self.note_begun(key);
-        let folder = self.make_folder(&key.client).map_err(DiskError::NotDone)?;
+        let folder = self.create_folder(&key.client).map_err(DiskError::NotDone)?;
         let partial = Partial::create(folder, self.place(key), size).map_err(DiskError::Unknown)?;
         Ok((partial, Durable::promise()))
     }
@@ -44,7 +45,8 @@ impl Disk for Store {
         Ok(CommitResult::Named(Durable::promise()))
     }
 
-    /// Over the folder that is open already, where there is one: file descriptors may have run out.
+    /// Uses the open folder of `partial` if there is one, because the process may have no file
+    /// descriptors left.
     fn abort(&mut self, key: &PartialKey, partial: Option<&Partial>) -> Result<(), Error> {
         let removed = match partial {
             Some(partial) => partial.remove(),
@@ -79,11 +81,12 @@ impl Disk for Store {
 }
 
 impl Store {
-    /// Returns whether the download has its name. A link, a folder or another file with the name
-    /// does not count, and is not opened.
+    /// Returns whether the download has its name. A link, a folder or another file with this name
+    /// does not count and is not opened.
     fn is_there(&self, client: &ClientId, download: &Download) -> Result<bool, StoreError> {
         let Some(folder) = self.open_folder(client)? else { return Ok(false) };
-        let (name, path) = (download.name.to_string(), self.download_path(client, &download.name));
+        let name = download.name.to_string();
+        let path = self.download_path(client, &download.name);
         let failed = |step| {
             let path = path.clone();
             move |errno: Errno| StoreError { step, path, source: errno.into() }
@@ -96,26 +99,23 @@ impl Store {
         if !is_file || stat.st_ino != download.inode {
             return Ok(false);
         }
-        // Do not block on a pipe that has replaced the file.
+        // `NONBLOCK`, because opening a pipe that has replaced the file would wait for a writer.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&folder, &name, flags, Mode::empty());
-        let file = file.map_err(failed("open"))?.into();
-        let (len, digest) = digest_of(&file).map_err(|source| StoreError {
+        let opened = rustix::fs::openat(&folder, &name, flags, Mode::empty());
+        let file = opened.map_err(failed("open"))?.into();
+        let found = digest_of(&file).map_err(|source| StoreError {
             step: "read",
             path: path.clone(),
             source,
         })?;
-        Ok((len, digest) == (download.size, download.digest))
+        Ok(found == (download.size, download.digest))
     }
 
-    /// Removes a partial, if there is one.
-    pub(super) fn remove_partial(&self, key: &PartialKey) -> Result<(), StoreError> {
+    /// Removes a partial, if it exists.
+    pub(crate) fn remove_partial(&self, key: &PartialKey) -> Result<(), StoreError> {
         let Some(folder) = self.open_folder(&key.client)? else { return Ok(()) };
         let place = self.place(key);
-        match rustix::fs::unlinkat(&folder, &place.name, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(errno) => Err(place.failed("remove", errno.into())),
-        }
+        remove_if_exists(&folder, &place.name).map_err(|errno| place.failed("remove", errno.into()))
     }
 
     fn place(&self, key: &PartialKey) -> PartialPath {

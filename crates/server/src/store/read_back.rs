@@ -1,14 +1,11 @@
-//! Reads files from their start to their end.
+//! Reads whole files.
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 
 use filepull_core::digest::{Digest, Hasher};
 
-/// The digest and the length of a whole open file, read from its start.
-///
-/// # Errors
-/// The disk failed.
+/// Reads an open file from its start and returns its length in bytes and its digest.
 pub(crate) fn digest_of(mut file: &File) -> io::Result<(u64, Digest)> {
     let mut hasher = Hasher::default();
     let mut len = 0;
@@ -20,10 +17,7 @@ pub(crate) fn digest_of(mut file: &File) -> io::Result<(u64, Digest)> {
     Ok((len, hasher.digest()))
 }
 
-/// Hands out everything that follows in a file.
-///
-/// # Errors
-/// The disk failed.
+/// Reads a file from its current position to its end.
 pub(crate) fn read_all(mut file: &File, take: &mut impl FnMut(&[u8])) -> io::Result<()> {
     let mut buffer = vec![0; 256 * 1024];
     loop {

@@ -24,7 +24,7 @@ fn key(transfer: TransferId, generation: u32) -> PartialKey {
     PartialKey { client: client(), transfer, generation }
 }
 
-/// A partial that holds `bytes`.
+/// Creates a partial with these bytes.
 fn partial(store: &mut Store, bytes: &'static [u8]) -> Partial {
     let (mut partial, _begun) =
         store.begin(&key(TransferId::generate(), 1), bytes.len() as u64).unwrap();
@@ -55,14 +55,12 @@ fn a_taken_name_is_never_overwritten() {
     assert!(matches!(store.commit(&first, &name()), Ok(CommitResult::Named(_))));
     let second = partial(&mut store, b"second");
     assert!(matches!(store.commit(&second, &name()), Ok(CommitResult::Taken)));
-    assert!(!second.publish_by_link(&name().to_string()).unwrap());
-    assert!(second.publish_by_link(&name().next().to_string()).unwrap());
     let first = store.find_download(&client(), &name()).unwrap().unwrap();
     assert_eq!(digest_of(&first).unwrap().1, Digest::of(b"first"));
 }
 
 #[test]
-fn a_partial_is_cut_to_what_is_known_to_be_valid() {
+fn a_partial_is_cut_to_its_valid_prefix() {
     let (_folder, mut store) = store();
     let transfer = TransferId::generate();
     let (mut partial, _begun) = store.begin(&key(transfer, 1), 9).unwrap();
@@ -77,7 +75,7 @@ fn a_partial_is_cut_to_what_is_known_to_be_valid() {
 }
 
 #[test]
-fn a_leftover_of_a_generation_is_replaced_and_never_shared() {
+fn a_leftover_partial_is_replaced_and_never_shared() {
     let (_folder, mut store) = store();
     let transfer = TransferId::generate();
     let (mut leftover, _begun) = store.begin(&key(transfer, 1), 4).unwrap();
@@ -90,12 +88,13 @@ fn a_leftover_of_a_generation_is_replaced_and_never_shared() {
 }
 
 #[test]
-fn what_is_not_the_download_is_not_found_under_its_name() {
+fn another_entry_with_the_name_of_a_download_is_not_found() {
     use std::os::unix::fs::symlink;
     let (folder, mut store) = store();
     let partial = partial(&mut store, b"whole");
-    let (inode, digest) = (partial.inode().unwrap(), Digest::of(b"whole"));
     let source = Source { name: "data.txt".to_owned(), size: 5, modified_ns: 0 };
+    let digest = Digest::of(b"whole");
+    let inode = partial.inode().unwrap();
     let download = Download { source, name: name(), size: 5, digest, inode };
     let path = folder.path().join("client4").join(name().to_string());
     assert!(store.find(&client(), &download).unwrap().is_none(), "nothing is there");
@@ -112,7 +111,7 @@ fn what_is_not_the_download_is_not_found_under_its_name() {
 }
 
 #[test]
-fn only_partials_are_swept_and_none_that_was_begun_since_the_start() {
+fn the_sweep_removes_only_partials_and_none_that_was_begun_since_the_start() {
     let (folder, mut store) = store();
     let [leftover, begun] = [1, 2].map(|generation| key(TransferId::generate(), generation));
     let path = |key: &PartialKey| {
@@ -130,11 +129,11 @@ fn only_partials_are_swept_and_none_that_was_begun_since_the_start() {
     assert!(!store.remove_leftover(&begun).unwrap());
     assert!(!path(&leftover).exists() && path(&begun).exists());
     store.end_sweep();
-    assert!(!store.remove_leftover(&begun).unwrap(), "no sweep runs any more");
+    assert!(!store.remove_leftover(&begun).unwrap(), "the sweep has ended");
 }
 
 #[test]
-fn what_is_in_the_place_of_a_folder_is_named_with_its_path() {
+fn the_error_for_an_entry_that_is_not_a_folder_names_its_path() {
     let (folder, mut store) = store();
     let place = folder.path().join("client4");
     std::fs::write(&place, "").unwrap();
@@ -151,7 +150,7 @@ fn what_is_in_the_place_of_a_folder_is_named_with_its_path() {
 }
 
 #[test]
-fn a_folder_that_is_a_link_is_refused() {
+fn a_folder_that_is_a_link_is_rejected() {
     let (folder, mut store) = store();
     let elsewhere = tempfile::tempdir().unwrap();
     std::os::unix::fs::symlink(elsewhere.path(), folder.path().join("client4")).unwrap();
@@ -160,11 +159,11 @@ fn a_folder_that_is_a_link_is_refused() {
 }
 
 #[test]
-fn the_probe_writes_where_downloads_and_where_records_lie_and_leaves_nothing() {
+fn the_probe_writes_beside_downloads_and_records_and_leaves_no_file() {
     let (folder, store) = store();
     let records = folder.path().join(RECORDS_FOLDER);
     std::fs::create_dir(&records).unwrap();
-    // Either may be a disk of its own, and fail alone.
+    // The two may be on different disks, and only one of them may fail.
     let folders = [folder.path(), &records].map(|path| File::open(path).unwrap());
     let long_ago = std::time::SystemTime::UNIX_EPOCH;
     folders.iter().for_each(|folder| folder.set_modified(long_ago).unwrap());
@@ -177,7 +176,7 @@ fn the_probe_writes_where_downloads_and_where_records_lie_and_leaves_nothing() {
 }
 
 #[test]
-fn a_partial_that_was_protected_already_can_be_opened_again() {
+fn a_read_only_partial_can_be_opened_again() {
     use std::os::unix::fs::PermissionsExt as _;
     let (folder, mut store) = store();
     let transfer = TransferId::generate();
@@ -187,14 +186,15 @@ fn a_partial_that_was_protected_already_can_be_opened_again() {
     let reopened = store.resume(&key(transfer, 1), 0, |_| ()).unwrap();
     assert!(reopened.is_some());
     let path = folder.path().join("client4").join(partial_name(transfer, 1));
-    // Root may write to anything: what counts is that nobody needs to be root.
+    // Tests may run as root, who may write to every file, so the mode is checked.
     assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o640);
 }
 
 #[test]
-fn a_partial_owns_the_room_that_it_reserved() {
+fn a_partial_counts_the_space_that_it_reserved() {
     let (_folder, mut store) = store();
-    let (transfer, size) = (TransferId::generate(), 4 << 20);
+    let transfer = TransferId::generate();
+    let size = 4 << 20;
     let (partial, _begun) = store.begin(&key(transfer, 1), size).unwrap();
     assert!(size <= partial.allocated());
     drop(partial);
