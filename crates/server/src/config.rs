@@ -1,4 +1,4 @@
-//! The settings of the server: as typed, and as meant.
+//! The settings of the server: [`Args`] as given, [`Config`] validated.
 
 mod bounds;
 mod settings;
@@ -16,133 +16,133 @@ use crate::grpc::SessionSettings;
 use crate::records::KEEP_KEYS;
 use crate::retention::Keep;
 use crate::transfers::Limits;
-pub use settings::Setting;
+pub(crate) use settings::Setting;
 
-/// What was typed: flags, or the environment.
+/// Command line and environment, unvalidated.
 #[derive(Clone, Debug, clap::Parser)]
 pub struct Args {
-    /// Where operators curl.
+    /// Address for HTTP requests of operators.
     #[arg(long, env = "HTTP_ADDR", default_value = "127.0.0.1:8080", value_parser = parse_addr)]
     pub http_addr: SocketAddr,
-    /// Where agents dial.
+    /// Address that agents connect to.
     #[arg(long, env = "GRPC_ADDR", default_value = "127.0.0.1:50051", value_parser = parse_addr)]
     pub grpc_addr: SocketAddr,
-    /// Folder of the downloads and the records; made if missing.
+    /// Folder of the downloads and the records; created if missing.
     #[arg(long, env = "DATA_DIR", default_value = "server-data")]
     pub data_dir: PathBuf,
-    /// Who may call: `auto` lets everybody in on loopback and refuses to start elsewhere, `none`
-    /// lets everybody in.
+    /// Who may use the HTTP API: `auto` allows loopback addresses only and rejects other addresses
+    /// at startup, `none` allows every caller.
     #[arg(long, env = "HTTP_AUTH", default_value = "auto")]
     pub http_auth: HttpAuth,
-    /// Which agents may connect: `auto` lets all in on loopback and refuses to start elsewhere,
-    /// `open` lets any agent take any free id.
+    /// Which agents may connect: `auto` allows loopback addresses only and rejects other addresses
+    /// at startup, `open` allows any agent to take any free id.
     #[arg(long, env = "AGENT_AUTH", default_value = "auto")]
     pub agent_auth: AgentAuth,
-    /// Transfers at once.
+    /// Maximum number of running transfers.
     #[arg(long, env = "MAX_RUNNING", default_value = "20", value_parser = parse_count)]
     pub max_running: usize,
-    /// Transfers in line.
+    /// Maximum number of waiting transfers.
     #[arg(long, env = "MAX_WAITING", default_value = "10000", value_parser = parse_count)]
     pub max_waiting: usize,
-    /// Transfers of one client that wait.
+    /// Maximum number of waiting transfers per client.
     #[arg(
         long, env = "MAX_WAITING_PER_CLIENT", default_value = "100", value_parser = parse_count
     )]
     pub max_waiting_per_client: usize,
-    /// Largest file that is accepted, such as 10GiB.
+    /// Maximum size of a file, such as 10GiB.
     #[arg(long, env = "MAX_FILE_SIZE", default_value = "10GiB", value_parser = parse_size)]
     pub max_file_size: u64,
-    /// Space that stays free on the disk, such as 1GiB.
+    /// Disk space that transfers leave free, such as 1GiB.
     #[arg(long, env = "MIN_FREE", default_value = "1GiB", value_parser = parse_size)]
     pub min_free: u64,
-    /// An upload that brings no byte for this long is started again.
+    /// An upload that receives no byte for this long is restarted.
     #[arg(long, env = "STALL_TIMEOUT", default_value = "60s", value_parser = parse_duration)]
     pub stall_timeout: Duration,
-    /// An upload that is slower over five minutes loses its turn while others wait, keeps its bytes,
-    /// and continues later; 0 disables this
+    /// An upload that is slower over five minutes pauses while others wait, keeps its bytes, and
+    /// continues later; 0 disables this.
     #[arg(long, env = "MIN_RATE", default_value = "1KiB/s", value_parser = parse_min_rate)]
     pub min_rate: u64,
     /// How long an interrupted transfer waits for its client.
     #[arg(long, env = "RESUME_WITHIN", default_value = "15m", value_parser = parse_duration)]
     pub resume_within: Duration,
-    /// Flow-control window of an upload: its throughput is at most this over the round trip.
+    /// Flow-control window of an upload; its throughput is at most this size per round trip.
     #[arg(long, env = "STREAM_WINDOW", default_value = "16MiB", value_parser = parse_size)]
     pub stream_window: u64,
-    /// Every agent is pinged about this often; a larger fleet may be asked less often.
+    /// Interval between two pings of an agent; longer for a large fleet.
     #[arg(long, env = "HEARTBEAT", default_value = "15s", value_parser = parse_duration)]
     pub heartbeat: Duration,
-    /// A line that is silent for this long is dead, for the server and for the agent.
+    /// Server and agent close a session that is silent for this long.
     #[arg(long, env = "DEAD_AFTER", default_value = "45s", value_parser = parse_duration)]
     pub dead_after: Duration,
-    /// Agents that lost the server dial again within this time at the most.
+    /// Maximum delay before an agent that lost its session connects again.
     #[arg(long, env = "RECONNECT_CAP", default_value = "10s", value_parser = parse_duration)]
     pub reconnect_cap: Duration,
-    /// How long a finished transfer stays on record, such as 30d, or `forever`; longer while its
-    /// download lies in the data folder.
+    /// How long a finished transfer stays on record, such as 30d, or `forever`; longer if its
+    /// download is still in the data folder.
     #[arg(long, env = "KEEP_RECORDS", default_value = "30d")]
     pub keep_records: Keep,
-    /// How long running transfers may go on at shutdown; the rest resume after the restart.
+    /// How long running transfers may continue at shutdown; the rest resume after the restart.
     #[arg(long, env = "SHUTDOWN_GRACE", default_value = "30s", value_parser = parse_duration)]
     pub shutdown_grace: Duration,
-    /// Least level that is logged: error, warn, info, debug, trace, or a filter.
+    /// Minimum log level: error, warn, info, debug, trace, or a filter.
     #[arg(long, env = "LOG_LEVEL", default_value = "info")]
     pub log_level: String,
-    /// How log lines look.
+    /// Format of the log lines.
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t)]
     pub log_format: LogFormat,
 }
 
-/// Reads a rate such as `1KiB/s`, or 0 for none.
+/// Parses a rate such as `1KiB/s`, or 0 for no minimum.
 fn parse_min_rate(text: &str) -> Result<u64, String> {
     if text == "0" { Ok(0) } else { parse_rate(text) }
 }
 
-/// Who may call the HTTP API.
+/// Who may use the HTTP API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum HttpAuth {
-    /// Everybody on loopback; nobody elsewhere.
+    /// Every caller on loopback; other listen addresses are rejected.
     Auto,
-    /// Everybody.
+    /// Every caller, on any address.
     None,
 }
 
-/// Which agents may connect.
+/// Which agents may connect to the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum AgentAuth {
-    /// All of them on loopback; none elsewhere.
+    /// Every agent on loopback; other listen addresses are rejected.
     Auto,
-    /// All of them.
+    /// Every agent, with any free id, on any address.
     Open,
 }
 
-/// What is meant.
+/// Validated configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where operators curl.
+    /// Address for HTTP requests of operators.
     pub http_addr: SocketAddr,
-    /// Where agents dial.
+    /// Address that agents connect to.
     pub grpc_addr: SocketAddr,
     /// Folder of the downloads and the records.
     pub data_dir: PathBuf,
-    /// Who may call.
+    /// Who may use the HTTP API.
     pub http_auth: HttpAuth,
-    /// Which agents may connect.
+    /// Which agents may connect to the server.
     pub agent_auth: AgentAuth,
-    /// The bounds that transfers keep to.
+    /// The limits of transfers.
     pub limits: Limits,
-    /// How the lines to the agents are kept.
+    /// The settings of agent sessions.
     pub session: SessionSettings,
-    /// How long final transfers stay on record.
+    /// How long finished transfers stay on record.
     pub keep_records: Keep,
-    /// How long running transfers may go on at shutdown.
+    /// How long running transfers may continue at shutdown.
     pub shutdown_grace: Duration,
-    /// Least level that is logged. Whoever starts the log reads it; here it is only shown.
+    /// Minimum log level. The server only shows it; the program starts the log.
     pub log_level: String,
-    /// How log lines look, likewise.
+    /// Format of the log lines. The server only shows it.
     pub log_format: LogFormat,
 }
 
-/// Everything that is wrong with the settings, one line each.
+/// All errors in the settings, one line each.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .0.join("\n"))]
 pub struct ConfigError(pub Vec<String>);
@@ -151,9 +151,9 @@ impl TryFrom<Args> for Config {
     type Error = ConfigError;
 
     fn try_from(args: Args) -> Result<Self, ConfigError> {
-        let mistakes = mistakes(&args);
-        if !mistakes.is_empty() {
-            return Err(ConfigError(mistakes));
+        let errors = errors(&args);
+        if !errors.is_empty() {
+            return Err(ConfigError(errors));
         }
         let limits = Limits {
             max_running: args.max_running,
@@ -190,55 +190,54 @@ impl TryFrom<Args> for Config {
     }
 }
 
-/// Long enough for a line that is down for a minute or two.
-pub const MIN_RATE_WINDOW: Duration = Duration::from_mins(5);
+/// Long enough for a connection that is down for one or two minutes.
+const MIN_RATE_WINDOW: Duration = Duration::from_mins(5);
 
-/// An interruption of the server costs about this much transfer time; a transfer that is shorter
-/// pays for no checkpoint at all.
-pub const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
+/// A crash of the server loses about this much transfer time. A shorter transfer needs no
+/// checkpoint.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 
-fn mistakes(args: &Args) -> Vec<String> {
-    let mut mistakes = bounds::mistakes(args);
-    let mut check = |wrong: bool, mistake: String| {
-        if wrong {
-            mistakes.push(mistake);
+fn errors(args: &Args) -> Vec<String> {
+    let mut errors = bounds::errors(args);
+    let mut check = |is_wrong: bool, error: String| {
+        if is_wrong {
+            errors.push(error);
         }
     };
-    let exposed = |ip: IpAddr| !ip.to_canonical().is_loopback();
+    let is_exposed = |ip: IpAddr| !ip.to_canonical().is_loopback();
     check(
-        args.http_auth == HttpAuth::Auto && exposed(args.http_addr.ip()),
+        args.http_auth == HttpAuth::Auto && is_exposed(args.http_addr.ip()),
         format!(
-            "HTTP_ADDR={} lets other machines in, and nothing asks them who they are. Listen on \
-             127.0.0.1, or say HTTP_AUTH=none to let everybody in.",
+            "HTTP_ADDR={} accepts other machines without authentication. Listen on 127.0.0.1, or \
+             set HTTP_AUTH=none to allow every caller.",
             args.http_addr
         ),
     );
     check(
-        args.agent_auth == AgentAuth::Auto && exposed(args.grpc_addr.ip()),
+        args.agent_auth == AgentAuth::Auto && is_exposed(args.grpc_addr.ip()),
         format!(
-            "GRPC_ADDR={} lets agents of other machines in, and nothing asks them who they are. \
-             Listen on 127.0.0.1, or say AGENT_AUTH=open to let any agent take any free id.",
+            "GRPC_ADDR={} accepts agents on other machines without authentication. Listen on \
+             127.0.0.1, or set AGENT_AUTH=open to allow any agent to take any free id.",
             args.grpc_addr
         ),
     );
     check(
         args.http_addr == args.grpc_addr && args.http_addr.port() != 0,
         format!(
-            "HTTP_ADDR and GRPC_ADDR are both {}. Give one of them another port.",
+            "HTTP_ADDR and GRPC_ADDR are both {}. Set another port for one of them.",
             args.http_addr
         ),
     );
     check(
         args.dead_after < args.heartbeat.saturating_mul(2),
-        "DEAD_AFTER is less than twice HEARTBEAT: one late answer would end a session.".into(),
+        "DEAD_AFTER is less than twice HEARTBEAT: one late response would close a session.".into(),
     );
     check(
         matches!(args.keep_records, Keep::For(time) if time < KEEP_KEYS),
-        "KEEP_RECORDS is less than 24h: for so long an Idempotency-Key leads to its transfer."
-            .into(),
+        "KEEP_RECORDS is less than 24h, the time that an Idempotency-Key is kept.".into(),
     );
-    mistakes.extend(check_path(&args.data_dir).err().map(|flaw| format!("DATA_DIR: {flaw}")));
-    mistakes
+    errors.extend(check_path(&args.data_dir).err().map(|flaw| format!("DATA_DIR: {flaw}")));
+    errors
 }
 
 #[cfg(test)]
@@ -247,8 +246,8 @@ mod tests {
 
     use super::*;
 
-    fn config(typed: &[&str]) -> Result<Config, ConfigError> {
-        Config::try_from(Args::try_parse_from([&["server"], typed].concat()).unwrap())
+    fn config(flags: &[&str]) -> Result<Config, ConfigError> {
+        Config::try_from(Args::try_parse_from([&["server"], flags].concat()).unwrap())
     }
 
     #[test]
@@ -258,29 +257,29 @@ mod tests {
     }
 
     #[test]
-    fn open_access_elsewhere_must_be_said_aloud() {
-        let typed = ["--http-addr", "0.0.0.0:8080", "--grpc-addr", "0.0.0.0:50051"];
-        let ConfigError(mistakes) = config(&typed).unwrap_err();
-        assert!(mistakes[0].contains("HTTP_AUTH=none"), "{mistakes:?}");
-        assert!(mistakes[1].contains("AGENT_AUTH=open"), "{mistakes:?}");
-        let said = ["--http-auth", "none", "--agent-auth", "open"];
-        assert!(config(&[typed.as_slice(), &said].concat()).is_ok());
+    fn open_access_beyond_loopback_must_be_explicit() {
+        let addresses = ["--http-addr", "0.0.0.0:8080", "--grpc-addr", "0.0.0.0:50051"];
+        let ConfigError(errors) = config(&addresses).unwrap_err();
+        assert!(errors[0].contains("HTTP_AUTH=none"), "{errors:?}");
+        assert!(errors[1].contains("AGENT_AUTH=open"), "{errors:?}");
+        let explicit = ["--http-auth", "none", "--agent-auth", "open"];
+        assert!(config(&[addresses.as_slice(), &explicit].concat()).is_ok());
     }
 
     #[test]
-    fn every_mistake_is_reported_at_once() {
+    fn every_error_is_reported_at_once() {
         let zeroes = ["--max-running", "0", "--stall-timeout", "0", "--max-file-size", "0"];
-        let too_little = ["--stream-window", "1", "--keep-records", "23h"];
-        let typed = [zeroes.as_slice(), &too_little].concat();
-        let ConfigError(mistakes) = config(&typed).unwrap_err();
-        assert_eq!(mistakes.len(), 5, "{mistakes:?}");
+        let too_small = ["--stream-window", "1", "--keep-records", "23h"];
+        let flags = [zeroes.as_slice(), &too_small].concat();
+        let ConfigError(errors) = config(&flags).unwrap_err();
+        assert_eq!(errors.len(), 5, "{errors:?}");
     }
 
     #[test]
     fn a_data_folder_in_quotes_is_rejected() {
         for folder in ["\"/srv/data\"", "'server-data'", "server-data\r", "server\u{1b}data"] {
-            let ConfigError(mistakes) = config(&["--data-dir", folder]).unwrap_err();
-            assert!(mistakes[0].starts_with("DATA_DIR: "), "{mistakes:?}");
+            let ConfigError(errors) = config(&["--data-dir", folder]).unwrap_err();
+            assert!(errors[0].starts_with("DATA_DIR: "), "{errors:?}");
         }
         for folder in ["server data", "my dépot", "it's mine", "./server-data/"] {
             assert!(config(&["--data-dir", folder]).is_ok(), "{folder}");
@@ -290,10 +289,10 @@ mod tests {
     #[test]
     fn one_port_cannot_serve_operators_and_agents() {
         let both = ["--http-addr=127.0.0.1:8080", "--grpc-addr=127.0.0.1:8080"];
-        let ConfigError(mistakes) = config(&both).unwrap_err();
-        let said =
-            "HTTP_ADDR and GRPC_ADDR are both 127.0.0.1:8080. Give one of them another port.";
-        assert_eq!(mistakes, [said]);
+        let ConfigError(errors) = config(&both).unwrap_err();
+        let expected =
+            "HTTP_ADDR and GRPC_ADDR are both 127.0.0.1:8080. Set another port for one of them.";
+        assert_eq!(errors, [expected]);
         assert!(config(&["--http-addr=127.0.0.1:0", "--grpc-addr=127.0.0.1:0"]).is_ok());
     }
 
@@ -304,11 +303,11 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_is_none_is_answered_with_one() {
-        for typed in [":8080", "8080", "localhost:8080"] {
-            let args = ["server", "--http-addr", typed];
-            let said = Args::try_parse_from(args).map(|_| ()).unwrap_err().to_string();
-            assert!(said.contains("Write an IP address and a port: 127.0.0.1:8080"), "{said}");
+    fn an_invalid_address_is_rejected_with_an_example() {
+        for address in [":8080", "8080", "localhost:8080"] {
+            let args = ["server", "--http-addr", address];
+            let error = Args::try_parse_from(args).map(|_| ()).unwrap_err().to_string();
+            assert!(error.contains("Write an IP address and a port: 127.0.0.1:8080"), "{error}");
         }
     }
 }

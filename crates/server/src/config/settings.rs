@@ -1,4 +1,4 @@
-//! The settings in effect, for whoever asks the server about them.
+//! The settings in effect, as the server shows them.
 
 use std::time::Duration;
 
@@ -9,24 +9,21 @@ use serde::{Serialize, Serializer};
 use super::Config;
 use crate::retention::Keep;
 
-/// The value of a setting: people see sizes and spans, machines bytes and seconds.
+/// The value of a setting. Text shows a size or a duration with its unit; JSON has bytes and
+/// seconds.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Setting {
-    /// A word, an address or a path.
+pub(crate) enum Setting {
     Text(String),
-    /// How many.
     Count(u64),
-    /// A size in bytes.
     Bytes(u64),
     /// Bytes per second; 0 is off.
     Rate(u64),
-    /// A time span.
     Span(Duration),
 }
 
 impl Setting {
-    /// The value for people, as they would type it.
-    pub fn in_words(&self) -> String {
+    /// Returns the value for people, in the syntax of the settings.
+    pub(crate) fn as_text(&self) -> String {
         match self {
             Self::Text(text) => text.clone(),
             Self::Count(count) => count.to_string(),
@@ -55,8 +52,8 @@ impl Serialize for Setting {
 }
 
 impl Config {
-    /// Every setting and its value, in the order they are shown.
-    pub fn settings(&self) -> Vec<(&'static str, Setting)> {
+    /// Returns every setting and its value, in the order of the help text.
+    pub(crate) fn settings(&self) -> Vec<(&'static str, Setting)> {
         use Setting::{Bytes, Count, Rate, Span, Text};
         let Self { limits, session, .. } = self;
         let count = |count: usize| Count(u64::try_from(count).unwrap_or(u64::MAX));
@@ -64,8 +61,8 @@ impl Config {
             ("http_addr", Text(self.http_addr.to_string())),
             ("grpc_addr", Text(self.grpc_addr.to_string())),
             ("data_dir", Text(self.data_dir.display().to_string())),
-            ("http_auth", word(&self.http_auth)),
-            ("agent_auth", word(&self.agent_auth)),
+            ("http_auth", choice(&self.http_auth)),
+            ("agent_auth", choice(&self.agent_auth)),
             ("max_running", count(limits.max_running)),
             ("max_waiting", count(limits.max_waiting)),
             ("max_waiting_per_client", count(limits.max_waiting_per_client)),
@@ -81,7 +78,7 @@ impl Config {
             ("keep_records", keep(self.keep_records)),
             ("shutdown_grace", Span(self.shutdown_grace)),
             ("log_level", Text(self.log_level.clone())),
-            ("log_format", word(&self.log_format)),
+            ("log_format", choice(&self.log_format)),
         ]
     }
 }
@@ -93,9 +90,9 @@ fn keep(keep: Keep) -> Setting {
     }
 }
 
-/// A choice, as it is typed.
-fn word(choice: &impl ValueEnum) -> Setting {
-    let name = choice.to_possible_value().map(|value| value.get_name().to_owned());
+/// Returns the name of an enum value on the command line.
+fn choice(value: &impl ValueEnum) -> Setting {
+    let name = value.to_possible_value().map(|possible| possible.get_name().to_owned());
     Setting::Text(name.unwrap_or_default())
 }
 
@@ -111,18 +108,19 @@ mod tests {
         let config = Config::try_from(Args::parse_from(["server"])).unwrap();
         let mut shown: Vec<_> =
             config.settings().into_iter().map(|(name, _)| name.to_owned()).collect();
-        let typed = Args::command();
-        let mut typed: Vec<_> = typed.get_arguments().map(|arg| arg.get_id().to_string()).collect();
+        let command = Args::command();
+        let mut known: Vec<_> =
+            command.get_arguments().map(|arg| arg.get_id().to_string()).collect();
         shown.sort();
-        typed.sort();
-        typed.dedup();
-        assert_eq!(shown, typed);
+        known.sort();
+        known.dedup();
+        assert_eq!(shown, known);
     }
 
     #[test]
-    fn people_see_sizes_and_spans_and_machines_see_numbers() {
-        let check = |setting: Setting, words: &str, json: serde_json::Value| {
-            assert_eq!(setting.in_words(), words);
+    fn text_has_units_and_json_has_numbers() {
+        let check = |setting: Setting, text: &str, json: serde_json::Value| {
+            assert_eq!(setting.as_text(), text);
             assert_eq!(serde_json::to_value(setting).unwrap(), json);
         };
         check(Setting::Text("auto".to_owned()), "auto", "auto".into());

@@ -63,7 +63,7 @@ fn words(about: &About, now: &ServerNow) -> String {
         [String::new(), String::new()],
     ];
     let settings = about.settings.iter();
-    rows.extend(settings.map(|(name, value)| [(*name).to_owned(), value.in_words()]));
+    rows.extend(settings.map(|(name, value)| [(*name).to_owned(), value.as_text()]));
     table(&rows)
 }
 
