@@ -2,9 +2,8 @@
 
 use std::path::Path;
 
-use filepull_testkit::process::{ChildProcess, START_LIMIT};
-use tokio::io::BufReader;
-use tokio::process::{ChildStdout, Command};
+use filepull_testkit::{DEADLINE, Process};
+use tokio::process::Command;
 
 use crate::http::Http;
 use crate::server::ServerProcess;
@@ -13,15 +12,13 @@ use crate::source::SourceFile;
 /// An agent that is connected.
 #[derive(Debug)]
 pub(crate) struct AgentProcess {
-    pub(crate) process: ChildProcess,
-    /// Output that nobody reads must not end the agent by a broken pipe.
-    _output: BufReader<ChildStdout>,
+    pub(crate) process: Process,
 }
 
 impl AgentProcess {
     /// Starts one by `program`, a command without any arguments of its own, and waits until it is
     /// connected. It shares the files beside `source`; what it is asked for without a path is
-    /// `source`. Its state and its log go to `folder`.
+    /// `source`. Its state goes to `folder`.
     pub(crate) async fn start(
         mut program: Command,
         client: &str,
@@ -32,8 +29,7 @@ impl AgentProcess {
         program.args(["run", "--client-id", client, "--server-addr", &server.agents]);
         program.arg("--file-path").arg(&source.path).args(["--share", "*.bin"]);
         program.arg("--state-dir").arg(folder).env("LOG_FORMAT", "json");
-        let (process, output) = ChildProcess::start("agent", program, folder)?;
-        let agent = Self { process, _output: BufReader::new(output) };
+        let agent = Self { process: Process::spawn(program)? };
         let http = Http::new(server.http.clone());
         agent.process.until("connect", async || is_connected(&http, client).await).await?;
         Ok(agent)
@@ -41,6 +37,6 @@ impl AgentProcess {
 }
 
 async fn is_connected(http: &Http, client: &str) -> bool {
-    let answer = http.get(&format!("/api/v1/clients/{client}"), START_LIMIT).await;
+    let answer = http.get(&format!("/api/v1/clients/{client}"), DEADLINE).await;
     answer.and_then(|answer| answer.json()).is_ok_and(|client| client["online"] == true)
 }

@@ -4,8 +4,7 @@
 use std::time::Duration;
 
 use filepull_core::human::{self, parse_duration, parse_size};
-use filepull_testkit::net::plain::{SendReport, pour};
-use filepull_testkit::net::{Hosts, Link, Network, parse_rate};
+use filepull_testkit::net::{Hosts, Link, Network, SendReport, measure_sender, parse_rate};
 use serde::Serialize;
 
 use crate::Bench;
@@ -66,12 +65,12 @@ pub(crate) async fn run(args: &Args, bench: &Bench) -> anyhow::Result<()> {
     let head = bench.head(folder.path()).await?;
     print(&head);
     let source = SourceFile::make(&folder.path().join("source"), args.size)?;
-    let network = Network::make(&args.hosts).await?;
+    let network = Network::create(&args.hosts).await?;
     let mut measured = Vec::new();
     for &rtt in &args.rtt {
         for &rate in &args.rate {
             let line = Link { rtt, rate, loss_percent: 0.0, queue: args.queue };
-            tell(line.in_words());
+            tell(line.to_string());
             let place = folder.path().join(measured.len().to_string());
             let rig = Setup { bench, network: &network, source: &source, folder: &place };
             measured.push(measure(&rig, line, args.runs).await?);
@@ -100,7 +99,7 @@ async fn measure(rig: &Setup<'_>, line: Link, n_runs: u32) -> anyhow::Result<Dis
     // Started before the line is there, or everything would wait for it.
     let product = rig.start("product", &[], &[]).await?;
     let other = rig.start(DEFAULT_WINDOW, &[("STREAM_WINDOW", DEFAULT_WINDOW)], &[]).await?;
-    let laid = line.lay(rig.network, rig.folder).await?;
+    let laid = line.apply(rig.network).await?;
     let mut measured = DistanceMeasurement {
         line,
         bytes: rig.source.size,
@@ -114,9 +113,9 @@ async fn measure(rig: &Setup<'_>, line: Link, n_runs: u32) -> anyhow::Result<Dis
         measured.product.rest.push(pull(rig, &product).await?);
         measured.default_window.rest.push(pull(rig, &other).await?);
         let (size, limit) = (rig.source.size, rig.source.limit());
-        measured.plain_tcp.push(pour(rig.network, rig.folder, size, limit).await?);
+        measured.plain_tcp.push(measure_sender(rig.network, size, limit).await?);
     }
-    laid.take_up(rig.network).await?;
+    laid.remove(rig.network).await?;
     product.end().await?;
     other.end().await?;
     Ok(measured)
@@ -155,7 +154,7 @@ impl DistanceMeasurement {
             Sorted::of(self.plain_tcp.iter().map(SendReport::megabytes_per_second)).median();
         let (ours, other) = (median(&self.product), median(&self.default_window));
         let rates = [ours, rate(self.product.first), other, rate(self.default_window.first), plain];
-        let mut cells = vec![self.line.in_words(), format!("{:.1} ms", self.rtt_seconds * 1e3)];
+        let mut cells = vec![self.line.to_string(), format!("{:.1} ms", self.rtt_seconds * 1e3)];
         cells.extend(rates.map(|rate| format!("{rate:.1}")));
         cells.push(self.compared(ours / other, ours / plain));
         cells

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use filepull_testkit::proc_files;
-use filepull_testkit::process::{self, ChildProcess, LOOK_AGAIN, START_LIMIT};
+use filepull_testkit::{DEADLINE, POLL_INTERVAL, Process, process};
 use serde::Serialize;
 use tokio::process::Command;
 use tokio::time::sleep;
@@ -26,7 +26,7 @@ pub(crate) struct Peer {
     /// Where it puts the copies.
     inbox: PathBuf,
     /// The end that is dialled, if there are two ends.
-    daemon: Option<ChildProcess>,
+    daemon: Option<Process>,
     /// The command that copies a source to a new file of that name in the inbox.
     copy: Box<CopyCommand>,
 }
@@ -78,7 +78,7 @@ impl Peer {
     pub(crate) async fn copy(&self, source: &SourceFile) -> anyhow::Result<CopyResult> {
         let name = format!("copy-{}", fastrand::u64(..));
         let command = (self.copy)(source, &name);
-        let daemon_before = self.daemon.as_ref().map(ChildProcess::usage).transpose()?;
+        let daemon_before = self.daemon.as_ref().map(Process::usage).transpose()?;
         let client_before = proc_files::reaped_by_us()?;
         let began = Instant::now();
         process::finish(command, source.limit()).await.with_context(|| self.last_words())?;
@@ -99,25 +99,25 @@ impl Peer {
     /// Ends its daemon and waits until it is gone.
     pub(crate) async fn end(self) -> anyhow::Result<()> {
         match self.daemon {
-            Some(daemon) => daemon.end().await,
+            Some(daemon) => daemon.kill().await,
             None => Ok(()),
         }
     }
 
     fn last_words(&self) -> String {
-        self.daemon.as_ref().map(ChildProcess::last_words).unwrap_or_default()
+        self.daemon.as_ref().map(Process::last_output).unwrap_or_default()
     }
 }
 
 /// The CPU of a daemon once the processes it made for a connection have ended and been counted.
-async fn at_rest(daemon: &ChildProcess, n_processes: usize) -> anyhow::Result<Duration> {
-    let deadline = Instant::now() + START_LIMIT;
+async fn at_rest(daemon: &Process, n_processes: usize) -> anyhow::Result<Duration> {
+    let deadline = Instant::now() + DEADLINE;
     loop {
         let usage = daemon.usage()?;
         if usage.n_processes <= n_processes || deadline < Instant::now() {
             return Ok(usage.cpu);
         }
-        sleep(LOOK_AGAIN).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
@@ -130,7 +130,7 @@ fn find(program: &str) -> anyhow::Result<PathBuf> {
 async fn version(program: &Path, flag: &str, n_words: usize) -> anyhow::Result<String> {
     let mut command = process::command(program);
     command.arg(flag);
-    let said = process::finish(command, START_LIMIT).await?;
+    let said = process::finish(command, DEADLINE).await?;
     let words: Vec<&str> = said.split_whitespace().take(n_words).collect();
     Ok(words.join(" ").trim_end_matches(',').to_owned())
 }

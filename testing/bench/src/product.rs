@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use filepull_testkit::process::{self, START_LIMIT};
+use filepull_testkit::{DEADLINE, process};
 use serde::Serialize;
 use serde_json::json;
 use tokio::process::Command;
@@ -68,7 +68,7 @@ impl Programs {
         for program in [&self.server, &self.agent] {
             let mut command = process::command(program);
             command.arg("version");
-            versions.push(process::finish(command, START_LIMIT).await?);
+            versions.push(process::finish(command, DEADLINE).await?);
         }
         Ok(versions)
     }
@@ -129,8 +129,8 @@ impl Product {
 
     /// Ends both and waits until they are gone.
     pub(crate) async fn end(self) -> anyhow::Result<()> {
-        self.agent.process.end().await?;
-        self.server.process.end().await
+        self.agent.process.kill().await?;
+        self.server.process.kill().await
     }
 }
 
@@ -147,7 +147,7 @@ pub(crate) async fn pull(
     let began = Instant::now();
     let answer = http.post("/api/v1/transfers?wait=10m", &order, limit).await;
     let took = began.elapsed();
-    let answer = answer.with_context(|| server.process.last_words())?;
+    let answer = answer.with_context(|| server.process.last_output())?;
     let transfer = answer.json()?;
     anyhow::ensure!(transfer["state"] == "done", "the transfer is not done: {transfer:#}");
     let path = transfer["download"]["path"].as_str().context("a download has a path")?;

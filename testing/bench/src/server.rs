@@ -3,26 +3,23 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use filepull_testkit::process::{self, ChildProcess, START_LIMIT};
-use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::ChildStdout;
-use tokio::time::timeout;
+use filepull_testkit::Process;
+use filepull_testkit::process;
+use serde_json::Value;
 
 /// A server that is ready.
 #[derive(Debug)]
 pub(crate) struct ServerProcess {
-    pub(crate) process: ChildProcess,
+    pub(crate) process: Process,
     /// Where operators ask, such as `http://127.0.0.1:8080`.
     pub(crate) http: String,
     /// Where agents dial.
     pub(crate) agents: String,
     pub(crate) data_dir: PathBuf,
-    /// A banner that nobody reads must not end the server by a broken pipe.
-    _banner: BufReader<ChildStdout>,
 }
 
 impl ServerProcess {
-    /// Starts one on free ports; its files go to `server-data` in `folder`, its log beside it.
+    /// Starts one on free ports; its files go to `server-data` in `folder`.
     pub(crate) async fn start(program: &Path, folder: &Path) -> anyhow::Result<Self> {
         Self::start_with(&[], program, folder).await
     }
@@ -58,62 +55,14 @@ impl ServerProcess {
         let mut command = process::command(program);
         command.arg("server").arg("--data-dir").arg(&data_dir).env("LOG_FORMAT", "json");
         command.envs(settings.iter().copied());
-        let (process, stdout) = ChildProcess::start("server", command, folder)?;
-        let mut stdout = BufReader::new(stdout);
-        let banner = timeout(START_LIMIT, read_banner(&mut stdout)).await;
-        let banner = banner.context("it does not become ready").and_then(|banner| banner);
-        let Banner { http, agents } = banner.with_context(|| process.last_words())?;
-        Ok(Self { process, http, agents, data_dir, _banner: stdout })
-    }
-}
-
-/// Where a server listens, as its banner says.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Banner {
-    http: String,
-    agents: String,
-}
-
-async fn read_banner(stdout: &mut BufReader<ChildStdout>) -> anyhow::Result<Banner> {
-    let mut banner = Banner::default();
-    let mut line = String::new();
-    while stdout.read_line(&mut line).await? != 0 {
-        if line.trim() == "Ready." {
-            return Ok(banner);
-        }
-        banner.take(&line);
-        line.clear();
-    }
-    anyhow::bail!("it ended before it was ready")
-}
-
-impl Banner {
-    fn take(&mut self, line: &str) {
-        let mut words = line.split_whitespace();
-        match (words.next(), words.next()) {
-            (Some("pages"), Some(url)) => self.http = url.to_owned(),
-            (Some("agents"), Some(addr)) => self.agents = addr.to_owned(),
-            _ => {}
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_banner_says_where_the_server_listens() {
-        let mut banner = Banner::default();
-        for line in [
-            "filepull server 0.1.0",
-            "  pages    http://127.0.0.1:8080",
-            "  agents   127.0.0.1:50051  (this machine only)",
-            "  files    server-data  (1 GiB free)",
-        ] {
-            banner.take(line);
-        }
-        let (http, agents) = ("http://127.0.0.1:8080".into(), "127.0.0.1:50051".into());
-        assert_eq!(banner, Banner { http, agents });
+        let mut process = Process::spawn(command)?;
+        process.ready("Ready.").await?;
+        let ready: Value = serde_json::from_str(&process.says("\"server.ready\"").await?)?;
+        let addr = |key: &str| {
+            let text = ready[key].as_str().with_context(|| format!("no {key} in {ready}"))?;
+            anyhow::Ok(text.to_owned())
+        };
+        let http = format!("http://{}", addr("http_addr")?);
+        Ok(Self { process, http, agents: addr("grpc_addr")?, data_dir })
     }
 }

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use filepull_core::human::parse_duration;
-use filepull_testkit::net::plain::{SendReport, pour};
-use filepull_testkit::net::{Hosts, Link, Namespace, Network, parse_rate};
-use filepull_testkit::process::START_LIMIT;
+use filepull_testkit::DEADLINE;
+use filepull_testkit::net::{
+    Hosts, Link, Namespace, Network, SendReport, measure_sender, parse_rate,
+};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::time::sleep;
@@ -107,12 +108,12 @@ pub(crate) async fn run(args: &Args, bench: &Bench) -> anyhow::Result<()> {
     let head = bench.head(folder.path()).await?;
     print(&head);
     let source = SourceFile::make(&folder.path().join("source"), SIZE)?;
-    let network = Network::make(&args.hosts).await?;
+    let network = Network::create(&args.hosts).await?;
     let mut measured = Vec::new();
     for &rate in &args.rate {
         let Args { rtt, loss_percent, queue, .. } = *args;
         let line = Link { rtt, rate, loss_percent, queue };
-        tell(line.in_words());
+        tell(line.to_string());
         let place = folder.path().join(measured.len().to_string());
         let rig = Setup { bench, network: &network, source: &source, folder: &place };
         measured.push(measure(&rig, line, args.time).await?);
@@ -145,9 +146,9 @@ async fn measure(rig: &Setup<'_>, line: Link, time: Duration) -> anyhow::Result<
         tell(format!("upload: {upload:?}"));
         cases.push(case(rig, line, upload, time).await?);
     }
-    let laid = line.lay(rig.network, rig.folder).await?;
-    let plain_tcp = pour(rig.network, rig.folder, u64::MAX, time / 2).await?;
-    laid.take_up(rig.network).await?;
+    let laid = line.apply(rig.network).await?;
+    let plain_tcp = measure_sender(rig.network, u64::MAX, time / 2).await?;
+    laid.remove(rig.network).await?;
     Ok(UplinkMeasurement { line, cases, plain_tcp })
 }
 
@@ -165,7 +166,7 @@ async fn case(
     let of_agent = [("DATA_CONN", upload.data_conn())];
     let product = rig.start("product", &of_server, &of_agent).await?;
     let others = start_others(rig, &product.server, upload).await?;
-    let laid = line.lay(rig.network, rig.folder).await?;
+    let laid = line.apply(rig.network).await?;
     let transfer = match upload {
         UplinkMode::None => None,
         UplinkMode::Separate | UplinkMode::Shared => Some(begin(&product).await?),
@@ -178,9 +179,9 @@ async fn case(
     let bytes = received(&product, transfer.as_deref()).await? - bytes_before;
     let seconds = began.elapsed().as_secs_f64();
     let round_trip_ms = pongs(&product)?.split_off(n_before);
-    laid.take_up(rig.network).await?;
+    laid.remove(rig.network).await?;
     for agent in others {
-        agent.process.end().await?;
+        agent.process.kill().await?;
     }
     product.end().await?;
     std::fs::remove_dir_all(rig.folder.join("product"))?;
@@ -208,7 +209,7 @@ async fn start_others(
 /// Starts a transfer; its id, once bytes of it arrive.
 async fn begin(product: &Product) -> anyhow::Result<String> {
     let order = json!({ "client": CLIENT });
-    let transfer = product.http.post("/api/v1/transfers", &order, START_LIMIT).await?.json()?;
+    let transfer = product.http.post("/api/v1/transfers", &order, DEADLINE).await?.json()?;
     let id = transfer["id"].as_str().context("a transfer has an id")?.to_owned();
     let process = &product.server.process;
     let has_begun = async || received(product, Some(&id)).await.is_ok_and(|bytes| 0 < bytes);
@@ -220,14 +221,14 @@ async fn begin(product: &Product) -> anyhow::Result<String> {
 async fn received(product: &Product, transfer: Option<&str>) -> anyhow::Result<u64> {
     let Some(id) = transfer else { return Ok(0) };
     let path = format!("/api/v1/transfers/{id}");
-    let transfer = product.http.get(&path, START_LIMIT).await?.json()?;
+    let transfer = product.http.get(&path, DEADLINE).await?.json()?;
     anyhow::ensure!(transfer["state"] == "running", "the transfer does not run: {transfer:#}");
     transfer["bytes_done"].as_u64().context("a transfer has bytes")
 }
 
 /// Every round trip that the server has logged so far, in milliseconds.
 fn pongs(product: &Product) -> anyhow::Result<Vec<f64>> {
-    Ok(product.server.process.log()?.lines().filter_map(pong).collect())
+    Ok(product.server.process.said().iter().filter_map(|line| pong(line)).collect())
 }
 
 fn pong(line: &str) -> Option<f64> {
@@ -242,12 +243,12 @@ fn table(measured: &[UplinkMeasurement]) -> String {
     for UplinkMeasurement { line, cases, plain_tcp } in measured {
         let rest = cases.first().map_or(f64::NAN, |idle| idle.sorted().percentile(99));
         for case in cases {
-            table.row([line.in_words()].into_iter().chain(case.cells(rest)));
+            table.row([line.to_string()].into_iter().chain(case.cells(rest)));
         }
         let rate = format!("{:.3}", plain_tcp.megabytes_per_second());
         let [none, names] = ["", "plain TCP"].map(str::to_owned);
         let blank = || none.clone();
-        table.row([line.in_words(), names, blank(), blank(), blank(), blank(), rate]);
+        table.row([line.to_string(), names, blank(), blank(), blank(), blank(), rate]);
     }
     table.to_string()
 }

@@ -28,7 +28,7 @@ impl NetworkedScenario {
     /// # Errors
     /// One of both fails.
     pub async fn set(trial: &Trial, number: u8, settings: &[(&str, &str)]) -> anyhow::Result<Self> {
-        let network = Network::beside(number, &Hosts::usual()).await?;
+        let network = Network::create_beside(number, &Hosts::usual()).await?;
         let open = [("GRPC_ADDR", "0.0.0.0:0"), ("AGENT_AUTH", "open")];
         let mut stage = Scenario::set(trial, &[&open, settings].concat()).await?;
         stage.start_server_alone().await?;

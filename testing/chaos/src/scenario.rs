@@ -49,7 +49,7 @@ impl Scenario {
     /// The disk failed, or no port is free.
     pub async fn set(trial: &Trial, settings: &[(&str, &str)]) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir_in(trial.ground.folder())?;
-        let mut bed = TestServer::made_in(folder, trial.programs.clone(), settings);
+        let mut bed = TestServer::in_folder(folder, trial.programs.clone(), settings);
         let (mark, value) = trial.ground.mark();
         bed.server_setting(mark, &value);
         bed.server_setting("NO_COLOR", "1");
@@ -111,7 +111,7 @@ impl Scenario {
     pub async fn stop_server(&self) -> anyhow::Result<()> {
         let server = self.bed.server()?;
         server.signal(Signal::STOP)?;
-        let tasks = PathBuf::from(format!("/proc/{}/task", server.pid()?));
+        let tasks = PathBuf::from(format!("/proc/{}/task", server.pid()));
         let deadline = Instant::now() + PATIENCE;
         while !is_stopped(&tasks)? {
             anyhow::ensure!(Instant::now() < deadline, "the server does not stop");

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 /// Returns what `filepull-agent status` prints of the state in `dir`, and its exit code.
 async fn status(dir: &Path, flags: &[&str]) -> anyhow::Result<(String, Option<i32>)> {
-    let program = filepull_testkit::program("e2e-filepull-agent".as_ref())?;
+    let program = filepull_testkit::process::test_program("e2e-filepull-agent")?;
     let output = tokio::process::Command::new(program)
         .arg("status")
         .args(flags)
@@ -54,8 +54,8 @@ fn rewrite(dir: &Path, change: impl FnOnce(&mut Value)) -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn only_an_agent_that_lives_and_responds_is_connected() -> anyhow::Result<()> {
-    let bed = TestServer::start().await?;
-    let mut client = bed.connected("client4", b"data").await?;
+    let bed = TestServer::start_process().await?;
+    let mut client = bed.connect("client4", b"data").await?;
     let state = client.state();
     assert_eq!(checked(&state, "client4 is connected to").await?, Some(0));
     let (json, code) = status(&state, &["--json", "--check"]).await?;
@@ -89,7 +89,7 @@ async fn only_an_agent_that_lives_and_responds_is_connected() -> anyhow::Result<
 
 #[tokio::test]
 async fn a_state_folder_that_cannot_be_written_stops_no_agent() -> anyhow::Result<()> {
-    let bed = TestServer::start().await?;
+    let bed = TestServer::start_process().await?;
     let file = bed.folder().join("a-file");
     fs::write(&file, "")?;
     let file = file.display().to_string();
@@ -109,8 +109,8 @@ async fn a_state_folder_that_cannot_be_written_stops_no_agent() -> anyhow::Resul
 
 #[tokio::test]
 async fn a_connection_that_ends_after_a_drain_is_no_connection() -> anyhow::Result<()> {
-    let mut bed = TestServer::start().await?;
-    let client = bed.connected("client4", b"data").await?;
+    let mut bed = TestServer::start_process().await?;
+    let client = bed.connect("client4", b"data").await?;
     assert_eq!(checked(&client.state(), "client4 is connected to").await?, Some(0));
     let mut server = bed.take_server()?;
     // The server drains its agents first.
@@ -155,7 +155,7 @@ async fn a_file_of_unknown_size_is_published_whole() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_list_of_shares_is_explained_where_it_was_set() -> anyhow::Result<()> {
-    let bed = TestServer::start().await?;
+    let bed = TestServer::start_process().await?;
     let mut client = bed.client("client4", b"data")?.setting("SHARE", "logs/*.{log,txt},none/*");
     fs::create_dir(client.files.join("logs"))?;
     fs::write(client.files.join("logs/a.txt"), "a")?;
@@ -229,13 +229,13 @@ async fn with_one_more_thread_an_agent_sends_and_without_it_says_so() -> anyhow:
     if !rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    let bed = TestServer::start().await?;
+    let bed = TestServer::start_process().await?;
     bed.open_to_all()?;
     let state = bed.folder().join("state-of-all");
     fs::create_dir(&state)?;
     fs::set_permissions(&state, fs::Permissions::from_mode(0o777))?;
     let program = bed.folder().join("filepull-agent");
-    fs::copy(filepull_testkit::program("e2e-filepull-agent".as_ref())?, &program)?;
+    fs::copy(filepull_testkit::process::test_program("e2e-filepull-agent")?, &program)?;
     let client = bed.client("client4", b"data")?;
     let start = |n_threads: u32| {
         let limit = format!("--nproc={n_threads}:{n_threads}");

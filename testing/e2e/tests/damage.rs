@@ -158,7 +158,7 @@ async fn a_bit_that_flips_in_the_partial_is_not_published() -> anyhow::Result<()
     std::fs::write(written?, b"dat\x60")?;
     sent.trailer(b"data").await?;
     let mut last = None;
-    while let Ok(Some(answer)) = sent.answer(DEADLINE).await {
+    while let Ok(Some(answer)) = sent.response(DEADLINE).await {
         last = Some(answer);
     }
     assert_eq!(error_code(last), Some(ErrorCode::ChecksumMismatch));
@@ -221,17 +221,17 @@ async fn only_the_token_of_the_current_order_lets_an_upload_in() -> anyhow::Resu
 
 #[tokio::test]
 async fn no_agent_answers_for_another_client() -> anyhow::Result<()> {
-    let (bed, liar, order, _) = ordered().await?;
+    let (bed, liar, order, _) = ordered_by(TestServer::start_process()).await?;
     let other = ScriptedAgent::connect(bed.grpc(), "client5", DEADLINE).await?;
     let refused = TransferUpdate {
         transfer_id: order.transfer_id.clone(),
         attempt: order.attempt,
         state: Some(State::Failed(Error::default())),
     };
-    other.say(FromAgent::Transfer(refused)).await?;
+    other.send(FromAgent::Transfer(refused)).await?;
     // Its line is read in order: once it has said goodbye, the server has read the lie.
     let goodbye = filepull_proto::v1::Goodbye::default();
-    other.say(FromAgent::Goodbye(goodbye)).await?;
+    other.send(FromAgent::Goodbye(goodbye)).await?;
     bed.server()?.says("\"reason\":\"stopped\"").await?;
     let answer =
         upload(&liar, vec![header(&order, 4), chunk(0, b"data"), trailer(4, b"data")]).await?;
@@ -252,7 +252,7 @@ async fn a_size_that_nobody_could_store_is_refused_before_the_first_byte() -> an
 
 #[tokio::test]
 async fn what_an_agent_says_cannot_forge_a_log_line() -> anyhow::Result<()> {
-    let (bed, liar, order, location) = ordered().await?;
+    let (bed, liar, order, location) = ordered_by(TestServer::start_process()).await?;
     let forged = Error {
         code: ErrorCode::ReadFailed.into(),
         message: "gone\n{\"event\":\"forged\"}\u{1b}[31m".into(),
@@ -272,8 +272,8 @@ async fn what_an_agent_says_cannot_forge_a_log_line() -> anyhow::Result<()> {
 /// The name is there, and nobody can tell whether it survives a power cut: neither done nor failed.
 #[tokio::test]
 async fn a_download_whose_name_is_not_safe_yet_is_still_under_way() -> anyhow::Result<()> {
-    let bed = TestServer::start().await?;
-    let before = bed.connected("client4", b"data").await?;
+    let bed = TestServer::start_process().await?;
+    let before = bed.connect("client4", b"data").await?;
     bed.pull("client4").await?;
     drop(before);
     let folder = bed.data_dir().join("client4").display().to_string();
@@ -284,7 +284,7 @@ async fn a_download_whose_name_is_not_safe_yet_is_still_under_way() -> anyhow::R
     let started = bed.get("/trigger?id=client4").await?;
     let location = started.header("location").to_owned();
     bed.server()?.says_times("transfer.started", 2).await?;
-    let Some(failing) = Strace::attach(bed.server()?.pid()?, &fails).await? else {
+    let Some(failing) = Strace::attach(bed.server()?.pid(), &fails).await? else {
         println!("skipped: no strace");
         return Ok(());
     };
@@ -309,12 +309,12 @@ async fn a_download_whose_name_is_not_safe_yet_is_still_under_way() -> anyhow::R
 /// and another client's transfer runs meanwhile.
 #[tokio::test]
 async fn a_disk_that_refuses_a_name_keeps_no_turn_and_heeds_a_cancel() -> anyhow::Result<()> {
-    let bed = TestServer::with(&[("MAX_RUNNING", "1")]).await?;
-    let _client = bed.connected("client4", b"data").await?;
+    let bed = TestServer::process_with(&[("MAX_RUNNING", "1")]).await?;
+    let _client = bed.connect("client4", b"data").await?;
     bed.pull("client4").await?;
     let folder = bed.data_dir().join("client4").display().to_string();
     let refuses = ["-e", "trace=renameat2", "-P", &folder, "-e", "inject=renameat2:error=EPERM"];
-    let Some(refusing) = Strace::attach(bed.server()?.pid()?, &refuses).await? else {
+    let Some(refusing) = Strace::attach(bed.server()?.pid(), &refuses).await? else {
         println!("skipped: no strace");
         return Ok(());
     };
@@ -325,7 +325,7 @@ async fn a_disk_that_refuses_a_name_keeps_no_turn_and_heeds_a_cancel() -> anyhow
     let page = bed.get(location.trim_start_matches("/api/v1")).await?;
     assert!(page.text().contains("Operation not permitted"), "{}", page.text());
     assert_eq!(bed.leftovers("client4")?.len(), 1);
-    let _other = bed.connected("client5", b"data").await?;
+    let _other = bed.connect("client5", b"data").await?;
     bed.pull("client5").await?;
     let cancel = bed.send(Method::POST, &format!("{location}/cancel"), &[], "").await?;
     assert_eq!(cancel.status, 200, "{}", cancel.text());

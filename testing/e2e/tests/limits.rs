@@ -16,8 +16,8 @@ async fn transfers_wait_for_their_turn() -> anyhow::Result<()> {
     let mut first =
         bed.client("client1", &test_data("client1", 2 << 20))?.setting("MAX_RATE", "1MiB/s");
     first.connect().await?;
-    let _second = bed.connected("client2", b"second").await?;
-    let _third = bed.connected("client3", b"third").await?;
+    let _second = bed.connect("client2", b"second").await?;
+    let _third = bed.connect("client3", b"third").await?;
     bed.get("/trigger?id=client1").await?;
     let waiting = bed.get("/trigger?id=client2").await?;
     let id = waiting.header("location").rsplit('/').next().unwrap_or_default().to_owned();
@@ -35,7 +35,7 @@ async fn transfers_wait_for_their_turn() -> anyhow::Result<()> {
 #[tokio::test]
 async fn a_file_that_is_too_large_is_refused() -> anyhow::Result<()> {
     let bed = TestServer::with(&[("MAX_FILE_SIZE", "1KiB")]).await?;
-    let _client = bed.connected("client4", &test_data("client4", 2048)).await?;
+    let _client = bed.connect("client4", &test_data("client4", 2048)).await?;
     let reply = bed.get("/trigger?id=client4").await?;
     assert_eq!(reply.status, 413, "{}", reply.text());
     assert!(
@@ -49,8 +49,8 @@ async fn a_file_that_is_too_large_is_refused() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_disk_that_is_almost_full_takes_nothing() -> anyhow::Result<()> {
-    let bed = TestServer::with(&[("MIN_FREE", "1000TiB")]).await?;
-    let _client = bed.connected("client4", b"data").await?;
+    let bed = TestServer::process_with(&[("MIN_FREE", "1000TiB")]).await?;
+    let _client = bed.connect("client4", b"data").await?;
     let reply = bed.get("/trigger?id=client4").await?;
     assert_eq!(reply.status, 507, "{}", reply.text());
     assert!(
@@ -68,7 +68,7 @@ async fn a_disk_that_is_almost_full_takes_nothing() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_server_that_can_take_pulls_says_so() -> anyhow::Result<()> {
-    let bed = TestServer::start().await?;
+    let bed = TestServer::start_process().await?;
     bed.server()?.says("Ready.").await?;
     Ok(())
 }
@@ -76,7 +76,7 @@ async fn a_server_that_can_take_pulls_says_so() -> anyhow::Result<()> {
 #[tokio::test]
 async fn a_file_that_cannot_fit_is_refused_by_the_first_answer() -> anyhow::Result<()> {
     let bed = TestServer::with(&[("MAX_FILE_SIZE", "1PiB")]).await?;
-    let client = bed.connected("client4", b"data").await?;
+    let client = bed.connect("client4", b"data").await?;
     // All hole: larger than what is free here, and takes no room itself.
     std::fs::File::options().write(true).open(client.data())?.set_len(8 << 40)?;
     let reply = bed.get("/trigger?id=client4").await?;
@@ -94,7 +94,7 @@ async fn a_write_error_ends_the_transfer_and_leaves_nothing() -> anyhow::Result<
     // No file of the server may grow past 1 MiB: what comes after that fails to be written.
     let ignore = "trap '' XFSZ; ulimit -f 2048; exec \"$@\"";
     let bed = TestServer::launched_by(&["sh", "-c", ignore, "sh"], &[]).await?;
-    let client = bed.connected("client4", &test_data("client4", 8 << 20)).await?;
+    let client = bed.connect("client4", &test_data("client4", 8 << 20)).await?;
     let reply = bed.get("/trigger?id=client4&wait=100s").await?;
     assert_eq!(reply.status, 500, "{}", reply.text());
     let last = bed.json("/api/v1/transfers?limit=1").await?;
@@ -123,7 +123,7 @@ async fn a_server_without_descriptors_goes_on_with_what_runs() -> anyhow::Result
         held.push(TcpStream::connect(bed.http()).await?);
     }
     bed.server()?.says("connection_limit.reached").await?;
-    let pid = bed.server()?.pid()?;
+    let pid = bed.server()?.pid();
     let n_open = std::fs::read_dir(format!("/proc/{pid}/fd"))?.count();
     limit_open_files(pid, u64::try_from(n_open.saturating_sub(4))?)?;
     held.push(TcpStream::connect(bed.http()).await?);
@@ -173,9 +173,9 @@ async fn a_changed_file_needs_no_room_beside_what_it_replaces() -> anyhow::Resul
 
 #[tokio::test]
 async fn one_folder_serves_one_server() -> anyhow::Result<()> {
-    let bed = TestServer::start().await?;
+    let bed = TestServer::start_process().await?;
     let data_dir = bed.data_dir().display().to_string();
-    let pid = bed.server()?.pid()?;
+    let pid = bed.server()?.pid();
     let settings = [
         ("DATA_DIR", data_dir.clone()),
         ("HTTP_ADDR", "127.0.0.1:0".into()),
@@ -220,7 +220,7 @@ async fn few_open_files_are_all_used_and_said_in_words() -> anyhow::Result<()> {
     let said = bed.server()?.says("open-files.few").await?;
     assert!(said.contains("only about 256 clients fit"), "{said}");
     assert!(said.contains("LimitNOFILE") && said.contains("ulimit -n"), "{said}");
-    let limits = std::fs::read_to_string(format!("/proc/{}/limits", bed.server()?.pid()?))?;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", bed.server()?.pid()))?;
     let open_files = limits.lines().find(|line| line.starts_with("Max open files"));
     let words: Vec<_> = open_files.unwrap_or_default().split_whitespace().collect();
     assert_eq!(words, ["Max", "open", "files", "512", "512", "files"]);
@@ -228,7 +228,7 @@ async fn few_open_files_are_all_used_and_said_in_words() -> anyhow::Result<()> {
     // More clients than the limit that the server was started with.
     let mut clients = Vec::new();
     for number in 1..=40 {
-        clients.push(bed.connected(&format!("client{number}"), b"data").await?);
+        clients.push(bed.connect(&format!("client{number}"), b"data").await?);
     }
     bed.pull("client40").await?;
     Ok(())
@@ -253,9 +253,9 @@ async fn connections_of_agents_leave_room_for_files() -> anyhow::Result<()> {
 #[tokio::test]
 async fn a_disk_that_does_not_report_its_space_costs_one_thread_and_no_answer() -> anyhow::Result<()>
 {
-    let bed = TestServer::start().await?;
-    let _client = bed.connected("client4", b"data").await?;
-    let pid = bed.server()?.pid()?;
+    let bed = TestServer::start_process().await?;
+    let _client = bed.connect("client4", b"data").await?;
+    let pid = bed.server()?.pid();
     let hang = ["-e", "trace=fstatfs", "-e", "inject=fstatfs:delay_enter=600000000"];
     let Some(hanging) = Strace::attach(pid, &hang).await? else {
         println!("skipped: no strace");
@@ -301,11 +301,11 @@ async fn half_way(bed: &TestServer) -> anyhow::Result<(TestClient, String, PathB
 #[tokio::test]
 async fn a_disk_that_fills_up_in_the_middle_costs_neither_the_transfer_nor_its_bytes()
 -> anyhow::Result<()> {
-    let bed = TestServer::start().await?;
+    let bed = TestServer::start_process().await?;
     let (client, location, partial) = half_way(&bed).await?;
     let partial = partial.display().to_string();
     let full = ["-P", &partial, "-e", "trace=writev", "-e", "inject=writev:error=ENOSPC"];
-    let Some(full) = Strace::attach(bed.server()?.pid()?, &full).await? else {
+    let Some(full) = Strace::attach(bed.server()?.pid(), &full).await? else {
         println!("skipped: no strace");
         return Ok(());
     };
@@ -326,12 +326,12 @@ async fn a_disk_that_fills_up_in_the_middle_costs_neither_the_transfer_nor_its_b
 
 #[tokio::test]
 async fn a_disk_that_stalls_is_not_taken_for_a_silent_agent() -> anyhow::Result<()> {
-    let bed = TestServer::with(&[("STALL_TIMEOUT", "2s")]).await?;
+    let bed = TestServer::process_with(&[("STALL_TIMEOUT", "2s")]).await?;
     let (client, location, partial) = half_way(&bed).await?;
     let partial = partial.display().to_string();
     let stall = "inject=writev:delay_enter=8000000:when=1";
     let stalls = ["-P", &partial, "-e", "trace=writev", "-e", stall];
-    let Some(stalling) = Strace::attach(bed.server()?.pid()?, &stalls).await? else {
+    let Some(stalling) = Strace::attach(bed.server()?.pid(), &stalls).await? else {
         println!("skipped: no strace");
         return Ok(());
     };

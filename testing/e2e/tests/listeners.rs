@@ -19,7 +19,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 #[tokio::test]
 async fn idle_connections_lock_no_operator_out() -> anyhow::Result<()> {
     let bed = TestServer::launched_by(FEW_FILES, &[]).await?;
-    let _client = bed.connected("client4", b"data").await?;
+    let _client = bed.connect("client4", b"data").await?;
     let mut idle = Vec::new();
     for _ in 0..100 {
         idle.push(TcpStream::connect(bed.http()).await?);
@@ -32,8 +32,8 @@ async fn idle_connections_lock_no_operator_out() -> anyhow::Result<()> {
 #[tokio::test]
 async fn callers_that_wait_lock_no_operator_out() -> anyhow::Result<()> {
     let bed = TestServer::launched_by(FEW_FILES, &[]).await?;
-    let _client = bed.connected("client4", b"data").await?;
-    let mut gone = bed.connected("gone", b"data").await?;
+    let _client = bed.connect("client4", b"data").await?;
+    let mut gone = bed.connect("gone", b"data").await?;
     gone.take_agent()?.kill().await?;
     bed.until("/api/v1/clients/gone", |client| client["online"] == false).await?;
     let mut waiting = Vec::new();
@@ -62,14 +62,14 @@ async fn connections_without_a_stream_lock_no_agent_out() -> anyhow::Result<()> 
         squatter.write_all(PREFACE).await?;
         squatters.push(squatter);
     }
-    let _client = bed.connected("client4", b"data").await?;
+    let _client = bed.connect("client4", b"data").await?;
     bed.pull("client4").await?;
     Ok(())
 }
 
 #[tokio::test]
 async fn a_newcomer_is_read_while_it_is_judged() -> anyhow::Result<()> {
-    let bed = TestServer::start().await?;
+    let bed = TestServer::start_process().await?;
     // The old session answers no ping, so the newcomer is judged for two seconds.
     let first = ScriptedAgent::connect(bed.grpc(), "client4", filepull_testkit::DEADLINE).await?;
     let hello = Hello {
@@ -94,11 +94,11 @@ async fn a_newcomer_is_read_while_it_is_judged() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_rejected_clone_takes_over_soon_after_the_first_machine_fails() -> anyhow::Result<()> {
-    let bed = TestServer::with(&[("HEARTBEAT", "500ms"), ("DEAD_AFTER", "2s")]).await?;
+    let bed = TestServer::process_with(&[("HEARTBEAT", "500ms"), ("DEAD_AFTER", "2s")]).await?;
     let proxy = bed.proxy().await?;
     let mut first = bed.client("client4", b"first")?.dialling(proxy.addr());
     first.connect().await?;
-    let other = TestServer::start().await?;
+    let other = TestServer::start_process().await?;
     let mut clone = other.client("client4", b"clone")?.dialling(bed.grpc());
     clone.start()?;
     clone.agent()?.says("is connected right now from another machine").await?;
@@ -125,7 +125,7 @@ async fn an_agent_cannot_report_an_error_of_the_server() -> anyhow::Result<()> {
     };
     let (transfer_id, attempt) = (order.transfer_id, order.attempt);
     let state = Some(State::Failed(error));
-    agent.say(FromAgent::Transfer(TransferUpdate { transfer_id, attempt, state })).await?;
+    agent.send(FromAgent::Transfer(TransferUpdate { transfer_id, attempt, state })).await?;
     let failed = bed.json(&format!("{}?wait=100s", asked.header("location"))).await?;
     assert_eq!(failed["error"]["code"], "agent-error", "{failed}");
     Ok(())

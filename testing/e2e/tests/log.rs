@@ -27,7 +27,7 @@ async fn a_log_that_nobody_reads_stops_nothing() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn the_log_names_who_asked_for_which_path() -> anyhow::Result<()> {
-    let bed = TestServer::start().await?;
+    let bed = TestServer::start_process().await?;
     let client = bed.client("client4", b"data")?.setting("SHARE", "logs/*.log");
     let mut client = client;
     client.connect().await?;
@@ -46,7 +46,7 @@ async fn the_log_names_who_asked_for_which_path() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn rejected_requests_are_logged_and_a_flood_of_them_is_summed_up() -> anyhow::Result<()> {
-    let bed = TestServer::start().await?;
+    let bed = TestServer::start_process().await?;
     bed.get("/trigger?id=nobody").await?;
     let rejected = bed.server()?.says("client-unknown").await?;
     for part in ["http.request", "/trigger", "404", "127.0.0.1"] {

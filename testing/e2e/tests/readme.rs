@@ -2,8 +2,7 @@
 
 use std::path::Path;
 
-use filepull_testkit::{Process, TestServer, send};
-use hyper::Method;
+use filepull_testkit::{HttpClient, Process, TestServer};
 
 /// The repository, seen from this package.
 fn readme() -> anyhow::Result<String> {
@@ -41,7 +40,7 @@ async fn the_commands_of_the_readme_do_what_it_says() -> anyhow::Result<()> {
     let curl = r#"curl "localhost:8080/trigger?id=client4&wait""#;
     assert!(demo_commands.contains(&curl), "{demo_commands:?}");
     // Not by curl itself: a machine that only builds and tests need not have it.
-    let reply = send(http.parse()?, Method::GET, "/trigger?id=client4&wait", &[], "").await?;
+    let reply = HttpClient::new(http.parse()?).get("/trigger?id=client4&wait").await?;
     let said = reply.text();
     assert!(said.starts_with("Done: client4 sent data.txt, 1.0 MiB in "), "{said}");
     let compare = "sha256sum server-data/client4/download-*.txt client-data/client4/data.txt";

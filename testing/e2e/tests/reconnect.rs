@@ -9,7 +9,7 @@ const HURRIED: [(&str, &str); 2] = [("HEARTBEAT", "500ms"), ("DEAD_AFTER", "2s")
 
 #[tokio::test]
 async fn cleanup_of_an_old_line_leaves_the_client_reachable() -> anyhow::Result<()> {
-    let bed = TestServer::start().await?;
+    let bed = TestServer::start_process().await?;
     let proxy = bed.proxy().await?;
     let mut client = bed.client("client4", b"data")?.dialling(proxy.addr());
     client.connect().await?;
@@ -28,9 +28,9 @@ async fn cleanup_of_an_old_line_leaves_the_client_reachable() -> anyhow::Result<
 #[tokio::test]
 async fn a_pull_right_after_a_start_waits_for_a_client_that_was_online_before() -> anyhow::Result<()>
 {
-    let mut bed = TestServer::start().await?;
-    let mut client = bed.connected("client4", b"data").await?;
-    let mut gone = bed.connected("client5", b"data").await?;
+    let mut bed = TestServer::start_process().await?;
+    let mut client = bed.connect("client4", b"data").await?;
+    let mut gone = bed.connect("client5", b"data").await?;
     gone.take_agent()?.kill().await?;
     bed.server()?.says("client.disconnected").await?;
     let mut server = bed.take_server()?;
@@ -53,7 +53,7 @@ async fn a_pull_right_after_a_start_waits_for_a_client_that_was_online_before() 
 
 #[tokio::test]
 async fn an_agent_survives_the_restart_of_its_server() -> anyhow::Result<()> {
-    let mut bed = TestServer::start().await?;
+    let mut bed = TestServer::start_process().await?;
     let proxy = bed.proxy().await?;
     let mut client = bed.client("client4", b"data")?.dialling(proxy.addr());
     client.connect().await?;
@@ -68,7 +68,7 @@ async fn an_agent_survives_the_restart_of_its_server() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn an_agent_started_before_its_server_waits_for_it() -> anyhow::Result<()> {
-    let mut bed = TestServer::start().await?;
+    let mut bed = TestServer::start_process().await?;
     let proxy = bed.proxy().await?;
     bed.take_server()?.kill().await?;
     let mut client = bed.client("client4", b"data")?.dialling(proxy.addr());
@@ -83,7 +83,7 @@ async fn an_agent_started_before_its_server_waits_for_it() -> anyhow::Result<()>
 
 #[tokio::test]
 async fn a_silent_line_is_noticed_on_both_sides() -> anyhow::Result<()> {
-    let bed = TestServer::with(&HURRIED).await?;
+    let bed = TestServer::process_with(&HURRIED).await?;
     let proxy = bed.proxy().await?;
     let mut client = bed.client("client4", b"data")?.dialling(proxy.addr());
     client.connect().await?;
@@ -103,7 +103,7 @@ async fn a_silent_line_is_noticed_on_both_sides() -> anyhow::Result<()> {
 /// Where nothing comes back from the agent, a polite end would wait behind what TCP sends again.
 #[tokio::test]
 async fn a_line_that_is_not_heard_is_reset() -> anyhow::Result<()> {
-    let bed = TestServer::with(&HURRIED).await?;
+    let bed = TestServer::process_with(&HURRIED).await?;
     let proxy = bed.proxy().await?;
     let _speechless =
         ScriptedAgent::connect(proxy.addr(), "client4", Duration::from_mins(1)).await?;
@@ -114,7 +114,7 @@ async fn a_line_that_is_not_heard_is_reset() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn an_order_into_a_dead_line_is_not_lost() -> anyhow::Result<()> {
-    let bed = TestServer::start().await?;
+    let bed = TestServer::start_process().await?;
     let proxy = bed.proxy().await?;
     let mut client = bed.client("client4", b"data")?.dialling(proxy.addr());
     client.connect().await?;
@@ -132,9 +132,9 @@ async fn an_order_into_a_dead_line_is_not_lost() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_clone_is_refused_and_the_first_machine_is_not_disturbed() -> anyhow::Result<()> {
-    let bed = TestServer::start().await?;
-    let _first = bed.connected("client4", &test_data("first", 1000)).await?;
-    let other = TestServer::start().await?;
+    let bed = TestServer::start_process().await?;
+    let _first = bed.connect("client4", &test_data("first", 1000)).await?;
+    let other = TestServer::start_process().await?;
     let mut clone = other.client("client4", &test_data("clone", 1000))?.dialling(bed.grpc());
     clone.start()?;
     let said = clone.agent()?.says("is connected right now from another machine").await?;
@@ -147,7 +147,7 @@ async fn a_clone_is_refused_and_the_first_machine_is_not_disturbed() -> anyhow::
 
 #[tokio::test]
 async fn a_machine_that_was_replaced_gets_back_in() -> anyhow::Result<()> {
-    let bed = TestServer::start().await?;
+    let bed = TestServer::start_process().await?;
     let proxy = bed.proxy().await?;
     let mut client = bed.client("client4", b"data")?.dialling(proxy.addr());
     client.connect().await?;
@@ -162,8 +162,8 @@ async fn a_machine_that_was_replaced_gets_back_in() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn an_id_that_differs_by_letter_case_only_is_refused() -> anyhow::Result<()> {
-    let bed = TestServer::start().await?;
-    let _client = bed.connected("client4", b"data").await?;
+    let bed = TestServer::start_process().await?;
+    let _client = bed.connect("client4", b"data").await?;
     let mut other = bed.client("Client4", b"other")?;
     other.start()?;
     other.agent()?.says("differs from the known client client4 by letter case only").await?;
@@ -174,7 +174,7 @@ async fn an_id_that_differs_by_letter_case_only_is_refused() -> anyhow::Result<(
 /// agent, which is back and sends nothing.
 #[tokio::test]
 async fn an_upload_that_its_agent_no_longer_knows_is_given_up() -> anyhow::Result<()> {
-    let bed = TestServer::with(&[("STALL_TIMEOUT", "1h")]).await?;
+    let bed = TestServer::process_with(&[("STALL_TIMEOUT", "1h")]).await?;
     let proxy = bed.proxy().await?;
     let client =
         bed.client("client4", &test_data("client4", 16 << 20))?.setting("MAX_RATE", "8MiB/s");

@@ -25,7 +25,7 @@ fn commits(bed: &TestServer) -> anyhow::Result<usize> {
 #[tokio::test]
 async fn a_heartbeat_is_not_written() -> anyhow::Result<()> {
     let bed = TestServer::with(&[("HEARTBEAT", "50ms")]).await?;
-    let _client = bed.connected("client4", b"data").await?;
+    let _client = bed.connect("client4", b"data").await?;
     let url = "/api/v1/clients/client4";
     // It is told to the second: each change is at least one heartbeat, and most are twenty.
     let mut seen = bed.json(url).await?["last_seen_at"].clone();
@@ -69,8 +69,8 @@ async fn progress_is_not_written_but_for_a_checkpoint_a_second() -> anyhow::Resu
 
 #[tokio::test]
 async fn a_damaged_record_is_shown_as_damaged_and_breaks_nothing() -> anyhow::Result<()> {
-    let mut bed = TestServer::start().await?;
-    let _client = bed.connected("client4", b"data").await?;
+    let mut bed = TestServer::start_process().await?;
+    let _client = bed.connect("client4", b"data").await?;
     let refused = bed.get("/trigger?id=client4&path=zebra.txt&wait=1m").await?;
     assert_eq!(refused.status, 403, "{}", refused.text());
     bed.pull("client4").await?;
@@ -110,7 +110,7 @@ async fn a_damaged_record_is_shown_as_damaged_and_breaks_nothing() -> anyhow::Re
 #[tokio::test]
 async fn a_trigger_is_rejected_while_the_records_are_gone() -> anyhow::Result<()> {
     let bed = TestServer::start().await?;
-    let client = bed.connected("client4", b"data").await?;
+    let client = bed.connect("client4", b"data").await?;
     bed.pull("client4").await?;
     let (records, aside) = (bed.data_dir().join(".filepull"), bed.data_dir().join("aside"));
     fs::rename(&records, &aside)?;

@@ -55,7 +55,7 @@ async fn a_cut_upload_goes_on_where_it_was() -> anyhow::Result<()> {
 /// Its line is up, and no upload gets through: a firewall that is being changed, a full table.
 #[tokio::test]
 async fn a_data_path_that_comes_back_finds_the_transfer_waiting() -> anyhow::Result<()> {
-    let bed = TestServer::start().await?;
+    let bed = TestServer::start_process().await?;
     let proxy = bed.proxy().await?;
     let client = behind(&proxy, &bed, &test_data("client4", 16 << 20), "8MiB/s").await?;
     let location = trigger(&bed).await?;
@@ -87,7 +87,7 @@ async fn a_data_path_that_does_not_come_back_fails_the_transfer() -> anyhow::Res
 
 #[tokio::test]
 async fn a_restarted_agent_goes_on() -> anyhow::Result<()> {
-    let bed = TestServer::start().await?;
+    let bed = TestServer::start_process().await?;
     let proxy = bed.proxy().await?;
     let mut client = behind(&proxy, &bed, &test_data("client4", 16 << 20), "16MiB/s").await?;
     let location = trigger(&bed).await?;
@@ -105,7 +105,7 @@ async fn a_restarted_agent_goes_on() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_killed_server_goes_on_from_its_last_checkpoint() -> anyhow::Result<()> {
-    let mut bed = TestServer::start().await?;
+    let mut bed = TestServer::start_process().await?;
     let proxy = bed.proxy().await?;
     let size = 48 << 20;
     let client = behind(&proxy, &bed, &test_data("client4", size), "12MiB/s").await?;
@@ -124,7 +124,7 @@ async fn a_killed_server_goes_on_from_its_last_checkpoint() -> anyhow::Result<()
 
 #[tokio::test]
 async fn two_versions_of_a_file_are_never_glued_together() -> anyhow::Result<()> {
-    let bed = TestServer::start().await?;
+    let bed = TestServer::start_process().await?;
     let proxy = bed.proxy().await?;
     let mut client = behind(&proxy, &bed, &test_data("old", 16 << 20), "16MiB/s").await?;
     let location = trigger(&bed).await?;
@@ -140,7 +140,7 @@ async fn two_versions_of_a_file_are_never_glued_together() -> anyhow::Result<()>
 async fn a_partial_that_was_damaged_while_the_server_was_down_is_not_built_on() -> anyhow::Result<()>
 {
     use std::os::unix::fs::FileExt as _;
-    let mut bed = TestServer::start().await?;
+    let mut bed = TestServer::start_process().await?;
     let proxy = bed.proxy().await?;
     let client = behind(&proxy, &bed, &test_data("client4", 36 << 20), "12MiB/s").await?;
     let location = trigger(&bed).await?;
@@ -158,8 +158,8 @@ async fn a_partial_that_was_damaged_while_the_server_was_down_is_not_built_on() 
 
 #[tokio::test]
 async fn partials_that_belong_to_no_transfer_are_swept_at_the_start() -> anyhow::Result<()> {
-    let mut bed = TestServer::start().await?;
-    let _client = bed.connected("client4", b"data").await?;
+    let mut bed = TestServer::start_process().await?;
+    let _client = bed.connect("client4", b"data").await?;
     bed.pull("client4").await?;
     bed.take_server()?.kill().await?;
     let stray = format!("{}-1.tmp", filepull_core::id::TransferId::generate());
@@ -173,7 +173,7 @@ async fn partials_that_belong_to_no_transfer_are_swept_at_the_start() -> anyhow:
 
 #[tokio::test]
 async fn a_partial_whose_record_was_cut_off_is_not_in_the_way() -> anyhow::Result<()> {
-    let mut bed = TestServer::start().await?;
+    let mut bed = TestServer::start_process().await?;
     let proxy = bed.proxy().await?;
     let mut client = bed.client("client4", b"data")?.dialling(proxy.addr());
     client.connect().await?;
@@ -199,7 +199,7 @@ async fn a_partial_whose_record_was_cut_off_is_not_in_the_way() -> anyhow::Resul
 /// Ten cuts, two kills of the agent and two of the server, at random bytes of 100 MiB.
 #[tokio::test]
 async fn a_hundred_mebibytes_arrive_through_everything() -> anyhow::Result<()> {
-    let mut bed = TestServer::start().await?;
+    let mut bed = TestServer::start_process().await?;
     let proxy = bed.proxy().await?;
     let (size, rate) = (100 << 20, 40 << 20);
     let mut client = behind(&proxy, &bed, &test_data("client4", size), "40MiB/s").await?;

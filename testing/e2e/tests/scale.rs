@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 /// A server with this many known clients, all offline. A transfer waits for the first of them.
 async fn server(n_clients: u32, n_waiting: u32) -> anyhow::Result<TestServer> {
-    let mut bed = TestServer::made_in(tempfile::tempdir()?, Programs::default(), &[]);
+    let mut bed = TestServer::in_folder(tempfile::tempdir()?, Programs::default(), &[]);
     let records = Records::open(&bed.data_dir().join(".filepull")).await?;
     at_once((0..n_clients).map(async |number| {
         let greeting = greeting(number)?;
@@ -59,7 +59,7 @@ fn greeting(number: u32) -> anyhow::Result<Greeting> {
 
 /// Returns the CPU time of the server so far.
 fn cpu_time(bed: &TestServer) -> anyhow::Result<Duration> {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", bed.server()?.pid()?))?;
+    let stat = fs::read_to_string(format!("/proc/{}/stat", bed.server()?.pid()))?;
     let (_, fields) = stat.rsplit_once(')').context("no name")?;
     let fields: Vec<&str> = fields.split_whitespace().collect();
     // Fields 14 and 15 of proc_pid_stat(5), in ticks of 10 ms.
@@ -68,7 +68,7 @@ fn cpu_time(bed: &TestServer) -> anyhow::Result<Duration> {
 }
 
 fn resident_kib(bed: &TestServer) -> anyhow::Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{}/status", bed.server()?.pid()?))?;
+    let status = fs::read_to_string(format!("/proc/{}/status", bed.server()?.pid()))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
     Ok(line.trim().trim_end_matches("kB").trim().parse()?)
 }

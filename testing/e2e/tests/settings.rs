@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use filepull_testkit::{Process, Programs, TestServer, test_data};
+use filepull_testkit::{HttpClient, Process, Programs, TestServer, test_data};
 
 /// Waits until `filepull-agent status` prints `text` for the state in `dir`. The status is written
 /// separately from the log.
@@ -41,7 +41,7 @@ async fn a_level_that_does_not_exist_is_refused_aloud() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_default_file_that_cannot_be_sent_is_told_where_it_was_set() -> anyhow::Result<()> {
-    let bed = TestServer::start().await?;
+    let bed = TestServer::start_process().await?;
     let state = bed.data_dir().with_file_name("state").join("client4");
     let mut client = bed.client("client4", b"data")?;
     let file = client.data().display().to_string();
@@ -79,11 +79,11 @@ async fn a_default_file_that_cannot_be_sent_is_told_where_it_was_set() -> anyhow
 
 #[tokio::test]
 async fn a_second_agent_leaves_the_state_of_the_first_alone() -> anyhow::Result<()> {
-    let bed = TestServer::start().await?;
-    let first = bed.connected("client4", b"data").await?;
+    let bed = TestServer::start_process().await?;
+    let first = bed.connect("client4", b"data").await?;
     let mut second = bed.client("client4", b"data")?;
     second.start()?;
-    let pid = first.agent()?.pid()?;
+    let pid = first.agent()?.pid();
     second.agent()?.says(&format!("an agent already runs here, process {pid}: ")).await?;
     assert_eq!(second.take_agent()?.ended().await?.code(), Some(2));
     let state = bed.data_dir().with_file_name("state").join("client4");
@@ -123,7 +123,7 @@ async fn the_status_of_an_agent_is_found_without_its_id() -> anyhow::Result<()> 
 
 #[tokio::test]
 async fn the_http_port_is_not_where_agents_dial() -> anyhow::Result<()> {
-    let bed = TestServer::start().await?;
+    let bed = TestServer::start_process().await?;
     let mut client = bed.client("client4", b"data")?.dialling(bed.http());
     client.start()?;
     client.agent()?.says("is SERVER_ADDR the HTTP port").await?;
@@ -132,8 +132,8 @@ async fn the_http_port_is_not_where_agents_dial() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_small_file_has_no_rate() -> anyhow::Result<()> {
-    let bed = TestServer::start().await?;
-    let client = bed.connected("client4", b"").await?;
+    let bed = TestServer::start_process().await?;
+    let client = bed.connect("client4", b"").await?;
     bed.pull("client4").await?;
     let said = client.agent()?.says("sent data.txt in").await?;
     assert!(!said.contains("/s)") && !said.contains(" 0.0 s"), "{said}");
@@ -190,8 +190,7 @@ async fn the_demo_prints_the_next_command_last_and_when_it_works() -> anyhow::Re
         .split_once('/')
         .ok_or_else(|| anyhow::anyhow!("no URL in {command}"))?;
     let http = format!("127.0.0.1{http}").parse()?;
-    let reply =
-        filepull_testkit::send(http, hyper::Method::GET, &format!("/{path}"), &[], "").await?;
+    let reply = HttpClient::new(http).get(&format!("/{path}")).await?;
     assert!(reply.text().starts_with("Done: client4 sent data.txt"), "{}", reply.text());
     // After a whole pull it is still the last line of the screen.
     assert_eq!(demo.said().last(), Some(&command));
@@ -214,12 +213,12 @@ async fn no_variable_opens_the_demo_to_other_machines() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_port_in_use_names_who_holds_it() -> anyhow::Result<()> {
-    let bed = TestServer::start().await?;
+    let bed = TestServer::start_process().await?;
     let folder = tempfile::tempdir()?;
     let mut settings = demo_settings(folder.path(), "1MiB");
     settings[0].1 = bed.http().to_string();
     let mut second = Process::start(&[], "e2e-filepull", "server", &settings)?;
-    let (http, pid) = (bed.http(), bed.server()?.pid()?);
+    let (http, pid) = (bed.http(), bed.server()?.pid());
     let said = second.says(&format!("listening on HTTP_ADDR={http}: ")).await?;
     assert!(said.contains(&format!("the port is in use by process {pid} (")), "{said}");
     let next = format!("To end it: kill {pid}. Or set HTTP_ADDR=127.0.0.1:{}", http.port() + 1);
@@ -234,7 +233,7 @@ async fn a_folder_of_another_user_is_named_with_what_to_type() -> anyhow::Result
     if !rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    let bed = TestServer::start().await?;
+    let bed = TestServer::start_process().await?;
     bed.open_to_all()?;
     let mut bed = bed;
     drop(bed.take_server()?);
@@ -245,7 +244,7 @@ async fn a_folder_of_another_user_is_named_with_what_to_type() -> anyhow::Result
     let mut settings = demo_settings(bed.folder(), "1MiB");
     settings[2].1 = data_dir.display().to_string();
     let program = bed.folder().join("filepull");
-    fs::copy(filepull_testkit::program(Path::new("e2e-filepull"))?, &program)?;
+    fs::copy(filepull_testkit::process::test_program("e2e-filepull")?, &program)?;
     let mut server = Process::start(&other, &program, "server", &settings)?;
     let said = server.says("may not write there").await?;
     let records = data_dir.join(".filepull");
@@ -278,7 +277,7 @@ async fn a_data_folder_that_is_a_file_is_told_as_one() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_first_start_is_told_from_one_on_records() -> anyhow::Result<()> {
-    let mut bed = TestServer::start().await?;
+    let mut bed = TestServer::start_process().await?;
     bed.server()?.says("no records yet").await?;
     let mut first = bed.take_server()?;
     first.terminate()?;
@@ -339,7 +338,7 @@ async fn a_server_that_may_start_too_few_threads_says_so_and_ends() -> anyhow::R
     let folder = tempfile::tempdir()?;
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777))?;
     let program = folder.path().join("filepull");
-    fs::copy(filepull_testkit::program(Path::new("e2e-filepull"))?, &program)?;
+    fs::copy(filepull_testkit::process::test_program("e2e-filepull")?, &program)?;
     for n_threads in 1..6 {
         let launcher = [
             "prlimit".to_owned(),
@@ -419,7 +418,7 @@ async fn an_empty_variable_of_the_server_counts_as_not_set() -> anyhow::Result<(
     let names = ["MAX_RUNNING", "MAX_WAITING", "HTTP_AUTH", "AGENT_AUTH", "MAX_FILE_SIZE"];
     let more = ["MIN_FREE", "STALL_TIMEOUT", "KEEP_RECORDS", "LOG_LEVEL", "SHUTDOWN_GRACE"];
     let empty: Vec<_> = names.into_iter().chain(more).map(|name| (name, "")).collect();
-    let bed = TestServer::with(&empty).await?;
+    let bed = TestServer::process_with(&empty).await?;
     let settings = bed.json("/api/v1/server").await?["settings"].take();
     assert_eq!(settings["max_running"], 20, "{settings}");
     assert_eq!(settings["min_free"], 1 << 30, "{settings}");
@@ -436,8 +435,12 @@ async fn an_empty_variable_of_the_server_counts_as_not_set() -> anyhow::Result<(
 
 #[tokio::test]
 async fn a_misspelt_variable_of_the_server_is_warned_of() -> anyhow::Result<()> {
-    let bed = TestServer::with(&[("HTTPADDR", "127.0.0.1:1"), ("MAX_RUNING", "3"), ("HOME", "/x")])
-        .await?;
+    let bed = TestServer::process_with(&[
+        ("HTTPADDR", "127.0.0.1:1"),
+        ("MAX_RUNING", "3"),
+        ("HOME", "/x"),
+    ])
+    .await?;
     let server = bed.server()?;
     for (found, meant) in [("HTTPADDR", "HTTP_ADDR"), ("MAX_RUNING", "MAX_RUNNING")] {
         let message =

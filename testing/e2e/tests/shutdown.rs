@@ -11,8 +11,8 @@ const ENDLESS: [(&str, &str); 1] = [("SHUTDOWN_GRACE", "1h")];
 
 #[tokio::test]
 async fn an_idle_server_ends_when_it_is_asked_to() -> anyhow::Result<()> {
-    let mut bed = TestServer::with(&ENDLESS).await?;
-    let client = bed.connected("client4", b"data").await?;
+    let mut bed = TestServer::process_with(&ENDLESS).await?;
+    let client = bed.connect("client4", b"data").await?;
     let mut server = bed.take_server()?;
     server.terminate()?;
     assert!(server.ended().await?.success());
@@ -24,7 +24,7 @@ async fn an_idle_server_ends_when_it_is_asked_to() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn connections_that_never_speak_do_not_hold_the_server() -> anyhow::Result<()> {
-    let mut bed = TestServer::with(&ENDLESS).await?;
+    let mut bed = TestServer::process_with(&ENDLESS).await?;
     let _silent = [TcpStream::connect(bed.grpc()).await?, TcpStream::connect(bed.http()).await?];
     let mut server = bed.take_server()?;
     server.terminate()?;
@@ -34,7 +34,7 @@ async fn connections_that_never_speak_do_not_hold_the_server() -> anyhow::Result
 
 #[tokio::test]
 async fn a_running_transfer_may_finish_before_the_server_ends() -> anyhow::Result<()> {
-    let mut bed = TestServer::with(&ENDLESS).await?;
+    let mut bed = TestServer::process_with(&ENDLESS).await?;
     let client =
         bed.client("client4", &test_data("client4", 4 << 20))?.setting("MAX_RATE", "2MiB/s");
     let mut client = client;
@@ -51,7 +51,7 @@ async fn a_running_transfer_may_finish_before_the_server_ends() -> anyhow::Resul
 
 #[tokio::test]
 async fn a_transfer_that_was_cut_short_goes_on_after_the_restart() -> anyhow::Result<()> {
-    let mut bed = TestServer::with(&[("SHUTDOWN_GRACE", "0s")]).await?;
+    let mut bed = TestServer::process_with(&[("SHUTDOWN_GRACE", "0s")]).await?;
     let proxy = bed.proxy().await?;
     let size = 16 << 20;
     let client = bed.client("client4", &test_data("client4", size))?.setting("MAX_RATE", "8MiB/s");
@@ -75,7 +75,7 @@ async fn a_transfer_that_was_cut_short_goes_on_after_the_restart() -> anyhow::Re
 
 #[tokio::test]
 async fn a_second_signal_ends_a_server_at_once() -> anyhow::Result<()> {
-    let mut bed = TestServer::with(&ENDLESS).await?;
+    let mut bed = TestServer::process_with(&ENDLESS).await?;
     let mut client =
         bed.client("client4", &test_data("client4", 1 << 20))?.setting("MAX_RATE", "1KiB");
     client.connect().await?;
@@ -117,7 +117,7 @@ async fn a_hang_up_lets_both_programs_finish_and_so_do_two() -> anyhow::Result<(
 
 #[tokio::test]
 async fn a_hang_up_does_not_end_an_agent_under_nohup() -> anyhow::Result<()> {
-    let bed = TestServer::start().await?;
+    let bed = TestServer::start_process().await?;
     let mut client = bed.client("client4", b"data")?.launched_by(&["nohup"]);
     client.connect().await?;
     client.agent()?.signal(Signal::HUP)?;
@@ -131,8 +131,8 @@ async fn a_hang_up_does_not_end_an_agent_under_nohup() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn an_agent_says_goodbye() -> anyhow::Result<()> {
-    let bed = TestServer::start().await?;
-    let mut client = bed.connected("client4", b"data").await?;
+    let bed = TestServer::start_process().await?;
+    let mut client = bed.connect("client4", b"data").await?;
     let mut agent = client.take_agent()?;
     agent.terminate()?;
     assert!(agent.ended().await?.success());
@@ -142,7 +142,7 @@ async fn an_agent_says_goodbye() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn an_agent_ends_without_its_server() -> anyhow::Result<()> {
-    let bed = TestServer::start().await?;
+    let bed = TestServer::start_process().await?;
     let proxy = bed.proxy().await?;
     let mut client = bed.client("client4", b"data")?.dialling(proxy.addr());
     client.connect().await?;
@@ -155,7 +155,7 @@ async fn an_agent_ends_without_its_server() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_disk_that_hangs_holds_neither_a_cancel_nor_the_end() -> anyhow::Result<()> {
-    let mut bed = TestServer::with(&[("SHUTDOWN_GRACE", "0s")]).await?;
+    let mut bed = TestServer::process_with(&[("SHUTDOWN_GRACE", "0s")]).await?;
     let client =
         bed.client("client4", &test_data("client4", 64 << 20))?.setting("MAX_RATE", "4MiB/s");
     let mut client = client;
@@ -163,7 +163,7 @@ async fn a_disk_that_hangs_holds_neither_a_cancel_nor_the_end() -> anyhow::Resul
     let started = bed.get("/trigger?id=client4").await?;
     bed.server()?.says("transfer.started").await?;
     let hang = ["-e", "trace=fdatasync", "-e", "inject=fdatasync:delay_enter=600000000"];
-    let Some(hanging) = Strace::attach(bed.server()?.pid()?, &hang).await? else {
+    let Some(hanging) = Strace::attach(bed.server()?.pid(), &hang).await? else {
         println!("skipped: no strace");
         return Ok(());
     };
@@ -177,7 +177,7 @@ async fn a_disk_that_hangs_holds_neither_a_cancel_nor_the_end() -> anyhow::Resul
     server.terminate()?;
     server.says("server.stopped").await?;
     // It has ended but for the thread that strace holds.
-    let stat = format!("/proc/{}/stat", server.pid()?);
+    let stat = format!("/proc/{}/stat", server.pid());
     let is_zombie = || std::fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") Z "));
     soon("the exit", async {
         while !is_zombie() {

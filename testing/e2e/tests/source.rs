@@ -23,7 +23,7 @@ async fn refused(
 }
 
 async fn client(bed: &TestServer) -> anyhow::Result<TestClient> {
-    bed.connected("client4", b"data").await
+    bed.connect("client4", b"data").await
 }
 
 #[tokio::test]
@@ -61,7 +61,7 @@ async fn a_pipe_is_no_file_and_blocks_nobody() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn an_unreadable_file_says_why() -> anyhow::Result<()> {
-    let bed = TestServer::start().await?;
+    let bed = TestServer::start_process().await?;
     let mut client = bed.client("client4", b"data")?;
     if rustix::process::geteuid().is_root() {
         // Root reads everything: the agent runs as nobody, who may enter the folder.

@@ -10,7 +10,7 @@ use hyper::Method;
 #[tokio::test]
 async fn a_triggered_file_arrives_whole() -> anyhow::Result<()> {
     let bed = TestServer::start().await?;
-    let client = bed.connected("client4", &test_data("client4", 100 << 20)).await?;
+    let client = bed.connect("client4", &test_data("client4", 100 << 20)).await?;
     let reply = bed.get("/trigger?id=client4&wait=100s").await?;
     assert_eq!(reply.status, 200, "{}", reply.text());
     assert!(
@@ -77,7 +77,7 @@ async fn five_clients_at_once_send_five_right_files() -> anyhow::Result<()> {
     let bed = TestServer::start().await?;
     let ids = ["client1", "client2", "client3", "client4", "client5"];
     let clients = ids.map(|id| (id, test_data(id, 20 << 20)));
-    let clients = try_join_all(clients.iter().map(|(id, data)| bed.connected(id, data))).await?;
+    let clients = try_join_all(clients.iter().map(|(id, data)| bed.connect(id, data))).await?;
     try_join_all(ids.iter().map(|id| bed.pull(id))).await?;
     for client in clients {
         let downloads = bed.downloads(&client.id)?;
@@ -90,7 +90,7 @@ async fn five_clients_at_once_send_five_right_files() -> anyhow::Result<()> {
 #[tokio::test]
 async fn twenty_pulls_get_twenty_names_and_overwrite_nothing() -> anyhow::Result<()> {
     let bed = TestServer::start().await?;
-    let client = bed.connected("client4", b"0").await?;
+    let client = bed.connect("client4", b"0").await?;
     for version in 0..20 {
         std::fs::write(client.data(), version.to_string())?;
         bed.pull("client4").await?;
@@ -105,7 +105,7 @@ async fn twenty_pulls_get_twenty_names_and_overwrite_nothing() -> anyhow::Result
 #[tokio::test]
 async fn a_name_on_record_is_never_given_to_another_file() -> anyhow::Result<()> {
     let bed = TestServer::start().await?;
-    let client = bed.connected("client4", b"0").await?;
+    let client = bed.connect("client4", b"0").await?;
     let mut names = BTreeSet::new();
     // Some of the pulls end in the same second.
     for version in 0..10 {
@@ -128,7 +128,7 @@ async fn a_name_on_record_is_never_given_to_another_file() -> anyhow::Result<()>
 #[tokio::test]
 async fn a_file_replaced_by_hand_is_never_served_for_the_one_on_record() -> anyhow::Result<()> {
     let bed = TestServer::start().await?;
-    let _client = bed.connected("client4", b"first").await?;
+    let _client = bed.connect("client4", b"first").await?;
     let download = bed.pull("client4").await?;
     assert_eq!(bed.get("/clients/client4/file").await?.text(), "first");
     let other = download.with_extension("other");
@@ -144,7 +144,7 @@ async fn a_file_replaced_by_hand_is_never_served_for_the_one_on_record() -> anyh
 #[tokio::test]
 async fn a_part_of_one_file_is_never_continued_with_another() -> anyhow::Result<()> {
     let bed = TestServer::start().await?;
-    let client = bed.connected("client4", b"first version").await?;
+    let client = bed.connect("client4", b"first version").await?;
     bed.pull("client4").await?;
     let url = "/clients/client4/file";
     let etag = bed.get(url).await?.header("etag").to_owned();
@@ -163,7 +163,7 @@ async fn a_part_of_one_file_is_never_continued_with_another() -> anyhow::Result<
 
 #[tokio::test]
 async fn a_wait_succeeds_only_if_the_file_is_there() -> anyhow::Result<()> {
-    let mut bed = TestServer::with(&[("SHUTDOWN_GRACE", "1s")]).await?;
+    let mut bed = TestServer::process_with(&[("SHUTDOWN_GRACE", "1s")]).await?;
     let mut client =
         bed.client("client4", &test_data("client4", 8 << 20))?.setting("MAX_RATE", "128KiB/s");
     client.connect().await?;
@@ -187,7 +187,7 @@ async fn a_wait_succeeds_only_if_the_file_is_there() -> anyhow::Result<()> {
 #[tokio::test]
 async fn an_empty_file_is_a_file() -> anyhow::Result<()> {
     let bed = TestServer::start().await?;
-    let _client = bed.connected("client4", b"").await?;
+    let _client = bed.connect("client4", b"").await?;
     let reply = bed.get("/trigger?id=client4&wait=100s").await?;
     assert_eq!(reply.first_line(), "Done: client4 sent data.txt, which is empty (0 B).");
     assert_eq!(std::fs::read(&bed.downloads("client4")?[0])?, b"");
@@ -197,7 +197,7 @@ async fn an_empty_file_is_a_file() -> anyhow::Result<()> {
 #[tokio::test]
 async fn the_page_of_a_transfer_offers_its_own_file() -> anyhow::Result<()> {
     let bed = TestServer::start().await?;
-    let client = bed.connected("client4", b"old").await?;
+    let client = bed.connect("client4", b"old").await?;
     let old = bed.get("/trigger?id=client4&wait=100s").await?;
     assert_eq!(old.status, 200, "{}", old.text());
     let id = bed.json("/api/v1/transfers").await?["items"][0]["id"].clone();
@@ -212,8 +212,8 @@ async fn the_page_of_a_transfer_offers_its_own_file() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_client_shows_its_default_file_as_last_seen() -> anyhow::Result<()> {
-    let mut bed = TestServer::start().await?;
-    let mut client = bed.connected("client4", b"data").await?;
+    let mut bed = TestServer::start_process().await?;
+    let mut client = bed.connect("client4", b"data").await?;
     let default_file = async |bed: &TestServer| {
         let client = bed.json("/api/v1/clients/client4").await?;
         anyhow::Ok(client["default_file"]["size"].as_u64())
@@ -262,8 +262,8 @@ async fn a_fresh_pull_gets_a_file_opened_after_it() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_queued_pull_starts_when_its_client_returns() -> anyhow::Result<()> {
-    let bed = TestServer::start().await?;
-    let mut client = bed.connected("client4", b"data").await?;
+    let bed = TestServer::start_process().await?;
+    let mut client = bed.connect("client4", b"data").await?;
     let mut agent = client.take_agent()?;
     agent.terminate()?;
     agent.ended().await?;
@@ -286,8 +286,8 @@ async fn a_queued_pull_starts_when_its_client_returns() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_queued_pull_fails_when_its_client_does_not_return() -> anyhow::Result<()> {
-    let bed = TestServer::start().await?;
-    let mut client = bed.connected("client4", b"data").await?;
+    let bed = TestServer::start_process().await?;
+    let mut client = bed.connect("client4", b"data").await?;
     client.take_agent()?.kill().await?;
     bed.server()?.says("client.disconnected").await?;
     let reply = bed.get("/trigger?id=client4&queue=1s&wait=100s").await?;
@@ -318,7 +318,7 @@ async fn a_cancelled_transfer_leaves_nothing() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_cancelled_transfer_still_tells_which_file_and_how_far() -> anyhow::Result<()> {
-    let mut bed = TestServer::start().await?;
+    let mut bed = TestServer::start_process().await?;
     let client =
         bed.client("client4", &test_data("client4", 8 << 20))?.setting("MAX_RATE", "1MiB/s");
     let mut client = client;
@@ -342,7 +342,7 @@ async fn a_cancelled_transfer_still_tells_which_file_and_how_far() -> anyhow::Re
 #[tokio::test]
 async fn a_mistyped_client_is_answered_with_what_to_do() -> anyhow::Result<()> {
     let bed = TestServer::start().await?;
-    let _client = bed.connected("client4", b"data").await?;
+    let _client = bed.connect("client4", b"data").await?;
     let unknown = bed.get("/trigger?id=cleint4").await?;
     assert_eq!(unknown.status, 404);
     let said = "No client called cleint4 has ever connected. Did you mean client4?";
@@ -374,7 +374,7 @@ async fn an_id_is_never_used_as_a_path() -> anyhow::Result<()> {
 #[tokio::test]
 async fn head_starts_nothing() -> anyhow::Result<()> {
     let bed = TestServer::start().await?;
-    let _client = bed.connected("client4", b"data").await?;
+    let _client = bed.connect("client4", b"data").await?;
     for url in ["/trigger?id=client4", "/trigger/client4"] {
         let reply = bed.send(Method::HEAD, url, &[], "").await?;
         assert_eq!((reply.status, reply.header("allow")), (405, "GET, POST"));
@@ -386,7 +386,7 @@ async fn head_starts_nothing() -> anyhow::Result<()> {
 #[tokio::test]
 async fn a_script_pulls_through_the_api() -> anyhow::Result<()> {
     let bed = TestServer::start().await?;
-    let _client = bed.connected("client4", b"data").await?;
+    let _client = bed.connect("client4", b"data").await?;
     let json = [("content-type", "application/json")];
     let body = r#"{"client":"client4"}"#;
     let made = bed.send(Method::POST, "/api/v1/transfers?wait=100s", &json, body).await?;
@@ -410,8 +410,8 @@ async fn a_script_pulls_through_the_api() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_repeated_request_gets_the_same_transfer_even_after_a_restart() -> anyhow::Result<()> {
-    let mut bed = TestServer::start().await?;
-    let _client = bed.connected("client4", b"data").await?;
+    let mut bed = TestServer::start_process().await?;
+    let _client = bed.connect("client4", b"data").await?;
     let headers = [("content-type", "application/json"), ("idempotency-key", "nightly-1")];
     let body = r#"{"client":"client4"}"#;
     let url = "/api/v1/transfers?wait=100s";

@@ -16,7 +16,7 @@ async fn verify_with(
     data_dir: &Path,
     options: &[&str],
 ) -> anyhow::Result<(Option<i32>, Vec<String>)> {
-    let program = filepull_testkit::program(Path::new("e2e-filepull"))?;
+    let program = filepull_testkit::process::test_program("e2e-filepull")?;
     let mut command = tokio::process::Command::new(program);
     command.arg("verify").args(options).env_clear().env("DATA_DIR", data_dir);
     let output = command.output().await?;
@@ -53,7 +53,7 @@ async fn two_hundred(bed: &TestServer) -> anyhow::Result<Vec<PathBuf>> {
 
 #[tokio::test]
 async fn one_flipped_bit_in_two_hundred_downloads_is_found() -> anyhow::Result<()> {
-    let mut bed = TestServer::start().await?;
+    let mut bed = TestServer::start_process().await?;
     let paths = two_hundred(&bed).await?;
     let (code, said) = verify(&bed.data_dir()).await?;
     assert_eq!((code, said.len()), (Some(0), 1), "{said:?}");
@@ -99,14 +99,14 @@ async fn one_flipped_bit_in_two_hundred_downloads_is_found() -> anyhow::Result<(
 
 #[tokio::test]
 async fn nothing_pulled_is_nothing_wrong() -> anyhow::Result<()> {
-    let mut bed = TestServer::start().await?;
+    let mut bed = TestServer::start_process().await?;
     let (code, said) = verify(&bed.data_dir()).await?;
     let none = "0 downloads: 0 as they arrived. 0 B read in ";
     assert_eq!((code, said.len()), (Some(0), 1), "{said:?}");
     assert!(said[0].starts_with(none), "{said:?}");
     // A killed server leaves a log beside its records: it is read too.
     let path = {
-        let _client = bed.connected("client4", b"data").await?;
+        let _client = bed.connect("client4", b"data").await?;
         bed.pull("client4").await?
     };
     bed.take_server()?.kill().await?;
@@ -163,9 +163,9 @@ async fn a_busy_server_raises_no_alarm() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn what_is_no_folder_of_a_client_is_told_as_what_it_is() -> anyhow::Result<()> {
-    let bed = TestServer::start().await?;
-    let _linked = bed.connected("linked", b"linked").await?;
-    let _client = bed.connected("client4", b"client4").await?;
+    let bed = TestServer::start_process().await?;
+    let _linked = bed.connect("linked", b"linked").await?;
+    let _client = bed.connect("client4", b"client4").await?;
     let download = bed.pull("linked").await?;
     bed.pull("client4").await?;
     let folder = bed.data_dir();

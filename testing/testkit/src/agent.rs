@@ -1,32 +1,36 @@
-//! A client of the bed: an agent and its machine.
+//! A client: a machine with a folder of files, and its agent.
 
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use clap::Parser as _;
+use filepull_agent::Agent;
+use filepull_agent::config::{Args, Config};
+use serde_json::Value;
 
-use crate::Process;
+use crate::program::{Host, Program, ProgramTask, flags};
+use crate::{Process, Programs, poll};
 
-/// An agent that is connected, and its machine.
+/// A client of a [`TestServer`](crate::TestServer).
 #[derive(Debug)]
 pub struct TestClient {
-    program: PathBuf,
-    /// Its id.
+    host: Host,
+    /// The id that the agent sends.
     pub id: String,
-    /// The folder of its files; `data.txt` is the default one.
+    /// The folder of the files that the client shares; `data.txt` is the default one.
     pub files: PathBuf,
     state: PathBuf,
     settings: Vec<(&'static str, String)>,
     launcher: Vec<String>,
-    agent: Option<Process>,
+    program: Option<Program>,
 }
 
 impl TestClient {
-    /// A machine with this default file in a `folder` of its own; its agent has not been started.
-    pub(crate) fn made_in(
+    pub(crate) fn new(
         folder: &Path,
-        program: PathBuf,
+        host: Host,
         id: &str,
         data: &[u8],
         server: SocketAddr,
@@ -41,84 +45,119 @@ impl TestClient {
             ("FILE_PATH", files.join("data.txt").display().to_string()),
             ("STATE_DIR", state.display().to_string()),
         ];
-        let (id, launcher) = (id.to_owned(), Vec::new());
-        Ok(Self { program, id, files, state, settings, launcher, agent: None })
+        let id = id.to_owned();
+        Ok(Self { host, id, files, state, settings, launcher: Vec::new(), program: None })
     }
 
-    /// Makes it dial somewhere else, such as a [`Proxy`](crate::Proxy).
+    /// Makes the agent dial another address, such as a [`Proxy`](crate::Proxy).
     #[must_use]
     pub fn dialling(self, addr: SocketAddr) -> Self {
         self.setting("SERVER_ADDR", &addr.to_string())
     }
 
-    /// Changes or adds a setting of its agent.
+    /// Adds or replaces a setting of the agent.
     #[must_use]
     pub fn setting(mut self, key: &'static str, value: &str) -> Self {
         self.set(key, value);
         self
     }
 
-    /// Changes or adds a setting of its agent, from its next start on.
+    /// Adds or replaces a setting of the agent for the next start.
     pub fn set(&mut self, key: &'static str, value: &str) {
         self.settings.retain(|(known, _)| *known != key);
         self.settings.push((key, value.to_owned()));
     }
 
-    /// Starts its agent through a launcher, such as `setpriv --reuid=65534`.
+    /// Runs the agent as a process: for tests that kill or signal it, or read its output.
     #[must_use]
-    pub fn launched_by(mut self, launcher: &[&str]) -> Self {
-        self.launcher = launcher.iter().map(|&word| word.to_owned()).collect();
+    pub fn as_process(mut self) -> Self {
+        if let Host::Test = self.host {
+            self.host = Host::Processes(Programs::default());
+        }
         self
     }
 
-    /// The same, from its agent's next start on.
+    /// Runs the agent as a process through a launcher, such as `setpriv --reuid=65534`.
+    #[must_use]
+    pub fn launched_by(self, launcher: &[&str]) -> Self {
+        let mut client = self.as_process();
+        client.launch_by(launcher.iter().map(|&word| word.to_owned()).collect());
+        client
+    }
+
+    /// Sets the launcher of the agent's process for the next start.
     pub fn launch_by(&mut self, launcher: Vec<String>) {
         self.launcher = launcher;
     }
 
-    /// Starts its agent and waits until it is connected.
-    ///
-    /// # Errors
-    /// It does not connect.
+    /// Starts the agent, waits until it is connected, and returns the client.
+    pub async fn connected(mut self) -> anyhow::Result<Self> {
+        self.connect().await?;
+        Ok(self)
+    }
+
+    /// Starts the agent and waits until it is connected.
     pub async fn connect(&mut self) -> anyhow::Result<()> {
         self.start()?;
-        self.agent()?.says("connected in").await?;
-        Ok(())
+        if let Some(Program::Process(process)) = &self.program {
+            return process.says("connected in").await.map(drop);
+        }
+        let path = self.state.join("status.json");
+        let connected = async || {
+            let text = fs::read(&path).unwrap_or_default();
+            // The file does not exist until the agent has written it.
+            let status: Value = serde_json::from_slice(&text).unwrap_or_default();
+            Ok((status["state"] == "connected").then_some(()))
+        };
+        poll("the agent's session", connected).await
     }
 
-    /// Starts its agent; one that runs is killed.
-    ///
-    /// # Errors
-    /// It does not start.
+    /// Starts the agent. Kills the process of a running one first.
     pub fn start(&mut self) -> anyhow::Result<()> {
-        self.agent = None;
-        let agent = Process::start(&self.launcher, &self.program, "run", &self.settings)?;
-        self.agent = Some(agent);
+        self.program = None;
+        let settings = &self.settings;
+        self.program = Some(match &self.host {
+            Host::Test => {
+                // A status of an earlier agent would look like a session of the new one.
+                let _ = fs::remove_file(self.state.join("status.json"));
+                let settings = settings.iter().map(|(key, value)| (*key, value.as_str()));
+                let args = Args::try_parse_from(flags("filepull-agent", settings))?;
+                let agent = Agent::new(Config::try_from(args)?);
+                Program::Task(ProgramTask::start(|stop| agent.run_until(stop)))
+            }
+            Host::Processes(programs) => {
+                Program::Process(Process::start(&self.launcher, &programs.agent, "run", settings)?)
+            }
+        });
         Ok(())
     }
 
-    /// Its running agent.
-    ///
-    /// # Errors
-    /// It is not running.
+    /// Stops the agent as SIGTERM does, and waits for its end.
+    pub async fn stop(&mut self) -> anyhow::Result<()> {
+        self.program.take().context("the agent does not run")?.stop().await
+    }
+
+    /// Kills the process of the agent (SIGKILL).
+    pub async fn kill(&mut self) -> anyhow::Result<()> {
+        self.take_agent()?.kill().await
+    }
+
+    /// Returns the process of the agent. Fails if the agent does not run as a process.
     pub fn agent(&self) -> anyhow::Result<&Process> {
-        self.agent.as_ref().context("the agent is not running")
+        self.program.as_ref().context("the agent does not run")?.process()
     }
 
-    /// Takes its agent: to kill it, or to end it.
-    ///
-    /// # Errors
-    /// It is not running.
+    /// Takes the process of the agent.
     pub fn take_agent(&mut self) -> anyhow::Result<Process> {
-        self.agent.take().context("the agent is not running")
+        self.program.take().context("the agent does not run")?.into_process()
     }
 
-    /// The folder where its agent keeps what it keeps.
+    /// Returns the state folder of the agent, which holds `status.json`.
     pub fn state(&self) -> PathBuf {
         self.state.clone()
     }
 
-    /// The path of its default file.
+    /// Returns the path of the default file.
     pub fn data(&self) -> PathBuf {
         self.files.join("data.txt")
     }

@@ -1,5 +1,4 @@
-//! A fleet of agents in one process of their own, apart from the server and from whoever looks at
-//! both. They are those of the library that this program was built with.
+//! A fleet of agents in one process, separate from the server and from the program that measures.
 
 pub(crate) mod agents;
 mod limit;
@@ -7,44 +6,39 @@ mod limit;
 use std::env;
 use std::path::Path;
 
-use crate::process::{self, ChildProcess};
-use crate::tool::{self, Started};
+use crate::process::{self, Process};
+use crate::tool::{self, ToolProcess};
 pub use agents::client;
 pub use limit::make_room;
 
-/// The process.
+/// A process that runs many agents of the library that this program was built with.
 #[derive(Debug)]
 pub struct Fleet {
-    started: Started,
+    tool: ToolProcess,
 }
 
 impl Fleet {
-    /// Starts `n_clients` agents of the server that listens on `server`, who all share `file`. They
-    /// do not dial yet. The log goes to `folder`.
-    pub async fn start(
-        n_clients: u32,
-        server: &str,
-        file: &Path,
-        folder: &Path,
-    ) -> anyhow::Result<Self> {
+    /// Starts the process of `n_clients` agents of the server at `server`. All share `file`. They
+    /// do not dial before [`dial`](Self::dial).
+    pub async fn start(n_clients: u32, server: &str, file: &Path) -> anyhow::Result<Self> {
         let mut command = process::command(env::current_exe()?);
         command.args([tool::NAME, "agents", "--count", &n_clients.to_string(), "--server", server]);
         command.arg("--file").arg(file);
-        Ok(Self { started: Started::start("agents", command, agents::READY, folder).await? })
+        Ok(Self { tool: ToolProcess::start(command, agents::READY).await? })
     }
 
-    /// Lets all agents dial.
+    /// Makes all agents dial at once.
     pub async fn dial(&mut self) -> anyhow::Result<()> {
-        self.started.tell().await
+        self.tool.send_line().await
     }
 
-    /// The process.
-    pub fn process(&self) -> &ChildProcess {
-        &self.started.process
+    /// Returns the process, for its id and its memory.
+    pub fn process(&self) -> &Process {
+        &self.tool.process
     }
 
-    /// Ends it and waits until it is gone.
+    /// Kills the process and waits for its end.
     pub async fn end(self) -> anyhow::Result<()> {
-        self.started.process.end().await
+        self.tool.process.kill().await
     }
 }

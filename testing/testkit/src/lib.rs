@@ -1,11 +1,11 @@
 //! The tools of every test of the product: servers, agents, clients, networks and fleets.
 //!
-//! No wait is longer than [`DEADLINE`]. A test waits for an answer, a log line, or a byte that
-//! passes the [`Proxy`].
+//! A test waits for a response, a line of output, or a byte that passes the [`Proxy`]; no wait is
+//! longer than [`DEADLINE`].
 //!
-//! Parts of the kit are processes of their own: the delay of a router, a plain sender, a fleet.
-//! Each is the program that starts them, with the name of the tool as its first argument. So a
-//! program that uses them calls [`tool::run`] before anything else.
+//! Parts of the kit run as processes of their own: the delay of a router, a plain sender, a fleet.
+//! Each is the program that starts it, with the name of the tool as its first argument. So a program
+//! that uses them calls [`tool::run`] before anything else.
 
 mod agent;
 pub mod fleet;
@@ -24,24 +24,40 @@ use std::future::Future;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use tokio::time::{sleep, timeout};
 
 pub use agent::TestClient;
-pub use http::{HttpResponse, send};
-pub use program::{Process, program};
+pub use http::{HttpClient, HttpResponse};
+pub use process::Process;
+pub use program::Programs;
 pub use proxy::{Direction, Proxy};
 pub use scripted_agent::{ScriptedAgent, ScriptedUpload};
-pub use server::{Programs, TestServer, same_bytes, test_data};
+pub use server::{TestServer, same_bytes, test_data};
 pub use strace::Strace;
 
-/// No wait in a test is longer: a busy machine with two cores is slow.
+/// Maximum time of every wait: a busy machine with two cores is slow.
 pub const DEADLINE: Duration = Duration::from_secs(120);
 
-/// Waits for something that must happen.
-///
-/// # Errors
-/// It did not happen within [`DEADLINE`].
-pub async fn soon<T>(what: &str, happens: impl Future<Output = T>) -> anyhow::Result<T> {
-    tokio::time::timeout(DEADLINE, happens)
-        .await
-        .with_context(|| format!("timed out waiting for {what}"))
+/// Time between two checks of a state that cannot be awaited.
+pub const POLL_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Waits for `event` until [`DEADLINE`].
+pub async fn soon<T>(what: &str, event: impl Future<Output = T>) -> anyhow::Result<T> {
+    timeout(DEADLINE, event).await.with_context(|| format!("timed out waiting for {what}"))
+}
+
+/// Calls `probe` every [`POLL_INTERVAL`] until it returns a value, or until [`DEADLINE`].
+pub async fn poll<T>(
+    what: &str,
+    mut probe: impl AsyncFnMut() -> anyhow::Result<Option<T>>,
+) -> anyhow::Result<T> {
+    let polling = async {
+        loop {
+            if let Some(found) = probe().await? {
+                return Ok(found);
+            }
+            sleep(POLL_INTERVAL).await;
+        }
+    };
+    soon(what, polling).await?
 }

@@ -1,4 +1,4 @@
-//! What Linux tells about a process in `/proc`: its parent, the CPU it used, its memory.
+//! `/proc`: the parent, the CPU time and the memory of a process.
 
 use std::collections::HashMap;
 use std::fs;
@@ -6,30 +6,30 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-/// What `/proc/PID/stat` says.
+/// The used fields of `/proc/PID/stat`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct ProcessUsage {
     parent: u32,
-    /// CPU of the process and all its threads, user and system, in clock ticks.
+    /// CPU time of all threads, user and system, in clock ticks.
     own: u64,
-    /// The same of its ended and waited-for children.
+    /// CPU time of the children that were waited for, in clock ticks.
     reaped: u64,
 }
 
-/// The CPU that a process used, with all its living and its ended descendants.
+/// The CPU time of a process with all its descendants, ended ones included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TreeUse {
-    /// User and system.
+    /// User and system time.
     pub cpu: Duration,
-    /// Those that live.
+    /// The number of running processes.
     pub n_processes: usize,
 }
 
-/// Sums up over the process and its descendants.
+/// Adds up the CPU time of a process and its descendants. Fails if the process has ended.
 pub fn tree(root: u32) -> anyhow::Result<TreeUse> {
     let stats = all_stats()?;
     let belongs = |mut pid: u32| {
-        // A chain of parents ends at 0; a process that vanished meanwhile ends it too.
+        // A chain of parents ends at 0, or at a process that has ended during the scan.
         while pid != root {
             match stats.get(&pid) {
                 Some(stat) if stat.parent != pid => pid = stat.parent,
@@ -47,19 +47,19 @@ pub fn tree(root: u32) -> anyhow::Result<TreeUse> {
     Ok(sum)
 }
 
-/// The CPU of the children of this process that have ended.
+/// Returns the CPU time of the ended children of this process.
 pub fn reaped_by_us() -> anyhow::Result<Duration> {
     let text = fs::read_to_string("/proc/self/stat").context("/proc/self/stat")?;
-    let stat = parse_stat(&text).context("/proc/self/stat has another form")?;
+    let stat = parse_stat(&text).context("/proc/self/stat has an unknown format")?;
     Ok(from_ticks(stat.reaped))
 }
 
-/// The most memory that the process ever had resident, in bytes.
+/// Returns the maximum of the resident memory so far, in bytes.
 pub fn peak_rss(pid: u32) -> anyhow::Result<u64> {
     memory(pid, "VmHWM:")
 }
 
-/// The memory that the process has resident now, in bytes.
+/// Returns the resident memory in bytes.
 pub fn rss(pid: u32) -> anyhow::Result<u64> {
     memory(pid, "VmRSS:")
 }
@@ -76,18 +76,18 @@ fn all_stats() -> anyhow::Result<HashMap<u32, ProcessUsage>> {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
-        // Processes come and go while we look.
+        // A process may end during the scan.
         let Ok(text) = fs::read_to_string(entry.path().join("stat")) else { continue };
         stats.extend(parse_stat(&text).map(|stat| (pid, stat)));
     }
     Ok(stats)
 }
 
-/// proc_pid_stat(5): the name in brackets may hold blanks and brackets; fields count after it.
+/// Parses proc_pid_stat(5). The name in parentheses may contain spaces and parentheses.
 fn parse_stat(text: &str) -> Option<ProcessUsage> {
     let (_, rest) = text.rsplit_once(')')?;
     let fields: Vec<&str> = rest.split_whitespace().collect();
-    // The first of them is field 3 in the manual.
+    // The first one after the name is field 3 of the manual.
     let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
     Some(ProcessUsage {
         parent: u32::try_from(field(4)?).ok()?,
@@ -111,14 +111,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stat_line_is_read_whatever_the_program_is_called() {
+    fn the_name_of_a_program_does_not_break_the_stat_line() {
         let line = "42 (a) b (c)) S 7 42 42 0 -1 4194560 100 200 0 0 11 22 33 44 20 0 1 0 5 0 0";
         assert_eq!(parse_stat(line), Some(ProcessUsage { parent: 7, own: 33, reaped: 77 }));
         assert_eq!(parse_stat("42 (cut) S 7"), None);
     }
 
     #[test]
-    fn memory_is_in_bytes() {
+    fn memory_is_returned_in_bytes() {
         let status = "Name:\tx\nVmHWM:\t    8192 kB\nVmRSS:\t 1 kB\n";
         assert_eq!(parse_memory(status, "VmHWM:"), Some(8 << 20));
         assert_eq!(parse_memory(status, "VmRSS:"), Some(1 << 10));

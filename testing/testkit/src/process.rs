@@ -1,52 +1,92 @@
-//! The processes this program starts: each in a group of its own, logged to a file, killed with all
-//! its children when its [`Running`] is dropped, whatever the reason.
+//! A process: starts it, watches its output, signals it, measures it and kills it.
+//!
+//! Each process has a process group of its own, so that a kill also reaches its children.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::Context as _;
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, waitid};
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 use tokio::net::TcpStream;
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
-use tokio::time::{sleep, timeout};
+use tokio::process::{Child, ChildStdin, Command};
+use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::proc_files::{self, TreeUse};
+use crate::{poll, soon};
 
-/// Nothing that starts here takes as long, even on a busy machine.
-pub const START_LIMIT: Duration = Duration::from_secs(20);
+/// The folders of the system's programs: `PATH` of every process.
+pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Between two looks at something that tells nobody when it changes.
-pub const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// Lines of output that an error shows.
+const SHOWN_LINES: usize = 20;
 
-/// A process that runs until it is dropped.
+/// A running process and the lines that it has printed.
+///
+/// A drop kills the process and its children, and waits until they have released their files,
+/// ports and locks.
 #[derive(Debug)]
-pub struct ChildProcess {
-    name: &'static str,
+pub struct Process {
     child: Child,
     pid: u32,
-    log: PathBuf,
+    output: Output,
 }
 
-/// A command that knows nothing of our environment: settings of whoever runs this must not change
-/// what is measured.
+/// Lines of standard output and standard error, in the order in which they were read.
+#[derive(Clone, Debug, Default)]
+struct Output {
+    lines: Arc<Mutex<Vec<String>>>,
+    n_lines: Arc<watch::Sender<usize>>,
+    n_open_pipes: Arc<watch::Sender<usize>>,
+}
+
+/// Returns a command with an empty environment except for `PATH`, `LC_ALL` and `HOME`: settings of
+/// the caller must not change a result.
 pub fn command(program: impl AsRef<Path>) -> Command {
-    let mut command = Command::new(program.as_ref());
+    command_by(&[], program)
+}
+
+/// Returns a command that runs `program` through a `launcher`, such as `prlimit --nofile=128`. The
+/// program is the last argument of the launcher.
+pub fn command_by(launcher: &[String], program: impl AsRef<Path>) -> Command {
+    let program = program.as_ref();
+    let mut command = match launcher {
+        [] => Command::new(program),
+        [first, rest @ ..] => {
+            let mut command = Command::new(first);
+            command.args(rest).arg(program);
+            command
+        }
+    };
     command.env_clear().env("PATH", PATH).env("LC_ALL", "C").env("HOME", "/nonexistent");
     command.stdin(Stdio::null()).kill_on_drop(true).process_group(0);
     command
 }
 
-/// Where the system's programs are.
-pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Runs a command and returns its output, standard error included. Fails if the exit code is not 0,
+/// or after `limit`.
+pub async fn finish(mut command: Command, limit: Duration) -> anyhow::Result<String> {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let program = command.as_std().get_program().to_owned();
+    let running = async { command.spawn()?.wait_with_output().await };
+    let finished = timeout(limit, running).await.with_context(|| format!("{program:?} hangs"))?;
+    let output = finished.with_context(|| format!("{program:?}"))?;
+    let bytes = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&bytes).trim().to_owned();
+    anyhow::ensure!(output.status.success(), "{program:?} failed: {}: {text}", output.status);
+    Ok(text)
+}
 
-/// Where a program is installed.
+/// Returns the path of a program in [`PATH`].
 pub fn installed(program: &str) -> Option<PathBuf> {
     PATH.split(':').map(|folder| Path::new(folder).join(program)).find(|path| path.is_file())
 }
 
-/// A program of ours, in the folder where it was built.
+/// Returns the path of a program of this workspace in the build folder `folder`.
 pub fn built(folder: &Path, name: &str) -> anyhow::Result<PathBuf> {
     let path = folder.join(name);
     anyhow::ensure!(
@@ -58,136 +98,232 @@ pub fn built(folder: &Path, name: &str) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-/// Is a process alive and one of ours? The number of one that has ended may have been given to
-/// another.
+/// Returns the path of a program that cargo built for the running test: one folder above the test.
+pub fn test_program(name: impl AsRef<Path>) -> anyhow::Result<PathBuf> {
+    let test = std::env::current_exe()?;
+    let folder = test.parent().and_then(Path::parent).context("the test has no build folder")?;
+    Ok(folder.join(name))
+}
+
+/// Whether the process lives and is one of this workspace. The id of an ended process may belong to
+/// another program now.
 pub fn is_ours(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.starts_with("filepull-"))
 }
 
-/// Runs a command to its end, at most for `limit`; its output, of both kinds.
-pub async fn finish(mut command: Command, limit: Duration) -> anyhow::Result<String> {
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let program = command.as_std().get_program().to_owned();
-    let output = async { command.spawn()?.wait_with_output().await };
-    let output = timeout(limit, output).await.with_context(|| format!("{program:?} hangs"))?;
-    let output = output.with_context(|| format!("{program:?}"))?;
-    let text = [output.stdout, output.stderr].concat();
-    let text = String::from_utf8_lossy(&text).trim().to_owned();
-    anyhow::ensure!(output.status.success(), "{program:?} failed: {}: {text}", output.status);
-    Ok(text)
-}
-
-impl ChildProcess {
-    /// Starts a process. Its standard error goes to `NAME.log` in `folder`; its standard output is
-    /// returned.
+impl Process {
+    /// Starts `program arg` through a `launcher`, with `settings` as its environment. A program
+    /// without a folder is a [`test_program`].
     pub fn start(
-        name: &'static str,
-        mut command: Command,
-        folder: &Path,
-    ) -> anyhow::Result<(Self, ChildStdout)> {
-        let log = folder.join(format!("{name}.log"));
-        let log_file = File::create(&log).with_context(|| log.display().to_string())?;
-        command.stdout(Stdio::piped()).stderr(log_file);
-        let mut child = command.spawn().with_context(|| format!("starting {name}"))?;
-        let pid = child.id().context("it has just been started")?;
-        let stdout = child.stdout.take().context("its output is piped")?;
-        Ok((Self { name, child, pid, log }, stdout))
+        launcher: &[String],
+        program: impl AsRef<Path>,
+        arg: &str,
+        settings: &[(&str, String)],
+    ) -> anyhow::Result<Self> {
+        let mut command = command_by(launcher, test_program(program)?);
+        command.arg(arg).envs(settings.iter().map(|(key, value)| (key, value)));
+        Self::spawn(command)
     }
 
-    /// Its number.
-    pub fn pid(&self) -> u32 {
-        self.pid
+    /// Starts a [`command`].
+    pub fn spawn(mut command: Command) -> anyhow::Result<Self> {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let program = command.as_std().get_program().to_owned();
+        let mut child = command.spawn().with_context(|| format!("starting {program:?}"))?;
+        let pid = child.id().context("a process that has just started has an id")?;
+        let output = Output::default();
+        output.follow(child.stdout.take());
+        output.follow(child.stderr.take());
+        Ok(Self { child, pid, output })
     }
 
-    /// CPU of the process and its descendants so far.
-    pub fn usage(&self) -> anyhow::Result<TreeUse> {
-        proc_files::tree(self.pid).with_context(|| self.last_words())
+    /// Waits for a line that contains `text` and returns it. The line may be older than the call.
+    pub async fn says(&self, text: &str) -> anyhow::Result<String> {
+        self.says_times(text, 1).await
     }
 
-    /// The most memory it ever had resident, in bytes.
-    pub fn peak_rss(&self) -> anyhow::Result<u64> {
-        proc_files::peak_rss(self.pid).with_context(|| self.last_words())
+    /// Waits until `times` lines contain `text`, and returns the last of them.
+    pub async fn says_times(&self, text: &str, times: usize) -> anyhow::Result<String> {
+        let line = soon(&format!("the line {text:?}"), self.output.line(text, times)).await;
+        line.with_context(|| self.last_output())
     }
 
-    /// The memory it has resident now, in bytes.
-    pub fn rss(&self) -> anyhow::Result<u64> {
-        proc_files::rss(self.pid).with_context(|| self.last_words())
+    /// Waits for a line that contains `text`. Fails if the process ends before.
+    pub async fn ready(&mut self, text: &str) -> anyhow::Result<String> {
+        let output = self.output.clone();
+        let started = async {
+            tokio::select! {
+                line = output.line(text, 1) => Ok(line),
+                status = self.child.wait() => Err(status),
+            }
+        };
+        match soon(&format!("the line {text:?}"), started).await {
+            Ok(Ok(line)) => Ok(line),
+            Ok(Err(status)) => {
+                self.output.closed().await;
+                anyhow::bail!("the process ended with {}; {}", status?, self.last_output())
+            }
+            Err(late) => Err(late).with_context(|| self.last_output()),
+        }
     }
 
-    /// Its standard input, if the command has it piped.
-    pub fn stdin(&mut self) -> anyhow::Result<ChildStdin> {
-        self.child.stdin.take().context("its input is not piped")
-    }
-
-    /// What it has logged so far.
-    pub fn log(&self) -> anyhow::Result<String> {
-        fs::read_to_string(&self.log).with_context(|| self.log.display().to_string())
-    }
-
-    /// How many lines of its log contain `text`.
-    pub fn count_in_log(&self, text: &str) -> anyhow::Result<usize> {
-        Ok(self.log()?.lines().filter(|line| line.contains(text)).count())
-    }
-
-    /// The first line of its log that contains `text`.
-    pub fn find_in_log(&self, text: &str) -> anyhow::Result<Option<String>> {
-        let log = fs::read_to_string(&self.log).with_context(|| self.log.display().to_string())?;
-        Ok(log.lines().find(|line| line.contains(text)).map(str::to_owned))
-    }
-
-    /// Waits until a port of this machine answers.
-    pub async fn listens_on(&self, port: u16) -> anyhow::Result<()> {
-        self.until("listen", async || TcpStream::connect(("127.0.0.1", port)).await.is_ok()).await
-    }
-
-    /// Looks again and again until `ready`, or until it is too late.
+    /// Polls until `ready` returns true.
     pub async fn until(
         &self,
         what: &str,
         mut ready: impl AsyncFnMut() -> bool,
     ) -> anyhow::Result<()> {
-        let deadline = Instant::now() + START_LIMIT;
-        while !ready().await {
-            let late = deadline < Instant::now();
-            anyhow::ensure!(!late, "{} did not {what} in time; {}", self.name, self.last_words());
-            sleep(LOOK_AGAIN).await;
-        }
-        Ok(())
+        let polled = poll(what, async || Ok(ready().await.then_some(()))).await;
+        polled.with_context(|| self.last_output())
     }
 
-    /// Ends it and waits until it is gone.
-    pub async fn end(mut self) -> anyhow::Result<()> {
+    /// Waits until a port of this machine accepts connections.
+    pub async fn listens_on(&self, port: u16) -> anyhow::Result<()> {
+        self.until("a listener", async || TcpStream::connect(("127.0.0.1", port)).await.is_ok())
+            .await
+    }
+
+    /// Returns all lines printed so far.
+    pub fn said(&self) -> Vec<String> {
+        self.output.lines()
+    }
+
+    /// Returns the number of lines that contain `text`.
+    pub fn count(&self, text: &str) -> usize {
+        self.output.lines().iter().filter(|line| line.contains(text)).count()
+    }
+
+    /// Returns the first line that contains `text`.
+    pub fn find(&self, text: &str) -> Option<String> {
+        self.output.lines().into_iter().find(|line| line.contains(text))
+    }
+
+    /// Returns the last lines printed, for the message of an error.
+    pub fn last_output(&self) -> String {
+        let lines = self.output.lines();
+        let last = &lines[lines.len().saturating_sub(SHOWN_LINES)..];
+        format!("output of process {}:\n{}", self.pid, last.join("\n"))
+    }
+
+    /// Returns the process id, also after the end.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Whether the process runs, as far as an earlier wait has seen.
+    pub fn is_running(&self) -> bool {
+        self.child.id().is_some()
+    }
+
+    /// Takes the standard input, which the command must have piped.
+    pub fn stdin(&mut self) -> anyhow::Result<ChildStdin> {
+        self.child.stdin.take().context("the standard input is not piped")
+    }
+
+    /// Returns the CPU time of the process and its descendants.
+    pub fn usage(&self) -> anyhow::Result<TreeUse> {
+        proc_files::tree(self.pid).with_context(|| self.last_output())
+    }
+
+    /// Returns the resident memory in bytes.
+    pub fn rss(&self) -> anyhow::Result<u64> {
+        proc_files::rss(self.pid).with_context(|| self.last_output())
+    }
+
+    /// Returns the maximum of the resident memory so far, in bytes.
+    pub fn peak_rss(&self) -> anyhow::Result<u64> {
+        proc_files::peak_rss(self.pid).with_context(|| self.last_output())
+    }
+
+    /// Kills the process group (SIGKILL) and waits for the end.
+    pub async fn kill(mut self) -> anyhow::Result<()> {
         self.kill_and_wait().await
     }
 
-    /// The same, of one that is to be replaced.
+    /// Kills the process group (SIGKILL) and waits for the end.
     pub async fn kill_and_wait(&mut self) -> anyhow::Result<()> {
-        self.kill();
-        let ended = timeout(START_LIMIT, self.child.wait()).await;
-        ended.with_context(|| format!("{} does not end", self.name))??;
-        Ok(())
+        self.kill_group();
+        self.ended().await.map(drop)
     }
 
-    /// The end of its log, for the message of an error.
-    pub fn last_words(&self) -> String {
-        let log = fs::read_to_string(&self.log).unwrap_or_default();
-        let lines: Vec<&str> = log.lines().collect();
-        let last = lines[lines.len().saturating_sub(5)..].join("\n");
-        format!("{} said last: {last}", self.name)
+    /// Kills the process group and returns its id. Returns `None` once the process is reaped: the
+    /// id may belong to another group then.
+    fn kill_group(&self) -> Option<Pid> {
+        let group = Pid::from_raw(i32::try_from(self.child.id()?).ok()?)?;
+        // An error means that the group has ended.
+        let _ = rustix::process::kill_process_group(group, Signal::KILL);
+        Some(group)
     }
 
-    fn kill(&self) {
-        // Only while it is not reaped is its id certainly still its own.
-        let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok()) else { return };
-        let Some(group) = Pid::from_raw(pid) else { return };
-        // An error means that it is gone already.
-        let _ = kill_process_group(group, Signal::KILL);
+    /// Sends SIGTERM.
+    pub fn terminate(&self) -> anyhow::Result<()> {
+        self.signal(Signal::TERM)
+    }
+
+    /// Sends a signal. Fails if the process has ended.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        let raw_pid = self.child.id().context("the process has ended")?;
+        let pid = Pid::from_raw(i32::try_from(raw_pid)?).context("no process has the id 0")?;
+        Ok(rustix::process::kill_process(pid, signal)?)
+    }
+
+    /// Waits for the end of the process.
+    pub async fn ended(&mut self) -> anyhow::Result<ExitStatus> {
+        let ended = soon("the end of the process", self.child.wait()).await;
+        Ok(ended.with_context(|| self.last_output())??)
     }
 }
 
-impl Drop for ChildProcess {
+impl Drop for Process {
     fn drop(&mut self) {
-        self.kill();
+        if let Some(group) = self.kill_group() {
+            // The runtime reaps the zombie later. An error means that it is reaped already.
+            let _ = waitid(WaitId::Pid(group), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
+        }
+    }
+}
+
+impl Output {
+    fn lines(&self) -> Vec<String> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until `times` lines contain `text`, and returns the last of them.
+    async fn line(&self, text: &str, times: usize) -> String {
+        let mut n_lines = self.n_lines.subscribe();
+        loop {
+            n_lines.borrow_and_update();
+            let nth = self.lines().into_iter().filter(|line| line.contains(text)).nth(times - 1);
+            if let Some(line) = nth {
+                return line;
+            }
+            if n_lines.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Waits until both pipes are closed.
+    async fn closed(&self) {
+        let _ = self.n_open_pipes.subscribe().wait_for(|n_open| *n_open == 0).await;
+    }
+
+    fn follow(&self, pipe: Option<impl AsyncRead + Unpin + Send + 'static>) {
+        let Some(pipe) = pipe else { return };
+        let output = self.clone();
+        output.n_open_pipes.send_modify(|n_open| *n_open += 1);
+        let mut lines = BufReader::new(pipe).lines();
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "the task ends when the process closes the pipe"
+        )]
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                output.lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+                output.n_lines.send_modify(|n_lines| *n_lines += 1);
+            }
+            output.n_open_pipes.send_modify(|n_open| *n_open -= 1);
+        });
     }
 }
 

@@ -1,5 +1,4 @@
-//! An agent that is led by hand: it says what a test wants and hears what the server answers,
-//! also what a real agent would not show.
+//! An agent that sends exactly the messages of a test, also messages that a real agent never sends.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -12,7 +11,7 @@ use filepull_proto::v1::agent_message::Kind as FromAgent;
 use filepull_proto::v1::agent_transfer_client::AgentTransferClient;
 use filepull_proto::v1::server_message::Kind as ToAgent;
 use filepull_proto::v1::upload_request::Kind;
-use filepull_proto::v1::upload_response::Kind as Answer;
+use filepull_proto::v1::upload_response::Kind as Response;
 use filepull_proto::v1::{
     AgentMessage, DataChunk, Hello, ServerMessage, SourceInfo, StartTransfer, UploadHeader,
     UploadRequest, UploadResponse, UploadTrailer,
@@ -23,35 +22,33 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
-/// A line that a hand holds.
+/// An open session.
 #[derive(Debug)]
 pub struct ScriptedAgent {
     channel: Channel,
-    says: mpsc::Sender<AgentMessage>,
-    hears: Streaming<ServerMessage>,
-    /// The server is not silent for longer.
-    patience: Duration,
+    to_server: mpsc::Sender<AgentMessage>,
+    from_server: Streaming<ServerMessage>,
+    /// Maximum time until the next message of the server.
+    limit: Duration,
 }
 
-/// An upload that a hand holds.
+/// An open upload.
 #[derive(Debug)]
 pub struct ScriptedUpload {
-    pieces: mpsc::Sender<UploadRequest>,
-    answers: Streaming<UploadResponse>,
+    requests: mpsc::Sender<UploadRequest>,
+    responses: Streaming<UploadResponse>,
 }
 
 impl ScriptedAgent {
-    /// Opens a line as `client`, on which the server is never silent for longer than `patience`.
-    ///
-    /// # Errors
-    /// The server does not let it in.
+    /// Opens a session as `client`. Fails if the server rejects it. Later waits fail if the server
+    /// sends nothing for `limit`.
     pub async fn connect(
         server: SocketAddr,
         client: &str,
-        patience: Duration,
+        limit: Duration,
     ) -> anyhow::Result<Self> {
         let channel = Channel::from_shared(format!("http://{server}"))?.connect().await?;
-        let (says, said) = mpsc::channel(8);
+        let (to_server, messages) = mpsc::channel(8);
         let hello = Hello {
             client_id: client.into(),
             instance_id: uuid::Uuid::new_v4().as_bytes().to_vec().into(),
@@ -59,37 +56,32 @@ impl ScriptedAgent {
             protocol_max: 1,
             ..Hello::default()
         };
-        says.send(AgentMessage { kind: Some(FromAgent::Hello(hello)) }).await?;
+        to_server.send(AgentMessage { kind: Some(FromAgent::Hello(hello)) }).await?;
         let mut control = AgentControlClient::new(channel.clone());
-        let hears = control.session(ReceiverStream::new(said)).await?.into_inner();
-        let mut agent = Self { channel, says, hears, patience };
+        let from_server = control.session(ReceiverStream::new(messages)).await?.into_inner();
+        let mut agent = Self { channel, to_server, from_server, limit };
         let first = agent.next().await?;
-        anyhow::ensure!(matches!(first, Some(ToAgent::Welcome(_))), "not welcome: {first:?}");
+        anyhow::ensure!(matches!(first, Some(ToAgent::Welcome(_))), "rejected: {first:?}");
         Ok(agent)
     }
 
-    /// Its connection, for uploads that [`upload`](Self::upload) does not make.
+    /// Returns the connection, for uploads that [`upload`](Self::upload) cannot express.
     pub fn channel(&self) -> Channel {
         self.channel.clone()
     }
 
     async fn next(&mut self) -> anyhow::Result<Option<ToAgent>> {
-        let message = timeout(self.patience, self.hears.message()).await.context("silence")??;
-        Ok(message.context("the line ended")?.kind)
+        let received = timeout(self.limit, self.from_server.message()).await;
+        let message = received.context("timed out waiting for a message of the server")??;
+        Ok(message.context("the session ended")?.kind)
     }
 
-    /// Says something.
-    ///
-    /// # Errors
-    /// The line is gone.
-    pub async fn say(&self, what: FromAgent) -> anyhow::Result<()> {
-        Ok(self.says.send(AgentMessage { kind: Some(what) }).await?)
+    /// Sends a message.
+    pub async fn send(&self, message: FromAgent) -> anyhow::Result<()> {
+        Ok(self.to_server.send(AgentMessage { kind: Some(message) }).await?)
     }
 
-    /// The next order.
-    ///
-    /// # Errors
-    /// None comes in time, or the line ends.
+    /// Waits for the next order. Other messages are skipped.
     pub async fn order(&mut self) -> anyhow::Result<StartTransfer> {
         loop {
             if let Some(ToAgent::Start(order)) = self.next().await? {
@@ -98,17 +90,14 @@ impl ScriptedAgent {
         }
     }
 
-    /// Begins the upload of a file of `size` bytes from `offset` on.
-    ///
-    /// # Errors
-    /// The server does not take it.
+    /// Starts the upload of a file of `size` bytes at `offset`.
     pub async fn upload(
         &self,
         order: &StartTransfer,
         offset: u64,
         size: u64,
     ) -> anyhow::Result<ScriptedUpload> {
-        let (pieces, requests) = mpsc::channel(64);
+        let (requests, stream) = mpsc::channel(64);
         let source = SourceInfo { name: "data.txt".into(), size, modified_unix_ns: 0 };
         let header = UploadHeader {
             transfer_id: order.transfer_id.clone(),
@@ -117,48 +106,40 @@ impl ScriptedAgent {
             offset,
             source: Some(source),
         };
-        pieces.send(UploadRequest { kind: Some(Kind::Header(header)) }).await?;
+        requests.send(UploadRequest { kind: Some(Kind::Header(header)) }).await?;
         let mut transfer = AgentTransferClient::new(self.channel.clone());
-        let answers = transfer.upload(ReceiverStream::new(requests)).await?.into_inner();
-        Ok(ScriptedUpload { pieces, answers })
+        let responses = transfer.upload(ReceiverStream::new(stream)).await?.into_inner();
+        Ok(ScriptedUpload { requests, responses })
     }
 }
 
 impl ScriptedUpload {
-    /// Sends bytes that begin at `offset`.
-    ///
-    /// # Errors
-    /// The server has ended the upload.
+    /// Sends a chunk. Fails if the server has ended the upload.
     pub async fn chunk(&self, offset: u64, data: Bytes) -> anyhow::Result<()> {
         self.send(Kind::Chunk(DataChunk { offset, data })).await
     }
 
-    /// Says that `file` has been sent.
-    ///
-    /// # Errors
-    /// The server has ended the upload.
+    /// Sends the trailer for a file with these bytes. Fails if the server has ended the upload.
     pub async fn trailer(&self, file: &[u8]) -> anyhow::Result<()> {
         let sha256 = Digest::of(file).as_bytes().to_vec().into();
         self.send(Kind::Trailer(UploadTrailer { total_size: file.len() as u64, sha256 })).await
     }
 
-    /// Ends the stream of what it sends; only answers can follow.
+    /// Closes the stream to the server. Responses still arrive.
     #[must_use]
     pub fn end(self) -> Self {
-        let (pieces, _) = mpsc::channel(1);
-        Self { pieces, ..self }
+        let (requests, _) = mpsc::channel(1);
+        Self { requests, ..self }
     }
 
     async fn send(&self, kind: Kind) -> anyhow::Result<()> {
-        Ok(self.pieces.send(UploadRequest { kind: Some(kind) }).await?)
+        Ok(self.requests.send(UploadRequest { kind: Some(kind) }).await?)
     }
 
-    /// The server's next word; none when it has ended the upload.
-    ///
-    /// # Errors
-    /// None comes within `limit`, or the line is gone.
-    pub async fn answer(&mut self, limit: Duration) -> anyhow::Result<Option<Answer>> {
-        let answer = timeout(limit, self.answers.message()).await.context("silence")??;
-        Ok(answer.and_then(|answer| answer.kind))
+    /// Waits up to `limit` for the next response. Returns `None` after the last one.
+    pub async fn response(&mut self, limit: Duration) -> anyhow::Result<Option<Response>> {
+        let received = timeout(limit, self.responses.message()).await;
+        let response = received.context("timed out waiting for a response to the upload")??;
+        Ok(response.and_then(|response| response.kind))
     }
 }

@@ -1,228 +1,199 @@
-//! A server in a temp folder, its clients, and an operator's hands.
+//! A server in a folder of its own, and the requests of an operator.
 
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use clap::Parser as _;
+use filepull_server::{Args, Config, Server};
 use hyper::{Method, StatusCode};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{HttpResponse, Process, Proxy, TestClient, send};
+use crate::program::{Host, Program, ProgramTask, flags};
+use crate::{HttpClient, HttpResponse, Process, Programs, Proxy, TestClient, poll};
 
-/// The programs under test.
-#[derive(Clone, Debug)]
-pub struct Programs {
-    /// `filepull`.
-    pub server: PathBuf,
-    /// `filepull-agent`.
-    pub agent: PathBuf,
-}
-
-impl Default for Programs {
-    /// Those that this package builds.
-    fn default() -> Self {
-        Self { server: "e2e-filepull".into(), agent: "e2e-filepull-agent".into() }
-    }
-}
-
-/// A server, and everything a test needs around it.
+/// A server on free ports, in a temp folder that is deleted with it.
 #[derive(Debug)]
 pub struct TestServer {
-    programs: Programs,
+    host: Host,
     folder: TempDir,
     settings: Vec<(String, String)>,
     launcher: Vec<String>,
-    server: Option<Process>,
+    program: Option<Program>,
     http: SocketAddr,
     grpc: SocketAddr,
 }
 
+/// A full disk must not fail a test, and an agent must not wait as long as a fleet needs.
+const TEST_SETTINGS: [(&str, &str); 2] = [("MIN_FREE", "1MiB"), ("RECONNECT_CAP", "1s")];
+
 impl TestServer {
-    /// Starts a server with its defaults, in a new folder.
-    ///
-    /// # Errors
-    /// It does not get ready.
+    /// Starts a server inside the test. Its clients run inside the test too.
     pub async fn start() -> anyhow::Result<Self> {
         Self::with(&[]).await
     }
 
-    /// Starts a server with these settings.
-    ///
-    /// # Errors
-    /// It does not get ready.
+    /// Starts a server inside the test with these settings.
     pub async fn with(settings: &[(&str, &str)]) -> anyhow::Result<Self> {
+        let mut server = Self::new(tempfile::tempdir()?, Host::Test, settings);
+        server.start_server().await?;
+        Ok(server)
+    }
+
+    /// Starts a server as a process: for tests that kill or signal it, or read its output. Its
+    /// clients are processes too.
+    pub async fn start_process() -> anyhow::Result<Self> {
+        Self::process_with(&[]).await
+    }
+
+    /// Starts a server as a process with these settings.
+    pub async fn process_with(settings: &[(&str, &str)]) -> anyhow::Result<Self> {
         Self::launched_by(&[], settings).await
     }
 
-    /// Starts a server with these settings through a launcher, such as `prlimit --fsize=1000000`.
-    ///
-    /// # Errors
-    /// It does not get ready.
+    /// Starts a server as a process through a launcher, such as `prlimit --fsize=1000000`.
     pub async fn launched_by(launcher: &[&str], settings: &[(&str, &str)]) -> anyhow::Result<Self> {
-        let launcher = launcher.iter().map(|&word| word.to_owned()).collect();
-        let folder = tempfile::tempdir()?;
-        let mut bed = Self { launcher, ..Self::made_in(folder, Programs::default(), settings) };
-        bed.start_server().await?;
-        Ok(bed)
+        let mut server = Self::in_folder(tempfile::tempdir()?, Programs::default(), settings);
+        server.launch_server_by(launcher.iter().map(|&word| word.to_owned()).collect());
+        server.start_server().await?;
+        Ok(server)
     }
 
-    /// A bed in this folder whose server has not been started yet.
-    pub fn made_in(folder: TempDir, programs: Programs, settings: &[(&str, &str)]) -> Self {
-        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        // A test machine may be almost full; what is left must not decide whether tests pass.
-        let mut own = vec![("MIN_FREE".to_owned(), "1MiB".to_owned())];
-        // What a fleet needs, a test need not wait for.
-        own.push(("RECONNECT_CAP".to_owned(), "1s".to_owned()));
-        own.extend(settings.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())));
-        let (launcher, settings, server) = (Vec::new(), own, None);
-        Self { programs, folder, settings, launcher, server, http: nowhere, grpc: nowhere }
+    /// Returns a server in `folder` that runs as a process and is not started yet.
+    pub fn in_folder(folder: TempDir, programs: Programs, settings: &[(&str, &str)]) -> Self {
+        Self::new(folder, Host::Processes(programs), settings)
     }
 
-    /// Starts the server through this launcher from now on.
+    fn new(folder: TempDir, host: Host, settings: &[(&str, &str)]) -> Self {
+        let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
+        let all = TEST_SETTINGS.iter().chain(settings);
+        let settings = all.map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
+        let launcher = Vec::new();
+        Self { host, folder, settings, launcher, program: None, http: unknown, grpc: unknown }
+    }
+
+    /// Sets the launcher for the next start.
     pub fn launch_server_by(&mut self, launcher: Vec<String>) {
         self.launcher = launcher;
     }
 
-    /// Gives the server one more setting from its next start on.
+    /// Adds or replaces a setting for the next start.
     pub fn server_setting(&mut self, key: &str, value: &str) {
         self.settings.push((key.to_owned(), value.to_owned()));
     }
 
-    /// Starts the server, on other ports than before.
-    ///
-    /// # Errors
-    /// It does not get ready.
+    /// Starts the server on new ports, and waits until it listens.
     pub async fn start_server(&mut self) -> anyhow::Result<()> {
+        let data_dir = self.data_dir().display().to_string();
         let mut settings = vec![
-            ("HTTP_ADDR", "127.0.0.1:0".to_owned()),
-            ("GRPC_ADDR", "127.0.0.1:0".to_owned()),
-            ("DATA_DIR", self.data_dir().display().to_string()),
-            ("LOG_FORMAT", "json".to_owned()),
+            ("HTTP_ADDR", "127.0.0.1:0"),
+            ("GRPC_ADDR", "127.0.0.1:0"),
+            ("DATA_DIR", &data_dir),
+            ("LOG_FORMAT", "json"),
         ];
-        settings.extend(self.settings.iter().map(|(key, value)| (key.as_str(), value.clone())));
-        let mut server =
-            Process::start(&self.launcher, &self.programs.server, "server", &settings)?;
-        let ready: Value = serde_json::from_str(&server.ready("\"server.ready\"").await?)?;
-        let addr = |key: &str| {
-            let text = ready[key].as_str().with_context(|| format!("no {key} in {ready}"))?;
-            anyhow::Ok(text.parse::<SocketAddr>()?)
+        settings.extend(self.settings.iter().map(|(key, value)| (key.as_str(), value.as_str())));
+        let program = match &self.host {
+            Host::Test => {
+                let args = Args::try_parse_from(flags("server", settings.into_iter()))?;
+                let server = Server::bind(Config::try_from(args)?).await?;
+                self.http = server.http_addr()?;
+                self.grpc = server.grpc_addr()?;
+                Program::Task(ProgramTask::start(|stop| server.run_until(stop)))
+            }
+            Host::Processes(programs) => {
+                let settings: Vec<_> =
+                    settings.into_iter().map(|(key, value)| (key, value.to_owned())).collect();
+                let mut process =
+                    Process::start(&self.launcher, &programs.server, "server", &settings)?;
+                let ready: Value = serde_json::from_str(&process.ready("\"server.ready\"").await?)?;
+                let addr = |key: &str| {
+                    let text =
+                        ready[key].as_str().with_context(|| format!("no {key} in {ready}"))?;
+                    anyhow::Ok(text.parse::<SocketAddr>()?)
+                };
+                self.http = addr("http_addr")?;
+                self.grpc = addr("grpc_addr")?;
+                Program::Process(process)
+            }
         };
-        (self.http, self.grpc) = (addr("http_addr")?, addr("grpc_addr")?);
-        self.server = Some(server);
+        self.program = Some(program);
         Ok(())
     }
 
-    /// Takes the server out of the bed: to kill it, to watch it, or to end it.
-    ///
-    /// # Errors
-    /// It has been taken.
-    pub fn take_server(&mut self) -> anyhow::Result<Process> {
-        self.server.take().context("the server has been taken")
+    /// Stops the server as SIGTERM does, and waits for its end.
+    pub async fn stop(&mut self) -> anyhow::Result<()> {
+        self.program.take().context("the server does not run")?.stop().await
     }
 
-    /// The running server.
-    ///
-    /// # Errors
-    /// It has been taken.
+    /// Kills the process of the server (SIGKILL).
+    pub async fn kill(&mut self) -> anyhow::Result<()> {
+        self.take_server()?.kill().await
+    }
+
+    /// Returns the process of the server. Fails if the server does not run as a process.
     pub fn server(&self) -> anyhow::Result<&Process> {
-        self.server.as_ref().context("the server has been taken")
+        self.program.as_ref().context("the server does not run")?.process()
     }
 
-    /// Where operators curl.
+    /// Takes the process of the server.
+    pub fn take_server(&mut self) -> anyhow::Result<Process> {
+        self.program.take().context("the server does not run")?.into_process()
+    }
+
+    /// Returns the address for operators.
     pub fn http(&self) -> SocketAddr {
         self.http
     }
 
-    /// Where agents dial.
+    /// Returns the address for agents.
     pub fn grpc(&self) -> SocketAddr {
         self.grpc
     }
 
-    /// A wire to the server that can be cut.
-    ///
-    /// # Errors
-    /// No port is free.
+    /// Starts a proxy in front of the address for agents.
     pub async fn proxy(&self) -> anyhow::Result<Proxy> {
         Proxy::start(self.grpc).await
     }
 
-    /// The folder of everything.
+    /// Returns the folder that holds all folders of the server and its clients.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// Lets every user of this machine enter the folders of the bed.
-    ///
-    /// # Errors
-    /// The disk failed.
+    /// Lets every user of this machine enter [`folder`](Self::folder).
     pub fn open_to_all(&self) -> anyhow::Result<()> {
         use std::os::unix::fs::PermissionsExt as _;
         Ok(fs::set_permissions(self.folder.path(), fs::Permissions::from_mode(0o711))?)
     }
 
-    /// The folder of the downloads.
+    /// Returns the folder of the downloads and the records.
     pub fn data_dir(&self) -> PathBuf {
         self.folder.path().join("server-data")
     }
 
-    /// A client with this default file, not connected yet.
-    ///
-    /// # Errors
-    /// The disk failed.
+    /// Creates a client with `data` as its default file. Its agent is not started yet.
     pub fn client(&self, id: &str, data: &[u8]) -> anyhow::Result<TestClient> {
-        TestClient::made_in(self.folder(), self.programs.agent.clone(), id, data, self.grpc)
+        TestClient::new(self.folder(), self.host.clone(), id, data, self.grpc)
     }
 
-    /// A client with this default file, connected.
-    ///
-    /// # Errors
-    /// It does not connect.
-    pub async fn connected(&self, id: &str, data: &[u8]) -> anyhow::Result<TestClient> {
-        let mut client = self.client(id, data)?;
-        client.connect().await?;
-        Ok(client)
+    /// Creates a client with `data` as its default file, and connects its agent.
+    pub async fn connect(&self, id: &str, data: &[u8]) -> anyhow::Result<TestClient> {
+        self.client(id, data)?.connected().await
     }
 
-    /// `curl`.
-    ///
-    /// # Errors
-    /// The server does not answer.
+    /// Sends a GET request.
     pub async fn get(&self, path: &str) -> anyhow::Result<HttpResponse> {
-        self.send(Method::GET, path, &[], "").await
+        HttpClient::new(self.http).get(path).await
     }
 
-    /// `curl -H 'Accept: application/json'`.
-    ///
-    /// # Errors
-    /// The server does not answer, or not in JSON.
+    /// Sends a GET request that accepts JSON, and parses the response.
     pub async fn json(&self, path: &str) -> anyhow::Result<Value> {
         self.send(Method::GET, path, &[("accept", "application/json")], "").await?.json()
     }
 
-    /// Asks for a resource until it is as wanted.
-    ///
-    /// # Errors
-    /// The server does not answer.
-    pub async fn until(
-        &self,
-        path: &str,
-        wanted: impl Fn(&Value) -> bool,
-    ) -> anyhow::Result<Value> {
-        loop {
-            let found = self.json(path).await?;
-            if wanted(&found) {
-                return Ok(found);
-            }
-            tokio::task::yield_now().await;
-        }
-    }
-
-    /// `curl -X METHOD -H … -d …`.
-    ///
-    /// # Errors
-    /// The server does not answer.
+    /// Sends any request.
     pub async fn send(
         &self,
         method: Method,
@@ -230,34 +201,51 @@ impl TestServer {
         headers: &[(&str, &str)],
         body: &str,
     ) -> anyhow::Result<HttpResponse> {
-        send(self.http, method, path, headers, body).await
+        HttpClient::new(self.http).send(method, path, headers, body).await
     }
 
-    /// Pulls the default file and waits for it; the download.
-    ///
-    /// # Errors
-    /// It was not done, with the server's words.
+    /// Polls a JSON resource until `wanted` returns true.
+    pub async fn until(
+        &self,
+        path: &str,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> anyhow::Result<Value> {
+        poll(path, async || Ok(Some(self.json(path).await?).filter(&wanted))).await
+    }
+
+    /// Waits until the server shows the client as offline.
+    pub async fn until_offline(&self, id: &str) -> anyhow::Result<()> {
+        let path = format!("/api/v1/clients/{id}");
+        self.until(&path, |client| client["online"] == false).await.map(drop)
+    }
+
+    /// Waits until the transfer at `location` is final.
+    pub async fn finished(&self, location: &str) -> anyhow::Result<Value> {
+        self.json(&format!("{location}?wait=100s")).await
+    }
+
+    /// Waits until the transfer at `location` is done. Fails if it ends otherwise.
+    pub async fn done(&self, location: &str) -> anyhow::Result<Value> {
+        let transfer = self.finished(location).await?;
+        anyhow::ensure!(transfer["state"] == "done", "not done: {transfer}");
+        Ok(transfer)
+    }
+
+    /// Pulls the default file and returns the path of the download. Fails if the transfer fails.
     pub async fn pull(&self, id: &str) -> anyhow::Result<PathBuf> {
-        let reply = self.get(&format!("/trigger?id={id}&wait=100s&fresh")).await?;
-        anyhow::ensure!(reply.status == StatusCode::OK, "{}: {}", reply.status, reply.text());
-        let text = reply.text();
+        let response = self.get(&format!("/trigger?id={id}&wait=100s&fresh")).await?;
+        let text = response.text();
+        anyhow::ensure!(response.status == StatusCode::OK, "{}: {text}", response.status);
         let saved = text.lines().find_map(|line| line.trim().strip_prefix("saved"));
-        Ok(PathBuf::from(saved.context("nothing was saved")?.trim()))
+        Ok(PathBuf::from(saved.context("the response names no path")?.trim()))
     }
 
-    /// The finished downloads of a client, in the order of their names.
-    ///
-    /// # Errors
-    /// The disk failed.
+    /// Returns the paths of a client's downloads, sorted by name.
     pub fn downloads(&self, id: &str) -> anyhow::Result<Vec<PathBuf>> {
-        let is_download = |name: &str| name.starts_with("download-") && !name.ends_with(".tmp");
-        self.entries(id, is_download)
+        self.entries(id, |name| name.starts_with("download-") && !name.ends_with(".tmp"))
     }
 
-    /// Whatever else lies in a client's folder.
-    ///
-    /// # Errors
-    /// The disk failed.
+    /// Returns the paths of everything in a client's folder that is not a download.
     pub fn leftovers(&self, id: &str) -> anyhow::Result<Vec<PathBuf>> {
         self.entries(id, |name| !name.starts_with("download-") || name.ends_with(".tmp"))
     }
@@ -279,15 +267,12 @@ impl TestServer {
     }
 }
 
-/// Whether two files hold the same bytes.
-///
-/// # Errors
-/// One cannot be read.
+/// Whether two files have equal contents.
 pub fn same_bytes(a: &Path, b: &Path) -> anyhow::Result<bool> {
     Ok(fs::read(a)? == fs::read(b)?)
 }
 
-/// Made bytes that no other name has: always the same for the same name.
+/// Returns `len` random bytes. The name and the length determine all of them.
 pub fn test_data(name: &str, len: usize) -> Vec<u8> {
     let seed = name.bytes().fold(len as u64, |seed, byte| seed * 31 + u64::from(byte));
     let mut bytes = vec![0; len];

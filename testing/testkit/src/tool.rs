@@ -1,49 +1,47 @@
-//! The tools that the lab runs as processes of their own: this very program, started anew.
+//! Tools that run as processes of their own. Each is the program that uses the kit, started with
+//! [`NAME`] as its first argument.
 
 use std::env;
 use std::ffi::OsString;
 use std::fmt;
-use std::path::Path;
 use std::process::{ExitCode, Stdio};
 
 use anyhow::Context as _;
 use clap::Parser;
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::process::{ChildStdin, ChildStdout, Command};
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::{ChildStdin, Command};
 use tokio::runtime;
-use tokio::time::timeout;
 
 use crate::fleet::agents;
-use crate::net::{delay, plain};
-use crate::process::{ChildProcess, START_LIMIT};
+use crate::net::{delay, sender};
+use crate::process::Process;
 
-/// The first word that makes a program a tool of the lab.
-pub const NAME: &str = "lab";
+/// The first argument that makes a program a tool.
+pub const NAME: &str = "testkit";
 
-/// For agents that read files. A fleet that looks at its files all at once makes no more threads.
+/// Threads for blocking work. Without a limit, a fleet that reads files starts one for each agent.
 const MAX_BLOCKING: usize = 64;
 
-/// What a program that uses the lab can be besides itself.
 #[derive(Clone, Debug, Parser)]
 enum Tool {
-    /// What the router does with packets.
+    /// Delays and loses the packets of a router.
     Delay(delay::Args),
-    /// The sender of a plain TCP connection.
-    Pour(plain::Args),
-    /// Many agents in one process.
+    /// Sends zeros over a plain TCP connection.
+    Sender(sender::Args),
+    /// Runs many agents in one process.
     Agents(agents::Args),
 }
 
-/// Is the tool that this program was started as, to its end; nothing if it is none.
+/// Runs the tool that the command line names, to its end. Returns `None` if it names no tool.
 pub fn run() -> Option<ExitCode> {
-    let words: Vec<OsString> = env::args_os().skip(1).collect();
-    if words.first()? != NAME {
+    let args: Vec<OsString> = env::args_os().skip(1).collect();
+    if args.first()? != NAME {
         return None;
     }
-    let ended = start(Tool::parse_from(words));
-    Some(ended.map_or_else(
+    let result = start(Tool::parse_from(args));
+    Some(result.map_or_else(
         |error| {
-            complain(format!("{error:#}"));
+            log_error(format!("{error:#}"));
             ExitCode::FAILURE
         },
         |()| ExitCode::SUCCESS,
@@ -51,65 +49,48 @@ pub fn run() -> Option<ExitCode> {
 }
 
 fn start(tool: Tool) -> anyhow::Result<()> {
-    let mut runtime = runtime::Builder::new_current_thread();
-    let runtime = runtime.enable_all().max_blocking_threads(MAX_BLOCKING).build()?;
+    let mut builder = runtime::Builder::new_current_thread();
+    let runtime = builder.enable_all().max_blocking_threads(MAX_BLOCKING).build()?;
     runtime.block_on(async {
         match tool {
             Tool::Delay(args) => delay::run(&args),
-            Tool::Pour(args) => plain::run(&args).await,
+            Tool::Sender(args) => sender::run(&args).await,
             Tool::Agents(args) => agents::run(&args).await,
         }
     })
 }
 
-/// A tool that has said that it is ready.
+/// A tool that runs until this is dropped, or until this process ends.
 #[derive(Debug)]
-pub(crate) struct Started {
-    pub(crate) process: ChildProcess,
-    /// Its end, even if this program is killed, ends the tool.
-    word: ChildStdin,
-    /// Output that nobody reads must not end the tool by a broken pipe.
-    _output: BufReader<ChildStdout>,
+pub(crate) struct ToolProcess {
+    pub(crate) process: Process,
+    /// The end of its standard input ends the tool, also after a kill of this process.
+    stdin: ChildStdin,
 }
 
-impl Started {
-    /// Starts a tool and waits for the line `ready`.
-    pub(crate) async fn start(
-        name: &'static str,
-        mut command: Command,
-        ready: &str,
-        folder: &Path,
-    ) -> anyhow::Result<Self> {
-        let (mut process, output) = ChildProcess::start(
-            name,
-            {
-                command.stdin(Stdio::piped());
-                command
-            },
-            folder,
-        )?;
-        let mut output = BufReader::new(output);
-        let mut said = String::new();
-        let read = timeout(START_LIMIT, output.read_line(&mut said)).await;
-        anyhow::ensure!(read.is_ok_and(|read| read.is_ok()), process.last_words());
-        anyhow::ensure!(said.trim() == ready, process.last_words());
-        Ok(Self { word: process.stdin()?, process, _output: output })
+impl ToolProcess {
+    /// Starts a tool and waits until it prints `ready`.
+    pub(crate) async fn start(mut command: Command, ready: &str) -> anyhow::Result<Self> {
+        command.stdin(Stdio::piped());
+        let mut process = Process::spawn(command)?;
+        process.ready(ready).await?;
+        Ok(Self { stdin: process.stdin()?, process })
     }
 
-    /// Gives it a line to read.
-    pub(crate) async fn tell(&mut self) -> anyhow::Result<()> {
-        self.word.write_all(b"\n").await.with_context(|| self.process.last_words())
+    /// Sends the tool an empty line.
+    pub(crate) async fn send_line(&mut self) -> anyhow::Result<()> {
+        self.stdin.write_all(b"\n").await.with_context(|| self.process.last_output())
     }
 }
 
-/// Says something to whoever has started the tool.
-#[allow(clippy::print_stdout, reason = "a tool speaks by its standard output")]
-pub(crate) fn say(text: impl fmt::Display) {
+/// Prints a line for the program that started the tool.
+#[allow(clippy::print_stdout, reason = "the standard output of a tool is its interface")]
+pub(crate) fn print(text: impl fmt::Display) {
     println!("{text}");
 }
 
-/// Says what is wrong; the log of the process has it.
+/// Prints an error to the log of the tool.
 #[allow(clippy::print_stderr, reason = "the standard error of a tool is its log")]
-pub(crate) fn complain(text: impl fmt::Display) {
+pub(crate) fn log_error(text: impl fmt::Display) {
     eprintln!("{text}");
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use filepull_testkit::fleet::Fleet;
-use filepull_testkit::process::{LOOK_AGAIN, START_LIMIT};
+use filepull_testkit::{DEADLINE, POLL_INTERVAL};
 use tokio::time::sleep;
 
 use crate::http::Http;
@@ -39,7 +39,7 @@ impl FleetSetup {
         n_clients: u32,
     ) -> anyhow::Result<Self> {
         let server = ServerProcess::start(program, folder).await?;
-        let agents = Fleet::start(n_clients, &server.agents, &source.path, folder).await?;
+        let agents = Fleet::start(n_clients, &server.agents, &source.path).await?;
         let (program, folder) = (program.to_owned(), folder.to_owned());
         Ok(Self { server, agents, n_clients, program, folder })
     }
@@ -54,14 +54,14 @@ impl FleetSetup {
         let http = Http::keeping(1, self.server.http.clone());
         let began = Instant::now();
         loop {
-            let server = http.get("/api/v1/server", START_LIMIT).await?.json()?;
+            let server = http.get("/api/v1/server", DEADLINE).await?.json()?;
             let online = server["clients"]["online"].as_u64().context("clients.online")?;
             if online == u64::from(self.n_clients) {
                 return Ok(());
             }
             let late = COMPLETE_LIMIT < began.elapsed();
             anyhow::ensure!(!late, "only {online} are online; {}", self.last_words());
-            sleep(began.elapsed().mul_f64(ASK_AGAIN).max(LOOK_AGAIN)).await;
+            sleep(began.elapsed().mul_f64(ASK_AGAIN).max(POLL_INTERVAL)).await;
         }
     }
 
@@ -75,10 +75,10 @@ impl FleetSetup {
 
     /// Lines that the present server has lost, or has accepted more than once.
     pub(super) fn lost_lines(&self) -> anyhow::Result<usize> {
-        let count = |event| self.server.process.count_in_log(event);
+        let count = |event| self.server.process.count(event);
         let accepted_again =
-            count(r#""event":"client.connected""#)?.saturating_sub(self.n_clients as usize);
-        Ok(accepted_again.max(count(r#""event":"client.disconnected""#)?))
+            count(r#""event":"client.connected""#).saturating_sub(self.n_clients as usize);
+        Ok(accepted_again.max(count(r#""event":"client.disconnected""#)))
     }
 
     /// The CPU both have used so far, in seconds; the server since it was last started.
@@ -105,10 +105,10 @@ impl FleetSetup {
     /// Ends both and waits until they are gone.
     pub(super) async fn end(self) -> anyhow::Result<()> {
         self.agents.end().await?;
-        self.server.process.end().await
+        self.server.process.kill().await
     }
 
     pub(super) fn last_words(&self) -> String {
-        format!("{}\n{}", self.server.process.last_words(), self.agents.process().last_words())
+        format!("{}\n{}", self.server.process.last_output(), self.agents.process().last_output())
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use filepull_testkit::process::{self, START_LIMIT};
+use filepull_testkit::{DEADLINE, process};
 use futures::future::try_join_all;
 use serde_json::json;
 
@@ -58,7 +58,7 @@ impl Crowd {
         let mut ids = Vec::new();
         for client in clients(self.n_clients()) {
             let order = json!({ "client": client });
-            let transfer = http.post("/api/v1/transfers", &order, START_LIMIT).await?.json()?;
+            let transfer = http.post("/api/v1/transfers", &order, DEADLINE).await?.json()?;
             ids.push(transfer["id"].as_str().context("a transfer has an id")?.to_owned());
         }
         Ok(ids)
@@ -89,9 +89,9 @@ impl Crowd {
     /// Ends all and waits until they are gone.
     pub(super) async fn end(self) -> anyhow::Result<()> {
         for agent in self.agents {
-            agent.process.end().await?;
+            agent.process.kill().await?;
         }
-        self.server.process.end().await
+        self.server.process.kill().await
     }
 
     fn n_clients(&self) -> u32 {

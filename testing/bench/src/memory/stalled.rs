@@ -7,7 +7,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use filepull_testkit::process::{self, START_LIMIT};
+use filepull_testkit::{DEADLINE, process};
 use serde::Serialize;
 use tokio::time::sleep;
 
@@ -157,7 +157,7 @@ fn leftovers<'a>(mounts: &'a str, folder: &Path) -> impl Iterator<Item = (&'a Pa
 async fn run(tool: &str, args: &[&Path]) -> anyhow::Result<()> {
     let mut command = process::command(tool);
     command.args(args);
-    process::finish(command, START_LIMIT).await.map(drop)
+    process::finish(command, DEADLINE).await.map(drop)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use filepull_testkit::process::{self, ChildProcess};
+use filepull_testkit::process::{self, Process};
 
 use super::{Facts, Peer, find, folders, free_port, version};
 use crate::source::SourceFile;
@@ -17,7 +17,7 @@ pub(super) async fn start(folder: &Path) -> anyhow::Result<Peer> {
     fs::write(&config_path, config(&home, port))?;
     let mut command = process::command(&nginx);
     command.arg("-p").arg(&home).arg("-c").arg(&config_path).args(["-e", "stderr"]);
-    let (daemon, _) = ChildProcess::start("nginx", command, &home)?;
+    let daemon = Process::spawn(command)?;
     daemon.listens_on(port).await?;
 
     let versions = [version(&nginx, "-v", 3).await?, version(&curl, "--version", 2).await?];

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use filepull_testkit::process::{self, ChildProcess};
+use filepull_testkit::process::{self, Process};
 
 use super::{Facts, Peer, find, folders, free_port, version};
 use crate::source::SourceFile;
@@ -25,7 +25,7 @@ pub(super) async fn start(folder: &Path) -> anyhow::Result<Peer> {
     fs::write(&config_path, config)?;
     let mut command = process::command(&program);
     command.args(["--daemon", "--no-detach"]).arg(format!("--config={}", config_path.display()));
-    let (daemon, _) = ChildProcess::start("rsync", command, &home)?;
+    let daemon = Process::spawn(command)?;
     daemon.listens_on(port).await?;
 
     let facts = Facts {

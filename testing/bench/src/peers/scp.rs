@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use filepull_testkit::process::{self, ChildProcess, START_LIMIT};
+use filepull_testkit::{DEADLINE, Process, process};
 
 use super::{Facts, Peer, find, folders, free_port, version};
 use crate::source::SourceFile;
@@ -18,7 +18,7 @@ pub(super) async fn start(folder: &Path) -> anyhow::Result<Peer> {
     for key in ["host_key", "user_key"] {
         let mut command = process::command(&keygen);
         command.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(home.join(key));
-        process::finish(command, START_LIMIT).await?;
+        process::finish(command, DEADLINE).await?;
     }
     let port = free_port()?;
     let config_path = home.join("sshd_config");
@@ -29,7 +29,7 @@ pub(super) async fn start(folder: &Path) -> anyhow::Result<Peer> {
     }
     let mut command = process::command(&sshd);
     command.args(["-D", "-e", "-f"]).arg(&config_path);
-    let (daemon, _) = ChildProcess::start("sshd", command, &home)?;
+    let daemon = Process::spawn(command)?;
     daemon.listens_on(port).await?;
 
     let facts = Facts {

@@ -77,7 +77,7 @@ pub(super) async fn measure(
     for _ in 1..N_STARTS {
         let (server, took) = start(program, folder).await?;
         start_seconds.push(took);
-        server.process.end().await?;
+        server.process.kill().await?;
     }
     let (server, took) = start(program, folder).await?;
     start_seconds.push(took);
@@ -91,7 +91,7 @@ pub(super) async fn measure(
         question_seconds.push(ask(&http, &format!("/api/v1/{path}")).await?);
     }
     let peak_rss = server.process.peak_rss()?;
-    server.process.end().await?;
+    server.process.kill().await?;
     let thinned = thin(program, folder, filled.clients).await?;
     Ok(RecordsMeasurement {
         filled,
@@ -118,14 +118,14 @@ async fn thin(program: &Path, folder: &Path, clients: u32) -> anyhow::Result<Thi
         for number in 0..TRIGGERS_BETWEEN_LOOKS {
             trigger_seconds.push(trigger(&http, number % clients).await?);
         }
-        if let Some(line) = server.process.find_in_log(r#""event":"records.forgotten""#)? {
+        if let Some(line) = server.process.find(r#""event":"records.forgotten""#) {
             break serde_json::from_str::<serde_json::Value>(&line)?;
         }
     };
     let figure = |name: &str| said[name].as_u64().with_context(|| format!("{name} in {said}"));
     let bytes = fs::metadata(server.data_dir.join(RECORDS_FOLDER).join("records.db"))?.len();
     let (forgotten, kept) = (figure("transfers")?, figure("kept")?);
-    server.process.end().await?;
+    server.process.kill().await?;
     let refilled = fill(folder, u32::try_from(forgotten)?, clients).await?;
     Ok(Thinned {
         forgotten,

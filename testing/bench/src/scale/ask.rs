@@ -78,7 +78,7 @@ pub(super) async fn starts(
         let answer = http.get("/api/v1/transfers?state=waiting&limit=1", LIMIT).await?;
         let answered_seconds = began.elapsed().as_secs_f64();
         anyhow::ensure!(answer.json()?["total"] == waiting, "{}", answer.text());
-        server.process.end().await?;
+        server.process.kill().await?;
         if 0 < number {
             starts.push(Start { ready_seconds, answered_seconds });
         }
@@ -92,7 +92,7 @@ pub(super) async fn rss_at_rest(program: &Path, folder: &Path) -> anyhow::Result
     let http = Http::new(server.http.clone());
     http.get("/api/v1/clients?limit=100", LIMIT).await?.json()?;
     let rss = server.process.rss()?;
-    server.process.end().await?;
+    server.process.kill().await?;
     Ok(rss)
 }
 
@@ -118,7 +118,7 @@ pub(super) async fn all(
         let together = try_join_all(callers).await?.concat();
         answers.push(Answers { name, alone, together });
     }
-    server.process.end().await?;
+    server.process.kill().await?;
     Ok(answers)
 }
 

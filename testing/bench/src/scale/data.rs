@@ -51,7 +51,7 @@ impl Cache {
         fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
         let empty = tempfile::tempdir_in(folder)?;
         let server = ServerProcess::start(program, empty.path()).await?;
-        server.process.end().await?;
+        server.process.kill().await?;
         let schema = schema(&Connection::open(database(empty.path()))?)?;
         Ok(Self { folder: folder.to_owned(), program: program.to_owned(), schema })
     }
@@ -67,7 +67,7 @@ impl Cache {
         // Complete before it gets its name.
         let building = tempfile::tempdir_in(&self.folder)?;
         let server = ServerProcess::start(&self.program, building.path()).await?;
-        server.process.end().await?;
+        server.process.kill().await?;
         copy(&filled, &database(building.path()))?;
         store(&building.path().join("server-data"), size.records, size.clients)?;
         fs::rename(building.keep(), &place)?;

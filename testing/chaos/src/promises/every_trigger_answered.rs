@@ -108,7 +108,7 @@ impl<'a> TriggerWorker<'a> {
     async fn listed(&mut self, ask: TriggerKind) -> anyhow::Result<Vec<Point>> {
         self.ready_for(ask).await?;
         let (ground, folder) = (&self.trial.ground, self.stage.bed.folder().to_owned());
-        let pid = self.stage.bed.server()?.pid()?;
+        let pid = self.stage.bed.server()?.pid();
         let attached = Attached::listing(ground, pid, &folder).await?;
         let reply = ask.send(&self.stage.bed, "scout").await?;
         anyhow::ensure!(matches!(reply.status, 201 | 202), "{}: {}", reply.status, reply.text());
@@ -126,7 +126,7 @@ impl<'a> TriggerWorker<'a> {
         self.ready_for(ask).await?;
         self.stage.new_version(0)?;
         let (ground, folder) = (&self.trial.ground, self.stage.bed.folder().to_owned());
-        let pid = self.stage.bed.server()?.pid()?;
+        let pid = self.stage.bed.server()?.pid();
         let mut attached = Attached::killing(ground, pid, &folder, point).await?;
         let reply = timeout(PATIENCE, ask.send(&self.stage.bed, key)).await;
         let reply = reply.context("neither an answer nor the end of the connection")?.ok();

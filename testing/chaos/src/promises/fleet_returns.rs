@@ -53,19 +53,19 @@ async fn storms(trial: &Trial, stage: &mut Scenario, n_agents: u32) -> anyhow::R
     stage.start_server().await?;
     let addr = stage.bed.grpc().to_string();
     stage.bed.server_setting("GRPC_ADDR", &addr);
-    let empty = rss(stage.bed.server()?.pid()?)?;
+    let empty = rss(stage.bed.server()?.pid())?;
     let files = stage.bed.folder().join("files");
     fs::create_dir(&files)?;
     for n in 0..n_agents {
         let id = client(n)?;
         fs::write(files.join(id.as_str()), TestPattern::new(id.as_str(), 1, FILE_LEN).bytes())?;
     }
-    let (file, folder) = (files.join("{id}"), stage.bed.folder().to_owned());
-    let mut fleet = Fleet::start(n_agents, &addr, &file, &folder).await?;
+    let file = files.join("{id}");
+    let mut fleet = Fleet::start(n_agents, &addr, &file).await?;
     fleet.dial().await?;
     let first = all_back(stage, n_agents).await?;
     sleep(SETTLE).await;
-    let kib = (rss(stage.bed.server()?.pid()?)?.saturating_sub(empty) >> 10) / u64::from(n_agents);
+    let kib = (rss(stage.bed.server()?.pid())?.saturating_sub(empty) >> 10) / u64::from(n_agents);
     anyhow::ensure!(kib <= BUDGET_KIB, "{kib} KiB for each idle agent, {BUDGET_KIB} are allowed");
     let mut took = vec![first];
     let mut dice = trial.dice("r15");
@@ -78,7 +78,7 @@ async fn storms(trial: &Trial, stage: &mut Scenario, n_agents: u32) -> anyhow::R
             trial.tally.fault("server kills under all agents");
         } else {
             fleet.end().await?;
-            fleet = Fleet::start(n_agents, &addr, &file, &folder).await?;
+            fleet = Fleet::start(n_agents, &addr, &file).await?;
             fleet.dial().await?;
             trial.tally.fault("starts of all agents anew");
         }
@@ -90,7 +90,7 @@ async fn storms(trial: &Trial, stage: &mut Scenario, n_agents: u32) -> anyhow::R
         stage.audit(false).await?;
         sleep(SETTLE).await;
         let most = n_agents as usize + OTHER_FILES;
-        for (who, pid) in [("server", stage.bed.server()?.pid()?), ("fleet", fleet.process().pid())]
+        for (who, pid) in [("server", stage.bed.server()?.pid()), ("fleet", fleet.process().pid())]
         {
             let open = fs::read_dir(format!("/proc/{pid}/fd"))?.count();
             anyhow::ensure!(open <= most, "after cycle {cycle} the {who} has {open} files open");

@@ -141,7 +141,7 @@ async fn send(upload: &ScriptedUpload, file: &Bytes, part: std::ops::Range<usize
 /// What the server said last before it ended the upload.
 async fn last_word(upload: &mut ScriptedUpload) -> Option<Answer> {
     let mut last = None;
-    while let Ok(Some(answer)) = upload.answer(LAST_WORD).await {
+    while let Ok(Some(answer)) = upload.response(LAST_WORD).await {
         last = Some(answer);
         if matches!(last, Some(Answer::Stored(_) | Answer::Error(_))) {
             break;

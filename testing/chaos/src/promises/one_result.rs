@@ -141,9 +141,10 @@ impl<'a> KillPointWorker<'a> {
     }
 
     fn pid(&self, side: Side) -> anyhow::Result<u32> {
-        match side {
-            Side::Server => self.stage.bed.server()?.pid(),
-            Side::Agent => self.stage.agent(0)?.pid(),
-        }
+        let process = match side {
+            Side::Server => self.stage.bed.server()?,
+            Side::Agent => self.stage.agent(0)?,
+        };
+        Ok(process.pid())
     }
 }

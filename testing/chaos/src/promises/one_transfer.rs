@@ -55,7 +55,7 @@ async fn bursts(trial: &Trial, stage: &mut Scenario) -> anyhow::Result<()> {
     stage.start_server().await?;
     stage.add_client("client1", FILE_LEN, &[("MAX_RATE", RATE)])?;
     stage.connect(0).await?;
-    let (dice, peak) = (trial.dice("r8"), proc_files::rss(stage.bed.server()?.pid()?)?);
+    let (dice, peak) = (trial.dice("r8"), proc_files::rss(stage.bed.server()?.pid())?);
     let mut bursts = Bursts { trial, stage, dice, peak, n_transfers: 0, n_lines: 1 };
     let callers = CALLER_COST * u64::from(trial.times(TRIGGERS));
     bursts.measured(AgentCondition::IsStopped, false, GROWTH_LIMIT + callers).await?;
@@ -89,7 +89,7 @@ impl Bursts<'_> {
         fresh: bool,
         limit: u64,
     ) -> anyhow::Result<()> {
-        let pid = self.stage.bed.server()?.pid()?;
+        let pid = self.stage.bed.server()?.pid();
         // Lets the peak be that of what follows.
         std::fs::write(format!("/proc/{pid}/clear_refs"), "5")?;
         let place = || format!("the agent {agent:?}, fresh: {fresh}");

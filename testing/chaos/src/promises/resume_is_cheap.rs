@@ -58,7 +58,7 @@ async fn attempt(trial: &Trial) -> anyhow::Result<()> {
     outpost.prepare_faults(ROUTER).await?;
     let (rtt, queue) = (Duration::ZERO, Duration::from_millis(20));
     let line = Link { rtt, rate: Some(RATE), loss_percent: 0.0, queue };
-    line.slow_down(&outpost.network).await?;
+    line.apply_rate(&outpost.network).await?;
     outpost.add_client("client1", FILE_LEN, &[])?;
     outpost.stage.connect(0).await?;
     let tried = interrupted(trial, &mut outpost).await;

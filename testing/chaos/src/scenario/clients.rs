@@ -123,7 +123,7 @@ impl Scenario {
     /// It does not start.
     pub fn start_agent(&mut self, index: usize) -> anyhow::Result<()> {
         let client = &mut self.clients[index].client;
-        let running = client.agent().is_ok_and(|agent| agent.pid().is_ok());
+        let running = client.agent().is_ok_and(|agent| agent.is_running());
         if running { Ok(()) } else { client.start() }
     }
 

@@ -1,8 +1,7 @@
-//! A tool: many agents of the real library in one process, apart from the server
-//! and from whoever measures both.
+//! A tool: many agents of the library in one process.
 //!
-//! Each has its own id, its own connections and an address of its own on loopback to dial from:
-//! one address has 28,000 ports. They share one file, keep no `status.json`, and log errors only.
+//! Each agent has its own id, its own connections, and its own loopback address to dial from: one
+//! address has 28,000 ports. The agents share one file, keep no `status.json`, and log errors only.
 
 use std::io::{Read as _, stdin};
 use std::net::{IpAddr, Ipv4Addr};
@@ -18,50 +17,50 @@ use filepull_process::telemetry::{self, LogFormat};
 use filepull_process::{Lifecycle, open_files};
 use tokio::task::spawn_blocking;
 
-use crate::tool::{complain, say};
+use crate::tool::{log_error, print};
 
-/// What the lab types.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
-    /// How many.
+    /// The number of agents.
     #[arg(long)]
     count: u32,
-    /// Whom they dial.
+    /// The server that the agents dial.
     #[arg(long)]
     server: String,
-    /// What they all share; with `{id}` in its name each has a file of its own.
+    /// The default file of all agents. With `{id}` in its name each agent has its own file.
     #[arg(long)]
     file: PathBuf,
 }
 
-/// What the process says when a line on its standard input makes its agents dial.
+/// Printed when a line on standard input will make the agents dial.
 pub(crate) const READY: &str = "ready to dial";
 
 /// Waits for a line, then runs all agents until standard input ends.
 pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
     telemetry::start("error", LogFormat::Json)?;
     open_files::raise_limit().context("raising the limit of open files")?;
-    let file = args.file.to_str().context("the name of the file is no text")?;
-    let shares = |id: &ClientId| Shares::new(Path::new(&file.replace("{id}", id.as_str())), []);
-    let common = shares(&client(0)?).map_err(anyhow::Error::msg)?;
+    let file = args.file.to_str().context("the name of the file is not UTF-8")?;
+    let shares = |id: &ClientId| {
+        let own_file = file.replace("{id}", id.as_str());
+        Shares::new(Path::new(&own_file), []).map_err(anyhow::Error::msg)
+    };
+    let common = shares(&client(0)?)?;
     let server = ServerAddr::parse(&args.server)?;
-    say(READY);
+    print(READY);
     spawn_blocking(|| stdin().read_exact(&mut [0])).await??;
     let agents = Lifecycle::new();
     for number in 0..args.count {
         let id = client(number)?;
-        let own =
-            file.contains("{id}").then(|| shares(&id)).transpose().map_err(anyhow::Error::msg)?;
-        let own = own.unwrap_or_else(|| common.clone());
+        let shares = if file.contains("{id}") { shares(&id)? } else { common.clone() };
         let config = Config {
             source_addr: Some(source_addr(number)),
             name_in_log: false,
-            ..Config::new(id, server.clone(), own)
+            ..Config::new(id, server.clone(), shares)
         };
         let stop = agents.drain().clone();
         agents.spawn(async move {
             if let Err(error) = Agent::new(config).run_until(stop.cancelled_owned()).await {
-                complain(format!("{error:#}"));
+                log_error(format!("{error:#}"));
             }
         });
     }
@@ -69,12 +68,12 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The id of an agent.
+/// Returns the id of the agent with this number: `client0`, `client1`, ...
 pub fn client(number: u32) -> anyhow::Result<ClientId> {
     Ok(ClientId::parse(&format!("client{number}"))?)
 }
 
-/// `127.x.y.z`, from 127.1.0.1 on.
+/// Returns the loopback address of an agent, from 127.1.0.1 on.
 fn source_addr(number: u32) -> IpAddr {
     let first = u32::from(Ipv4Addr::new(127, 1, 0, 1));
     Ipv4Addr::from(first + number % (1 << 23)).into()
@@ -85,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_agent_dials_from_an_address_of_its_own() {
+    fn every_agent_dials_from_its_own_address() {
         assert_eq!(source_addr(0), IpAddr::from([127, 1, 0, 1]));
         assert_eq!(source_addr(255), IpAddr::from([127, 1, 1, 0]));
         assert_eq!(source_addr(99_999), IpAddr::from([127, 2, 134, 160]));

@@ -1,20 +1,21 @@
-//! Room for a fleet: descriptors.
+//! The limit of open files that a fleet needs.
 
 use filepull_process::open_files;
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-/// Kept back from the clients, in either process: the server alone keeps 512 for itself.
-const OWN: u64 = 1024;
+/// Open files of either process beside the connections of clients. The server reserves 512.
+const RESERVED: u64 = 1024;
 
-/// Raises the limit of this process, which those that it starts inherit, until `n_clients` fit: as
-/// far as it goes, and further where that is allowed. Returns what to know about it.
+/// Raises the limit of open files of this process for `n_clients`, beyond the hard limit if the
+/// user may do so. Processes that start later inherit the limit. Returns a sentence for the report.
 ///
-/// A client has one connection. A file of more than one chunk takes a second one for a minute.
+/// A client has one connection, and a second one for a minute after it has sent a file of more than
+/// one chunk.
 pub fn make_room(n_clients: u32) -> anyhow::Result<String> {
-    let needed = u64::from(n_clients) + OWN;
+    let needed = u64::from(n_clients) + RESERVED;
     let mut allowed = open_files::raise_limit()?;
-    let more = Rlimit { current: Some(needed), maximum: Some(needed) };
-    if allowed < needed && setrlimit(Resource::Nofile, more).is_ok() {
+    let higher = Rlimit { current: Some(needed), maximum: Some(needed) };
+    if allowed < needed && setrlimit(Resource::Nofile, higher).is_ok() {
         allowed = needed;
     }
     anyhow::ensure!(

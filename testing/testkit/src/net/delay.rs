@@ -1,8 +1,8 @@
-//! A tool: holds back, or loses, whatever the router forwards. It stands in for tc
-//! netem, which many kernels do not have.
+//! A tool: delays and loses the packets that the router forwards. It replaces `tc netem`, which
+//! many kernels do not have.
 //!
-//! The kernel hands each packet of a netfilter queue to this program and waits for its verdict. In
-//! the *router*, so that neither end knows: in the sender's own output, TCP would wait as well.
+//! The kernel passes each packet of a netfilter queue to this program and waits for its verdict.
+//! The queue is in the router, because TCP notices a delay in the output of its own host.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io::{ErrorKind, stdin};
@@ -16,29 +16,28 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 
-use crate::tool::say;
+use crate::tool::print;
 
-/// What the lab types.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Args {
-    /// How long each packet is held back, in microseconds.
+pub(crate) struct Args {
+    /// The delay of each packet in microseconds.
     #[arg(long)]
-    hold_us: u64,
-    /// How many of a hundred packets are lost.
+    delay_us: u64,
+    /// The percentage of lost packets.
     #[arg(long)]
     loss_percent: f64,
 }
 
-/// The number of the queue, which is the namespace's own.
-pub(super) const QUEUE: u16 = 0;
+/// The number of the netfilter queue. Each namespace has its own numbers.
+pub(crate) const QUEUE: u16 = 0;
 
-/// What the process says when packets may come.
-pub(super) const READY: &str = "ready to forward";
+/// Printed when packets may arrive.
+pub(crate) const READY: &str = "ready to forward";
 
-/// More packets than are ever under way.
+/// Maximum number of packets in the queue: more than a link ever has in flight.
 const MAX_LEN: u32 = 1_000_000;
 
-/// Room for what the kernel says of packets while this process waits for a core.
+/// Bytes of the socket that receives packets from the kernel, while this process waits for a CPU.
 const BUFFER: usize = 64 << 20;
 
 /// Forwards until standard input ends.
@@ -46,33 +45,34 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let (mut queue, socket) = open().context("opening a netfilter queue")?;
     queue.bind(QUEUE)?;
     queue.set_queue_max_len(QUEUE, MAX_LEN)?;
-    // Verdicts need no contents.
+    // A verdict does not need the contents of a packet.
     queue.set_copy_range(QUEUE, 0)?;
-    // Many packets as one cost less, but they must not be lost as one.
+    // Merged packets cost less CPU, but each packet must be lost on its own.
     queue.set_recv_gso(QUEUE, args.loss_percent == 0.0)?;
     queue.set_nonblocking(true);
-    say(READY);
-    let hold = Duration::from_micros(args.hold_us);
-    let mut held: Held = VecDeque::new();
+    print(READY);
+    let delay = Duration::from_micros(args.delay_us);
+    let mut delayed: Delayed = VecDeque::new();
     let stdin = stdin();
     loop {
-        let next = held.front().map(|(came, _)| hold.saturating_sub(came.elapsed()));
-        let next = next.map(Timespec::try_from).transpose()?;
+        let next = delayed.front().map(|(arrived, _)| delay.saturating_sub(arrived.elapsed()));
+        let timeout = next.map(Timespec::try_from).transpose()?;
         let mut ready =
             [PollFd::new(&socket, PollFlags::IN), PollFd::new(&stdin, PollFlags::empty())];
-        poll(&mut ready, next.as_ref())?;
+        poll(&mut ready, timeout.as_ref())?;
         if ready[1].revents().contains(PollFlags::HUP) {
             return Ok(());
         }
-        take(&mut queue, &mut held, args.loss_percent)?;
-        forward(&mut queue, &mut held, hold)?;
+        receive(&mut queue, &mut delayed, args.loss_percent)?;
+        forward(&mut queue, &mut delayed, delay)?;
     }
 }
 
-/// Packets, and when they came.
-type Held = VecDeque<(Instant, Message)>;
+/// Packets with their time of arrival.
+type Delayed = VecDeque<(Instant, Message)>;
 
-/// A queue, and its socket, which `nfq` keeps to itself: to wait for it, and to make room in it.
+/// Opens a queue and duplicates its socket, which `nfq` does not expose. The socket is needed for
+/// `poll` and for its buffer size.
 fn open() -> anyhow::Result<(Queue, OwnedFd)> {
     let before = open_files()?;
     let queue = Queue::open()?;
@@ -83,35 +83,35 @@ fn open() -> anyhow::Result<(Queue, OwnedFd)> {
     Ok((queue, socket))
 }
 
-/// The numbers of all descriptors that stay open.
+/// Returns the numbers of all open file descriptors.
 fn open_files() -> anyhow::Result<BTreeSet<i32>> {
     let names = std::fs::read_dir("/proc/self/fd")?.flatten().map(|entry| entry.file_name());
     let numbers: BTreeSet<i32> =
         names.filter_map(|name| name.to_str().and_then(|name| name.parse().ok())).collect();
-    // That of the folder just read is closed by now.
+    // The file descriptor of `/proc/self/fd` itself is closed by now.
     let is_open = |number: &i32| Path::new(&format!("/proc/self/fd/{number}")).is_symlink();
     Ok(numbers.into_iter().filter(is_open).collect())
 }
 
-/// Takes what has come, and loses some of it.
-fn take(queue: &mut Queue, held: &mut Held, loss_percent: f64) -> anyhow::Result<()> {
+/// Receives the waiting packets and drops some of them.
+fn receive(queue: &mut Queue, delayed: &mut Delayed, loss_percent: f64) -> anyhow::Result<()> {
     loop {
         match queue.recv() {
             Ok(mut packet) if fastrand::f64() * 100.0 < loss_percent => {
                 packet.set_verdict(Verdict::Drop);
                 queue.verdict(packet)?;
             }
-            Ok(packet) => held.push_back((Instant::now(), packet)),
+            Ok(packet) => delayed.push_back((Instant::now(), packet)),
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
             Err(error) => return Err(error).context("reading a netfilter queue"),
         }
     }
 }
 
-/// Lets go what has been held for long enough.
-fn forward(queue: &mut Queue, held: &mut Held, hold: Duration) -> anyhow::Result<()> {
-    while let Some((_, packet)) = held.pop_front_if(|(came, _)| hold <= came.elapsed()) {
-        // It is to be accepted unless something else was said.
+/// Forwards the packets whose delay is over.
+fn forward(queue: &mut Queue, delayed: &mut Delayed, delay: Duration) -> anyhow::Result<()> {
+    while let Some((_, packet)) = delayed.pop_front_if(|(arrived, _)| delay <= arrived.elapsed()) {
+        // The default verdict is to accept the packet.
         queue.verdict(packet)?;
     }
     Ok(())

@@ -1,62 +1,62 @@
-//! What lies between agent and server: how long it takes, how fast it is, how much it loses.
+//! The link between agent and server: its round trip, its rate and its loss.
 
 use std::env;
+use std::fmt;
 use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use serde::{Serialize, Serializer};
 
 use super::{Namespace, Network, TO_SERVER, delay};
-use crate::tool::{self, Started};
+use crate::tool::{self, ToolProcess};
 
-/// A line, as it is to be.
+/// The wanted properties of a link.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Link {
-    /// There and back, half of it each way.
+    /// The round trip: each direction delays by half of it.
     #[serde(serialize_with = "seconds", rename = "rtt_seconds")]
     pub rtt: Duration,
-    /// Bits per second on the way to the server; none is as fast as the machine.
+    /// Bits per second towards the server; `None` is unlimited.
     pub rate: Option<u64>,
-    /// Packets of a hundred, on either way.
+    /// The percentage of packets lost in each direction.
     pub loss_percent: f64,
-    /// How much the router keeps for a line that is slower than its sender.
+    /// The queue of the router for a sender that is faster than the link.
     #[serde(serialize_with = "seconds", rename = "queue_seconds")]
     pub queue: Duration,
 }
 
-/// A line, as it is.
+/// A network whose router behaves as a [`Link`].
 #[derive(Debug)]
 pub struct LinkedNetwork {
-    delay: Started,
+    delay: ToolProcess,
 }
 
 impl Link {
-    /// Makes the router behave so. Nothing else must use the network meanwhile.
-    pub async fn lay(&self, network: &Network, folder: &Path) -> anyhow::Result<LinkedNetwork> {
-        self.slow_down(network).await?;
-        let hold_us = (self.rtt / 2).as_micros().to_string();
+    /// Gives the router these properties. No traffic may pass during the call.
+    pub async fn apply(&self, network: &Network) -> anyhow::Result<LinkedNetwork> {
+        self.apply_rate(network).await?;
+        let delay_us = (self.rtt / 2).as_micros().to_string();
         let mut command = network.command_in(Namespace::Router, &env::current_exe()?);
-        command.args([tool::NAME, "delay", "--hold-us", &hold_us]);
+        command.args([tool::NAME, "delay", "--delay-us", &delay_us]);
         command.args(["--loss-percent", &self.loss_percent.to_string()]);
-        let delay = Started::start("delay", command, delay::READY, folder).await?;
+        let delay = ToolProcess::start(command, delay::READY).await?;
         let queue = delay::QUEUE.to_string();
         let args = ["--append", "FORWARD", "--jump", "NFQUEUE", "--queue-num", &queue];
         network.run_in(Namespace::Router, "iptables", &args).await?;
         Ok(LinkedNetwork { delay })
     }
 
-    /// Sets the rate alone: no packet is held back or lost.
-    pub async fn slow_down(&self, network: &Network) -> anyhow::Result<()> {
+    /// Sets the rate only: no packet is delayed or lost.
+    pub async fn apply_rate(&self, network: &Network) -> anyhow::Result<()> {
         let tc = async |args: &str| {
             let args: Vec<&str> = args.split(' ').collect();
             network.run_in(Namespace::Router, "tc", &args).await
         };
-        // One that was never set cannot be deleted.
+        // An error means that no rate was set before.
         let _ = tc(&format!("qdisc del dev {TO_SERVER} root")).await;
         if let Some(rate) = self.rate {
-            // Two milliseconds at once, and no less than two packets.
+            // Two milliseconds of traffic, and at least two packets.
             let burst = (rate / 8 / 500).max(3200);
             let queue_us = self.queue.as_micros();
             tc(&format!(
@@ -66,40 +66,41 @@ impl Link {
         }
         Ok(())
     }
+}
 
-    /// `100 ms, 5 Mbit/s, 1 % lost`
-    pub fn in_words(&self) -> String {
-        let rate = rate_in_words(self.rate);
-        let lost = match self.loss_percent {
-            0.0 => String::new(),
-            percent => format!(", {percent} % lost"),
-        };
-        format!("{} ms there and back, {rate}{lost}", self.rtt.as_millis())
+impl fmt::Display for Link {
+    /// Writes `100 ms round trip, 5 Mbit/s, 1 % lost`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ms round trip, {}", self.rtt.as_millis(), format_rate(self.rate))?;
+        match self.loss_percent {
+            0.0 => Ok(()),
+            percent => write!(f, ", {percent} % lost"),
+        }
     }
 }
 
 impl LinkedNetwork {
-    /// Fails if the kernel lost packets because the delay could not keep up: then what was
-    /// measured is our own router.
+    /// Fails if the delay was too slow and the kernel dropped packets: the result would be the
+    /// speed of the delay.
     pub fn check(&self) -> anyhow::Result<()> {
         let pid = self.delay.process.pid();
         let path = format!("/proc/{pid}/net/netfilter/nfnetlink_queue");
         let text = fs::read_to_string(&path).with_context(|| path.clone())?;
-        let lost = parse_lost(&text).with_context(|| format!("{path} has another form"))?;
-        anyhow::ensure!(lost == 0, "the delay could not keep up: {lost} packets were lost by it");
+        let lost = parse_lost(&text).with_context(|| format!("{path} has an unknown format"))?;
+        anyhow::ensure!(lost == 0, "the delay was too slow and lost {lost} packets");
         Ok(())
     }
 
-    /// Ends the delay: nothing comes between the ends any more but the rate.
-    pub async fn take_up(self, network: &Network) -> anyhow::Result<()> {
+    /// Removes delay and loss. The rate stays.
+    pub async fn remove(self, network: &Network) -> anyhow::Result<()> {
         self.check()?;
-        // Without anybody to judge them the kernel would drop all packets.
+        // The kernel drops all packets of a queue without a reader.
         network.run_in(Namespace::Router, "iptables", &["--flush", "FORWARD"]).await?;
-        self.delay.process.end().await
+        self.delay.process.kill().await
     }
 }
 
-/// Packets that found the queue full, and such that found our socket full.
+/// Counts the packets for which the queue or the socket was full.
 fn parse_lost(text: &str) -> Option<u64> {
     let fields: Vec<u64> =
         text.split_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?;
@@ -110,7 +111,7 @@ fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S
     serializer.serialize_f64(duration.as_secs_f64())
 }
 
-/// `1Gbit`, `5Mbit`, or `none`.
+/// Parses bits per second: `1Gbit`, `5Mbit`, `64kbit`, or `none`.
 pub fn parse_rate(text: &str) -> Result<Option<u64>, String> {
     if text == "none" {
         return Ok(None);
@@ -123,8 +124,7 @@ pub fn parse_rate(text: &str) -> Result<Option<u64>, String> {
     parsed.map(Some).ok_or_else(|| format!("{text:?} is not a rate such as 1Gbit, 5Mbit or none"))
 }
 
-/// The other way.
-fn rate_in_words(rate: Option<u64>) -> String {
+fn format_rate(rate: Option<u64>) -> String {
     match rate {
         None => "no limit".to_owned(),
         Some(bits) if bits % 1_000_000_000 == 0 => format!("{} Gbit/s", bits / 1_000_000_000),
@@ -138,10 +138,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rate_is_read_as_people_write_it() {
-        let check = |text: &str, rate, words: &str| {
+    fn a_rate_is_parsed_and_formatted() {
+        let check = |text: &str, rate, formatted: &str| {
             assert_eq!(parse_rate(text), Ok(rate));
-            assert_eq!(rate_in_words(rate), words);
+            assert_eq!(format_rate(rate), formatted);
         };
         check("1Gbit", Some(1_000_000_000), "1 Gbit/s");
         check("5Mbit", Some(5_000_000), "5 Mbit/s");

@@ -50,9 +50,9 @@ async fn lane(trial: &Trial, number: u8, rtt: Duration) -> anyhow::Result<()> {
         outpost.stage.connect(index).await?;
     }
     let line = Link { rtt, rate: Some(RATE), loss_percent: LOSS_PERCENT, queue: QUEUE };
-    let laid = line.lay(&outpost.network, outpost.stage.bed.folder()).await?;
+    let laid = line.apply(&outpost.network).await?;
     let tried = live(trial, &mut outpost, line).await;
-    outpost.stage.explain(&line.in_words(), tried)?;
+    outpost.stage.explain(&line.to_string(), tried)?;
     // A packet that our own router lost would be a fault that nobody asked for.
     laid.check()?;
     outpost.stage.strike().await
@@ -98,7 +98,7 @@ async fn live(trial: &Trial, outpost: &mut NetworkedScenario, line: Link) -> any
         "    {}, measured {:.0} ms: {CLIENTS} lines lived {:.0} s, {lost_by_server} lost by the server, \
          {lost_by_agents} by the agents; first file {} bytes in {:.0} s, then {} more, all digests \
          equal, {interruptions} uploads interrupted",
-        line.in_words(),
+        line.to_string(),
         measured * 1e3,
         lived.as_secs_f64(),
         files[0].0,

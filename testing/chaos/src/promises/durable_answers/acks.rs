@@ -79,7 +79,7 @@ impl Rounds<'_> {
             upload.chunk(at as u64, self.file.slice(at..end)).await?;
             at = end;
             anyhow::ensure!(Instant::now() < deadline, "nothing was acknowledged as durable");
-            let Ok(answer) = upload.answer(pause).await else { continue };
+            let Ok(answer) = upload.response(pause).await else { continue };
             let Some(Answer::Ack(ack)) = answer else {
                 anyhow::bail!("instead of an ack: {answer:?}")
             };
@@ -122,7 +122,7 @@ impl Rounds<'_> {
         }
         upload.trailer(&self.file).await?;
         loop {
-            match upload.answer(PATIENCE).await? {
+            match upload.response(PATIENCE).await? {
                 Some(Answer::Ack(_)) => {}
                 Some(Answer::Stored(_)) => break,
                 other => anyhow::bail!("instead of stored: {other:?}"),

@@ -49,7 +49,7 @@ async fn rounds(
 
 async fn round(trial: &Trial, stage: &mut Scenario, fault: &str, code: &str) -> anyhow::Result<()> {
     let folder = stage.bed.folder().to_owned();
-    let pid = stage.bed.server()?.pid()?;
+    let pid = stage.bed.server()?.pid();
     let attached = Attached::failing(&trial.ground, pid, &folder, fault).await?;
     let ordered = ordered(stage, VICTIM, code).await;
     attached.detach().await?;

@@ -98,7 +98,7 @@ async fn late(
     stage: &mut Scenario,
     dice: &mut Rng,
 ) -> anyhow::Result<(PathBuf, Option<String>)> {
-    let (folder, pid) = (stage.bed.folder().to_owned(), stage.bed.server()?.pid()?);
+    let (folder, pid) = (stage.bed.folder().to_owned(), stage.bed.server()?.pid());
     let attached = Attached::failing(&trial.ground, pid, &folder, UNRESERVED).await?;
     let part = stage.proxy.sent() + dice.u64(1..VICTIM_LEN as u64 / 2);
     let id = stage.order(VICTIM).await?;

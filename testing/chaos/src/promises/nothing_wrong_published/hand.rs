@@ -133,7 +133,7 @@ impl ScriptedScenario {
 /// Whether the server says in the end that it has stored an upload.
 pub(super) async fn is_stored(mut upload: ScriptedUpload) -> bool {
     let limit = Duration::from_secs(20);
-    while let Ok(Some(answer)) = upload.answer(limit).await {
+    while let Ok(Some(answer)) = upload.response(limit).await {
         match answer {
             Answer::Stored(_) => return true,
             Answer::Error(_) => return false,

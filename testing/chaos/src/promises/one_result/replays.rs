@@ -76,7 +76,7 @@ async fn sent(
 /// What the server said last before it ended the upload.
 async fn last_word(upload: &mut ScriptedUpload) -> Option<Answer> {
     let mut last = None;
-    while let Ok(Some(answer)) = upload.answer(LIMIT).await {
+    while let Ok(Some(answer)) = upload.response(LIMIT).await {
         last = Some(answer);
         if matches!(last, Some(Answer::Stored(_) | Answer::Error(_))) {
             break;
