@@ -1,4 +1,4 @@
-//! What the server knows of a client: what its agent said of itself, and when it was last here.
+//! What the server knows of a client: what its agent reported, and when it was last connected.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -11,92 +11,92 @@ use filepull_core::source::Source;
 use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
-/// What a trigger without a path would send, or which problem it would meet.
+/// The file that a trigger without a path would get, or the problem that it would get.
 pub type DefaultFile = Result<Source, Code>;
 
-/// How an agent introduces itself on a new line.
+/// What an agent reports when it opens a session. Nothing of it is verified.
 #[derive(Clone, Debug)]
 pub struct Greeting {
-    /// The id it claims.
+    /// The id that the agent claims.
     pub client: ClientId,
-    /// Made anew at each start of the agent: tells a clone from a line that came back.
+    /// New at each start of the agent: tells a second machine from a client that reconnects.
     pub instance: Uuid,
-    /// What it said of itself.
+    /// Describes the program and its machine.
     pub agent: AgentInfo,
-    /// What `path` may ask for.
+    /// The paths that a trigger may request, as in the agent's settings.
     pub shares: Vec<String>,
-    /// What a trigger without a path would send.
+    /// The answer to a trigger without a path.
     pub default_file: DefaultFile,
-    /// Uploads it still runs on another connection.
+    /// The uploads that the agent still runs on another connection.
     pub active_transfers: Vec<TransferId>,
-    /// Where it dials from, as the server sees it.
+    /// The address from which the agent dials, as the server sees it.
     pub remote_addr: SocketAddr,
 }
 
-/// The program and the machine, in its own words: for operators, never for decisions.
+/// The program and its machine as the agent describes them: for operators, never for decisions.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct AgentInfo {
-    /// Version of the agent.
+    /// The version of the agent, at most 64 characters as all these texts.
     pub version: String,
-    /// Operating system.
+    /// The operating system, such as `linux`.
     pub os: String,
-    /// Processor.
+    /// The processor architecture, such as `x86_64`.
     pub arch: String,
-    /// Name of the machine.
+    /// The hostname of the machine.
     pub hostname: String,
 }
 
 /// A client as it is on record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientRecord {
-    /// Its id.
+    /// The id, also the name of its folder.
     pub id: ClientId,
-    /// The session that may act for it: rises with each accepted line.
+    /// The fencing token of its newest session. It rises with each accepted session.
     pub epoch: u64,
-    /// What its agent said when it last connected.
+    /// What the agent reported when it last connected.
     pub agent: AgentInfo,
-    /// What `path` may ask for.
+    /// The paths that a trigger may request.
     pub shares: Vec<String>,
-    /// What a trigger without a path would send.
+    /// The answer to a trigger without a path.
     pub default_file: DefaultFile,
-    /// Where it last dialled from.
+    /// The address from which the agent last dialled.
     pub remote_addr: SocketAddr,
-    /// When its last line opened.
+    /// When its last session opened.
     pub connected_at: DateTime<Utc>,
-    /// When it was last heard, as far as it is on record.
+    /// When its last message arrived, as far as that is on record.
     pub last_seen_at: DateTime<Utc>,
-    /// How its last line ended.
+    /// The end of its last session.
     pub last_disconnect: Option<Disconnect>,
-    /// It was connected when the server before this one ended, and has not been back since.
+    /// It was connected when the previous server process ended, and has not connected since.
     pub online_before: bool,
 }
 
-/// How a line ended.
+/// The end of a session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Disconnect {
-    /// When.
+    /// When the server noticed the end.
     #[serde(serialize_with = "crate::client::rfc3339")]
     pub at: DateTime<Utc>,
-    /// In one word.
+    /// The kind of end, for programs.
     pub reason: DisconnectReason,
-    /// In a few words.
+    /// The details of the end, for people.
     pub detail: String,
 }
 
-/// Why a line ended. "Offline" without a reason helps nobody.
+/// The kinds of end of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DisconnectReason {
-    /// The agent said goodbye.
+    /// The agent sent its goodbye.
     Stopped,
-    /// Nothing was heard for too long.
+    /// No message arrived within `DEAD_AFTER`.
     Silent,
-    /// The connection broke.
+    /// The connection closed without a goodbye.
     Reset,
-    /// A newer line of the same client took over.
+    /// A newer session of the same client replaced it.
     Replaced,
-    /// The server stopped.
+    /// The server shut down as planned.
     ServerRestart,
-    /// A reason that this version does not know, read from a record of a newer one.
+    /// A reason that this version does not know, read from a record of a newer version.
     Other(Keyword),
 }
 
@@ -110,7 +110,7 @@ impl DisconnectReason {
     const ALL: [Self; 5] =
         [Self::Stopped, Self::Silent, Self::Reset, Self::Replaced, Self::ServerRestart];
 
-    /// The word used in the API, the records and the log.
+    /// Returns the keyword for the API, the records and the log.
     pub fn as_str(&self) -> &str {
         match self {
             Self::Stopped => "stopped",
@@ -118,25 +118,25 @@ impl DisconnectReason {
             Self::Reset => "reset",
             Self::Replaced => "replaced",
             Self::ServerRestart => "server-restart",
-            Self::Other(word) => word.as_str(),
+            Self::Other(keyword) => keyword.as_str(),
         }
     }
 
-    /// Reads that word. One that this version does not know is [`Other`](Self::Other).
+    /// Parses a keyword. One that this version does not know becomes [`Other`](Self::Other).
     pub fn parse(text: &str) -> Option<Self> {
         let known = Self::ALL.into_iter().find(|reason| reason.as_str() == text);
         known.or_else(|| Keyword::parse(text).map(Self::Other))
     }
 
-    /// The word as the end of a sentence: "Last seen 5 min ago: …".
-    pub fn in_words(&self) -> &str {
+    /// Returns the end of a sentence such as "Last seen 5 min ago: the connection broke."
+    pub(crate) fn as_text(&self) -> &str {
         match self {
             Self::Stopped => "its agent was stopped",
             Self::Silent => "the connection went silent",
             Self::Reset => "the connection broke",
             Self::Replaced => "a newer connection took over",
             Self::ServerRestart => "this server was restarted",
-            Self::Other(word) => word.as_str(),
+            Self::Other(keyword) => keyword.as_str(),
         }
     }
 }
@@ -147,7 +147,7 @@ impl fmt::Display for DisconnectReason {
     }
 }
 
-/// Times in JSON: RFC 3339 in UTC, to the second.
+/// Serializes a time for JSON: RFC 3339 in UTC, to the second.
 pub(crate) fn rfc3339<S: serde::Serializer>(
     time: &DateTime<Utc>,
     serializer: S,

@@ -1,8 +1,8 @@
-//! Every client that ever connected: those that are connected as the registry has them, the others
-//! as they are on record.
+//! Finds every client that ever connected. A connected client comes from the registry, an offline
+//! client from the records.
 //!
-//! A client is in the registry until the end of its session is on record, so it is always in one of
-//! the two. Nothing is kept here.
+//! A client stays in the registry until the end of its session is on record, so it is always in at
+//! least one of the two. Nothing is stored here.
 
 mod list;
 mod suggest;
@@ -24,29 +24,26 @@ pub(crate) struct KnownClients {
     records: Records,
 }
 
-/// How many clients there are.
+/// How many clients are connected and how many are known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ClientCounts {
-    /// Connected now.
     pub online: usize,
-    /// Connected now or at any time before.
+    /// Connected now or at any earlier time.
     pub known: usize,
 }
 
 impl ClientCounts {
-    /// Known and not connected.
     pub(crate) fn offline(self) -> usize {
         self.known.saturating_sub(self.online)
     }
 }
 
 impl KnownClients {
-    /// Checks the registry first, then the records.
     pub(crate) fn new(registry: Registry, records: Records) -> Self {
         Self { registry, records }
     }
 
-    /// One client.
+    /// Returns a client that connected at any time. Checks the registry first, then the records.
     ///
     /// # Errors
     /// The records cannot be read.
@@ -55,15 +52,15 @@ impl KnownClients {
             return Ok(Some(client));
         }
         let record = self.records.client(id).await?;
-        // It may have connected meanwhile.
+        // The client may have connected meanwhile.
         Ok(self.registry.client(id).or(record.map(ClientView::offline)))
     }
 
-    /// The client, if it is known.
+    /// Returns a client that connected at any time, or a problem for the caller.
     ///
     /// # Errors
-    /// [`Code::ClientUnknown`], with the id that was probably meant; or the records cannot be read,
-    /// which `failed` turns into a problem.
+    /// [`Code::ClientUnknown`], with a similar known id if there is one. If the records cannot be
+    /// read, the result of `failed`.
     pub(crate) async fn known(
         &self,
         id: &ClientId,
@@ -72,35 +69,33 @@ impl KnownClients {
         match self.client(id).await.map_err(|error| failed(&error))? {
             Some(client) => Ok(client),
             None => {
-                let meant = self.suggest(id).await.map_err(|error| failed(&error))?;
-                let meant = meant.map(|meant| format!(" Did you mean {meant}?"));
-                let meant = meant.unwrap_or_default();
-                let detail = format!("No client called {id} has ever connected.{meant}");
+                let similar = self.suggest(id).await.map_err(|error| failed(&error))?;
+                let question = similar.map(|similar| format!(" Did you mean {similar}?"));
+                let hint = question.unwrap_or_default();
+                let detail = format!("No client called {id} has ever connected.{hint}");
                 Err(Problem::new(Code::ClientUnknown, detail))
             }
         }
     }
 
-    /// How many clients there are.
+    /// Returns how many clients are connected, and how many are known.
     pub(crate) async fn counts(&self) -> ClientCounts {
         let known = usize::try_from(self.records.n_clients().await).unwrap_or(usize::MAX);
         ClientCounts { online: self.registry.n_online(), known }
     }
 
-    /// How many clients are connected.
+    /// Returns the number of connected clients.
     pub(crate) fn n_online(&self) -> usize {
         self.registry.n_online()
     }
 
-    /// The first ids of connected clients, sorted.
+    /// Returns the first `limit` ids of connected clients, sorted.
     pub(crate) fn first_online(&self, limit: usize) -> Vec<ClientId> {
         let online = self.registry.clients_after(None, |_, is_online| is_online, limit);
         online.into_iter().map(|client| client.record.id).collect()
     }
-}
 
-impl KnownClients {
-    /// The id of a client for an example: one that is connected, if there is one.
+    /// Returns the id of a client for an example in a text: a connected client if there is one.
     pub(crate) async fn example(&self) -> Option<ClientId> {
         if let Some(online) = self.first_online(1).pop() {
             return Some(online);
@@ -110,5 +105,5 @@ impl KnownClients {
     }
 }
 
-/// A client, and when it was last heard.
+/// A client, and the time of its last message.
 type Seen = (ClientId, DateTime<Utc>);

@@ -1,8 +1,8 @@
-//! Who is connected: the newest line of each client, and how to reach it.
+//! Which clients are connected: the newest session of each, and how to send to it.
 //!
-//! Keeps nothing of a client that is offline once the end of its session is on record; for those
-//! there is `known_clients`. Knows neither the wire nor transfers. A transfer watches its client's line and acts on what it
-//! sees there, so it does not matter whether the trigger or the client came first.
+//! Keeps nothing of an offline client once the end of its session is on record; `known_clients`
+//! serves those from the records. Does not import wire types or transfers. A transfer watches the
+//! session of its client, so a trigger may arrive before or after the client connects.
 
 mod clients;
 mod guard;
@@ -19,17 +19,18 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use crate::client::{ClientRecord, DefaultFile, Disconnect, Greeting};
-use clients::{Admission, Clients};
+pub(crate) use clients::SessionRejection;
+use clients::{Admission, ClientEntry, Clients};
 pub(crate) use guard::SessionGuard;
 pub(crate) use session::{EndReason, LastHeard, Message, SendOrder, SessionHandle};
 
-/// How long an old line has to answer before a newcomer may take its place.
+/// How long a session has to answer a probe before a newcomer may replace it.
 const PROBE_LIMIT: Duration = Duration::from_secs(2);
 
-/// Newcomers that wait for a probe at once. Each holds a session that is not admitted yet.
+/// Maximum number of probes at once. For each, a newcomer with an open stream waits.
 const MAX_PROBES: usize = 32;
 
-/// A handle on who is connected.
+/// A handle on the connected clients.
 #[derive(Clone, Debug)]
 pub(crate) struct Registry {
     inner: Arc<Mutex<Inner>>,
@@ -38,12 +39,13 @@ pub(crate) struct Registry {
 
 #[derive(Debug)]
 struct Inner {
-    state: Clients<SessionHandle>,
-    /// The places of connected clients, and those that transfers hold: they outlive the sessions.
+    clients: Clients<SessionHandle>,
+    /// One for each connected client and for each client with an unfinished transfer. A slot
+    /// outlives the sessions of its client.
     slots: HashMap<ClientId, SlotState>,
 }
 
-/// The state that all berths of one client share.
+/// The state that all [`ClientSlot`]s of one client share.
 #[derive(Debug)]
 struct SlotState {
     session: watch::Sender<Option<SessionHandle>>,
@@ -62,7 +64,8 @@ impl SlotState {
     }
 }
 
-/// A client's place: its present line, and the turn to send a file over it.
+/// What a transfer holds of its client, connected or not: the current session, and the permit to
+/// send a file over it.
 #[derive(Debug)]
 pub(crate) struct ClientSlot {
     session: watch::Receiver<Option<SessionHandle>>,
@@ -82,76 +85,50 @@ impl ClientSlot {
 impl Drop for ClientSlot {
     fn drop(&mut self) {
         let mut inner = self.registry.lock();
-        if let Some(place) = inner.slots.get_mut(&self.client) {
-            place.n_slots -= 1;
+        if let Some(slot) = inner.slots.get_mut(&self.client) {
+            slot.n_slots -= 1;
         }
-        inner.clear_place(&self.client);
+        inner.remove_unneeded_slot(&self.client);
     }
 }
 
 impl Inner {
-    /// Removes the place of a client if neither a session nor a transfer needs it.
-    fn clear_place(&mut self, client: &ClientId) {
-        if self.slots.get(client).is_some_and(|place| !place.is_needed()) {
+    /// Removes the slot of a client, unless a session or a transfer still needs it.
+    fn remove_unneeded_slot(&mut self, client: &ClientId) {
+        if self.slots.get(client).is_some_and(|slot| !slot.is_needed()) {
             self.slots.remove(client);
         }
     }
 }
 
-/// A client as others may see it.
+/// A client as the API shows it.
 #[derive(Clone, Debug)]
 pub(crate) struct ClientView {
-    /// What is on record.
-    pub record: ClientRecord,
-    /// Whether it has a line now.
-    pub online: bool,
-    /// When it was last heard.
-    pub last_seen_at: DateTime<Utc>,
-    /// How long a message takes there and back.
-    pub round_trip: Option<Duration>,
+    pub(crate) record: ClientRecord,
+    /// Whether the client has a session now.
+    pub(crate) online: bool,
+    /// When its last message arrived.
+    pub(crate) last_seen_at: DateTime<Utc>,
+    /// Time between the last ping and its answer.
+    pub(crate) round_trip: Option<Duration>,
 }
 
 impl ClientView {
-    /// A client that is not connected.
+    /// Returns the view of a client that is not connected.
     pub(crate) fn offline(record: ClientRecord) -> Self {
         let last_seen_at = record.last_seen_at;
         Self { record, online: false, last_seen_at, round_trip: None }
     }
-}
 
-/// Why a newcomer gets no line.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum SessionRejection {
-    /// Another machine with this id is alive.
-    #[error(
-        "{client} is connected right now from another machine ({hostname}, {other}); this one dialled from {newcomer}. Give one of them another id"
-    )]
-    Duplicate {
-        /// The id of both.
-        client: ClientId,
-        /// The name of the machine that has the line.
-        hostname: String,
-        /// Where that one dials from.
-        other: std::net::SocketAddr,
-        /// Where the refused one dials from.
-        newcomer: std::net::SocketAddr,
-    },
-    /// The id differs from a known one by letter case only.
-    #[error(
-        "{client} differs from the known client {known} by letter case only: rename one of them"
-    )]
-    Confusable {
-        /// The id that was refused.
-        client: ClientId,
-        /// The id it can be confused with.
-        known: ClientId,
-    },
-    /// Too many newcomers wait for a probe already.
-    #[error("too many machines are being checked: {0} is checked later")]
-    Crowded(ClientId),
-    /// A newer line of the same client was accepted meanwhile.
-    #[error("a newer line of {0} was accepted meanwhile")]
-    Outrun(ClientId),
+    fn of(entry: &ClientEntry<SessionHandle>) -> Self {
+        let heard = entry.session.as_ref().map(|session| *session.handle.heard.borrow());
+        Self {
+            record: entry.record.clone(),
+            online: heard.is_some(),
+            last_seen_at: heard.map_or(entry.record.last_seen_at, |heard| heard.at),
+            round_trip: heard.and_then(|heard| heard.round_trip),
+        }
+    }
 }
 
 impl Default for Registry {
@@ -163,29 +140,29 @@ impl Default for Registry {
 impl Registry {
     /// Starts with no client connected.
     pub(crate) fn new() -> Self {
-        let inner = Inner { state: Clients::new(), slots: HashMap::new() };
+        let inner = Inner { clients: Clients::new(), slots: HashMap::new() };
         let probes = Arc::new(Semaphore::new(MAX_PROBES));
         Self { inner: Arc::new(Mutex::new(inner)), probes }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // Every change below is complete before anything in it can panic.
+        // Every change below is complete before it can panic.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Judges a newcomer, probing the line it would replace if that is another machine's.
+    /// Decides whether a newcomer may open a session. Probes the session that it would replace, if
+    /// that session belongs to another machine.
     ///
     /// # Errors
-    /// Another machine with this id is alive.
+    /// Another machine with this id answers the probe, or too many probes run.
     pub(crate) async fn admit(&self, greeting: &Greeting) -> Result<(), SessionRejection> {
         let client = greeting.client.clone();
-        let (judgement, session) = {
+        let (admission, session) = {
             let inner = self.lock();
-            let known = inner.state.get(&client);
-            let session = known.and_then(|known| known.line.as_ref()).map(|l| l.live.clone());
-            (inner.state.judge(greeting), session)
+            let session = inner.clients.get(&client).and_then(|entry| entry.session.as_ref());
+            (inner.clients.judge(greeting), session.map(|session| session.handle.clone()))
         };
-        match (judgement, session) {
+        match (admission, session) {
             (Admission::Probe { other, hostname }, Some(session)) => {
                 let Ok(_probe) = self.probes.try_acquire() else {
                     return Err(SessionRejection::Crowded(client));
@@ -196,15 +173,15 @@ impl Registry {
                 let newcomer = greeting.remote_addr;
                 Err(SessionRejection::Duplicate { client, hostname, other, newcomer })
             }
-            (Admission::Probe { .. } | Admission::Welcome, _) => Ok(()),
+            (Admission::Probe { .. } | Admission::Accept, _) => Ok(()),
         }
     }
 
-    /// Makes `session` the line of its client, until the seat is dropped. The line it replaces is
-    /// told so and ends. `last_disconnect` is what the records say of the line before.
+    /// Makes `session` the session of its client until the guard is dropped. Ends the session that
+    /// it replaces. `last_disconnect` is the end of the previous session according to the records.
     ///
     /// # Errors
-    /// A newer one is already there.
+    /// A newer session is already open.
     pub(crate) fn enter(
         &self,
         greeting: Greeting,
@@ -215,11 +192,11 @@ impl Registry {
         let client = greeting.client.clone();
         let mut inner = self.lock();
         let replaced = inner
-            .state
+            .clients
             .enter(greeting, session.epoch, session.clone(), last_disconnect, now)
-            .map_err(|_| SessionRejection::Outrun(client.clone()))?;
-        let place = inner.slots.entry(client.clone()).or_insert_with(SlotState::new);
-        place.session.send_replace(Some(session.clone()));
+            .map_err(|_| SessionRejection::Superseded(client.clone()))?;
+        let slot = inner.slots.entry(client.clone()).or_insert_with(SlotState::new);
+        slot.session.send_replace(Some(session.clone()));
         drop(inner);
         if let Some(old) = replaced {
             old.end(EndReason::Replaced);
@@ -235,45 +212,46 @@ impl Registry {
         disconnect: &Disconnect,
     ) -> Option<ClientRecord> {
         let mut inner = self.lock();
-        let left = inner.state.leave(client, epoch, last_seen_at, disconnect);
+        let left = inner.clients.leave(client, epoch, last_seen_at, disconnect);
         if left.is_some() {
-            if let Some(place) = inner.slots.get(client) {
-                place.session.send_replace(None);
+            if let Some(slot) = inner.slots.get(client) {
+                slot.session.send_replace(None);
             }
-            inner.clear_place(client);
+            inner.remove_unneeded_slot(client);
         }
         left
     }
 
-    /// Drops what is kept of a client that has left: it is on record now.
+    /// Forgets a disconnected client whose end of session is on record now.
     pub(crate) fn left_on_record(&self, left: &ClientRecord) {
-        self.lock().state.forget(&left.id, left.epoch);
+        self.lock().clients.forget(&left.id, left.epoch);
     }
 
-    /// Notes what a trigger without a path would send now: the client has just looked.
+    /// Notes the default file that the client has just found.
     pub(crate) fn note_default_file(&self, client: &ClientId, found: DefaultFile) {
-        self.lock().state.note_default_file(client, found);
+        self.lock().clients.note_default_file(client, found);
     }
 
-    /// The place of a client, made if nobody has needed it yet.
+    /// Returns the slot of a client. Creates it if the client has none.
     pub(crate) fn slot(&self, client: &ClientId) -> ClientSlot {
         let mut inner = self.lock();
-        let place = inner.slots.entry(client.clone()).or_insert_with(SlotState::new);
-        place.n_slots += 1;
+        let slot = inner.slots.entry(client.clone()).or_insert_with(SlotState::new);
+        slot.n_slots += 1;
         ClientSlot {
-            session: place.session.subscribe(),
-            send_permit: Arc::clone(&place.send_permit),
+            session: slot.session.subscribe(),
+            send_permit: Arc::clone(&slot.send_permit),
             client: client.clone(),
             registry: self.clone(),
         }
     }
 
-    /// Returns a client that is connected, or was until a moment ago.
+    /// Returns a client that is connected, or whose end of session is not on record yet.
     pub(crate) fn client(&self, id: &ClientId) -> Option<ClientView> {
-        self.lock().state.get(id).map(view)
+        self.lock().clients.get(id).map(ClientView::of)
     }
 
-    /// Up to `limit` clients of this kind whose ids come after this one, sorted by id.
+    /// Returns up to `limit` clients that match, sorted by id, starting after `id`. `is_wanted` gets
+    /// the record and whether the client is online.
     pub(crate) fn clients_after(
         &self,
         id: Option<&ClientId>,
@@ -281,36 +259,29 @@ impl Registry {
         limit: usize,
     ) -> Vec<ClientView> {
         let inner = self.lock();
-        let is_wanted = |known: &&clients::ClientEntry<SessionHandle>| {
-            is_wanted(&known.record, known.line.is_some())
-        };
-        inner.state.after(id).filter(is_wanted).take(limit).map(view).collect()
+        let matching = inner.clients.after(id).filter(|entry| matches(entry, &is_wanted));
+        matching.take(limit).map(ClientView::of).collect()
     }
 
-    /// When each client of this kind was last heard.
+    /// Returns the time of the last message of each client that matches.
     pub(crate) fn last_seen(
         &self,
         is_wanted: impl Fn(&ClientRecord, bool) -> bool,
     ) -> Vec<(ClientId, DateTime<Utc>)> {
         let inner = self.lock();
-        let is_wanted = |known: &&clients::ClientEntry<SessionHandle>| {
-            is_wanted(&known.record, known.line.is_some())
-        };
-        let seen = |known: &clients::ClientEntry<SessionHandle>| {
-            (known.record.id.clone(), last_heard(known))
-        };
-        inner.state.after(None).filter(is_wanted).map(seen).collect()
+        let matching = inner.clients.after(None).filter(|entry| matches(entry, &is_wanted));
+        matching.map(|entry| (entry.record.id.clone(), last_heard(entry))).collect()
     }
 
-    /// Those of these clients that are connected, or were until a moment ago.
-    pub(crate) fn held<'a>(&self, ids: impl Iterator<Item = &'a ClientId>) -> HashSet<ClientId> {
+    /// Returns which of these clients the registry has.
+    pub(crate) fn present<'a>(&self, ids: impl Iterator<Item = &'a ClientId>) -> HashSet<ClientId> {
         let inner = self.lock();
-        ids.filter(|id| inner.state.get(id).is_some()).cloned().collect()
+        ids.filter(|id| inner.clients.get(id).is_some()).cloned().collect()
     }
 
-    /// How many clients are connected.
+    /// Returns the number of connected clients.
     pub(crate) fn n_online(&self) -> usize {
-        self.lock().state.n_online()
+        self.lock().clients.n_online()
     }
 
     #[cfg(test)]
@@ -318,38 +289,36 @@ impl Registry {
         self.lock().slots.contains_key(client)
     }
 
-    /// Every live line: to drain and to end them.
+    /// Returns the handles of all open sessions.
     pub(crate) fn sessions(&self) -> Vec<SessionHandle> {
         let inner = self.lock();
-        let lines = inner.state.after(None).filter_map(|known| known.line.as_ref());
-        lines.map(|line| line.live.clone()).collect()
+        let sessions = inner.clients.after(None).filter_map(|entry| entry.session.as_ref());
+        sessions.map(|session| session.handle.clone()).collect()
     }
 }
 
-fn last_heard(known: &clients::ClientEntry<SessionHandle>) -> DateTime<Utc> {
-    let heard = known.line.as_ref().map(|line| line.live.heard.borrow().at);
-    heard.unwrap_or(known.record.last_seen_at)
+fn matches(
+    entry: &ClientEntry<SessionHandle>,
+    is_wanted: impl Fn(&ClientRecord, bool) -> bool,
+) -> bool {
+    is_wanted(&entry.record, entry.session.is_some())
 }
 
-fn view(known: &clients::ClientEntry<SessionHandle>) -> ClientView {
-    let heard = known.line.as_ref().map(|line| *line.live.heard.borrow());
-    ClientView {
-        record: known.record.clone(),
-        online: heard.is_some(),
-        last_seen_at: heard.map_or(known.record.last_seen_at, |heard| heard.at),
-        round_trip: heard.and_then(|heard| heard.round_trip),
-    }
+fn last_heard(entry: &ClientEntry<SessionHandle>) -> DateTime<Utc> {
+    let heard = entry.session.as_ref().map(|session| session.handle.heard.borrow().at);
+    heard.unwrap_or(entry.record.last_seen_at)
 }
 
-/// "Last seen 5 min ago: the connection broke."
+/// Returns a sentence such as "Last seen 5 min ago: the connection broke."
 pub(crate) fn last_seen(client: &ClientView, now: DateTime<Utc>) -> String {
-    let ago = (now - client.last_seen_at).to_std().unwrap_or_default();
-    let why = client.record.last_disconnect.as_ref().map(|last| last.reason.in_words());
-    let why = why.unwrap_or("nobody knows why");
-    format!("Last seen {} ago: {why}.", human::span(ago))
+    let ago = human::span((now - client.last_seen_at).to_std().unwrap_or_default());
+    match &client.record.last_disconnect {
+        Some(last) => format!("Last seen {ago} ago: {}.", last.reason.as_text()),
+        None => format!("Last seen {ago} ago (reason unknown)."),
+    }
 }
 
-/// Does the other end of this line still answer?
+/// Returns whether the agent of this session answers a ping.
 async fn is_alive(session: &SessionHandle) -> bool {
     let mut heard = session.heard.clone();
     heard.mark_unchanged();

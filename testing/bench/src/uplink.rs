@@ -233,7 +233,7 @@ fn pongs(product: &Product) -> anyhow::Result<Vec<f64>> {
 
 fn pong(line: &str) -> Option<f64> {
     let event: Value = serde_json::from_str(line).ok()?;
-    let is_pong = event["event"] == "client.pong";
+    let is_pong = event["event"] == "client.pong_received";
     Some(event["round_trip_us"].as_f64().filter(|_| is_pong)? / 1e3)
 }
 
@@ -287,9 +287,9 @@ mod tests {
 
     #[test]
     fn only_pongs_are_round_trips() {
-        let line = r#"{"level":"TRACE","event":"client.pong","round_trip_us":100250}"#;
+        let line = r#"{"level":"TRACE","event":"client.pong_received","round_trip_us":100250}"#;
         assert_eq!(pong(line), Some(100.25));
-        assert_eq!(pong(r#"{"event":"client.pong","round_trip_us":null}"#), None);
+        assert_eq!(pong(r#"{"event":"client.pong_received","round_trip_us":null}"#), None);
         assert_eq!(pong(r#"{"event":"client.connected","round_trip_us":7}"#), None);
         assert_eq!(pong("no JSON"), None);
     }

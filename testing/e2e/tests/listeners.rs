@@ -88,7 +88,7 @@ async fn a_newcomer_is_read_while_it_is_judged() -> anyhow::Result<()> {
     let Some(ToAgent::End(end)) = answer else { anyhow::bail!("admitted: {answer:?}") };
     assert_eq!(end.error.unwrap_or_default().code(), ErrorCode::Protocol);
     let said = bed.server()?.says("session.rejected").await?;
-    assert!(said.contains("a message came before the welcome"), "{said}");
+    assert!(said.contains("a message arrived before the welcome"), "{said}");
     Ok(())
 }
 

@@ -1,9 +1,10 @@
 //! Reads an upload from the frames of its request, below tonic.
 //!
-//! tonic gathers a message in a buffer of its own before it decodes it. For chunks that is one copy
-//! and one allocation of 64 KiB each, a tenth of what the server spends on a transfer. Here a chunk
-//! is handed on as the pieces of it that arrived, and everything that is no chunk in its plain form
-//! is gathered and left to prost. `any_cut_of_any_messages_reads_as_prost_does` holds both equal.
+//! tonic copies each message into a buffer before it decodes the message. For chunks that is a copy
+//! and an allocation of 64 KiB each, a tenth of the server's work for a transfer. Here the bytes of a
+//! chunk are passed on as they arrive. Any other message, and a chunk in an unusual encoding, is
+//! collected and decoded by prost. The test `any_split_of_any_messages_reads_as_prost_does` checks
+//! that the result is equal.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -23,46 +24,42 @@ use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::Service;
 
-/// What arrived of an upload.
+/// The next part of an upload.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum UploadFrame {
-    /// A whole message, which may be a chunk.
+pub(crate) enum UploadFrame {
+    /// A complete message, which may be a chunk.
     Message(UploadRequest),
-    /// Bytes of a chunk; the rest of the chunk follows in order.
-    Bytes {
-        /// Where they belong in the file.
-        offset: u64,
-        /// Some of them, at least one.
-        bytes: Bytes,
-    },
+    /// One or more bytes of a chunk, at this offset in the file. The rest of the chunk follows.
+    Bytes { offset: u64, bytes: Bytes },
 }
 
-/// A message is not longer than this: a chunk and room for what may be added to it.
+/// Maximum length of a message: a chunk, and 16 KiB for fields of later versions.
 const MAX_MESSAGE_LEN: usize = CHUNK_LEN + 16 * 1024;
 
-/// Of every message: a flag, and its length in four bytes (gRPC over HTTP/2, "Length-Prefixed-Message").
+/// Length of the prefix of a message: a flag, and the length of the message in four bytes (gRPC over
+/// HTTP/2, "Length-Prefixed-Message").
 const PREFIX_LEN: usize = 5;
 
-/// The most that stands before the bytes of a chunk: three tags, two lengths, an offset.
+/// Maximum number of bytes before the data of a chunk: three tags, two lengths, an offset.
 const MAX_HEAD_LEN: usize = 3 + 2 * 5 + 10;
 
-/// Turns the bytes of a request's body into what they mean. Does no I/O.
+/// Parses the body of a request. Does no I/O.
 #[derive(Debug, Default)]
 struct Parser {
-    /// Bytes that have come and are not understood yet: as many frames as they came in.
+    /// Received and not yet parsed.
     frames: VecDeque<Bytes>,
     len: usize,
-    reading: ParserState,
+    state: ParserState,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum ParserState {
-    /// The prefix of a message comes next.
+    /// The prefix of a message is next.
     #[default]
     Prefix,
-    /// A message of this length.
+    /// A message of this length is next.
     Message(usize),
-    /// What is left of a chunk: where it belongs, and how long it is.
+    /// `left` bytes of a chunk are next, for this offset.
     Chunk { offset: u64, left: usize },
 }
 
@@ -74,15 +71,15 @@ impl Parser {
         }
     }
 
-    /// The next thing that has arrived whole, or none before more frames come.
+    /// Returns the next part that has arrived, or none if more frames are needed.
     fn next(&mut self) -> Result<Option<UploadFrame>, Status> {
         loop {
-            match self.reading {
+            match self.state {
                 ParserState::Prefix => {
                     if self.len < PREFIX_LEN {
                         return Ok(None);
                     }
-                    self.reading = ParserState::Message(message_len(self.take(PREFIX_LEN))?);
+                    self.state = ParserState::Message(message_len(self.take(PREFIX_LEN))?);
                 }
                 ParserState::Message(len) => {
                     if self.len < len.min(MAX_HEAD_LEN) {
@@ -90,9 +87,9 @@ impl Parser {
                     }
                     if let Some((offset, left)) = self.chunk_head(len) {
                         check_chunk(left)?;
-                        self.reading = ParserState::Chunk { offset, left };
+                        self.state = ParserState::Chunk { offset, left };
                     } else if len <= self.len {
-                        self.reading = ParserState::Prefix;
+                        self.state = ParserState::Prefix;
                         let message = UploadRequest::decode(self.take(len));
                         let malformed = |error| Status::invalid_argument(format!("{error}"));
                         let message = message.map_err(malformed)?;
@@ -104,7 +101,7 @@ impl Parser {
                         return Ok(None);
                     }
                 }
-                ParserState::Chunk { left: 0, .. } => self.reading = ParserState::Prefix,
+                ParserState::Chunk { left: 0, .. } => self.state = ParserState::Prefix,
                 ParserState::Chunk { offset, left } => {
                     let Some(frame) = self.frames.front_mut() else { return Ok(None) };
                     let bytes = frame.split_to(frame.len().min(left));
@@ -113,25 +110,25 @@ impl Parser {
                     }
                     self.len -= bytes.len();
                     let end = offset.saturating_add(bytes.len() as u64);
-                    self.reading = ParserState::Chunk { offset: end, left: left - bytes.len() };
+                    self.state = ParserState::Chunk { offset: end, left: left - bytes.len() };
                     return Ok(Some(UploadFrame::Bytes { offset, bytes }));
                 }
             }
         }
     }
 
-    /// Takes what stands before the bytes of a chunk, if the message of `len` bytes is one in the
-    /// form that encoders give it: fields in order, and nothing after the bytes.
+    /// Takes the bytes before the data of a chunk, if the next message, of `len` bytes, is a chunk in
+    /// the usual encoding: fields in order, and nothing after the data.
     fn chunk_head(&mut self, len: usize) -> Option<(u64, usize)> {
-        let head = self.frames.front()?;
-        let head = &head[..head.len().min(len)];
-        let (offset, head_len) = chunk_head(head, len)?;
+        let frame = self.frames.front()?;
+        let start = &frame[..frame.len().min(len)];
+        let (offset, head_len) = chunk_head(start, len)?;
         let left = len - head_len;
         self.take(head_len);
         Some((offset, left))
     }
 
-    /// Takes `len` bytes, which have come.
+    /// Takes `len` bytes, which must have arrived.
     fn take(&mut self, len: usize) -> Bytes {
         self.len -= len;
         match self.frames.front_mut() {
@@ -141,15 +138,15 @@ impl Parser {
             }
             _ => {}
         }
-        let mut gathered = BytesMut::with_capacity(len);
-        while gathered.len() < len {
+        let mut bytes = BytesMut::with_capacity(len);
+        while bytes.len() < len {
             let Some(frame) = self.frames.front_mut() else { break };
-            gathered.extend_from_slice(&frame.split_to(frame.len().min(len - gathered.len())));
+            bytes.extend_from_slice(&frame.split_to(frame.len().min(len - bytes.len())));
             if frame.is_empty() {
                 self.frames.pop_front();
             }
         }
-        gathered.freeze()
+        bytes.freeze()
     }
 }
 
@@ -157,12 +154,12 @@ fn check_chunk(len: usize) -> Result<(), Status> {
     if len <= CHUNK_LEN {
         return Ok(());
     }
-    Err(Status::out_of_range(format!("a chunk has {len} bytes; the longest has {CHUNK_LEN}")))
+    Err(Status::out_of_range(format!("a chunk has {len} bytes; the maximum is {CHUNK_LEN}")))
 }
 
 fn message_len(mut prefix: Bytes) -> Result<usize, Status> {
     if prefix.get_u8() != 0 {
-        return Err(Status::unimplemented("uploads are not compressed"));
+        return Err(Status::unimplemented("compressed uploads are not supported"));
     }
     match usize::try_from(prefix.get_u32()) {
         Ok(len) if len <= MAX_MESSAGE_LEN => Ok(len),
@@ -176,8 +173,8 @@ const CHUNK_TAG: u8 = 2 << 3 | 2;
 const OFFSET_TAG: u8 = 1 << 3;
 const DATA_TAG: u8 = 2 << 3 | 2;
 
-/// The offset of a chunk and the length of what stands before its bytes, in a message of `len`
-/// bytes that starts with `head`. None if it is anything else, or has no bytes.
+/// Returns the offset of a chunk and the number of bytes before its data, for a message of `len` bytes
+/// that starts with `head`. None for any other message, and for a chunk without data.
 fn chunk_head(head: &[u8], len: usize) -> Option<(u64, usize)> {
     let mut rest = head.strip_prefix(&[CHUNK_TAG])?;
     let chunk_len = varint(&mut rest)?;
@@ -195,7 +192,7 @@ fn chunk_head(head: &[u8], len: usize) -> Option<(u64, usize)> {
     (data_len != 0 && data_len == (len - head_len) as u64).then_some((offset, head_len))
 }
 
-/// Takes a number of at most ten bytes, seven bits in each, the lowest first.
+/// Takes a varint: at most ten bytes, each with seven bits of the number, the lowest first.
 fn varint(rest: &mut &[u8]) -> Option<u64> {
     let len = rest.iter().take(10).position(|byte| byte & 0x80 == 0)? + 1;
     let (mut number, after) = rest.split_at_checked(len)?;
@@ -203,20 +200,20 @@ fn varint(rest: &mut &[u8]) -> Option<u64> {
     prost::encoding::decode_varint(&mut number).ok()
 }
 
-/// Reads `body` to its end, or to the first thing that is wrong with it.
-pub(super) fn arrivals(
+/// Reads `body` to its end, or to its first error.
+pub(crate) fn upload_frames(
     body: Body,
 ) -> impl Stream<Item = Result<UploadFrame, Status>> + Send + 'static {
     stream::unfold(Some((body, Parser::default())), |open| async {
         let (mut body, mut parser) = open?;
         loop {
             match parser.next() {
-                Ok(Some(arrived)) => return Some((Ok(arrived), Some((body, parser)))),
+                Ok(Some(frame)) => return Some((Ok(frame), Some((body, parser)))),
                 Err(status) => return Some((Err(status), None)),
                 Ok(None) => {}
             }
             match body.frame().await? {
-                // What is no data is the trailers of a client that has some.
+                // A frame without data holds HTTP trailers, which an upload does not use.
                 Ok(frame) => parser.push(frame.into_data().unwrap_or_default()),
                 Err(status) => return Some((Err(status), None)),
             }
@@ -224,21 +221,21 @@ pub(super) fn arrivals(
     })
 }
 
-/// The body of a request, for the handler of the rpc to take.
+/// The body of a request, which the handler of the rpc takes.
 #[derive(Clone, Debug)]
-pub(super) struct RawBody(Arc<Mutex<Option<Body>>>);
+pub(crate) struct RawBody(Arc<Mutex<Option<Body>>>);
 
 impl RawBody {
-    /// The body; nothing if it was taken before.
-    pub(super) fn take(&self) -> Option<Body> {
+    /// Takes the body. None if it was taken before.
+    pub(crate) fn take(&self) -> Option<Body> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
-/// A service generated by tonic whose handlers find the body of a request as a [`RawBody`] among
-/// its extensions, and an empty stream in its place.
+/// A service generated by tonic, whose handlers get an empty stream, and the body of the request as a
+/// [`RawBody`] in its extensions.
 #[derive(Clone, Debug)]
-pub(super) struct Raw<S>(pub(super) S);
+pub(crate) struct Raw<S>(pub(crate) S);
 
 impl<S: NamedService> NamedService for Raw<S> {
     const NAME: &'static str = S::NAME;

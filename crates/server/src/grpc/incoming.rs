@@ -1,7 +1,7 @@
-//! Connections of agents: drops those that never speak, and those on which nothing runs.
+//! Accepts the connections of agents, and closes those that send no preface or carry no stream.
 //!
-//! It replaces tonic's own, which spins when file descriptors run out and lets a connection that
-//! never sends its HTTP/2 preface block the end of the server (hyperium/hyper#4170).
+//! Replaces tonic's own accept loop, which uses a whole core when file descriptors run out, and in
+//! which a connection without an HTTP/2 preface blocks the shutdown (hyperium/hyper#4170).
 
 use std::io;
 use std::net::SocketAddr;
@@ -22,16 +22,16 @@ use crate::connection_limit::{ConnectionLimit, ConnectionPermit};
 use crate::listener;
 use crate::read_budget::ReadBudget;
 
-/// What a client of HTTP/2 sends first (RFC 9113, section 3.4): 24 bytes.
+/// Length of the HTTP/2 connection preface in bytes (RFC 9113, section 3.4).
 const PREFACE_LEN: usize = 24;
 
-/// A connection on which nothing has run for this long is closed. An agent closes its connection for
-/// uploads itself after 60 s.
+/// A connection without a stream for this long is closed. An agent closes its own connection for
+/// uploads after 60 s.
 const IDLE_LIMIT: Duration = Duration::from_secs(75);
 
-/// The connections of `listener` until its shutdown are closed. The stream itself goes on until they
-/// finish: tonic takes its end as the word to end all connections.
-pub(super) fn incoming(
+/// Returns the connections of `listener` until it must stop accepting. The stream ends only at
+/// `finish`, because tonic then ends all connections.
+pub(crate) fn incoming(
     listener: TcpListener,
     limit: ConnectionLimit,
     shutdown: GrpcShutdown,
@@ -56,75 +56,75 @@ pub(super) fn incoming(
     })
 }
 
-/// How long a connection is not read after its data was not consumed.
+/// How long a connection is not read while its data is not consumed.
 const UNTAKEN_PAUSE: Duration = Duration::from_millis(50);
 
-/// A connection that must speak in time, and can be cut.
-pub(super) struct GrpcConnection {
+/// A connection that must send a preface and requests in time, and that the server can abort.
+pub(crate) struct GrpcConnection {
     stream: TcpStream,
     /// Bytes of the preface read so far.
     preface_len: usize,
-    /// When to check for progress: first of the preface, then of streams.
+    /// When to check for progress: first for the preface, then for streams.
     check_at: Pin<Box<Sleep>>,
-    /// That of all connections: their time is over.
-    all_cut: CancellationToken,
-    until_cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Aborts all connections at the end of the shutdown.
+    abort_all: CancellationToken,
+    aborted: Pin<Box<WaitForCancellationFutureOwned>>,
     read_budget: ReadBudget,
     /// Runs while received data is not consumed.
     pause: Option<Pin<Box<Sleep>>>,
     permit: ConnectionPermit,
 }
 
-/// What the handlers of a connection's requests know of it.
+/// What the handlers of requests know of their connection.
 #[derive(Clone, Debug)]
-pub(super) struct ConnectionInfo {
-    /// Where the agent dials from.
-    pub(super) remote_addr: Option<SocketAddr>,
-    /// Stops reading from the connection.
-    pub(super) read_budget: ReadBudget,
+pub(crate) struct ConnectionInfo {
+    /// The address from which the agent dials.
+    pub(crate) remote_addr: Option<SocketAddr>,
+    /// Limits how far the connection is read ahead.
+    pub(crate) read_budget: ReadBudget,
     /// Counts the streams of the connection.
-    pub(super) permit: ConnectionPermit,
+    pub(crate) permit: ConnectionPermit,
 }
 
 impl ConnectionInfo {
-    /// Resets the connection. Where nothing comes back from the other end, a polite end would wait
-    /// behind what TCP sends again and again, and never be heard; a reset needs no answer.
-    pub(super) fn reset(&self) {
+    /// Resets the connection. If the agent's packets are lost, a normal close waits behind the data
+    /// that TCP retransmits, and may never arrive; a reset needs no answer.
+    pub(crate) fn reset(&self) {
         self.permit.closed().cancel();
     }
 }
 
 impl GrpcConnection {
-    fn new(stream: TcpStream, all_cut: CancellationToken, permit: ConnectionPermit) -> Self {
-        let until_cut = Box::pin(permit.closed().clone().cancelled_owned());
+    fn new(stream: TcpStream, abort_all: CancellationToken, permit: ConnectionPermit) -> Self {
+        let aborted = Box::pin(permit.closed().clone().cancelled_owned());
         Self {
             stream,
             preface_len: 0,
             check_at: Box::pin(sleep(GREETING_LIMIT)),
-            all_cut,
-            until_cut,
+            abort_all,
+            aborted,
             read_budget: ReadBudget::default(),
             pause: None,
             permit,
         }
     }
 
-    /// Closes the connection if its preface is late, or if no stream has run for too long.
+    /// Closes the connection if its preface is late, or if it has carried no stream for too long.
     fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         let too_late = |what| Err(io::Error::new(io::ErrorKind::TimedOut, what));
         while self.check_at.as_mut().poll(context).is_ready() {
             if self.preface_len < PREFACE_LEN {
-                return too_late("no HTTP/2 preface came");
+                return too_late("no HTTP/2 preface arrived");
             }
             let now = Instant::now();
             let next = match self.permit.idle() {
                 None => now + IDLE_LIMIT,
-                // The first request comes right behind the preface.
-                Some(idle) if !idle.was_used => return too_late("no request came"),
+                // The first request follows the preface.
+                Some(idle) if !idle.was_used => return too_late("no request arrived"),
                 Some(idle) => idle.since + IDLE_LIMIT,
             };
             if next <= now {
-                return too_late("nothing runs on the connection");
+                return too_late("the connection is idle");
             }
             self.check_at.as_mut().reset(next);
         }
@@ -138,9 +138,9 @@ impl AsyncRead for GrpcConnection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.until_cut.as_mut().poll(context).is_ready() {
-            if !self.all_cut.is_cancelled() {
-                // Closing it resets it.
+        if self.aborted.as_mut().poll(context).is_ready() {
+            if !self.abort_all.is_cancelled() {
+                // Makes the close send a reset.
                 SockRef::from(&self.stream).set_linger(Some(Duration::ZERO))?;
             }
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
@@ -150,7 +150,7 @@ impl AsyncRead for GrpcConnection {
             if self.read_budget.has_upload() {
                 return Poll::Pending;
             }
-            // Unconsumed data may be the rest of a stream that has ended: HTTP/2 drops it.
+            // Unconsumed data may belong to a stream that has ended: HTTP/2 drops it.
             let pause = self.pause.get_or_insert_with(|| Box::pin(sleep(UNTAKEN_PAUSE)));
             ready!(pause.as_mut().poll(context));
             self.pause = None;
@@ -217,7 +217,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_is_not_wanted_stays_in_the_socket() -> io::Result<()> {
+    async fn data_beyond_the_budget_stays_in_the_socket() -> io::Result<()> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let mut agent = TcpStream::connect(listener.local_addr()?).await?;
         let (stream, _) = listener.accept().await?;

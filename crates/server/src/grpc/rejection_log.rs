@@ -15,19 +15,21 @@ use uuid::Uuid;
 /// Maximum number of rejections logged in one second. The rest are counted.
 const MAX_PER_SECOND: u32 = 20;
 
-/// A machine that uses the id of another one is logged this often: it retries until a person acts.
+/// Minimum time between two log lines for a machine that uses the id of another one. It retries until
+/// a person acts.
 const ALARM_INTERVAL: Duration = Duration::from_mins(10);
 
-/// Machines whose last alarm is remembered. With more of them at once, the bound per second holds.
+/// Maximum number of machines whose last alarm is remembered. For more machines at once, only the
+/// limit per second applies.
 const MAX_ALARMS: usize = 1024;
 
-/// The log of rejections.
+/// Logs rejections. Clones share one sample.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RejectionLog(Arc<Mutex<RejectionSample>>);
 
 #[derive(Debug, Default)]
 struct RejectionSample {
-    /// By the start of the agent that was rejected.
+    /// When each rejected agent instance was last logged as a duplicate.
     alarms: HashMap<Uuid, Instant>,
     since: Option<Instant>,
     n_logged: u32,
@@ -35,9 +37,8 @@ struct RejectionSample {
 }
 
 impl RejectionLog {
-    /// Logs a session that was not admitted. `client` is the id that it named, as text.
-    /// `instance` tells the starts of agents apart.
-    pub(super) fn session(
+    /// Logs a session that was not admitted. `client` and `instance` are as the agent sent them.
+    pub(crate) fn session(
         &self,
         client: &str,
         instance: &[u8],
@@ -48,8 +49,8 @@ impl RejectionLog {
         let alarm = is_duplicate.then(|| Uuid::from_slice(instance).unwrap_or_default());
         let Some(omitted) = self.admit(alarm) else { return };
         let code = rejected.code().as_str_name();
-        let (client, reason) =
-            (human::printable(client, 80), human::printable(&rejected.message, 512));
+        let client = human::printable(client, 80);
+        let reason = human::printable(&rejected.message, 512);
         if is_duplicate {
             error!(
                 event = "client.duplicate_id", client, %remote_addr, reason, omitted,
@@ -64,7 +65,7 @@ impl RejectionLog {
     }
 
     /// Logs an rpc that broke the protocol before it named a client.
-    pub(super) fn rpc(&self, remote_addr: Option<SocketAddr>, status: &tonic::Status) {
+    pub(crate) fn rpc(&self, remote_addr: Option<SocketAddr>, status: &tonic::Status) {
         let Some(omitted) = self.admit(None) else { return };
         let remote_addr = remote_addr.map(|addr| addr.to_string());
         let reason = human::printable(status.message(), 512);
@@ -72,7 +73,7 @@ impl RejectionLog {
     }
 
     /// Logs an upload that answers no order.
-    pub(super) fn upload(&self, id: TransferId, remote_addr: Option<SocketAddr>, reason: &str) {
+    pub(crate) fn upload(&self, id: TransferId, remote_addr: Option<SocketAddr>, reason: &str) {
         let Some(omitted) = self.admit(None) else { return };
         let remote_addr = remote_addr.map(|addr| addr.to_string());
         let reason = human::printable(reason, 512);
@@ -89,8 +90,8 @@ impl RejectionLog {
 }
 
 impl RejectionSample {
-    /// Returns how many rejections were not logged since the last one that was; none if this one is
-    /// not logged either.
+    /// Returns how many rejections were omitted since the last logged one. None if this one must be
+    /// omitted too.
     fn admit(&mut self, alarm: Option<Uuid>, now: Instant) -> Option<u64> {
         if self.since.is_none_or(|since| Duration::from_secs(1) <= now - since) {
             self.since = Some(now);
@@ -122,7 +123,8 @@ mod tests {
 
     #[test]
     fn a_flood_is_sampled_and_counted() {
-        let (mut sample, start) = (RejectionSample::default(), Instant::now());
+        let mut sample = RejectionSample::default();
+        let start = Instant::now();
         let n_logged = (0..1000).filter(|_| sample.admit(None, start).is_some()).count();
         assert_eq!(n_logged, 20);
         assert_eq!(sample.admit(None, start + Duration::from_secs(1)), Some(980));
@@ -130,8 +132,10 @@ mod tests {
 
     #[test]
     fn a_machine_that_uses_the_id_of_another_is_logged_once_in_ten_minutes() {
-        let (mut sample, start) = (RejectionSample::default(), Instant::now());
-        let (first, second) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let mut sample = RejectionSample::default();
+        let start = Instant::now();
+        let first = Uuid::from_u128(1);
+        let second = Uuid::from_u128(2);
         let mut logged = |instance, seconds| {
             sample.admit(Some(instance), start + Duration::from_secs(seconds)).is_some()
         };

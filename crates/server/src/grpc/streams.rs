@@ -1,4 +1,4 @@
-//! Counts the streams of each connection, so that one without any can be closed.
+//! Counts the streams of each connection, so that a connection without streams can be closed.
 
 use std::convert::Infallible;
 use std::task::{Context, Poll};
@@ -12,9 +12,9 @@ use tower::{Layer, Service};
 use super::incoming::ConnectionInfo;
 use crate::guarded_body::GuardedBody;
 
-/// Keeps a connection in use from each request's head until its response has been sent.
+/// Keeps a connection in use from the head of each request until its response has been sent.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct CountStreams;
+pub(crate) struct CountStreams;
 
 impl<S> Layer<S> for CountStreams {
     type Service = CountedStream<S>;
@@ -26,7 +26,7 @@ impl<S> Layer<S> for CountStreams {
 
 /// A service whose streams are counted.
 #[derive(Clone, Debug)]
-pub(super) struct CountedStream<S>(S);
+pub(crate) struct CountedStream<S>(S);
 
 impl<S> Service<Request<Body>> for CountedStream<S>
 where
@@ -42,10 +42,10 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let in_use = request.extensions().get::<ConnectionInfo>().map(|caller| {
+        let in_use = request.extensions().get::<ConnectionInfo>().map(|connection| {
             // The head of the request has been consumed.
-            caller.read_budget.renew();
-            caller.permit.begin()
+            connection.read_budget.renew();
+            connection.permit.begin()
         });
         let responded = self.0.call(request);
         let guarded = |body| Body::new(GuardedBody::new(body, in_use));

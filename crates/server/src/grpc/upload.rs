@@ -1,13 +1,11 @@
-//! The Upload rpc: checks the header, then hands pieces and replies to the transfer.
+//! The Upload rpc: checks the header, then connects the agent to the transfer.
 
 use std::net::SocketAddr;
-use std::str::from_utf8;
 
 use filepull_core::digest::Digest;
 use filepull_core::id::TransferId;
 use filepull_core::problem::Code;
-use filepull_core::source::Source;
-use filepull_proto::v1::upload_request::Kind as Asked;
+use filepull_proto::v1::upload_request::Kind;
 use filepull_proto::v1::upload_response::Kind as Response;
 use filepull_proto::v1::{
     Error, ErrorCode, Stored, UploadAck, UploadHeader, UploadRequest, UploadResponse,
@@ -27,41 +25,41 @@ use crate::read_budget::ReadBudget;
 use crate::receive::{BatchWriter, UploadItem};
 use crate::transfers::{Reply, Upload};
 
-/// Acks that the agent has not read; the last word always finds room, or the agent is gone.
+/// Maximum number of queued replies. A reply that finds the queue full is dropped: the agent has read
+/// nothing for at least 16 acks.
 const REPLIES_LEN: usize = 16;
 
-pub(super) async fn open(
+pub(crate) async fn open(
     gateway: &Gateway,
     request: Request<Streaming<UploadRequest>>,
 ) -> Result<BoxStream<'static, Result<UploadResponse, Status>>, Status> {
-    let caller = request.extensions().get::<ConnectionInfo>().cloned();
-    let remote_addr = caller.as_ref().and_then(|caller| caller.remote_addr);
-    let opened = admit(gateway, request, caller, remote_addr).await;
+    let connection = request.extensions().get::<ConnectionInfo>().cloned();
+    let remote_addr = connection.as_ref().and_then(|connection| connection.remote_addr);
+    let opened = admit(gateway, request, connection, remote_addr).await;
     opened.inspect_err(|status| gateway.rejections.rpc(remote_addr, status))
 }
 
 async fn admit(
     gateway: &Gateway,
     request: Request<Streaming<UploadRequest>>,
-    caller: Option<ConnectionInfo>,
+    connection: Option<ConnectionInfo>,
     remote_addr: Option<SocketAddr>,
 ) -> Result<BoxStream<'static, Result<UploadResponse, Status>>, Status> {
-    let read_budget = caller.map(|caller| caller.read_budget).unwrap_or_default();
-    let body = request.extensions().get::<RawBody>().and_then(RawBody::take);
-    let body = body.ok_or_else(|| Status::internal("a request without its body"))?;
-    let mut arrivals = Box::pin(frames::arrivals(body));
-    let first = timeout(GREETING_LIMIT, arrivals.next()).await;
-    let first = first.map_err(|_| Status::deadline_exceeded("no header came"))?.transpose()?;
-    let Some(UploadFrame::Message(UploadRequest { kind: Some(Asked::Header(header)) })) = first
+    let read_budget = connection.map(|connection| connection.read_budget).unwrap_or_default();
+    let raw_body = request.extensions().get::<RawBody>().and_then(RawBody::take);
+    let body = raw_body.ok_or_else(|| Status::internal("a request without its body"))?;
+    let mut frames = Box::pin(frames::upload_frames(body));
+    let received = timeout(GREETING_LIMIT, frames.next()).await;
+    let first =
+        received.map_err(|_| Status::deadline_exceeded("no header arrived"))?.transpose()?;
+    let Some(UploadFrame::Message(UploadRequest { kind: Some(Kind::Header(header)) })) = first
     else {
         return Err(Status::invalid_argument("an upload begins with its header"));
     };
-    let id = from_utf8(header.transfer_id.as_bytes())
-        .ok()
-        .and_then(|id| TransferId::parse(id).ok())
-        .ok_or_else(|| Status::invalid_argument("transfer_id is not a UUID"))?;
-    let (replies, answers) = mpsc::channel(REPLIES_LEN);
-    gateway.transfers.upload(id, upload(header, arrivals.map(piece), read_budget, replies)?);
+    let id = TransferId::parse(&header.transfer_id)
+        .map_err(|_| Status::invalid_argument("transfer_id must be a UUID"))?;
+    let (replies, responses) = mpsc::channel(REPLIES_LEN);
+    gateway.transfers.upload(id, upload(header, frames.map(item), read_budget, replies)?);
     let rejections = gateway.rejections.clone();
     let log = move |reply: &Reply| {
         if let Reply::Refused { problem, .. } = reply
@@ -70,53 +68,57 @@ async fn admit(
             rejections.upload(id, remote_addr, &problem.detail);
         }
     };
-    Ok(ReceiverStream::new(answers).inspect(log).map(|reply| Ok(response(reply))).boxed())
+    Ok(ReceiverStream::new(responses).inspect(log).map(|reply| Ok(response(reply))).boxed())
 }
 
 fn upload(
     header: UploadHeader,
-    pieces: impl Stream<Item = Result<UploadItem, String>> + Send + 'static,
+    items: impl Stream<Item = Result<UploadItem, String>> + Send + 'static,
     read_budget: ReadBudget,
     replies: mpsc::Sender<Reply>,
 ) -> Result<Upload, Status> {
     let token = Uuid::from_slice(&header.upload_token)
-        .map_err(|_| Status::invalid_argument("upload_token has not 16 bytes"))?;
+        .map_err(|_| Status::invalid_argument("upload_token must be 16 bytes"))?;
     let source = header.source.ok_or_else(|| Status::invalid_argument("source is missing"))?;
-    let source = Source::from(source);
-    let (attempt, offset) = (header.attempt, header.offset);
-    let reception = BatchWriter::new(Box::pin(pieces), read_budget);
-    Ok(Upload { attempt, token, offset, source, reception, replies })
+    Ok(Upload {
+        attempt: header.attempt,
+        token,
+        offset: header.offset,
+        source: source.into(),
+        reception: BatchWriter::new(Box::pin(items), read_budget),
+        replies,
+    })
 }
 
-fn piece(arrived: Result<UploadFrame, Status>) -> Result<UploadItem, String> {
-    let request = match arrived {
+fn item(frame: Result<UploadFrame, Status>) -> Result<UploadItem, String> {
+    let request = match frame {
         Ok(UploadFrame::Bytes { offset, bytes }) => return Ok(UploadItem::Chunk { offset, bytes }),
         Ok(UploadFrame::Message(request)) => request,
-        Err(status) => return Err(broken(&status)),
+        Err(status) => return Err(connection_error(&status)),
     };
     match request.kind {
-        Some(Asked::Chunk(chunk)) => {
+        Some(Kind::Chunk(chunk)) => {
             Ok(UploadItem::Chunk { offset: chunk.offset, bytes: chunk.data })
         }
-        Some(Asked::Trailer(trailer)) => match Digest::try_from(trailer.sha256.as_ref()) {
+        Some(Kind::Trailer(trailer)) => match Digest::try_from(trailer.sha256.as_ref()) {
             Ok(digest) => Ok(UploadItem::End { total_size: trailer.total_size, digest }),
-            Err(_) => Err("the trailer's sha256 has not 32 bytes".into()),
+            Err(_) => Err("the trailer's sha256 must be 32 bytes".into()),
         },
-        Some(Asked::Abort(error)) => Ok(UploadItem::Abort(filepull_proto::reported(&error))),
-        Some(Asked::Header(_)) => Err("a second header came".into()),
-        None => Err("a piece of unknown kind came".into()),
+        Some(Kind::Abort(error)) => Ok(UploadItem::Abort(filepull_proto::reported(&error))),
+        Some(Kind::Header(_)) => Err("a second header arrived".into()),
+        None => Err("a message of unknown kind arrived".into()),
     }
 }
 
-/// How a stream broke, in words an operator knows.
-fn broken(status: &Status) -> String {
+/// Describes the failure of a stream for an operator. The innermost cause is the clearest.
+fn connection_error(status: &Status) -> String {
     let mut cause: Option<&dyn std::error::Error> = std::error::Error::source(status);
-    let mut said = status.message().to_owned();
+    let mut reason = status.message().to_owned();
     while let Some(error) = cause {
-        said = error.to_string();
+        reason = error.to_string();
         cause = error.source();
     }
-    format!("the connection broke: {said}")
+    format!("the connection broke: {reason}")
 }
 
 fn response(reply: Reply) -> UploadResponse {

@@ -1,4 +1,4 @@
-//! The session's messages, from the wire and to the wire.
+//! Converts the messages of a session between wire and domain.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -18,23 +18,23 @@ use uuid::Uuid;
 use crate::client::{AgentInfo, DefaultFile, Greeting};
 use crate::registry::{EndReason, Message, SendOrder, SessionRejection};
 
-/// A rejected agent waits at least this long if a person has to change a setting first.
-pub(super) const PERSON_RETRY: Duration = Duration::from_mins(1);
+/// How long a rejected agent waits if a person has to change a setting first.
+pub(crate) const PERSON_RETRY: Duration = Duration::from_mins(1);
 
-/// An agent that meets a server which stops comes back after this.
-pub(super) const STOPPING_RETRY: Duration = Duration::from_secs(1);
+/// How long an agent waits that a stopping server has rejected.
+pub(crate) const STOPPING_RETRY: Duration = Duration::from_secs(1);
 
-pub(super) fn greeting(hello: Hello, remote_addr: SocketAddr) -> Result<Greeting, Error> {
-    let invalid = |why: String| refusal(ErrorCode::Protocol, &why, PERSON_RETRY);
+pub(crate) fn greeting(hello: Hello, remote_addr: SocketAddr) -> Result<Greeting, Error> {
+    let invalid = |reason: String| rejection(ErrorCode::Protocol, &reason, PERSON_RETRY);
     let client = ClientId::parse(&hello.client_id).map_err(|error| invalid(error.to_string()))?;
     let instance = Uuid::from_slice(&hello.instance_id)
-        .map_err(|_| invalid("instance_id has not 16 bytes".into()))?;
-    let word = |text: &str| human::printable(text, 64);
+        .map_err(|_| invalid("instance_id must be 16 bytes".into()))?;
+    let printable = |text: &str| human::printable(text, 64);
     let agent = AgentInfo {
-        version: word(&hello.agent_version),
-        os: word(&hello.os),
-        arch: word(&hello.arch),
-        hostname: word(&hello.hostname),
+        version: printable(&hello.agent_version),
+        os: printable(&hello.os),
+        arch: printable(&hello.arch),
+        hostname: printable(&hello.hostname),
     };
     let shares = hello
         .shares
@@ -54,60 +54,62 @@ pub(super) fn greeting(hello: Hello, remote_addr: SocketAddr) -> Result<Greeting
     })
 }
 
-/// An agent that says neither is older than the reason, and knew only that there was no file.
+/// An agent that sends neither is older than the field for the error: the file is missing.
 fn default_file(file: Option<v1::DefaultFile>, error: Option<Error>) -> DefaultFile {
-    let why = || error.map_or(Code::FileMissing, |error| reported(&error).code);
-    file.map(Into::into).ok_or_else(why)
+    let code = || error.map_or(Code::FileMissing, |error| reported(&error).code);
+    file.map(Into::into).ok_or_else(code)
 }
 
-pub(super) fn refusal(code: ErrorCode, why: &str, retry_after: Duration) -> Error {
+pub(crate) fn rejection(code: ErrorCode, reason: &str, retry_after: Duration) -> Error {
     Error {
         code: code.into(),
-        message: why.chars().take(512).collect(),
+        message: reason.chars().take(512).collect(),
         retryable: true,
         retry_after_ms: millis(retry_after),
         expected_offset: 0,
     }
 }
 
-/// `dead_after` is how long a session may be silent: a rejected machine is back before that has
-/// passed twice, and then takes the place of one that has failed.
-pub(super) fn refused_line(refused: &SessionRejection, dead_after: Duration) -> Error {
-    match refused {
-        // It waits up to twice as long, and the probe takes its time too.
+/// Returns the error for a rejected session. `dead_after` is how long a session may be silent: a
+/// rejected machine dials again within twice that time, and replaces a machine that has failed.
+pub(crate) fn rejection_error(rejected: &SessionRejection, dead_after: Duration) -> Error {
+    match rejected {
+        // The agent waits up to twice as long, and a probe takes time too.
         SessionRejection::Duplicate { .. } => {
-            refusal(ErrorCode::DuplicateId, &refused.to_string(), dead_after / 3)
+            rejection(ErrorCode::DuplicateId, &rejected.to_string(), dead_after / 3)
         }
         SessionRejection::Confusable { .. } => {
-            refusal(ErrorCode::DuplicateId, &refused.to_string(), PERSON_RETRY)
+            rejection(ErrorCode::DuplicateId, &rejected.to_string(), PERSON_RETRY)
         }
         SessionRejection::Crowded(_) => {
-            refusal(ErrorCode::Overloaded, &refused.to_string(), STOPPING_RETRY)
+            rejection(ErrorCode::Overloaded, &rejected.to_string(), STOPPING_RETRY)
         }
-        SessionRejection::Outrun(_) => {
-            refusal(ErrorCode::Superseded, &refused.to_string(), STOPPING_RETRY)
+        SessionRejection::Superseded(_) => {
+            rejection(ErrorCode::Superseded, &rejected.to_string(), STOPPING_RETRY)
         }
     }
 }
 
-pub(super) fn session_end(error: Error) -> ServerMessage {
+pub(crate) fn session_end(error: Error) -> ServerMessage {
     ServerMessage { kind: Some(ToAgent::End(SessionEnd { error: Some(error) })) }
 }
 
-pub(super) fn last_words(why: &EndReason) -> Error {
-    match why {
+/// Returns the error that ends a session.
+pub(crate) fn end_error(reason: &EndReason) -> Error {
+    match reason {
         EndReason::Replaced => {
-            refusal(ErrorCode::Superseded, "a newer line took over", Duration::ZERO)
+            rejection(ErrorCode::Superseded, "a newer session replaced it", Duration::ZERO)
         }
-        // Not a breach of the protocol, which a person would have to mend: a line that hangs.
-        EndReason::Silent(why) => refusal(ErrorCode::Unspecified, why, Duration::ZERO),
+        // A connection that hangs. It is no breach of the protocol, which a person would have to fix.
+        EndReason::Silent(detail) => rejection(ErrorCode::Unspecified, detail, Duration::ZERO),
         EndReason::Stopping => {
-            refusal(ErrorCode::Draining, "the server is stopping", STOPPING_RETRY)
+            rejection(ErrorCode::Draining, "the server is stopping", STOPPING_RETRY)
         }
     }
 }
 
-pub(super) fn wire(message: Message, seq: u64) -> ToAgent {
+/// Returns a message of the server for the wire. `seq` numbers the messages of a session.
+pub(crate) fn wire(message: Message, seq: u64) -> ToAgent {
     match message {
         Message::Ping => {
             let sent = Utc::now().timestamp_micros();

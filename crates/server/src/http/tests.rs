@@ -40,7 +40,7 @@ async fn every_trigger_that_cannot_start_says_why_and_what_to_do() {
     let offline = bed.get("/trigger?id=client4").await;
     assert_eq!(offline.status, StatusCode::CONFLICT);
     assert!(
-        offline.body.starts_with("client4 is offline. Last seen 0 s ago: "),
+        offline.body.starts_with("client4 is offline. Last seen 0 s ago (reason unknown)."),
         "{}",
         offline.body
     );

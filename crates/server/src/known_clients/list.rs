@@ -1,4 +1,4 @@
-//! Lists of clients, page by page: what is connected and what is on record, merged.
+//! Lists clients page by page. Merges the connected clients with the clients on record.
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
@@ -11,33 +11,33 @@ use crate::client::ClientRecord;
 use crate::records::{ClientListItem, ClientOrder, RecordsError, Total};
 use crate::registry::ClientView;
 
-/// Which clients to list.
+/// Selects the clients of a list, their order and one page.
 #[derive(Clone, Debug)]
 pub(crate) struct ClientFilter {
-    /// Those that are connected, or those that are not.
+    /// Only connected clients, or only offline clients; none for both.
     pub online: Option<bool>,
-    /// Those with this text in their id or in the name of their machine, in any letter case.
+    /// Only clients with this lower-case text in their id or hostname, in any letter case.
     pub wanted: String,
-    /// In which order.
     pub order: ClientOrder,
-    /// Where an earlier page ended.
+    /// The last client of the previous page.
     pub after: Option<ClientListItem>,
-    /// Maximum number of clients.
+    /// Maximum number of clients on the page.
     pub limit: usize,
 }
 
-/// A page of clients.
+/// One page of a list of clients.
 #[derive(Clone, Debug)]
 pub(crate) struct ClientList {
-    /// The clients. One whose record cannot be read is left out, and the log says so.
+    /// Excludes a client whose record cannot be read; that is logged.
     pub clients: Vec<ClientView>,
-    /// Where the next page begins, if there is one.
+    /// The `after` of the next page, if there is one.
     pub next: Option<ClientListItem>,
-    /// How many match, on all pages.
+    /// The number of matching clients on all pages.
     pub total: Total,
 }
 
-/// How many entries are read at once when only offline clients are wanted and most are connected.
+/// How many entries are read at once after the first batch has not filled the page. That happens when
+/// the page is for offline clients and most clients are connected.
 const LONG_BATCH: u32 = 10_000;
 
 impl ClientFilter {
@@ -45,7 +45,7 @@ impl ClientFilter {
         self.online.is_none_or(|online| online == is_online)
             && [record.id.as_str(), &record.agent.hostname]
                 .into_iter()
-                .any(|place| place.to_ascii_lowercase().contains(&self.wanted))
+                .any(|text| text.to_ascii_lowercase().contains(&self.wanted))
     }
 
     fn key(&self, entry: &ClientListItem) -> (Reverse<DateTime<Utc>>, ClientId) {
@@ -56,7 +56,8 @@ impl ClientFilter {
         (Reverse(seen), entry.id.clone())
     }
 
-    /// Sorts, and cuts to the limit plus one: the extra entry shows that there is a next page.
+    /// Sorts the entries and returns the first `limit` plus one: the extra entry shows that there is a
+    /// next page.
     fn cut(&self, mut entries: Vec<ClientListItem>) -> Vec<ClientListItem> {
         let after = self.after.as_ref().map(|after| self.key(after));
         entries.retain(|entry| after.as_ref().is_none_or(|after| *after < self.key(entry)));
@@ -67,13 +68,13 @@ impl ClientFilter {
 }
 
 impl KnownClients {
-    /// A page of the clients that match.
+    /// Returns a page of the clients that match.
     ///
     /// # Errors
     /// The records cannot be read.
     pub(crate) async fn list(&self, filter: &ClientFilter) -> Result<ClientList, RecordsError> {
         let mut entries = match filter.online {
-            Some(true) => self.held(filter),
+            Some(true) => self.registered(filter),
             Some(false) | None => self.merged(filter).await?,
         };
         let is_last = entries.len() <= filter.limit;
@@ -83,8 +84,8 @@ impl KnownClients {
         Ok(ClientList { clients: self.views(entries).await?, next, total })
     }
 
-    /// Those that the registry has.
-    fn held(&self, filter: &ClientFilter) -> Vec<ClientListItem> {
+    /// Returns the entries of clients that the registry has.
+    fn registered(&self, filter: &ClientFilter) -> Vec<ClientListItem> {
         let matches = |record: &ClientRecord, is_online| filter.matches(record, is_online);
         let seen: Vec<Seen> = match filter.order {
             ClientOrder::Id => {
@@ -98,10 +99,11 @@ impl KnownClients {
         filter.cut(seen.into_iter().map(entry).collect())
     }
 
-    /// Those that the registry has, and those that only the records have.
+    /// Returns the entries of clients that the registry or the records have.
     async fn merged(&self, filter: &ClientFilter) -> Result<Vec<ClientListItem>, RecordsError> {
         let mut batch_len = u32::try_from(filter.limit).unwrap_or(u32::MAX).saturating_add(1);
-        let (mut on_record, mut position) = (Vec::new(), filter.after.clone());
+        let mut on_record = Vec::new();
+        let mut position = filter.after.clone();
         loop {
             let order = filter.order;
             let page =
@@ -110,18 +112,18 @@ impl KnownClients {
             let end = page.entries.last().map(|entry| filter.key(entry));
             position = page.entries.last().cloned();
             on_record.extend(page.entries);
-            // In this order: a client that connects meanwhile is in both, and a client that
-            // disconnects is still in the registry.
-            let held: HashSet<ClientId> =
-                self.registry.held(on_record.iter().map(|entry: &ClientListItem| &entry.id));
-            on_record.retain(|entry| !held.contains(&entry.id));
-            let mut entries = self.held(filter);
+            // The records are read before the registry: a client that connects meanwhile is in both,
+            // and a client that disconnects is still in the registry.
+            let present: HashSet<ClientId> =
+                self.registry.present(on_record.iter().map(|entry: &ClientListItem| &entry.id));
+            on_record.retain(|entry| !present.contains(&entry.id));
+            let mut entries = self.registered(filter);
             let in_registry: HashSet<ClientId> =
                 entries.iter().map(|entry| entry.id.clone()).collect();
             let only_on_record = on_record.iter().filter(|entry| !in_registry.contains(&entry.id));
             entries.extend(only_on_record.cloned());
             let entries = filter.cut(entries);
-            // The remaining records are after the end of this batch.
+            // The remaining records follow the end of this batch.
             let is_known_up_to = |end| entries.last().is_some_and(|last| filter.key(last) <= end);
             let is_full = filter.limit < entries.len() && end.clone().is_some_and(is_known_up_to);
             if page.is_last || is_full || end.is_none() {
@@ -132,10 +134,10 @@ impl KnownClients {
     }
 
     async fn views(&self, entries: Vec<ClientListItem>) -> Result<Vec<ClientView>, RecordsError> {
-        let connected = entries.iter().map(|entry| self.registry.client(&entry.id));
-        let connected: Vec<Option<ClientView>> = connected.collect();
-        let missing = entries.iter().zip(&connected).filter(|(_, client)| client.is_none());
-        let missing: Vec<ClientId> = missing.map(|(entry, _)| entry.id.clone()).collect();
+        let connected: Vec<Option<ClientView>> =
+            entries.iter().map(|entry| self.registry.client(&entry.id)).collect();
+        let offline = entries.iter().zip(&connected).filter(|(_, client)| client.is_none());
+        let missing: Vec<ClientId> = offline.map(|(entry, _)| entry.id.clone()).collect();
         let records = self.records.clients(&missing).await?.into_iter();
         let mut on_record: HashMap<ClientId, ClientRecord> =
             records.map(|record| (record.id.clone(), record)).collect();
@@ -146,16 +148,16 @@ impl KnownClients {
     }
 
     async fn total(&self, filter: &ClientFilter) -> Result<Total, RecordsError> {
-        let of = |online| ClientFilter { online, ..filter.clone() };
-        let count_held = |filter: ClientFilter| {
-            if filter.wanted.is_empty() && filter.online == Some(true) {
+        let online = ClientFilter { online: Some(true), ..filter.clone() };
+        let count_online = || {
+            if online.wanted.is_empty() {
                 return self.registry.n_online() as u64;
             }
-            let matches = |record: &ClientRecord, is_online| filter.matches(record, is_online);
+            let matches = |record: &ClientRecord, is_online| online.matches(record, is_online);
             self.registry.last_seen(matches).len() as u64
         };
         if filter.online == Some(true) {
-            return Ok(Total::Exactly(count_held(of(Some(true)))));
+            return Ok(Total::Exactly(count_online()));
         }
         let all = match filter.wanted.as_str() {
             "" => Total::Exactly(self.records.n_clients().await),
@@ -163,10 +165,10 @@ impl KnownClients {
         };
         Ok(match (all, filter.online) {
             (Total::Exactly(all), Some(false)) => {
-                Total::Exactly(all.saturating_sub(count_held(of(Some(true)))))
+                Total::Exactly(all.saturating_sub(count_online()))
             }
             (Total::MoreThan(all), Some(false)) => {
-                Total::MoreThan(all.saturating_sub(count_held(of(Some(true)))))
+                Total::MoreThan(all.saturating_sub(count_online()))
             }
             (all, _) => all,
         })

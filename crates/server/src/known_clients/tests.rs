@@ -1,4 +1,4 @@
-//! Lists over a real registry and real records.
+//! Lists and lookups with a real registry and real records.
 
 use chrono::TimeDelta;
 use filepull_core::problem::Code;
@@ -19,9 +19,9 @@ struct KnownClientsFixture {
     clients: KnownClients,
 }
 
-/// A client that is connected until this is dropped.
-struct Connected {
-    seat: SessionGuard,
+/// Keeps a client connected until it is dropped.
+struct OpenSession {
+    guard: SessionGuard,
     _heard: watch::Sender<LastHeard>,
 }
 
@@ -42,8 +42,8 @@ impl KnownClientsFixture {
         Self { _folder: folder, records, registry, clients }
     }
 
-    /// Connects a client that was heard at this minute.
-    async fn connect(&self, client: &str, minute: i64) -> Connected {
+    /// Connects a client whose last message arrived at this minute.
+    async fn connect(&self, client: &str, minute: i64) -> OpenSession {
         let agent = AgentInfo { hostname: format!("POS-{client}"), ..AgentInfo::default() };
         let greeting = Greeting {
             client: id(client),
@@ -58,17 +58,18 @@ impl KnownClientsFixture {
         let Enrolment::Accepted { epoch, last_disconnect } = enrolment else {
             panic!("{client}: {enrolment:?}")
         };
-        let (pulse, heard) = watch::channel(LastHeard { at: time(minute), round_trip: None });
+        let (heard_sender, heard) =
+            watch::channel(LastHeard { at: time(minute), round_trip: None });
         let (session, _messages) = SessionHandle::new(epoch, &greeting, heard);
-        let seat = self.registry.enter(greeting, session, last_disconnect, time(minute)).unwrap();
-        Connected { seat, _heard: pulse }
+        let guard = self.registry.enter(greeting, session, last_disconnect, time(minute)).unwrap();
+        OpenSession { guard, _heard: heard_sender }
     }
 
-    /// Ends a session; the record follows.
-    fn leave(&self, connected: &Connected) -> ClientRecord {
-        let (at, detail) = (time(99), String::new());
-        let reset = Disconnect { at, reason: DisconnectReason::Reset, detail };
-        connected.seat.leave(&reset).unwrap()
+    /// Ends a session without a record of its end.
+    fn leave(&self, connected: &OpenSession) -> ClientRecord {
+        let reason = DisconnectReason::Reset;
+        let reset = Disconnect { at: time(99), reason, detail: String::new() };
+        connected.guard.leave(&reset).unwrap()
     }
 
     async fn record(&self, left: &ClientRecord) {
@@ -86,9 +87,10 @@ impl KnownClientsFixture {
         self.clients.list(filter).await.unwrap()
     }
 
-    /// All pages of a list.
+    /// Returns the ids on all pages of a list.
     async fn ids(&self, filter: &ClientFilter) -> Vec<String> {
-        let (mut ids, mut after) = (Vec::new(), None::<ClientListItem>);
+        let mut ids = Vec::new();
+        let mut after = None::<ClientListItem>;
         loop {
             let page = self.list(&ClientFilter { after, ..filter.clone() }).await;
             assert!(page.clients.len() <= filter.limit);
@@ -106,7 +108,7 @@ fn all(order: ClientOrder) -> ClientFilter {
 }
 
 #[tokio::test]
-async fn clients_are_filtered_sorted_and_counted_wherever_they_are() {
+async fn clients_of_registry_and_records_are_filtered_sorted_and_counted() {
     let server = KnownClientsFixture::start().await;
     server.known("a2", 9).await;
     let _a1 = server.connect("a1", 5).await;
@@ -130,12 +132,13 @@ async fn clients_are_filtered_sorted_and_counted_wherever_they_are() {
 }
 
 #[tokio::test]
-async fn pages_of_any_length_follow_one_another_without_gap_or_overlap() {
+async fn pages_of_any_length_have_no_gap_and_no_overlap() {
     let server = KnownClientsFixture::start().await;
     let mut random = fastrand::Rng::with_seed(8);
     let mut connected = Vec::new();
     for number in 0..40 {
-        let (client, minute) = (format!("c{number:02}"), random.i64(0..5));
+        let client = format!("c{number:02}");
+        let minute = random.i64(0..5);
         if random.bool() {
             server.known(&client, minute).await;
             // The record has a later time than the registry: only the time of the registry counts.
@@ -159,12 +162,16 @@ async fn pages_of_any_length_follow_one_another_without_gap_or_overlap() {
 }
 
 #[tokio::test]
-async fn a_client_is_found_while_its_end_is_not_on_record_and_not_kept_afterwards() {
+async fn a_client_stays_in_the_registry_until_the_end_of_its_session_is_on_record() {
     let server = KnownClientsFixture::start().await;
     let connected = server.connect("client4", 1).await;
     let left = server.leave(&connected);
     let found = server.clients.client(&id("client4")).await.unwrap().unwrap();
-    assert_eq!((found.online, &found.record), (false, &left), "not what the record still says");
+    assert_eq!(
+        (found.online, &found.record),
+        (false, &left),
+        "the registry is newer than the record"
+    );
     assert_eq!(server.ids(&all(ClientOrder::Id)).await, ["client4"]);
     server.record(&left).await;
     assert!(server.registry.client(&id("client4")).is_none(), "the records have it");
@@ -173,7 +180,7 @@ async fn a_client_is_found_while_its_end_is_not_on_record_and_not_kept_afterward
 }
 
 #[tokio::test]
-async fn a_mistyped_id_is_told_the_one_that_was_meant() {
+async fn a_mistyped_id_gets_a_suggestion() {
     let server = KnownClientsFixture::start().await;
     server.known("client4", 1).await;
     let failed = |error: &RecordsError| Problem::new(Code::StorageFailed, error.to_string());

@@ -1,4 +1,4 @@
-//! Which clients are connected, and which session may replace which. Data and rules only.
+//! The rules of sessions: which clients are connected, and which session may replace which.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -10,103 +10,123 @@ use uuid::Uuid;
 
 use crate::client::{ClientRecord, DefaultFile, Disconnect, Greeting};
 
-/// The connected clients, and those whose end of session is not on record yet. `L` is what the
-/// registry keeps for a live session.
+/// The connected clients, and those whose end of session is not on record yet. `S` is the registry's
+/// handle on a session.
 #[derive(Debug)]
-pub(super) struct Clients<L> {
-    clients: BTreeMap<ClientId, ClientEntry<L>>,
+pub(crate) struct Clients<S> {
+    entries: BTreeMap<ClientId, ClientEntry<S>>,
     n_online: usize,
 }
 
-/// A client, and its line while it is connected.
+/// A client, and its session while it is connected.
 #[derive(Debug)]
-pub(super) struct ClientEntry<L> {
-    pub(super) record: ClientRecord,
-    pub(super) line: Option<LiveSession<L>>,
+pub(crate) struct ClientEntry<S> {
+    pub(crate) record: ClientRecord,
+    pub(crate) session: Option<LiveSession<S>>,
 }
 
-/// A live line and the numbers that fence it.
+/// An open session, and the numbers that fence it.
 #[derive(Debug)]
-pub(super) struct LiveSession<L> {
-    pub(super) epoch: u64,
-    pub(super) instance: Uuid,
-    pub(super) live: L,
+pub(crate) struct LiveSession<S> {
+    pub(crate) epoch: u64,
+    pub(crate) instance: Uuid,
+    pub(crate) handle: S,
 }
 
-/// Whether a newcomer may open a line.
+/// Whether a newcomer may open a session.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Admission {
-    /// Nobody is in its way, or only an earlier line of its own.
-    Welcome,
-    /// Another instance has the line: it must be probed first.
+pub(crate) enum Admission {
+    /// The client has no session, or a session of the same agent instance.
+    Accept,
+    /// Another instance has a session, which must be probed first.
     Probe {
-        /// Where that one dials from.
+        /// The address from which the other instance dialled.
         other: SocketAddr,
-        /// The name of its machine.
+        /// The hostname of the other instance.
         hostname: String,
     },
 }
 
-/// A newer line of this client was accepted meanwhile.
+/// Why a newcomer gets no session.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum SessionRejection {
+    /// Another machine with this id answered a probe.
+    #[error(
+        "{client} is connected right now from another machine ({hostname}, {other}); this one dialled from {newcomer}. Give one of them another id"
+    )]
+    Duplicate { client: ClientId, hostname: String, other: SocketAddr, newcomer: SocketAddr },
+    /// The id differs from a known one by letter case only.
+    #[error(
+        "{client} differs from the known client {known} by letter case only: rename one of them"
+    )]
+    Confusable { client: ClientId, known: ClientId },
+    /// The maximum number of probes is running.
+    #[error("too many machines are being checked: {0} is checked later")]
+    Crowded(ClientId),
+    /// A newer session of the same client was accepted meanwhile.
+    #[error("a newer session of {0} was accepted meanwhile")]
+    Superseded(ClientId),
+}
+
+/// A newer session of this client was accepted meanwhile.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct StaleEpoch;
+pub(crate) struct StaleEpoch;
 
-impl<L> Clients<L> {
-    pub(super) fn new() -> Self {
-        Self { clients: BTreeMap::new(), n_online: 0 }
+impl<S> Clients<S> {
+    pub(crate) fn new() -> Self {
+        Self { entries: BTreeMap::new(), n_online: 0 }
     }
 
-    pub(super) fn get(&self, id: &ClientId) -> Option<&ClientEntry<L>> {
-        self.clients.get(id)
+    pub(crate) fn get(&self, id: &ClientId) -> Option<&ClientEntry<S>> {
+        self.entries.get(id)
     }
 
-    /// Those whose ids come after this one, sorted by id.
-    pub(super) fn after(&self, id: Option<&ClientId>) -> impl Iterator<Item = &ClientEntry<L>> {
+    /// Returns the clients after `id`, sorted by id.
+    pub(crate) fn after(&self, id: Option<&ClientId>) -> impl Iterator<Item = &ClientEntry<S>> {
         let start = id.map_or(Bound::Unbounded, Bound::Excluded);
-        self.clients.range((start, Bound::Unbounded)).map(|(_, known)| known)
+        self.entries.range((start, Bound::Unbounded)).map(|(_, entry)| entry)
     }
 
-    /// How many are connected.
-    pub(super) fn n_online(&self) -> usize {
+    pub(crate) fn n_online(&self) -> usize {
         self.n_online
     }
 
-    /// May this newcomer open a line?
-    pub(super) fn judge(&self, greeting: &Greeting) -> Admission {
-        match self.clients.get(&greeting.client) {
-            Some(ClientEntry { record, line: Some(line) })
-                if line.instance != greeting.instance =>
+    /// Decides whether a newcomer may open a session.
+    pub(crate) fn judge(&self, greeting: &Greeting) -> Admission {
+        match self.entries.get(&greeting.client) {
+            Some(ClientEntry { record, session: Some(session) })
+                if session.instance != greeting.instance =>
             {
                 let hostname = record.agent.hostname.clone();
                 Admission::Probe { other: record.remote_addr, hostname }
             }
-            _ => Admission::Welcome,
+            _ => Admission::Accept,
         }
     }
 
-    /// Makes `live` the session of its client and returns the one it replaces. `last_disconnect` is
-    /// the end of the previous session according to the records.
+    /// Makes `handle` the session of its client and returns the one it replaces. `last_disconnect`
+    /// is the end of the previous session according to the records.
     ///
     /// # Errors
-    /// A line with a higher epoch is already there: of two that came at once, the later one wins.
-    pub(super) fn enter(
+    /// The client has a session with a higher epoch: of two that open at once, the later one wins.
+    pub(crate) fn enter(
         &mut self,
         greeting: Greeting,
         epoch: u64,
-        live: L,
+        handle: S,
         last_disconnect: Option<Disconnect>,
         now: DateTime<Utc>,
-    ) -> Result<Option<L>, StaleEpoch> {
+    ) -> Result<Option<S>, StaleEpoch> {
         let id = greeting.client.clone();
-        let known = self.clients.get_mut(&id);
-        let current = known.as_ref().and_then(|known| known.line.as_ref());
-        if current.is_some_and(|line| epoch < line.epoch) {
+        let entry = self.entries.get_mut(&id);
+        let current = entry.as_ref().and_then(|entry| entry.session.as_ref());
+        if current.is_some_and(|session| epoch < session.epoch) {
             return Err(StaleEpoch);
         }
         // The registry's value, if there is one, is newer than the record.
-        let held = known.as_ref().and_then(|known| known.record.last_disconnect.clone());
-        let replaced = known.and_then(|known| known.line.take());
-        let line = Some(LiveSession { epoch, instance: greeting.instance, live });
+        let newer = entry.as_ref().and_then(|entry| entry.record.last_disconnect.clone());
+        let replaced = entry.and_then(|entry| entry.session.take());
+        let session = Some(LiveSession { epoch, instance: greeting.instance, handle });
         let record = ClientRecord {
             id: id.clone(),
             epoch,
@@ -116,49 +136,51 @@ impl<L> Clients<L> {
             remote_addr: greeting.remote_addr,
             connected_at: now,
             last_seen_at: now,
-            last_disconnect: held.or(last_disconnect),
+            last_disconnect: newer.or(last_disconnect),
             online_before: false,
         };
         self.n_online += usize::from(replaced.is_none());
-        self.clients.insert(id, ClientEntry { record, line });
-        Ok(replaced.map(|line| line.live))
+        self.entries.insert(id, ClientEntry { record, session });
+        Ok(replaced.map(|session| session.handle))
     }
 
-    /// Removes the line of `epoch`, unless a newer one has replaced it; what is then known of its client.
-    pub(super) fn leave(
+    /// Removes the session of `epoch` and returns the record of its client. Returns none if a newer
+    /// session has replaced it.
+    pub(crate) fn leave(
         &mut self,
         id: &ClientId,
         epoch: u64,
         last_seen_at: DateTime<Utc>,
         disconnect: &Disconnect,
     ) -> Option<ClientRecord> {
-        let known = self.clients.get_mut(id)?;
-        let superseded = known.line.as_ref().is_none_or(|line| line.epoch != epoch);
+        let entry = self.entries.get_mut(id)?;
+        let superseded = entry.session.as_ref().is_none_or(|session| session.epoch != epoch);
         if superseded {
             return None;
         }
-        known.line = None;
+        entry.session = None;
         self.n_online -= 1;
-        known.record.last_seen_at = last_seen_at;
-        known.record.last_disconnect = Some(disconnect.clone());
-        Some(known.record.clone())
+        entry.record.last_seen_at = last_seen_at;
+        entry.record.last_disconnect = Some(disconnect.clone());
+        Some(entry.record.clone())
     }
 
-    /// Drops what is known of a client that has left: it is on record up to this epoch. False if the
-    /// client is connected again.
-    pub(super) fn forget(&mut self, id: &ClientId, epoch: u64) -> bool {
-        let is_over = |known: &ClientEntry<L>| known.line.is_none() && known.record.epoch <= epoch;
-        let forgotten = self.clients.get(id).is_some_and(is_over);
-        if forgotten {
-            self.clients.remove(id);
+    /// Removes a client that is offline and on record up to `epoch`. Returns whether it did: false if
+    /// the client has connected again.
+    pub(crate) fn forget(&mut self, id: &ClientId, epoch: u64) -> bool {
+        let is_over =
+            |entry: &ClientEntry<S>| entry.session.is_none() && entry.record.epoch <= epoch;
+        let is_forgotten = self.entries.get(id).is_some_and(is_over);
+        if is_forgotten {
+            self.entries.remove(id);
         }
-        forgotten
+        is_forgotten
     }
 
-    /// Notes what a trigger without a path would send now.
-    pub(super) fn note_default_file(&mut self, id: &ClientId, found: DefaultFile) {
-        if let Some(known) = self.clients.get_mut(id) {
-            known.record.default_file = found;
+    /// Notes the default file that the client has just found.
+    pub(crate) fn note_default_file(&mut self, id: &ClientId, found: DefaultFile) {
+        if let Some(entry) = self.entries.get_mut(id) {
+            entry.record.default_file = found;
         }
     }
 }
@@ -189,50 +211,50 @@ mod tests {
     }
 
     #[test]
-    fn cleanup_of_an_old_line_leaves_the_newer_one() {
-        let mut state = Clients::new();
+    fn cleanup_of_an_old_session_keeps_the_newer_one() {
+        let mut clients = Clients::new();
         let id = ClientId::parse("client4").unwrap();
-        assert_eq!(state.enter(greeting("client4", 1), 1, "old", None, NOW), Ok(None));
-        assert_eq!(state.enter(greeting("client4", 1), 2, "new", None, NOW), Ok(Some("old")));
-        let late = state.leave(&id, 1, NOW, &lost());
-        assert_eq!(late, None, "the old line's cleanup came late");
-        assert_eq!(state.get(&id).unwrap().line.as_ref().unwrap().live, "new");
-        let left = state.leave(&id, 2, NOW, &lost()).unwrap();
+        assert_eq!(clients.enter(greeting("client4", 1), 1, "old", None, NOW), Ok(None));
+        assert_eq!(clients.enter(greeting("client4", 1), 2, "new", None, NOW), Ok(Some("old")));
+        let removed = clients.leave(&id, 1, NOW, &lost());
+        assert_eq!(removed, None, "the cleanup of the old session came late");
+        assert_eq!(clients.get(&id).unwrap().session.as_ref().unwrap().handle, "new");
+        let left = clients.leave(&id, 2, NOW, &lost()).unwrap();
         assert_eq!((left.epoch, left.last_disconnect), (2, Some(lost())));
-        assert!(state.get(&id).unwrap().line.is_none());
+        assert!(clients.get(&id).unwrap().session.is_none());
     }
 
     #[test]
-    fn of_two_lines_accepted_at_once_the_higher_epoch_wins() {
-        let mut state = Clients::new();
-        assert_eq!(state.enter(greeting("client4", 2), 2, "second", None, NOW), Ok(None));
-        assert_eq!(state.enter(greeting("client4", 1), 1, "first", None, NOW), Err(StaleEpoch));
+    fn of_two_sessions_opened_at_once_the_higher_epoch_wins() {
+        let mut clients = Clients::new();
+        assert_eq!(clients.enter(greeting("client4", 2), 2, "second", None, NOW), Ok(None));
+        assert_eq!(clients.enter(greeting("client4", 1), 1, "first", None, NOW), Err(StaleEpoch));
     }
 
     #[test]
     fn only_another_instance_is_probed() {
-        let mut state = Clients::new();
-        assert_eq!(state.judge(&greeting("client4", 1)), Admission::Welcome);
-        state.enter(greeting("client4", 1), 1, "line", None, NOW).unwrap();
-        assert_eq!(state.judge(&greeting("client4", 1)), Admission::Welcome);
-        let clone = state.judge(&greeting("client4", 2));
+        let mut clients = Clients::new();
+        assert_eq!(clients.judge(&greeting("client4", 1)), Admission::Accept);
+        clients.enter(greeting("client4", 1), 1, "session", None, NOW).unwrap();
+        assert_eq!(clients.judge(&greeting("client4", 1)), Admission::Accept);
+        let clone = clients.judge(&greeting("client4", 2));
         assert!(matches!(clone, Admission::Probe { hostname, .. } if hostname == "host1"));
     }
 
     #[test]
-    fn what_is_on_record_is_not_kept() {
-        let mut state = Clients::new();
+    fn an_offline_client_that_is_on_record_is_forgotten() {
+        let mut clients = Clients::new();
         let id = ClientId::parse("client4").unwrap();
-        state.enter(greeting("client4", 1), 1, "old", None, NOW).unwrap();
-        assert!(!state.forget(&id, 1), "it is connected");
-        let left = state.leave(&id, 1, NOW, &lost()).unwrap();
-        assert_eq!((state.n_online(), state.after(None).count()), (0, 1), "not on record yet");
-        state.enter(greeting("client4", 1), 2, "new", None, NOW).unwrap();
-        assert!(!state.forget(&id, left.epoch), "the record came late");
-        let last = state.get(&id).unwrap().record.last_disconnect.clone();
-        assert_eq!((state.n_online(), last), (1, Some(lost())));
-        state.leave(&id, 2, NOW, &lost()).unwrap();
-        assert!(state.forget(&id, 2));
-        assert_eq!(state.after(None).count(), 0);
+        clients.enter(greeting("client4", 1), 1, "old", None, NOW).unwrap();
+        assert!(!clients.forget(&id, 1), "it is connected");
+        let left = clients.leave(&id, 1, NOW, &lost()).unwrap();
+        assert_eq!((clients.n_online(), clients.after(None).count()), (0, 1), "not on record yet");
+        clients.enter(greeting("client4", 1), 2, "new", None, NOW).unwrap();
+        assert!(!clients.forget(&id, left.epoch), "the record came late");
+        let last = clients.get(&id).unwrap().record.last_disconnect.clone();
+        assert_eq!((clients.n_online(), last), (1, Some(lost())));
+        clients.leave(&id, 2, NOW, &lost()).unwrap();
+        assert!(clients.forget(&id, 2));
+        assert_eq!(clients.after(None).count(), 0);
     }
 }

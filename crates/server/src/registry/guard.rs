@@ -1,4 +1,4 @@
-//! What holds a line in the registry.
+//! Removes a session from the registry when its task ends, however it ends.
 
 use chrono::Utc;
 use filepull_core::id::ClientId;
@@ -7,24 +7,23 @@ use tracing::error;
 use super::{EndReason, Registry, SessionHandle};
 use crate::client::{ClientRecord, Disconnect, DisconnectReason};
 
-/// A line's place in the registry. However the task ends that holds it, also by a panic, the line
-/// ends with it: nobody is shown as connected whom nobody hears.
+/// Keeps a session in the registry until it is dropped. A task that panics drops it too, so no client
+/// is shown as connected without a task that serves it.
 #[derive(Debug)]
 pub(crate) struct SessionGuard {
-    /// Whose line it is.
-    pub client: ClientId,
-    /// The line.
-    pub session: SessionHandle,
+    pub(crate) client: ClientId,
+    pub(crate) session: SessionHandle,
     registry: Registry,
 }
 
 impl SessionGuard {
-    pub(super) fn new(registry: Registry, client: ClientId, session: SessionHandle) -> Self {
+    pub(crate) fn new(registry: Registry, client: ClientId, session: SessionHandle) -> Self {
         Self { client, session, registry }
     }
 
-    /// Takes the line out, unless a newer one has replaced it; what is then to be put on record.
-    /// The half that writes to the agent ends too; if the server had a reason, it is said already.
+    /// Removes the session and returns the record of its client, to be saved. Returns none if a newer
+    /// session has replaced it. The half that writes to the agent ends too; a reason that the server
+    /// gave before stays.
     pub(crate) fn leave(&self, disconnect: &Disconnect) -> Option<ClientRecord> {
         self.session.end(EndReason::Silent(disconnect.detail.clone()));
         let last_seen_at = self.session.heard.borrow().at;
@@ -34,15 +33,11 @@ impl SessionGuard {
 
 impl Drop for SessionGuard {
     fn drop(&mut self) {
-        let detail = "the server lost it by a mistake of its own".to_owned();
+        let detail = "internal server error (session task panicked)".to_owned();
         let disconnect = Disconnect { at: Utc::now(), reason: DisconnectReason::Reset, detail };
-        // It has left long ago, unless its task has panicked.
+        // A task that did not panic has left before.
         if self.leave(&disconnect).is_some() {
-            let Disconnect { reason, detail, .. } = disconnect;
-            error!(
-                event = "client.disconnected", client = %self.client, %reason, detail,
-                session = %self.session.id, "client disconnected"
-            );
+            error!(event = "session.panicked", "session task panicked: the client must reconnect");
         }
     }
 }
@@ -70,33 +65,34 @@ mod tests {
     }
 
     #[test]
-    fn a_line_whose_task_is_gone_is_gone_too() {
+    fn a_session_without_a_task_is_removed() {
         let greeting = greeting();
         let registry = Registry::new();
-        let (_pulse, heard) = watch::channel(LastHeard { at: Utc::now(), round_trip: None });
+        let (_heard_sender, heard) = watch::channel(LastHeard { at: Utc::now(), round_trip: None });
         let (session, _messages) = SessionHandle::new(1, &greeting, heard);
-        let seat = registry.enter(greeting, session.clone(), None, Utc::now()).unwrap();
+        let guard = registry.enter(greeting, session.clone(), None, Utc::now()).unwrap();
         assert_eq!(registry.n_online(), 1);
-        drop(seat);
+        drop(guard);
         assert_eq!(registry.n_online(), 0);
-        assert!(session.why_ended().is_some(), "whoever still writes to the agent must hear of it");
+        assert!(session.why_ended().is_some(), "the half that writes to the agent must end too");
     }
+
     #[test]
-    fn nothing_is_kept_of_a_client_that_is_offline_and_on_record() {
+    fn nothing_is_kept_of_an_offline_client_that_is_on_record() {
         let registry = Registry::new();
         let id = greeting().client;
         let slot = registry.slot(&id);
-        let (_pulse, heard) = watch::channel(LastHeard { at: Utc::now(), round_trip: None });
+        let (_heard_sender, heard) = watch::channel(LastHeard { at: Utc::now(), round_trip: None });
         let (session, _messages) = SessionHandle::new(1, &greeting(), heard);
-        let seat = registry.enter(greeting(), session, None, Utc::now()).unwrap();
-        assert!(slot.session().borrow().is_some(), "a transfer sees the line that came after it");
+        let guard = registry.enter(greeting(), session, None, Utc::now()).unwrap();
+        assert!(slot.session().borrow().is_some(), "a transfer sees a session that opens later");
         let detail = String::new();
         let lost = Disconnect { at: Utc::now(), reason: DisconnectReason::Reset, detail };
-        let left = seat.leave(&lost).unwrap();
-        assert!(registry.client(&id).is_some(), "its end is not on record yet");
+        let left = guard.leave(&lost).unwrap();
+        assert!(registry.client(&id).is_some(), "the end of its session is not on record yet");
         registry.left_on_record(&left);
         assert!(registry.client(&id).is_none());
-        assert!(registry.has_slot(&id), "a transfer waits for it");
+        assert!(registry.has_slot(&id), "a transfer waits for the client");
         drop(slot);
         assert!(!registry.has_slot(&id));
     }

@@ -1,4 +1,4 @@
-//! One live line, as the rest of the server holds it: a bounded outbox and the pulse.
+//! The handle on an open session: a bounded outbox, and the time of the last message.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -13,124 +13,120 @@ use uuid::Uuid;
 
 use crate::client::Greeting;
 
-/// A handle on a live line.
+/// A handle on an open session.
 #[derive(Clone, Debug)]
 pub(crate) struct SessionHandle {
-    /// Quoted in logs.
-    pub id: Uuid,
-    /// Fences this line against earlier and later ones of the same client.
-    pub epoch: u64,
-    /// The start of the agent that opened it.
-    pub instance: Uuid,
-    /// The uploads that the agent still ran when it opened this line.
-    pub active: Arc<[TransferId]>,
-    /// When the agent was last heard.
-    pub heard: watch::Receiver<LastHeard>,
+    pub(crate) id: Uuid,
+    /// Fences this session against earlier and later sessions of its client.
+    pub(crate) epoch: u64,
+    /// Identifies the agent process that opened the session.
+    pub(crate) instance: Uuid,
+    /// The uploads that the agent still ran when it opened this session.
+    pub(crate) active: Arc<[TransferId]>,
+    pub(crate) heard: watch::Receiver<LastHeard>,
     outbox: mpsc::Sender<Message>,
-    ending: Arc<SessionEnd>,
+    end: Arc<SessionEnd>,
 }
 
-/// The pulse of a line.
+/// When the last message of an agent arrived.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LastHeard {
-    /// When the last message came.
-    pub at: DateTime<Utc>,
-    /// How long the last ping took there and back.
-    pub round_trip: Option<Duration>,
+    pub(crate) at: DateTime<Utc>,
+    /// Time between the last ping and its answer.
+    pub(crate) round_trip: Option<Duration>,
 }
 
-/// What can be said to an agent.
+/// A message to an agent.
 #[derive(Clone, Debug)]
 pub(crate) enum Message {
-    /// Are you there?
+    /// Requests an answer, which proves that the agent is alive.
     Ping,
-    /// Send this file. Boxed, because every idle line has room for 32 messages.
+    /// Requests a file. Boxed: the outbox of every idle session holds 64 messages.
     Start(Box<SendOrder>),
-    /// Do not send it after all.
+    /// Takes back the order for a transfer.
     Cancel {
-        /// Which transfer.
         transfer: TransferId,
-        /// For the agent's log.
+        /// For the log of the agent.
         reason: String,
     },
-    /// Dial again between these times, and hang up this line afterwards.
-    Drain {
-        /// Not sooner.
-        min: Duration,
-        /// Not later.
-        max: Duration,
-    },
+    /// Requests that the agent dials again between `min` and `max` from now, and closes this session
+    /// afterwards.
+    Drain { min: Duration, max: Duration },
 }
 
-/// An order: send this file, from this byte.
+/// An order to send one file from an offset.
 #[derive(Clone, Debug)]
 pub(crate) struct SendOrder {
-    /// The transfer it is for.
-    pub transfer: TransferId,
-    /// Supersedes all lower ones.
-    pub attempt: u32,
-    /// Which file; none is the default file.
-    pub path: Option<SharedPath>,
-    /// What the server holds already.
-    pub prefix: Prefix,
+    pub(crate) transfer: TransferId,
+    /// Supersedes all lower attempts of the transfer.
+    pub(crate) attempt: u32,
+    /// The file, or none for the default file.
+    pub(crate) path: Option<SharedPath>,
+    /// The bytes that the server has already.
+    pub(crate) prefix: Prefix,
     /// Proves that an upload answers this order.
-    pub token: Uuid,
-    /// Refuse a larger file.
-    pub max_size: u64,
-    /// For the agent's log.
-    pub requested_by: String,
+    pub(crate) token: Uuid,
+    /// The agent rejects a larger file. In bytes.
+    pub(crate) max_size: u64,
+    /// For the log of the agent.
+    pub(crate) requested_by: String,
 }
 
-/// Why a line ends, when the server ends it.
+/// Why the server ends a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum EndReason {
-    /// A newer line of the same client took over.
+    /// A newer session of the same client replaced it.
     Replaced,
-    /// The agent did not do what a live one does.
+    /// The agent did not behave like a live one.
     Silent(String),
-    /// The server stops.
+    /// The server is shutting down.
     Stopping,
 }
 
 #[derive(Debug, Default)]
 struct SessionEnd {
-    why: OnceLock<EndReason>,
+    reason: OnceLock<EndReason>,
     token: CancellationToken,
 }
 
-/// Why an order could not be handed to a line.
+/// Why an order cannot be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum OrderError {
-    /// The agent reads too slowly.
-    #[error("the line is busy")]
+    /// The outbox is full: the agent reads too slowly.
+    #[error("the session is busy")]
     Busy,
-    /// The line has ended.
-    #[error("the line has ended")]
+    /// The session has ended already.
+    #[error("the session has ended")]
     Ended,
 }
 
-/// 64 messages of at most a few KiB: one stuck agent holds little, then hears "busy".
+/// 64 messages of at most a few KiB. A stuck agent holds little memory, then gets `Busy`.
 const OUTBOX_LEN: usize = 64;
 
 impl SessionHandle {
-    /// A new line, and the other end of its outbox.
+    /// Creates a session, and returns the messages that its outbox receives.
     pub(crate) fn new(
         epoch: u64,
         greeting: &Greeting,
         heard: watch::Receiver<LastHeard>,
     ) -> (Self, mpsc::Receiver<Message>) {
-        let instance = greeting.instance;
-        let active = greeting.active_transfers.as_slice().into();
         let (outbox, messages) = mpsc::channel(OUTBOX_LEN);
-        let ending = Arc::default();
-        let id = Uuid::new_v4();
-        (Self { id, epoch, instance, active, heard, outbox, ending }, messages)
+        let session = Self {
+            id: Uuid::new_v4(),
+            epoch,
+            instance: greeting.instance,
+            active: greeting.active_transfers.as_slice().into(),
+            heard,
+            outbox,
+            end: Arc::default(),
+        };
+        (session, messages)
     }
 
-    /// Says something to the agent, without waiting.
+    /// Puts a message into the outbox. Does not wait.
     ///
     /// # Errors
-    /// The outbox is full, or the line has ended.
+    /// The outbox is full, or the session has ended.
     pub(crate) fn send(&self, message: Message) -> Result<(), OrderError> {
         self.outbox.try_send(message).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => OrderError::Busy,
@@ -138,26 +134,26 @@ impl SessionHandle {
         })
     }
 
-    /// Asks for a sign of life. False if the line has already ended.
+    /// Pings the agent. Returns false if the session has already ended.
     pub(crate) fn probe(&self) -> bool {
-        // A full outbox is no death: what is in it will be answered too.
+        // With a full outbox the agent still answers the pings that are queued.
         self.send(Message::Ping) != Err(OrderError::Ended)
     }
 
-    /// Ends the line. The first reason given is the one that counts.
-    pub(crate) fn end(&self, why: EndReason) {
-        let _ = self.ending.why.set(why);
-        self.ending.token.cancel();
+    /// Ends the session. Only the reason of the first call counts.
+    pub(crate) fn end(&self, reason: EndReason) {
+        let _ = self.end.reason.set(reason);
+        self.end.token.cancel();
     }
 
-    /// Waits until the server ends the line, and says why.
+    /// Waits until the server ends the session, and returns the reason.
     pub(crate) async fn ended(&self) -> EndReason {
-        self.ending.token.cancelled().await;
+        self.end.token.cancelled().await;
         self.why_ended().unwrap_or(EndReason::Stopping)
     }
 
-    /// Why the server ended the line, if it did.
+    /// Returns why the server ended the session. None while it is open.
     pub(crate) fn why_ended(&self) -> Option<EndReason> {
-        self.ending.why.get().cloned()
+        self.end.reason.get().cloned()
     }
 }

@@ -1,4 +1,4 @@
-//! Messages as prost encodes them, cut anywhere.
+//! Parses messages that prost encoded, split into frames at any byte.
 
 use filepull_proto::v1::upload_request::Kind;
 use filepull_proto::v1::{DataChunk, UploadHeader, UploadTrailer};
@@ -30,12 +30,13 @@ fn on_the_wire(messages: &[Vec<u8>]) -> Vec<u8> {
     wire
 }
 
-/// Reads `wire`, cut at `cuts`.
+/// Parses `wire`, split at `cuts`.
 fn parse(wire: &[u8], cuts: &[prop::sample::Index]) -> Result<Vec<UploadFrame>, Status> {
     let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(wire.len() + 1)).collect();
     cuts.extend([0, wire.len()]);
     cuts.sort_unstable();
-    let (mut parser, mut arrived) = (Parser::default(), Vec::new());
+    let mut parser = Parser::default();
+    let mut arrived = Vec::new();
     for cut in cuts.windows(2) {
         parser.push(Bytes::copy_from_slice(&wire[cut[0]..cut[1]]));
         while let Some(next) = parser.next()? {
@@ -46,7 +47,7 @@ fn parse(wire: &[u8], cuts: &[prop::sample::Index]) -> Result<Vec<UploadFrame>, 
     Ok(arrived)
 }
 
-/// Pieces of chunks that follow each other as one, and chunks that came as messages as such pieces.
+/// Joins bytes of chunks that follow each other. A chunk that arrived as a message becomes bytes.
 fn joined(arrived: Vec<UploadFrame>) -> Vec<UploadFrame> {
     let mut joined: Vec<UploadFrame> = Vec::new();
     for next in arrived {
@@ -73,7 +74,7 @@ fn joined(arrived: Vec<UploadFrame>) -> Vec<UploadFrame> {
 
 proptest! {
     #[test]
-    fn any_cut_of_any_messages_reads_as_prost_does(
+    fn any_split_of_any_messages_reads_as_prost_does(
         kinds in prop::collection::vec(message(), 0..8),
         cuts: Vec<prop::sample::Index>,
     ) {
@@ -84,7 +85,7 @@ proptest! {
         prop_assert_eq!(joined(arrived), joined(expected));
     }
 
-    /// Whatever comes is either understood as prost does, or refused as prost does.
+    /// The parser accepts or rejects any bytes exactly as prost does.
     #[test]
     fn any_bytes_read_as_prost_reads_them(
         message in prop::collection::vec(prop_oneof![Just(0x12), Just(0x08), Just(1), any::<u8>()], 0..60),
@@ -114,21 +115,21 @@ fn a_chunk_is_not_copied() {
 }
 
 #[test]
-fn what_is_too_long_or_compressed_is_refused_before_it_is_gathered() {
-    let refused = |wire: &[u8]| parse(wire, &[]).unwrap_err().code();
-    assert_eq!(refused(&[0, 0, 4, 0, 1]), Code::OutOfRange);
-    assert_eq!(refused(&[0, 255, 255, 255, 255]), Code::OutOfRange);
-    assert_eq!(refused(&[1, 0, 0, 0, 1]), Code::Unimplemented);
+fn a_message_too_long_or_compressed_is_rejected_before_it_is_collected() {
+    let rejected = |wire: &[u8]| parse(wire, &[]).unwrap_err().code();
+    assert_eq!(rejected(&[0, 0, 4, 0, 1]), Code::OutOfRange);
+    assert_eq!(rejected(&[0, 255, 255, 255, 255]), Code::OutOfRange);
+    assert_eq!(rejected(&[1, 0, 0, 0, 1]), Code::Unimplemented);
 }
 
 #[test]
-fn a_chunk_longer_than_allowed_is_refused_in_any_form() {
-    let refused = |chunk: Vec<u8>| parse(&on_the_wire(&[chunk]), &[]).unwrap_err().code();
+fn a_chunk_longer_than_allowed_is_rejected_in_any_encoding() {
+    let rejected = |chunk: Vec<u8>| parse(&on_the_wire(&[chunk]), &[]).unwrap_err().code();
     let data = Bytes::from(vec![7; CHUNK_LEN + 1]);
     let chunk = DataChunk { offset: 0, data: data.clone() };
     let plain = UploadRequest { kind: Some(Kind::Chunk(chunk)) }.encode_to_vec();
-    assert_eq!(refused(plain.clone()), Code::OutOfRange);
-    // A field that is not known makes prost read it.
-    let other_form = [plain, vec![15 << 3, 1]].concat();
-    assert_eq!(refused(other_form), Code::OutOfRange);
+    assert_eq!(rejected(plain.clone()), Code::OutOfRange);
+    // With an unknown field, prost decodes the message.
+    let other_encoding = [plain, vec![15 << 3, 1]].concat();
+    assert_eq!(rejected(other_encoding), Code::OutOfRange);
 }
