@@ -18,7 +18,7 @@ use crate::config::{self, Config};
 use crate::dial::Dialer;
 use crate::outage::{Cause, Outage, OutageLog};
 use crate::session::{SessionEvent, SessionOutcome, SessionTask};
-use crate::share::{Shares, Unsendable};
+use crate::share::{DefaultFileError, Shares};
 use crate::status_log::StatusLog;
 use crate::upload::UploadContext;
 use crate::upload_connections::UploadConnections;
@@ -156,7 +156,7 @@ impl Supervisor {
     }
 
     /// The default file as it looks now. Whoever set a wrong path reads the log now, or never.
-    async fn look(&self) -> Result<Source, Unsendable> {
+    async fn look(&self) -> Result<Source, DefaultFileError> {
         let (shares, client) = (Arc::clone(&self.shares), self.config.client.clone());
         let look = spawn_blocking(move || {
             shares.remember();
@@ -165,9 +165,9 @@ impl Supervisor {
         let look = timeout(LOOK_LIMIT, look);
         let looked = match look.await {
             Ok(Ok(looked)) => looked,
-            Ok(Err(_)) | Err(_) => Err(self.shares.no_answer(&self.config.client)),
+            Ok(Err(_)) | Err(_) => Err(self.shares.timed_out(&self.config.client)),
         };
-        let problem = looked.as_ref().err().map(|why| why.here.as_str());
+        let problem = looked.as_ref().err().map(|why| why.local_text.as_str());
         let news = self.journal.looked(problem);
         if let Some(problem) = problem.filter(|_| news) {
             self.journal.warn(problem);

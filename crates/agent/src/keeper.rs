@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
-use crate::share::in_words;
+use crate::error_text::io_error;
 use crate::state_dir::{StateDir, StateLockError};
 use crate::status::HEARTBEAT_EVERY;
 use crate::status_log::StatusLog;
@@ -39,7 +39,7 @@ impl Keeper {
             Ok(Ok(taken)) => {
                 let (state, locked) = taken?;
                 if let Err(error) = locked {
-                    keeper.warn(&dir, &in_words(&error));
+                    keeper.warn(&dir, &io_error(&error));
                 }
                 keeper.dir = Some(Arc::new(state));
             }
@@ -73,7 +73,7 @@ impl Keeper {
         let (status, number, path) = (self.journal.status(), self.n_written, dir.path().to_owned());
         match spawn_blocking(move || dir.write(&status, number)).await {
             Ok(Ok(())) => self.failing = false,
-            Ok(Err(error)) => self.warn(&path, &in_words(&error)),
+            Ok(Err(error)) => self.warn(&path, &io_error(&error)),
             Err(_) => self.warn(&path, "an internal error in the agent"),
         }
     }

@@ -18,6 +18,7 @@ use filepull_core::source::{Consistency, Fingerprint, SourceRead};
 use filepull_proto::v1;
 use filepull_proto::v1::upload_request::Kind;
 
+use crate::error_text;
 use crate::order::SendOrder;
 use crate::share::{self, OpenFile};
 
@@ -224,7 +225,7 @@ impl Reader {
 
     fn unreadable(&self, error: &io::Error) -> ReadError {
         let (client, name) = (&self.client, &self.opened.source.name);
-        let detail = format!("{client} cannot read {name}: {}.", share::in_words(error));
+        let detail = format!("{client} cannot read {name}: {}.", error_text::io_error(error));
         ReadError::Failed(Problem::new(Code::FileUnreadable, detail))
     }
 }

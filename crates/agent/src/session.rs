@@ -108,12 +108,12 @@ impl SessionTask {
             .dialler
             .dial()
             .await
-            .map_err(|error| SessionOutcome::Lost(error_text::why(&error)))?;
+            .map_err(|error| SessionOutcome::Lost(error_text::connection_error(&error)))?;
         let requests = ReceiverStream::new(outbox).take_until(over.cancelled_owned());
         let mut client =
             AgentControlClient::new(channel.clone()).max_decoding_message_size(64 * 1024);
         let unheard =
-            |status: tonic::Status| SessionOutcome::Lost(error_text::why_unheard(&status));
+            |status: tonic::Status| SessionOutcome::Lost(error_text::handshake_error(&status));
         let responses = client.session(requests).await.map_err(unheard)?;
         let mut responses = responses.into_inner();
         let first = timeout(WELCOME_LIMIT, responses.message()).await;
@@ -236,7 +236,7 @@ fn now() -> (Instant, SystemTime) {
 }
 
 fn lost(status: &tonic::Status) -> SessionOutcome {
-    SessionOutcome::Lost(error_text::why(status))
+    SessionOutcome::Lost(error_text::connection_error(status))
 }
 
 fn told(end: v1::SessionEnd) -> SessionOutcome {

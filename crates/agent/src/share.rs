@@ -1,8 +1,10 @@
 //! What this machine shares, and the only code that opens a path.
 //!
-//! A path that is not shared cannot be read, even by a hijacked server: the list lives here, and
-//! every file is opened *beneath* the folder of `FILE_PATH`, or of an absolute entry.
+//! A path that is not shared cannot be read, even by a hijacked server: the list is a setting of
+//! this machine, and every file is opened *beneath* the folder of `FILE_PATH` or of an absolute
+//! entry.
 
+mod error;
 mod list;
 mod open;
 mod root;
@@ -20,53 +22,59 @@ use filepull_core::source::Source;
 use filepull_process::environment;
 use globset::{GlobBuilder, GlobMatcher};
 
+use self::error::OpenError;
 pub(crate) use self::list::split;
-use self::open::{OpenError, SharePlace};
-pub(crate) use self::open::{OpenFile, in_words, stat};
+pub(crate) use self::open::OpenFile;
+use self::open::SharePlace;
 use self::root::ShareRoot;
+pub(crate) use self::unsized_file::stat;
 
-/// The files that may be asked for: the default file, and whatever the settings add.
+/// The files that may be requested: the default file, and those that `SHARE` adds.
 #[derive(Clone, Debug)]
 pub struct Shares {
-    /// `FILE_PATH`, as written.
-    file: String,
+    /// The value of `FILE_PATH`.
+    file_path: String,
     default: ShareEntry,
-    more: Vec<ShareEntry>,
+    entries: Vec<ShareEntry>,
 }
 
 /// One path or glob of the list.
 #[derive(Clone, Debug)]
 struct ShareEntry {
-    /// As written in the settings.
-    shown: String,
+    /// The text of the settings.
+    text: String,
     glob: GlobMatcher,
     is_glob: bool,
-    /// The folders before the first that is a glob, as part of an asked path. Nothing outside of them
+    /// The folders before the first glob, as they appear in a requested path. Nothing outside of them
     /// is ever opened.
     prefix: PathBuf,
     /// The folder of `FILE_PATH`; for an absolute entry, its prefix.
     root: Arc<ShareRoot>,
 }
 
-/// Why the default file cannot be sent, for both ends of the line.
+/// Why the default file cannot be sent.
 #[derive(Clone, Debug)]
-pub(crate) struct Unsendable {
-    /// For the operator.
+pub(crate) struct DefaultFileError {
+    /// The problem that the server shows to operators.
     pub(crate) problem: Problem,
-    /// For whoever set `FILE_PATH` on this machine.
-    pub(crate) here: String,
+    /// The text for the local log: it names `FILE_PATH`.
+    pub(crate) local_text: String,
 }
 
 impl Shares {
-    /// Shares `file`, and the paths and globs of `more`: relative ones lie beneath its folder.
+    /// Shares `file`, and the paths and globs of `entries`. A relative entry lies beneath the folder
+    /// of `file`.
     ///
     /// # Errors
-    /// Names each entry that cannot be understood.
-    pub fn new<'a>(file: &Path, more: impl IntoIterator<Item = &'a str>) -> Result<Self, String> {
-        let name = file.file_name();
-        let name = name.ok_or_else(|| format!("FILE_PATH: {file:?} does not name a file"))?;
-        let name = name.to_str().ok_or_else(|| {
-            format!("FILE_PATH: the name of {file:?} is not UTF-8; only such names can be sent")
+    /// Names each invalid entry.
+    pub fn new<'a>(
+        file: &Path,
+        entries: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Self, String> {
+        let os_name =
+            file.file_name().ok_or_else(|| format!("FILE_PATH: {file:?} does not name a file"))?;
+        let name = os_name.to_str().ok_or_else(|| {
+            format!("FILE_PATH: the name of {file:?} is not UTF-8; only UTF-8 names can be sent")
         })?;
         let folder = match file.parent() {
             Some(folder) if folder != Path::new("") => folder,
@@ -76,122 +84,132 @@ impl Shares {
         let folder = Arc::new(ShareRoot::new(folder));
         let default = ShareEntry::new(&folder, name, &globset::escape(name), false)
             .map_err(|error| format!("FILE_PATH: {error}"))?;
-        let entry = |text| {
-            list::check(text)?;
-            ShareEntry::new(&folder, text, text, text.contains(GLOB))
-        };
-        let (more, bad): (Vec<_>, Vec<_>) = more.into_iter().map(entry).partition(Result::is_ok);
-        let mut bad: Vec<String> = bad.into_iter().filter_map(Result::err).collect();
-        let more: Vec<ShareEntry> = more.into_iter().filter_map(Result::ok).collect();
-        bad.extend(list::check_len(more.iter().map(|entry| entry.shown.as_str())).err());
-        if !bad.is_empty() {
-            let bad: Vec<String> = bad.iter().map(|error| format!("SHARE: {error}")).collect();
-            return Err(bad.join("; "));
+        let mut parsed = Vec::new();
+        let mut errors = Vec::new();
+        for text in entries {
+            let entry = list::check(text)
+                .and_then(|()| ShareEntry::new(&folder, text, text, text.contains(GLOB)));
+            match entry {
+                Ok(entry) => parsed.push(entry),
+                Err(error) => errors.push(format!("SHARE: {error}")),
+            }
         }
-        Ok(Self { file: file.display().to_string(), default, more })
+        if let Err(error) = list::check_len(parsed.iter().map(|entry| entry.text.as_str())) {
+            errors.push(format!("SHARE: {error}"));
+        }
+        if !errors.is_empty() {
+            return Err(errors.join("; "));
+        }
+        Ok(Self { file_path: file.display().to_string(), default, entries: parsed })
     }
 
-    /// What may be asked for, as written in the settings.
+    /// Returns the name of the default file, then the entries of `SHARE`.
     pub fn shares(&self) -> impl Iterator<Item = &str> {
-        let more = self.more.iter().map(|entry| entry.shown.as_str());
-        [self.default.shown.as_str()].into_iter().chain(more.filter(|&e| e != self.default.shown))
+        let default = self.default_name();
+        let entries = self.entries.iter().map(|entry| entry.text.as_str());
+        [default].into_iter().chain(entries.filter(move |&entry| entry != default))
     }
 
-    /// The name of the file that is sent when no path is asked for.
+    /// Returns the name of the file that is sent when the order has no path.
     pub fn default_name(&self) -> &str {
-        &self.default.shown
+        &self.default.text
     }
 
     /// Remembers where the folders of all entries lead now. Blocks.
     pub(crate) fn remember(&self) {
-        for entry in [&self.default].into_iter().chain(&self.more) {
+        for entry in [&self.default].into_iter().chain(&self.entries) {
             entry.root.remember();
         }
     }
 
-    /// The default file as it looks now, or why `client` cannot send it. It blocks.
-    pub(crate) fn default_file(&self, client: &ClientId) -> Result<Source, Unsendable> {
+    /// Returns the current metadata of the default file, or why `client` cannot send it. Blocks.
+    pub(crate) fn default_file(&self, client: &ClientId) -> Result<Source, DefaultFileError> {
         let opened = self.default_place().open();
-        opened.map(|opened| opened.source).map_err(|why| self.unsendable(client, &why))
+        opened.map(|opened| opened.source).map_err(|error| self.default_error(client, &error))
     }
 
-    /// Why nothing is known of the default file: the disk took too long, a network drive mostly.
-    pub(crate) fn no_answer(&self, client: &ClientId) -> Unsendable {
-        self.unsendable(client, &OpenError::System(io::Error::other("the disk does not answer")))
+    /// Returns the error for a check of the default file that took too long, usually because a
+    /// network drive hangs.
+    pub(crate) fn timed_out(&self, client: &ClientId) -> DefaultFileError {
+        let error = io::Error::other("the disk does not respond");
+        self.default_error(client, &OpenError::System(error))
     }
 
-    fn unsendable(&self, client: &ClientId, why: &OpenError) -> Unsendable {
+    fn default_error(&self, client: &ClientId, error: &OpenError) -> DefaultFileError {
         let path = self.default_place().path();
-        Unsendable { problem: why.problem(client, &self.file, &path), here: why.here(&path) }
+        let problem = error.problem(client, &self.file_path, &path);
+        DefaultFileError { problem, local_text: error.local_text(&path) }
     }
 
-    /// Where the default file is looked for.
     fn default_place(&self) -> SharePlace<'_> {
-        let ShareEntry { root, shown, .. } = &self.default;
-        SharePlace { root, folder: Path::new(""), file: Path::new(shown) }
+        let ShareEntry { root, text, .. } = &self.default;
+        SharePlace { root, folder: Path::new(""), file: Path::new(text) }
     }
 
-    /// Opens what `client` was asked for. It blocks: it is the disk's turn.
+    /// Opens the requested file, or the default file without a `path`. Blocks on the disk.
+    ///
+    /// # Errors
+    /// The problem to send to the server. It names `client`.
     pub(crate) fn open(
         &self,
         client: &ClientId,
-        asked: Option<&SharedPath>,
+        path: Option<&SharedPath>,
     ) -> Result<OpenFile, Problem> {
-        let said = asked.map_or(self.file.as_str(), SharedPath::as_str);
-        let Some(place) = self.find(asked) else {
+        let requested = path.map_or(self.file_path.as_str(), SharedPath::as_str);
+        let Some(place) = self.find(path) else {
             let list = self.shares().collect::<Vec<_>>().join(", ");
-            let detail = format!("{client} does not share {said}. It shares: {list}");
+            let detail = format!("{client} does not share {requested}. It shares: {list}");
             return Err(Problem::new(Code::PathNotShared, detail));
         };
-        place.open().map_err(|why| why.problem(client, said, &place.path()))
+        place.open().map_err(|error| error.problem(client, requested, &place.path()))
     }
 
-    /// Whether an entry matches a path, wherever it leads.
-    pub(crate) fn lists(&self, asked: Option<&SharedPath>) -> bool {
-        self.find(asked).is_some()
+    /// Returns whether an entry matches `path`. Links are not followed.
+    pub(crate) fn lists(&self, path: Option<&SharedPath>) -> bool {
+        self.find(path).is_some()
     }
 
-    fn find<'a>(&'a self, asked: Option<&'a SharedPath>) -> Option<SharePlace<'a>> {
-        let asked = match asked.map(SharedPath::as_str) {
-            // Whoever has read the settings may ask for the default file by its whole path.
-            Some(path) if path != self.file => path,
-            _ => &self.default.shown,
+    fn find<'a>(&'a self, path: Option<&'a SharedPath>) -> Option<SharePlace<'a>> {
+        let requested = match path.map(SharedPath::as_str) {
+            // An operator may request the default file by the value of `FILE_PATH`.
+            Some(path) if path != self.file_path => path,
+            _ => &self.default.text,
         };
-        let mut entries = [&self.default].into_iter().chain(&self.more);
+        let mut entries = [&self.default].into_iter().chain(&self.entries);
         // A relative glob such as `**` would match an absolute path, which lies beneath another root.
         let entry = entries.find(|entry| {
-            entry.is_absolute() == asked.starts_with('/') && entry.glob.is_match(asked)
+            entry.is_absolute() == requested.starts_with('/') && entry.glob.is_match(requested)
         })?;
-        self.place_of(entry, asked)
+        self.place_of(entry, requested)
     }
 
-    fn place_of<'a>(&self, entry: &'a ShareEntry, asked: &'a str) -> Option<SharePlace<'a>> {
-        let file = Path::new(asked).strip_prefix(&entry.prefix).ok()?;
+    fn place_of<'a>(&self, entry: &'a ShareEntry, requested: &'a str) -> Option<SharePlace<'a>> {
+        let file = Path::new(requested).strip_prefix(&entry.prefix).ok()?;
         Some(SharePlace { root: &entry.root, folder: entry.folder(), file })
     }
 }
 
-/// What makes a part of an entry a glob.
+/// A path with one of these characters is a glob.
 const GLOB: [char; 7] = ['*', '?', '[', ']', '{', '}', '\\'];
 
 impl ShareEntry {
     fn new(
         folder: &Arc<ShareRoot>,
-        shown: &str,
+        text: &str,
         pattern: &str,
         is_glob: bool,
     ) -> Result<Self, String> {
-        SharedPath::parse(shown).map_err(|error| error.to_string())?;
-        // `*` stays in its folder: `logs/*.log` does not share `logs/old/x.log`.
-        let glob = GlobBuilder::new(pattern).literal_separator(true).build();
-        let glob = glob.map_err(|error| error.to_string())?.compile_matcher();
+        SharedPath::parse(text).map_err(|error| error.to_string())?;
+        // `*` matches no separator: `logs/*.log` does not share `logs/old/x.log`.
+        let built = GlobBuilder::new(pattern).literal_separator(true).build();
+        let glob = built.map_err(|error| error.to_string())?.compile_matcher();
         let (folders, _) = pattern.rsplit_once('/').unwrap_or_default();
         let is_absolute = pattern.starts_with('/');
         let mut prefix = PathBuf::from(if is_absolute { "/" } else { "" });
         let fixed = folders.split('/').take_while(|part| !part.contains(GLOB));
         prefix.extend(fixed.filter(|part| !part.is_empty()));
         let root = if is_absolute { Arc::new(ShareRoot::new(&prefix)) } else { Arc::clone(folder) };
-        Ok(Self { shown: shown.to_owned(), glob, is_glob, prefix, root })
+        Ok(Self { text: text.to_owned(), glob, is_glob, prefix, root })
     }
 
     fn is_absolute(&self) -> bool {

@@ -226,7 +226,8 @@ async fn answer(
     channel: Channel,
     requests: impl tokio_stream::Stream<Item = v1::UploadRequest> + Send + 'static,
 ) -> Result<v1::Stored, UploadOutcome> {
-    let broken = |status: &tonic::Status| UploadOutcome::Broken(error_text::why(status));
+    let broken =
+        |status: &tonic::Status| UploadOutcome::Broken(error_text::connection_error(status));
     let mut client = AgentTransferClient::new(channel).max_decoding_message_size(64 * 1024);
     let mut responses = client.upload(requests).await.map_err(|s| broken(&s))?.into_inner();
     loop {

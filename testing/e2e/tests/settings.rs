@@ -126,7 +126,7 @@ async fn the_http_port_is_not_where_agents_dial() -> anyhow::Result<()> {
     let bed = TestServer::start_process().await?;
     let mut client = bed.client("client4", b"data")?.dialling(bed.http());
     client.start()?;
-    client.agent()?.says("is SERVER_ADDR the HTTP port").await?;
+    client.agent()?.says("does SERVER_ADDR point at the HTTP port").await?;
     Ok(())
 }
 

@@ -1,13 +1,16 @@
 //! `SHARE` as a list: splits it into entries, and rejects entries that cannot be right.
 
-/// Maximum encoded length of all entries together. They travel in the hello, of which the server
-/// reads up to 64 KiB, with its other fields.
+/// Maximum encoded length of all entries together. The hello carries them, and the server reads at
+/// most 64 KiB of it, other fields included.
 const MAX_LEN: usize = 60 * 1024;
 
 /// Splits a list at its commas, except commas within `{a,b}` and `[,]`, which belong to the glob.
 pub(crate) fn split(list: &str) -> Vec<&str> {
     let mut entries = Vec::new();
-    let (mut start, mut braces, mut in_brackets, mut escaped) = (0, 0_usize, false, false);
+    let mut start = 0;
+    let mut braces = 0_usize;
+    let mut in_brackets = false;
+    let mut escaped = false;
     for (at, c) in list.char_indices() {
         if std::mem::take(&mut escaped) {
             continue;
@@ -33,7 +36,7 @@ pub(crate) fn split(list: &str) -> Vec<&str> {
 ///
 /// # Errors
 /// Names what to write instead.
-pub(super) fn check(entry: &str) -> Result<(), String> {
+pub(crate) fn check(entry: &str) -> Result<(), String> {
     filepull_process::environment::check_path(entry.as_ref())
         .map_err(|error| format!("{entry:?}: {error}"))?;
     if let Some(folder) = entry.strip_suffix('/') {
@@ -52,14 +55,14 @@ pub(super) fn check(entry: &str) -> Result<(), String> {
 ///
 /// # Errors
 /// Names the length of the list.
-pub(super) fn check_len<'a>(entries: impl Iterator<Item = &'a str>) -> Result<(), String> {
-    // Each entry takes a tag and its length besides its text.
+pub(crate) fn check_len<'a>(entries: impl Iterator<Item = &'a str>) -> Result<(), String> {
+    // The encoding adds a tag and a length to the text of each entry.
     let len: usize = entries.map(|entry| entry.len() + 4).sum();
     if len <= MAX_LEN {
         return Ok(());
     }
     Err(format!(
-        "the list takes {} KiB, and at most {} KiB fit into the agent's greeting: use globs",
+        "the list takes {} KiB, and at most {} KiB fit into the agent's hello: use globs",
         len.div_ceil(1024),
         MAX_LEN / 1024
     ))
@@ -82,22 +85,22 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_meant_is_explained() {
-        let refused = |entry: &str, says: &str| {
+    fn an_entry_that_is_certainly_wrong_is_explained() {
+        let check_rejected = |entry: &str, expected: &str| {
             let error = check(entry).unwrap_err();
-            assert!(error.contains(says), "{entry}: {error}");
+            assert!(error.contains(expected), "{entry}: {error}");
         };
-        refused("logs/", "logs/* for its files");
-        refused("~/logs/*", "~ is not replaced here");
-        refused("$HOME/*", "$HOME is not replaced here");
-        refused("'logs/*'", "quotes");
-        refused("logs/*.log\nlogs/*.txt", "control character");
-        refused("./logs/*", "write logs/*");
+        check_rejected("logs/", "logs/* for its files");
+        check_rejected("~/logs/*", "~ is not replaced here");
+        check_rejected("$HOME/*", "$HOME is not replaced here");
+        check_rejected("'logs/*'", "quotes");
+        check_rejected("logs/*.log\nlogs/*.txt", "control character");
+        check_rejected("./logs/*", "write logs/*");
         assert_eq!(check("logs/*.log"), Ok(()));
     }
 
     #[test]
-    fn a_list_that_does_not_fit_into_a_greeting_is_refused() {
+    fn a_list_that_does_not_fit_into_the_hello_is_rejected() {
         let entries = vec!["logs/some-folder-name/12345.log"; 3000];
         let error = check_len(entries.iter().copied()).unwrap_err();
         assert!(error.starts_with("the list takes 103 KiB, and at most 60 KiB"), "{error}");

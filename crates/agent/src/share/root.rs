@@ -1,6 +1,6 @@
 //! A configured folder beneath which files are opened.
 //!
-//! The folder must lead where it led when it was first resolved, or nothing is opened: a link that
+//! The folder must still lead where it led when it was first resolved, or nothing is opened: a link that
 //! replaces it, or a folder above it, is never followed. A folder that is missing at the start, or
 //! is replaced by another real folder or a mounted drive, needs no restart. A handle that stays
 //! open would not allow that: it shows a deleted folder forever, hides a drive that is mounted
@@ -15,11 +15,10 @@ use std::sync::OnceLock;
 use cap_std::fs::Dir;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
-use super::open::OpenError;
+use super::error::OpenError;
 
-/// One folder.
 #[derive(Debug)]
-pub(super) struct ShareRoot {
+pub(crate) struct ShareRoot {
     /// The configured path, made absolute.
     path: PathBuf,
     /// Where it led when it was first resolved: a path without links.
@@ -27,17 +26,17 @@ pub(super) struct ShareRoot {
 }
 
 impl ShareRoot {
-    pub(super) fn new(path: &Path) -> Self {
+    pub(crate) fn new(path: &Path) -> Self {
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         Self { path, first: OnceLock::new() }
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Remembers where the folder leads now, unless that is known already. Blocks.
-    pub(super) fn remember(&self) {
+    pub(crate) fn remember(&self) {
         if self.first.get().is_none() {
             let _ = self.leads_to();
         }
@@ -46,8 +45,8 @@ impl ShareRoot {
     /// Opens the folder. Blocks.
     ///
     /// # Errors
-    /// The folder is missing, or leads elsewhere than at first.
-    pub(super) fn open(&self) -> Result<Dir, OpenError> {
+    /// The folder is missing, or no longer leads where it led when it was first resolved.
+    pub(crate) fn open(&self) -> Result<Dir, OpenError> {
         let path = self.leads_to()?;
         // No part may be a link, so changes in between do not matter.
         let folder = open_without_links(path).map_err(OpenError::System)?;
@@ -64,7 +63,7 @@ impl ShareRoot {
     }
 }
 
-/// As many links as Linux follows.
+/// Maximum number of links in one path, as in Linux.
 const MAX_LINKS: u32 = 40;
 
 /// Resolves `path` to a path without links. Its last parts may not exist yet.

@@ -1,16 +1,17 @@
 //! Checks at the start whether the entries of `SHARE` match any file, so that a mistake in a list
-//! shows before a file is requested.
+//! is logged before a file is requested.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::open::{OpenError, SharePlace};
+use super::error::OpenError;
+use super::open::SharePlace;
 use super::{ShareEntry, Shares};
 
 /// Maximum number of names checked in a folder tree. Beyond it nothing is reported.
 const MAX_NAMES: usize = 10_000;
 
-/// The result of the walk.
+/// The result of a walk through a folder tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SurveyResult {
     File,
@@ -22,11 +23,11 @@ enum SurveyResult {
 impl Shares {
     /// Returns the likely mistakes in `SHARE` as the disk is now, one sentence each. Blocks.
     pub(crate) fn survey(&self) -> Vec<String> {
-        self.more.iter().filter_map(|entry| self.odd(entry)).collect()
+        self.entries.iter().filter_map(|entry| self.entry_problem(entry)).collect()
     }
 
-    fn odd(&self, entry: &ShareEntry) -> Option<String> {
-        let shown = &entry.shown;
+    fn entry_problem(&self, entry: &ShareEntry) -> Option<String> {
+        let shown = &entry.text;
         if !entry.is_glob {
             let path = self.place_of(entry, shown)?.path();
             return path.is_dir().then(|| {
@@ -55,8 +56,13 @@ impl Shares {
     }
 }
 
-/// Searches `folder` for a file that `entry` matches. Its files are requested beneath `asked`.
-fn walk(entry: &ShareEntry, folder: &Path, asked: &Path, names_left: &mut usize) -> SurveyResult {
+/// Searches `folder` for a file that `entry` matches. Its files are requested beneath `requested`.
+fn walk(
+    entry: &ShareEntry,
+    folder: &Path,
+    requested: &Path,
+    names_left: &mut usize,
+) -> SurveyResult {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return SurveyResult::Nothing,
@@ -69,18 +75,18 @@ fn walk(entry: &ShareEntry, folder: &Path, asked: &Path, names_left: &mut usize)
             return SurveyResult::Unknown;
         }
         *names_left -= 1;
-        let asked = asked.join(found.file_name());
+        let requested = requested.join(found.file_name());
         match found.file_type() {
-            Ok(kind) if kind.is_dir() => folders.push((found.path(), asked)),
+            Ok(kind) if kind.is_dir() => folders.push((found.path(), requested)),
             // The target of a link is checked when the file is requested.
-            Ok(_) if entry.glob.is_match(&asked) => return SurveyResult::File,
+            Ok(_) if entry.glob.is_match(&requested) => return SurveyResult::File,
             Ok(_) => {}
             Err(_) => return SurveyResult::Unknown,
         }
     }
     let mut found = SurveyResult::Nothing;
-    for (folder, asked) in folders {
-        match walk(entry, &folder, &asked, names_left) {
+    for (folder, requested) in folders {
+        match walk(entry, &folder, &requested, names_left) {
             SurveyResult::File => return SurveyResult::File,
             SurveyResult::Unknown => found = SurveyResult::Unknown,
             SurveyResult::Nothing => {}

@@ -1,5 +1,5 @@
-//! Files whose size the system does not know before they are read: `/proc` says 0, `/sys` says
-//! 4096, and some FUSE file systems say 0.
+//! Files whose size the system does not know before they are read: `/proc` and some FUSE file
+//! systems report 0, `/sys` reports 4096.
 //!
 //! Such a file is read into memory when it is opened, and that content is sent. A file that needs
 //! several reads is read twice and compared, because the system generates its content on each read,
@@ -10,15 +10,15 @@ use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 
 use bytes::Bytes;
-use filepull_core::source::Stat;
+use filepull_core::source::{Stat, unix_ns};
 
-use super::open::{OpenError, stat};
+use super::error::OpenError;
 
-/// The largest file of unknown size: it is held in memory.
-pub(super) const MAX_LEN: usize = 1024 * 1024;
+/// Maximum length of a file of unknown size, in bytes: it is kept in memory.
+const MAX_LEN: usize = 1024 * 1024;
 
 /// Returns the metadata of `file`, and its content if the metadata is unreliable.
-pub(super) fn look(file: &File) -> Result<(Stat, Option<Bytes>), OpenError> {
+pub(crate) fn inspect(file: &File) -> Result<(Stat, Option<Bytes>), OpenError> {
     let before = stat(file).map_err(OpenError::System)?;
     let has_blocks = file.metadata().map_err(OpenError::System)?.blocks() > 0;
     // A file with data but no block is sparse, stored in its inode, or generated.
@@ -31,7 +31,7 @@ pub(super) fn look(file: &File) -> Result<(Stat, Option<Bytes>), OpenError> {
         return Ok((after, None));
     }
     if content.len() > MAX_LEN {
-        return Err(OpenError::Endless);
+        return Err(OpenError::TooLong { limit_bytes: MAX_LEN });
     }
     if n_reads > 1 && read(file)?.0 != content {
         return Err(OpenError::Changed);
@@ -39,7 +39,7 @@ pub(super) fn look(file: &File) -> Result<(Stat, Option<Bytes>), OpenError> {
     Ok((after, Some(content.into())))
 }
 
-/// Reads to the end, or just past the bound. Returns the content and the number of reads that
+/// Reads to the end, or just past the limit. Returns the content and the number of reads that
 /// returned bytes.
 fn read(file: &File) -> Result<(Vec<u8>, usize), OpenError> {
     let mut content = Vec::new();
@@ -55,4 +55,14 @@ fn read(file: &File) -> Result<(Vec<u8>, usize), OpenError> {
         n_reads += 1;
     }
     Ok((content, n_reads))
+}
+
+/// Returns the metadata of an open file.
+pub(crate) fn stat(file: &File) -> io::Result<Stat> {
+    let metadata = file.metadata()?;
+    Ok(Stat {
+        size: metadata.len(),
+        modified_ns: unix_ns(metadata.mtime(), metadata.mtime_nsec()),
+        changed_ns: unix_ns(metadata.ctime(), metadata.ctime_nsec()),
+    })
 }
