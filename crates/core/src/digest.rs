@@ -10,14 +10,14 @@ use sha2::{Digest as _, Sha256};
 pub struct Digest([u8; 32]);
 
 impl Digest {
-    /// The digest of `bytes`.
+    /// Computes the SHA-256 of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
         let mut hasher = Hasher::default();
         hasher.update(bytes);
         hasher.digest()
     }
 
-    /// Reads the 64 hexadecimal digits that [`Display`](fmt::Display) writes.
+    /// Parses the 64 hexadecimal digits that [`Display`](fmt::Display) writes.
     pub fn parse(text: &str) -> Option<Self> {
         let nibbles = text.as_bytes();
         if nibbles.len() != 64 {
@@ -32,7 +32,7 @@ impl Digest {
         Some(Self(bytes))
     }
 
-    /// The 32 bytes.
+    /// Returns the digest as 32 bytes.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
@@ -64,17 +64,17 @@ impl Serialize for Digest {
     }
 }
 
-/// A digest in the making: bytes go in, in order.
+/// Computes a [`Digest`] from bytes in their order in the file.
 #[derive(Clone, Debug, Default)]
 pub struct Hasher(Sha256);
 
 impl Hasher {
-    /// Takes the next bytes.
+    /// Adds the next bytes to the digest.
     pub fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
 
-    /// The digest of all bytes so far; more may follow.
+    /// Returns the digest of all bytes so far. More bytes may follow.
     pub fn digest(&self) -> Digest {
         Digest(self.0.clone().finalize().into())
     }

@@ -1,4 +1,4 @@
-//! How sizes, rates, times, addresses and errors are read from people and said to them.
+//! Sizes, rates, times, addresses and errors as text for people, and parsed from it.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -7,23 +7,23 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
-/// `100.0 MiB`.
+/// Formats a number of bytes, such as `100.0 MiB`.
 pub fn size(bytes: u64) -> String {
     ByteSize::b(bytes).display().iec().to_string()
 }
 
-/// An error and its causes, the nearest to the reader first: `write /x/a.tmp: no space left`.
+/// Formats an error and its causes, the outermost first: `write /x/a.tmp: no space left`.
 pub fn chain(error: &dyn Error) -> String {
     let causes = std::iter::successors(Some(error), |&error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-/// `5.1 MiB/s`.
+/// Formats a number of bytes per second, such as `5.1 MiB/s`.
 pub fn rate(bytes_per_second: u64) -> String {
     format!("{}/s", size(bytes_per_second))
 }
 
-/// How long something took: `under 0.1 s`, `19.8 s`, `2 min 5 s`, `2 h 13 min`, `3 d 4 h`.
+/// Formats a duration with tenths of a second: `under 0.1 s`, `19.8 s`, `2 min 5 s`, `2 h 13 min`, `3 d 4 h`.
 pub fn took(time: Duration) -> String {
     if time < NO_TIME {
         "under 0.1 s".to_owned()
@@ -34,11 +34,11 @@ pub fn took(time: Duration) -> String {
     }
 }
 
-/// What would be shown as `0.0 s`.
+/// A shorter time would be shown as `0.0 s`.
 const NO_TIME: Duration = Duration::from_millis(50);
 
-/// How long `bytes` were on their way, and how fast: `19.8 s (5.1 MiB/s)`. Too few bytes, or too
-/// short a time, say nothing about a line: `0.3 s`, `under 0.1 s`.
+/// Formats the duration and the rate of a transfer: `19.8 s (5.1 MiB/s)`. Without the rate if there
+/// are too few bytes, or too little time, to measure it: `0.3 s`, `under 0.1 s`.
 pub fn took_for(time: Duration, bytes: u64) -> String {
     const FEW: u64 = 64 * 1024;
     if bytes < FEW || time < NO_TIME {
@@ -48,10 +48,12 @@ pub fn took_for(time: Duration, bytes: u64) -> String {
     format!("{} ({})", took(time), rate(u64::try_from(per_second).unwrap_or(u64::MAX)))
 }
 
-/// A span in whole seconds: `8 s`, `2 min`, `2 h 13 min`, `3 d 4 h`.
+/// Formats a duration in whole seconds: `8 s`, `2 min`, `2 h 13 min`, `3 d 4 h`.
 pub fn span(time: Duration) -> String {
     let seconds = time.as_secs();
-    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
+    let minutes = seconds / 60;
+    let hours = minutes / 60;
+    let days = hours / 24;
     let two = |big: u64, big_unit: &str, small: u64, small_unit: &str| match small {
         0 => format!("{big} {big_unit}"),
         small => format!("{big} {big_unit} {small} {small_unit}"),
@@ -64,10 +66,10 @@ pub fn span(time: Duration) -> String {
     }
 }
 
-/// Reads `90s`, `5m`, `24h`, `7d`, `1h30m`, or a bare number of seconds.
+/// Parses `90s`, `5m`, `24h`, `7d`, `1h30m`, or a bare number of seconds.
 ///
 /// # Errors
-/// Shows the forms that can be read.
+/// Names the valid forms.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     if let Ok(seconds) = text.parse::<u64>() {
         return Ok(Duration::from_secs(seconds));
@@ -76,21 +78,21 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         .map_err(|_| format!("{text:?} is not a time. Write 90s, 5m, 24h or 7d."))
 }
 
-/// Reads `10GiB`, `512MiB`, `2GB`, or a bare number of bytes.
+/// Parses `10GiB`, `512MiB`, `2GB`, or a bare number of bytes.
 ///
 /// # Errors
-/// Shows the forms that can be read.
+/// Names the valid forms.
 pub fn parse_size(text: &str) -> Result<u64, String> {
     text.parse::<ByteSize>()
         .map(|size| size.as_u64())
         .map_err(|_| format!("{text:?} is not a size. Write 10GiB, 512MiB or a number of bytes."))
 }
 
-/// Reads a count such as `20`. A number that does not fit becomes the maximum, so that it is out of
-/// range.
+/// Parses a count such as `20`. A number that does not fit becomes the maximum, which is out of range
+/// for every setting.
 ///
 /// # Errors
-/// Shows the form that can be read.
+/// Names the valid form.
 pub fn parse_count(text: &str) -> Result<usize, String> {
     let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     match text.parse() {
@@ -100,10 +102,10 @@ pub fn parse_count(text: &str) -> Result<usize, String> {
     }
 }
 
-/// Reads a rate such as `10MiB/s`; the `/s` may be left out. Bytes per second.
+/// Parses a rate such as `10MiB/s` into bytes per second. The `/s` is optional.
 ///
 /// # Errors
-/// Shows the form that can be read.
+/// Names the valid form.
 pub fn parse_rate(text: &str) -> Result<u64, String> {
     match parse_size(text.strip_suffix("/s").unwrap_or(text)) {
         Ok(0) | Err(_) => Err(format!("{text:?} is not a rate. Write for example 10MiB/s.")),
@@ -111,37 +113,39 @@ pub fn parse_rate(text: &str) -> Result<u64, String> {
     }
 }
 
-/// Reads an address to listen on or to ask, such as `127.0.0.1:8080`.
+/// Parses an IP address and a port, such as `127.0.0.1:8080`.
 ///
 /// # Errors
-/// Shows what one looks like.
+/// Names the valid form.
 pub fn parse_addr(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
-        let all = "or 0.0.0.0:8080 for every address of this machine";
-        format!("{text:?} is not one. Write an IP address and a port: 127.0.0.1:8080, {all}.")
+        format!(
+            "{text:?} is not an address. Write an IP address and a port: 127.0.0.1:8080, or \
+             0.0.0.0:8080 for every address of this machine."
+        )
     })
 }
 
-/// Makes text from another machine fit for a log line or a terminal: characters that cannot be seen
-/// become `?`, and it ends after `max_chars`.
+/// Makes text from another machine safe for a log line or a terminal: unprintable characters become
+/// `?`, and the text is cut after `max_chars`.
 pub fn printable(text: &str, max_chars: usize) -> String {
     text.chars().take(max_chars).map(|c| if is_unprintable(c) { '?' } else { c }).collect()
 }
 
-/// Shows characters that cannot be seen as `\n`, `\t` or `\u{202e}`; every other one stays.
+/// Replaces unprintable characters by escapes such as `\n`, `\t` or `\u{202e}`.
 pub fn escaped(text: &str) -> Cow<'_, str> {
     if !text.contains(is_unprintable) {
         return Cow::Borrowed(text);
     }
-    let mut shown = String::with_capacity(text.len() + 8);
+    let mut escaped = String::with_capacity(text.len() + 8);
     for c in text.chars() {
-        if is_unprintable(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
+        if is_unprintable(c) { escaped.extend(c.escape_default()) } else { escaped.push(c) }
     }
-    Cow::Owned(shown)
+    Cow::Owned(escaped)
 }
 
-/// Control characters, line separators, and the format characters of Unicode (category Cf): marks
-/// that a reader does not see, or that make a terminal show text in another order.
+/// Returns whether `c` is a control character, a line separator, or a format character of Unicode
+/// (category Cf). Such a character is invisible, or makes a terminal show text in another order.
 pub fn is_unprintable(c: char) -> bool {
     c.is_control()
         || matches!(
@@ -173,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_and_rates_read_like_prose() {
+    fn sizes_and_rates_have_one_decimal_and_a_unit() {
         assert_eq!(size(0), "0 B");
         assert_eq!(size(104_857_600), "100.0 MiB");
         assert_eq!(rate(5_347_737), "5.1 MiB/s");
@@ -181,7 +185,8 @@ mod tests {
 
     #[test]
     fn spans_show_at_most_two_units() {
-        let check = |seconds, said: &str| assert_eq!(span(Duration::from_secs(seconds)), said);
+        let check =
+            |seconds, expected: &str| assert_eq!(span(Duration::from_secs(seconds)), expected);
         check(0, "0 s");
         check(59, "59 s");
         check(60, "1 min");
@@ -194,9 +199,9 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_is_said_where_it_says_something() {
-        let check = |millis, bytes, said: &str| {
-            assert_eq!(took_for(Duration::from_millis(millis), bytes), said);
+    fn a_rate_is_shown_only_if_it_can_be_measured() {
+        let check = |millis, bytes, expected: &str| {
+            assert_eq!(took_for(Duration::from_millis(millis), bytes), expected);
         };
         check(19_800, 104_857_600, "19.8 s (5.1 MiB/s)");
         check(0, 0, "under 0.1 s");
@@ -207,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn times_and_sizes_are_read_in_the_forms_people_write() {
+    fn times_and_sizes_are_parsed() {
         assert_eq!(parse_duration("90s"), Ok(Duration::from_secs(90)));
         assert_eq!(parse_duration("90"), Ok(Duration::from_secs(90)));
         assert_eq!(parse_duration("7d"), Ok(Duration::from_secs(7 * 86400)));
@@ -220,24 +225,24 @@ mod tests {
         assert!(parse_rate("0").is_err());
         assert!(parse_size("big").is_err());
         assert_eq!(parse_addr("127.0.0.1:80"), Ok(SocketAddr::from(([127, 0, 0, 1], 80))));
-        assert!(parse_addr("localhost:80").is_err_and(|said| said.contains("127.0.0.1:8080")));
+        assert!(parse_addr("localhost:80").is_err_and(|error| error.contains("127.0.0.1:8080")));
     }
 
     #[test]
-    fn characters_that_cannot_be_seen_are_told_from_those_that_can() {
+    fn unprintable_characters_are_detected() {
         let hidden = ['\u{202a}', '\u{202e}', '\u{2066}', '\u{2069}', '\u{200b}', '\u{200f}'];
         let more = ['\u{feff}', '\u{2028}', '\u{85}', '\u{7f}', '\u{ad}', '\u{e0041}', '\t'];
         for c in hidden.into_iter().chain(more) {
             assert!(is_unprintable(c), "{c:?}");
         }
-        // A combining accent, as macOS writes é, belongs to the text.
+        // A combining accent, as macOS writes é, is printable.
         for c in ['a', ' ', '"', '\\', 'é', '\u{301}', '日', '🍕', '\u{a0}'] {
             assert!(!is_unprintable(c), "{c:?}");
         }
     }
 
     #[test]
-    fn foreign_text_cannot_forge_a_line() {
+    fn foreign_text_cannot_forge_a_log_line() {
         assert_eq!(printable("a\nb\u{1b}[31m\u{202e}c", 99), "a?b?[31m?c");
         assert_eq!(printable("abcdef", 3), "abc");
         assert_eq!(escaped("a\nb\u{1b}[31m\u{202e}c"), "a\\nb\\u{1b}[31m\\u{202e}c");

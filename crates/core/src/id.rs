@@ -1,4 +1,4 @@
-//! The names of clients and of transfers, parsed once, at the door.
+//! The ids of clients and of transfers. Each is parsed once, where it is received.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,16 +8,16 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use uuid::{Builder, Uuid};
 
-/// Names one client: what an operator types, and the folder its downloads land in.
+/// Identifies a client: the id that operators type, and the folder of its downloads.
 ///
-/// 1 to 64 letters, digits, dots, dashes or underscores; the first is a letter or a digit. It is
-/// safe as a folder on every file system: no trailing dot, no device name of Windows, and nothing
-/// that looks like one of our own partials.
+/// 1 to 64 letters, digits, dots, dashes or underscores. The first character is a letter or a digit.
+/// The id is safe as a folder name on every file system: it has no trailing dot, is no device name
+/// of Windows, and has no suffix `.tmp`, which partials have.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct ClientId(Arc<str>);
 
-/// Why a text is not a client id.
+/// Why a text is no client id.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{found:?} is not a client id. {rule}")]
 pub struct ClientIdError {
@@ -26,27 +26,28 @@ pub struct ClientIdError {
 }
 
 impl ClientId {
-    /// The longest id, in bytes.
+    /// Maximum length, in bytes.
     pub const MAX_LEN: usize = 64;
 
     /// Parses an id typed by a person or sent by an agent.
     ///
     /// # Errors
-    /// Says which rule the text breaks, in words an operator can act on.
+    /// Names the rule that the text breaks.
     pub fn parse(text: &str) -> Result<Self, ClientIdError> {
         match broken_rule(text) {
             None => Ok(Self(text.into())),
-            // The text goes back to whoever sent it: bounded, and escaped by `{:?}` above.
+            // Sent back to the caller: bounded here, escaped by `{:?}` above.
             Some(rule) => Err(ClientIdError { found: text.chars().take(80).collect(), rule }),
         }
     }
 
-    /// The id as text.
+    /// Returns the id as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The id without its letter case: two ids that share it would share a folder on some disks.
+    /// Returns the id in lowercase. Two ids with the same result would share a folder on some file
+    /// systems.
     pub fn folded(&self) -> String {
         self.0.to_ascii_lowercase()
     }
@@ -93,7 +94,7 @@ impl FromStr for ClientId {
     }
 }
 
-/// Names one transfer: a UUIDv7 (RFC 9562), so ids sort by the time they were made.
+/// Identifies a transfer: a UUIDv7 (RFC 9562), so ids sort by the time they were generated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct TransferId(Uuid);
@@ -106,12 +107,12 @@ pub struct TransferIdError {
 }
 
 impl TransferId {
-    /// Makes a new id, unique without asking anyone.
+    /// Generates a unique id.
     pub fn generate() -> Self {
         Self(Uuid::now_v7())
     }
 
-    /// The least id that can have been made at `time`: what was made earlier sorts before it.
+    /// Returns the smallest id of `time`. All ids that were generated earlier sort before it.
     pub fn first_at(time: DateTime<Utc>) -> Self {
         let millis = u64::try_from(time.timestamp_millis()).unwrap_or(0);
         Self(Builder::from_unix_timestamp_millis(millis, &[0; 10]).into_uuid())
@@ -120,7 +121,7 @@ impl TransferId {
     /// Parses the standard form: 36 characters, with dashes.
     ///
     /// # Errors
-    /// The text is anything else.
+    /// The text has another form.
     pub fn parse(text: &str) -> Result<Self, TransferIdError> {
         let standard_form = text.len() == 36;
         match Uuid::parse_str(text) {
@@ -149,18 +150,18 @@ mod tests {
     }
 
     #[test]
-    fn ids_sort_by_the_time_they_were_made() {
+    fn ids_sort_by_the_time_they_were_generated() {
         let before = TransferId::first_at(Utc::now());
-        let made = TransferId::generate();
+        let id = TransferId::generate();
         let after = TransferId::first_at(Utc::now() + chrono::TimeDelta::milliseconds(1));
-        assert!(before <= made && made < after, "{before} {made} {after}");
+        assert!(before <= id && id < after, "{before} {id} {after}");
         assert_eq!(TransferId::parse(&before.to_string()), Ok(before));
     }
 
     #[test]
-    fn ids_that_could_escape_or_clash_are_refused() {
+    fn ids_that_could_escape_or_clash_are_rejected() {
         let too_long = "a".repeat(65);
-        let refused = [
+        let invalid = [
             "",
             ".",
             "..",
@@ -185,19 +186,19 @@ mod tests {
             "a\r\nb",
             &too_long,
         ];
-        for text in refused {
+        for text in invalid {
             assert!(ClientId::parse(text).is_err(), "{text:?} was accepted");
         }
     }
 
     #[test]
-    fn a_refused_id_is_quoted_without_its_control_characters() {
-        let said = ClientId::parse("a\u{1b}[31m\n").unwrap_err().to_string();
-        assert!(said.chars().all(|c| !c.is_control()), "{said:?}");
+    fn a_rejected_id_is_quoted_without_its_control_characters() {
+        let error = ClientId::parse("a\u{1b}[31m\n").unwrap_err().to_string();
+        assert!(error.chars().all(|c| !c.is_control()), "{error:?}");
     }
 
     #[test]
-    fn a_transfer_id_is_read_back_from_its_text() {
+    fn a_transfer_id_is_parsed_from_its_text() {
         let id = TransferId::generate();
         assert_eq!(TransferId::parse(&id.to_string()), Ok(id));
         for text in ["", "latest", "01890a5dac96774bbcceb302099a8057", "../../etc/passwd"] {

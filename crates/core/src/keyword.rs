@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-/// A short keyword of lowercase letters, digits and dashes. Stored inline, so that an enum that
-/// holds one is still `Copy`.
+/// A short keyword of lowercase letters, digits and dashes. It is stored inline, so that an enum with
+/// a keyword is still `Copy`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Keyword {
     len: u8,
@@ -14,7 +14,7 @@ impl Keyword {
     /// The maximum length, in bytes.
     pub const MAX_LEN: usize = 40;
 
-    /// Reads a keyword: 1 to [`MAX_LEN`](Self::MAX_LEN) lowercase letters, digits and dashes.
+    /// Parses a keyword: 1 to [`MAX_LEN`](Self::MAX_LEN) lowercase letters, digits and dashes.
     pub fn parse(text: &str) -> Option<Self> {
         let is_allowed = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
         let mut bytes = [0; Self::MAX_LEN];
@@ -25,8 +25,8 @@ impl Keyword {
 
     /// Returns the keyword as text.
     pub fn as_str(&self) -> &str {
-        let word = self.bytes.get(..self.len.into()).unwrap_or_default();
-        str::from_utf8(word).unwrap_or_default() // only ASCII is let into it
+        let bytes = self.bytes.get(..self.len.into()).unwrap_or_default();
+        str::from_utf8(bytes).unwrap_or_default() // `parse` accepts only ASCII
     }
 }
 
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_word_is_read_and_written_unchanged_or_rejected() {
+    fn a_keyword_is_unchanged_or_rejected() {
         for text in ["a", "from-the-future", "x2", &"a".repeat(Keyword::MAX_LEN)] {
             assert_eq!(Keyword::parse(text).unwrap().as_str(), text);
         }

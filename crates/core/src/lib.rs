@@ -1,7 +1,6 @@
-//! The words and the rules of filepull.
+//! The types and rules of filepull: this crate decides, and the server and the agent act.
 //!
-//! Nothing in here touches a socket, a disk or a clock, so nothing in here can block: what may
-//! happen next is decided here, and carried out by the server and the agent.
+//! It uses no socket, disk or clock, so nothing in it can block.
 
 pub mod id;
 pub mod keyword;
@@ -21,8 +20,8 @@ pub mod bounds;
 pub mod human;
 pub mod pace;
 
-/// Bytes of the file that one chunk carries at most: 64 KiB.
+/// Maximum length of a chunk: 64 KiB.
 pub const CHUNK_LEN: usize = 64 * 1024;
 
-/// The wire protocols this build speaks, oldest and newest.
+/// The versions of the wire protocol that this build supports, oldest and newest.
 pub const PROTOCOL: std::ops::RangeInclusive<u32> = 1..=1;

@@ -1,45 +1,46 @@
-//! The names of downloads: `download-20260205-140000.txt`, then `-2`, `-3`… when that is taken.
+//! The names of downloads: `download-20260205-140000.txt`, with `-2`, `-3`… if the name is taken.
 
 use std::fmt;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-/// The name of a download inside its client's folder.
+/// The name of a download in the folder of its client.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(into = "String")]
 pub struct DownloadName {
     /// `download-<YYYYMMDD>-<HHMMSS>`, UTC.
     stem: String,
-    /// 1 for the first file of that second, which shows no number.
+    /// 1 is the first file of a second; its name has no number.
     number: u32,
-    /// With its dot; empty when the source has none.
+    /// With its dot; empty if the source has no extension.
     extension: String,
 }
 
 impl DownloadName {
-    /// Names a download finished at `now` whose source is called `source_name` on its client.
+    /// Creates the name of a download that finished at `now`. `source_name` is the name of the file
+    /// on its client.
     ///
-    /// Time is UTC: local time has an hour that repeats. The extension is the source's, unless it
-    /// is longer than 16 characters, not plain ASCII, or the `tmp` of our own partials. That of
-    /// `menu.tar.gz` is `.tar.gz`: under `.gz` alone nobody would know what is inside.
+    /// The time is UTC, because an hour of local time repeats each year. The extension is the one of
+    /// the source, unless it is longer than 16 characters, not plain ASCII, or `tmp`, which partials
+    /// have. `.tar.gz` counts as one extension: `.gz` alone would hide that the content is a tar file.
     pub fn new(now: DateTime<Utc>, source_name: &str) -> Self {
         let extension = extension_of(source_name).to_owned();
         Self { stem: now.format("download-%Y%m%d-%H%M%S").to_string(), number: 1, extension }
     }
 
-    /// The next name to try when this one is taken.
+    /// Returns the next name to try if this one is taken.
     #[must_use]
     pub fn next(&self) -> Self {
         Self { number: self.number + 1, ..self.clone() }
     }
 
-    /// The common prefix of all names of one second: `download-<YYYYMMDD>-<HHMMSS>`.
+    /// Returns the common prefix of all names of one second: `download-<YYYYMMDD>-<HHMMSS>`.
     pub fn stem(&self) -> &str {
         &self.stem
     }
 
-    /// Reads a name that [`Display`](fmt::Display) wrote.
+    /// Parses a name that [`Display`](fmt::Display) wrote.
     pub fn parse(text: &str) -> Option<Self> {
         let (base, extension) = text.split_at(text.find('.').unwrap_or(text.len()));
         if extension != extension_of(text) {
@@ -64,17 +65,17 @@ impl DownloadName {
     }
 }
 
-/// The extension of a file, with its dot: nothing, `.txt` or `.tar.gz`.
+/// Returns the extension of a file with its dot, such as `.txt` or `.tar.gz`, or an empty text.
 fn extension_of(name: &str) -> &str {
     let Some((stem, extension)) = name.rsplit_once('.') else { return "" };
     if stem.is_empty() || !is_plain(extension) {
         return "";
     }
-    let stem = match stem.rsplit_once('.') {
+    let base = match stem.rsplit_once('.') {
         Some((before, tar)) if !before.is_empty() && tar.eq_ignore_ascii_case("tar") => before,
         _ => stem,
     };
-    &name[stem.len()..]
+    &name[base.len()..]
 }
 
 fn is_plain(extension: &str) -> bool {
@@ -120,7 +121,7 @@ mod tests {
         check("menu.tar.tmp", "download-20260205-140000");
         check("data", "download-20260205-140000");
         check(".hidden", "download-20260205-140000");
-        check("odd.t x/t", "download-20260205-140000");
+        check("strange.t x/t", "download-20260205-140000");
         check("sneaky.tmp", "download-20260205-140000");
     }
 
@@ -132,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_read_back_from_its_text() {
+    fn a_name_is_parsed_from_its_text() {
         let tar = at_two("a.tar.gz");
         for name in [at_two("data.txt"), at_two("data").next(), at_two("a.gz").next().next(), tar] {
             assert_eq!(DownloadName::parse(&name.to_string()), Some(name));

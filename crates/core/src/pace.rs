@@ -1,31 +1,31 @@
-//! Keeps an upload under a rate: a restaurant's line also takes card payments.
+//! Limits the rate of an upload, because the client's connection also has other uses.
 
 use std::time::{Duration, Instant};
 
-/// Says how long to wait before the next bytes may go.
+/// Decides how long an upload waits before it sends the next bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
     bytes_per_second: u64,
-    /// When all bytes so far have been paid for.
-    paid_until: Instant,
+    /// When the next bytes may be sent.
+    next_send: Instant,
 }
 
 impl Pace {
-    /// Unused time older than this is lost, so a pause is never followed by a flood.
+    /// How much unused time is kept, so that no long burst follows a pause.
     const BURST: Duration = Duration::from_millis(50);
 
-    /// Starts at `now`. A rate of zero counts as one byte per second.
+    /// Starts at `now`. A rate of 0 counts as one byte per second.
     pub fn new(bytes_per_second: u64, now: Instant) -> Self {
-        Self { bytes_per_second: bytes_per_second.max(1), paid_until: now }
+        Self { bytes_per_second: bytes_per_second.max(1), next_send: now }
     }
 
-    /// Takes `len_bytes` into account; they may go after the returned wait.
+    /// Counts `len_bytes`, and returns how long to wait before they may be sent.
     pub fn wait_for(&mut self, len_bytes: u64, now: Instant) -> Duration {
         let oldest = now.checked_sub(Self::BURST).unwrap_or(now);
-        self.paid_until = self.paid_until.max(oldest);
-        let wait = self.paid_until.saturating_duration_since(now);
+        self.next_send = self.next_send.max(oldest);
+        let wait = self.next_send.saturating_duration_since(now);
         let nanos = u128::from(len_bytes) * 1_000_000_000 / u128::from(self.bytes_per_second);
-        self.paid_until += Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+        self.next_send += Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
         wait
     }
 }
@@ -42,12 +42,12 @@ mod tests {
         for _ in 0..10 {
             now += pace.wait_for(100, now);
         }
-        // The tenth hundred may go once the first nine hundred are paid for.
+        // The tenth hundred may be sent when the first nine hundred have used up their time.
         assert_eq!(now - start, Duration::from_millis(900));
     }
 
     #[test]
-    fn a_pause_is_not_followed_by_a_flood() {
+    fn no_long_burst_follows_a_pause() {
         let start = Instant::now();
         let mut pace = Pace::new(1000, start);
         let later = start + Duration::from_secs(60);

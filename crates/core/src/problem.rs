@@ -1,5 +1,5 @@
-//! The one catalogue of what can go wrong: an HTTP error, a transfer's `error`, an exit code and a
-//! page under `/problems` are all made from it.
+//! The catalogue of problems: the source of each HTTP error, the `error` of a transfer, each exit
+//! code, and each page under `/problems`.
 
 use std::fmt;
 
@@ -7,11 +7,11 @@ use serde::{Serialize, Serializer};
 
 use crate::keyword::Keyword;
 
-/// Declares the catalogue: one row a problem, so that none can lack a status or a page.
+/// Declares the catalogue. Each problem is one row, so every problem has a status and a page.
 macro_rules! catalogue {
     ($($(#[$doc:meta])* $name:ident = $text:literal, $status:literal, exit $exit:literal,
         $title:literal, $next:literal;)*) => {
-        /// What can go wrong. The text form never changes its meaning; new ones may be added.
+        /// A kind of problem. The text form never changes its meaning; new problems may be added.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Code {
             $($(#[$doc])* $name,)*
@@ -20,26 +20,26 @@ macro_rules! catalogue {
         }
 
         impl Code {
-            /// Every problem that this version knows, in the order of the pages.
+            /// All problems that this version knows, in the order of the pages.
             pub const ALL: &[Code] = &[$(Code::$name,)*];
 
-            /// The stable name, as in `/problems/client-offline`.
+            /// Returns the stable name, as in `/problems/client-offline`.
             pub fn as_str(&self) -> &str {
-                match self { $(Code::$name => $text,)* Code::Other(word) => word.as_str() }
+                match self { $(Code::$name => $text,)* Code::Other(keyword) => keyword.as_str() }
             }
 
-            /// The HTTP status. 4xx: cannot be done as things stand; 502 and 504: the far side
-            /// broke; 500, 503 and 507: this server.
+            /// Returns the HTTP status. 4xx: the request cannot be fulfilled now; 502 and 504: the
+            /// client failed; 500, 503 and 507: this server failed.
             pub fn status(self) -> u16 {
                 match self { $(Code::$name => $status,)* Code::Other(_) => 500 }
             }
 
-            /// The exit code of a command that ends with this problem.
+            /// Returns the exit code of a command that ends with this problem.
             pub fn exit(self) -> u8 {
                 match self { $(Code::$name => $exit,)* Code::Other(_) => 1 }
             }
 
-            /// The problem in a few words, the same each time (RFC 9457, `title`).
+            /// Returns a short constant text (RFC 9457, `title`).
             pub fn title(self) -> &'static str {
                 match self {
                     $(Code::$name => $title,)*
@@ -47,7 +47,7 @@ macro_rules! catalogue {
                 }
             }
 
-            /// What to do next, in general; an occurrence may know better.
+            /// Returns the next step for the operator. A [`Problem`] may have a more precise one.
             pub fn next(self) -> &'static str {
                 match self {
                     $(Code::$name => $next,)*
@@ -59,7 +59,7 @@ macro_rules! catalogue {
 }
 
 catalogue! {
-    /// A parameter is bad or missing.
+    /// A parameter is invalid or missing.
     InvalidRequest = "invalid-request", 400, exit 2, "The request cannot be understood",
         "Correct the parameter that the answer names.";
     /// No client with this id has ever connected.
@@ -71,12 +71,12 @@ catalogue! {
     /// The client has no such file.
     FileMissing = "file-missing", 404, exit 4, "The client has no such file",
         "Check the path on the client, or set FILE_PATH on its agent.";
-    /// The path names something that is not a file: a directory, a pipe, a device.
+    /// The path names a directory, a pipe or a device.
     NotAFile = "not-a-file", 409, exit 6, "The path does not name a regular file",
-        "Ask for a file, not for a directory, a pipe or a device.";
-    /// The agent's own list does not contain the path.
+        "Request a file, not a directory, a pipe or a device.";
+    /// No share of the agent matches the path.
     PathNotShared = "path-not-shared", 403, exit 4, "The client does not share this path",
-        "Ask for a path that the client shares, or add it to SHARE on its agent.";
+        "Request a path that the client shares, or add it to SHARE on its agent.";
     /// The download was removed from the server's disk.
     DownloadDeleted = "download-deleted", 410, exit 4, "The download is no longer stored",
         "Pull the file again.";
@@ -85,7 +85,7 @@ catalogue! {
         "Add queue=24h to pull when it returns.";
     /// The client did not return in time.
     ClientGone = "client-gone", 504, exit 5, "The client did not return in time",
-        "Look at the client's last_disconnect, and at the agent's log on the client.";
+        "Check the client's last_disconnect, and the agent's log on the client.";
     /// The source changed each time it was read.
     FileChanged = "file-changed", 409, exit 6, "The file changes while it is read",
         "Pull again when nothing writes to the file, or share a snapshot of it.";
@@ -101,35 +101,35 @@ catalogue! {
     /// The source is larger than this server accepts.
     FileTooLarge = "file-too-large", 413, exit 6, "The file is larger than this server accepts",
         "Raise MAX_FILE_SIZE on the server.";
-    /// Connected, but no byte came for too long, again and again.
+    /// The client was connected, but each attempt received no byte for too long.
     TransferStalled = "transfer-stalled", 504, exit 6, "The transfer stalled",
         "Check the client's link; the server waits STALL_TIMEOUT for a byte.";
-    /// Somebody cancelled the transfer.
+    /// An operator cancelled the transfer.
     Cancelled = "cancelled", 409, exit 6, "The transfer was cancelled",
         "Pull again if the file is still wanted.";
-    /// The file is asked for before its transfer is final.
+    /// The file was requested before its transfer was final.
     TransferActive = "transfer-active", 409, exit 6, "The transfer is not finished",
         "Add ?wait to the transfer's URL, or cancel it first.";
-    /// A range was asked for that the file does not have.
+    /// The file does not have the requested range.
     RangeNotSatisfiable = "range-not-satisfiable", 416, exit 2, "The file has no such range",
-        "Ask for bytes that the file has, or leave the Range header out.";
+        "Request bytes that the file has, or leave the Range header out.";
     /// The file is not the version that a condition of the request names.
     PreconditionFailed = "precondition-failed", 412, exit 2, "The file is another version",
         "Leave out the headers Range and If-..., or name the version by its ETag.";
-    /// The key came before, with another request.
+    /// The idempotency key was used for another request.
     IdempotencyMismatch = "idempotency-mismatch", 422, exit 2, "The key belongs to another request",
         "Send a new Idempotency-Key with each new request.";
-    /// Too little free space.
+    /// The server has too little free space.
     ServerFull = "server-full", 507, exit 7, "The server has too little free space",
         "Free space in DATA_DIR, or lower MIN_FREE.";
-    /// The server's disk failed.
+    /// A write or an fsync on the server's disk failed.
     StorageFailed = "storage-failed", 500, exit 7, "The server could not store the file",
-        "Look at the server's log and at its disk.";
+        "Check the server's log and its disk.";
     /// The records cannot be read or written, or their file was removed.
     RecordsFailed = "records-failed", 503, exit 7, "The server cannot use its records",
         "Check the folder .filepull in DATA_DIR and the server's log; if its files were moved or \
          replaced, put them back and restart the server.";
-    /// The line of waiting transfers is full.
+    /// The queue of waiting transfers is full.
     ServerBusy = "server-busy", 503, exit 7, "Too many transfers are waiting",
         "Try again later, or raise MAX_WAITING.";
     /// The server is shutting down.
@@ -138,16 +138,16 @@ catalogue! {
     /// The URL does not exist.
     NoSuchUrl = "no-such-url", 404, exit 1, "There is nothing at this URL",
         "See what there is: curl localhost:8080";
-    /// The URL exists and does not take this method.
-    MethodNotAllowed = "method-not-allowed", 405, exit 1, "This URL does not take this method",
+    /// The URL exists, but does not support this method.
+    MethodNotAllowed = "method-not-allowed", 405, exit 1, "This URL does not support this method",
         "Use a method that the Allow header names.";
-    /// A bug.
-    Internal = "internal", 500, exit 1, "The server made a mistake",
+    /// A bug in the server.
+    Internal = "internal", 500, exit 1, "Internal server error",
         "Report it with the request id and the server's log.";
 }
 
 impl Code {
-    /// Reads the stable name. An unknown keyword becomes [`Other`](Self::Other).
+    /// Parses the stable name. An unknown keyword becomes [`Other`](Self::Other).
     pub fn parse(text: &str) -> Option<Self> {
         let known = Self::ALL.iter().copied().find(|code| code.as_str() == text);
         known.or_else(|| Keyword::parse(text).map(Self::Other))
@@ -170,21 +170,21 @@ impl Serialize for Code {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
 #[error("{detail}")]
 pub struct Problem {
-    /// Which problem of the catalogue.
+    /// The kind of problem.
     pub code: Code,
-    /// What happened, with the values: one sentence or two.
+    /// What happened, with the values, in one or two sentences.
     pub detail: String,
     /// What to do next, often a command to paste.
     pub hint: String,
 }
 
 impl Problem {
-    /// A problem whose next step is the catalogue's.
+    /// Creates a problem with the next step of the catalogue.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         Self { code, detail: detail.into(), hint: code.next().to_owned() }
     }
 
-    /// Replaces the next step by a better one.
+    /// Replaces the next step.
     #[must_use]
     pub fn hint(self, hint: impl Into<String>) -> Self {
         Self { hint: hint.into(), ..self }
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn every_problem_is_complete_and_has_a_name_of_its_own() {
+    fn every_problem_is_complete_and_has_a_unique_name() {
         for &code in Code::ALL {
             assert_eq!(Code::parse(code.as_str()), Some(code), "two problems are called {code}");
             assert!((400..=599).contains(&code.status()), "{code}");

@@ -1,38 +1,39 @@
-//! The file on the client: what it was when it was opened, and whether it held still.
+//! The file on the client: its metadata when it was opened, and whether it stayed unchanged.
 
 use chrono::{DateTime, Utc};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::digest::{Digest, Hasher};
 
-/// A source as the agent saw it when it opened it.
+/// The metadata of a source when the agent opened it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
-    /// The last part of its path, for people and for the download's extension.
+    /// The last part of its path. The download gets its extension.
     pub name: String,
-    /// How many bytes will be sent. Fixed at open: a file that grows is sent up to here.
+    /// The number of bytes to send. If the file grows, the new bytes are not sent.
     pub size: u64,
-    /// Last change of its content, in nanoseconds since 1970. A time before 1677 or after 2262 does
-    /// not fit and is [`i64::MIN`] or [`i64::MAX`].
+    /// Last change of the content, in nanoseconds since 1970. A time before 1677 or after 2262 does
+    /// not fit: it becomes [`i64::MIN`] or [`i64::MAX`].
     pub modified_ns: i64,
 }
 
 impl Source {
-    /// When its content was last changed, if that time fits into [`modified_ns`](Self::modified_ns).
+    /// Returns when the content was last changed, if the time fits into
+    /// [`modified_ns`](Self::modified_ns).
     pub fn modified_at(&self) -> Option<DateTime<Utc>> {
         let fits = !matches!(self.modified_ns, i64::MIN | i64::MAX);
         fits.then(|| DateTime::from_timestamp_nanos(self.modified_ns))
     }
 }
 
-/// A time of a file system in nanoseconds since 1970; [`i64::MIN`] or [`i64::MAX`] if it is too early
-/// or too late for that.
+/// Converts a time of a file system to nanoseconds since 1970; [`i64::MIN`] or [`i64::MAX`] if it
+/// does not fit.
 pub fn unix_ns(seconds: i64, nanoseconds: i64) -> i64 {
     let ns = i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
     i64::try_from(ns).unwrap_or(if ns < 0 { i64::MIN } else { i64::MAX })
 }
 
-/// What the file system says of an open file: read before the first byte and after the last.
+/// The metadata of an open file. The agent compares it before the first and after the last byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stat {
     /// Length in bytes.
@@ -43,12 +44,12 @@ pub struct Stat {
     pub changed_ns: i64,
 }
 
-/// How hard the agent looks for a file that changes while it is read.
+/// How the agent detects that a file changes while it is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Consistency {
     /// Compare size and times before and after, then read the file again and compare.
     ///
-    /// Needed because times alone miss writes: a store through `mmap` leaves them as they are.
+    /// Times alone do not show all writes: a write through `mmap` may leave them unchanged.
     DoubleRead,
     /// Compare size and times only: a file that grows counts as changed.
     Stat,
@@ -59,7 +60,7 @@ pub enum Consistency {
 #[error("the file changed while it was read")]
 pub struct SourceChanged;
 
-/// The first reading of a source: its digest, and a fingerprint to hold the second one against.
+/// The first reading of a source: its digest, and a fingerprint to compare with the second reading.
 #[derive(Clone, Debug)]
 pub struct SourceRead {
     before: Stat,
@@ -68,31 +69,31 @@ pub struct SourceRead {
 }
 
 impl SourceRead {
-    /// Starts to read a file that looked like `before` when it was opened.
+    /// Starts with the metadata of the file when it was opened.
     pub fn new(before: Stat) -> Self {
         Self { before, digest: Hasher::default(), fingerprint: Fingerprint::default() }
     }
 
-    /// Takes the next bytes of the first reading.
+    /// Adds the next bytes of the first reading.
     pub fn update(&mut self, bytes: &[u8]) {
         self.digest.update(bytes);
         self.fingerprint.update(bytes);
     }
 
-    /// The SHA-256 of all bytes so far.
+    /// Returns the SHA-256 of all bytes so far.
     pub fn digest(&self) -> Digest {
         self.digest.digest()
     }
 
-    /// Judges the file by what it looks like `after` the last byte was read.
+    /// Compares the metadata `after` the last byte was read with the metadata at open.
     ///
-    /// If the file is read twice, growth alone is accepted: the requested bytes are those that
-    /// existed at open, and the second reading proves that they stayed. A new owner, mode or name,
-    /// as a backup sets them, is accepted too. Without a second reading any change is rejected: a
-    /// file that is rewritten in place by a longer one has grown as well.
+    /// If the file is read twice, growth alone is accepted: only the bytes that existed at open are
+    /// sent, and the second reading shows that they stayed unchanged. A new owner, mode or name, as a
+    /// backup sets them, is accepted too. Without a second reading every change is rejected, because
+    /// a file that was rewritten in place has grown, too.
     ///
     /// # Errors
-    /// The file shrank, or was written to without growing; with [`Consistency::Stat`], anything changed.
+    /// The file shrank, or was written to without growing; with [`Consistency::Stat`], any change.
     pub fn check_stat(&self, after: Stat, how: Consistency) -> Result<(), SourceChanged> {
         let unchanged = match how {
             Consistency::Stat => after == self.before,
@@ -104,29 +105,29 @@ impl SourceRead {
         if unchanged { Ok(()) } else { Err(SourceChanged) }
     }
 
-    /// Judges the file by a second reading of the same bytes.
+    /// Compares the first reading with a second reading of the same bytes.
     ///
-    /// If both agree, the bytes are the file as it stood at one instant between the two readings
-    /// (barring a byte that changed and changed back).
+    /// If they are equal, the bytes are the content of the file at one instant between the two
+    /// readings, unless a byte changed and changed back.
     ///
     /// # Errors
-    /// The second reading found other bytes.
+    /// The second reading returned other bytes.
     pub fn check_again(&self, second: &Fingerprint) -> Result<(), SourceChanged> {
         if self.fingerprint.agrees_with(second) { Ok(()) } else { Err(SourceChanged) }
     }
 }
 
-/// A cheap fingerprint (XXH3, 128 bits) of bytes read in order: it finds accidents, not forgeries.
+/// A fast fingerprint (XXH3, 128 bits) of bytes read in order. It detects accidents, not forgeries.
 #[derive(Clone, Default)]
 pub struct Fingerprint(Box<Xxh3>);
 
 impl Fingerprint {
-    /// Takes the next bytes.
+    /// Adds the next bytes to the fingerprint.
     pub fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
 
-    /// Whether both were fed the same bytes.
+    /// Returns whether both have the same bytes.
     pub fn agrees_with(&self, other: &Self) -> bool {
         self.value() == other.value()
     }
@@ -149,7 +150,7 @@ mod tests {
     const BEFORE: Stat = Stat { size: 10, modified_ns: 5, changed_ns: 6 };
 
     #[test]
-    fn a_time_that_does_not_fit_is_absent_and_never_another() {
+    fn a_time_that_does_not_fit_is_absent() {
         let check = |seconds, nanoseconds, expected: Option<&str>| {
             let modified_ns = unix_ns(seconds, nanoseconds);
             let source = Source { name: "a".to_owned(), size: 0, modified_ns };
@@ -167,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn growth_alone_is_fine_where_a_second_reading_follows_and_nothing_else_is() {
+    fn only_growth_is_accepted_and_only_before_a_second_reading() {
         for (how, grown) in
             [(Consistency::Stat, Err(SourceChanged)), (Consistency::DoubleRead, Ok(()))]
         {
@@ -182,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_the_inode_alone_counts_only_if_nobody_reads_again() {
+    fn a_change_of_the_inode_alone_counts_only_without_a_second_reading() {
         let linked = Stat { changed_ns: 7, ..BEFORE };
         let check = |how| SourceRead::new(BEFORE).check_stat(linked, how);
         assert_eq!(check(Consistency::Stat), Err(SourceChanged));

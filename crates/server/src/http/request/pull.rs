@@ -201,7 +201,7 @@ mod tests {
         );
         check(
             "id=client4&path=../x",
-            "\"../x\" is not a path to ask for: no part of it is empty, `.` or `..`.",
+            "\"../x\" is not a valid path: no part of a path is empty, `.` or `..`.",
         );
         check("id=client4&queue=31d", "queue is at most 30d.");
         check("id=client4&fresh=maybe", "fresh: \"maybe\" is not a switch.");
