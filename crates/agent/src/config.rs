@@ -1,4 +1,4 @@
-//! The settings: [`Args`] as they were typed, [`Config`] as they are meant. Nobody else reads the
+//! The settings: [`Args`] as parsed by clap, [`Config`] after validation. Only this module reads the
 //! environment.
 
 use std::env;
@@ -19,131 +19,133 @@ use crate::share::{Shares, split};
 #[derive(Clone, Debug, Parser)]
 #[command(name = "filepull-agent", version)]
 pub struct Args {
-    /// What to do; run when left out.
+    /// The command [default: run].
     #[command(subcommand)]
     pub command: Option<Action>,
-    /// This machine's id [default: its host name, made valid].
+    /// The id of this machine [default: its host name; invalid characters become dashes].
     #[arg(long, env, global = true)]
     pub client_id: Option<String>,
-    /// The server: host, host:port (50051 when left out) or http://host:port.
+    /// The server: host, host:port or http://host:port; the default port is 50051.
     #[arg(long, env, global = true)]
     pub server_addr: Option<String>,
-    /// The file to send when no path is asked for.
+    /// The file to send when an operator requests no path.
     #[arg(long, env, global = true, default_value = "client-data/data.txt")]
     pub file_path: PathBuf,
-    /// More that may be asked for: paths or globs, comma separated, beneath the folder of FILE_PATH
-    /// unless absolute; `logs/*.{log,txt}`, `logs/**`. A comma in a name is written `[,]`.
+    /// More files that may be requested: comma-separated paths or globs, such as
+    /// `logs/*.{log,txt},logs/**`. A relative one lies beneath the folder of FILE_PATH. Write a comma
+    /// in a name as `[,]`.
     #[arg(long, env, global = true)]
     pub share: Vec<String>,
-    /// The most that uploads may use of the line, such as 10MiB/s; at least 1KiB/s [default: unlimited].
+    /// Maximum rate of an upload, such as 10MiB/s; at least 1KiB/s [default: unlimited].
     #[arg(long, env, global = true)]
     pub max_rate: Option<String>,
-    /// How to find out that a file changes while it is read.
+    /// How to detect that a file changes while it is read.
     #[arg(long, env, global = true, value_enum, default_value = "double-read")]
     pub consistency: ConsistencyArg,
-    /// Where status.json lives [default: /var/lib/filepull-agent, or a folder of the user].
+    /// The folder of status.json [default: /var/lib/filepull-agent, or a folder of the user].
     #[arg(long, env, global = true)]
     pub state_dir: Option<PathBuf>,
-    /// Whether files travel on a connection of their own.
+    /// Whether files are sent on a separate connection.
     #[arg(long, env, global = true, value_enum, default_value = "separate")]
     pub data_conn: DataConn,
-    /// Least level that is logged: error, warn, info, debug, trace, or a filter.
+    /// Minimum log level: error, warn, info, debug, trace, or a filter.
     #[arg(long, env, global = true, default_value = "info")]
     pub log_level: String,
-    /// How log lines look.
+    /// The format of the log.
     #[arg(long, env, global = true, value_enum, default_value = "text")]
     pub log_format: LogFormatArg,
 }
 
-/// What the program is asked to do.
+/// The commands of the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
 pub enum Action {
     /// Dial the server and stay connected.
     Run,
-    /// Say in words how the agent on this machine is doing. Exits with 1 if that is not known.
+    /// Print the state of the agents on this machine. The exit code is 1 if no state is known.
     Status {
-        /// Exit with 0 only if it runs, responds and is connected; of several, each of them.
+        /// Exit with 0 only if every agent runs, responds and is connected.
         #[arg(long)]
         check: bool,
-        /// Print one JSON object.
+        /// Print the state as one JSON object.
         #[arg(long)]
         json: bool,
     },
-    /// Print the version.
+    /// Print the version of the agent.
     Version,
 }
 
-/// How to find out that a file changes while it is read, as typed.
+/// How to detect that a file changes while it is read, as an argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ConsistencyArg {
     /// Compare size and times, then read the file again and compare.
     DoubleRead,
-    /// Compare size and times only: a file that grows meanwhile is not sent.
+    /// Compare size and times only. A file that grows meanwhile is not sent.
     Stat,
 }
 
-/// How log lines look, as typed. Its readers are installers: text, unless somebody asks for JSON.
+/// The format of the log, as an argument. The default is text, because installers read the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormatArg {
-    /// One sentence a line.
+    /// One sentence per line.
     #[value(alias = "auto")]
     Text,
-    /// One object a line.
+    /// One JSON object per line.
     Json,
 }
 
 impl From<LogFormatArg> for LogFormat {
-    fn from(typed: LogFormatArg) -> Self {
-        match typed {
+    fn from(arg: LogFormatArg) -> Self {
+        match arg {
             LogFormatArg::Text => Self::Text,
             LogFormatArg::Json => Self::Json,
         }
     }
 }
 
-/// Which connection files travel on.
+/// The connection on which files are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum DataConn {
-    /// One of their own, dialled when needed: a file never delays an order.
+    /// A separate connection, dialed when needed: a file never delays an order.
     Separate,
-    /// The line itself: for firewalls that allow only one.
+    /// The connection of the session: for firewalls that allow only one.
     Shared,
 }
 
-/// The settings as they are meant.
+/// The validated settings.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Who this machine is.
+    /// The id of this machine, from `CLIENT_ID`.
     pub client: ClientId,
-    /// Whom to dial.
+    /// The server to dial, from `SERVER_ADDR`.
     pub server: ServerAddr,
-    /// The address to dial from; none lets the system choose. Not a setting: one machine has at most
-    /// 28,000 ports for one address, and the bench runs more agents than that on loopback.
+    /// The address to dial from; `None` lets the system choose. Not a setting: an address has at most
+    /// 28,000 ports, and the bench runs more agents than that on loopback.
     pub source_addr: Option<IpAddr>,
-    /// What may be asked for.
+    /// The files that may be requested.
     pub shares: Shares,
-    /// Bytes per second, for each upload.
+    /// Maximum rate of each upload, in bytes per second; `None` is unlimited.
     pub max_rate: Option<u64>,
-    /// How hard to look for a file that changes while it is read.
+    /// How to detect that a file changes while it is read.
     pub consistency: Consistency,
-    /// Which connection files travel on.
+    /// The connection on which files are sent.
     pub data_conn: DataConn,
-    /// Where `status.json` is kept; none keeps none.
+    /// The folder of `status.json`; `None` writes no status.
     pub state_dir: Option<PathBuf>,
-    /// Puts the client's id before each log line: for a process that runs several agents.
+    /// Starts each log line with the client id: for a process that runs several agents.
     pub name_in_log: bool,
 }
 
-/// Everything that is wrong with the settings.
+/// All mistakes in the settings.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("bad settings: {}", mistakes.join("; "))]
 pub struct ConfigError {
-    /// One sentence each.
+    /// One sentence for each mistake. It names the setting.
     pub mistakes: Vec<String>,
 }
 
 impl Config {
-    /// The defaults, for an agent inside another process: no status file, named in the log.
+    /// Creates the default settings of an agent inside another process: without a status file, and
+    /// with the client id in each log line.
     pub fn new(client: ClientId, server: ServerAddr, shares: Shares) -> Self {
         Self {
             client,
@@ -164,12 +166,12 @@ impl TryFrom<Args> for Config {
 
     fn try_from(args: Args) -> Result<Self, Self::Error> {
         let mut mistakes = Vec::new();
-        let client = keep(args.client(), &mut mistakes);
-        let server = keep(args.server(), &mut mistakes);
-        let shares = keep(Shares::new(&args.file_path, args.shares()), &mut mistakes);
-        let max_rate = keep(args.max_rate(), &mut mistakes);
-        let checked = args.state_dir.as_deref().map_or(Ok(()), environment::check_path);
-        keep(checked.map_err(|error| format!("STATE_DIR: {error}")), &mut mistakes);
+        let client = or_note(args.client(), &mut mistakes);
+        let server = or_note(args.server(), &mut mistakes);
+        let shares = or_note(Shares::new(&args.file_path, args.shares()), &mut mistakes);
+        let max_rate = or_note(args.max_rate(), &mut mistakes);
+        let path_check = args.state_dir.as_deref().map_or(Ok(()), environment::check_path);
+        or_note(path_check.map_err(|error| format!("STATE_DIR: {error}")), &mut mistakes);
         let (Some(client), Some(server), Some(shares), Some(max_rate)) =
             (client, server, shares, max_rate)
         else {
@@ -189,21 +191,21 @@ impl TryFrom<Args> for Config {
     }
 }
 
-/// Notes what is wrong and goes on, so that all mistakes are reported at once.
-fn keep<T>(parsed: Result<T, String>, mistakes: &mut Vec<String>) -> Option<T> {
+/// Returns the value, or adds the mistake to `mistakes`, so that all of them are reported at once.
+fn or_note<T>(parsed: Result<T, String>, mistakes: &mut Vec<String>) -> Option<T> {
     parsed.map_err(|mistake| mistakes.push(mistake)).ok()
 }
 
 impl Args {
     fn client(&self) -> Result<ClientId, String> {
-        match set(self.client_id.as_deref()) {
+        match non_empty(self.client_id.as_deref()) {
             Some(text) => ClientId::parse(text).map_err(|error| format!("CLIENT_ID: {error}")),
             None => id_of_host(&host_name()),
         }
     }
 
     fn server(&self) -> Result<ServerAddr, String> {
-        let text = set(self.server_addr.as_deref()).ok_or(
+        let text = non_empty(self.server_addr.as_deref()).ok_or(
             "SERVER_ADDR is not set; write for example SERVER_ADDR=pull.example.com:50051",
         )?;
         ServerAddr::parse(text).map_err(|error| error.to_string())
@@ -214,8 +216,8 @@ impl Args {
     }
 
     fn max_rate(&self) -> Result<Option<u64>, String> {
-        let rate = set(self.max_rate.as_deref()).map(human::parse_rate).transpose();
-        match rate.map_err(|error| format!("MAX_RATE: {error}"))? {
+        let parsed = non_empty(self.max_rate.as_deref()).map(human::parse_rate).transpose();
+        match parsed.map_err(|error| format!("MAX_RATE: {error}"))? {
             Some(rate) if rate < MIN_RATE => {
                 let rate = human::size(rate);
                 Err(format!(
@@ -226,19 +228,20 @@ impl Args {
         }
     }
 
-    /// The folder of `status.json`: as set, else the package's, else one of this user and client.
+    /// Returns the folder of `status.json`: `STATE_DIR`, else the package's folder if it is writable,
+    /// else a folder of this user and client.
     pub fn status_dir(&self) -> Option<PathBuf> {
         if let Some(dir) = &self.state_dir {
             return Some(dir.clone());
         }
-        if rustix::fs::access(PACKAGED, rustix::fs::Access::WRITE_OK).is_ok() {
-            return Some(PathBuf::from(PACKAGED));
+        if rustix::fs::access(PACKAGE_STATE_DIR, rustix::fs::Access::WRITE_OK).is_ok() {
+            return Some(PathBuf::from(PACKAGE_STATE_DIR));
         }
-        // A user may run several by hand: each has a folder of its own.
+        // A user may run several agents by hand. Each has its own folder.
         Some(user_state_dir()?.join(self.client().ok()?.as_str()))
     }
 
-    /// The folders where an agent may have left its status, wherever it was started from.
+    /// Returns the folders that may have a `status.json` of an agent on this machine.
     pub fn status_dirs(&self) -> Vec<PathBuf> {
         if let Some(dir) = &self.state_dir {
             return vec![dir.clone()];
@@ -246,48 +249,50 @@ impl Args {
         let entries = user_state_dir().and_then(|dir| dir.read_dir().ok()).into_iter().flatten();
         let mut dirs: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
         dirs.sort();
-        // Known even when it is empty, so that an answer can name it.
-        let own = self.status_dir().filter(|dir| !dirs.contains(dir) && dir != Path::new(PACKAGED));
-        [PathBuf::from(PACKAGED)].into_iter().chain(dirs).chain(own).collect()
+        // Included even if it does not exist, so that the report can name it.
+        let own = self
+            .status_dir()
+            .filter(|dir| !dirs.contains(dir) && dir != Path::new(PACKAGE_STATE_DIR));
+        [PathBuf::from(PACKAGE_STATE_DIR)].into_iter().chain(dirs).chain(own).collect()
     }
 
-    /// Which client `status` is asked about; any, when nobody said.
-    pub fn asked_client(&self) -> Option<&str> {
-        // A folder that is set is meant, whoever's it is.
-        set(self.client_id.as_deref()).filter(|_| self.state_dir.is_none())
+    /// Returns the client that `status` reports; `None` is every client.
+    pub fn selected_client(&self) -> Option<&str> {
+        // `STATE_DIR` selects a folder, with any client id in it.
+        non_empty(self.client_id.as_deref()).filter(|_| self.state_dir.is_none())
     }
 }
 
-/// A slower upload looks stalled to the server.
+/// Minimum of `MAX_RATE`, in bytes per second. A slower upload looks stalled to the server.
 const MIN_RATE: u64 = 1024;
 
-/// The package's folder for the state of its agent.
-const PACKAGED: &str = "/var/lib/filepull-agent";
+/// The state folder of the packaged agent.
+const PACKAGE_STATE_DIR: &str = "/var/lib/filepull-agent";
 
-/// A flag that is given with an empty value counts as not given, as an empty variable does.
-fn set(text: Option<&str>) -> Option<&str> {
+/// Returns the trimmed text. An empty value counts as not set.
+fn non_empty(text: Option<&str>) -> Option<&str> {
     text.map(str::trim).filter(|text| !text.is_empty())
 }
 
-/// The folder that holds one folder for each agent that this user runs by hand.
+/// Returns the folder with one folder for each agent that this user runs by hand.
 fn user_state_dir() -> Option<PathBuf> {
     let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
     Some(state?.join("filepull-agent"))
 }
 
-/// What this machine calls itself.
+/// Returns the host name of this machine.
 pub(crate) fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 fn id_of_host(host: &str) -> Result<ClientId, String> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-    let valid: String = host.chars().map(|c| if allowed(c) { c } else { '-' }).collect();
-    let start = valid.trim_start_matches(|c: char| !c.is_ascii_alphanumeric());
-    let cut = &start[..start.len().min(ClientId::MAX_LEN)];
-    ClientId::parse(cut.trim_end_matches(['.', '-']))
-        .map_err(|_| format!("CLIENT_ID is not set, and the host name {host:?} makes none"))
+    let replaced: String = host.chars().map(|c| if allowed(c) { c } else { '-' }).collect();
+    let start = replaced.trim_start_matches(|c: char| !c.is_ascii_alphanumeric());
+    let shortened = &start[..start.len().min(ClientId::MAX_LEN)];
+    ClientId::parse(shortened.trim_end_matches(['.', '-']))
+        .map_err(|_| format!("CLIENT_ID is not set, and the host name {host:?} is no valid id"))
 }
 
 #[cfg(test)]
@@ -313,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_typed_is_what_is_meant() {
+    fn arguments_become_settings() {
         let flags = ["--client-id=client4", "--server-addr=server", "--max-rate=10MiB/s"];
         let config =
             parse(&[&flags[..], &["--consistency=stat", "--state-dir=/s"]].concat()).unwrap();
@@ -325,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_name_is_made_a_valid_id() {
+    fn a_host_name_becomes_a_valid_id() {
         let check = |host: &str, id: &str| {
             assert_eq!(id_of_host(host).map(|id| id.to_string()), Ok(id.to_owned()));
         };

@@ -1,5 +1,5 @@
-//! Dials, and dials again, for as long as the process lives. Nothing the network or the server
-//! does ends it.
+//! Keeps one session open: dials, and dials again, until the process stops. No failure of the
+//! network or the server ends it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,11 +12,12 @@ use filepull_proto::v1::{self, ErrorCode};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
+use tracing::{Instrument as _, error_span, field};
 use uuid::Uuid;
 
 use crate::config::{self, Config};
 use crate::dial::Dialer;
-use crate::outage::{Cause, Outage, OutageLog};
+use crate::outage::{Outage, OutageCause, OutageMessage};
 use crate::session::{SessionEvent, SessionOutcome, SessionTask};
 use crate::share::{DefaultFileError, Shares};
 use crate::status_log::StatusLog;
@@ -24,159 +25,163 @@ use crate::upload::UploadContext;
 use crate::upload_connections::UploadConnections;
 use crate::uploads::Uploads;
 
-/// Minimum wait of an agent that is rejected as a clone of another machine, if the server names no
-/// time.
-const CLONE_RETRY: Duration = Duration::from_secs(15);
+/// Minimum wait of an agent that is rejected because another machine uses its id, if the server
+/// names no time.
+const DUPLICATE_ID_RETRY: Duration = Duration::from_secs(15);
 
-/// How long a hello waits for the disk to say how large the default file is.
-const LOOK_LIMIT: Duration = Duration::from_secs(2);
+/// How long a hello waits for the disk to return the size of the default file.
+const DEFAULT_FILE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Keeps one line alive.
 #[derive(Debug)]
 pub(crate) struct Supervisor {
     config: Config,
-    dialler: Dialer,
+    dialer: Dialer,
     shares: Arc<Shares>,
     lifecycle: Lifecycle,
-    journal: StatusLog,
+    status_log: StatusLog,
     uploads: Uploads,
-    /// Tells this start of the agent from others, and from clones of the machine.
+    /// Identifies this process: the server detects restarts and machines with the same id by it.
     instance: Uuid,
     connects: u64,
     backoff: Backoff,
     outage: Outage,
-    past: SessionEnd,
+    previous: PreviousSession,
 }
 
-/// What was before the next line.
+/// What happened before the next session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum SessionEnd {
-    /// Nothing: the agent has just started.
+enum PreviousSession {
+    /// The agent has just started.
     None,
-    /// A line.
-    Line,
-    /// A line that is still there; the server wants another one in its place.
+    Ended,
+    /// The session is still open, and the server has requested a new one.
     Drained,
 }
 
-/// How a line came to need a successor.
+/// Why the agent dials again.
 #[derive(Debug)]
 enum Redial {
     Drained { min: Duration, max: Duration },
-    Ended { end: SessionOutcome, lived: Option<Duration> },
+    Ended { outcome: SessionOutcome, uptime: Option<Duration> },
 }
 
 impl Supervisor {
-    pub(crate) fn new(config: Config, lifecycle: Lifecycle, journal: StatusLog) -> Self {
+    pub(crate) fn new(config: Config, lifecycle: Lifecycle, status_log: StatusLog) -> Self {
         let shares = Arc::new(config.shares.clone());
-        let dialler = Dialer { server: config.server.clone(), source_addr: config.source_addr };
-        let data = UploadConnections::new(dialler.clone(), config.data_conn, lifecycle.clone());
+        let dialer = Dialer { server: config.server.clone(), source_addr: config.source_addr };
+        let connections =
+            UploadConnections::new(dialer.clone(), config.data_conn, lifecycle.clone());
         let context = UploadContext {
             client: config.client.clone(),
             shares: Arc::clone(&shares),
             max_rate: config.max_rate,
             consistency: config.consistency,
-            data,
-            journal: journal.clone(),
+            connections,
+            status_log: status_log.clone(),
         };
         Self {
             config,
-            dialler,
+            dialer,
             shares,
             uploads: Uploads::new(context, lifecycle.clone()),
             lifecycle,
-            journal,
+            status_log,
             instance: Uuid::new_v4(),
             connects: 0,
             backoff: Backoff::default(),
             outage: Outage::default(),
-            past: SessionEnd::None,
+            previous: PreviousSession::None,
         }
     }
 
-    /// Never returns: the caller drops it to stop.
+    /// Never returns: the caller drops the future to stop it.
     pub(crate) async fn run(mut self) {
-        self.survey();
+        self.spawn_survey();
         loop {
-            let need = self.line().await;
-            let wait = self.backoff.next(as_ended(&need), fastrand::f64());
-            self.tell(&need, wait);
+            let redial = self.run_session().await;
+            let wait = self.backoff.next(retry_cause(&redial), fastrand::f64());
+            self.log_redial(&redial, wait);
             sleep(wait).await;
         }
     }
 
     /// Logs warnings about `SHARE`. The task ends when its bounded walk through the folders is
     /// done, or when the process drains.
-    fn survey(&self) {
+    fn spawn_survey(&self) {
         if self.shares.shares().nth(1).is_none() {
             return;
         }
-        let (shares, journal) = (Arc::clone(&self.shares), self.journal.clone());
+        let shares = Arc::clone(&self.shares);
+        let status_log = self.status_log.clone();
         let drain = self.lifecycle.drain().clone();
         self.lifecycle.spawn(async move {
             let surveyed = drain.run_until_cancelled(spawn_blocking(move || shares.survey())).await;
-            for odd in surveyed.and_then(Result::ok).unwrap_or_default() {
-                journal.warn(&odd);
+            for warning in surveyed.and_then(Result::ok).unwrap_or_default() {
+                status_log.warn(&warning);
             }
         });
     }
 
-    /// Opens a line; resolves when another one is needed.
-    async fn line(&mut self) -> Redial {
-        let dialled = Instant::now();
-        let (news_sender, mut news) = mpsc::channel(4);
+    /// Starts a session. Returns when another session is needed; the first one may still be open.
+    async fn run_session(&mut self) -> Redial {
+        let dialed_at = Instant::now();
+        let (events, mut received) = mpsc::channel(4);
         let session = SessionTask {
-            dialler: self.dialler.clone(),
+            dialer: self.dialer.clone(),
             hello: self.hello().await,
             uploads: self.uploads.clone(),
             lifecycle: self.lifecycle.clone(),
-            journal: self.journal.clone(),
-            news: news_sender,
+            status_log: self.status_log.clone(),
+            events,
         };
         self.connects += 1;
-        self.lifecycle.spawn(session.run());
-        let mut up_since = None;
+        let span = error_span!("session", id = field::Empty, client = %self.config.client);
+        self.lifecycle.spawn(session.run().instrument(span));
+        let mut connected_at = None;
         loop {
-            match news.recv().await {
-                Some(SessionEvent::Up(policy)) => {
+            match received.recv().await {
+                Some(SessionEvent::Connected(policy)) => {
                     self.backoff.follow(policy);
-                    self.connected(dialled.elapsed());
-                    up_since = Some(Instant::now());
+                    self.log_connected(dialed_at.elapsed());
+                    connected_at = Some(Instant::now());
                 }
                 Some(SessionEvent::Drain { min, max }) => return Redial::Drained { min, max },
-                Some(SessionEvent::Over(end)) => {
-                    return Redial::Ended { end, lived: up_since.map(|since| since.elapsed()) };
+                Some(SessionEvent::Ended(outcome)) => {
+                    let uptime = connected_at.map(|at| at.elapsed());
+                    return Redial::Ended { outcome, uptime };
                 }
                 None => {
-                    let end = SessionOutcome::Lost("a mistake of the agent".to_owned());
-                    return Redial::Ended { end, lived: None };
+                    let reason = "internal error in the agent (session task panicked)";
+                    let outcome = SessionOutcome::Lost(reason.to_owned());
+                    return Redial::Ended { outcome, uptime: None };
                 }
             }
         }
     }
 
-    /// The default file as it looks now. Whoever set a wrong path reads the log now, or never.
-    async fn look(&self) -> Result<Source, DefaultFileError> {
-        let (shares, client) = (Arc::clone(&self.shares), self.config.client.clone());
-        let look = spawn_blocking(move || {
+    /// Returns the current metadata of the default file. Logs each new reason why it cannot be sent:
+    /// a person who has just set a wrong path reads the log now.
+    async fn check_default_file(&self) -> Result<Source, DefaultFileError> {
+        let shares = Arc::clone(&self.shares);
+        let client = self.config.client.clone();
+        let checking = spawn_blocking(move || {
             shares.remember();
             shares.default_file(&client)
         });
-        let look = timeout(LOOK_LIMIT, look);
-        let looked = match look.await {
-            Ok(Ok(looked)) => looked,
+        let result = match timeout(DEFAULT_FILE_TIMEOUT, checking).await {
+            Ok(Ok(result)) => result,
             Ok(Err(_)) | Err(_) => Err(self.shares.timed_out(&self.config.client)),
         };
-        let problem = looked.as_ref().err().map(|why| why.local_text.as_str());
-        let news = self.journal.looked(problem);
-        if let Some(problem) = problem.filter(|_| news) {
-            self.journal.warn(problem);
+        let problem = result.as_ref().err().map(|error| error.local_text.as_str());
+        let is_new = self.status_log.set_file_problem(problem);
+        if let Some(problem) = problem.filter(|_| is_new) {
+            self.status_log.warn(problem);
         }
-        looked
+        result
     }
 
     async fn hello(&self) -> v1::Hello {
-        let looked = self.look().await;
+        let default_file = self.check_default_file().await;
         v1::Hello {
             client_id: self.config.client.to_string(),
             instance_id: self.instance.as_bytes().to_vec().into(),
@@ -190,94 +195,103 @@ impl Supervisor {
             hostname: config::host_name(),
             active_transfers: self.uploads.active().iter().map(ToString::to_string).collect(),
             shares: self.shares.shares().map(str::to_owned).collect(),
-            default_file_error: looked.as_ref().err().map(|why| (&why.problem).into()),
-            default_file: looked.ok().map(|file| v1::DefaultFile {
-                name: file.name,
-                size: file.size,
-                modified_unix_ns: file.modified_ns,
+            default_file_error: default_file.as_ref().err().map(|error| (&error.problem).into()),
+            default_file: default_file.ok().map(|source| v1::DefaultFile {
+                name: source.name,
+                size: source.size,
+                modified_unix_ns: source.modified_ns,
             }),
         }
     }
 
-    fn connected(&mut self, took: Duration) {
+    fn log_connected(&mut self, took: Duration) {
         let took = human::took(took);
-        let away = self.outage.over(Instant::now()).map(human::span);
-        let text = match (self.past, away) {
-            (SessionEnd::None, Some(away)) => format!("connected after {away}; waiting for pulls"),
-            (SessionEnd::Line | SessionEnd::Drained, Some(away)) => {
-                format!("connected again after {away}")
+        let outage = self.outage.end(Instant::now()).map(human::span);
+        let text = match (self.previous, outage) {
+            (PreviousSession::None, Some(outage)) => {
+                format!("connected after {outage}; waiting for pulls")
             }
-            (SessionEnd::Drained, None) => format!("connected anew in {took}, as the server asked"),
-            (SessionEnd::None | SessionEnd::Line, None) => {
+            (PreviousSession::Ended | PreviousSession::Drained, Some(outage)) => {
+                format!("connected again after {outage}")
+            }
+            (PreviousSession::Drained, None) => {
+                format!("connected over a new session in {took}, as requested by the server")
+            }
+            (PreviousSession::None | PreviousSession::Ended, None) => {
                 format!("connected in {took}; waiting for pulls")
             }
         };
-        self.past = SessionEnd::Line;
-        self.journal.info(&text);
+        self.previous = PreviousSession::Ended;
+        self.status_log.info(&text);
     }
 
-    fn tell(&mut self, need: &Redial, wait: Duration) {
-        let (end, was_up) = match need {
+    fn log_redial(&mut self, redial: &Redial, wait: Duration) {
+        let (outcome, was_connected) = match redial {
             Redial::Drained { .. } => {
-                self.past = SessionEnd::Drained;
+                self.previous = PreviousSession::Drained;
                 return;
             }
-            Redial::Ended { end, lived } => (end, lived.is_some()),
+            Redial::Ended { outcome, uptime } => (outcome, uptime.is_some()),
         };
-        let (why, cause) = match end {
-            SessionOutcome::Lost(why) => (why.as_str(), Cause::Lost),
-            SessionOutcome::Slept => ("this machine was asleep", Cause::Lost),
-            SessionOutcome::Left => return,
-            SessionOutcome::Told { why, code, .. } if needs_a_person(*code) => {
-                (why.as_str(), Cause::Refused)
+        let (reason, cause) = match outcome {
+            SessionOutcome::Lost(reason) => (reason.as_str(), OutageCause::Lost),
+            SessionOutcome::Suspended => ("this machine was suspended", OutageCause::Lost),
+            SessionOutcome::Stopped => return,
+            SessionOutcome::EndedByServer { reason, code, .. } if needs_a_person(*code) => {
+                (reason.as_str(), OutageCause::Rejected)
             }
-            SessionOutcome::Told { why, .. } => (why.as_str(), Cause::Lost),
+            SessionOutcome::EndedByServer { reason, .. } => (reason.as_str(), OutageCause::Lost),
         };
-        // Rounded up: "in 0 s" would look like a mistake.
+        // Rounded up: "in 0 s" would look like a bug.
         let next = human::span(wait + Duration::from_millis(999));
         match (self.outage.failed(cause, Instant::now()), cause) {
-            (None, _) => tracing::debug!(why, next, "still not connected"),
-            (Some(OutageLog::Lasts(time)), _) => {
+            (None, _) => {
+                tracing::debug!(event = "dial.failed", reason, next, "still not connected")
+            }
+            (Some(OutageMessage::Lasting(time)), _) => {
                 let time = human::span(time);
-                let text = format!("still not connected after {time}: {why}; next try in {next}");
-                self.journal.warn(&text);
-            }
-            (Some(OutageLog::Begins), Cause::Refused) => {
                 let text =
-                    format!("the server refuses this machine: {why}; trying again in {next}");
-                self.journal.error(&text);
+                    format!("still not connected after {time}: {reason}; next try in {next}");
+                self.status_log.warn(&text);
             }
-            (Some(OutageLog::Begins), Cause::Lost) => {
-                let what = if was_up { "connection lost" } else { "cannot connect" };
-                self.journal.warn(&format!("{what}: {why}; trying again in {next}"));
+            (Some(OutageMessage::Started), OutageCause::Rejected) => {
+                let text =
+                    format!("the server rejects this machine: {reason}; trying again in {next}");
+                self.status_log.error(&text);
+            }
+            (Some(OutageMessage::Started), OutageCause::Lost) => {
+                let what = if was_connected { "connection lost" } else { "cannot connect" };
+                self.status_log.warn(&format!("{what}: {reason}; trying again in {next}"));
             }
         }
     }
 }
 
-fn as_ended(need: &Redial) -> RetryCause {
-    match *need {
+fn retry_cause(redial: &Redial) -> RetryCause {
+    match *redial {
         Redial::Drained { min, max } => RetryCause::Drained { min, max },
-        // At once: whoever woke the machine may be waiting.
-        Redial::Ended { end: SessionOutcome::Slept, .. } => {
+        // At once: a person may have just woken the machine.
+        Redial::Ended { outcome: SessionOutcome::Suspended, .. } => {
             RetryCause::Drained { min: Duration::ZERO, max: Duration::ZERO }
         }
-        Redial::Ended { end: SessionOutcome::Told { retry_after, .. }, .. }
+        Redial::Ended { outcome: SessionOutcome::EndedByServer { retry_after, .. }, .. }
             if !retry_after.is_zero() =>
         {
-            RetryCause::Refused { retry_after }
+            RetryCause::Rejected { retry_after }
         }
         Redial::Ended {
-            end: SessionOutcome::Told { code: ErrorCode::DuplicateId, .. }, ..
-        } => RetryCause::Refused { retry_after: CLONE_RETRY },
+            outcome: SessionOutcome::EndedByServer { code: ErrorCode::DuplicateId, .. },
+            ..
+        } => RetryCause::Rejected { retry_after: DUPLICATE_ID_RETRY },
         Redial::Ended {
-            end: SessionOutcome::Told { .. } | SessionOutcome::Lost(_) | SessionOutcome::Left,
-            lived,
-        } => RetryCause::Lost { lived: lived.unwrap_or_default() },
+            outcome:
+                SessionOutcome::EndedByServer { .. } | SessionOutcome::Lost(_) | SessionOutcome::Stopped,
+            uptime,
+        } => RetryCause::Lost { lived: uptime.unwrap_or_default() },
     }
 }
 
-/// Trying again does not help until somebody changes a setting here or there.
+/// Returns whether dialing again is useless until a setting of the agent or the server changes.
 fn needs_a_person(code: ErrorCode) -> bool {
     matches!(
         code,
@@ -295,15 +309,15 @@ mod tests {
 
     fn check(code: ErrorCode, retry_after_s: u64, expected: RetryCause) {
         let retry_after = Duration::from_secs(retry_after_s);
-        let end = SessionOutcome::Told { code, why: String::new(), retry_after };
-        assert_eq!(as_ended(&Redial::Ended { end, lived: None }), expected);
+        let outcome = SessionOutcome::EndedByServer { code, reason: String::new(), retry_after };
+        assert_eq!(retry_cause(&Redial::Ended { outcome, uptime: None }), expected);
     }
 
     #[test]
-    fn a_server_that_refuses_says_when_to_come_back() {
-        let refused = |seconds| RetryCause::Refused { retry_after: Duration::from_secs(seconds) };
-        check(ErrorCode::Overloaded, 7, refused(7));
-        check(ErrorCode::DuplicateId, 0, refused(15));
+    fn a_rejected_agent_waits_as_long_as_the_server_requests() {
+        let rejected = |seconds| RetryCause::Rejected { retry_after: Duration::from_secs(seconds) };
+        check(ErrorCode::Overloaded, 7, rejected(7));
+        check(ErrorCode::DuplicateId, 0, rejected(15));
         check(ErrorCode::Draining, 0, RetryCause::Lost { lived: Duration::ZERO });
     }
 }

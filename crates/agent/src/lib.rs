@@ -1,10 +1,10 @@
-//! The agent: it runs on a client, dials the server, keeps the line open, and sends the files that
-//! it shares when the server orders one.
+//! The agent: runs on a client, dials the server, keeps a session open, and sends a shared file when
+//! the server orders it.
 //!
-//! Reading order: [`config`], `connect` (dial, and dial again), `session` (one live line),
-//! `uploads` and `upload` (one file out), `read` (the disk), [`share`] (what may be opened).
+//! Reading order: [`config`], `connect` (dials, and dials again), `session` (one session), `uploads`
+//! and `upload` (one file), `read` (the disk), [`share`] (the files that may be opened).
 //!
-//! Unix only for now: `share`, `read` and `dial` use its calls; Windows is to follow.
+//! Unix only: `share`, `read` and `dial` use Unix system calls.
 
 pub mod config;
 pub mod dial;
@@ -12,7 +12,7 @@ pub mod report;
 pub mod share;
 pub mod status;
 
-mod block_sender;
+mod chunker;
 mod connect;
 mod error_text;
 mod keeper;
@@ -43,44 +43,44 @@ pub use crate::process_id::ProcessId;
 pub use crate::program::main;
 pub use crate::state_dir::StateLockError;
 
-/// One agent. A process may run several: the demo and the tests do.
+/// One agent. The demo and the tests run several in one process.
 #[derive(Debug)]
 pub struct Agent {
     config: Config,
 }
 
 impl Agent {
-    /// After this long the end is reached, whatever the network does: goodbyes take a second.
-    const GRACE: Duration = Duration::from_secs(3);
+    /// How long tasks may take to stop. A goodbye takes up to one second.
+    const GRACE_PERIOD: Duration = Duration::from_secs(3);
 
-    /// An agent with these settings. Nothing happens before [`run_until`](Self::run_until).
+    /// Creates an agent. It starts with [`run_until`](Self::run_until).
     pub fn new(config: Config) -> Self {
         Self { config }
     }
 
-    /// Runs until `stop` resolves, then says goodbye and ends within five seconds.
+    /// Runs until `stop` resolves, then sends a goodbye and ends within five seconds.
     ///
-    /// No fault of the network ends it. Uploads that still run are dropped; the server orders them
-    /// again when the agent is back.
+    /// No failure of the network ends it. Running uploads are dropped at the end. The server orders
+    /// them again when the agent is connected again.
     ///
     /// # Errors
-    /// [`AlreadyRuns`]: another agent keeps its state in the same folder.
+    /// [`StateLockError`]: another agent uses the same state folder.
     pub async fn run_until(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-        let journal = StatusLog::new(&self.config);
-        // Before the first message: it would replace the status of the other agent.
-        let mut keeper = Keeper::open(self.config.state_dir.as_deref(), journal.clone()).await?;
-        journal.starting(&self.config.server);
+        let status_log = StatusLog::new(&self.config);
+        // Locks the folder before the first message, which would replace the status of another agent.
+        let mut keeper = Keeper::open(self.config.state_dir.as_deref(), status_log.clone()).await?;
+        status_log.log_start(&self.config.server);
         let lifecycle = Lifecycle::new();
-        let supervisor = Supervisor::new(self.config, lifecycle.clone(), journal.clone());
+        let supervisor = Supervisor::new(self.config, lifecycle.clone(), status_log.clone());
         tokio::select! {
             () = supervisor.run() => {}
             () = keeper.run() => {}
             () = stop => {}
         }
-        if let Err(cut_short) = lifecycle.shut_down(Self::GRACE).await {
-            tracing::debug!(%cut_short, "stopped the hard way");
+        if let Err(error) = lifecycle.shut_down(Self::GRACE_PERIOD).await {
+            tracing::debug!(event = "agent.drain_timed_out", %error, "tasks were cancelled");
         }
-        journal.stopped();
+        status_log.log_stop();
         keeper.finish().await;
         Ok(())
     }

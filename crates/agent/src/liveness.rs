@@ -1,54 +1,54 @@
-//! Watches a line for silence, and the machine for sleep. No clock of its own: `now` comes in.
+//! Detects a silent session and a machine that was suspended. The caller passes the time in.
 
 use std::time::{Duration, Instant, SystemTime};
 
 use filepull_core::bounds;
 
-/// What is known of a line's life.
+/// The state of one session's timeout.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Liveness {
     heartbeat: Duration,
     dead_after: Duration,
-    heard: Instant,
-    looked: (Instant, SystemTime),
+    last_message: Instant,
+    last_check: (Instant, SystemTime),
 }
 
-/// Why a line is over.
+/// Why a session is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LivenessError {
-    /// Nothing was heard for too long.
+    /// No message arrived for this long.
     Silence(Duration),
-    /// The machine was suspended: whatever the line was, it is not any more.
-    Slept,
+    /// The machine was suspended, so the session is lost.
+    Suspended,
 }
 
 impl Liveness {
-    /// A line that was heard just now. A server that names no times means the usual ones.
+    /// Starts with a session that has just received a message. The times are in milliseconds;
+    /// 0 is the default.
     pub(crate) fn new(heartbeat_ms: u32, dead_after_ms: u32, now: (Instant, SystemTime)) -> Self {
         let (heartbeat, dead_after) = bounds::heartbeats(heartbeat_ms, dead_after_ms);
-        Self { heartbeat, dead_after, heard: now.0, looked: now }
+        Self { heartbeat, dead_after, last_message: now.0, last_check: now }
     }
 
-    /// Something was heard.
-    pub(crate) fn heard(&mut self, now: Instant) {
-        self.heard = now;
+    pub(crate) fn on_message(&mut self, now: Instant) {
+        self.last_message = now;
     }
 
-    /// When to [`look`](Self::look) next, if nothing is heard before.
-    pub(crate) fn next_look(&self) -> Instant {
-        (self.heard + self.dead_after).min(self.looked.0 + self.heartbeat)
+    /// Returns when to call [`check`](Self::check), if no message arrives before.
+    pub(crate) fn next_check(&self) -> Instant {
+        (self.last_message + self.dead_after).min(self.last_check.0 + self.heartbeat)
     }
 
-    /// Is the line over?
-    pub(crate) fn look(&mut self, now: (Instant, SystemTime)) -> Option<LivenessError> {
-        // The one clock stands still while the machine sleeps, the other does not. A clock that
-        // was set looks the same and costs one dial.
-        let awake = now.0.duration_since(self.looked.0);
-        let passed = now.1.duration_since(self.looked.1).unwrap_or_default();
-        self.looked = now;
+    /// Returns why the session is over, if it is.
+    pub(crate) fn check(&mut self, now: (Instant, SystemTime)) -> Option<LivenessError> {
+        // The monotonic clock stops while the machine is suspended, the wall clock does not. A wall
+        // clock that is set forward looks the same, and costs one reconnect.
+        let awake = now.0.duration_since(self.last_check.0);
+        let passed = now.1.duration_since(self.last_check.1).unwrap_or_default();
+        self.last_check = now;
         if self.heartbeat * 2 < passed.saturating_sub(awake) {
-            Some(LivenessError::Slept)
-        } else if self.dead_after <= now.0.duration_since(self.heard) {
+            Some(LivenessError::Suspended)
+        } else if self.dead_after <= now.0.duration_since(self.last_message) {
             Some(LivenessError::Silence(self.dead_after))
         } else {
             None
@@ -63,27 +63,26 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn a_line_that_is_silent_for_too_long_is_dead() {
+    fn a_session_that_is_silent_for_too_long_is_over() {
         let start = (Instant::now(), SystemTime::now());
         let at = |seconds| (start.0 + SECOND * seconds, start.1 + SECOND * seconds);
-        let mut pulse = Liveness::new(0, 0, start);
-        assert_eq!(pulse.next_look(), at(15).0);
-        assert_eq!(pulse.look(at(15)), None);
-        pulse.heard(at(16).0);
-        assert_eq!(pulse.look(at(60)), None);
-        assert_eq!(pulse.next_look(), at(61).0);
-        assert_eq!(pulse.look(at(61)), Some(LivenessError::Silence(SECOND * 45)));
+        let mut liveness = Liveness::new(0, 0, start);
+        assert_eq!(liveness.next_check(), at(15).0);
+        assert_eq!(liveness.check(at(15)), None);
+        liveness.on_message(at(16).0);
+        assert_eq!(liveness.check(at(60)), None);
+        assert_eq!(liveness.next_check(), at(61).0);
+        assert_eq!(liveness.check(at(61)), Some(LivenessError::Silence(SECOND * 45)));
     }
 
     #[test]
-    fn a_machine_that_slept_has_lost_its_line() {
+    fn a_session_does_not_survive_a_suspended_machine() {
         let start = (Instant::now(), SystemTime::now());
-        let mut pulse = Liveness::new(15_000, 45_000, start);
-        assert_eq!(
-            pulse.look((start.0 + SECOND, start.1 + SECOND * 3600)),
-            Some(LivenessError::Slept)
-        );
-        let mut pulse = Liveness::new(15_000, 45_000, start);
-        assert_eq!(pulse.look((start.0 + SECOND, start.1 - SECOND * 3600)), None);
+        let check = |wall_clock, expected| {
+            let mut liveness = Liveness::new(15_000, 45_000, start);
+            assert_eq!(liveness.check((start.0 + SECOND, wall_clock)), expected);
+        };
+        check(start.1 + SECOND * 3600, Some(LivenessError::Suspended));
+        check(start.1 - SECOND * 3600, None);
     }
 }

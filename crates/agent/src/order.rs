@@ -1,4 +1,4 @@
-//! An order as the agent means it, parsed once from the wire.
+//! An order, parsed from the wire.
 
 use bytes::Bytes;
 use filepull_core::digest::Digest;
@@ -9,22 +9,23 @@ use filepull_core::receive::Prefix;
 use filepull_core::{bounds, human};
 use filepull_proto::v1;
 
-/// Send this file.
+/// The instruction to send one file.
 #[derive(Clone, Debug)]
 pub(crate) struct SendOrder {
     pub(crate) transfer: TransferId,
-    /// Told back to the server, which counts them.
+    /// The number of the attempt, returned to the server with every answer.
     pub(crate) attempt: u32,
-    /// None is the default file.
+    /// Without a path the default file is sent.
     pub(crate) path: Option<SharedPath>,
-    /// What the server holds already.
+    /// The bytes that the server already has.
     pub(crate) resume: Option<Prefix>,
-    /// Echoed, so that the server knows whose bytes come.
+    /// Returned in the header of the upload: it proves that the upload belongs to this order.
     pub(crate) token: Bytes,
-    /// Bytes per second.
+    /// The limit of the server, in bytes per second.
     pub(crate) max_rate: Option<u64>,
+    /// The limit of the server, in bytes.
     pub(crate) max_size: Option<u64>,
-    /// For the log; printable.
+    /// The operator, for the log; printable.
     pub(crate) requested_by: String,
 }
 
@@ -32,7 +33,6 @@ impl TryFrom<v1::StartTransfer> for SendOrder {
     type Error = Problem;
 
     fn try_from(start: v1::StartTransfer) -> Result<Self, Problem> {
-        let bad = |error: String| Problem::new(Code::AgentError, error);
         let path = match start.path.as_str() {
             "" => None,
             path => Some(SharedPath::parse(path).map_err(|error| {
@@ -41,33 +41,31 @@ impl TryFrom<v1::StartTransfer> for SendOrder {
         };
         let resume = match Digest::try_from(&start.prefix_sha256[..]) {
             Ok(digest) if start.offset != 0 => Some(Prefix { len: start.offset, digest }),
-            // Without proof there is nothing to compare: from the start, which is always right.
+            // Without a digest the prefix cannot be compared. Sending from the start is always right.
             _ => None,
         };
+        let transfer = TransferId::parse(&start.transfer_id)
+            .map_err(|error| Problem::new(Code::AgentError, error.to_string()))?;
         Ok(Self {
-            transfer: TransferId::parse(&start.transfer_id).map_err(|e| bad(e.to_string()))?,
+            transfer,
             attempt: start.attempt,
             path,
             resume,
             token: start.upload_token,
             max_rate: bounds::upload_rate(start.max_bytes_per_s),
-            max_size: limit(start.max_size),
+            // On the wire zero is no limit.
+            max_size: (start.max_size != 0).then_some(start.max_size),
             requested_by: human::printable(&start.requested_by, 80),
         })
     }
 }
 
-/// On the wire zero is no limit.
-fn limit(number: u64) -> Option<u64> {
-    (number != 0).then_some(number)
-}
-
 impl SendOrder {
-    /// `(transfer 0190…, asked by ops)`, for the log.
+    /// Returns `(transfer 0190…, requested by ops)`, for the log.
     pub(crate) fn about(&self) -> String {
         match self.requested_by.as_str() {
             "" => format!("(transfer {})", self.transfer),
-            who => format!("(transfer {}, asked by {who})", self.transfer),
+            operator => format!("(transfer {}, requested by {operator})", self.transfer),
         }
     }
 }

@@ -1,5 +1,4 @@
-//! Identifies the process that wrote something: a PID is reused after the process ends, and after a
-//! reboot.
+//! Identifies a process. A PID alone does not, because the system reuses it.
 
 use std::fs;
 use std::io;
@@ -8,11 +7,11 @@ use rustix::process::{Pid, test_kill_process};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
-/// One process, unique among all that ever ran on this machine. A field is empty if the system does
-/// not report it.
+/// Identifies one process among all processes that ever ran on this machine. A field is empty if the
+/// system does not report it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessId {
-    /// The PID.
+    /// The PID in the namespace of the process.
     pub pid: u32,
     /// When the process started, in clock ticks since the boot.
     pub started: u64,
@@ -40,8 +39,8 @@ impl ProcessId {
         }
     }
 
-    /// Returns whether the process has certainly ended. A process of another container is invisible
-    /// here.
+    /// Returns whether the process has certainly ended. The processes of another container are not
+    /// visible, so they count as running.
     pub(crate) fn has_ended(&self) -> bool {
         let here = Self::here();
         if self.boot_id != here.boot_id {
@@ -69,11 +68,11 @@ fn is_used(pid: u32) -> bool {
 /// process has ended.
 fn started(pid: u32) -> io::Result<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The name of the program comes before, in parentheses, and may contain anything.
+    // The second field is the name of the program, in parentheses. It may contain any character.
     let mut fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
     let is_zombie = fields.next() == Some("Z");
     let started = fields.nth(18).and_then(|field| field.parse().ok());
-    // A start time that no process has: a zombie never matches.
+    // No process has this start time, so a zombie matches no recorded process.
     if is_zombie { Ok(u64::MAX) } else { started.ok_or_else(|| io::ErrorKind::InvalidData.into()) }
 }
 
@@ -90,22 +89,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_lives_until_its_number_belongs_to_another_one() {
+    fn a_process_has_ended_when_its_pid_belongs_to_another_one() {
         let own = ProcessId::own();
         assert!(!own.has_ended() && own.started > 0, "{own:?}");
         let earlier = ProcessId { started: own.started - 1, ..own.clone() };
         assert!(earlier.has_ended());
         let before_the_boot = ProcessId { boot_id: "other".to_owned(), ..own.clone() };
         assert!(before_the_boot.has_ended());
-        // No system gives a process this number.
-        let nobody = ProcessId { pid: 0x7fff_fff0, ..own.clone() };
-        assert!(nobody.has_ended());
-        let in_a_container = ProcessId { pid_namespace: "pid:[1]".to_owned(), ..nobody };
+        // No process gets this PID.
+        let unused = ProcessId { pid: 0x7fff_fff0, ..own.clone() };
+        assert!(unused.has_ended());
+        let in_a_container = ProcessId { pid_namespace: "pid:[1]".to_owned(), ..unused };
         assert!(!in_a_container.has_ended());
     }
 
     #[test]
-    fn a_process_that_ended_and_was_not_awaited_has_ended() {
+    fn a_zombie_has_ended() {
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let before = ProcessId { pid: child.id(), started: 1, ..ProcessId::own() };
         assert!(before.has_ended());

@@ -1,8 +1,8 @@
-//! Reads a file for one upload: the proof of what the server holds, the bytes, and the search for
-//! a change meanwhile.
+//! Reads a file for one upload: compares the prefix with the bytes of the server, reads the rest,
+//! and checks that the file did not change meanwhile.
 //!
-//! It blocks, so it runs on a thread of its own. Everything is read from one descriptor, and never
-//! past the size seen at open.
+//! Reading blocks, so it needs its own thread. Every read uses the same file descriptor, and ends at
+//! the size that the file had when it was opened.
 
 use std::collections::VecDeque;
 use std::io;
@@ -22,177 +22,179 @@ use crate::error_text;
 use crate::order::SendOrder;
 use crate::share::{self, OpenFile};
 
-/// What one read asks of the disk, and what one message to the network carries: [`N_BLOCKS`] of it
-/// are all the memory an upload takes. Small enough to stay in a processor's cache from the read
-/// to the send.
+/// Length of one read from the disk and of one message to the upload, in bytes. An upload needs
+/// [`N_BLOCKS`] blocks of memory. A block stays in the processor's cache from the read to the send.
 const BLOCK_LEN: usize = 512 * 1024;
 
-/// One is cut into chunks, one waits for that, and one is filled.
+/// One block is split into chunks, one is queued, and one is filled.
 const N_BLOCKS: usize = 3;
 
-/// The server hears this often that a reading goes on of which it gets no bytes.
-pub(crate) const SIGN_OF_LIFE_EVERY: Duration = Duration::from_secs(5);
+/// How often a keepalive is sent while the reader reads bytes that are not sent.
+pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What the reader hands out as it goes.
+/// What the reader passes to its sink.
 #[derive(Debug)]
 pub(crate) enum Step {
-    /// Goes to the server.
+    /// A message to the server.
     Send(Kind),
-    /// Bytes of the file go to the server, in chunks.
-    Block {
-        /// Where they belong.
-        offset: u64,
-        /// At most a block of them.
-        bytes: Bytes,
-    },
-    /// A block was read that does not travel: a moment to stop the reader.
+    /// Bytes of the file at `offset`, at most [`BLOCK_LEN`].
+    Block { offset: u64, bytes: Bytes },
+    /// A block was read that is not sent. The sink can stop the reader here.
     Read,
-    /// So was another one, and the server has not heard for a while that the proof goes on.
+    /// Like `Read`, while the prefix is compared, and a keepalive is due.
     Proving,
 }
 
-/// Nobody wants the rest.
+/// The sink takes no more steps, because the upload has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ReadStopped;
+pub(crate) struct SinkClosed;
 
-/// Why a reading did not reach its trailer.
+/// Why a reader did not reach its trailer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ReadError {
-    /// Nobody wants the rest.
+    /// The upload has ended.
     Stopped,
-    /// The file cannot be sent as it is; the server has been told.
+    /// The file cannot be sent as it is. The reader has sent an abort.
     Failed(Problem),
 }
 
-impl From<ReadStopped> for ReadError {
-    fn from(ReadStopped: ReadStopped) -> Self {
+impl From<SinkClosed> for ReadError {
+    fn from(SinkClosed: SinkClosed) -> Self {
         Self::Stopped
     }
 }
 
-/// One file to read, and for which order.
+/// Reads one file for one order.
 #[derive(Debug)]
 pub(crate) struct Reader {
     pub(crate) client: ClientId,
-    pub(crate) opened: OpenFile,
+    pub(crate) open_file: OpenFile,
     pub(crate) order: SendOrder,
     pub(crate) consistency: Consistency,
-    /// How often the server hears of a reading of which it gets no bytes.
-    pub(crate) sign_every: Duration,
+    pub(crate) keepalive_interval: Duration,
 }
 
-/// Where the steps go; fails when nobody wants more.
-pub(crate) type Outlet<'a> = dyn FnMut(Step) -> Result<(), ReadStopped> + 'a;
+/// Takes the steps of a reader.
+pub(crate) type StepSink<'a> = dyn FnMut(Step) -> Result<(), SinkClosed> + 'a;
 
 impl Reader {
-    /// Hands out a header, the blocks and a trailer; or an abort in the trailer's place.
+    /// Passes a header, the blocks and a trailer to `sink`. An abort replaces the trailer if the file
+    /// cannot be sent.
     ///
-    /// A trailer is handed out only for a file that stayed unchanged, or whose content was read at
-    /// open. If this panics there is none, and
-    /// the server keeps the partial.
-    pub(crate) fn read(&self, out: &mut Outlet<'_>) -> Result<(), ReadError> {
-        let ended = self.read_whole(out);
-        if let Err(ReadError::Failed(problem)) = &ended {
-            out(Step::Send(Kind::Abort(problem.into())))?;
+    /// A trailer is sent only for a file that stayed unchanged, or whose content was read at open.
+    /// If the reader panics no trailer is sent, and the server keeps the partial.
+    pub(crate) fn read(&self, sink: &mut StepSink<'_>) -> Result<(), ReadError> {
+        let result = self.read_file(sink);
+        if let Err(ReadError::Failed(problem)) = &result {
+            sink(Step::Send(Kind::Abort(problem.into())))?;
         }
-        ended
+        result
     }
 
-    fn read_whole(&self, out: &mut Outlet<'_>) -> Result<(), ReadError> {
-        let mut reading = SourceRead::new(self.opened.stat);
+    fn read_file(&self, sink: &mut StepSink<'_>) -> Result<(), ReadError> {
+        let mut source = SourceRead::new(self.open_file.stat);
         let offset = match self.order.resume {
-            Some(prefix) => self.agree(prefix, &mut reading, out)?,
+            Some(prefix) => self.matching_offset(prefix, &mut source, sink)?,
             None => 0,
         };
-        out(Step::Send(Kind::Header(self.header(offset))))?;
-        self.blocks(offset..self.size(), |offset, bytes| {
-            reading.update(&bytes);
-            out(Step::Block { offset, bytes })
+        sink(Step::Send(Kind::Header(self.header(offset))))?;
+        self.for_each_block(offset..self.size(), |offset, bytes| {
+            source.update(&bytes);
+            sink(Step::Block { offset, bytes })
         })?;
-        // Content that is held in memory does not change.
-        if self.opened.content.is_none() {
-            self.check(&reading, out)?;
+        // Content in memory does not change.
+        if self.open_file.content.is_none() {
+            self.check_unchanged(&source, sink)?;
         }
-        let sha256 = Bytes::copy_from_slice(reading.digest().as_bytes());
-        out(Step::Send(Kind::Trailer(v1::UploadTrailer { total_size: self.size(), sha256 })))?;
+        let sha256 = Bytes::copy_from_slice(source.digest().as_bytes());
+        sink(Step::Send(Kind::Trailer(v1::UploadTrailer { total_size: self.size(), sha256 })))?;
         Ok(())
     }
 
-    /// From where to send: the end of `prefix` if the file begins with it, else the start.
-    fn agree(
+    /// Returns the offset to send from: the end of `prefix` if the file starts with it, else 0.
+    fn matching_offset(
         &self,
         prefix: Prefix,
-        reading: &mut SourceRead,
-        out: &mut Outlet<'_>,
+        source: &mut SourceRead,
+        sink: &mut StepSink<'_>,
     ) -> Result<u64, ReadError> {
         if self.size() < prefix.len {
             return Ok(0);
         }
-        let mut begun = reading.clone();
-        let read = self.quietly(prefix.len, |block| begun.update(block), || Step::Proving, out);
-        match read {
+        let mut read = source.clone();
+        let result =
+            self.read_unsent(prefix.len, |block| read.update(block), || Step::Proving, sink);
+        match result {
             Err(ReadError::Stopped) => Err(ReadError::Stopped),
-            Ok(()) if begun.digest() == prefix.digest => {
-                *reading = begun;
+            Ok(()) if read.digest() == prefix.digest => {
+                *source = read;
                 Ok(prefix.len)
             }
-            // An error of the disk meets the reading from the start again, and is reported there.
+            // After a disk error the file is read from the start. If the error persists it is
+            // reported there.
             Ok(()) | Err(ReadError::Failed(_)) => Ok(0),
         }
     }
 
-    /// Did the file hold still?
-    fn check(&self, reading: &SourceRead, out: &mut Outlet<'_>) -> Result<(), ReadError> {
-        let after = share::stat(&self.opened.file).map_err(|error| self.unreadable(&error))?;
-        reading.check_stat(after, self.consistency).map_err(|_| self.changed())?;
+    /// Checks that the file stayed unchanged: its metadata, then its bytes by a second reading.
+    fn check_unchanged(
+        &self,
+        source: &SourceRead,
+        sink: &mut StepSink<'_>,
+    ) -> Result<(), ReadError> {
+        self.check_stat(source)?;
         if self.consistency == Consistency::Stat {
             return Ok(());
         }
         let mut second = Fingerprint::default();
-        let nothing_more = || {
+        let empty_chunk = || {
             let chunk = v1::DataChunk { offset: self.size(), data: Bytes::new() };
             Step::Send(Kind::Chunk(chunk))
         };
-        self.quietly(self.size(), |block| second.update(block), nothing_more, out)?;
-        reading.check_again(&second).map_err(|_| self.changed())?;
-        let after = share::stat(&self.opened.file).map_err(|error| self.unreadable(&error))?;
-        reading.check_stat(after, self.consistency).map_err(|_| self.changed())
+        self.read_unsent(self.size(), |block| second.update(block), empty_chunk, sink)?;
+        source.check_again(&second).map_err(|_| self.changed())?;
+        self.check_stat(source)
     }
 
-    /// Reads the first `len` bytes, of which none travels, and hands out `sign` now and then: without
-    /// it a large file on a slow disk would look like a stalled upload.
-    fn quietly(
+    fn check_stat(&self, source: &SourceRead) -> Result<(), ReadError> {
+        let after = share::stat(&self.open_file.file).map_err(|error| self.unreadable(&error))?;
+        source.check_stat(after, self.consistency).map_err(|_| self.changed())
+    }
+
+    /// Reads the first `len_bytes` without sending them, and passes a `keepalive` to `sink` at each
+    /// interval. Otherwise a large file on a slow disk would look like a stalled upload.
+    fn read_unsent(
         &self,
-        len: u64,
+        len_bytes: u64,
         mut visit: impl FnMut(&[u8]),
-        sign: impl Fn() -> Step,
-        out: &mut Outlet<'_>,
+        keepalive: impl Fn() -> Step,
+        sink: &mut StepSink<'_>,
     ) -> Result<(), ReadError> {
-        let mut last_sign = Instant::now();
-        self.blocks(0..len, |_, block| {
+        let mut last_keepalive = Instant::now();
+        self.for_each_block(0..len_bytes, |_, block| {
             visit(&block);
-            if last_sign.elapsed() < self.sign_every {
-                return out(Step::Read);
+            if last_keepalive.elapsed() < self.keepalive_interval {
+                return sink(Step::Read);
             }
-            last_sign = Instant::now();
-            out(sign())
+            last_keepalive = Instant::now();
+            sink(keepalive())
         })
     }
 
-    /// Reads `range` block by block.
-    fn blocks(
+    /// Reads `range`, and passes each block to `visit` with its offset.
+    fn for_each_block(
         &self,
         range: Range<u64>,
-        mut visit: impl FnMut(u64, Bytes) -> Result<(), ReadStopped>,
+        mut visit: impl FnMut(u64, Bytes) -> Result<(), SinkClosed>,
     ) -> Result<(), ReadError> {
         let mut buffers = Buffers::default();
-        let mut at = range.start;
-        while at < range.end {
-            let left = usize::try_from(range.end - at).unwrap_or(usize::MAX);
-            let len = left.min(BLOCK_LEN);
-            let block = buffers.fill(&self.opened, at, len);
-            visit(at, block.map_err(|error| self.failed(&error))?)?;
-            at += len as u64;
+        let mut offset = range.start;
+        while offset < range.end {
+            let remaining = usize::try_from(range.end - offset).unwrap_or(usize::MAX);
+            let len = remaining.min(BLOCK_LEN);
+            let block = buffers.fill(&self.open_file, offset, len);
+            visit(offset, block.map_err(|error| self.read_error(&error))?)?;
+            offset += len as u64;
         }
         Ok(())
     }
@@ -203,57 +205,57 @@ impl Reader {
             attempt: self.order.attempt,
             upload_token: self.order.token.clone(),
             offset,
-            source: Some((&self.opened.source).into()),
+            source: Some((&self.open_file.source).into()),
         }
     }
 
     fn size(&self) -> u64 {
-        self.opened.source.size
+        self.open_file.source.size
     }
 
-    fn failed(&self, error: &io::Error) -> ReadError {
-        // Fewer bytes than at open: it was cut.
-        let cut = error.kind() == io::ErrorKind::UnexpectedEof;
-        if cut { self.changed() } else { self.unreadable(error) }
+    fn read_error(&self, error: &io::Error) -> ReadError {
+        let truncated = error.kind() == io::ErrorKind::UnexpectedEof;
+        if truncated { self.changed() } else { self.unreadable(error) }
     }
 
     fn changed(&self) -> ReadError {
-        let (client, name) = (&self.client, &self.opened.source.name);
-        let detail = format!("{name} on {client} changed while it was read.");
+        let name = &self.open_file.source.name;
+        let detail = format!("{name} on {} changed while it was read.", self.client);
         ReadError::Failed(Problem::new(Code::FileChanged, detail))
     }
 
     fn unreadable(&self, error: &io::Error) -> ReadError {
-        let (client, name) = (&self.client, &self.opened.source.name);
-        let detail = format!("{client} cannot read {name}: {}.", error_text::io_error(error));
+        let name = &self.open_file.source.name;
+        let reason = error_text::io_error(error);
+        let detail = format!("{} cannot read {name}: {reason}.", self.client);
         ReadError::Failed(Problem::new(Code::FileUnreadable, detail))
     }
 }
 
-/// Buffers in turn: while the blocks of some are on their way, the next is filled. The oldest is
-/// free again when its turn comes, unless somebody holds its block for longer.
+/// Up to [`N_BLOCKS`] buffers, oldest first. The oldest is reused, unless its block is still being
+/// sent.
 #[derive(Debug, Default)]
 struct Buffers {
-    in_turn: VecDeque<Bytes>,
+    filled: VecDeque<Bytes>,
 }
 
 impl Buffers {
-    fn fill(&mut self, opened: &OpenFile, at: u64, len: usize) -> io::Result<Bytes> {
-        if let Some(content) = &opened.content {
-            let at = usize::try_from(at).unwrap_or(usize::MAX);
-            return Ok(content.slice(at..at + len));
+    fn fill(&mut self, open_file: &OpenFile, offset: u64, len: usize) -> io::Result<Bytes> {
+        if let Some(content) = &open_file.content {
+            let start = usize::try_from(offset).unwrap_or(usize::MAX);
+            return Ok(content.slice(start..start + len));
         }
-        let mut buffer = self.free(len);
-        opened.file.read_exact_at(&mut buffer[..len], at)?;
+        let mut buffer = self.next_buffer(len);
+        open_file.file.read_exact_at(&mut buffer[..len], offset)?;
         let filled = buffer.freeze();
-        self.in_turn.push_back(filled.clone());
+        self.filled.push_back(filled.clone());
         Ok(filled.slice(..len))
     }
 
-    fn free(&mut self, len: usize) -> BytesMut {
-        let oldest = if self.in_turn.len() < N_BLOCKS { None } else { self.in_turn.pop_front() };
-        let free = oldest.and_then(|bytes| bytes.try_into_mut().ok());
-        free.filter(|free| len <= free.len()).unwrap_or_else(|| BytesMut::zeroed(len))
+    fn next_buffer(&mut self, len: usize) -> BytesMut {
+        let oldest = if self.filled.len() < N_BLOCKS { None } else { self.filled.pop_front() };
+        let unused = oldest.and_then(|bytes| bytes.try_into_mut().ok());
+        unused.filter(|buffer| len <= buffer.len()).unwrap_or_else(|| BytesMut::zeroed(len))
     }
 }
 

@@ -12,24 +12,24 @@ use serde::{Serialize, Serializer};
 use crate::process_id::uptime_ms;
 use crate::status::{self, AgentState, FileProblem, LastTransfer, Status, UNRESPONSIVE_AFTER};
 
-/// The known agents of this machine.
+/// The agents that have a status on this machine.
 #[derive(Debug, Serialize)]
 pub struct StatusReport {
     /// The agents that the caller selected.
     agents: Vec<ReportedAgent>,
-    /// What cannot be read, one sentence each.
+    /// One sentence for each status that cannot be read.
     unreadable: Vec<String>,
-    /// The agents that were left out, and the client id that was requested.
+    /// The agents that the caller did not select.
     #[serde(skip)]
     others: Vec<ReportedAgent>,
+    /// The client id that the caller selected.
     #[serde(skip)]
-    asked: Option<String>,
-    /// The folders that were searched.
+    selected: Option<String>,
+    /// The folders that were read.
     #[serde(skip)]
     dirs: Vec<PathBuf>,
 }
 
-/// One agent.
 #[derive(Debug, Serialize)]
 struct ReportedAgent {
     health: Health,
@@ -42,7 +42,7 @@ struct ReportedAgent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Health {
     Running,
-    /// The process has not written its status for this long.
+    /// The agent has not written its status for this long.
     Unresponsive(Duration),
     NotRunning,
 }
@@ -58,8 +58,8 @@ impl Serialize for Health {
 }
 
 impl StatusReport {
-    /// Reads the state in `dirs`. With a `client`, other agents are left out. Without one, all
-    /// are reported, because the caller may have forgotten how the agent was started.
+    /// Reads the status in each of `dirs`. With a `client` only its agents are selected. Without one
+    /// all are, because the caller may not know how the agent was started.
     pub fn read(dirs: &[PathBuf], client: Option<&str>) -> Self {
         let mut found = Vec::new();
         let mut unreadable = Vec::new();
@@ -70,76 +70,78 @@ impl StatusReport {
                 Err(error) => unreadable.push(cannot_read(dir, &error)),
             }
         }
-        let is_meant =
+        let is_selected =
             |agent: &ReportedAgent| client.is_none_or(|client| client == agent.status.client_id);
-        let (agents, others) = found.into_iter().partition(is_meant);
-        let asked = client.map(str::to_owned);
-        Self { agents, unreadable, others, asked, dirs: dirs.to_owned() }
+        let (agents, others) = found.into_iter().partition(is_selected);
+        let selected = client.map(str::to_owned);
+        Self { agents, unreadable, others, selected, dirs: dirs.to_owned() }
     }
 
-    /// Returns whether the state of any requested agent is known.
+    /// Returns whether the state of any selected agent is known.
     pub fn is_known(&self) -> bool {
         !self.agents.is_empty()
     }
 
-    /// Returns whether there is an agent, and every agent runs, responds and is connected.
+    /// Returns whether an agent is selected, and all selected agents run, respond and are connected.
     pub fn is_connected(&self) -> bool {
         self.is_known() && self.agents.iter().all(|agent| agent.connected)
     }
 
-    /// Returns one JSON object and a line break.
+    /// Returns one JSON object and a newline.
     ///
     /// # Errors
-    /// No error is known.
+    /// The report cannot be serialized: a bug.
     pub fn as_json(&self) -> serde_json::Result<String> {
         Ok(serde_json::to_string_pretty(self)? + "\n")
     }
 
-    /// Returns the report as text.
-    pub fn in_words(&self) -> String {
-        let unreadable: String = self.unreadable.iter().map(|why| format!("{why}\n")).collect();
-        let known = match (&self.agents[..], &self.asked) {
-            ([agent], _) => return agent.in_words() + &unreadable,
+    /// Returns the report as sentences, each with a newline.
+    pub fn as_text(&self) -> String {
+        let unreadable: String = self.unreadable.iter().map(|text| format!("{text}\n")).collect();
+        let known = match (&self.agents[..], &self.selected) {
+            ([agent], _) => return agent.as_text() + &unreadable,
             ([], Some(client)) if !self.others.is_empty() => {
                 format!("No agent {client} has run here, but:\n{}", list(&self.others))
             }
             ([], _) if !unreadable.is_empty() => String::new(),
-            ([], _) => nobody(&self.dirs),
+            ([], _) => no_status_text(&self.dirs),
             (several, _) => {
-                let how =
-                    format!("CLIENT_ID={} filepull-agent status", several[0].status.client_id);
-                format!("{}To see one of them, set CLIENT_ID: {how}\n", list(several))
+                let client = &several[0].status.client_id;
+                format!(
+                    "{}To see one of them, set CLIENT_ID: CLIENT_ID={client} filepull-agent status\n",
+                    list(several)
+                )
             }
         };
         known + &unreadable
     }
 }
 
-fn nobody(dirs: &[PathBuf]) -> String {
+fn no_status_text(dirs: &[PathBuf]) -> String {
     if dirs.is_empty() {
         return "There is no folder for status.json: set STATE_DIR.\n".to_owned();
     }
-    let files: Vec<String> = dirs.iter().map(|dir| shown(dir)).collect();
-    let files = files.join(" and no ");
+    let files: Vec<String> = dirs.iter().map(|dir| status_file(dir)).collect();
     format!(
-        "It is not known how an agent is doing: there is no {files}.\n\
-         Set CLIENT_ID or STATE_DIR if the agent was started with one, by the same user. An agent \
-         that cannot write there says so in its log.\n"
+        "The state of an agent is unknown: there is no {}.\n\
+         If the agent was started with CLIENT_ID or STATE_DIR, set the same value and run this as \
+         the same user. An agent that cannot write its status logs a warning.\n",
+        files.join(" and no ")
     )
 }
 
 fn cannot_read(dir: &Path, error: &io::Error) -> String {
-    let file = shown(dir);
+    let file = status_file(dir);
     if error.kind() == io::ErrorKind::PermissionDenied {
         return format!(
-            "It is not known how the agent of {file} is doing: this user may not read it. Ask as the \
-             user of the agent."
+            "The state of the agent of {file} is unknown: this user may not read the file. Run this \
+             as the user of the agent."
         );
     }
-    format!("It is not known how the agent of {file} is doing: {error}.")
+    format!("The state of the agent of {file} is unknown: {error}.")
 }
 
-fn shown(dir: &Path) -> String {
+fn status_file(dir: &Path) -> String {
     status::file_in(dir).display().to_string()
 }
 
@@ -169,7 +171,8 @@ impl ReportedAgent {
         match (self.health, state) {
             (Health::NotRunning, _) => format!("{client} is not running.\n"),
             (Health::Unresponsive(silent), _) => {
-                let (silent, pid) = (human::span(silent), self.status.process.pid);
+                let silent = human::span(silent);
+                let pid = self.status.process.pid;
                 format!(
                     "{client} does not respond: process {pid} has written nothing for {silent}.\n"
                 )
@@ -184,11 +187,12 @@ impl ReportedAgent {
         }
     }
 
-    /// Describes the agent in full.
-    fn in_words(&self) -> String {
+    /// Returns the headline, the problem of the default file, the last transfer, and the last log
+    /// lines.
+    fn as_text(&self) -> String {
         let mut text = self.headline();
         if let Some(FileProblem { text: problem, at }) = &self.status.file_problem {
-            let _ = writeln!(text, "{problem} Last looked at {}.", to_the_second(at));
+            let _ = writeln!(text, "{problem} Last checked at {}.", to_the_second(at));
         }
         if let Some(LastTransfer { name, stored_as, at }) = &self.status.last_transfer {
             let at = to_the_second(at);

@@ -1,6 +1,6 @@
-//! One live line: hello out, welcome in, then orders in and answers out until it ends.
+//! One session: hello and welcome, then orders in and answers out until it ends.
 //!
-//! It never waits for an upload: [`Uploads`] runs those, and they outlive the line.
+//! A session never waits for an upload: [`Uploads`] runs them, and they outlive the session.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -10,8 +10,8 @@ use filepull_core::problem::{Code, Problem};
 use filepull_core::{bounds, human};
 use filepull_process::Lifecycle;
 use filepull_proto::v1::agent_control_client::AgentControlClient;
-use filepull_proto::v1::agent_message::Kind as Say;
-use filepull_proto::v1::server_message::Kind as Heard;
+use filepull_proto::v1::agent_message::Kind as ToServer;
+use filepull_proto::v1::server_message::Kind as FromServer;
 use filepull_proto::v1::transfer_update::State;
 use filepull_proto::v1::{self, ErrorCode};
 use filepull_proto::{drain_times, retry_after};
@@ -20,214 +20,227 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant as Deadline, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::Streaming;
+use tonic::{Status, Streaming};
 
 use crate::dial::Dialer;
 use crate::error_text;
 use crate::liveness::{Liveness, LivenessError};
 use crate::order::SendOrder;
-use crate::status_log::{SessionHandle, StatusLog};
-use crate::upload::UploadStream;
-use crate::uploads::{TooMany, Uploads};
+use crate::status_log::{ConnectedGuard, StatusLog};
+use crate::upload::SessionHandle;
+use crate::uploads::{TooManyUploads, Uploads};
 
-/// Pongs and answers that wait for the network. A line that cannot send 64 small messages is dead,
-/// and its silence will say so: pongs that find no room are dropped.
+/// Pongs and answers that wait for the network. If the queue is full a pong is dropped: a session
+/// that cannot send 64 small messages is broken, and the server's timeout ends it.
 const OUTBOX_LEN: usize = 64;
 
-/// The server introduces itself within this time.
-const WELCOME_LIMIT: Duration = Duration::from_secs(10);
+/// How long the server may take to send its welcome.
+const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A goodbye is worth this much of the time there is to stop.
-const GOODBYE_LIMIT: Duration = Duration::from_secs(1);
+/// How long a goodbye may delay the end of the agent.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What a line tells the supervisor. After `Drain` the line goes on until the server ends it.
+/// What a session reports to the supervisor. After `Drain` it continues until the server ends it.
 #[derive(Debug)]
 pub(crate) enum SessionEvent {
-    /// The server said welcome.
-    Up(ReconnectPolicy),
-    /// The server wants another line in the place of this one.
+    /// The server has sent its welcome.
+    Connected(ReconnectPolicy),
+    /// The server requests a new session that replaces this one.
     Drain { min: Duration, max: Duration },
-    /// The last word.
-    Over(SessionOutcome),
+    /// The final event.
+    Ended(SessionOutcome),
 }
 
-/// How a line ended, or why it did not come about.
+/// Why a session ended or could not be opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum SessionOutcome {
-    /// The network, or a server that went away: in words.
+    /// The network or the server failed, for this reason.
     Lost(String),
-    /// The server ended it with a reason.
-    Told { code: ErrorCode, why: String, retry_after: Duration },
+    /// The server ended the session.
+    EndedByServer { code: ErrorCode, reason: String, retry_after: Duration },
     /// The machine was suspended.
-    Slept,
-    /// We stop.
-    Left,
+    Suspended,
+    /// The agent stops.
+    Stopped,
 }
 
-/// A line to be.
+/// A session that is not open yet.
 #[derive(Debug)]
 pub(crate) struct SessionTask {
-    pub(crate) dialler: Dialer,
+    pub(crate) dialer: Dialer,
     pub(crate) hello: v1::Hello,
     pub(crate) uploads: Uploads,
     pub(crate) lifecycle: Lifecycle,
-    pub(crate) journal: StatusLog,
-    pub(crate) news: mpsc::Sender<SessionEvent>,
+    pub(crate) status_log: StatusLog,
+    pub(crate) events: mpsc::Sender<SessionEvent>,
 }
 
-/// A line on which the server has said welcome.
+/// A session for which the server has sent its welcome.
 struct OpenSession<'a> {
-    session: &'a SessionTask,
-    line: UploadStream,
-    responses: Streaming<v1::ServerMessage>,
-    pulse: Liveness,
-    _up: SessionHandle,
+    task: &'a SessionTask,
+    handle: SessionHandle,
+    messages: Streaming<v1::ServerMessage>,
+    liveness: Liveness,
+    _connected: ConnectedGuard,
 }
 
 impl SessionTask {
-    /// Opens the line and lives on it. Ends with the line, or soon after the process drains.
+    /// Opens the session and runs it. Ends with the session, or soon after the process drains.
     pub(crate) async fn run(self) {
         let drain = self.lifecycle.drain();
-        // Ends what we send with this function, although uploads hold senders of it as well.
-        let over = CancellationToken::new();
-        let _over = over.clone().drop_guard();
-        let end = match drain.run_until_cancelled(self.open(over)).await {
-            None => SessionOutcome::Left,
-            Some(Err(end)) => end,
-            Some(Ok(live)) => live.run(drain).await,
+        // Closes the outgoing stream at the end of this function, although uploads still have senders.
+        let ended = CancellationToken::new();
+        let _ended = ended.clone().drop_guard();
+        let outcome = match drain.run_until_cancelled(self.open(ended)).await {
+            None => SessionOutcome::Stopped,
+            Some(Err(outcome)) => outcome,
+            Some(Ok(session)) => session.run(drain).await,
         };
-        // A supervisor that has moved on does not listen any more.
-        let _ = self.news.send(SessionEvent::Over(end)).await;
+        // After a drain the supervisor no longer receives the events of this session.
+        let _ = self.events.send(SessionEvent::Ended(outcome)).await;
     }
 
-    async fn open(&self, over: CancellationToken) -> Result<OpenSession<'_>, SessionOutcome> {
-        let (answers, outbox) = mpsc::channel(OUTBOX_LEN);
-        // Before the call: its response headers may wait for it.
-        let _ = answers.try_send(say(Say::Hello(self.hello.clone())));
+    async fn open(&self, ended: CancellationToken) -> Result<OpenSession<'_>, SessionOutcome> {
+        let (outbox, outgoing) = mpsc::channel(OUTBOX_LEN);
+        // Sent before the call: the server may wait for the hello before it sends response headers.
+        let _ = outbox.try_send(message(ToServer::Hello(self.hello.clone())));
         let channel = self
-            .dialler
+            .dialer
             .dial()
             .await
             .map_err(|error| SessionOutcome::Lost(error_text::connection_error(&error)))?;
-        let requests = ReceiverStream::new(outbox).take_until(over.cancelled_owned());
+        let requests = ReceiverStream::new(outgoing).take_until(ended.cancelled_owned());
         let mut client =
             AgentControlClient::new(channel.clone()).max_decoding_message_size(64 * 1024);
-        let unheard =
-            |status: tonic::Status| SessionOutcome::Lost(error_text::handshake_error(&status));
-        let responses = client.session(requests).await.map_err(unheard)?;
-        let mut responses = responses.into_inner();
-        let first = timeout(WELCOME_LIMIT, responses.message()).await;
-        let first = first
-            .map_err(|_| SessionOutcome::Lost("the server does not say welcome".to_owned()))?;
-        let welcome = match first.map_err(unheard)?.map(|message| message.kind) {
-            Some(Some(Heard::Welcome(welcome))) => welcome,
-            Some(Some(Heard::End(end))) => return Err(told(end)),
-            Some(_) => {
-                return Err(SessionOutcome::Lost(
-                    "the server does not begin with welcome".to_owned(),
-                ));
-            }
-            None => return Err(SessionOutcome::Lost("the server hung up".to_owned())),
-        };
-        self.uploads.new_line();
-        let up = self.journal.line_up();
+        let responses = client.session(requests).await.map_err(|status| not_opened(&status))?;
+        let mut messages = responses.into_inner();
+        let welcome = receive_welcome(&mut messages).await?;
+        tracing::Span::current().record("id", human::printable(&welcome.session_id, 64));
+        self.uploads.on_new_session();
+        let connected = self.status_log.open_session();
         let policy = welcome.reconnect.map_or_else(ReconnectPolicy::default, Into::into);
-        let _ = self.news.send(SessionEvent::Up(policy)).await;
+        let _ = self.events.send(SessionEvent::Connected(policy)).await;
         let max_chunk = bounds::chunk_len(welcome.max_chunk_bytes);
-        let pulse = Liveness::new(welcome.heartbeat_ms, welcome.dead_after_ms, now());
+        let liveness = Liveness::new(welcome.heartbeat_ms, welcome.dead_after_ms, now());
         Ok(OpenSession {
-            session: self,
-            line: UploadStream { channel, answers, max_chunk },
-            responses,
-            pulse,
-            _up: up,
+            task: self,
+            handle: SessionHandle { channel, outbox, max_chunk },
+            messages,
+            liveness,
+            _connected: connected,
         })
+    }
+}
+
+async fn receive_welcome(
+    messages: &mut Streaming<v1::ServerMessage>,
+) -> Result<v1::Welcome, SessionOutcome> {
+    let lost = |reason: &str| SessionOutcome::Lost(reason.to_owned());
+    let first = timeout(WELCOME_TIMEOUT, messages.message())
+        .await
+        .map_err(|_| lost("the server sends no welcome"))?;
+    match first.map_err(|status| not_opened(&status))?.map(|message| message.kind) {
+        Some(Some(FromServer::Welcome(welcome))) => Ok(welcome),
+        Some(Some(FromServer::End(end))) => Err(ended_by_server(end)),
+        Some(_) => Err(lost("the first message of the server is not a welcome")),
+        None => Err(lost("connection closed by server")),
     }
 }
 
 impl OpenSession<'_> {
     async fn run(mut self, drain: &CancellationToken) -> SessionOutcome {
         loop {
-            let look = Deadline::from_std(self.pulse.next_look());
-            let message = tokio::select! {
-                // First what has come: a process that was frozen finds its pings waiting.
+            let next_check = Deadline::from_std(self.liveness.next_check());
+            let received = tokio::select! {
+                // Messages first: a process that was stopped finds its pings in the queue.
                 biased;
-                message = self.responses.message() => message,
-                () = drain.cancelled() => return self.leave().await,
-                () = tokio::time::sleep_until(look) => match self.pulse.look(now()) {
+                received = self.messages.message() => received,
+                () = drain.cancelled() => return self.close().await,
+                () = tokio::time::sleep_until(next_check) => match self.liveness.check(now()) {
                     None => continue,
-                    Some(LivenessError::Slept) => return SessionOutcome::Slept,
+                    Some(LivenessError::Suspended) => return SessionOutcome::Suspended,
                     Some(LivenessError::Silence(time)) => {
                         return SessionOutcome::Lost(format!("no heartbeat for {}", human::span(time)));
                     }
                 },
             };
-            match message {
-                Err(status) => return lost(&status),
-                Ok(None) => return SessionOutcome::Lost("the server hung up".to_owned()),
+            match received {
+                Err(status) => {
+                    return SessionOutcome::Lost(error_text::connection_error(&status));
+                }
+                Ok(None) => return SessionOutcome::Lost("connection closed by server".to_owned()),
                 Ok(Some(message)) => {
-                    self.pulse.heard(Instant::now());
-                    if let Some(end) = self.hear(message).await {
-                        return end;
+                    self.liveness.on_message(Instant::now());
+                    if let Some(outcome) = self.handle_message(message).await {
+                        return outcome;
                     }
                 }
             }
         }
     }
 
-    async fn hear(&mut self, message: v1::ServerMessage) -> Option<SessionOutcome> {
+    /// Returns the outcome if the message ends the session.
+    async fn handle_message(&mut self, message: v1::ServerMessage) -> Option<SessionOutcome> {
         match message.kind {
-            Some(Heard::Ping(v1::Ping { seq, sent_unix_us })) => {
-                let pong = v1::Pong { seq, echo_unix_us: sent_unix_us };
-                let _ = self.line.answers.try_send(say(Say::Pong(pong)));
+            Some(FromServer::Ping(v1::Ping { seq, sent_unix_us })) => {
+                self.send(ToServer::Pong(v1::Pong { seq, echo_unix_us: sent_unix_us }));
             }
-            Some(Heard::Start(start)) => self.start(start),
-            Some(Heard::Cancel(cancel)) => match TransferId::parse(&cancel.transfer_id) {
-                Ok(transfer) => self.session.uploads.cancel(transfer, &cancel.reason),
-                Err(error) => tracing::debug!(%error, "cancel ignored"),
+            Some(FromServer::Start(start)) => self.start(start),
+            Some(FromServer::Cancel(cancel)) => match TransferId::parse(&cancel.transfer_id) {
+                Ok(transfer) => self.task.uploads.cancel(transfer, &cancel.reason),
+                Err(error) => tracing::debug!(event = "cancel.ignored", %error, "cancel ignored"),
             },
-            Some(Heard::Drain(drain)) => {
+            Some(FromServer::Drain(drain)) => {
                 let (min, max) = drain_times(drain);
-                let _ = self.session.news.send(SessionEvent::Drain { min, max }).await;
+                let _ = self.task.events.send(SessionEvent::Drain { min, max }).await;
             }
-            Some(Heard::End(end)) => return Some(told(end)),
-            // A newer server may say what we do not know yet.
-            Some(Heard::Welcome(_)) | None => tracing::debug!("message of unknown kind ignored"),
+            Some(FromServer::End(end)) => return Some(ended_by_server(end)),
+            // A newer server may send kinds that this version does not know.
+            Some(FromServer::Welcome(_)) | None => {
+                tracing::debug!(event = "message.ignored", "unexpected kind of message ignored");
+            }
         }
         None
     }
 
     fn start(&self, start: v1::StartTransfer) {
-        let (transfer, attempt) = (human::printable(&start.transfer_id, 64), start.attempt);
+        let transfer = human::printable(&start.transfer_id, 64);
+        let attempt = start.attempt;
         let started = match SendOrder::try_from(start) {
-            Ok(order) => self.session.uploads.start(order, self.line.clone()),
-            Err(problem) => return self.refuse(transfer, attempt, (&problem).into()),
+            Ok(order) => self.task.uploads.start(order, self.handle.clone()),
+            Err(problem) => return self.reject(transfer, attempt, (&problem).into()),
         };
-        if let Err(TooMany) = started {
-            let problem = Problem::new(Code::ServerBusy, "The agent sends too many files already.");
+        if let Err(TooManyUploads) = started {
+            let problem = Problem::new(Code::ServerBusy, "The agent is sending too many files.");
             let error = v1::Error { retryable: true, ..v1::Error::from(&problem) };
-            self.refuse(transfer, attempt, error);
+            self.reject(transfer, attempt, error);
         }
     }
 
-    fn refuse(&self, transfer_id: String, attempt: u32, error: v1::Error) {
-        tracing::debug!(transfer = transfer_id, error = error.message, "order refused");
+    fn reject(&self, transfer_id: String, attempt: u32, error: v1::Error) {
+        let reason = &error.message;
+        tracing::debug!(event = "order.rejected", transfer_id, attempt, reason, "order rejected");
         let state = Some(State::Failed(error));
-        let update = v1::TransferUpdate { transfer_id, attempt, state };
-        let _ = self.line.answers.try_send(say(Say::Transfer(update)));
+        self.send(ToServer::Transfer(v1::TransferUpdate { transfer_id, attempt, state }));
     }
 
-    /// Says goodbye, and waits a moment for the server to have heard it.
-    async fn leave(mut self) -> SessionOutcome {
-        let goodbye = v1::Goodbye { reason: "the agent was stopped".to_owned() };
-        let _ = self.line.answers.try_send(say(Say::Goodbye(goodbye)));
-        let hung_up = async { while let Ok(Some(_)) = self.responses.message().await {} };
-        let _ = timeout(GOODBYE_LIMIT, hung_up).await;
-        SessionOutcome::Left
+    /// Queues a message. If the outbox is full the message is dropped.
+    fn send(&self, kind: ToServer) {
+        let _ = self.handle.outbox.try_send(message(kind));
+    }
+
+    /// Sends a goodbye, and waits until the server closes the session, for at most
+    /// [`GOODBYE_TIMEOUT`].
+    async fn close(mut self) -> SessionOutcome {
+        let reason = "the agent was stopped".to_owned();
+        self.send(ToServer::Goodbye(v1::Goodbye { reason }));
+        let closed = async { while let Ok(Some(_)) = self.messages.message().await {} };
+        let _ = timeout(GOODBYE_TIMEOUT, closed).await;
+        SessionOutcome::Stopped
     }
 }
 
-fn say(kind: Say) -> v1::AgentMessage {
+fn message(kind: ToServer) -> v1::AgentMessage {
     v1::AgentMessage { kind: Some(kind) }
 }
 
@@ -235,16 +248,16 @@ fn now() -> (Instant, SystemTime) {
     (Instant::now(), SystemTime::now())
 }
 
-fn lost(status: &tonic::Status) -> SessionOutcome {
-    SessionOutcome::Lost(error_text::connection_error(status))
+/// Returns the outcome of a session that failed before the welcome.
+fn not_opened(status: &Status) -> SessionOutcome {
+    SessionOutcome::Lost(error_text::handshake_error(status))
 }
 
-fn told(end: v1::SessionEnd) -> SessionOutcome {
+fn ended_by_server(end: v1::SessionEnd) -> SessionOutcome {
     let error = end.error.unwrap_or_default();
-    let why = match human::printable(&error.message, 300) {
-        empty if empty.is_empty() => "the server ended the line".to_owned(),
-        why => why,
+    let reason = match human::printable(&error.message, 300) {
+        empty if empty.is_empty() => "the server ended the session".to_owned(),
+        reason => reason,
     };
-    let retry_after = retry_after(&error);
-    SessionOutcome::Told { code: error.code(), why, retry_after }
+    SessionOutcome::EndedByServer { code: error.code(), reason, retry_after: retry_after(&error) }
 }

@@ -14,17 +14,17 @@ use crate::status::{self, Status};
 #[derive(Debug)]
 pub(crate) struct StateDir {
     dir: PathBuf,
-    /// The system releases the lock when this process ends, at the latest.
+    /// The system releases the lock at the end of this process.
     _lock: Option<File>,
     /// The number of the newest status written: a write that hung must not replace it.
     newest: Mutex<u64>,
 }
 
-/// Another agent keeps its state in the same folder.
+/// Another agent has locked the same state folder.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "an agent already runs here, process {pid}: its state is in {}; \
-     give a second one a STATE_DIR of its own", dir.display()
+     set another STATE_DIR for a second agent", dir.display()
 )]
 pub struct StateLockError {
     pid: String,
@@ -37,19 +37,19 @@ const TEMPORARY: &str = ".status-";
 impl StateDir {
     /// Locks `dir` for this process, and creates it if it is missing. Blocks.
     ///
-    /// A disk error, or a file system without locks, does not stop the agent. The error is returned
-    /// with the folder, because a second agent would not be detected then.
+    /// A disk error, or a file system without locks, does not stop the agent: the error is returned
+    /// with the folder, and a second agent is not detected.
     ///
     /// # Errors
-    /// Another agent has locked it.
-    pub(crate) fn take(dir: &Path) -> Result<(Self, io::Result<()>), StateLockError> {
+    /// Another agent has locked the folder.
+    pub(crate) fn open(dir: &Path) -> Result<(Self, io::Result<()>), StateLockError> {
         let opened = fs::create_dir_all(dir).and_then(|()| open_lock(&dir.join(LOCK)));
         let locked = opened.and_then(|lock| match lock.try_lock() {
             Ok(()) => Ok(Some(lock)),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(error),
         });
-        let (lock, taken) = match locked {
+        let (lock, result) = match locked {
             Ok(Some(lock)) => (Some(lock), Ok(())),
             Ok(None) => {
                 let pid =
@@ -61,7 +61,7 @@ impl StateDir {
         if lock.is_some() {
             remove_temporary_files(dir);
         }
-        Ok((Self { dir: dir.to_owned(), _lock: lock, newest: Mutex::new(0) }, taken))
+        Ok((Self { dir: dir.to_owned(), _lock: lock, newest: Mutex::new(0) }, result))
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -90,24 +90,24 @@ impl StateDir {
     }
 }
 
-/// Opens the lock file with access for its owner only: any user who can open a file can lock it.
+/// Opens the lock file. Only its owner may open it, because any user who can open it can lock it.
 fn open_lock(path: &Path) -> io::Result<File> {
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(flags);
     let lock = options.open(path)?;
-    let found = lock.metadata()?;
-    if !found.is_file() || found.uid() != rustix::process::geteuid().as_raw() {
-        let words = format!("{} belongs to user {}: remove it", path.display(), found.uid());
-        return Err(io::Error::other(words));
+    let metadata = lock.metadata()?;
+    if !metadata.is_file() || metadata.uid() != rustix::process::geteuid().as_raw() {
+        let text = format!("{} belongs to user {}: remove it", path.display(), metadata.uid());
+        return Err(io::Error::other(text));
     }
-    if found.mode() & 0o077 != 0 {
+    if metadata.mode() & 0o077 != 0 {
         lock.set_permissions(Permissions::from_mode(0o600))?;
     }
     Ok(lock)
 }
 
-/// A temporary file that a killed agent may have left.
+/// Removes the temporary file of an agent that was killed while it wrote.
 fn remove_temporary_files(dir: &Path) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
@@ -124,32 +124,32 @@ mod tests {
     use crate::status::AgentState;
 
     #[test]
-    fn a_folder_has_one_owner_until_it_ends() {
+    fn a_folder_has_one_owner_at_a_time() {
         let dir = tempfile::TempDir::new().unwrap();
         let state = dir.path().join("state");
-        let (first, taken) = StateDir::take(&state).unwrap();
-        taken.unwrap();
+        let (first, locked) = StateDir::open(&state).unwrap();
+        locked.unwrap();
         let mode = fs::metadata(state.join(LOCK)).unwrap().mode() & 0o777;
         assert_eq!(mode, 0o600, "another user could lock it");
-        let refused = StateDir::take(&state).unwrap_err().to_string();
-        assert!(refused.starts_with("an agent already runs here, process unknown"), "{refused}");
+        let error = StateDir::open(&state).unwrap_err().to_string();
+        assert!(error.starts_with("an agent already runs here, process unknown"), "{error}");
         drop(first);
-        StateDir::take(&state).unwrap().1.unwrap();
+        StateDir::open(&state).unwrap().1.unwrap();
     }
 
     #[test]
-    fn a_lock_on_the_folder_itself_blocks_nobody() {
+    fn a_lock_on_the_folder_itself_does_not_stop_an_agent() {
         let dir = tempfile::TempDir::new().unwrap();
         let other = File::open(dir.path()).unwrap();
         other.lock_shared().unwrap();
-        StateDir::take(dir.path()).unwrap().1.unwrap();
+        StateDir::open(dir.path()).unwrap().1.unwrap();
     }
 
     #[test]
-    fn a_folder_that_cannot_be_made_keeps_nobody_from_its_work() {
+    fn a_folder_that_cannot_be_created_does_not_stop_an_agent() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let (state, taken) = StateDir::take(&file.path().join("state")).unwrap();
-        assert!(taken.is_err());
+        let (state, locked) = StateDir::open(&file.path().join("state")).unwrap();
+        assert!(locked.is_err());
         assert!(state.write(&Status::example("client4", AgentState::Connected), 1).is_err());
     }
 
@@ -162,7 +162,7 @@ mod tests {
         fs::create_dir(&state).unwrap();
         symlink(&victim, state.join("status.json")).unwrap();
         symlink(&victim, state.join(format!("{TEMPORARY}left"))).unwrap();
-        let (dir, _) = StateDir::take(&state).unwrap();
+        let (dir, _) = StateDir::open(&state).unwrap();
         dir.write(&Status::example("client4", AgentState::Connected), 1).unwrap();
         assert_eq!(fs::read(&victim).unwrap(), b"keep");
         assert!(!fs::symlink_metadata(state.join("status.json")).unwrap().is_symlink());
@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn a_write_that_hung_does_not_replace_a_newer_one() {
         let dir = tempfile::TempDir::new().unwrap();
-        let (state, _) = StateDir::take(dir.path()).unwrap();
+        let (state, _) = StateDir::open(dir.path()).unwrap();
         state.write(&Status::example("client4", AgentState::Stopped), 2).unwrap();
         state.write(&Status::example("client4", AgentState::Connected), 1).unwrap();
         assert_eq!(Status::read(dir.path()).unwrap().state, AgentState::Stopped);

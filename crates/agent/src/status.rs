@@ -1,4 +1,4 @@
-//! `status.json`: how the agent is doing, for `filepull-agent status` and for health checks.
+//! `status.json`: the state of an agent, for `filepull-agent status` and for health checks.
 
 use std::collections::VecDeque;
 use std::fs::OpenOptions;
@@ -13,90 +13,90 @@ use serde::{Deserialize, Serialize};
 
 use crate::process_id::{ProcessId, uptime_ms};
 
-/// An agent writes `status.json` this often, even if nothing happens.
-pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(15);
+/// How often an agent writes `status.json`, even if nothing changes.
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
 
 /// An agent that has not written for this long is unresponsive: the process or its disk hangs, or
-/// the process is stopped.
+/// the process was stopped.
 pub(crate) const UNRESPONSIVE_AFTER: Duration = Duration::from_secs(45);
 
-/// What an agent says of itself.
+/// The content of `status.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
-    /// The process that wrote it.
+    /// The process of the agent.
     #[serde(flatten)]
     pub process: ProcessId,
-    /// When the agent wrote this status, at least once every [`HEARTBEAT_EVERY`].
+    /// When the agent wrote this status. Written at least once every [`HEARTBEAT_INTERVAL`].
     pub heartbeat: DateTime<Utc>,
-    /// The time of the heartbeat since the boot: setting the wall clock does not change it.
+    /// The same time in milliseconds since the boot: setting the wall clock does not change it.
     pub heartbeat_uptime_ms: u64,
-    /// Whose machine this is.
+    /// The id of the client, from `CLIENT_ID`.
     pub client_id: String,
-    /// Whom it dials.
+    /// The address that the agent dials, from `SERVER_ADDR`.
     pub server: String,
-    /// What it is doing.
+    /// The state when the status was written.
     pub state: AgentState,
-    /// Since when.
+    /// When `state` last changed.
     pub since: DateTime<Utc>,
-    /// Why the default file could not be sent when it was last looked at.
+    /// Why the default file could not be sent when it was last checked.
     #[serde(default)]
     pub file_problem: Option<FileProblem>,
-    /// The last file it sent.
+    /// The last file that was stored by the server.
     pub last_transfer: Option<LastTransfer>,
-    /// The last ten lines of its log.
+    /// The last ten lines of the log, newest first.
     pub lines: VecDeque<String>,
 }
 
-/// What an agent is doing.
+/// The state of an agent that runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AgentState {
-    /// There is no line; it dials.
+    /// There is no session; the agent dials.
     Connecting,
-    /// The line is up.
+    /// At least one session is open.
     Connected,
     /// The agent has ended, or is about to end.
     Stopped,
 }
 
-/// What was wrong with the default file.
+/// Why the default file cannot be sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileProblem {
-    /// In words.
+    /// One sentence that names `FILE_PATH`.
     pub text: String,
-    /// When it was last looked at.
+    /// When the file was last checked.
     pub at: DateTime<Utc>,
 }
 
-/// A file that arrived.
+/// A file that the server has stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastTransfer {
-    /// Its name here.
+    /// The name of the source on this machine.
     pub name: String,
-    /// Its name in the client's folder on the server.
+    /// The name of the download on the server.
     pub stored_as: String,
-    /// When.
+    /// When the server confirmed it.
     pub at: DateTime<Utc>,
 }
 
-const LINES: usize = 10;
+const MAX_LINES: usize = 10;
 
 impl Status {
-    pub(crate) fn note(&mut self, line: String) {
-        self.lines.truncate(LINES - 1);
+    pub(crate) fn add_line(&mut self, line: String) {
+        self.lines.truncate(MAX_LINES - 1);
         self.lines.push_front(line);
     }
 
-    /// Updates the heartbeat.
-    pub(crate) fn beat(&mut self) {
-        (self.heartbeat, self.heartbeat_uptime_ms) = (Utc::now(), uptime_ms());
+    pub(crate) fn update_heartbeat(&mut self) {
+        self.heartbeat = Utc::now();
+        self.heartbeat_uptime_ms = uptime_ms();
     }
 
-    /// Reads what an agent whose folder is `dir` last wrote.
+    /// Reads the status of the agent whose state folder is `dir`.
     pub(crate) fn read(dir: &Path) -> io::Result<Self> {
-        // A status takes a few KiB. An agent never writes a longer file.
+        // A status needs a few KiB. An agent never writes a longer file.
         const MAX_LEN: u64 = 256 * 1024;
-        // Do not block on a pipe with that name.
+        // O_NONBLOCK: do not block on a pipe with that name.
         let flags = OFlags::NONBLOCK.bits().cast_signed();
         let file = OpenOptions::new().read(true).custom_flags(flags).open(file_in(dir))?;
         if !file.metadata()?.is_file() {
@@ -105,7 +105,7 @@ impl Status {
         let mut text = Vec::new();
         file.take(MAX_LEN).read_to_end(&mut text)?;
         serde_json::from_slice(&text)
-            .map_err(|_| io::Error::other("it is not what an agent of this version writes"))
+            .map_err(|_| io::Error::other("this version of the agent does not write such a file"))
     }
 }
 

@@ -1,5 +1,5 @@
-//! What the agent reports: each message goes to the log and to the status, which
-//! [`keeper`](crate::keeper) writes.
+//! The messages of the agent. Each one goes to the log and to the status, which
+//! [`keeper`](crate::keeper) writes to `status.json`.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,38 +15,38 @@ use crate::dial::ServerAddr;
 use crate::process_id::ProcessId;
 use crate::status::{AgentState, FileProblem, LastTransfer, Status};
 
-/// A handle on the one journal of an agent.
+/// A handle on the log and the status of one agent.
 #[derive(Clone, Debug)]
 pub(crate) struct StatusLog(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    /// `client4: `, where several agents share a log.
-    name: String,
+    /// `client4: ` if several agents share a log, otherwise empty.
+    prefix: String,
     /// The status has changed since it was last read for writing.
     changed: Notify,
-    now: Mutex<CurrentStatus>,
+    current: Mutex<CurrentStatus>,
 }
 
 #[derive(Debug)]
 struct CurrentStatus {
     status: Status,
     /// The number of open sessions. Briefly two when the server has requested a new session.
-    n_lines: usize,
+    n_sessions: usize,
 }
 
 /// An open session. The agent is connected while at least one session is open.
 #[derive(Debug)]
-pub(crate) struct SessionHandle(StatusLog);
+pub(crate) struct ConnectedGuard(StatusLog);
 
-impl Drop for SessionHandle {
+impl Drop for ConnectedGuard {
     fn drop(&mut self) {
-        self.0.lines_changed(|n_lines| n_lines - 1);
+        self.0.change_n_sessions(|n_sessions| n_sessions - 1);
     }
 }
 
 impl StatusLog {
-    /// The journal of an agent that has not dialled yet.
+    /// Creates the status of an agent that has not dialed yet.
     pub(crate) fn new(config: &Config) -> Self {
         let status = Status {
             process: ProcessId::own(),
@@ -61,9 +61,9 @@ impl StatusLog {
             lines: VecDeque::new(),
         };
         Self(Arc::new(Inner {
-            name: if config.name_in_log { format!("{}: ", config.client) } else { String::new() },
+            prefix: if config.name_in_log { format!("{}: ", config.client) } else { String::new() },
             changed: Notify::new(),
-            now: Mutex::new(CurrentStatus { status, n_lines: 0 }),
+            current: Mutex::new(CurrentStatus { status, n_sessions: 0 }),
         }))
     }
 
@@ -75,97 +75,105 @@ impl StatusLog {
     /// Returns the current status with a fresh heartbeat.
     pub(crate) fn status(&self) -> Status {
         self.with_status(|status| {
-            status.beat();
+            status.update_heartbeat();
             status.clone()
         })
     }
 
-    /// The default file was looked at; `problem` says why it cannot be sent. Is that news?
-    pub(crate) fn looked(&self, problem: Option<&str>) -> bool {
-        let news = self.with_status(|status| {
+    /// Records why the default file cannot be sent. Returns whether the problem is another one than
+    /// before.
+    pub(crate) fn set_file_problem(&self, problem: Option<&str>) -> bool {
+        let is_new = self.with_status(|status| {
             let known = status.file_problem.as_ref().map(|known| known.text.as_str());
-            let news = known != problem;
+            let is_new = known != problem;
             let at = Utc::now();
             status.file_problem = problem.map(|text| FileProblem { text: text.to_owned(), at });
-            news
+            is_new
         });
-        if news || problem.is_some() {
+        if is_new || problem.is_some() {
             self.0.changed.notify_one();
         }
-        news
+        is_new
     }
 
-    pub(crate) fn starting(&self, server: &ServerAddr) {
-        let (version, protection) = (env!("CARGO_PKG_VERSION"), server.protection());
+    pub(crate) fn log_start(&self, server: &ServerAddr) {
+        let version = env!("CARGO_PKG_VERSION");
+        let protection = server.protection();
         let client = self.with_status(|status| status.client_id.clone());
         self.info(&format!("agent {version} starting, {client}, server {server} ({protection})"));
     }
 
     /// Counts a session as open until the returned guard is dropped.
-    pub(crate) fn line_up(&self) -> SessionHandle {
-        self.lines_changed(|n_lines| n_lines + 1);
-        SessionHandle(self.clone())
+    pub(crate) fn open_session(&self) -> ConnectedGuard {
+        self.change_n_sessions(|n_sessions| n_sessions + 1);
+        ConnectedGuard(self.clone())
     }
 
-    fn lines_changed(&self, change: impl FnOnce(usize) -> usize) {
-        let mut now = self.now();
-        now.n_lines = change(now.n_lines);
-        let state = if now.n_lines == 0 { AgentState::Connecting } else { AgentState::Connected };
-        now.turn(state);
-        drop(now);
+    fn change_n_sessions(&self, change: impl FnOnce(usize) -> usize) {
+        let mut current = self.lock();
+        current.n_sessions = change(current.n_sessions);
+        let is_connected = current.n_sessions > 0;
+        current.set_state(if is_connected {
+            AgentState::Connected
+        } else {
+            AgentState::Connecting
+        });
+        drop(current);
         self.0.changed.notify_one();
     }
 
-    pub(crate) fn stopped(&self) {
-        self.now().turn(AgentState::Stopped);
+    pub(crate) fn log_stop(&self) {
+        self.lock().set_state(AgentState::Stopped);
         self.info("agent stopped");
     }
 
-    pub(crate) fn sent(&self, name: &str, stored_as: &str, len_bytes: u64, took: Duration) {
+    /// Logs a file that was sent. `len_bytes` is the number of bytes of this upload.
+    pub(crate) fn log_sent(&self, name: &str, stored_as: &str, len_bytes: u64, took: Duration) {
         let stored_as = human::printable(stored_as, 255);
         let last = LastTransfer { name: name.to_owned(), stored_as, at: Utc::now() };
         self.with_status(|status| status.last_transfer = Some(last));
         self.info(&format!("sent {name} in {}", human::took_for(took, len_bytes)));
     }
 
-    /// One line when something begins or ends.
+    /// Logs a start or an end.
     pub(crate) fn info(&self, text: &str) {
-        info!("{}{text}", self.0.name);
+        info!("{}{text}", self.0.prefix);
         self.note("INFO ", text);
     }
 
-    /// Odd, and dealt with.
+    /// Logs an unexpected event that the agent handles.
     pub(crate) fn warn(&self, text: &str) {
-        warn!("{}{text}", self.0.name);
+        warn!("{}{text}", self.0.prefix);
         self.note("WARN ", text);
     }
 
-    /// A person must act.
+    /// Logs an error that only a person can fix.
     pub(crate) fn error(&self, text: &str) {
-        error!("{}{text}", self.0.name);
+        error!("{}{text}", self.0.prefix);
         self.note("ERROR", text);
     }
 
     fn note(&self, level: &str, text: &str) {
         let now = Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true);
-        self.with_status(|status| status.note(format!("{now} {level} {text}")));
+        self.with_status(|status| status.add_line(format!("{now} {level} {text}")));
         self.0.changed.notify_one();
     }
 
     fn with_status<T>(&self, act: impl FnOnce(&mut Status) -> T) -> T {
-        act(&mut self.now().status)
+        act(&mut self.lock().status)
     }
 
-    fn now(&self) -> std::sync::MutexGuard<'_, CurrentStatus> {
-        self.0.now.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, CurrentStatus> {
+        self.0.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl CurrentStatus {
-    fn turn(&mut self, state: AgentState) {
-        // The final state is fixed: sessions that end later do not change it.
+    fn set_state(&mut self, state: AgentState) {
+        // A session that ends after `Stopped` does not change the state.
         if self.status.state != state && self.status.state != AgentState::Stopped {
-            (self.status.state, self.status.since) = (state, Utc::now());
+            self.status.state = state;
+            self.status.since = Utc::now();
         }
     }
 }

@@ -1,7 +1,6 @@
-//! One file out: the answer to an order, and the `Upload` rpc that carries the bytes.
+//! One upload: the answer to an order, and the `Upload` rpc that carries the bytes.
 //!
-//! The file is opened by [`share`](crate::share) and read by [`read`](crate::read) on a thread of
-//! its own; here its messages meet the network.
+//! [`share`](crate::share) opens the file, and [`read`](crate::read) reads it on its own thread.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,7 +14,7 @@ use filepull_proto::answered;
 use filepull_proto::v1::agent_transfer_client::AgentTransferClient;
 use filepull_proto::v1::transfer_update::{Accepted, State};
 use filepull_proto::v1::upload_request::Kind;
-use filepull_proto::v1::upload_response::Kind as Said;
+use filepull_proto::v1::upload_response::Kind as FromServer;
 use filepull_proto::v1::{self, ErrorCode};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_blocking, yield_now};
@@ -24,117 +23,124 @@ use tokio_stream::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
-use crate::block_sender::{Chunker, FirstMessage, outlet};
+use crate::chunker::{Chunker, FirstMessage, block_channel};
 use crate::error_text;
 use crate::order::SendOrder;
-use crate::read::{ReadError, Reader, SIGN_OF_LIFE_EVERY};
+use crate::read::{KEEPALIVE_INTERVAL, ReadError, Reader};
 use crate::share::{OpenFile, Shares};
 use crate::status_log::StatusLog;
 use crate::upload_connections::UploadConnections;
 
-/// An order is answered within 10 s, even if the disk is a network drive that hangs.
-const OPEN_LIMIT: Duration = Duration::from_secs(8);
+/// How long the disk may take to open a file. Shorter than the 10 s within which an order must be
+/// answered, even if a network drive hangs.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// What every upload of this agent needs.
+/// What all uploads of this agent share.
 #[derive(Debug)]
 pub(crate) struct UploadContext {
     pub(crate) client: ClientId,
     pub(crate) shares: Arc<Shares>,
     pub(crate) max_rate: Option<u64>,
     pub(crate) consistency: Consistency,
-    pub(crate) data: UploadConnections,
-    pub(crate) journal: StatusLog,
+    pub(crate) connections: UploadConnections,
+    pub(crate) status_log: StatusLog,
 }
 
-/// The line that an order came on, as far as its upload needs it.
+/// The part of a session that its uploads use.
 #[derive(Clone, Debug)]
-pub(crate) struct UploadStream {
+pub(crate) struct SessionHandle {
     pub(crate) channel: Channel,
-    pub(crate) answers: mpsc::Sender<v1::AgentMessage>,
+    pub(crate) outbox: mpsc::Sender<v1::AgentMessage>,
+    /// The longest chunk that the server accepts, in bytes.
     pub(crate) max_chunk: u32,
 }
 
-impl UploadStream {
-    /// Says what became of an order. If the line is gone, nobody waits for it any more.
-    pub(crate) async fn answer(&self, transfer: String, attempt: u32, state: State) {
+impl SessionHandle {
+    /// Sends the answer to an order. Does nothing if the session has ended.
+    async fn answer(&self, transfer: String, attempt: u32, state: State) {
         let update = v1::TransferUpdate { transfer_id: transfer, attempt, state: Some(state) };
         let kind = Some(v1::agent_message::Kind::Transfer(update));
-        let _ = self.answers.send(v1::AgentMessage { kind }).await;
+        let _ = self.outbox.send(v1::AgentMessage { kind }).await;
     }
 }
 
-/// How an upload ended.
-enum UploadOutcome {
-    Stored,
-    /// One of both sides will not have it as it is.
-    Refused(Problem),
-    /// The network failed, in words: another attempt can help.
-    Broken(String),
+/// Why an upload did not end with `Stored`.
+enum UploadError {
+    /// The agent or the server rejects the file as it is.
+    Rejected(Problem),
+    /// The network failed: another attempt can succeed.
+    Failed(String),
 }
 
-/// Opens, answers, sends and reports. It may be dropped at any time once `stop` is cancelled.
+/// Opens the file, answers the order, sends the file and reports the outcome. The future may be
+/// dropped once `stop` is cancelled.
 pub(crate) async fn upload(
     context: &UploadContext,
     order: SendOrder,
-    line: UploadStream,
+    session: SessionHandle,
     stop: &CancellationToken,
 ) {
-    let journal = &context.journal;
-    let (transfer, attempt, about) = (order.transfer.to_string(), order.attempt, order.about());
-    let opened = match context.open(&order).await {
-        Ok(opened) => opened,
+    let status_log = &context.status_log;
+    let transfer = order.transfer.to_string();
+    let attempt = order.attempt;
+    let about = order.about();
+    let open_file = match context.open(&order).await {
+        Ok(open_file) => open_file,
         Err(problem) => {
-            journal.warn(&refusal(context, &order, &problem));
-            return line.answer(transfer, attempt, State::Failed((&problem).into())).await;
+            status_log.warn(&rejection_text(context, &order, &problem));
+            return session.answer(transfer, attempt, State::Failed((&problem).into())).await;
         }
     };
     if order.path.is_none() {
-        journal.looked(None);
+        status_log.set_file_problem(None);
     }
-    let name = opened.source.name.clone();
-    line.answer(transfer.clone(), attempt, accepted(&opened)).await;
-    // It leaves before the file is read: somebody waits for it.
+    let name = open_file.source.name.clone();
+    session.answer(transfer.clone(), attempt, accepted(&open_file)).await;
+    // Sends the answer before the file is read: a trigger may be waiting for it.
     yield_now().await;
-    match context.send(order, opened, &line, stop).await {
-        UploadOutcome::Stored => {}
-        UploadOutcome::Refused(problem) if problem.code == Code::Cancelled => {
-            journal.info(&format!("stopped sending {name}: cancelled {about}"));
+    match context.send(order, open_file, &session, stop).await {
+        Ok(()) => {}
+        Err(UploadError::Rejected(problem)) if problem.code == Code::Cancelled => {
+            status_log.info(&format!("stopped sending {name}: cancelled {about}"));
         }
-        UploadOutcome::Refused(problem) => {
-            journal.warn(&format!("could not send {name}: {} {about}", problem.detail));
+        Err(UploadError::Rejected(problem)) => {
+            status_log.warn(&format!("could not send {name}: {} {about}", problem.detail));
         }
-        UploadOutcome::Broken(why) => {
-            journal.warn(&format!("could not send {name} to its end: {why} {about}"));
-            let error = Problem::new(Code::AgentError, format!("the upload broke: {why}"));
-            let error = v1::Error { retryable: true, ..v1::Error::from(&error) };
-            line.answer(transfer, attempt, State::Failed(error)).await;
+        Err(UploadError::Failed(reason)) => {
+            status_log.warn(&format!("could not send {name} completely: {reason} {about}"));
+            let problem = Problem::new(Code::AgentError, format!("the upload failed: {reason}"));
+            let error = v1::Error { retryable: true, ..v1::Error::from(&problem) };
+            session.answer(transfer, attempt, State::Failed(error)).await;
         }
     }
 }
 
 impl UploadContext {
     async fn open(&self, order: &SendOrder) -> Result<OpenFile, Problem> {
-        let (shares, client) = (Arc::clone(&self.shares), self.client.clone());
+        let shares = Arc::clone(&self.shares);
+        let client = self.client.clone();
         let path = order.path.clone();
         let opening = spawn_blocking(move || shares.open(&client, path.as_ref()));
-        let opened = match timeout(OPEN_LIMIT, opening).await {
+        let open_file = match timeout(OPEN_TIMEOUT, opening).await {
             Ok(Ok(opened)) => opened?,
-            Ok(Err(_panicked)) => return Err(self.unreadable(order, "a mistake of the agent")),
-            Err(_elapsed) => return Err(self.unreadable(order, "the disk does not answer")),
+            Ok(Err(_panic)) => return Err(self.unreadable(order, "internal error in the agent")),
+            Err(_elapsed) => return Err(self.unreadable(order, "the disk does not respond")),
         };
-        let (size, name) = (opened.source.size, &opened.source.name);
+        let size = open_file.source.size;
         match order.max_size {
             Some(max) if max < size => {
-                let (size, max) = (human::size(size), human::size(max));
+                let name = &open_file.source.name;
+                let size = human::size(size);
+                let max = human::size(max);
                 let detail = format!("{name} has {size}; the server accepts {max} at most.");
                 Err(Problem::new(Code::FileTooLarge, detail))
             }
-            _ => Ok(opened),
+            _ => Ok(open_file),
         }
     }
 
-    fn unreadable(&self, order: &SendOrder, why: &str) -> Problem {
-        let detail = format!("{} cannot read {}: {why}.", self.client, self.name(order));
+    fn unreadable(&self, order: &SendOrder, reason: &str) -> Problem {
+        let detail = format!("{} cannot read {}: {reason}.", self.client, self.name(order));
         Problem::new(Code::FileUnreadable, detail)
     }
 
@@ -142,106 +148,112 @@ impl UploadContext {
         order.path.as_ref().map_or(self.shares.default_name(), |path| path.as_str())
     }
 
-    /// Sends the open file and waits for the server's word on it.
+    /// Sends the open file, and waits for the response of the server.
     async fn send(
         &self,
         order: SendOrder,
-        opened: OpenFile,
-        line: &UploadStream,
+        open_file: OpenFile,
+        session: &SessionHandle,
         stop: &CancellationToken,
-    ) -> UploadOutcome {
-        let begun = Instant::now();
-        let (name, size, about) = (opened.source.name.clone(), opened.source.size, order.about());
+    ) -> Result<(), UploadError> {
+        let start = Instant::now();
+        let name = open_file.source.name.clone();
+        let size = open_file.source.size;
+        let about = order.about();
+        let accepted = accepted(&open_file);
+        let transfer = order.transfer.to_string();
+        let attempt = order.attempt;
         let stop = stop.child_token();
-        // Whatever ends this function ends the reader.
+        // The reader ends with this function, even if the future is dropped.
         let _stop_reader = stop.clone().drop_guard();
-        let (transfer, attempt, accepted) =
-            (order.transfer.to_string(), order.attempt, accepted(&opened));
-        let (mut messages, reading) = self.read(order, opened, line.max_chunk, stop.clone());
-        // The proof of a prefix takes as long as the disk does: the rpc begins when it is done, and
-        // until then the order is accepted again and again.
+        let (mut chunker, reader) = self.read(order, open_file, session.max_chunk, stop.clone());
+        // The rpc starts when the prefix has been compared, which takes as long as the disk needs.
+        // Until then `accepted` is sent repeatedly, as a keepalive.
         let header = loop {
-            match messages.first().await {
+            match chunker.first().await {
                 Some(FirstMessage::Message(header)) => break header,
                 Some(FirstMessage::Proving) => {
-                    line.answer(transfer.clone(), attempt, accepted.clone()).await;
+                    session.answer(transfer.clone(), attempt, accepted.clone()).await;
                 }
-                None => return UploadOutcome::Broken("the reader broke off".to_owned()),
+                None => return Err(UploadError::Failed("the reader stopped".to_owned())),
             }
         };
         let offset = offset_of(&header);
-        let how_much = format!("{}{}", human::size(size), from(offset));
-        self.journal.info(&format!("sending {name}, {how_much} {about}"));
-        let requests = tokio_stream::once(header).chain(messages.rest());
-        let lent = self.data.borrow(&line.channel, size - offset);
-        let answer = answer(lent.channel(), requests).await;
+        let range = format!("{}{}", human::size(size), from_offset(offset));
+        self.status_log.info(&format!("sending {name}, {range} {about}"));
+        let requests = tokio_stream::once(header).chain(chunker.rest());
+        let connection = self.connections.acquire(&session.channel, size - offset);
+        let response = call_upload(connection.channel(), requests).await;
         stop.cancel();
-        let read = reading.await.unwrap_or(Err(ReadError::Stopped));
-        match &answer {
-            Err(UploadOutcome::Broken(_)) => self.data.forget(),
-            Ok(_) | Err(UploadOutcome::Stored | UploadOutcome::Refused(_)) => {
-                self.data.give_back(lent)
-            }
+        let read = reader.await.unwrap_or(Err(ReadError::Stopped));
+        if let Err(UploadError::Failed(_)) = &response {
+            self.connections.discard();
+        } else {
+            self.connections.release(connection);
         }
-        match (read, answer) {
-            // Our own reason is nearer to the cause than what the server made of it.
-            (Err(ReadError::Failed(problem)), _) => UploadOutcome::Refused(problem),
-            (_, Err(ended)) => ended,
-            (_, Ok(stored)) => {
-                self.journal.sent(&name, &stored.name, size - offset, begun.elapsed());
-                UploadOutcome::Stored
-            }
+        if let Err(ReadError::Failed(problem)) = read {
+            // The agent's own problem is more precise than the server's response to it.
+            return Err(UploadError::Rejected(problem));
         }
+        self.status_log.log_sent(&name, &response?.name, size - offset, start.elapsed());
+        Ok(())
     }
 
-    /// Starts the reader, which ends by itself, with `stop`, or when nobody takes its messages.
+    /// Starts the reader. It ends with the file, at `stop`, or when the chunker is dropped.
     fn read(
         &self,
         order: SendOrder,
-        opened: OpenFile,
+        open_file: OpenFile,
         max_chunk: u32,
         stop: CancellationToken,
     ) -> (Chunker, JoinHandle<Result<(), ReadError>>) {
         let chunk_len = CHUNK_LEN.min(usize::try_from(max_chunk).unwrap_or(CHUNK_LEN));
-        let (outlet, messages) = outlet(chunk_len, self.pace(&order), stop);
-        let (client, consistency) = (self.client.clone(), self.consistency);
-        let sign_every = SIGN_OF_LIFE_EVERY;
-        let reader = Reader { client, opened, order, consistency, sign_every };
-        (messages, spawn_blocking(move || outlet.drive(&reader)))
+        let (blocks, chunker) = block_channel(chunk_len, self.pace(&order), stop);
+        let reader = Reader {
+            client: self.client.clone(),
+            open_file,
+            order,
+            consistency: self.consistency,
+            keepalive_interval: KEEPALIVE_INTERVAL,
+        };
+        (chunker, spawn_blocking(move || blocks.run(&reader)))
     }
 
-    /// The slower of both limits holds.
+    /// Returns the lower of the limits of the agent and of the server.
     fn pace(&self, order: &SendOrder) -> Option<Pace> {
         let rate = self.max_rate.into_iter().chain(order.max_rate).min()?;
         Some(Pace::new(rate, Instant::now()))
     }
 }
 
-fn accepted(opened: &OpenFile) -> State {
-    State::Accepted(Accepted { source: Some((&opened.source).into()) })
+fn accepted(open_file: &OpenFile) -> State {
+    State::Accepted(Accepted { source: Some((&open_file.source).into()) })
 }
 
-/// Carries out one rpc: resolves when the server has said its last word, or cannot.
-async fn answer(
+/// Calls the rpc, and waits for the final response.
+async fn call_upload(
     channel: Channel,
     requests: impl tokio_stream::Stream<Item = v1::UploadRequest> + Send + 'static,
-) -> Result<v1::Stored, UploadOutcome> {
-    let broken =
-        |status: &tonic::Status| UploadOutcome::Broken(error_text::connection_error(status));
+) -> Result<v1::Stored, UploadError> {
+    let failed = |status: tonic::Status| UploadError::Failed(error_text::connection_error(&status));
     let mut client = AgentTransferClient::new(channel).max_decoding_message_size(64 * 1024);
-    let mut responses = client.upload(requests).await.map_err(|s| broken(&s))?.into_inner();
+    let mut responses = client.upload(requests).await.map_err(failed)?.into_inner();
     loop {
-        match responses.message().await.map_err(|s| broken(&s))?.map(|message| message.kind) {
-            Some(Some(Said::Stored(stored))) => return Ok(stored),
-            Some(Some(Said::Error(error))) if error.code() == ErrorCode::UnknownTransfer => {
-                // This connection does not lead to the server that gave the order.
-                let why = human::printable(&error.message, 200);
-                return Err(UploadOutcome::Broken(format!("the server does not know it: {why}")));
+        match responses.message().await.map_err(failed)?.map(|message| message.kind) {
+            Some(Some(FromServer::Stored(stored))) => return Ok(stored),
+            Some(Some(FromServer::Error(error))) if error.code() == ErrorCode::UnknownTransfer => {
+                // This connection leads to another server than the session.
+                let text = human::printable(&error.message, 200);
+                let reason = format!("the server does not know the transfer: {text}");
+                return Err(UploadError::Failed(reason));
             }
-            Some(Some(Said::Error(error))) => return Err(UploadOutcome::Refused(answered(&error))),
-            Some(Some(Said::Ack(_)) | None) => {}
+            Some(Some(FromServer::Error(error))) => {
+                return Err(UploadError::Rejected(answered(&error)));
+            }
+            Some(Some(FromServer::Ack(_)) | None) => {}
             None => {
-                return Err(UploadOutcome::Broken("the server ended it without a word".to_owned()));
+                let reason = "the server closed the stream without a response";
+                return Err(UploadError::Failed(reason.to_owned()));
             }
         }
     }
@@ -254,11 +266,11 @@ fn offset_of(first: &v1::UploadRequest) -> u64 {
     }
 }
 
-fn from(offset: u64) -> String {
-    if offset == 0 { String::new() } else { format!(" from {} on", human::size(offset)) }
+fn from_offset(offset: u64) -> String {
+    if offset == 0 { String::new() } else { format!(" from offset {}", human::size(offset)) }
 }
 
-fn refusal(context: &UploadContext, order: &SendOrder, problem: &Problem) -> String {
+fn rejection_text(context: &UploadContext, order: &SendOrder, problem: &Problem) -> String {
     let name = human::printable(context.name(order), 200);
     let about = order.about();
     if problem.code == Code::PathNotShared && !context.shares.lists(order.path.as_ref()) {

@@ -1,4 +1,4 @@
-//! The connection that files travel on.
+//! The connections that uploads use.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -10,70 +10,71 @@ use tonic::transport::Channel;
 use crate::config::DataConn;
 use crate::dial::Dialer;
 
-/// After this long without an upload the connection is closed.
-const IDLE: Duration = Duration::from_secs(60);
+/// A connection without an upload is closed after this time.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Lends connections to uploads.
+/// Gives each upload a connection, and reuses the last one.
 #[derive(Debug)]
 pub(crate) struct UploadConnections {
-    dialler: Dialer,
-    conn: DataConn,
+    dialer: Dialer,
+    data_conn: DataConn,
     lifecycle: Lifecycle,
-    /// Alive as long as an upload uses it, or one did lately.
-    open: Mutex<Weak<Channel>>,
+    /// Open while an upload uses it, and for [`IDLE_TIMEOUT`] after that.
+    current: Mutex<Weak<Channel>>,
 }
 
-/// What an upload travels on.
+/// The connection of one upload.
 #[derive(Clone, Debug)]
 pub(crate) enum UploadConnection {
     /// The connection of the session.
-    Line(Channel),
-    /// A connection for uploads.
-    Own(Arc<Channel>),
+    Session(Channel),
+    /// A connection for uploads only.
+    Separate(Arc<Channel>),
 }
 
 impl UploadConnection {
     pub(crate) fn channel(&self) -> Channel {
         match self {
-            Self::Line(channel) => channel.clone(),
-            Self::Own(channel) => Channel::clone(channel),
+            Self::Session(channel) => channel.clone(),
+            Self::Separate(channel) => Channel::clone(channel),
         }
     }
 }
 
 impl UploadConnections {
-    pub(crate) fn new(dialler: Dialer, conn: DataConn, lifecycle: Lifecycle) -> Self {
-        Self { dialler, conn, lifecycle, open: Mutex::default() }
+    pub(crate) fn new(dialer: Dialer, data_conn: DataConn, lifecycle: Lifecycle) -> Self {
+        Self { dialer, data_conn, lifecycle, current: Mutex::default() }
     }
 
-    /// A connection for an upload of `len` bytes that was ordered on `line`.
-    pub(crate) fn borrow(&self, line: &Channel, len: u64) -> UploadConnection {
-        // What fits into one chunk delays an order by no more than that; to dial costs more than
-        // to send it.
-        if self.conn == DataConn::Shared || len <= CHUNK_LEN as u64 {
-            return UploadConnection::Line(line.clone());
+    /// Returns a connection for an upload of `len_bytes`. `session` is the connection of the session
+    /// that received the order.
+    pub(crate) fn acquire(&self, session: &Channel, len_bytes: u64) -> UploadConnection {
+        // A file that fits into one chunk delays an order by one chunk only, and dialing would take
+        // longer than sending it.
+        if self.data_conn == DataConn::Shared || len_bytes <= CHUNK_LEN as u64 {
+            return UploadConnection::Session(session.clone());
         }
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        UploadConnection::Own(open.upgrade().unwrap_or_else(|| {
-            let channel = Arc::new(self.dialler.dial_lazily());
-            *open = Arc::downgrade(&channel);
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        UploadConnection::Separate(current.upgrade().unwrap_or_else(|| {
+            let channel = Arc::new(self.dialer.dial_lazily());
+            *current = Arc::downgrade(&channel);
             channel
         }))
     }
 
-    /// Keeps the connection of an upload that is over for the next one. The task ends after
-    /// [`IDLE`], or with the process.
-    pub(crate) fn give_back(&self, lent: UploadConnection) {
-        let UploadConnection::Own(channel) = lent else { return };
+    /// Keeps the connection of a finished upload open for the next one. The task ends after
+    /// [`IDLE_TIMEOUT`], or when the process drains.
+    pub(crate) fn release(&self, connection: UploadConnection) {
+        let UploadConnection::Separate(channel) = connection else { return };
         let drain = self.lifecycle.drain().clone();
         self.lifecycle.spawn(async move {
-            drain.run_until_cancelled(tokio::time::sleep(IDLE)).await;
+            drain.run_until_cancelled(tokio::time::sleep(IDLE_TIMEOUT)).await;
             drop(channel);
         });
     }
 
-    /// Lends the current connection to nobody else: it did not work.
-    pub(crate) fn forget(&self) {
-        *self.open.lock().unwrap_or_else(PoisonError::into_inner) = Weak::new();
+    /// Gives the current connection to no further upload, because it may be broken.
+    pub(crate) fn discard(&self) {
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Weak::new();
     }
 }

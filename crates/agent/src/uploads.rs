@@ -1,5 +1,5 @@
-//! The uploads that run. They outlive the line that ordered them, so the supervisor owns them and
-//! every line holds a handle.
+//! The running uploads. They outlive the session that ordered them, so the supervisor owns them,
+//! and each session has a handle.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,9 +9,10 @@ use filepull_core::human;
 use filepull_core::id::TransferId;
 use filepull_process::Lifecycle;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, error_span};
 
 use crate::order::SendOrder;
-use crate::upload::{UploadContext, UploadStream, upload};
+use crate::upload::{SessionHandle, UploadContext, upload};
 
 /// A handle on all uploads of this agent.
 #[derive(Clone, Debug)]
@@ -23,79 +24,87 @@ pub(crate) struct Uploads {
 
 #[derive(Clone, Debug)]
 struct RunningUpload {
-    /// Of its order: no two orders share one.
+    /// The token of the order. Each order has its own.
     token: Bytes,
     stop: CancellationToken,
     ended: CancellationToken,
 }
 
-/// The agent is asked for more than it can do at once; the order was not taken.
+/// The order was not started: the maximum number of uploads is running.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct TooMany;
+pub(crate) struct TooManyUploads;
 
 impl Uploads {
-    /// A server asks for one file at a time. Each upload takes 3 MiB and a thread: what a wrong
-    /// server can make a till spend has a bound.
+    /// Maximum number of uploads at once. A server orders one file at a time. An upload needs 3 MiB
+    /// and a thread, so this bounds what a faulty server can use on a small machine.
     const MAX_RUNNING: usize = 8;
 
     pub(crate) fn new(context: UploadContext, lifecycle: Lifecycle) -> Self {
         Self { context: Arc::new(context), lifecycle, running: Arc::default() }
     }
 
-    /// Starts what was ordered, in the place of an earlier attempt of the same transfer.
+    /// Starts the upload of an order. It replaces an earlier attempt of the same transfer. A repeated
+    /// order changes nothing.
     ///
-    /// The task ends with the upload, when it is cancelled, or when the process drains.
-    pub(crate) fn start(&self, order: SendOrder, line: UploadStream) -> Result<(), TooMany> {
-        let mut running = self.running();
+    /// The task ends with the upload, when the order is cancelled, or when the process drains.
+    pub(crate) fn start(
+        &self,
+        order: SendOrder,
+        session: SessionHandle,
+    ) -> Result<(), TooManyUploads> {
+        let span = error_span!("transfer", id = %order.transfer, client = %self.context.client);
+        let mut running = self.lock_running();
         let earlier = running.get(&order.transfer).cloned();
-        // Not told by the number of the attempt: a server that crashed may count one twice.
+        // Compared by token: a server that crashed may use the number of an attempt twice.
         if earlier.as_ref().is_some_and(|earlier| order.token == earlier.token) {
-            tracing::debug!(transfer = %order.transfer, attempt = order.attempt, "order repeated");
+            let attempt = order.attempt;
+            tracing::debug!(parent: &span, event = "order.repeated", attempt, "order ignored");
             return Ok(());
         }
         if earlier.is_none() && Self::MAX_RUNNING <= running.len() {
-            return Err(TooMany);
+            return Err(TooManyUploads);
         }
         let stop = self.lifecycle.drain().child_token();
         let ended = CancellationToken::new();
         let token = order.token.clone();
-        let now = RunningUpload { token, stop: stop.clone(), ended: ended.clone() };
-        running.insert(order.transfer, now);
+        let upload_state = RunningUpload { token, stop: stop.clone(), ended: ended.clone() };
+        running.insert(order.transfer, upload_state);
         let context = Arc::clone(&self.context);
-        self.lifecycle.spawn(async move {
+        let task = async move {
             let _ended = ended.drop_guard();
             if let Some(earlier) = earlier {
-                // The server gave up on that attempt, so its connection may be dead.
-                context.data.forget();
+                // The server has ended that attempt, so its connection may be broken.
+                context.connections.discard();
                 earlier.stop.cancel();
                 earlier.ended.cancelled().await;
             }
-            stop.run_until_cancelled(upload(&context, order, line, &stop)).await;
-        });
+            stop.run_until_cancelled(upload(&context, order, session, &stop)).await;
+        };
+        self.lifecycle.spawn(task.instrument(span));
         Ok(())
     }
 
-    /// Stops an upload: its order was taken back.
+    /// Stops the upload of a transfer that the server has cancelled.
     pub(crate) fn cancel(&self, transfer: TransferId, reason: &str) {
-        if let Some(running) = self.running().get(&transfer) {
-            running.stop.cancel();
+        if let Some(upload) = self.lock_running().get(&transfer) {
+            upload.stop.cancel();
             let reason = human::printable(reason, 200);
-            self.context.journal.info(&format!("transfer {transfer} was cancelled: {reason}"));
+            self.context.status_log.info(&format!("transfer {transfer} was cancelled: {reason}"));
         }
     }
 
-    /// A new line has come about, perhaps to another server: uploads get a new connection as well.
-    pub(crate) fn new_line(&self) {
-        self.context.data.forget();
+    /// Dials a new connection for the next upload: the new session may lead to another server.
+    pub(crate) fn on_new_session(&self) {
+        self.context.connections.discard();
     }
 
-    /// What is still on its way.
+    /// Returns the transfers whose upload is running.
     pub(crate) fn active(&self) -> Vec<TransferId> {
-        self.running().keys().copied().collect()
+        self.lock_running().keys().copied().collect()
     }
 
-    /// Those that have not ended: the others are forgotten here.
-    fn running(&self) -> MutexGuard<'_, HashMap<TransferId, RunningUpload>> {
+    /// Locks the map, and removes the uploads that have ended.
+    fn lock_running(&self) -> MutexGuard<'_, HashMap<TransferId, RunningUpload>> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         running.retain(|_, upload| !upload.ended.is_cancelled());
         running

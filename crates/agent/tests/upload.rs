@@ -1,4 +1,4 @@
-//! Orders and uploads: what is answered, what is sent, and what ends an upload.
+//! Orders and uploads: the answer to an order, the bytes of an upload, and what ends it.
 
 mod fake;
 
@@ -7,7 +7,7 @@ use std::fs;
 use fake::{CONTENT_LEN, FakeServer, FakeSession, FakeUpload, order};
 use filepull_agent::config::DataConn;
 use filepull_core::digest::Digest;
-use filepull_proto::v1::server_message::Kind as Say;
+use filepull_proto::v1::server_message::Kind as FromServer;
 use filepull_proto::v1::transfer_update::State;
 use filepull_proto::v1::{self, ErrorCode, upload_request, upload_response};
 
@@ -18,60 +18,60 @@ fn code(state: State) -> ErrorCode {
     }
 }
 
-/// Gives an order and sees it accepted.
-async fn ordered(
-    bed: &mut FakeServer,
-    line: &mut FakeSession,
+/// Sends an order that the agent accepts, and returns its upload.
+async fn start_upload(
+    server: &mut FakeServer,
+    session: &mut FakeSession,
     order: v1::StartTransfer,
 ) -> FakeUpload {
-    line.say(Say::Start(order)).await;
-    assert!(matches!(line.answer().await, State::Accepted(_)));
-    bed.upload().await
+    session.send(FromServer::Start(order)).await;
+    assert!(matches!(session.answer().await, State::Accepted(_)));
+    server.upload().await
 }
 
 #[tokio::test]
 async fn a_file_is_sent_whole_and_ends_with_its_digest() {
     for data_conn in [DataConn::Separate, DataConn::Shared] {
-        let mut bed = FakeServer::start_with(|config| config.data_conn = data_conn).await;
-        let (mut line, _) = bed.greeted().await;
+        let mut server = FakeServer::start_with(|config| config.data_conn = data_conn).await;
+        let (mut session, _) = server.open_session().await;
         let order = v1::StartTransfer { upload_token: "token".into(), ..order(1) };
-        line.say(Say::Start(order.clone())).await;
-        let State::Accepted(accepted) = line.answer().await else { panic!("it was refused") };
+        session.send(FromServer::Start(order.clone())).await;
+        let State::Accepted(accepted) = session.answer().await else { panic!("it was rejected") };
         assert_eq!(accepted.source.unwrap().size, CONTENT_LEN as u64);
 
-        let mut upload = bed.upload().await;
+        let mut upload = server.upload().await;
         let header = upload.header().await;
         assert_eq!((header.transfer_id, header.attempt), (order.transfer_id, 1));
         assert_eq!((&header.upload_token[..], header.offset), (&b"token"[..], 0));
         let (bytes, trailer) = upload.rest().await;
-        assert!(bytes == bed.content, "other bytes were sent");
+        assert!(bytes == server.content, "other bytes were sent");
         let trailer = trailer.unwrap();
         assert_eq!(trailer.total_size, CONTENT_LEN as u64);
-        assert_eq!(&trailer.sha256[..], Digest::of(&bed.content).as_bytes());
-        upload.say(upload_response::Kind::Stored(v1::Stored::default())).await;
+        assert_eq!(&trailer.sha256[..], Digest::of(&server.content).as_bytes());
+        upload.send(upload_response::Kind::Stored(v1::Stored::default())).await;
         assert!(upload.next().await.is_none());
-        line.check_alive().await;
+        session.check_alive().await;
     }
 }
 
 #[tokio::test]
-async fn an_upload_goes_on_where_the_server_stands() {
-    let mut bed = FakeServer::start().await;
-    let (mut line, _) = bed.greeted().await;
-    let held = &bed.content[..3_000_000];
-    let prefix_sha256 = Digest::of(held).as_bytes().to_vec().into();
-    let order = v1::StartTransfer { offset: held.len() as u64, prefix_sha256, ..order(2) };
-    let mut upload = ordered(&mut bed, &mut line, order).await;
+async fn an_upload_resumes_at_the_end_of_the_prefix() {
+    let mut server = FakeServer::start().await;
+    let (mut session, _) = server.open_session().await;
+    let prefix = &server.content[..3_000_000];
+    let prefix_sha256 = Digest::of(prefix).as_bytes().to_vec().into();
+    let order = v1::StartTransfer { offset: prefix.len() as u64, prefix_sha256, ..order(2) };
+    let mut upload = start_upload(&mut server, &mut session, order).await;
     assert_eq!(upload.header().await.offset, 3_000_000);
     let (bytes, trailer) = upload.rest().await;
-    assert!(bytes == bed.content[3_000_000..], "other bytes were sent");
-    assert_eq!(&trailer.unwrap().sha256[..], Digest::of(&bed.content).as_bytes());
+    assert!(bytes == server.content[3_000_000..], "other bytes were sent");
+    assert_eq!(&trailer.unwrap().sha256[..], Digest::of(&server.content).as_bytes());
 }
 
 #[tokio::test]
-async fn an_order_that_cannot_be_carried_out_is_refused_with_the_reason() {
-    let mut bed = FakeServer::start().await;
-    let (mut line, _) = bed.greeted().await;
+async fn an_order_for_a_file_that_cannot_be_sent_is_rejected_with_the_reason() {
+    let mut server = FakeServer::start().await;
+    let (mut session, _) = server.open_session().await;
     let path = |path: &str| v1::StartTransfer { path: path.to_owned(), ..order(1) };
     for (order, expected) in [
         (path("/etc/passwd"), ErrorCode::FileNotShared),
@@ -80,40 +80,42 @@ async fn an_order_that_cannot_be_carried_out_is_refused_with_the_reason() {
         (v1::StartTransfer { max_size: 5, ..order(1) }, ErrorCode::FileTooLarge),
         (v1::StartTransfer { transfer_id: "x".to_owned(), ..order(1) }, ErrorCode::Internal),
     ] {
-        line.say(Say::Start(order)).await;
-        assert_eq!(code(line.answer().await), expected);
+        session.send(FromServer::Start(order)).await;
+        assert_eq!(code(session.answer().await), expected);
     }
 }
 
 #[tokio::test]
 async fn a_cancelled_upload_ends_without_a_trailer() {
-    let mut bed = FakeServer::start().await;
-    let (mut line, _) = bed.greeted().await;
+    let mut server = FakeServer::start().await;
+    let (mut session, _) = server.open_session().await;
     let order = order(1);
-    let mut upload = ordered(&mut bed, &mut line, order.clone()).await;
+    let mut upload = start_upload(&mut server, &mut session, order.clone()).await;
     upload.header().await;
     let transfer_id = order.transfer_id;
-    line.say(Say::Cancel(v1::CancelTransfer { transfer_id, reason: "test".to_owned() })).await;
-    // A pong that follows the cancel: it has been heard.
-    line.check_alive().await;
+    session
+        .send(FromServer::Cancel(v1::CancelTransfer { transfer_id, reason: "test".to_owned() }))
+        .await;
+    // The agent handles messages in order, so its pong follows the cancellation.
+    session.check_alive().await;
     let (bytes, trailer) = upload.rest().await;
     assert_eq!(trailer, None);
     assert!(bytes.len() < CONTENT_LEN);
 }
 
 #[tokio::test]
-async fn a_later_order_takes_the_place_of_an_earlier_one_and_a_repeated_one_does_not() {
-    // A server that crashed before it recorded the attempt counts it again.
+async fn a_new_order_replaces_an_earlier_one_and_a_repeated_one_does_not() {
+    // A server that crashed before it recorded an attempt uses its number again.
     for attempt in [2, 1] {
-        let mut bed = FakeServer::start().await;
-        let (mut line, _) = bed.greeted().await;
+        let mut server = FakeServer::start().await;
+        let (mut session, _) = server.open_session().await;
         let order = v1::StartTransfer { upload_token: "first".into(), ..order(1) };
-        let mut earlier = ordered(&mut bed, &mut line, order.clone()).await;
+        let mut earlier = start_upload(&mut server, &mut session, order.clone()).await;
         earlier.header().await;
-        line.say(Say::Start(order.clone())).await;
-        line.check_alive().await;
-        let again = v1::StartTransfer { attempt, upload_token: "second".into(), ..order };
-        let mut later = ordered(&mut bed, &mut line, again).await;
+        session.send(FromServer::Start(order.clone())).await;
+        session.check_alive().await;
+        let replacement = v1::StartTransfer { attempt, upload_token: "second".into(), ..order };
+        let mut later = start_upload(&mut server, &mut session, replacement).await;
         assert_eq!(earlier.rest().await.1, None);
         assert_eq!(later.header().await.attempt, attempt);
         assert!(later.rest().await.1.is_some());
@@ -121,36 +123,36 @@ async fn a_later_order_takes_the_place_of_an_earlier_one_and_a_repeated_one_does
 }
 
 #[tokio::test]
-async fn an_upload_outlives_its_line_and_is_named_in_the_next_hello() {
-    let mut bed = FakeServer::start().await;
-    let (mut line, _) = bed.greeted().await;
+async fn an_upload_outlives_its_session_and_is_named_in_the_next_hello() {
+    let mut server = FakeServer::start().await;
+    let (mut session, _) = server.open_session().await;
     let order = order(1);
-    let mut upload = ordered(&mut bed, &mut line, order.clone()).await;
-    drop(line);
-    let (_line, hello) = bed.greeted().await;
+    let mut upload = start_upload(&mut server, &mut session, order.clone()).await;
+    drop(session);
+    let (_session, hello) = server.open_session().await;
     assert_eq!(hello.active_transfers, [order.transfer_id]);
     upload.header().await;
     assert!(upload.rest().await.1.is_some());
 }
 
 #[tokio::test]
-async fn an_upload_that_breaks_is_reported_as_worth_another_try() {
-    let mut bed = FakeServer::start().await;
-    let (mut line, _) = bed.greeted().await;
-    let upload = ordered(&mut bed, &mut line, order(1)).await;
+async fn a_failed_upload_is_reported_as_retryable() {
+    let mut server = FakeServer::start().await;
+    let (mut session, _) = server.open_session().await;
+    let upload = start_upload(&mut server, &mut session, order(1)).await;
     upload.answer.send(Err(tonic::Status::unavailable("gone"))).await.unwrap();
-    let State::Failed(error) = line.answer().await else { panic!("it was accepted twice") };
+    let State::Failed(error) = session.answer().await else { panic!("it was accepted twice") };
     assert!(error.retryable);
 }
 
 #[tokio::test]
-async fn a_file_that_changes_is_taken_back_by_an_abort() {
-    let mut bed = FakeServer::start().await;
-    let (mut line, _) = bed.greeted().await;
-    let mut upload = ordered(&mut bed, &mut line, order(1)).await;
+async fn a_changed_file_ends_with_an_abort() {
+    let mut server = FakeServer::start().await;
+    let (mut session, _) = server.open_session().await;
+    let mut upload = start_upload(&mut server, &mut session, order(1)).await;
     upload.header().await;
-    // The window is full by now, and the reader waits: it has not seen the end yet.
-    fs::write(bed.path("data.txt"), "short").unwrap();
+    // The window is full, so the reader waits before the end of the file.
+    fs::write(server.path("data.txt"), "short").unwrap();
     let abort = loop {
         match upload.next().await {
             Some(upload_request::Kind::Chunk(_)) => {}
@@ -162,36 +164,51 @@ async fn a_file_that_changes_is_taken_back_by_an_abort() {
     assert!(upload.next().await.is_none());
 }
 
-/// Sees an upload through, and tells where it came from.
-async fn stored(bed: &mut FakeServer, line: &mut FakeSession) -> Option<std::net::SocketAddr> {
-    let mut upload = ordered(bed, line, order(1)).await;
+/// Receives and stores an upload. Returns the agent's address of its connection.
+async fn receive_upload(
+    server: &mut FakeServer,
+    session: &mut FakeSession,
+) -> Option<std::net::SocketAddr> {
+    let mut upload = start_upload(server, session, order(1)).await;
     upload.header().await;
     assert!(upload.rest().await.1.is_some());
-    upload.say(upload_response::Kind::Stored(v1::Stored::default())).await;
+    upload.send(upload_response::Kind::Stored(v1::Stored::default())).await;
     assert!(upload.next().await.is_none());
     upload.from
 }
 
 #[tokio::test]
-async fn a_new_line_brings_a_new_connection_for_uploads() {
-    let mut bed = FakeServer::start().await;
-    let (mut line, _) = bed.greeted().await;
-    let first = stored(&mut bed, &mut line).await;
-    assert_eq!(stored(&mut bed, &mut line).await, first, "it is kept while the line is");
-    drop(line);
-    let (mut line, _) = bed.greeted().await;
-    assert_ne!(stored(&mut bed, &mut line).await, first, "it may lead to another server");
+async fn a_new_session_gets_a_new_connection_for_uploads() {
+    let mut server = FakeServer::start().await;
+    let (mut session, _) = server.open_session().await;
+    let first = receive_upload(&mut server, &mut session).await;
+    assert_eq!(
+        receive_upload(&mut server, &mut session).await,
+        first,
+        "the connection is reused within a session"
+    );
+    drop(session);
+    let (mut session, _) = server.open_session().await;
+    assert_ne!(
+        receive_upload(&mut server, &mut session).await,
+        first,
+        "the new session may lead to another server"
+    );
 }
 
 #[tokio::test]
-async fn an_upload_that_the_server_does_not_know_is_worth_another_try() {
-    let mut bed = FakeServer::start().await;
-    let (mut line, _) = bed.greeted().await;
-    let first = stored(&mut bed, &mut line).await;
-    let upload = ordered(&mut bed, &mut line, order(1)).await;
+async fn an_upload_that_the_server_does_not_know_is_retryable() {
+    let mut server = FakeServer::start().await;
+    let (mut session, _) = server.open_session().await;
+    let first = receive_upload(&mut server, &mut session).await;
+    let upload = start_upload(&mut server, &mut session, order(1)).await;
     let unknown = v1::Error { code: ErrorCode::UnknownTransfer.into(), ..v1::Error::default() };
-    upload.say(upload_response::Kind::Error(unknown)).await;
-    let State::Failed(error) = line.answer().await else { panic!("it was accepted twice") };
+    upload.send(upload_response::Kind::Error(unknown)).await;
+    let State::Failed(error) = session.answer().await else { panic!("it was accepted twice") };
     assert!(error.retryable);
-    assert_ne!(stored(&mut bed, &mut line).await, first, "another connection is tried");
+    assert_ne!(
+        receive_upload(&mut server, &mut session).await,
+        first,
+        "another connection is tried"
+    );
 }

@@ -1,17 +1,17 @@
-//! How long to wait before dialling again: full jitter, and never giving up.
+//! How long an agent waits before it dials again: exponential backoff with full jitter, without end.
 
 use std::time::Duration;
 
-/// What the server asks of agents that lost it.
+/// How agents reconnect, as the server requests it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReconnectPolicy {
-    /// The first bound.
+    /// The maximum wait before the first failure; each failure doubles it.
     pub base: Duration,
-    /// The largest bound.
+    /// The limit of the doubled wait.
     pub cap: Duration,
-    /// The bound of the first try after a healthy line was lost: the server sizes it to its fleet.
+    /// The maximum wait after a healthy session was lost. The server sets it by the size of its fleet.
     pub spread: Duration,
-    /// A line that lived this long was healthy.
+    /// A session that was open for this long was healthy.
     pub stable: Duration,
 }
 
@@ -26,29 +26,29 @@ impl Default for ReconnectPolicy {
     }
 }
 
-/// Why the last try or the last line ended.
+/// Why the agent has no session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetryCause {
-    /// No line came about, or it broke after living `lived`.
+    /// The session was lost, or could not be opened.
     Lost {
-        /// How long the line lived; zero when none came about.
+        /// How long the session was open; zero if it could not be opened.
         lived: Duration,
     },
-    /// The server asked to come back within these bounds.
+    /// The server requested a new session within this range.
     Drained {
-        /// Not sooner.
+        /// The minimum wait until the agent dials.
         min: Duration,
-        /// Not later.
+        /// The maximum wait until the agent dials.
         max: Duration,
     },
-    /// The server refused, and said when to try again.
-    Refused {
-        /// Not sooner than this, not later than twice this.
+    /// The server rejected the agent, and named a time to try again.
+    Rejected {
+        /// The minimum wait. The maximum is twice as long.
         retry_after: Duration,
     },
 }
 
-/// Decides when to dial next. It never says "not at all".
+/// Decides when to dial next.
 #[derive(Clone, Debug, Default)]
 pub struct Backoff {
     policy: ReconnectPolicy,
@@ -56,20 +56,20 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// No wait is shorter than this, so that no fault becomes a busy loop.
+    /// Minimum wait, so that no failure becomes a busy loop.
     pub const FLOOR: Duration = Duration::from_millis(250);
 
-    /// Takes over what the server of the last line asked for.
+    /// Replaces the policy by the one of the current server.
     pub fn follow(&mut self, policy: ReconnectPolicy) {
         self.policy = policy;
     }
 
-    /// How long to wait now. `random` is drawn evenly from `0.0..1.0`.
+    /// Returns how long to wait now. `random` is uniform in `0.0..1.0`.
     ///
-    /// Jitter is applied after the cap, or at the cap a whole fleet would dial in lock-step
+    /// Jitter is applied after the cap. Otherwise a whole fleet would dial in lock-step at the cap
     /// (M. Brooker, "Exponential Backoff And Jitter", 2015: "full jitter").
-    pub fn next(&mut self, ended: RetryCause, random: f64) -> Duration {
-        let (from, to) = match ended {
+    pub fn next(&mut self, cause: RetryCause, random: f64) -> Duration {
+        let (min, max) = match cause {
             RetryCause::Lost { lived } if self.policy.stable <= lived => {
                 self.failures = 0;
                 (Duration::ZERO, self.policy.spread)
@@ -83,9 +83,9 @@ impl Backoff {
                 self.failures = 0;
                 (min, max)
             }
-            RetryCause::Refused { retry_after } => (retry_after, retry_after.saturating_mul(2)),
+            RetryCause::Rejected { retry_after } => (retry_after, retry_after.saturating_mul(2)),
         };
-        let jittered = from + to.saturating_sub(from).mul_f64(random.clamp(0.0, 1.0));
+        let jittered = min + max.saturating_sub(min).mul_f64(random.clamp(0.0, 1.0));
         jittered.max(Self::FLOOR)
     }
 }
@@ -99,14 +99,15 @@ mod tests {
     const LOST_AT_ONCE: RetryCause = RetryCause::Lost { lived: Duration::ZERO };
 
     #[test]
-    fn the_bound_doubles_up_to_the_cap() {
+    fn the_maximum_wait_doubles_up_to_the_cap() {
         let mut backoff = Backoff::default();
-        let bounds: Vec<u64> = (0..8).map(|_| backoff.next(LOST_AT_ONCE, 1.0).as_secs()).collect();
-        assert_eq!(bounds, [2, 4, 8, 10, 10, 10, 10, 10]);
+        let max_waits: Vec<u64> =
+            (0..8).map(|_| backoff.next(LOST_AT_ONCE, 1.0).as_secs()).collect();
+        assert_eq!(max_waits, [2, 4, 8, 10, 10, 10, 10, 10]);
     }
 
     #[test]
-    fn only_a_healthy_line_starts_the_count_anew() {
+    fn only_a_healthy_session_resets_the_count() {
         let mut backoff = Backoff::default();
         for _ in 0..5 {
             backoff.next(LOST_AT_ONCE, 1.0);
@@ -119,20 +120,20 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_agent_waits_at_least_as_long_as_it_was_told() {
-        let refused = RetryCause::Refused { retry_after: Duration::from_secs(300) };
-        assert_eq!(Backoff::default().next(refused, 0.0), Duration::from_secs(300));
-        assert_eq!(Backoff::default().next(refused, 1.0), Duration::from_secs(600));
+    fn a_rejected_agent_waits_at_least_as_long_as_requested() {
+        let rejected = RetryCause::Rejected { retry_after: Duration::from_secs(300) };
+        assert_eq!(Backoff::default().next(rejected, 0.0), Duration::from_secs(300));
+        assert_eq!(Backoff::default().next(rejected, 1.0), Duration::from_secs(600));
     }
 
     proptest! {
         #[test]
-        fn no_wait_is_shorter_than_the_floor_or_longer_than_the_cap(
-            lives in prop::collection::vec(0u64..60, 1..100),
+        fn no_wait_is_shorter_than_the_minimum_or_longer_than_the_cap(
+            uptimes in prop::collection::vec(0u64..60, 1..100),
             random in 0.0f64..1.0,
         ) {
             let mut backoff = Backoff::default();
-            for seconds in lives {
+            for seconds in uptimes {
                 let wait = backoff.next(RetryCause::Lost { lived: Duration::from_secs(seconds) }, random);
                 prop_assert!((Backoff::FLOOR..=Duration::from_secs(10)).contains(&wait));
             }

@@ -82,7 +82,7 @@ async fn only_an_agent_that_lives_and_responds_is_connected() -> anyhow::Result<
     })?;
     check(&state, "client4 is not running").await?;
     let nobody = state.with_file_name("nobody");
-    check(&nobody, "It is not known how an agent is doing").await?;
+    check(&nobody, "The state of an agent is unknown").await?;
     assert_eq!(status(&nobody, &[]).await?.1, Some(1));
     Ok(())
 }
@@ -102,7 +102,7 @@ async fn a_state_folder_that_cannot_be_written_stops_no_agent() -> anyhow::Resul
     );
     bed.pull("client4").await?;
     let (text, code) = status(Path::new(&file), &[]).await?;
-    assert!(text.starts_with("It is not known how the agent of"), "{text}");
+    assert!(text.starts_with("The state of the agent of"), "{text}");
     assert_eq!(code, Some(1));
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Agents of a machine, as they left their state.
+//! Reports on agents that run, hang, have ended, or have no readable status.
 
 use std::fs;
 
@@ -25,35 +25,41 @@ fn frozen(client: &str) -> Status {
     status
 }
 
-/// Folders of these agents, and of one that has none.
+/// Writes the status of each agent, and returns the folders and one without a status.
 fn folders(machine: &TempDir, agents: &[Status]) -> Vec<PathBuf> {
     let folder = |agent: &Status| {
         let dir = machine.path().join(&agent.client_id);
-        StateDir::take(&dir).unwrap().0.write(agent, 1).unwrap();
+        StateDir::open(&dir).unwrap().0.write(agent, 1).unwrap();
         dir
     };
     [machine.path().join("none")].into_iter().chain(agents.iter().map(folder)).collect()
 }
 
-/// Returns the report on these agents, whether it is known, and whether all are connected.
-fn check(agents: &[Status], client: Option<&str>, says: &str, known: bool, all_connected: bool) {
+/// Checks the start of the report, whether an agent is known, and whether all are connected.
+fn check(
+    agents: &[Status],
+    client: Option<&str>,
+    expected: &str,
+    known: bool,
+    all_connected: bool,
+) {
     let machine = TempDir::new().unwrap();
     let report = StatusReport::read(&folders(&machine, agents), client);
-    let text = report.in_words();
-    assert!(text.starts_with(says), "{text}");
+    let text = report.as_text();
+    assert!(text.starts_with(expected), "{text}");
     assert_eq!((report.is_known(), report.is_connected()), (known, all_connected), "{text}");
 }
 
 #[test]
-fn only_a_process_that_lives_responds_and_has_a_line_is_connected() {
-    let check = |status: Status, says, healthy| check(&[status], None, says, true, healthy);
+fn only_a_running_and_responding_agent_with_a_session_is_connected() {
+    let check = |status: Status, expected, healthy| check(&[status], None, expected, true, healthy);
     check(connected("client4"), "client4 is connected to server:50051 for", true);
     check(Status::example("client4", AgentState::Connecting), "client4 is not connected to", false);
     check(Status::example("client4", AgentState::Stopped), "client4 is stopping.", false);
     check(ended("client4"), "client4 is not running.", false);
     let pid = std::process::id();
-    let says = format!("client4 does not respond: process {pid} has written nothing for 1 min");
-    check(frozen("client4"), &says, false);
+    let expected = format!("client4 does not respond: process {pid} has written nothing for 1 min");
+    check(frozen("client4"), &expected, false);
     let mut before_the_boot = connected("client4");
     before_the_boot.process.boot_id = "another".to_owned();
     check(before_the_boot, "client4 is not running.", false);
@@ -62,13 +68,13 @@ fn only_a_process_that_lives_responds_and_has_a_line_is_connected() {
 #[test]
 fn the_only_agent_is_found_without_its_id() {
     check(&[connected("lyon-2")], None, "lyon-2 is connected to server:50051 for", true, true);
-    check(&[], None, "It is not known how an agent is doing: there is no /", false, false);
+    check(&[], None, "The state of an agent is unknown: there is no /", false, false);
     let nowhere = StatusReport::read(&[], None);
-    assert_eq!(nowhere.in_words(), "There is no folder for status.json: set STATE_DIR.\n");
+    assert_eq!(nowhere.as_text(), "There is no folder for status.json: set STATE_DIR.\n");
 }
 
 #[test]
-fn of_several_agents_one_is_told_by_its_id_and_without_it_all_are_listed() {
+fn an_id_selects_one_of_several_agents_and_without_it_all_are_listed() {
     let both = [connected("lyon-2"), ended("lyon-3")];
     check(&both, Some("lyon-2"), "lyon-2 is connected", true, true);
     check(&both, Some("lyon-3"), "lyon-3 is not running.", true, false);
@@ -76,35 +82,38 @@ fn of_several_agents_one_is_told_by_its_id_and_without_it_all_are_listed() {
     check(&[connected("lyon-2"), connected("lyon-3")], None, "lyon-2 is connected", true, true);
     let machine = TempDir::new().unwrap();
     let report = StatusReport::read(&folders(&machine, &both), None);
-    let text = report.in_words();
+    let text = report.as_text();
     let lines: Vec<&str> = text.lines().collect();
     assert!(lines[0].starts_with("lyon-2 is connected to"), "{text}");
     assert_eq!(lines[1], "lyon-3 is not running.");
-    let how = "To see one of them, set CLIENT_ID: CLIENT_ID=lyon-2 filepull-agent status";
-    assert_eq!((lines[2], lines.len(), report.is_connected()), (how, 3, false));
+    let hint = "To see one of them, set CLIENT_ID: CLIENT_ID=lyon-2 filepull-agent status";
+    assert_eq!((lines[2], lines.len(), report.is_connected()), (hint, 3, false));
 }
 
 #[test]
-fn a_status_that_cannot_be_read_is_unknown_and_blocks_nothing() {
+fn an_unreadable_status_is_unknown_and_does_not_block() {
     let machine = TempDir::new().unwrap();
-    let [text, pipe, folder] = ["text", "pipe", "folder"].map(|name| machine.path().join(name));
-    for dir in [&text, &pipe, &folder] {
+    let [garbage, pipe, folder] =
+        ["garbage", "pipe", "folder"].map(|name| machine.path().join(name));
+    for dir in [&garbage, &pipe, &folder] {
         fs::create_dir(dir).unwrap();
     }
-    fs::write(status::file_in(&text), b"\x00\xff{garbage").unwrap();
+    fs::write(status::file_in(&garbage), b"\x00\xff{garbage").unwrap();
     let path = status::file_in(&pipe);
     rustix::fs::mkfifoat(rustix::fs::CWD, path, rustix::fs::Mode::RWXU).unwrap();
     fs::create_dir(status::file_in(&folder)).unwrap();
-    for (dir, why) in [(&text, "what an agent"), (&pipe, "not a file"), (&folder, "not a file")] {
+    for (dir, reason) in
+        [(&garbage, "does not write such a file"), (&pipe, "not a file"), (&folder, "not a file")]
+    {
         let report = StatusReport::read(std::slice::from_ref(dir), None);
-        let words = report.in_words();
-        assert!(words.starts_with("It is not known how the agent of /"), "{words}");
-        assert!(words.contains(why) && !report.is_known(), "{words}");
+        let text = report.as_text();
+        assert!(text.starts_with("The state of the agent of /"), "{text}");
+        assert!(text.contains(reason) && !report.is_known(), "{text}");
     }
 }
 
 #[test]
-fn a_machine_reads_the_same_as_json() {
+fn the_json_report_has_the_health_of_each_agent() {
     let machine = TempDir::new().unwrap();
     let report =
         StatusReport::read(&folders(&machine, &[connected("a"), frozen("b"), ended("c")]), None);
@@ -118,12 +127,12 @@ fn a_machine_reads_the_same_as_json() {
 }
 
 #[test]
-fn the_last_ten_lines_are_kept_and_told_in_order() {
+fn the_last_ten_log_lines_are_reported_in_order() {
     let mut status = connected("client4");
     for n in 0..12 {
-        status.note(format!("line {n}"));
+        status.add_line(format!("line {n}"));
     }
-    let text = ReportedAgent::new(status).in_words();
-    let told: Vec<&str> = text.lines().skip(1).map(str::trim).collect();
-    assert_eq!((told[0], told[9], told.len()), ("line 2", "line 11", 10));
+    let text = ReportedAgent::new(status).as_text();
+    let reported: Vec<&str> = text.lines().skip(1).map(str::trim).collect();
+    assert_eq!((reported[0], reported[9], reported.len()), ("line 2", "line 11", 10));
 }

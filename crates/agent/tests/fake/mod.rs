@@ -1,4 +1,4 @@
-//! A server that does what a test tells it to, on a port of its own.
+//! A server that a test controls.
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "only tests use it")]
@@ -16,9 +16,9 @@ use filepull_agent::share::Shares;
 use filepull_core::id::{ClientId, TransferId};
 use filepull_process::Lifecycle;
 use filepull_proto::v1::agent_control_server::{AgentControl, AgentControlServer};
-use filepull_proto::v1::agent_message::Kind as Said;
+use filepull_proto::v1::agent_message::Kind as ToServer;
 use filepull_proto::v1::agent_transfer_server::{AgentTransfer, AgentTransferServer};
-use filepull_proto::v1::server_message::Kind as Say;
+use filepull_proto::v1::server_message::Kind as FromServer;
 use filepull_proto::v1::{self, upload_request, upload_response};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -26,12 +26,12 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-/// What the default file of the agent holds.
+/// Length of the agent's default file, in bytes.
 pub(crate) const CONTENT_LEN: usize = 8 * 1024 * 1024 + 123;
 
 /// A fake server, an agent that dials it, and the agent's folder.
 pub(crate) struct FakeServer {
-    lines: mpsc::Receiver<FakeSession>,
+    sessions: mpsc::Receiver<FakeSession>,
     uploads: mpsc::Receiver<FakeUpload>,
     pub(crate) folder: TempDir,
     pub(crate) content: Vec<u8>,
@@ -41,8 +41,8 @@ pub(crate) struct FakeServer {
 
 /// The server's end of a session.
 pub(crate) struct FakeSession {
-    said: Streaming<v1::AgentMessage>,
-    say: mpsc::Sender<Result<v1::ServerMessage, Status>>,
+    received: Streaming<v1::AgentMessage>,
+    outbox: mpsc::Sender<Result<v1::ServerMessage, Status>>,
 }
 
 /// The server's end of an upload.
@@ -53,9 +53,9 @@ pub(crate) struct FakeUpload {
     pub(crate) from: Option<SocketAddr>,
 }
 
-/// Fails a test that waits for what does not come.
+/// Fails the test if `future` takes more than a minute.
 pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(60), future).await.expect("it did not come")
+    tokio::time::timeout(Duration::from_secs(60), future).await.expect("the future timed out")
 }
 
 impl FakeServer {
@@ -69,37 +69,40 @@ impl FakeServer {
         fs::write(folder.path().join("data.txt"), &content).unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
-        let (line_sender, lines) = mpsc::channel(8);
+        let (session_sender, sessions) = mpsc::channel(8);
         let (upload_sender, uploads) = mpsc::channel(8);
         let serving = tonic::transport::Server::builder()
-            .add_service(AgentControlServer::new(Fake(line_sender)))
+            .add_service(AgentControlServer::new(Fake(session_sender)))
             .add_service(AgentTransferServer::new(Fake(upload_sender)))
             .serve_with_incoming(TcpListenerStream::new(listener));
         let client = ClientId::parse("client4").unwrap();
         let shares = Shares::new(&folder.path().join("data.txt"), ["logs/*.log"]).unwrap();
         let mut config = Config::new(client, ServerAddr::parse(&addr).unwrap(), shares);
         change(&mut config);
-        let (stop, lifecycle) = (CancellationToken::new(), Lifecycle::new());
+        let stop = CancellationToken::new();
+        let lifecycle = Lifecycle::new();
         let ended = lifecycle.stop().clone();
         lifecycle.spawn(async move {
             ended.run_until_cancelled(serving).await;
         });
         let agent = Agent::new(config).run_until(stop.clone().cancelled_owned());
         lifecycle.spawn(async move { agent.await.unwrap() });
-        Self { lines, uploads, folder, content, stop, lifecycle }
+        Self { sessions, uploads, folder, content, stop, lifecycle }
     }
 
-    /// The next line that the agent opens, before any message.
-    pub(crate) async fn line(&mut self) -> FakeSession {
-        soon(self.lines.recv()).await.unwrap()
+    /// Returns the next session that the agent opens, before any message.
+    pub(crate) async fn next_session(&mut self) -> FakeSession {
+        soon(self.sessions.recv()).await.unwrap()
     }
 
-    /// The next line, past hello and welcome.
-    pub(crate) async fn greeted(&mut self) -> (FakeSession, v1::Hello) {
-        let mut line = self.line().await;
-        let Some(Said::Hello(hello)) = line.hear().await else { panic!("hello comes first") };
-        line.say(Say::Welcome(welcome())).await;
-        (line, hello)
+    /// Receives the hello of the next session, and answers with a welcome.
+    pub(crate) async fn open_session(&mut self) -> (FakeSession, v1::Hello) {
+        let mut session = self.next_session().await;
+        let Some(ToServer::Hello(hello)) = session.receive().await else {
+            panic!("expected a hello")
+        };
+        session.send(FromServer::Welcome(welcome())).await;
+        (session, hello)
     }
 
     pub(crate) async fn upload(&mut self) -> FakeUpload {
@@ -111,7 +114,7 @@ impl FakeServer {
     }
 }
 
-/// A welcome of a server in a hurry: whoever loses it comes back at once.
+/// A welcome that makes the agent reconnect at once.
 pub(crate) fn welcome() -> v1::Welcome {
     let reconnect = v1::ReconnectPolicy { base_ms: 1, cap_ms: 1, spread_ms: 1, stable_ms: 1 };
     v1::Welcome { protocol: 1, reconnect: Some(reconnect), ..v1::Welcome::default() }
@@ -123,46 +126,48 @@ pub(crate) fn order(attempt: u32) -> v1::StartTransfer {
 }
 
 impl FakeSession {
-    /// The next message; none is the end of the line.
-    pub(crate) async fn hear(&mut self) -> Option<Said> {
-        soon(self.said.message()).await.ok().flatten().map(|message| message.kind.unwrap())
+    /// Returns the next message; `None` at the end of the session.
+    pub(crate) async fn receive(&mut self) -> Option<ToServer> {
+        soon(self.received.message()).await.ok().flatten().map(|message| message.kind.unwrap())
     }
 
-    pub(crate) async fn say(&self, kind: Say) {
-        self.say_raw(v1::ServerMessage { kind: Some(kind) }).await;
+    pub(crate) async fn send(&self, kind: FromServer) {
+        self.send_raw(v1::ServerMessage { kind: Some(kind) }).await;
     }
 
-    pub(crate) async fn say_raw(&self, message: v1::ServerMessage) {
-        soon(self.say.send(Ok(message))).await.unwrap();
+    pub(crate) async fn send_raw(&self, message: v1::ServerMessage) {
+        soon(self.outbox.send(Ok(message))).await.unwrap();
     }
 
     pub(crate) async fn check_alive(&mut self) {
-        self.say(Say::Ping(v1::Ping { seq: 7, sent_unix_us: 9 })).await;
-        let pong = Said::Pong(v1::Pong { seq: 7, echo_unix_us: 9 });
-        assert_eq!(self.hear().await, Some(pong));
+        self.send(FromServer::Ping(v1::Ping { seq: 7, sent_unix_us: 9 })).await;
+        let pong = ToServer::Pong(v1::Pong { seq: 7, echo_unix_us: 9 });
+        assert_eq!(self.receive().await, Some(pong));
     }
 
-    /// The answer to an order.
+    /// Receives the answer to an order.
     pub(crate) async fn answer(&mut self) -> v1::transfer_update::State {
-        let Some(Said::Transfer(update)) = self.hear().await else { panic!("an answer comes") };
+        let Some(ToServer::Transfer(update)) = self.receive().await else {
+            panic!("expected an answer")
+        };
         update.state.unwrap()
     }
 }
 
 impl FakeUpload {
-    /// The next message; none is the end, in whatever way.
+    /// Returns the next message; `None` at the end of the stream, or if it failed.
     pub(crate) async fn next(&mut self) -> Option<upload_request::Kind> {
         soon(self.sent.message()).await.ok().flatten().map(|message| message.kind.unwrap())
     }
 
     pub(crate) async fn header(&mut self) -> v1::UploadHeader {
         let Some(upload_request::Kind::Header(header)) = self.next().await else {
-            panic!("a header comes first")
+            panic!("expected a header")
         };
         header
     }
 
-    /// Everything up to the trailer, if one comes.
+    /// Receives the remaining messages. Returns the bytes, and the trailer if there is one.
     pub(crate) async fn rest(&mut self) -> (Vec<u8>, Option<v1::UploadTrailer>) {
         let mut bytes = Vec::new();
         loop {
@@ -174,12 +179,12 @@ impl FakeUpload {
         }
     }
 
-    pub(crate) async fn say(&self, kind: upload_response::Kind) {
+    pub(crate) async fn send(&self, kind: upload_response::Kind) {
         soon(self.answer.send(Ok(v1::UploadResponse { kind: Some(kind) }))).await.unwrap();
     }
 }
 
-/// Hands every call to the test.
+/// Sends each call to the test.
 struct Fake<T>(mpsc::Sender<T>);
 
 #[tonic::async_trait]
@@ -190,10 +195,10 @@ impl AgentControl for Fake<FakeSession> {
         &self,
         request: Request<Streaming<v1::AgentMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        let (say, saying) = mpsc::channel(16);
-        let line = FakeSession { said: request.into_inner(), say };
-        self.0.send(line).await.map_err(|_| Status::unavailable("the test is over"))?;
-        Ok(Response::new(ReceiverStream::new(saying)))
+        let (outbox, responses) = mpsc::channel(16);
+        let session = FakeSession { received: request.into_inner(), outbox };
+        self.0.send(session).await.map_err(|_| Status::unavailable("the test is over"))?;
+        Ok(Response::new(ReceiverStream::new(responses)))
     }
 }
 
@@ -205,10 +210,10 @@ impl AgentTransfer for Fake<FakeUpload> {
         &self,
         request: Request<Streaming<v1::UploadRequest>>,
     ) -> Result<Response<Self::UploadStream>, Status> {
-        let (answer, answering) = mpsc::channel(16);
+        let (answer, responses) = mpsc::channel(16);
         let from = request.remote_addr();
         let upload = FakeUpload { sent: request.into_inner(), answer, from };
         self.0.send(upload).await.map_err(|_| Status::unavailable("the test is over"))?;
-        Ok(Response::new(ReceiverStream::new(answering)))
+        Ok(Response::new(ReceiverStream::new(responses)))
     }
 }

@@ -1,7 +1,8 @@
-//! The way from the thread of a reader into an upload: blocks go in, chunks come out at a pace.
+//! Connects the thread of a reader with its upload: takes blocks, and returns chunks at the pace of
+//! the upload.
 //!
-//! A block is one message between the two threads, however many chunks it makes: to wake a thread
-//! costs as much as to send a chunk.
+//! A block is one message between the two threads, however many chunks it has, because waking a
+//! thread costs as much as sending a chunk.
 
 use std::time::Instant;
 
@@ -15,73 +16,73 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::read::{ReadError, ReadStopped, Reader, Step};
+use crate::read::{ReadError, Reader, SinkClosed, Step};
 
-/// While one block is cut into chunks another may wait. When it is full the reader waits, which is
-/// how the network slows the disk.
+/// One block waits while another one is split into chunks. If the queue is full the reader waits, so
+/// the network slows the disk down.
 const QUEUE_LEN: usize = 1;
 
-/// The reader's end.
+/// Runs a reader, and sends its steps to a [`Chunker`].
 #[derive(Debug)]
 pub(crate) struct BlockSender {
     steps: mpsc::Sender<Step>,
     stop: CancellationToken,
 }
 
-/// The upload's end.
+/// Returns the messages of one upload.
 #[derive(Debug)]
 pub(crate) struct Chunker {
     steps: mpsc::Receiver<Step>,
-    /// What is left of the block in hand, and where it belongs.
+    /// The rest of the current block, and its offset in the file.
     block: Bytes,
     offset: u64,
     chunk_len: usize,
     pace: Option<Pace>,
 }
 
-/// How an upload begins.
+/// What [`Chunker::first`] returns.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum FirstMessage {
-    /// Not yet: the reader still proves what the server holds.
+    /// The reader still compares the file with the bytes of the server.
     Proving,
-    /// With this.
     Message(v1::UploadRequest),
 }
 
-/// Both ends. `stop` ends the reader, and so does dropping the cutter.
-pub(crate) fn outlet(
+/// Connects a reader with an upload. The reader stops at `stop`, or when the chunker is dropped.
+pub(crate) fn block_channel(
     chunk_len: usize,
     pace: Option<Pace>,
     stop: CancellationToken,
 ) -> (BlockSender, Chunker) {
-    let (outlet, steps) = mpsc::channel(QUEUE_LEN);
-    let cutter = Chunker { steps, block: Bytes::new(), offset: 0, chunk_len, pace };
-    (BlockSender { steps: outlet, stop }, cutter)
+    let (sender, steps) = mpsc::channel(QUEUE_LEN);
+    let chunker = Chunker { steps, block: Bytes::new(), offset: 0, chunk_len, pace };
+    (BlockSender { steps: sender, stop }, chunker)
 }
 
 impl BlockSender {
-    /// Runs `reader` to its end. It blocks, and belongs on a thread of its own.
-    pub(crate) fn drive(self, reader: &Reader) -> Result<(), ReadError> {
+    /// Runs `reader` to its end. Blocks, so it needs its own thread.
+    pub(crate) fn run(self, reader: &Reader) -> Result<(), ReadError> {
         let runtime = Handle::current();
         reader.read(&mut |step| {
-            // Not `blocking_send`, which would be deaf to `stop` while the network stands still.
-            let taken = self.stop.run_until_cancelled(self.take(step));
-            runtime.block_on(taken).unwrap_or(Err(ReadStopped))
+            // `blocking_send` would ignore `stop` while the network is blocked.
+            let sent = self.stop.run_until_cancelled(self.send(step));
+            runtime.block_on(sent).unwrap_or(Err(SinkClosed))
         })
     }
 
-    async fn take(&self, step: Step) -> Result<(), ReadStopped> {
+    async fn send(&self, step: Step) -> Result<(), SinkClosed> {
         match step {
             Step::Read => Ok(()),
             step @ (Step::Send(_) | Step::Block { .. } | Step::Proving) => {
-                self.steps.send(step).await.map_err(|_| ReadStopped)
+                self.steps.send(step).await.map_err(|_| SinkClosed)
             }
         }
     }
 }
 
 impl Chunker {
-    /// The first message; before it comes, that the proof of a prefix goes on.
+    /// Returns the first message, or that the reader is still comparing. `None` if the reader has
+    /// ended.
     pub(crate) async fn first(&mut self) -> Option<FirstMessage> {
         loop {
             match self.steps.recv().await? {
@@ -94,12 +95,15 @@ impl Chunker {
         }
     }
 
-    /// The next message to the server; none when the reader has ended.
+    /// Returns the next message to the server; `None` if the reader has ended.
     pub(crate) async fn next(&mut self) -> Option<v1::UploadRequest> {
         while self.block.is_empty() {
             match self.steps.recv().await? {
                 Step::Send(kind) => return Some(v1::UploadRequest { kind: Some(kind) }),
-                Step::Block { offset, bytes } => (self.offset, self.block) = (offset, bytes),
+                Step::Block { offset, bytes } => {
+                    self.offset = offset;
+                    self.block = bytes;
+                }
                 Step::Read | Step::Proving => {}
             }
         }
@@ -113,9 +117,9 @@ impl Chunker {
         Some(v1::UploadRequest { kind })
     }
 
-    /// All that is still to come.
+    /// Returns the remaining messages as a stream.
     pub(crate) fn rest(self) -> impl Stream<Item = v1::UploadRequest> + Send {
-        stream::unfold(self, async |mut cutter| Some((cutter.next().await?, cutter)))
+        stream::unfold(self, async |mut chunker| Some((chunker.next().await?, chunker)))
     }
 }
 
@@ -126,17 +130,17 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn blocks_come_out_as_chunks_that_follow_each_other() {
-        let (outlet, cutter) = outlet(4, None, CancellationToken::new());
+    async fn blocks_become_consecutive_chunks() {
+        let (sender, chunker) = block_channel(4, None, CancellationToken::new());
         let send = async move {
             for (offset, bytes) in [(7, "0123456789"), (17, "ab")] {
                 let bytes = Bytes::from_static(bytes.as_bytes());
-                outlet.take(Step::Block { offset, bytes }).await.unwrap();
+                sender.send(Step::Block { offset, bytes }).await.unwrap();
             }
-            let end = v1::UploadTrailer { total_size: 19, sha256: Bytes::new() };
-            outlet.take(Step::Send(Kind::Trailer(end))).await.unwrap();
+            let trailer = v1::UploadTrailer { total_size: 19, sha256: Bytes::new() };
+            sender.send(Step::Send(Kind::Trailer(trailer))).await.unwrap();
         };
-        let (requests, ()) = futures::join!(cutter.rest().collect::<Vec<_>>(), send);
+        let (requests, ()) = futures::join!(chunker.rest().collect::<Vec<_>>(), send);
         let chunks: Vec<_> = requests
             .iter()
             .map(|request| match request.kind.as_ref().unwrap() {
@@ -151,25 +155,26 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_proof_that_goes_on_is_told_before_the_first_message() {
-        let (outlet, mut cutter) = outlet(4, None, CancellationToken::new());
+    async fn the_progress_of_a_proof_is_returned_before_the_first_message() {
+        let (sender, mut chunker) = block_channel(4, None, CancellationToken::new());
         let send = async move {
-            outlet.take(Step::Proving).await.unwrap();
-            outlet.take(Step::Proving).await.unwrap();
+            sender.send(Step::Proving).await.unwrap();
+            sender.send(Step::Proving).await.unwrap();
             let header = Kind::Header(v1::UploadHeader::default());
-            outlet.take(Step::Send(header)).await.unwrap();
+            sender.send(Step::Send(header)).await.unwrap();
         };
-        let take = async { [cutter.first().await, cutter.first().await, cutter.first().await] };
-        let ([one, two, three], ()) = futures::join!(take, send);
+        let receive =
+            async { [chunker.first().await, chunker.first().await, chunker.first().await] };
+        let ([one, two, three], ()) = futures::join!(receive, send);
         assert_eq!([one, two], [Some(FirstMessage::Proving), Some(FirstMessage::Proving)]);
         assert!(matches!(three, Some(FirstMessage::Message(_))), "{three:?}");
     }
 
     #[tokio::test]
-    async fn a_reader_hears_that_nobody_takes_its_blocks() {
-        let (outlet, cutter) = outlet(4, None, CancellationToken::new());
-        drop(cutter);
+    async fn a_reader_stops_when_its_chunker_is_dropped() {
+        let (sender, chunker) = block_channel(4, None, CancellationToken::new());
+        drop(chunker);
         let block = Step::Block { offset: 0, bytes: Bytes::from_static(b"x") };
-        assert_eq!(outlet.take(block).await, Err(ReadStopped));
+        assert_eq!(sender.send(block).await, Err(SinkClosed));
     }
 }
