@@ -1,6 +1,6 @@
-//! The command line: which promises are tried, with which seed, how often.
+//! The command line: which promises to test, with which seed and counts.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,81 +8,80 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use clap::Parser;
 use filepull_process::signal;
-use filepull_testkit::Programs;
-use filepull_testkit::{process, tool};
+use filepull_testkit::{Programs, process, tool};
 use tokio::runtime::Builder;
 use tokio::time::timeout;
 
-use crate::alone;
 use crate::counters::Counters;
+use crate::isolation;
 use crate::mutations;
 use crate::promise::Promise;
 use crate::promises;
-use crate::report::{PromiseVerdict, ReportRow, tell, tell_all};
+use crate::report::{PromiseVerdict, ReportRow, print_line, print_table};
 use crate::sandbox::Sandbox;
 use crate::trial::{SOAK, Trial};
 
-/// Break what filepull runs on, and see whether a promise breaks.
+/// Tests the reliability promises of filepull by injecting faults.
 ///
-/// Needs root. Exit code 0: all held. 1: one broke. 2: a tool or a kernel feature is missing.
+/// Needs root. Exit code 0: every promise held. 1: a promise is broken. 2: a tool or a kernel feature
+/// is missing.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "filepull-chaos", version)]
-pub struct Args {
-    /// Promises such as R1; `all` of them but R11-slow, which takes ten minutes; `list` them; or
-    /// `mutations`, perhaps with names of mutations: prove that each is caught.
+pub(crate) struct Args {
+    /// Promises such as R1; `all` (except R11-slow, which takes ten minutes); `list` prints them;
+    /// `mutations [NAME]...` checks that a promise or a test catches each mutation.
     #[arg(required = true)]
-    pub what: Vec<String>,
-    /// Where all chance comes from [default: another one each time].
+    what: Vec<String>,
+    /// Seed of all random choices [default: random].
     #[arg(long)]
-    pub seed: Option<u64>,
-    /// Inject this many faults of each kind, instead of as many as CI.
+    seed: Option<u64>,
+    /// Number of faults of each kind [default: the counts of CI].
     #[arg(long)]
-    pub count: Option<u32>,
-    /// Inject 60 times as many faults as CI.
+    pub(crate) count: Option<u32>,
+    /// Injects 60 times as many faults as CI.
     #[arg(long)]
-    pub soak: bool,
-    /// Where `filepull` and `filepull-agent` are [default: the folder of this program].
+    pub(crate) soak: bool,
+    /// Folder of `filepull` and `filepull-agent` [default: the folder of this program].
     #[arg(long)]
-    pub bin_dir: Option<PathBuf>,
-    /// Where disks and data are made [default: /dev/shm if it has 8 GiB, else the temp folder].
+    bin_dir: Option<PathBuf>,
+    /// Folder for disk images and data [default: /dev/shm if 8 GiB are free there, else the temp
+    /// folder].
     #[arg(long)]
-    pub dir: Option<PathBuf>,
-    /// Promises that are not tried, comma separated. Each is printed as skipped.
+    dir: Option<PathBuf>,
+    /// Promises to skip, comma separated. The report shows each as skipped.
     #[arg(long, value_delimiter = ',')]
-    pub skip: Vec<String>,
+    skip: Vec<String>,
 }
 
-/// A trial that takes this many times its limit is cut, and the promise counts as broken.
-const CUT_AFTER: u32 = 3;
+/// A trial is stopped after this many times its limit, and its promise counts as broken.
+const STOP_AFTER: u32 = 3;
 
-/// Runs the program.
-pub fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     if let Some(code) = tool::run() {
         return code;
     }
     let args = Args::parse();
-    let tries = !matches!(args.what[0].as_str(), "list" | "mutations");
-    let ended = if !tries || alone::is_alone() {
-        let mut runtime = Builder::new_multi_thread();
-        let runtime = runtime.enable_all().worker_threads(4).build().context("no threads");
-        runtime.and_then(|runtime| runtime.block_on(start(&args)))
+    let runs_trials = !matches!(args.what[0].as_str(), "list" | "mutations");
+    let result = if !runs_trials || isolation::is_isolated() {
+        let runtime = Builder::new_multi_thread().enable_all().worker_threads(4).build();
+        runtime.context("no threads").and_then(|runtime| runtime.block_on(start(&args)))
     } else {
-        // This thread starts the run: were it another one, its end would end the run.
-        let runtime = Builder::new_current_thread().enable_all().build().context("no threads");
-        runtime.and_then(|runtime| runtime.block_on(alone::run()))
+        // `PR_SET_PDEATHSIG` follows the thread that starts the run: it must be the main thread.
+        let runtime = Builder::new_current_thread().enable_all().build();
+        runtime.context("no threads").and_then(|runtime| runtime.block_on(isolation::run()))
     };
-    ended.unwrap_or_else(|error| {
-        tell(format!("filepull-chaos: {error:#}"));
+    result.unwrap_or_else(|error| {
+        print_line(format!("filepull-chaos: {error:#}"));
         ExitCode::FAILURE
     })
 }
 
 async fn start(args: &Args) -> anyhow::Result<ExitCode> {
-    let asked_to_stop = signal::shutdown()?;
-    // Whoever loses is dropped, and with it the ground and everything on it.
+    let shutdown = signal::shutdown()?;
+    // On a signal the run is dropped, which removes its sandbox.
     tokio::select! {
-        ended = run(args) => ended,
-        () = asked_to_stop => Ok(ExitCode::from(130)),
+        result = run(args) => result,
+        () = shutdown => Ok(ExitCode::from(130)),
     }
 }
 
@@ -90,16 +89,16 @@ async fn run(args: &Args) -> anyhow::Result<ExitCode> {
     match args.what[0].as_str() {
         "list" => {
             let all = promises::ALL.iter().chain(promises::LONG);
-            all.for_each(|p| tell(format!("{:8} {}", p.id, p.promised)));
+            all.for_each(|promise| print_line(format!("{:9}{}", promise.id, promise.statement)));
             Ok(ExitCode::SUCCESS)
         }
         "mutations" => mutations::run(&args.what[1..]).await,
-        _ => attempt_all(args, &chosen(&args.what)?).await,
+        _ => run_trials(args, &select(&args.what)?).await,
     }
 }
 
-fn chosen(what: &[String]) -> anyhow::Result<Vec<&'static Promise>> {
-    if what.iter().any(|name| name == "all") {
+fn select(names: &[String]) -> anyhow::Result<Vec<&'static Promise>> {
+    if names.iter().any(|name| name == "all") {
         return Ok(promises::ALL.iter().collect());
     }
     let find = |name: &String| {
@@ -107,53 +106,63 @@ fn chosen(what: &[String]) -> anyhow::Result<Vec<&'static Promise>> {
         let found = all.find(|promise| promise.id.eq_ignore_ascii_case(name));
         found.with_context(|| format!("there is no promise {name}; see `filepull-chaos list`"))
     };
-    what.iter().map(find).collect()
+    names.iter().map(find).collect()
 }
 
-async fn attempt_all(args: &Args, chosen: &[&'static Promise]) -> anyhow::Result<ExitCode> {
+async fn run_trials(args: &Args, selected: &[&'static Promise]) -> anyhow::Result<ExitCode> {
     let own = std::env::current_exe()?;
     let own_folder = own.parent().context("a program is in a folder")?;
     let programs = find_programs(args.bin_dir.as_deref().unwrap_or(own_folder))?;
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(0..1_000_000));
     let mut rows = Vec::new();
-    for &promise in chosen {
-        let mut row = ReportRow::new(promise, seed);
+    for &promise in selected {
+        let mut row = ReportRow {
+            promise,
+            seed,
+            counters: Counters::default(),
+            verdict: PromiseVerdict::Skipped,
+            duration: Duration::ZERO,
+        };
         let skipped = args.skip.iter().any(|name| promise.id.eq_ignore_ascii_case(name));
-        let missing: Vec<String> = promise.needs.iter().filter_map(|need| need.missing()).collect();
-        if skipped {
-            row.verdict = PromiseVerdict::Skipped;
-        } else if !missing.is_empty() {
+        let missing: Vec<String> =
+            promise.requirements.iter().filter_map(|requirement| requirement.missing()).collect();
+        if !skipped && !missing.is_empty() {
             row.verdict = PromiseVerdict::Missing(missing.join(", "));
-        } else {
-            // A ground of its own: what one trial leaves behind is in nobody's way.
-            let ground = Arc::new(Sandbox::claim(args.dir.as_deref())?);
-            let (tally, programs) = (row.tally.clone(), programs.clone());
-            let (count, soak) = (args.count, args.soak);
-            attempt(&mut row, Trial { programs, ground, tally, seed, count, soak }).await;
+        } else if !skipped {
+            let trial = Trial {
+                programs: programs.clone(),
+                // Every trial has its own sandbox: leftovers of one trial do not affect the next.
+                sandbox: Arc::new(Sandbox::new(args.dir.as_deref())?),
+                counters: row.counters.clone(),
+                seed,
+                count: args.count,
+                soak: args.soak,
+            };
+            run_trial(&mut row, trial).await;
         }
-        tell(row.line());
+        print_line(row.line());
         if let Some(evidence) = row.evidence(args) {
-            tell(evidence);
+            print_line(evidence);
         }
         rows.push(row);
     }
-    tell_all(&rows);
+    print_table(&rows);
     Ok(exit_code(&rows))
 }
 
-async fn attempt(row: &mut ReportRow, trial: Trial) {
+async fn run_trial(row: &mut ReportRow, trial: Trial) {
     let began = Instant::now();
-    let limit = row.promise.limit * CUT_AFTER * if trial.soak { SOAK } else { 1 };
-    let tried = timeout(limit, (row.promise.attempt)(&trial)).await;
-    row.took = began.elapsed();
-    row.verdict = match tried {
+    let limit = row.promise.limit * STOP_AFTER * if trial.soak { SOAK } else { 1 };
+    let result = timeout(limit, (row.promise.run)(&trial)).await;
+    row.duration = began.elapsed();
+    row.verdict = match result {
         Ok(Ok(())) => PromiseVerdict::Held,
         Ok(Err(error)) => PromiseVerdict::Broken(format!("{error:#}")),
         Err(_) => PromiseVerdict::Broken(format!("not finished after {} s", limit.as_secs())),
     };
 }
 
-fn find_programs(folder: &std::path::Path) -> anyhow::Result<Programs> {
+fn find_programs(folder: &Path) -> anyhow::Result<Programs> {
     let find = |name| anyhow::Ok(process::built(folder, name)?.canonicalize()?);
     Ok(Programs { server: find("filepull")?, agent: find("filepull-agent")? })
 }
@@ -166,12 +175,5 @@ fn exit_code(rows: &[ReportRow]) -> ExitCode {
         ExitCode::from(2)
     } else {
         ExitCode::SUCCESS
-    }
-}
-
-impl ReportRow {
-    fn new(promise: &'static Promise, seed: u64) -> Self {
-        let (tally, verdict, took) = (Counters::default(), PromiseVerdict::Skipped, Duration::ZERO);
-        Self { promise, seed, tally, verdict, took }
     }
 }

@@ -1,5 +1,5 @@
-//! A wall clock that the trial sets, for one program: libfaketime, told by a file. The clock that
-//! only goes forward is left alone, as the world leaves it.
+//! A wall clock that the trial sets for one program, through libfaketime and a file. The monotonic
+//! clock is not changed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,27 +8,28 @@ use anyhow::Context as _;
 
 use crate::scenario::Scenario;
 
-/// The wall clock of a server.
 #[derive(Debug)]
-pub struct Clock {
+pub(crate) struct Clock {
     file: PathBuf,
 }
 
 impl Clock {
-    /// Gives the server of a stage such a clock from its next start on.
-    ///
-    /// # Errors
-    /// libfaketime is not installed, or the disk failed.
-    pub fn give(stage: &mut Scenario, first: &str) -> anyhow::Result<Self> {
-        sweep();
+    /// Gives the server of a scenario this clock, from its next start.
+    pub(crate) fn install(scenario: &mut Scenario, first: &str) -> anyhow::Result<Self> {
+        remove_leftovers();
         let folders = fs::read_dir("/usr/lib")?.flatten();
-        let library = folders.map(|folder| folder.path().join("faketime/libfaketimeMT.so.1"));
-        let library = library.into_iter().find(|path| path.is_file());
-        let library = library.context("no libfaketimeMT.so.1 beneath /usr/lib")?;
-        let clock = Self { file: stage.bed.folder().join("clock") };
+        let libraries = folders.map(|folder| folder.path().join("faketime/libfaketimeMT.so.1"));
+
+        let library = libraries
+            .into_iter()
+            .find(|path| path.is_file())
+            .context("no libfaketimeMT.so.1 beneath /usr/lib")?;
+        let clock = Self { file: scenario.server.folder().join("clock") };
         clock.set(first)?;
-        stage.bed.server_setting("LD_PRELOAD", &library.display().to_string());
-        stage.bed.server_setting("FAKETIME_TIMESTAMP_FILE", &clock.file.display().to_string());
+        scenario.server.server_setting("LD_PRELOAD", &library.display().to_string());
+        scenario
+            .server
+            .server_setting("FAKETIME_TIMESTAMP_FILE", &clock.file.display().to_string());
         for (key, value) in [
             ("FAKETIME_NO_CACHE", "1"),
             ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
@@ -36,25 +37,22 @@ impl Clock {
             ("NO_FAKE_STAT", "1"),
             ("TZ", "UTC"),
         ] {
-            stage.bed.server_setting(key, value);
+            scenario.server.server_setting(key, value);
         }
         Ok(clock)
     }
 
-    /// Sets it: `2026-03-29 01:30:00` stands still, `@2026-03-29 01:30:00` goes on from there,
-    /// `+30d` is ahead of the true time.
-    ///
-    /// # Errors
-    /// The disk failed.
-    pub fn set(&self, to: &str) -> anyhow::Result<()> {
+    /// Sets the clock: `2026-03-29 01:30:00` stands still, `@2026-03-29 01:30:00` runs from there,
+    /// `+30d` is ahead of the real time.
+    pub(crate) fn set(&self, to: &str) -> anyhow::Result<()> {
         let new = self.file.with_extension("new");
         fs::write(&new, format!("{to}\n"))?;
         Ok(fs::rename(new, &self.file)?)
     }
 }
 
-/// Removes what libfaketime leaves behind in programs that were killed.
-fn sweep() {
+/// Removes the shared memory that libfaketime leaves when a program is killed.
+fn remove_leftovers() {
     for entry in fs::read_dir("/dev/shm").into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let pid = ["faketime_shm_", "sem.faketime_sem_"].iter().find_map(|p| name.strip_prefix(p));

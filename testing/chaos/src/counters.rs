@@ -1,12 +1,12 @@
-//! What a trial has done so far: faults injected, files looked at, files found wrong.
+//! Counts of one trial: faults injected, files checked, files found wrong.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Counts of one trial; clones count together.
+/// All clones share one set of counts.
 #[derive(Clone, Debug, Default)]
-pub struct Counters {
+pub(crate) struct Counters {
     counts: Arc<Mutex<CounterValues>>,
 }
 
@@ -18,38 +18,35 @@ struct CounterValues {
 }
 
 impl Counters {
-    /// A fault of this kind was injected.
-    pub fn fault(&self, kind: &'static str) {
+    /// Counts one injected fault.
+    pub(crate) fn fault(&self, kind: &'static str) {
         self.faults(kind, 1);
     }
 
-    /// So many faults of this kind were injected.
-    pub fn faults(&self, kind: &'static str, n: u64) {
+    /// Counts `n` injected faults.
+    pub(crate) fn faults(&self, kind: &'static str, n: u64) {
         *self.counts().faults.entry(kind).or_default() += n;
     }
 
-    /// A published file was read and found right.
-    pub fn right_file(&self) {
+    /// Counts a published file that was read and is correct.
+    pub(crate) fn right_file(&self) {
         self.counts().files += 1;
     }
 
-    /// A published file was found wrong.
-    pub fn wrong_file(&self) {
+    /// Counts a published file that is wrong.
+    pub(crate) fn wrong_file(&self) {
         self.counts().wrong += 1;
     }
 
-    /// Faults of all kinds.
-    pub fn n_faults(&self) -> u64 {
+    pub(crate) fn n_faults(&self) -> u64 {
         self.counts().faults.values().sum()
     }
 
-    /// How often a published file was read and found right.
-    pub fn n_files(&self) -> u64 {
+    pub(crate) fn n_files(&self) -> u64 {
         self.counts().files
     }
 
-    /// How many files were found wrong.
-    pub fn n_wrong(&self) -> u64 {
+    pub(crate) fn n_wrong(&self) -> u64 {
         self.counts().wrong
     }
 
@@ -64,10 +61,8 @@ impl fmt::Display for Counters {
         if counts.faults.is_empty() {
             return write!(f, "no faults");
         }
-        for (n, (kind, count)) in counts.faults.iter().enumerate() {
-            let comma = if n == 0 { "" } else { ", " };
-            write!(f, "{comma}{count} {kind}")?;
-        }
-        Ok(())
+        let texts: Vec<_> =
+            counts.faults.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+        write!(f, "{}", texts.join(", "))
     }
 }

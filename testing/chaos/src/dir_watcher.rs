@@ -1,5 +1,5 @@
-//! Watches a data folder while things happen to it, and reads every file the moment it gets a name
-//! without `.tmp`: at no instant may a partial be seen under one.
+//! Watches a data folder and reads every file as soon as it has a name without `.tmp`: a partial
+//! must never have a final name.
 
 use std::collections::HashMap;
 use std::fs;
@@ -19,7 +19,7 @@ use crate::test_pattern::TestPattern;
 
 /// A thread that watches until it is stopped.
 #[derive(Debug)]
-pub struct DirWatcher {
+pub(crate) struct DirWatcher {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<Vec<String>>>,
 }
@@ -27,11 +27,8 @@ pub struct DirWatcher {
 const FOLDER: WatchFlags = WatchFlags::CREATE.union(WatchFlags::MOVED_TO).union(WatchFlags::MODIFY);
 
 impl DirWatcher {
-    /// Watches every client's folder in `data_dir`, also those that are made later.
-    ///
-    /// # Errors
-    /// The system does not let it watch.
-    pub fn start(data_dir: &Path) -> anyhow::Result<Self> {
+    /// Watches the folder of every client in `data_dir`, including folders that are created later.
+    pub(crate) fn start(data_dir: &Path) -> anyhow::Result<Self> {
         let events = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
         let mut watch = Watch { events, folders: HashMap::new(), flaws: Vec::new() };
         watch.add(data_dir)?;
@@ -41,20 +38,18 @@ impl DirWatcher {
             }
         }
         let stop = Arc::new(AtomicBool::new(false));
-        let (until, data_dir) = (Arc::clone(&stop), data_dir.to_owned());
+        let until = Arc::clone(&stop);
+        let data_dir = data_dir.to_owned();
         let thread = std::thread::spawn(move || watch.run(&data_dir, &until));
         Ok(Self { stop, thread: Some(thread) })
     }
 
-    /// Ends it.
-    ///
-    /// # Errors
-    /// A file was seen that was not whole.
-    pub fn stop(mut self) -> anyhow::Result<()> {
+    /// Stops, and fails if any file was not complete.
+    pub(crate) fn stop(mut self) -> anyhow::Result<()> {
         self.stop.store(true, Ordering::SeqCst);
-        let flaws = self.thread.take().and_then(|thread| thread.join().ok());
-        let flaws = flaws.context("the watcher has died")?;
-        anyhow::ensure!(flaws.is_empty(), "seen by the watcher: {}", flaws.join("; "));
+        let joined = self.thread.take().and_then(|thread| thread.join().ok());
+        let flaws = joined.context("the watcher panicked")?;
+        anyhow::ensure!(flaws.is_empty(), "found by the watcher: {}", flaws.join("; "));
         Ok(())
     }
 }
@@ -80,24 +75,24 @@ impl Watch {
 
     fn run(mut self, data_dir: &Path, stop: &AtomicBool) -> Vec<String> {
         loop {
-            let last = stop.load(Ordering::SeqCst);
+            let stopping = stop.load(Ordering::SeqCst);
             for (path, modified) in self.events() {
                 if path.parent() == Some(data_dir) {
-                    // A file may have come before the watch.
+                    // A file may be older than the watch.
                     if is_client(&path) && self.add(&path).is_ok() {
                         let names = fs::read_dir(&path).into_iter().flatten().flatten();
-                        names.for_each(|entry| self.look(&entry.path(), false));
+                        names.for_each(|entry| self.check(&entry.path(), false));
                     }
                 } else {
-                    self.look(&path, modified);
+                    self.check(&path, modified);
                 }
             }
-            if last {
+            if stopping {
                 return self.flaws;
             }
             #[allow(
                 clippy::disallowed_methods,
-                reason = "a thread of its own, 1,000 looks a second"
+                reason = "its own thread, which polls 1,000 times a second"
             )]
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -107,7 +102,7 @@ impl Watch {
         let mut buffer = [MaybeUninit::uninit(); 16 * 1024];
         let mut reader = Reader::new(&self.events, &mut buffer);
         let mut found = Vec::new();
-        // It ends with "would block".
+        // The reader ends with "would block".
         while let Ok(event) = reader.next() {
             let folder = self.folders.get(&event.wd());
             let name = event.file_name().map(|name| name.to_string_lossy().into_owned());
@@ -118,17 +113,18 @@ impl Watch {
         found
     }
 
-    fn look(&mut self, path: &Path, modified: bool) {
+    fn check(&mut self, path: &Path, modified: bool) {
         let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
-        let client = path.parent().and_then(|folder| folder.file_name());
-        let client = client.map(|client| client.to_string_lossy()).unwrap_or_default();
+        let folder_name = path.parent().and_then(|folder| folder.file_name());
+        let client = folder_name.map(|name| name.to_string_lossy()).unwrap_or_default();
         if is_partial(&name) || !name.starts_with("download-") {
             return;
         }
         if modified {
             self.flaws.push(format!("{client}/{name} was written to"));
         }
-        // After a power cut it may be gone or unreadable: the oracle looks when the disk is back.
+        // After a power cut the file may be gone or unreadable: the oracle checks it after the
+        // remount.
         if let Ok(bytes) = fs::read(path)
             && let Err(flaw) = TestPattern::read(&client, &bytes)
         {
@@ -146,17 +142,17 @@ fn is_client(path: &Path) -> bool {
 mod tests {
     use super::*;
 
-    fn watched(happens: impl FnOnce(&Path)) -> anyhow::Result<()> {
+    fn watched(change: impl FnOnce(&Path)) -> anyhow::Result<()> {
         let folder = tempfile::tempdir().unwrap();
         let watcher = DirWatcher::start(folder.path()).unwrap();
         let client = folder.path().join("client4");
         fs::create_dir(&client).unwrap();
-        happens(&client);
+        change(&client);
         watcher.stop()
     }
 
     #[test]
-    fn a_whole_file_may_appear_and_a_partial_may_be_anything() {
+    fn a_complete_file_and_any_partial_are_accepted() {
         watched(|client| {
             fs::write(client.join("a.tmp"), b"torn").unwrap();
             fs::write(client.join("b.tmp"), TestPattern::new("client4", 1, 6400).bytes()).unwrap();
@@ -166,8 +162,8 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_file_is_seen() {
-        let seen = watched(|client| fs::write(client.join("download-1.txt"), b"torn").unwrap());
-        assert!(seen.unwrap_err().to_string().contains("download-1.txt"));
+    fn a_truncated_file_is_found() {
+        let result = watched(|client| fs::write(client.join("download-1.txt"), b"torn").unwrap());
+        assert!(result.unwrap_err().to_string().contains("download-1.txt"));
     }
 }

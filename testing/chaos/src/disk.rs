@@ -1,7 +1,7 @@
 //! Disks whose power can be cut: ext4 and XFS in an image behind a loop device.
 //!
-//! The cut is the file system's own shutdown ioctl without a flush of its log: what was not synced
-//! is gone, and the next mount replays the journal as after a real one.
+//! The cut is the shutdown ioctl of the file system without a flush of its log. What was not synced
+//! is lost, and the next mount replays the journal as after a real power cut.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -17,60 +17,50 @@ use tokio::time::{sleep, timeout};
 use crate::sandbox::Sandbox;
 use crate::tool;
 
-/// Which file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FileSystem {
-    /// ext4 with its defaults.
+pub(crate) enum FileSystem {
     Ext4,
-    /// XFS with its defaults.
     Xfs,
 }
 
-/// A disk that is mounted at a folder.
+/// A disk image that is mounted at a folder.
 #[derive(Debug)]
-pub struct LoopDisk {
-    ground: Arc<Sandbox>,
+pub(crate) struct LoopDisk {
+    sandbox: Arc<Sandbox>,
     image: PathBuf,
     at: PathBuf,
 }
 
-/// Disks that hang on one plug: each is mounted on or beneath the one before.
+/// Disks that lose power together. Each is mounted on or inside the one before.
 #[derive(Debug)]
-pub struct LoopDisks(pub Vec<LoopDisk>);
+pub(crate) struct LoopDisks(pub(crate) Vec<LoopDisk>);
 
 impl LoopDisks {
-    /// A disk for the data folder, and one of its own for the records in it if `apart`.
-    ///
-    /// # Errors
-    /// A tool failed.
-    pub async fn make(
-        ground: &Arc<Sandbox>,
+    /// Creates a disk for the data folder, and a separate one for the records in it if
+    /// `separate_records`.
+    pub(crate) async fn make(
+        sandbox: &Arc<Sandbox>,
         file_system: FileSystem,
         name: &str,
         data_dir: &Path,
-        apart: bool,
+        separate_records: bool,
     ) -> anyhow::Result<Self> {
-        let mut disks = vec![LoopDisk::make(ground, file_system, name, data_dir).await?];
-        if apart {
-            let (name, at) = (format!("{name}-records"), data_dir.join(".filepull"));
-            disks.push(LoopDisk::make(ground, file_system, &name, &at).await?);
+        let mut disks = vec![LoopDisk::make(sandbox, file_system, name, data_dir).await?];
+        if separate_records {
+            let name = format!("{name}-records");
+            let at = data_dir.join(".filepull");
+            disks.push(LoopDisk::make(sandbox, file_system, &name, &at).await?);
         }
         Ok(Self(disks))
     }
 
-    /// Gets ready to cut the power of all.
-    ///
-    /// # Errors
-    /// The tool does not start.
-    pub fn switches(&self) -> anyhow::Result<Vec<DiskSwitch>> {
+    /// Prepares a power cut of all disks.
+    pub(crate) fn switches(&self) -> anyhow::Result<Vec<DiskSwitch>> {
         self.0.iter().map(LoopDisk::switch).collect()
     }
 
-    /// Takes all away and brings them back.
-    ///
-    /// # Errors
-    /// One is in use, or cannot be mounted any more.
-    pub async fn remount(&self) -> anyhow::Result<()> {
+    /// Unmounts all disks and mounts them again.
+    pub(crate) async fn remount(&self) -> anyhow::Result<()> {
         for disk in self.0.iter().rev() {
             disk.unmount().await?;
         }
@@ -81,30 +71,28 @@ impl LoopDisks {
     }
 }
 
-/// A finger on the switch: the cut itself then takes no time.
+/// A prepared power cut, so that the cut itself takes no time.
 #[derive(Debug)]
-pub struct DiskSwitch {
+pub(crate) struct DiskSwitch {
     tool: Child,
 }
 
-/// XFS refuses less than 300 MB.
+/// XFS requires at least 300 MB.
 const IMAGE_LEN: u64 = 2 << 30;
 const CUT_LIMIT: Duration = Duration::from_secs(10);
 
 impl FileSystem {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Ext4, Self::Xfs];
+    pub(crate) const ALL: [Self; 2] = [Self::Ext4, Self::Xfs];
 
-    /// Its name.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Ext4 => "ext4",
             Self::Xfs => "xfs",
         }
     }
 
-    /// What the tally calls a power cut on it.
-    pub fn cut_name(self) -> &'static str {
+    /// The name of a power cut in the counters.
+    pub(crate) fn cut_name(self) -> &'static str {
         match self {
             Self::Ext4 => "power cuts on ext4",
             Self::Xfs => "power cuts on xfs",
@@ -113,92 +101,73 @@ impl FileSystem {
 }
 
 impl LoopDisk {
-    /// Makes a disk and mounts it at `at`, which is made too.
-    ///
-    /// # Errors
-    /// A tool failed.
-    pub async fn make(
-        ground: &Arc<Sandbox>,
+    /// Creates a disk and mounts it at `at`; creates that folder too.
+    pub(crate) async fn make(
+        sandbox: &Arc<Sandbox>,
         file_system: FileSystem,
         name: &str,
         at: &Path,
     ) -> anyhow::Result<Self> {
-        let image = ground.folder().join(format!("{name}.img"));
+        let image = sandbox.folder().join(format!("{name}.img"));
         File::create(&image)?.set_len(IMAGE_LEN)?;
         let program = format!("mkfs.{}", file_system.name());
-        tool::run(ground, &program, &["-q", text(&image)?]).await?;
-        Self::of(ground, &image, at).await
+        tool::run(sandbox, &program, &["-q", text(&image)?]).await?;
+        Self::of(sandbox, &image, at).await
     }
 
-    /// Mounts a file with a file system in it at `at`, which is made too.
-    ///
-    /// # Errors
-    /// It cannot be mounted.
-    pub async fn of(ground: &Arc<Sandbox>, image: &Path, at: &Path) -> anyhow::Result<Self> {
+    /// Mounts an existing image at `at`; creates that folder too.
+    pub(crate) async fn of(
+        sandbox: &Arc<Sandbox>,
+        image: &Path,
+        at: &Path,
+    ) -> anyhow::Result<Self> {
         std::fs::create_dir_all(at)?;
-        let disk = Self { ground: Arc::clone(ground), image: image.to_owned(), at: at.to_owned() };
+        let disk =
+            Self { sandbox: Arc::clone(sandbox), image: image.to_owned(), at: at.to_owned() };
         disk.mount().await?;
         Ok(disk)
     }
 
-    /// Gets ready to cut the power.
-    ///
-    /// # Errors
-    /// The tool does not start.
-    pub fn switch(&self) -> anyhow::Result<DiskSwitch> {
-        let mut command = tool::command(&self.ground, "xfs_io");
+    /// Prepares a power cut.
+    pub(crate) fn switch(&self) -> anyhow::Result<DiskSwitch> {
+        let mut command = tool::command(&self.sandbox, "xfs_io");
         command.arg("-x").arg(&self.at).stdin(Stdio::piped());
         Ok(DiskSwitch { tool: command.spawn().context("starting xfs_io")? })
     }
 
-    /// Takes the disk away.
-    ///
-    /// # Errors
-    /// It stays in use.
-    pub async fn unmount(&self) -> anyhow::Result<()> {
+    /// Unmounts the disk. Retries while a killed process still closes its files.
+    pub(crate) async fn unmount(&self) -> anyhow::Result<()> {
         let mut last = Ok(());
         for _ in 0..100 {
-            last = tool::run(&self.ground, "umount", &[text(&self.at)?]).await.map(drop);
+            last = tool::run(&self.sandbox, "umount", &[text(&self.at)?]).await.map(drop);
             if last.is_ok() {
                 break;
             }
-            // A process that was just killed may still be closing its files.
             sleep(Duration::from_millis(20)).await;
         }
         last
     }
 
-    /// Brings it back.
-    ///
-    /// # Errors
-    /// It cannot be mounted any more.
-    pub async fn mount(&self) -> anyhow::Result<()> {
-        let (image, at) = (text(&self.image)?, text(&self.at)?);
-        tool::run(&self.ground, "mount", &["-o", "loop", image, at]).await.map(drop)
+    pub(crate) async fn mount(&self) -> anyhow::Result<()> {
+        let image = text(&self.image)?;
+        let at = text(&self.at)?;
+        tool::run(&self.sandbox, "mount", &["-o", "loop", image, at]).await.map(drop)
     }
 }
 
 impl DiskSwitch {
-    /// Cuts the power.
-    ///
-    /// # Errors
-    /// The tool failed.
-    pub async fn cut(mut self) -> anyhow::Result<()> {
-        let mut stdin = self.tool.stdin.take().context("its input is piped")?;
+    pub(crate) async fn cut(mut self) -> anyhow::Result<()> {
+        let mut stdin = self.tool.stdin.take().context("its standard input is piped")?;
         stdin.write_all(b"shutdown\n").await?;
         drop(stdin);
-        let output = timeout(CUT_LIMIT, self.tool.wait_with_output()).await;
-        let output = output.context("the power cut does not end")??;
-        let words = String::from_utf8_lossy(&output.stderr);
-        anyhow::ensure!(output.status.success() && words.is_empty(), "xfs_io: {words}");
+        let ended = timeout(CUT_LIMIT, self.tool.wait_with_output()).await;
+        let output = ended.context("the power cut timed out")??;
+        let text = String::from_utf8_lossy(&output.stderr);
+        anyhow::ensure!(output.status.success() && text.is_empty(), "xfs_io: {text}");
         Ok(())
     }
 }
 
-/// A path as a tool takes it.
-///
-/// # Errors
-/// It is no text.
-pub fn text(path: &Path) -> anyhow::Result<&str> {
-    path.to_str().context("a path of ours is text")
+pub(crate) fn text(path: &Path) -> anyhow::Result<&str> {
+    path.to_str().context("the path is not UTF-8")
 }

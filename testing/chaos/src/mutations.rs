@@ -1,8 +1,8 @@
-//! Planted bugs: proof that the trials would find what they look for.
+//! Checks that the trials and tests catch bugs that are added on purpose.
 //!
-//! Each `mutations/NAME.patch` breaks one thing in a copy of the workspace. Its head names what
-//! catches it: a trial (`Caught-by: R3 --count 10`) or a test (`Caught-by: cargo test -p
-//! filepull-e2e --test limits a_test`). That command must fail with the patch, and pass without it.
+//! Each `mutations/NAME.patch` adds one bug to a copy of the workspace. Its first lines name what
+//! catches the bug: a promise (`Caught-by: R3 --count 10`) or a test (`Caught-by: cargo test -p
+//! filepull-e2e --test limits a_test`). That command must fail with the patch and pass without it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,12 +14,12 @@ use anyhow::Context as _;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::report::tell;
+use crate::report::print_line;
 
-/// A build or a trial of one bug takes no longer.
+/// Maximum time of one build or one catcher.
 const LIMIT: Duration = Duration::from_secs(600);
 const EVIDENCE_LEN: usize = 200;
-/// The trials of planted bugs always play the same game.
+/// The trials of mutations always use the same seed.
 const SEED: &str = "1";
 
 /// A bug, and the commands that catch it.
@@ -29,35 +29,39 @@ struct Mutation {
     catchers: Vec<String>,
 }
 
-/// Plants each of the named bugs, or all of them.
-///
-/// # Errors
-/// A copy cannot be made or built.
-pub async fn run(names: &[String]) -> anyhow::Result<ExitCode> {
-    let source = run_tool(Command::new("git").args(["rev-parse", "--show-toplevel"])).await?;
-    let source = PathBuf::from(String::from_utf8(source.stdout)?.trim());
+/// Checks the named mutations, or all of them. Prints one line for each, then the total.
+pub(crate) async fn run(names: &[String]) -> anyhow::Result<ExitCode> {
+    let began = Instant::now();
+    let toplevel = run_tool(Command::new("git").args(["rev-parse", "--show-toplevel"])).await?;
+    let source = PathBuf::from(String::from_utf8(toplevel.stdout)?.trim());
     let own = std::env::current_exe()?;
     let target = own.parent().and_then(Path::parent).context("a program is in a folder")?;
     let copy = WorkspaceCopy { source, folder: target.join("chaos-mutations") };
-    let bugs = bugs(&copy.source, names)?;
+    let mutations = read_mutations(&copy.source, names)?;
     copy.refresh().await?;
     copy.build().await?;
-    let commands: BTreeSet<&String> = bugs.iter().flat_map(|bug| &bug.catchers).collect();
-    for command in commands {
-        let (caught, words) = copy.attempt(command).await?;
-        anyhow::ensure!(!caught, "{command} breaks without a planted bug:\n{words}");
+    let catchers: BTreeSet<&String> =
+        mutations.iter().flat_map(|mutation| &mutation.catchers).collect();
+    for catcher in catchers {
+        let result = copy.run_catcher(catcher).await?;
+        anyhow::ensure!(!result.failed, "{catcher} fails without a mutation:\n{}", result.output);
     }
-    let mut n_green = 0;
-    for bug in &bugs {
-        n_green += copy.plant(bug).await?;
+    let mut n_caught = 0;
+    for mutation in &mutations {
+        n_caught += usize::from(copy.check(mutation).await?);
     }
     copy.refresh().await?;
-    tell(format!("{} bugs planted, {n_green} not caught", bugs.len()));
-    Ok(ExitCode::from(u8::from(n_green != 0)))
+    let n_missed = mutations.len() - n_caught;
+    let minutes = began.elapsed().as_secs() / 60;
+    print_line(format!(
+        "{} mutations: {n_caught} caught, {n_missed} not caught, in {minutes} min",
+        mutations.len()
+    ));
+    Ok(ExitCode::from(u8::from(n_missed != 0)))
 }
 
-fn bugs(source: &Path, names: &[String]) -> anyhow::Result<Vec<Mutation>> {
-    let mut bugs = Vec::new();
+fn read_mutations(source: &Path, names: &[String]) -> anyhow::Result<Vec<Mutation>> {
+    let mut mutations = Vec::new();
     for entry in fs::read_dir(source.join("testing/chaos/mutations"))? {
         let patch = entry?.path();
         let name = patch.file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -67,18 +71,23 @@ fn bugs(source: &Path, names: &[String]) -> anyhow::Result<Vec<Mutation>> {
         let text = fs::read_to_string(&patch)?;
         let catchers = text.lines().filter_map(|line| line.strip_prefix("Caught-by: "));
         let catchers: Vec<String> = catchers.map(str::to_owned).collect();
-        anyhow::ensure!(!catchers.is_empty(), "{name} does not say what catches it");
-        bugs.push(Mutation { name, patch, catchers });
+        anyhow::ensure!(!catchers.is_empty(), "{name}.patch has no line `Caught-by:`");
+        mutations.push(Mutation { name, patch, catchers });
     }
-    bugs.sort_by(|a, b| a.name.cmp(&b.name));
-    anyhow::ensure!(!bugs.is_empty(), "no planted bug is called {}", names.join(", "));
-    Ok(bugs)
+    mutations.sort_by(|a, b| a.name.cmp(&b.name));
+    anyhow::ensure!(!mutations.is_empty(), "there is no mutation {}", names.join(", "));
+    Ok(mutations)
 }
 
-/// A copy of the workspace that keeps what it has built.
+/// A copy of the workspace with its own target folder.
 struct WorkspaceCopy {
     source: PathBuf,
     folder: PathBuf,
+}
+
+struct CatcherResult {
+    failed: bool,
+    output: String,
 }
 
 impl WorkspaceCopy {
@@ -86,16 +95,17 @@ impl WorkspaceCopy {
         self.folder.join("workspace")
     }
 
-    /// Makes every file as git has it here; those that are the same are not touched, so that they
-    /// are not built again.
+    /// Copies every file that git tracks. Equal files are not written, so that cargo does not build
+    /// them again.
     async fn refresh(&self) -> anyhow::Result<()> {
         let mut command = Command::new("git");
         command.current_dir(&self.source).args(["ls-files", "-z"]);
         let listed = run_tool(&mut command).await?.stdout;
         for name in String::from_utf8(listed)?.split_terminator('\0') {
-            let (from, to) = (self.source.join(name), self.workspace().join(name));
+            let from = self.source.join(name);
+            let to = self.workspace().join(name);
             let Ok(bytes) = fs::read(&from) else { continue };
-            if fs::read(&to).is_ok_and(|there| there == bytes) {
+            if fs::read(&to).is_ok_and(|copied| copied == bytes) {
                 continue;
             }
             fs::create_dir_all(to.parent().context("a file is in a folder")?)?;
@@ -105,90 +115,90 @@ impl WorkspaceCopy {
     }
 
     async fn build(&self) -> anyhow::Result<()> {
-        let mut command = Command::new("cargo");
-        command.current_dir(self.workspace()).env("CARGO_TARGET_DIR", self.folder.join("target"));
-        command.args(["build", "-q", "-p", "filepull-cli", "-p", "filepull-agent"]);
-        run_tool(&mut command).await.map(drop)
+        run_tool(&mut self.cargo("build -q -p filepull-cli -p filepull-agent", &[])).await.map(drop)
     }
 
-    /// Runs a trial or a test on the copy. Returns whether it failed, and its output.
-    async fn attempt(&self, catcher: &str) -> anyhow::Result<(bool, String)> {
+    fn cargo(&self, arguments: &str, more: &[&str]) -> Command {
+        let mut command = Command::new("cargo");
+        command.current_dir(self.workspace()).env("CARGO_TARGET_DIR", self.folder.join("target"));
+        command.args(arguments.split_whitespace()).args(more);
+        command
+    }
+
+    /// Runs a trial or a test on the copy.
+    async fn run_catcher(&self, catcher: &str) -> anyhow::Result<CatcherResult> {
         match catcher.strip_prefix("cargo ") {
-            Some(arguments) => self.attempt_test(arguments).await,
-            None => self.attempt_promise(catcher).await,
+            Some(arguments) => self.run_test(arguments).await,
+            None => self.run_promise(catcher).await,
         }
     }
 
     /// Runs the one test that `arguments` name.
-    async fn attempt_test(&self, arguments: &str) -> anyhow::Result<(bool, String)> {
-        let cargo = |extra: &[&str]| {
-            let mut command = Command::new("cargo");
-            command.current_dir(self.workspace());
-            command.env("CARGO_TARGET_DIR", self.folder.join("target"));
-            command.args(arguments.split_whitespace()).args(extra);
-            command
-        };
+    async fn run_test(&self, arguments: &str) -> anyhow::Result<CatcherResult> {
         // A patch must compile: a build error would look like a test failure.
-        run_tool(&mut cargo(&["--no-run", "-q"])).await?;
-        let output = output(&mut cargo(&[])).await?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let failed = text.contains("test result: FAILED");
-        let ran = failed || text.contains("test result: ok. 1 passed");
-        anyhow::ensure!(ran, "cargo {arguments} must run exactly one test:\n{text}");
-        Ok((failed, text))
+        run_tool(&mut self.cargo(arguments, &["--no-run", "-q"])).await?;
+        let output = run_to_end(&mut self.cargo(arguments, &[])).await?;
+        let output = String::from_utf8_lossy(&output.stdout).into_owned();
+        let failed = output.contains("test result: FAILED");
+        let ran = failed || output.contains("test result: ok. 1 passed");
+        anyhow::ensure!(ran, "cargo {arguments} must run exactly one test:\n{output}");
+        Ok(CatcherResult { failed, output })
     }
 
-    async fn attempt_promise(&self, promise: &str) -> anyhow::Result<(bool, String)> {
+    async fn run_promise(&self, arguments: &str) -> anyhow::Result<CatcherResult> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(promise.split_whitespace()).args(["--seed", SEED, "--bin-dir"]);
+        command.args(arguments.split_whitespace()).args(["--seed", SEED, "--bin-dir"]);
         command.arg(self.folder.join("target/debug"));
-        let output = output(&mut command).await?;
-        let words = String::from_utf8_lossy(&output.stdout).into_owned();
-        match output.status.code() {
-            Some(0) => Ok((false, words)),
-            Some(1) => Ok((true, words)),
-            _ => anyhow::bail!("{promise}: {}\n{words}", output.status),
+        let finished = run_to_end(&mut command).await?;
+        let output = String::from_utf8_lossy(&finished.stdout).into_owned();
+        match finished.status.code() {
+            Some(code @ (0 | 1)) => Ok(CatcherResult { failed: code == 1, output }),
+            _ => anyhow::bail!("{arguments}: {}\n{output}", finished.status),
         }
     }
 
-    /// How many commands did not catch a bug.
-    async fn plant(&self, bug: &Mutation) -> anyhow::Result<usize> {
+    /// Applies a mutation and runs its catchers. Returns whether every one of them caught it.
+    async fn check(&self, mutation: &Mutation) -> anyhow::Result<bool> {
+        let Mutation { name, patch, catchers } = mutation;
         self.refresh().await?;
         let mut command = Command::new("patch");
-        command.current_dir(self.workspace()).args(["-p1", "-s", "-i"]).arg(&bug.patch);
-        run_tool(&mut command).await.with_context(|| bug.name.clone())?;
-        self.build().await.with_context(|| bug.name.clone())?;
-        let mut n_green = 0;
-        for promise in &bug.catchers {
+        command.current_dir(self.workspace()).args(["-p1", "-s", "-i"]).arg(patch);
+        run_tool(&mut command).await.with_context(|| name.clone())?;
+        self.build().await.with_context(|| name.clone())?;
+        let mut all_caught = true;
+        let mut texts = Vec::new();
+        for catcher in catchers {
             let began = Instant::now();
-            let (caught, words) = self.attempt(promise).await?;
-            n_green += usize::from(!caught);
-            let (name, seconds) = (&bug.name, began.elapsed().as_secs_f64());
-            let verdict = if caught { "caught by" } else { "NOT CAUGHT by" };
-            tell(format!("{name:24} {verdict} {promise} ({seconds:.1} s){}", evidence(&words)));
+            let CatcherResult { failed, output } =
+                self.run_catcher(catcher).await.with_context(|| name.clone())?;
+            all_caught &= failed;
+            let verdict = if failed { "caught by" } else { "NOT CAUGHT by" };
+            let seconds = began.elapsed().as_secs_f64();
+            texts.push(format!("{verdict} {catcher} ({seconds:.1} s){}", evidence(&output)));
         }
-        Ok(n_green)
+        print_line(format!("{name:36} {}", texts.join("; ")));
+        Ok(all_caught)
     }
 }
 
-/// The first line that says what broke.
-fn evidence(words: &str) -> String {
-    let says_so = |line: &&str| line.contains("BROKEN") || line.contains("panicked at");
-    let line = words.lines().skip_while(|line| !says_so(line)).nth(1);
-    let short = |line: &str| line.trim().chars().take(EVIDENCE_LEN).collect::<String>();
-    line.map_or(String::new(), |line| format!(": {}", short(line)))
+/// Returns the first line that names what failed.
+fn evidence(output: &str) -> String {
+    let is_failure = |line: &&str| line.contains("BROKEN") || line.contains("panicked at");
+    let line = output.lines().skip_while(|line| !is_failure(line)).nth(1);
+    let shorten = |line: &str| line.trim().chars().take(EVIDENCE_LEN).collect::<String>();
+    line.map_or(String::new(), |line| format!(": {}", shorten(line)))
 }
 
-async fn output(command: &mut Command) -> anyhow::Result<Output> {
+async fn run_to_end(command: &mut Command) -> anyhow::Result<Output> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let name = command.as_std().get_program().to_string_lossy().into_owned();
     let output = timeout(LIMIT, command.output()).await;
-    output.with_context(|| format!("{name} does not end"))?.context(name)
+    output.with_context(|| format!("{name} timed out after {} s", LIMIT.as_secs()))?.context(name)
 }
 
 async fn run_tool(command: &mut Command) -> anyhow::Result<Output> {
-    let output = output(command).await?;
-    let words = [&output.stdout[..], &output.stderr].concat();
-    anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&words));
+    let output = run_to_end(command).await?;
+    let text = [&output.stdout[..], &output.stderr].concat();
+    anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&text));
     Ok(output)
 }

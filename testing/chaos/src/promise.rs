@@ -1,4 +1,4 @@
-//! A promise: what is promised, what trying it needs, and how it is tried.
+//! A promise: its statement, its requirements and its trial.
 
 use std::time::Duration;
 
@@ -7,20 +7,18 @@ use futures::future::BoxFuture;
 use crate::tool::Requirement;
 use crate::trial::Trial;
 
-/// One promise of RELIABILITY.md, and the trial that would break it.
+/// One promise of RELIABILITY.md, and the trial that tests it.
 #[derive(Clone, Copy, Debug)]
-pub struct Promise {
-    /// Its number there, such as `R1`.
-    pub id: &'static str,
-    /// What is promised, in one sentence.
-    pub promised: &'static str,
-    /// What a trial cannot do without.
-    pub needs: &'static [Requirement],
-    /// How long a trial at CI counts may take on two cores.
-    pub limit: Duration,
-    /// Tries to break it. An error is the evidence that it broke.
-    pub attempt: Attempt,
+pub(crate) struct Promise {
+    /// The id in RELIABILITY.md, such as `R1`.
+    pub(crate) id: &'static str,
+    pub(crate) statement: &'static str,
+    /// Without these the trial cannot run.
+    pub(crate) requirements: &'static [Requirement],
+    /// Maximum time of a trial with the counts of CI, on two cores.
+    pub(crate) limit: Duration,
+    /// Runs the trial. An error means that the promise is broken, and is the evidence.
+    pub(crate) run: RunTrial,
 }
 
-/// How a promise is tried.
-pub type Attempt = for<'a> fn(&'a Trial) -> BoxFuture<'a, anyhow::Result<()>>;
+pub(crate) type RunTrial = for<'a> fn(&'a Trial) -> BoxFuture<'a, anyhow::Result<()>>;

@@ -1,4 +1,4 @@
-//! The table of the promises. To add one: a file in `promises/` with a `PROMISE`, and its name here.
+//! The table of the promises. A new promise is a file in `promises/` with a `PROMISE`, and an entry here.
 
 mod dead_links_noticed;
 mod durable_answers;
@@ -19,8 +19,8 @@ mod whole_or_absent;
 
 use crate::promise::Promise;
 
-/// Every promise that can be tried, in the order of the table.
-pub const ALL: &[Promise] = &[
+/// What `all` runs, in the order of the table in RELIABILITY.md.
+pub(crate) const ALL: &[Promise] = &[
     whole_or_absent::PROMISE,
     no_overwrite::PROMISE,
     durable_answers::PROMISE,
@@ -39,5 +39,5 @@ pub const ALL: &[Promise] = &[
     verify_finds_damage::PROMISE,
 ];
 
-/// Those that are tried only if they are named: they take too long for everybody who changes something.
-pub const LONG: &[Promise] = &[dead_links_noticed::SLOW];
+/// Runs only when named: these take too long for every change.
+pub(crate) const LONG: &[Promise] = &[dead_links_noticed::SLOW];

@@ -1,4 +1,4 @@
-"""An nbdkit plugin: a disk in a file, and a log of every write and flush that it was asked for."""
+"""An nbdkit plugin: a disk in a file, and a log of all writes and flushes."""
 
 import os
 import struct

@@ -1,4 +1,4 @@
-//! What a run prints: a line for each promise, and a table at the end.
+//! The output of a run: one line for each promise, and a table at the end.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
@@ -8,31 +8,24 @@ use crate::cli::Args;
 use crate::counters::Counters;
 use crate::promise::Promise;
 
-/// How a trial went.
+/// The result of one trial.
 #[derive(Debug)]
-pub struct ReportRow {
-    /// Which promise.
-    pub promise: &'static Promise,
-    /// Where all chance came from.
-    pub seed: u64,
-    /// What was counted.
-    pub tally: Counters,
-    /// Whether the promise held.
-    pub verdict: PromiseVerdict,
-    /// How long it took.
-    pub took: Duration,
+pub(crate) struct ReportRow {
+    pub(crate) promise: &'static Promise,
+    pub(crate) seed: u64,
+    pub(crate) counters: Counters,
+    pub(crate) verdict: PromiseVerdict,
+    pub(crate) duration: Duration,
 }
 
-/// What a trial came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PromiseVerdict {
-    /// Nothing broke the promise.
+pub(crate) enum PromiseVerdict {
     Held,
-    /// Something did: the evidence.
+    /// With the evidence.
     Broken(String),
-    /// It was not tried, because somebody said so.
+    /// Named by `--skip`.
     Skipped,
-    /// It could not be tried: what is missing.
+    /// Not run: these requirements are missing.
     Missing(String),
 }
 
@@ -48,60 +41,68 @@ impl fmt::Display for PromiseVerdict {
 }
 
 impl ReportRow {
-    /// Everything about it in one line.
-    pub fn line(&self) -> String {
-        let Self { promise, seed, tally, verdict, took } = self;
-        let (id, promised) = (promise.id, promise.promised);
-        let mut line = format!("{id:9}{verdict:8}{promised} ");
+    /// Returns the line of this promise.
+    pub(crate) fn line(&self) -> String {
+        let Self { promise, seed, counters, verdict, duration } = self;
+        let Promise { id, statement, limit, .. } = promise;
+        let mut line = format!("{id:9}{verdict:8}{statement} ");
         let _ = match verdict {
-            PromiseVerdict::Missing(what) => write!(line, "Cannot be tried without {what}."),
-            PromiseVerdict::Skipped => write!(line, "Not tried: --skip."),
+            PromiseVerdict::Missing(what) => write!(line, "[not run: missing {what}]"),
+            PromiseVerdict::Skipped => write!(line, "[not run: --skip]"),
             PromiseVerdict::Held | PromiseVerdict::Broken(_) => write!(
                 line,
-                "[{tally}; {} files read, {} wrong; seed {seed}; {:.1} s{}]",
-                tally.n_files(),
-                tally.n_wrong(),
-                took.as_secs_f64(),
-                if promise.limit < *took { ", LATE" } else { "" }
+                "[{counters}; {} files checked, {} wrong; seed {seed}; {:.1} s{}]",
+                counters.n_files(),
+                counters.n_wrong(),
+                duration.as_secs_f64(),
+                if limit < duration { ", OVER THE LIMIT" } else { "" }
             ),
         };
         line
     }
 
-    /// Why it broke, and how to see it again.
-    pub fn evidence(&self, args: &Args) -> Option<String> {
+    /// Returns why the promise is broken, and the command that repeats the trial.
+    pub(crate) fn evidence(&self, args: &Args) -> Option<String> {
         let PromiseVerdict::Broken(evidence) = &self.verdict else { return None };
-        let mut again = format!("filepull-chaos {} --seed {}", self.promise.id, self.seed);
+        let mut command = format!("filepull-chaos {} --seed {}", self.promise.id, self.seed);
         if let Some(count) = args.count {
-            let _ = write!(again, " --count {count}");
+            let _ = write!(command, " --count {count}");
         }
         if args.soak {
-            again.push_str(" --soak");
+            command.push_str(" --soak");
         }
-        Some(format!("    {evidence}\n    again: {again}"))
+        Some(format!("    {evidence}\n    repeat with: {command}"))
     }
 }
 
-/// The table of a whole run.
-pub fn tell_all(rows: &[ReportRow]) {
+/// Prints the table of the whole run.
+pub(crate) fn print_table(rows: &[ReportRow]) {
     let mut text = format!(
         "\n{:9}{:9}{:>9}{:>9}{:>7}{:>9}\n",
-        "", "verdict", "faults", "files", "wrong", "seconds"
+        "promise", "verdict", "faults", "files", "wrong", "seconds"
     );
-    let (mut faults, mut files, mut wrong, mut seconds) = (0, 0, 0, 0.0);
-    for ReportRow { promise, tally, verdict, took, .. } in rows {
-        let (f, n, w) = (tally.n_faults(), tally.n_files(), tally.n_wrong());
-        let (id, took) = (promise.id, took.as_secs_f64());
-        let verdict = verdict.to_string();
-        let _ = writeln!(text, "{id:9}{verdict:9}{f:>9}{n:>9}{w:>7}{took:>9.1}");
-        (faults, files, wrong, seconds) = (faults + f, files + n, wrong + w, seconds + took);
+    let mut total = [0; 3];
+    let mut total_seconds = 0.0;
+    for ReportRow { promise, counters, verdict, duration, .. } in rows {
+        let counts = [counters.n_faults(), counters.n_files(), counters.n_wrong()];
+        let seconds = duration.as_secs_f64();
+        write_row(&mut text, promise.id, &verdict.to_string(), counts, seconds);
+        for (sum, count) in total.iter_mut().zip(counts) {
+            *sum += count;
+        }
+        total_seconds += seconds;
     }
-    let _ = write!(text, "{:9}{:9}{faults:>9}{files:>9}{wrong:>7}{seconds:>9.1}", "all", "");
-    tell(text);
+    write_row(&mut text, "total", "", total, total_seconds);
+    print_line(text.trim_end());
 }
 
-/// Says something to whoever runs this.
-pub fn tell(text: impl fmt::Display) {
-    // Whoever read it may be gone; the trials go on, and the exit code says how they went.
+fn write_row(text: &mut String, id: &str, verdict: &str, counts: [u64; 3], seconds: f64) {
+    let [faults, files, wrong] = counts;
+    let _ = writeln!(text, "{id:9}{verdict:9}{faults:>9}{files:>9}{wrong:>7}{seconds:>9.1}");
+}
+
+/// Prints a line to standard output. If the reader of the output is gone, the trials continue: the
+/// exit code shows the result.
+pub(crate) fn print_line(text: impl fmt::Display) {
     let _ = writeln!(io::stdout(), "{text}");
 }

@@ -1,9 +1,9 @@
-//! The ground of one run: a temp folder that takes everything with it when it goes.
+//! The temp folder of one run, and the cleanup of everything that the run creates.
 //!
-//! Whatever a run starts carries the folder's path in its environment, and whatever it mounts lies
-//! beneath it. So one sweep ends the processes, takes the mounts (and their loop devices) down and
-//! removes the files: at the end of a run, whatever ended it, and at the start of the next one for
-//! a run that was killed itself.
+//! Every process of a run has the path of the folder in its environment, and every mount of a run
+//! is inside the folder. So one cleanup kills the processes, unmounts the disks (which frees their
+//! loop devices) and removes the files. It runs at the end of a run, and before the next run if a
+//! run was killed.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -14,64 +14,59 @@ use anyhow::Context as _;
 use rustix::fs::FlockOperation;
 use rustix::process::{Pid, Signal};
 
-/// The variable that marks every process of a run.
-pub const MARK: &str = "FILEPULL_CHAOS";
+/// The environment variable that marks every process of a run.
+pub(crate) const MARK: &str = "FILEPULL_CHAOS";
 const PREFIX: &str = "filepull-chaos-";
-/// Images of disks are sparse, but what is written to them stays.
-const ROOM: u64 = 8 << 30;
+/// Disk images are sparse, but written blocks stay allocated.
+const MIN_FREE: u64 = 8 << 30;
 
-/// A folder that only this run uses. Dropping it sweeps it.
+/// A folder that only this run uses. Dropping it cleans up.
 #[derive(Debug)]
-pub struct Sandbox {
+pub(crate) struct Sandbox {
     folder: PathBuf,
     _lock: File,
 }
 
 impl Sandbox {
-    /// Makes a ground in `base`, or where there is memory for it, after it has swept those whose
-    /// run is dead.
-    ///
-    /// # Errors
-    /// The folder cannot be made.
-    pub fn claim(base: Option<&Path>) -> anyhow::Result<Self> {
+    /// Creates a sandbox in `base`, by default in memory if enough is free. First cleans up after
+    /// runs that were killed.
+    pub(crate) fn new(base: Option<&Path>) -> anyhow::Result<Self> {
         let base = base.map_or_else(default_base, Path::to_owned);
         for entry in fs::read_dir(&base).with_context(|| base.display().to_string())? {
             let path = entry?.path();
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             if name.starts_with(PREFIX) && lock(&path).is_some() {
-                sweep(&path);
+                clean_up(&path);
             }
         }
-        // Not named after the process: the first process of every run has the same id.
-        let folder = tempfile::Builder::new().prefix(PREFIX).tempdir_in(&base);
-        let folder = folder.with_context(|| base.display().to_string())?.keep();
+        // Not named after the process: in its PID namespace every run has the same process id.
+        let created = tempfile::Builder::new().prefix(PREFIX).tempdir_in(&base);
+        let folder = created.with_context(|| base.display().to_string())?.keep();
         let _lock = lock(&folder).context("locking the new folder")?;
         Ok(Self { folder, _lock })
     }
 
-    /// The folder.
-    pub fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// The mark of this run, for the environment of a process.
-    pub fn mark(&self) -> (&'static str, String) {
+    /// Returns the environment variable that marks a process of this run.
+    pub(crate) fn mark(&self) -> (&'static str, String) {
         (MARK, self.folder.display().to_string())
     }
 }
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
-        sweep(&self.folder);
+        clean_up(&self.folder);
     }
 }
 
-/// Memory, because a disk that is flushed for real at each sync makes every trial slower and none
-/// of them stricter.
+/// Prefers memory: a real flush for each fsync makes every trial slower, and none stricter.
 fn default_base() -> PathBuf {
     let memory = Path::new("/dev/shm");
     let free = rustix::fs::statvfs(memory).map_or(0, |stat| stat.f_bavail * stat.f_frsize);
-    if ROOM < free { memory.to_owned() } else { std::env::temp_dir() }
+    if MIN_FREE < free { memory.to_owned() } else { std::env::temp_dir() }
 }
 
 fn lock(folder: &Path) -> Option<File> {
@@ -80,16 +75,16 @@ fn lock(folder: &Path) -> Option<File> {
     Some(file)
 }
 
-fn sweep(folder: &Path) {
+fn clean_up(folder: &Path) {
     for _ in 0..100 {
-        let left = processes_of(folder);
-        if left.is_empty() {
+        let remaining = processes_of(folder);
+        if remaining.is_empty() {
             break;
         }
-        for pid in left {
+        for pid in remaining {
             let _ = rustix::process::kill_process(pid, Signal::KILL);
         }
-        #[allow(clippy::disallowed_methods, reason = "nothing else runs any more")]
+        #[allow(clippy::disallowed_methods, reason = "nothing else runs at the end of a run")]
         std::thread::sleep(Duration::from_millis(20));
     }
     for mount in mounts_of(folder) {
@@ -115,7 +110,7 @@ fn processes_of(folder: &Path) -> Vec<Pid> {
     numbered.collect()
 }
 
-/// The deepest first.
+/// Deepest first.
 fn mounts_of(folder: &Path) -> Vec<PathBuf> {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);

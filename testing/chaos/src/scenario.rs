@@ -1,9 +1,9 @@
-//! One server with a data folder of its own, its clients, and a wire between them: what a promise
-//! is tried on. The server may be killed and comes back on other ports; the wire finds it.
+//! One server with its data folder, its clients, and a proxy between them. A promise is tested on
+//! it. The server may be killed and restarted on other ports; the proxy follows it.
 
-mod ask;
 mod clients;
-mod last_words;
+mod log_tails;
+mod requests;
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use filepull_testkit::{Proxy, TestServer};
+use filepull_testkit::{Process, Proxy, TestServer};
 use rustix::process::Signal;
 use serde_json::Value;
 use tokio::time::{sleep, timeout};
@@ -22,97 +22,88 @@ use crate::sandbox::Sandbox;
 use crate::trial::Trial;
 use clients::ScenarioClient;
 
-/// A server, its clients, and what they are asked.
 #[derive(Debug)]
-pub struct Scenario {
-    /// The server and its folders.
-    pub bed: TestServer,
-    /// Where agents dial.
-    pub proxy: Proxy,
-    /// What must be true of all this.
-    pub oracle: Oracle,
+pub(crate) struct Scenario {
+    pub(crate) server: TestServer,
+    /// Agents dial this address.
+    pub(crate) proxy: Proxy,
+    /// Knows what must be true of the data folder and the answers.
+    pub(crate) oracle: Oracle,
     clients: Vec<ScenarioClient>,
-    ground: Arc<Sandbox>,
-    /// The last words of programs that have ended.
+    sandbox: Arc<Sandbox>,
+    /// The last log lines of programs that have ended.
     past: VecDeque<String>,
 }
 
-/// What happens on a machine that is not overloaded happens within this time.
-pub const PATIENCE: Duration = Duration::from_secs(30);
-/// Between two looks at something that tells nobody when it changes.
-pub const LOOK_AGAIN: Duration = Duration::from_millis(4);
+/// Maximum wait for anything that a machine without overload does.
+pub(crate) const WAIT_LIMIT: Duration = Duration::from_secs(30);
+/// Between two polls.
+pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(4);
 
 impl Scenario {
-    /// A stage whose server has not been started: there is time to mount a disk at its data folder.
-    ///
-    /// # Errors
-    /// The disk failed, or no port is free.
-    pub async fn set(trial: &Trial, settings: &[(&str, &str)]) -> anyhow::Result<Self> {
-        let folder = tempfile::tempdir_in(trial.ground.folder())?;
-        let mut bed = TestServer::in_folder(folder, trial.programs.clone(), settings);
-        let (mark, value) = trial.ground.mark();
-        bed.server_setting(mark, &value);
-        bed.server_setting("NO_COLOR", "1");
-        // A trial may request hundreds of files from one client at once.
-        bed.server_setting("MAX_WAITING_PER_CLIENT", "10000");
-        let proxy = bed.proxy().await?;
-        let (ground, oracle) = (Arc::clone(&trial.ground), Oracle::new(trial.tally.clone()));
-        let (clients, past) = (Vec::new(), VecDeque::new());
-        Ok(Self { bed, proxy, oracle, clients, ground, past })
+    /// Prepares a scenario. The server is not started, so that a disk can be mounted at its data
+    /// folder.
+    pub(crate) async fn prepare(trial: &Trial, settings: &[(&str, &str)]) -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir_in(trial.sandbox.folder())?;
+        let mut server = TestServer::in_folder(folder, trial.programs.clone(), settings);
+        let (mark, value) = trial.sandbox.mark();
+        server.server_setting(mark, &value);
+        server.server_setting("NO_COLOR", "1");
+        // A trial may trigger hundreds of files of one client at once.
+        server.server_setting("MAX_WAITING_PER_CLIENT", "10000");
+        let proxy = server.proxy().await?;
+        let sandbox = Arc::clone(&trial.sandbox);
+        let oracle = Oracle::new(trial.counters.clone());
+        let past = VecDeque::new();
+        Ok(Self { server, proxy, oracle, clients: Vec::new(), sandbox, past })
     }
 
-    /// The folder of the downloads.
-    pub fn data_dir(&self) -> PathBuf {
-        self.bed.data_dir()
+    /// Returns the process of the running server.
+    pub(crate) fn server_process(&self) -> anyhow::Result<&Process> {
+        self.server.server()
     }
 
-    /// Starts the server and leads the wire to it; how long it took to be ready.
-    ///
-    /// # Errors
-    /// It does not get ready.
-    pub async fn start_server(&mut self) -> anyhow::Result<Duration> {
-        let took = self.start_server_alone().await?;
-        self.let_agents_in();
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.server.data_dir()
+    }
+
+    /// Starts the server and connects the proxy to it. Returns the time until it was ready.
+    pub(crate) async fn start_server(&mut self) -> anyhow::Result<Duration> {
+        let took = self.start_server_without_agents().await?;
+        self.accept_agents();
         Ok(took)
     }
 
-    /// Starts the server; no agent finds it yet.
-    ///
-    /// # Errors
-    /// It does not get ready.
-    pub async fn start_server_alone(&mut self) -> anyhow::Result<Duration> {
+    /// Starts the server. The proxy does not forward agents to it yet.
+    pub(crate) async fn start_server_without_agents(&mut self) -> anyhow::Result<Duration> {
         let began = Instant::now();
-        timeout(PATIENCE, self.bed.start_server()).await.context("the server does not start")??;
+        timeout(WAIT_LIMIT, self.server.start_server())
+            .await
+            .context("the server does not start")??;
         Ok(began.elapsed())
     }
 
-    /// Leads the wire to the server.
-    pub fn let_agents_in(&self) {
-        self.proxy.retarget(self.bed.grpc());
+    /// Forwards agents to the server.
+    pub(crate) fn accept_agents(&self) {
+        self.proxy.retarget(self.server.grpc());
     }
 
     /// Kills the server (SIGKILL), if it runs.
-    ///
-    /// # Errors
-    /// It cannot be killed.
-    pub async fn kill_server(&mut self) -> anyhow::Result<()> {
-        if let Ok(server) = self.bed.take_server() {
+    pub(crate) async fn kill_server(&mut self) -> anyhow::Result<()> {
+        if let Ok(server) = self.server.take_server() {
             self.remember("server", &server);
             let _ = server.kill().await;
         }
         Ok(())
     }
 
-    /// Stops the server (SIGSTOP) and waits until none of its threads runs any more; one that waits
-    /// for the disk in the kernel may finish that and no more.
-    ///
-    /// # Errors
-    /// It does not run, or does not stop.
-    pub async fn stop_server(&self) -> anyhow::Result<()> {
-        let server = self.bed.server()?;
+    /// Stops the server (SIGSTOP) and waits until no thread of it runs. A thread that waits in the
+    /// kernel for the disk may finish that call.
+    pub(crate) async fn stop_server(&self) -> anyhow::Result<()> {
+        let server = self.server_process()?;
         server.signal(Signal::STOP)?;
         let tasks = PathBuf::from(format!("/proc/{}/task", server.pid()));
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_LIMIT;
         while !is_stopped(&tasks)? {
             anyhow::ensure!(Instant::now() < deadline, "the server does not stop");
             sleep(Duration::from_millis(1)).await;
@@ -120,74 +111,58 @@ impl Scenario {
         Ok(())
     }
 
-    /// Waits until the server has ended by itself, or was killed by somebody else.
-    ///
-    /// # Errors
-    /// It does not end in time.
-    pub async fn server_ended(&mut self) -> anyhow::Result<ExitStatus> {
-        let mut server = self.bed.take_server()?;
-        let ended = timeout(PATIENCE, server.ended()).await;
+    /// Waits until the server process has ended.
+    pub(crate) async fn wait_until_server_ended(&mut self) -> anyhow::Result<ExitStatus> {
+        let mut server = self.server.take_server()?;
+        let ended = timeout(WAIT_LIMIT, server.ended()).await;
         self.remember("server", &server);
-        ended.context("the server does not end")?
+        ended.context("timed out waiting for the end of the server")?
     }
 
-    /// Compares disk, answers and memory.
-    ///
-    /// # Errors
-    /// They contradict each other.
-    pub async fn audit(&mut self, everything: bool) -> anyhow::Result<()> {
+    /// Checks the disk and the answers against each other and against all earlier ones.
+    /// `everything`: reads the bytes of every file again.
+    pub(crate) async fn audit(&mut self, everything: bool) -> anyhow::Result<()> {
         let transfers = self.transfers().await?;
-        self.oracle.look(&self.bed.data_dir(), everything)?;
-        self.oracle.agree(&transfers)
+        self.oracle.check_files(&self.server.data_dir(), everything)?;
+        self.oracle.check_transfers(&transfers)
     }
 
-    /// After a start without agents: waits until what was sealed is published, and counts partials.
-    ///
-    /// # Errors
-    /// There is one too many or too few, or an answer is wrong.
-    pub async fn recovered(&mut self) -> anyhow::Result<()> {
-        let deadline = Instant::now() + PATIENCE;
+    /// After a start without agents: waits until every sealed transfer is published, then checks
+    /// the partials.
+    pub(crate) async fn check_recovery(&mut self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + WAIT_LIMIT;
         loop {
             let transfers = self.transfers().await?;
-            let counted = self.oracle.partials(&self.bed.data_dir(), &transfers);
+            let counted = self.oracle.check_partials(&self.server.data_dir(), &transfers);
             let at_rest = |t: &Value| is_final(t) || t["waiting_for"] == "client";
             if counted.is_ok() && transfers.iter().all(at_rest) {
-                self.oracle.look(&self.bed.data_dir(), false)?;
-                return self.oracle.agree(&transfers);
+                self.oracle.check_files(&self.server.data_dir(), false)?;
+                return self.oracle.check_transfers(&transfers);
             }
             if deadline < Instant::now() {
                 counted.context("after recovery")?;
                 let restless = transfers.iter().find(|transfer| !at_rest(transfer));
-                anyhow::bail!("after recovery nobody goes on with {restless:?}");
+                anyhow::bail!("after recovery this transfer does not continue: {restless:?}");
             }
-            sleep(LOOK_AGAIN).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 
-    /// Asks the server to end (SIGTERM) and waits for it.
-    ///
-    /// # Errors
-    /// It does not end.
-    pub async fn end_server(&mut self) -> anyhow::Result<ExitStatus> {
-        self.bed.server()?.terminate()?;
-        self.server_ended().await
+    /// Stops the server (SIGTERM) and waits for its end.
+    pub(crate) async fn end_server(&mut self) -> anyhow::Result<ExitStatus> {
+        self.server_process()?.terminate()?;
+        self.wait_until_server_ended().await
     }
 
-    /// The same, so that it leaves nothing behind, and ends the rest.
-    ///
-    /// # Errors
-    /// It does not end well.
-    pub async fn end(&mut self) -> anyhow::Result<()> {
+    /// Stops the server, requires exit code 0, and ends all agents.
+    pub(crate) async fn end(&mut self) -> anyhow::Result<()> {
         let status = self.end_server().await?;
         anyhow::ensure!(status.success(), "the server ended with {status}");
-        self.strike().await
+        self.teardown().await
     }
 
-    /// Ends every program.
-    ///
-    /// # Errors
-    /// One cannot be killed.
-    pub async fn strike(&mut self) -> anyhow::Result<()> {
+    /// Kills every program.
+    pub(crate) async fn teardown(&mut self) -> anyhow::Result<()> {
         for index in 0..self.clients.len() {
             self.kill_agent(index).await;
         }
@@ -195,7 +170,8 @@ impl Scenario {
     }
 }
 
-/// Whether one thread has stopped, so that all have been told to, and no other is running.
+/// Returns true if at least one thread is stopped and no thread runs. SIGSTOP has then reached the
+/// process.
 fn is_stopped(tasks: &Path) -> anyhow::Result<bool> {
     let mut any = false;
     for task in std::fs::read_dir(tasks)? {

@@ -1,91 +1,71 @@
-//! Self-describing test data: every 64-byte cell says whose it is, of which version, which one of
-//! how many. One look at a file tells whether it is torn, mixed, shifted, stale or foreign, without
-//! the file it was copied from.
+//! Self-describing test data. Every 64-byte cell states its client, its version, its index and the
+//! number of cells. So a file alone shows whether it is truncated, mixed, shifted, stale or
+//! foreign.
 
 use std::fmt;
 
-/// The length of a cell in bytes.
-pub const CELL_LEN: usize = 64;
+pub(crate) const CELL_LEN: usize = 64;
 
-/// A source file: whose, which version, how many cells.
+/// The content of a source file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TestPattern {
-    /// Whose, as a hash of the client's id.
-    pub owner: u64,
-    /// Counts the changes of the file.
-    pub version: u32,
-    /// How many cells the file has.
-    pub total: u32,
+pub(crate) struct TestPattern {
+    /// Hash of the client id.
+    pub(crate) owner: u64,
+    /// Incremented with each change of the file.
+    pub(crate) version: u32,
+    /// Number of cells.
+    pub(crate) total: u32,
 }
 
-/// What is wrong with a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Flaw {
-    /// It has no byte.
+pub(crate) enum Flaw {
     Empty,
-    /// It ends too early, or goes on too long.
+    /// The wrong length.
     Torn {
-        /// Bytes it should have.
         expected: u64,
-        /// Bytes it has.
         found: u64,
     },
-    /// A cell holds no cell: zeroes, or a flipped bit.
+    /// Not a valid cell: zeroes, or a flipped bit.
     Damaged {
-        /// Which cell.
         index: u32,
-        /// How it begins.
+        /// The first bytes.
         found: String,
     },
-    /// A cell is of another version than the first.
+    /// A cell has another version than the first cell.
     Mixed {
-        /// Which cell.
         index: u32,
-        /// The version of the first.
         first: u32,
-        /// Its own.
         found: u32,
     },
-    /// A cell belongs elsewhere in the file.
+    /// A cell is at the wrong index.
     Shifted {
-        /// Which cell.
         index: u32,
-        /// Where it belongs.
         found: u32,
     },
-    /// A cell is of another client's file.
+    /// A cell belongs to another client.
     Foreign {
-        /// Which cell.
         index: u32,
     },
-    /// It is older than what was there when it was asked for.
+    /// The file is older than the trigger allows.
     Stale {
-        /// The oldest version that would do.
+        /// The oldest version that is allowed.
         expected: u32,
-        /// Its version.
         found: u32,
     },
 }
 
 impl TestPattern {
-    /// Version `version` of the file of `client`, about `len` bytes long.
-    pub fn new(client: &str, version: u32, len: usize) -> Self {
+    /// Version `version` of the file of `client`, with about `len` bytes.
+    pub(crate) fn new(client: &str, version: u32, len: usize) -> Self {
         let total = u32::try_from(len / CELL_LEN).unwrap_or(u32::MAX).max(1);
         Self { owner: hash(client.as_bytes()), version, total }
     }
 
-    /// How many bytes the file has.
-    pub fn len(self) -> u64 {
+    pub(crate) fn len(self) -> u64 {
         u64::from(self.total) * CELL_LEN as u64
     }
 
-    /// Whether the file has no bytes: never.
-    pub fn is_empty(self) -> bool {
-        false
-    }
-
-    /// The file.
-    pub fn bytes(self) -> Vec<u8> {
+    pub(crate) fn bytes(self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.total as usize * CELL_LEN);
         (0..self.total).for_each(|index| bytes.extend_from_slice(self.cell(index).as_bytes()));
         bytes
@@ -97,12 +77,9 @@ impl TestPattern {
         format!("{body} {:016x}\n", hash(body.as_bytes()))
     }
 
-    /// The version of each cell of a file of `client`, which may be of several and end early, but
-    /// not within a cell.
-    ///
-    /// # Errors
-    /// A cell is not one, or is not the one that belongs there.
-    pub fn versions(client: &str, bytes: &[u8]) -> Result<Vec<u32>, Flaw> {
+    /// Returns the version of each cell of a file. It may have several versions and any number of
+    /// cells.
+    pub(crate) fn versions(client: &str, bytes: &[u8]) -> Result<Vec<u32>, Flaw> {
         let owner = hash(client.as_bytes());
         let version = |(cell, index): (&[u8], u32)| match parse(cell) {
             Some((found, _)) if found.owner != owner => Err(Flaw::Foreign { index }),
@@ -113,16 +90,13 @@ impl TestPattern {
         bytes.chunks(CELL_LEN).zip(0..).map(version).collect()
     }
 
-    /// Reads a file of `client`: which version it is, if it is exactly that, whole.
-    ///
-    /// # Errors
-    /// What is wrong with it.
-    pub fn read(client: &str, bytes: &[u8]) -> Result<Self, Flaw> {
+    /// Reads a file of `client` and requires that it is one complete version.
+    pub(crate) fn read(client: &str, bytes: &[u8]) -> Result<Self, Flaw> {
         let owner = hash(client.as_bytes());
         let mut first: Option<Self> = None;
         for (cell, index) in bytes.chunks(CELL_LEN).zip(0..) {
             let Some((found, at)) = parse(cell) else {
-                // A cell that is cut is told below by the length, if the rest is well.
+                // A truncated cell shows as a wrong length, if the rest is valid.
                 if let (Some(first), true) = (first, cell.len() < CELL_LEN) {
                     return Err(Flaw::Torn { expected: first.len(), found: bytes.len() as u64 });
                 }
@@ -133,7 +107,8 @@ impl TestPattern {
                 return Err(Flaw::Foreign { index });
             }
             if found != expected {
-                let (first, found) = (expected.version, found.version);
+                let first = expected.version;
+                let found = found.version;
                 return Err(Flaw::Mixed { index, first, found });
             }
             if at != index {
@@ -147,11 +122,8 @@ impl TestPattern {
         Ok(first)
     }
 
-    /// The same, which must not be older than `oldest`.
-    ///
-    /// # Errors
-    /// What is wrong with it.
-    pub fn read_since(client: &str, oldest: u32, bytes: &[u8]) -> Result<Self, Flaw> {
+    /// Reads a file that must not be older than version `oldest`.
+    pub(crate) fn read_since(client: &str, oldest: u32, bytes: &[u8]) -> Result<Self, Flaw> {
         let found = Self::read(client, bytes)?;
         if found.version < oldest {
             return Err(Flaw::Stale { expected: oldest, found: found.version });
@@ -160,17 +132,19 @@ impl TestPattern {
     }
 }
 
-/// A cell and its index, if its check is right.
+/// Returns the cell and its index if the checksum is right.
 fn parse(cell: &[u8]) -> Option<(TestPattern, u32)> {
     let text = std::str::from_utf8(cell).ok()?.strip_suffix('\n')?;
     let (body, check) = text.rsplit_once(' ')?;
     if cell.len() != CELL_LEN || check != format!("{:016x}", hash(body.as_bytes())) {
         return None;
     }
-    let mut words = body.strip_prefix("fp ")?.split(' ');
-    let owner = u64::from_str_radix(words.next()?, 16).ok()?;
-    let mut number = || u32::from_str_radix(words.next()?, 16).ok();
-    let (version, index, total) = (number()?, number()?, number()?);
+    let mut fields = body.strip_prefix("fp ")?.split(' ');
+    let owner = u64::from_str_radix(fields.next()?, 16).ok()?;
+    let mut number = || u32::from_str_radix(fields.next()?, 16).ok();
+    let version = number()?;
+    let index = number()?;
+    let total = number()?;
     Some((TestPattern { owner, version, total }, index))
 }
 
@@ -179,7 +153,7 @@ fn damaged(cell: &[u8], index: u32) -> Flaw {
     Flaw::Damaged { index, found: found.escape_default().to_string() }
 }
 
-/// FNV-1a, stirred: enough to notice what chance or a bug does to 50 bytes.
+/// FNV-1a with a final mix: detects accidental changes of 50 bytes.
 fn hash(bytes: &[u8]) -> u64 {
     let sum = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |sum, &byte| {
         (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
@@ -196,12 +170,12 @@ impl fmt::Display for Flaw {
                 write!(f, "damaged: cell {index} begins with {found:?}")
             }
             Self::Mixed { index, first, found } => {
-                write!(f, "mixed: cell {index} is of version {found}, the first of {first}")
+                write!(f, "mixed: cell {index} has version {found}, the first cell {first}")
             }
             Self::Shifted { index, found } => write!(f, "shifted: cell {found} is at {index}"),
-            Self::Foreign { index } => write!(f, "foreign: cell {index} is of another client"),
+            Self::Foreign { index } => write!(f, "foreign: cell {index} belongs to another client"),
             Self::Stale { expected, found } => {
-                write!(f, "stale: version {found}, asked for when {expected} was there")
+                write!(f, "stale: version {found}, but {expected} existed before the trigger")
             }
         }
     }
@@ -216,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_file_tells_what_it_is() {
+    fn a_complete_file_is_recognized() {
         assert_eq!(TestPattern::read("client4", &file()), Ok(TestPattern::new("client4", 7, 6400)));
         assert_eq!(file().len(), 6400);
     }
@@ -233,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn every_cut_is_found() {
+    fn every_truncation_is_found() {
         for len in 0..CELL_LEN * 3 {
             assert!(TestPattern::read("client4", &file()[..len]).is_err(), "{len} bytes");
         }

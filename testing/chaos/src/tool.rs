@@ -1,4 +1,4 @@
-//! The tools of the system that trials need, and how they are run.
+//! Runs the tools of the system that trials need, and checks that they are installed.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -10,25 +10,23 @@ use tokio::time::timeout;
 
 use crate::sandbox::Sandbox;
 
-/// No tool that is run to its end takes longer.
+/// Maximum time of a tool that runs to its end.
 const TOOL_LIMIT: Duration = Duration::from_secs(30);
 
-/// What a trial cannot do without. Where it is missing the trial fails, unless it is skipped by
-/// name.
+/// What a trial needs. If it is missing the run fails, unless `--skip` names the promise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Requirement {
-    /// The rights of root.
+pub(crate) enum Requirement {
     Root,
-    /// A program, and the Debian package it comes in.
+    /// A program, and the Debian package that contains it.
     Program(&'static str, &'static str),
-    /// A file system that the kernel must know.
+    /// A file system that the kernel must support.
     FileSystem(&'static str),
-    /// A plugin of nbdkit, and the Debian package it comes in.
+    /// A plugin of nbdkit, and the Debian package that contains it.
     Plugin(&'static str, &'static str),
 }
 
-/// Loop devices with ext4 and XFS, and the power cut.
-pub const LOOP_DISKS: &[Requirement] = &[
+/// For loop devices with ext4 and XFS, and power cuts.
+pub(crate) const LOOP_DISKS: &[Requirement] = &[
     Requirement::Root,
     Requirement::Program("mkfs.ext4", "e2fsprogs"),
     Requirement::Program("mkfs.xfs", "xfsprogs"),
@@ -38,8 +36,8 @@ pub const LOOP_DISKS: &[Requirement] = &[
     Requirement::Program("strace", "strace"),
 ];
 
-/// A disk whose writes are recorded.
-pub const RECORDED_DISKS: &[Requirement] = &[
+/// For disks whose writes are recorded.
+pub(crate) const RECORDED_DISKS: &[Requirement] = &[
     Requirement::Program("nbdkit", "nbdkit"),
     Requirement::Plugin("python", "nbdkit-plugin-python"),
     Requirement::Program("nbdfuse", "libnbd-bin"),
@@ -47,8 +45,8 @@ pub const RECORDED_DISKS: &[Requirement] = &[
     Requirement::FileSystem("fuse"),
 ];
 
-/// Namespaces with a router between them, which drops, resets, forgets and delays.
-pub const NETWORKS: &[Requirement] = &[
+/// For network namespaces with a router between them.
+pub(crate) const NETWORKS: &[Requirement] = &[
     Requirement::Root,
     Requirement::Program("ip", "iproute2"),
     Requirement::Program("tc", "iproute2"),
@@ -57,9 +55,12 @@ pub const NETWORKS: &[Requirement] = &[
     Requirement::Program("sysctl", "procps"),
 ];
 
-/// The needs of two lists together; `N` is how many that are.
-pub const fn both<const N: usize>(one: &[Requirement], other: &[Requirement]) -> [Requirement; N] {
-    assert!(one.len() + other.len() == N, "N is how many there are");
+/// Concatenates two lists; `N` is the total length.
+pub(crate) const fn both<const N: usize>(
+    one: &[Requirement],
+    other: &[Requirement],
+) -> [Requirement; N] {
+    assert!(one.len() + other.len() == N, "N is the total length");
     let mut all = [Requirement::Root; N];
     let (first, second) = all.split_at_mut(one.len());
     first.copy_from_slice(one);
@@ -68,8 +69,8 @@ pub const fn both<const N: usize>(one: &[Requirement], other: &[Requirement]) ->
 }
 
 impl Requirement {
-    /// Says what is missing, if it is.
-    pub fn missing(self) -> Option<String> {
+    /// Returns a description if the requirement is missing.
+    pub(crate) fn missing(self) -> Option<String> {
         match self {
             Self::Root => (!rustix::process::geteuid().is_root()).then(|| "root".to_owned()),
             Self::Program(program, package) => process::installed(program)
@@ -77,39 +78,36 @@ impl Requirement {
                 .then(|| format!("{program} (apt-get install {package})")),
             Self::FileSystem(name) => {
                 let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
-                let there = known.split_whitespace().any(|word| word == name);
-                (!there).then(|| format!("the file system {name} in this kernel"))
+                let found = known.split_whitespace().any(|known| known == name);
+                (!found).then(|| format!("the file system {name} in this kernel"))
             }
             Self::Plugin(name, package) => {
                 let file = format!("nbdkit/plugins/nbdkit-{name}-plugin.so");
                 let mut folders = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
-                let there = folders.any(|folder| folder.path().join(&file).is_file());
-                (!there).then(|| format!("nbdkit's {name} (apt-get install {package})"))
+                let found = folders.any(|folder| folder.path().join(&file).is_file());
+                (!found).then(|| format!("nbdkit's {name} (apt-get install {package})"))
             }
         }
     }
 }
 
-/// A command that belongs to this run and knows nothing else of our environment.
-pub fn command(ground: &Sandbox, program: &str) -> Command {
+/// A command that is marked as part of this run, without the environment of the caller.
+pub(crate) fn command(sandbox: &Sandbox, program: &str) -> Command {
     let mut command = Command::new(program);
-    let (mark, folder) = ground.mark();
+    let (mark, folder) = sandbox.mark();
     command.env_clear().env("PATH", process::PATH).env("LC_ALL", "C").env(mark, folder);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.kill_on_drop(true);
     command
 }
 
-/// Runs a tool to its end; what it printed.
-///
-/// # Errors
-/// It failed, with its words, or does not end.
-pub async fn run(ground: &Sandbox, program: &str, args: &[&str]) -> anyhow::Result<String> {
-    let mut command = command(ground, program);
-    let output = timeout(TOOL_LIMIT, command.args(args).output()).await;
-    let output = output.with_context(|| format!("{program} does not end"))?;
-    let output = output.with_context(|| format!("starting {program}"))?;
-    let words = String::from_utf8_lossy(&output.stderr);
-    anyhow::ensure!(output.status.success(), "{program} {}: {}", args.join(" "), words.trim());
+/// Runs a tool to its end and returns its output.
+pub(crate) async fn run(sandbox: &Sandbox, program: &str, args: &[&str]) -> anyhow::Result<String> {
+    let mut command = command(sandbox, program);
+    let ended = timeout(TOOL_LIMIT, command.args(args).output()).await;
+    let started = ended.with_context(|| format!("{program} timed out"))?;
+    let output = started.with_context(|| format!("starting {program}"))?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    anyhow::ensure!(output.status.success(), "{program} {}: {}", args.join(" "), text.trim());
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

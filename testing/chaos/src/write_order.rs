@@ -1,53 +1,54 @@
-//! In which order a server's effects reach the disk, read from a trace of its system calls.
+//! Checks the order in which a server makes its effects durable, from a trace of its system calls.
 //!
-//! ext4 and XFS are kinder than they promise to be: a sync of one file brings the entries of others
-//! to the disk too, so that no power cut shows a sync that is missing. Here the disk is as unkind as
-//! POSIX allows: only `fsync` of a file keeps its bytes, only `fsync` of a folder keeps its entries.
+//! ext4 and XFS do more than they guarantee: fsync of one file also makes the directory entries of
+//! other files durable, so a power cut does not reveal a missing fsync. This check assumes only
+//! what POSIX guarantees: fsync of a file makes its bytes durable, and fsync of a folder makes its
+//! entries durable.
 
 use std::collections::{BTreeSet, HashMap};
 
-/// The calls that a trace must hold.
-pub const CALLS: &str = "openat,mkdirat,mkdir,write,writev,pwrite64,pwritev,sendto,sendmsg,fsync,\
+/// The calls that the trace must contain.
+pub(crate) const CALLS: &str = "openat,mkdirat,mkdir,write,writev,pwrite64,pwritev,sendto,sendmsg,fsync,\
                          fdatasync,rename,renameat,renameat2,linkat,unlinkat";
 
 /// A folder and a name in it.
 type Entry = (String, String);
 
-/// What was not on the disk when a sync began.
+/// What was not durable when an fsync began.
 #[derive(Debug, Default)]
-struct Syncing {
+struct PendingSync {
     bytes: BTreeSet<String>,
     entries: BTreeSet<Entry>,
     records: BTreeSet<String>,
     text_len: usize,
 }
 
-/// The disk as the calls so far have left it.
+/// What is durable, and what is not, after the calls so far.
 #[derive(Debug, Default)]
-pub struct WriteOrder {
-    /// Files with bytes that are not on the disk.
+pub(crate) struct WriteOrder {
+    /// Files with bytes that are not durable.
     bytes: BTreeSet<String>,
-    /// Transfers of which a record is not on the disk, and those of which one is.
+    /// Transfers with a record that is not durable, and transfers with a durable record.
     unsynced: BTreeSet<String>,
     recorded: BTreeSet<String>,
-    /// What has been written to the records: not on the disk, and on it.
+    /// What was written to the records: not durable, and durable.
     unsynced_text: String,
     recorded_text: String,
-    /// Entries that are not on the disk.
+    /// Directory entries that are not durable.
     entries: BTreeSet<Entry>,
-    /// What a sync that has begun will have brought to the disk when it ends, by thread.
-    syncing: HashMap<String, Syncing>,
-    /// Calls that have begun and not ended, by thread.
+    /// What an unfinished fsync will make durable, by thread.
+    syncing: HashMap<String, PendingSync>,
+    /// Unfinished calls, by thread.
     unfinished: HashMap<String, String>,
-    /// What was done too early, each once.
-    pub breaches: BTreeSet<String>,
-    /// How often a rule was applied.
-    pub checks: u64,
+    /// Rules that were broken, each once.
+    pub(crate) breaches: BTreeSet<String>,
+    /// How often a rule was checked.
+    pub(crate) checks: u64,
 }
 
 impl WriteOrder {
     /// Reads a trace made with `strace -f -yy -s 4096 -e trace=CALLS`.
-    pub fn read(trace: &str) -> Self {
+    pub(crate) fn read(trace: &str) -> Self {
         let mut order = Self::default();
         trace.lines().for_each(|line| order.line(line));
         order
@@ -70,7 +71,7 @@ impl WriteOrder {
         }
     }
 
-    /// A write is there from its beginning, and so is what must come before a call.
+    /// A write counts from its start. What must precede a call is checked at its start.
     fn begin(&mut self, thread: &str, call: &str) {
         let (name, args) = call.split_once('(').unwrap_or_default();
         let file = path_in(args);
@@ -78,12 +79,13 @@ impl WriteOrder {
             "fsync" | "fdatasync" => {
                 let bytes = self.bytes.iter().filter(|path| **path == file).cloned().collect();
                 let entries = self.entries.iter().filter(|(folder, _)| *folder == file);
-                let (mut records, mut text_len) = (BTreeSet::new(), 0);
+                let mut records = BTreeSet::new();
+                let mut text_len = 0;
                 if is_records(&file) {
                     (records, text_len) = (self.unsynced.clone(), self.unsynced_text.len());
                 }
                 let entries = entries.cloned().collect();
-                let syncing = Syncing { bytes, entries, records, text_len };
+                let syncing = PendingSync { bytes, entries, records, text_len };
                 self.syncing.insert(thread.to_owned(), syncing);
             }
             "write" | "writev" | "pwrite64" | "pwritev" | "sendto" | "sendmsg" => {
@@ -103,7 +105,7 @@ impl WriteOrder {
         }
     }
 
-    /// An entry is there, and a sync has done its work, when the call has ended well.
+    /// A new entry and an fsync count when the call has succeeded.
     fn end(&mut self, thread: &str, call: &str) {
         let (name, args) = call.split_once('(').unwrap_or_default();
         let failed = call.rsplit_once(" = ").is_none_or(|(_, result)| result.starts_with('-'));
@@ -135,13 +137,13 @@ impl WriteOrder {
     }
 
     fn entry(&mut self, folder: String, name: String) {
-        // The probe of `readyz` is removed at once and never missed.
+        // The probe of `/readyz` is removed at once; losing its entry is harmless.
         if !name.contains("probe-") {
             self.entries.insert((folder, name));
         }
     }
 
-    /// A record speaks only of entries that are on the disk.
+    /// A record may only name durable entries.
     fn check_record(&mut self) {
         self.checks += 1;
         if let Some((_, name)) = self.entries.first() {
@@ -150,9 +152,11 @@ impl WriteOrder {
         }
     }
 
-    /// A name is given to bytes that are on the disk, when the record that seals them is too.
+    /// Before a file gets its final name, its bytes and the record of its seal must be durable.
     fn check_publication(&mut self, call: &str, args: &str) {
-        let (folder, from, to) = (path_in(args), nth_text(args, 0), nth_text(args, 1));
+        let folder = path_in(args);
+        let from = nth_text(args, 0);
+        let to = nth_text(args, 1);
         if !from.contains(".tmp") {
             return;
         }
@@ -170,25 +174,25 @@ impl WriteOrder {
         }
     }
 
-    /// An answer tells only what is on the disk.
+    /// An answer may only state what is durable.
     fn check_answer(&mut self, args: &str) {
         let made = args.contains("HTTP/1.1 201");
         let done = args.contains(r#"\"state\": \"done\""#);
-        // The head of an answer has ids of other things.
+        // The headers of a response contain other ids.
         let body = args.split_once(r#"\"id\": \""#).map_or("", |(_, body)| body);
         let Some(id) = ids_in(body).next().filter(|_| made || done) else { return };
         self.checks += 1;
-        // While the answer is on its way the next record of the same transfer may be too.
+        // While the response is sent, the next record of the same transfer may be written.
         let recorded = if done { self.is_recorded(&id) } else { self.recorded.contains(&id) };
         if !recorded {
-            self.breaches.insert("an answer was given before the record was synced".to_owned());
+            self.breaches.insert("an answer was sent before the record was synced".to_owned());
         }
         if let Some((_, name)) = self.entries.first().filter(|_| done) {
-            self.breaches.insert(format!("an answer was given before the entry {name} was synced"));
+            self.breaches.insert(format!("an answer was sent before the entry {name} was synced"));
         }
     }
 
-    /// The newest record of a transfer is on the disk.
+    /// Returns true if the newest record of a transfer is durable.
     fn is_recorded(&self, id: &str) -> bool {
         self.recorded.contains(id) && !self.unsynced.contains(id)
     }
@@ -198,7 +202,7 @@ fn is_records(path: &str) -> bool {
     path.ends_with("/records.db-wal")
 }
 
-/// The ids of transfers in a text: UUIDs of version 7.
+/// Returns the ids of transfers in a text: UUIDs of version 7.
 fn ids_in(text: &str) -> impl Iterator<Item = String> {
     let is_id = |word: &[u8]| {
         word.iter().enumerate().all(|(n, byte)| match n {
@@ -211,13 +215,13 @@ fn ids_in(text: &str) -> impl Iterator<Item = String> {
     ids.map(|word| String::from_utf8_lossy(word).into_owned())
 }
 
-/// The path that strace shows with the first descriptor: `3</srv/client4>`.
+/// Returns the path that strace prints with the first file descriptor: `3</srv/client4>`.
 fn path_in(args: &str) -> String {
     let path = args.split_once('<').and_then(|(_, rest)| rest.split_once('>'));
     path.map_or(String::new(), |(path, _)| path.to_owned())
 }
 
-/// The nth quoted text among the arguments.
+/// Returns the nth quoted text in the arguments.
 fn nth_text(args: &str, n: usize) -> String {
     args.split('"').nth(n * 2 + 1).unwrap_or_default().to_owned()
 }
@@ -226,7 +230,7 @@ fn nth_text(args: &str, n: usize) -> String {
 mod tests {
     use super::*;
 
-    const WHOLE: &str = r#"
+    const COMPLETE: &str = r#"
 7 openat(5</d/c>, "01a2141e-5acc-756c-b669-d84145b2aa93-1.tmp", O_RDWR|O_CREAT|O_EXCL|O_CLOEXEC, 0640) = 9</d/c/01a2141e-5acc-756c-b669-d84145b2aa93-1.tmp>
 7 fsync(6</d/c>) = 0
 8 pwrite64(3</d/.filepull/records.db-wal>, "x01a2141e-5acc-756c-b669-d84145b2aa93"..., 24, 0) = 24
@@ -246,7 +250,7 @@ mod tests {
 
     fn without(nth: usize, call: &str) -> BTreeSet<String> {
         let mut seen = 0;
-        let kept = WHOLE.lines().filter(|line| {
+        let kept = COMPLETE.lines().filter(|line| {
             seen += usize::from(line.contains(call));
             !(line.contains(call) && seen == nth)
         });
@@ -254,13 +258,13 @@ mod tests {
     }
 
     #[test]
-    fn the_right_order_has_no_breach() {
-        let order = WriteOrder::read(WHOLE);
+    fn the_correct_order_has_no_breach() {
+        let order = WriteOrder::read(COMPLETE);
         assert_eq!((order.breaches, order.checks), (BTreeSet::new(), 5));
     }
 
     #[test]
-    fn each_missing_sync_is_a_breach() {
+    fn each_missing_fsync_is_a_breach() {
         let check = |nth, call, words: &str| {
             let breaches = without(nth, call);
             assert!(breaches.iter().any(|b| b.contains(words)), "{call} {nth}: {breaches:?}");
@@ -269,12 +273,12 @@ mod tests {
         check(1, "fdatasync(9", "before its bytes were synced");
         check(2, "fdatasync(3", "before the record that seals it was synced");
         check(2, "fsync(6", "before the entry download-1.txt was synced");
-        check(3, "fdatasync(3", "an answer was given before the record was synced");
+        check(3, "fdatasync(3", "an answer was sent before the record was synced");
     }
 
     #[test]
     fn a_rename_that_replaces_is_a_breach() {
-        let plain = WHOLE.replace(", RENAME_NOREPLACE", ", 0");
+        let plain = COMPLETE.replace(", RENAME_NOREPLACE", ", 0");
         assert!(WriteOrder::read(&plain).breaches.iter().any(|breach| breach.contains("replaces")));
     }
 }

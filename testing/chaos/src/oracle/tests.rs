@@ -26,106 +26,116 @@ fn done(id: &str, digest: &str) -> Value {
     json!({ "id": id, "client": "client4", "state": "done", "download": download })
 }
 
-fn looked(folder: &TempDir) -> Oracle {
+fn checked(folder: &TempDir) -> Oracle {
     let mut oracle = Oracle::new(Counters::default());
-    oracle.look(folder.path(), false).unwrap();
+    oracle.check_files(folder.path(), false).unwrap();
     oracle
 }
 
-fn says(result: anyhow::Result<()>, words: &str) {
+fn assert_error(result: anyhow::Result<()>, text: &str) {
     let error = result.unwrap_err().to_string();
-    assert!(error.contains(words), "{error}");
+    assert!(error.contains(text), "{error}");
 }
 
 #[test]
-fn a_whole_file_that_an_answer_names_is_right() {
+fn a_complete_file_that_an_answer_names_is_right() {
     let (folder, _) = folder();
-    let mut oracle = looked(&folder);
-    oracle.agree(&[done("t1", &Digest::of(&bytes(1)).to_string())]).unwrap();
-    oracle.look(folder.path(), true).unwrap();
-    assert_eq!((oracle.tally.n_files(), oracle.tally.n_wrong()), (2, 0));
+    let mut oracle = checked(&folder);
+    oracle.check_transfers(&[done("t1", &Digest::of(&bytes(1)).to_string())]).unwrap();
+    oracle.check_files(folder.path(), true).unwrap();
+    assert_eq!((oracle.counters.n_files(), oracle.counters.n_wrong()), (2, 0));
 }
 
 #[test]
-fn a_torn_file_is_wrong_and_its_partial_is_not_looked_at() {
+fn a_truncated_file_is_wrong_and_a_partial_is_ignored() {
     let (folder, file) = folder();
     fs::write(file.with_extension("tmp"), b"torn").unwrap();
-    looked(&folder);
+    checked(&folder);
     fs::write(file.with_file_name("download-2.txt"), &bytes(1)[..6000]).unwrap();
     let mut oracle = Oracle::new(Counters::default());
-    says(oracle.look(folder.path(), false), "torn: 6000 bytes of 6400");
-    assert_eq!(oracle.tally.n_wrong(), 1);
+    assert_error(oracle.check_files(folder.path(), false), "torn: 6000 bytes of 6400");
+    assert_eq!(oracle.counters.n_wrong(), 1);
 }
 
 #[test]
 fn a_file_that_is_replaced_changed_or_removed_is_wrong() {
     let (folder, file) = folder();
-    let mut oracle = looked(&folder);
+    let mut oracle = checked(&folder);
     let other = file.with_file_name("other");
     fs::write(&other, bytes(1)).unwrap();
     fs::rename(&other, &file).unwrap();
-    says(oracle.look(folder.path(), false), "has changed");
-    let mut oracle = looked(&folder);
+    assert_error(oracle.check_files(folder.path(), false), "has changed");
+    let mut oracle = checked(&folder);
     fs::write(&file, bytes(2)).unwrap();
-    oracle.look(folder.path(), false).unwrap();
-    says(oracle.look(folder.path(), true), "has changed");
+    oracle.check_files(folder.path(), false).unwrap();
+    assert_error(oracle.check_files(folder.path(), true), "has changed");
     fs::remove_file(&file).unwrap();
-    says(oracle.look(folder.path(), false), "is gone");
+    assert_error(oracle.check_files(folder.path(), false), "is gone");
 }
 
 #[test]
 fn a_power_cut_may_take_only_what_was_not_acknowledged() {
     let (folder, file) = folder();
-    let (mut unheard, mut acknowledged) = (looked(&folder), looked(&folder));
-    acknowledged.answered(&done("t1", &Digest::of(&bytes(1)).to_string())).unwrap();
+    let mut unacknowledged = checked(&folder);
+    let mut acknowledged = checked(&folder);
+    acknowledged.record_answer(&done("t1", &Digest::of(&bytes(1)).to_string())).unwrap();
     fs::remove_file(&file).unwrap();
-    unheard.power_cut();
-    unheard.look(folder.path(), false).unwrap();
-    acknowledged.power_cut();
-    says(acknowledged.look(folder.path(), false), "is gone");
+    unacknowledged.after_power_cut();
+    unacknowledged.check_files(folder.path(), false).unwrap();
+    acknowledged.after_power_cut();
+    assert_error(acknowledged.check_files(folder.path(), false), "is gone");
 }
 
 #[test]
 fn answers_that_contradict_the_disk_or_each_other_are_wrong() {
     let (folder, file) = folder();
     let digest = Digest::of(&bytes(1)).to_string();
-    says(looked(&folder).agree(&[done("t1", "00")]), "the disk");
-    says(looked(&folder).agree(&[done("t1", &digest), done("t2", &digest)]), "claim one file");
-    says(looked(&folder).agree(&[]), "a second file");
-    let open = json!({ "id": "t1", "client": "client4", "state": "running" });
-    looked(&folder).agree(&[open]).unwrap();
-    let mut oracle = looked(&folder);
-    oracle.recorded("t9");
-    says(oracle.agree(&[done("t1", &digest)]), "t9 was answered, and is not on record");
-    let mut oracle = looked(&folder);
-    oracle.answered(&done("t1", &digest)).unwrap();
+    assert_error(checked(&folder).check_transfers(&[done("t1", "00")]), "the disk Some");
+    assert_error(
+        checked(&folder).check_transfers(&[done("t1", &digest), done("t2", &digest)]),
+        "have the same file",
+    );
+    assert_error(checked(&folder).check_transfers(&[]), "a second file");
+    let unfinished = json!({ "id": "t1", "client": "client4", "state": "running" });
+    checked(&folder).check_transfers(&[unfinished]).unwrap();
+    let mut oracle = checked(&folder);
+    oracle.record_id("t9");
+    assert_error(
+        oracle.check_transfers(&[done("t1", &digest)]),
+        "t9 was in an answer and is not on record",
+    );
+    let mut oracle = checked(&folder);
+    oracle.record_answer(&done("t1", &digest)).unwrap();
     let failed = json!({ "id": "t1", "client": "client4", "state": "failed" });
-    says(oracle.agree(&[failed]), "was done, and is now");
+    assert_error(oracle.check_transfers(&[failed]), "was done and is now");
     fs::remove_file(file).unwrap();
     let mut oracle = Oracle::new(Counters::default());
-    oracle.look(folder.path(), false).unwrap();
-    says(oracle.agree(&[done("t1", &digest)]), "the disk None");
+    oracle.check_files(folder.path(), false).unwrap();
+    assert_error(oracle.check_transfers(&[done("t1", &digest)]), "the disk None");
 }
 
 #[test]
 fn every_partial_has_one_owner() {
     let (folder, file) = folder();
-    let oracle = looked(&folder);
-    let open = json!({ "id": "t1", "client": "client4", "state": "waiting", "file": {} });
-    says(oracle.partials(folder.path(), std::slice::from_ref(&open)), "open are");
+    let oracle = checked(&folder);
+    let unfinished = json!({ "id": "t1", "client": "client4", "state": "waiting", "file": {} });
+    assert_error(
+        oracle.check_partials(folder.path(), std::slice::from_ref(&unfinished)),
+        "unfinished transfers",
+    );
     fs::write(file.with_file_name("t1-2.tmp"), b"").unwrap();
-    oracle.partials(folder.path(), std::slice::from_ref(&open)).unwrap();
-    says(oracle.partials(folder.path(), &[]), "partials of");
+    oracle.check_partials(folder.path(), std::slice::from_ref(&unfinished)).unwrap();
+    assert_error(oracle.check_partials(folder.path(), &[]), "partials of");
 }
 
 #[test]
-fn a_stranger_may_be_anything_but_touched() {
+fn a_foreign_file_may_be_anything_but_must_not_change() {
     let (folder, file) = folder();
-    let mut oracle = looked(&folder);
+    let mut oracle = checked(&folder);
     let name = "download-20260101-000000-2.txt";
     fs::write(file.with_file_name(name), b"mine").unwrap();
-    oracle.stranger(folder.path(), "client4", name).unwrap();
-    oracle.look(folder.path(), true).unwrap();
-    fs::write(file.with_file_name(name), b"thine").unwrap();
-    says(oracle.look(folder.path(), true), "has changed");
+    oracle.add_foreign_file(folder.path(), "client4", name).unwrap();
+    oracle.check_files(folder.path(), true).unwrap();
+    fs::write(file.with_file_name(name), b"changed").unwrap();
+    assert_error(oracle.check_files(folder.path(), true), "has changed");
 }

@@ -1,7 +1,7 @@
-//! R11: lines that die without a word: a router that forgets or swallows, a peer that is frozen.
+//! R11: connections that fail silently: the router forgets or drops them, or a peer is frozen.
 
-mod deaths;
-mod slow;
+mod silent_faults;
+mod slow_link;
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use futures::FutureExt as _;
 use crate::promise::Promise;
 use crate::tool::NETWORKS;
 
-pub(super) use slow::SLOW;
+pub(super) use slow_link::SLOW;
 
 pub(super) const PROMISE: Promise = Promise {
     id: "R11",
-    promised: "No silent death: both sides notice within 45 s, and are back within 15 s.",
-    needs: NETWORKS,
+    statement: "No silent failure: both sides notice within 45 s and reconnect within 15 s.",
+    requirements: NETWORKS,
     limit: Duration::from_secs(180),
-    attempt: |trial| deaths::attempt(trial).boxed(),
+    run: |trial| silent_faults::run(trial).boxed(),
 };

@@ -1,8 +1,8 @@
-//! R3: the power fails right after an answer, and what was answered is still true. And, because
-//! disks are kinder than they promise, the order of the system calls that lead to an answer.
+//! R3: the power fails right after an answer, and the answer must still be true. File systems do
+//! more than they guarantee, so the order of the system calls before an answer is checked too.
 
-mod acks;
-mod calls;
+mod call_order;
+mod durable_offsets;
 
 use std::time::Duration;
 
@@ -22,122 +22,128 @@ use crate::trial::Trial;
 
 pub(super) const PROMISE: Promise = Promise {
     id: "R3",
-    promised: "Acknowledged means durable: no power cut takes back what an answer has said.",
-    needs: LOOP_DISKS,
+    statement: "Acknowledged means durable: no power cut invalidates an answer.",
+    requirements: LOOP_DISKS,
     limit: Duration::from_secs(120),
-    attempt: |trial| attempt(trial).boxed(),
+    run: |trial| run(trial).boxed(),
 };
 
-/// On each file system.
+/// Power cuts on each file system.
 const POWER_CUTS: u32 = 380;
-/// And these with an upload of which a part has been acknowledged as durable: 400 in all.
+/// Additional power cuts during an upload with acknowledged bytes: 400 in total.
 const ACKS: u32 = 20;
-/// Half of them with the records on a disk of their own: one disk's journal, synced for the
-/// records, would hide that a folder was not.
-const LANES: u32 = 2;
+/// One of the workers has the records on a separate disk: on a shared disk, the sync of the records
+/// would hide a missing sync of a folder.
+const WORKERS: u32 = 2;
 
-async fn attempt(trial: &Trial) -> anyhow::Result<()> {
-    let mut lanes: Vec<BoxFuture<'_, anyhow::Result<()>>> = vec![calls::attempt(trial).boxed()];
+async fn run(trial: &Trial) -> anyhow::Result<()> {
+    let mut workers: Vec<BoxFuture<'_, anyhow::Result<()>>> = vec![call_order::run(trial).boxed()];
     for file_system in FileSystem::ALL {
-        lanes.push(acks::lane(trial, file_system, trial.times(ACKS)).boxed());
-        for n in 0..LANES {
-            lanes.push(lane(trial, file_system, n, trial.share(POWER_CUTS, LANES)).boxed());
+        workers.push(durable_offsets::run_worker(trial, file_system, trial.times(ACKS)).boxed());
+        for n in 0..WORKERS {
+            workers
+                .push(run_worker(trial, file_system, n, trial.share(POWER_CUTS, WORKERS)).boxed());
         }
     }
-    try_join_all(lanes).await.map(drop)
+    try_join_all(workers).await.map(drop)
 }
 
-async fn lane(trial: &Trial, kind: FileSystem, n: u32, count: u32) -> anyhow::Result<()> {
+async fn run_worker(trial: &Trial, kind: FileSystem, n: u32, count: u32) -> anyhow::Result<()> {
     let name = format!("r3-{}-{n}", kind.name());
-    let mut stage = Scenario::set(trial, &[]).await?;
-    let apart = n.is_multiple_of(2);
-    let disks = LoopDisks::make(&trial.ground, kind, &name, &stage.data_dir(), apart).await?;
-    stage.add_client("client1", 1, &[])?;
-    let mut lane = DurableAnswerWorker { trial, kind, dice: trial.dice(&name), stage, disks };
-    let tried = lane.rounds(count).await;
-    lane.stage.explain(&format!("{name}, records apart: {apart}"), tried)
+    let mut scenario = Scenario::prepare(trial, &[]).await?;
+    let separate_records = n.is_multiple_of(2);
+    let disks =
+        LoopDisks::make(&trial.sandbox, kind, &name, &scenario.data_dir(), separate_records)
+            .await?;
+    scenario.add_client("client1", 1, &[])?;
+    let mut worker = DurableAnswerWorker { trial, kind, rng: trial.rng(&name), scenario, disks };
+    let tried = worker.rounds(count).await;
+    worker.scenario.explain(&format!("{name}, separate records: {separate_records}"), tried)
 }
 
 struct DurableAnswerWorker<'a> {
     trial: &'a Trial,
     kind: FileSystem,
-    dice: Rng,
-    stage: Scenario,
+    rng: Rng,
+    scenario: Scenario,
     disks: LoopDisks,
 }
 
 impl DurableAnswerWorker<'_> {
     async fn rounds(&mut self, count: u32) -> anyhow::Result<()> {
-        self.stage.start_server().await?;
+        self.scenario.start_server().await?;
         for round in 0..count {
             self.round().await.with_context(|| format!("round {round}"))?;
-            self.stage.oracle.retire(&self.stage.data_dir(), 3)?;
+            self.scenario.oracle.delete_old_downloads(&self.scenario.data_dir(), 3)?;
         }
-        self.stage.audit(true).await?;
-        self.stage.strike().await
+        self.scenario.audit(true).await?;
+        self.scenario.teardown().await
     }
 
     async fn round(&mut self) -> anyhow::Result<()> {
-        self.stage.connect(0).await?;
-        // What an earlier round left open goes first, or this one would only join it.
-        for open in self.stage.transfers().await?.iter().filter(|transfer| !is_final(transfer)) {
-            self.stage.done(open["id"].as_str().unwrap_or_default()).await?;
+        self.scenario.connect(0).await?;
+        // Finishes transfers of earlier rounds: a trigger would only join them.
+        for open in self.scenario.transfers().await?.iter().filter(|transfer| !is_final(transfer)) {
+            self.scenario.wait_until_done(open["id"].as_str().unwrap_or_default()).await?;
         }
-        let largest = if self.dice.u8(0..12) == 0 { 9 << 20 } else { 256 << 10 };
-        self.stage.resize(0, self.dice.usize(1..largest))?;
+        let largest = if self.rng.u8(0..12) == 0 { 9 << 20 } else { 256 << 10 };
+        self.scenario.resize(0, self.rng.usize(1..largest))?;
         let switches = self.disks.switches()?;
-        let answered = self.dice.u8(0..8);
-        let id = self.stage.order(0).await?;
+        let answered = self.rng.u8(0..8);
+        let id = self.scenario.trigger(0).await?;
         let cancelled = match answered {
             0 => false, // the record alone
             1 => self.cancel(&id).await?,
             _ => {
                 let path = format!("/api/v1/transfers/{id}?wait=20s");
-                let transfer = self.stage.bed.json(&path).await?;
+                let transfer = self.scenario.server.json(&path).await?;
                 anyhow::ensure!(transfer["state"] == "done", "not done: {transfer}");
-                self.stage.oracle.answered(&transfer)?;
+                self.scenario.oracle.record_answer(&transfer)?;
                 false
             }
         };
-        sleep(Duration::from_micros(self.dice.u64(0..5_000))).await;
-        cut(&mut self.stage, switches).await?;
-        self.trial.tally.fault(self.kind.cut_name());
+        sleep(Duration::from_micros(self.rng.u64(0..5_000))).await;
+        cut(&mut self.scenario, switches).await?;
+        self.trial.counters.fault(self.kind.cut_name());
         self.disks.remount().await?;
-        back(&mut self.stage).await?;
-        let state = self.stage.transfer(&id).await?["state"].clone();
-        anyhow::ensure!(!cancelled || state == "cancelled", "{id} was cancelled, and is {state}");
-        self.stage.let_agents_in();
+        check_after_power_cut(&mut self.scenario).await?;
+        let state = self.scenario.transfer(&id).await?["state"].clone();
+        anyhow::ensure!(
+            !cancelled || state == "cancelled",
+            "{id} was cancelled and is now {state}"
+        );
+        self.scenario.accept_agents();
         Ok(())
     }
 
-    /// Cancels; false if it was too late.
+    /// Returns false if the transfer was already final.
     async fn cancel(&mut self, id: &str) -> anyhow::Result<bool> {
         let path = format!("/api/v1/transfers/{id}/cancel");
-        let reply = self.stage.bed.send(Method::POST, &path, &[], "").await?;
-        anyhow::ensure!(reply.status == 200, "{}", reply.text());
-        let transfer = reply.json()?;
-        self.stage.oracle.answered(&transfer)?;
+        let response = self.scenario.server.send(Method::POST, &path, &[], "").await?;
+        anyhow::ensure!(response.status == 200, "{}", response.text());
+        let transfer = response.json()?;
+        self.scenario.oracle.record_answer(&transfer)?;
         Ok(transfer["state"] == "cancelled")
     }
 }
 
-/// Cuts the power of all disks at one instant of the server's life, and ends it.
-async fn cut(stage: &mut Scenario, switches: Vec<DiskSwitch>) -> anyhow::Result<()> {
+/// Cuts the power of all disks at the same moment, then kills the programs.
+async fn cut(scenario: &mut Scenario, switches: Vec<DiskSwitch>) -> anyhow::Result<()> {
     if 1 < switches.len() {
-        // Between two switches nothing may happen: one plug has only one instant.
-        stage.stop_server().await?;
+        // The server must not run between two cuts.
+        scenario.stop_server().await?;
     }
     for switch in switches {
         switch.cut().await?;
     }
-    stage.kill_agent(0).await;
-    stage.kill_server().await
+    scenario.kill_agent(0).await;
+    scenario.kill_server().await
 }
 
-/// The power is back: looks at the disk before the server does, then at what the server says.
-async fn back(stage: &mut Scenario) -> anyhow::Result<()> {
-    stage.oracle.power_cut();
-    stage.oracle.look(&stage.data_dir(), false)?;
-    stage.start_server_alone().await?;
-    stage.recovered().await
+/// After the power cut: checks the disk before the server starts, then the answers of the server.
+async fn check_after_power_cut(scenario: &mut Scenario) -> anyhow::Result<()> {
+    scenario.oracle.after_power_cut();
+    scenario.oracle.check_files(&scenario.data_dir(), false)?;
+    scenario.start_server_without_agents().await?;
+    scenario.check_recovery().await
 }

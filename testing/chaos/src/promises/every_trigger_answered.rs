@@ -1,7 +1,7 @@
-//! R9: the server is killed at every system call between a trigger and its answer, and triggers go
-//! to clients that are unknown, offline or silent.
+//! R9: the server is killed at every system call between a trigger and its answer; triggers also go
+//! to clients that are unknown, offline or unresponsive.
 
-mod silence;
+mod silent_clients;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,184 +14,194 @@ use hyper::Method;
 use serde_json::json;
 use tokio::time::timeout;
 
-use crate::attached::{Attached, Point};
 use crate::promise::Promise;
-use crate::scenario::{PATIENCE, Scenario};
+use crate::scenario::{Scenario, WAIT_LIMIT};
+use crate::strace_session::{CallPoint, StraceSession};
 use crate::tool::Requirement;
 use crate::trial::Trial;
 
 pub(super) const PROMISE: Promise = Promise {
     id: "R9",
-    promised: "Honest API: a trigger is answered within 3 s, and what the answer says comes true.",
-    needs: &[Requirement::Root, Requirement::Program("strace", "strace")],
+    statement: "Honest API: every trigger is answered within 3 s, and the answer comes true.",
+    requirements: &[Requirement::Root, Requirement::Program("strace", "strace")],
     limit: Duration::from_secs(120),
-    attempt: |trial| attempt(trial).boxed(),
+    run: |trial| run(trial).boxed(),
 };
 
 const FILE_LEN: usize = 64 << 10;
-const LANES: usize = 8;
-/// Rounds over all points.
+const WORKERS: usize = 8;
+/// Rounds over all system calls.
 const ROUNDS: u32 = 10;
-/// For each kind of silence.
-const SILENCES: u32 = 8;
+/// Triggers to each kind of unresponsive client.
+const UNRESPONSIVE: u32 = 8;
 
-/// How a transfer is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum TriggerKind {
-    /// In the short form.
+    /// `/trigger`, as a person uses it.
     Trigger,
-    /// In the form for machines, with a key that may be used again.
+    /// The JSON API, with an idempotency key.
     Keyed,
-    /// The same, while the client is offline.
+    /// The JSON API with a key, while the client is offline.
     KeyedOffline,
 }
 
 impl TriggerKind {
     const ALL: [Self; 3] = [Self::Trigger, Self::Keyed, Self::KeyedOffline];
 
-    async fn send(self, bed: &TestServer, key: &str) -> anyhow::Result<HttpResponse> {
+    async fn send(self, server: &TestServer, key: &str) -> anyhow::Result<HttpResponse> {
         if self == Self::Trigger {
-            return bed.send(Method::POST, "/trigger?id=client1&queue=1h", &[], "").await;
+            return server.send(Method::POST, "/trigger?id=client1&queue=1h", &[], "").await;
         }
         let headers = [("content-type", "application/json"), ("idempotency-key", key)];
-        let order = json!({ "client": "client1", "queue": "1h" }).to_string();
-        bed.send(Method::POST, "/api/v1/transfers", &headers, &order).await
+        let body = json!({ "client": "client1", "queue": "1h" }).to_string();
+        server.send(Method::POST, "/api/v1/transfers", &headers, &body).await
     }
 }
 
-async fn attempt(trial: &Trial) -> anyhow::Result<()> {
+async fn run(trial: &Trial) -> anyhow::Result<()> {
     let mut points = Vec::new();
-    for ask in TriggerKind::ALL {
-        let mut scout = TriggerWorker::set(trial, "scout").await?;
-        let seen = scout.listed(ask).await;
-        let seen = scout.stage.explain("listing calls", seen)?;
-        anyhow::ensure!(8 <= seen.len(), "only {} calls of {ask:?} were seen", seen.len());
-        points.extend(seen.into_iter().map(|point| (ask, point)));
+    for kind in TriggerKind::ALL {
+        let mut scout = TriggerWorker::prepare(trial, "scout").await?;
+        let listed = scout.list_calls(kind).await;
+        let seen = scout.scenario.explain("listing calls", listed)?;
+        anyhow::ensure!(8 <= seen.len(), "only {} system calls of {kind:?} were seen", seen.len());
+        points.extend(seen.into_iter().map(|point| (kind, point)));
     }
-    let dealt = trial.deal("r9", points, ROUNDS, LANES).into_iter().enumerate();
-    let mut lanes: Vec<BoxFuture<'_, anyhow::Result<()>>> =
-        dealt.map(|(n, mine)| lane(trial, n, mine).boxed()).collect();
-    // With `--count` it is the points that are counted.
-    let silences = trial.count.map_or(trial.times(SILENCES), |_| 1);
-    lanes.push(silence::attempt(trial, silences).boxed());
-    try_join_all(lanes).await.map(drop)
+    let shares = trial.distribute("r9", points, ROUNDS, WORKERS).into_iter().enumerate();
+    let mut workers: Vec<BoxFuture<'_, anyhow::Result<()>>> =
+        shares.map(|(n, mine)| run_worker(trial, n, mine).boxed()).collect();
+    // `--count` counts the system calls.
+    let n_unresponsive = trial.count.map_or(trial.times(UNRESPONSIVE), |_| 1);
+    workers.push(silent_clients::run(trial, n_unresponsive).boxed());
+    try_join_all(workers).await.map(drop)
 }
 
-async fn lane(trial: &Trial, n: usize, points: Vec<(TriggerKind, Point)>) -> anyhow::Result<()> {
-    let mut lane = TriggerWorker::set(trial, &format!("lane {n}")).await?;
-    for (nth, (ask, point)) in points.into_iter().enumerate() {
-        let tried = lane.killed_at(ask, &point, &format!("r9-{n}-{nth}")).await;
-        let place = format!("{ask:?}, the server killed at {} {}", point.call, point.nth);
-        lane.stage.explain(&place, tried)?;
+async fn run_worker(
+    trial: &Trial,
+    n: usize,
+    points: Vec<(TriggerKind, CallPoint)>,
+) -> anyhow::Result<()> {
+    let mut worker = TriggerWorker::prepare(trial, &format!("worker {n}")).await?;
+    for (nth, (kind, point)) in points.into_iter().enumerate() {
+        let tried = worker.kill_at(kind, &point, &format!("r9-{n}-{nth}")).await;
+        let place = format!("{kind:?}, the server killed at {} {}", point.call, point.nth);
+        worker.scenario.explain(&place, tried)?;
     }
-    lane.stage.audit(true).await?;
-    lane.stage.strike().await
+    worker.scenario.audit(true).await?;
+    worker.scenario.teardown().await
 }
 
 struct TriggerWorker<'a> {
     trial: &'a Trial,
-    stage: Scenario,
-    /// Transfers of the asks before.
+    scenario: Scenario,
+    /// Transfers of earlier triggers.
     known: BTreeSet<String>,
 }
 
 impl<'a> TriggerWorker<'a> {
-    async fn set(trial: &'a Trial, name: &str) -> anyhow::Result<Self> {
-        let mut stage = Scenario::set(trial, &[]).await?;
-        stage.start_server().await?;
-        stage.add_client("client1", FILE_LEN, &[])?;
-        stage.connect(0).await.with_context(|| name.to_owned())?;
-        Ok(Self { trial, stage, known: BTreeSet::new() })
+    async fn prepare(trial: &'a Trial, name: &str) -> anyhow::Result<Self> {
+        let mut scenario = Scenario::prepare(trial, &[]).await?;
+        scenario.start_server().await?;
+        scenario.add_client("client1", FILE_LEN, &[])?;
+        scenario.connect(0).await.with_context(|| name.to_owned())?;
+        Ok(Self { trial, scenario, known: BTreeSet::new() })
     }
 
-    /// The calls of the server from before a connection is accepted until its answer is read.
-    async fn listed(&mut self, ask: TriggerKind) -> anyhow::Result<Vec<Point>> {
-        self.ready_for(ask).await?;
-        let (ground, folder) = (&self.trial.ground, self.stage.bed.folder().to_owned());
-        let pid = self.stage.bed.server()?.pid();
-        let attached = Attached::listing(ground, pid, &folder).await?;
-        let reply = ask.send(&self.stage.bed, "scout").await?;
+    /// Returns the system calls of the server while it handles one trigger.
+    async fn list_calls(&mut self, kind: TriggerKind) -> anyhow::Result<Vec<CallPoint>> {
+        self.set_up(kind).await?;
+        let sandbox = &self.trial.sandbox;
+        let folder = self.scenario.server.folder().to_owned();
+        let pid = self.scenario.server_process()?.pid();
+        let session = StraceSession::listing(sandbox, pid, &folder).await?;
+        let reply = kind.send(&self.scenario.server, "scout").await?;
         anyhow::ensure!(matches!(reply.status, 201 | 202), "{}: {}", reply.status, reply.text());
-        let (_, points) = attached.detach().await?;
-        self.stage.strike().await?;
+        let (_, points) = session.detach().await?;
+        self.scenario.teardown().await?;
         Ok(points)
     }
 
-    async fn killed_at(
+    async fn kill_at(
         &mut self,
-        ask: TriggerKind,
-        point: &Point,
+        kind: TriggerKind,
+        point: &CallPoint,
         key: &str,
     ) -> anyhow::Result<()> {
-        self.ready_for(ask).await?;
-        self.stage.new_version(0)?;
-        let (ground, folder) = (&self.trial.ground, self.stage.bed.folder().to_owned());
-        let pid = self.stage.bed.server()?.pid();
-        let mut attached = Attached::killing(ground, pid, &folder, point).await?;
-        let reply = timeout(PATIENCE, ask.send(&self.stage.bed, key)).await;
-        let reply = reply.context("neither an answer nor the end of the connection")?.ok();
-        // The call of a late point follows the answer.
-        let _ = timeout(Duration::from_millis(20), attached.program_ended()).await;
-        let (killed, _) = attached.detach().await?;
+        self.set_up(kind).await?;
+        self.scenario.new_version(0)?;
+        let sandbox = &self.trial.sandbox;
+        let folder = self.scenario.server.folder().to_owned();
+        let pid = self.scenario.server_process()?.pid();
+        let mut session = StraceSession::killing(sandbox, pid, &folder, point).await?;
+        let result = timeout(WAIT_LIMIT, kind.send(&self.scenario.server, key)).await;
+        let reply =
+            result.context("timed out waiting for an answer or the end of the connection")?.ok();
+        // A late call follows the answer.
+        let _ = timeout(Duration::from_millis(20), session.program_ended()).await;
+        let (killed, _) = session.detach().await?;
         if killed {
             let answered = reply.is_some();
-            self.trial.tally.fault(if answered { "kills after answers" } else { "kills before" });
-            self.stage.server_ended().await?;
-            self.stage.start_server().await?;
+            self.trial.counters.fault(if answered {
+                "kills after answers"
+            } else {
+                "kills before answers"
+            });
+            self.scenario.wait_until_server_ended().await?;
+            self.scenario.start_server().await?;
         } else {
-            self.trial.tally.fault("points not reached this time");
+            self.trial.counters.fault("calls not reached");
         }
-        let answered = reply.as_ref().map(named).transpose()?;
-        self.came_true(ask, answered, key).await
+        let answered = reply.as_ref().map(transfer_id).transpose()?;
+        self.check_answer(kind, answered, key).await
     }
 
-    /// What was answered is there, once; a caller who got no answer may repeat what has a key.
-    async fn came_true(
+    /// Checks that the answered transfer exists exactly once. A trigger with a key may be repeated.
+    async fn check_answer(
         &mut self,
-        ask: TriggerKind,
+        kind: TriggerKind,
         answered: Option<String>,
         key: &str,
     ) -> anyhow::Result<()> {
-        let mut made = self.made().await?;
-        anyhow::ensure!(made.len() <= 1, "one trigger made {made:?}");
+        let mut created = self.new_transfers().await?;
+        anyhow::ensure!(created.len() <= 1, "one trigger created {created:?}");
         if let Some(id) = &answered {
-            self.stage.oracle.recorded(id);
-            anyhow::ensure!(made.contains(id), "{id} was answered, on record is {made:?}");
+            self.scenario.oracle.record_id(id);
+            anyhow::ensure!(created.contains(id), "answered {id}, but on record is {created:?}");
         }
-        if ask != TriggerKind::Trigger {
-            made.insert(self.repeated(ask, key).await?);
+        if kind != TriggerKind::Trigger {
+            created.insert(self.repeat(kind, key).await?);
         }
-        self.stage.connect(0).await?;
-        for id in &made {
-            self.stage.done(id).await?;
+        self.scenario.connect(0).await?;
+        for id in &created {
+            self.scenario.wait_until_done(id).await?;
         }
-        if ask != TriggerKind::Trigger {
-            made.insert(self.repeated(ask, key).await?);
+        if kind != TriggerKind::Trigger {
+            created.insert(self.repeat(kind, key).await?);
         }
-        anyhow::ensure!(made.len() <= 1, "one key made {made:?}");
-        let now = self.made().await?;
-        anyhow::ensure!(now == made, "on record is {now:?}, not {made:?}");
-        self.known.extend(made);
-        self.stage.audit(false).await
+        anyhow::ensure!(created.len() <= 1, "one key created {created:?}");
+        let now = self.new_transfers().await?;
+        anyhow::ensure!(now == created, "on record is {now:?}, expected {created:?}");
+        self.known.extend(created);
+        self.scenario.audit(false).await
     }
 
-    async fn repeated(&self, ask: TriggerKind, key: &str) -> anyhow::Result<String> {
-        named(&ask.send(&self.stage.bed, key).await?)
+    async fn repeat(&self, kind: TriggerKind, key: &str) -> anyhow::Result<String> {
+        transfer_id(&kind.send(&self.scenario.server, key).await?)
     }
 
-    /// Transfers that are new on record.
-    async fn made(&self) -> anyhow::Result<BTreeSet<String>> {
-        let transfers = self.stage.transfers().await?;
+    /// Returns the transfers on record that are new.
+    async fn new_transfers(&self) -> anyhow::Result<BTreeSet<String>> {
+        let transfers = self.scenario.transfers().await?;
         let ids = transfers.iter().filter_map(|transfer| transfer["id"].as_str());
         Ok(ids.filter(|id| !self.known.contains(*id)).map(str::to_owned).collect())
     }
 
-    async fn ready_for(&mut self, ask: TriggerKind) -> anyhow::Result<()> {
-        if ask == TriggerKind::KeyedOffline {
-            self.stage.kill_agent(0).await;
-            return self.stage.until("/api/v1/clients/client1", offline).await.map(drop);
+    async fn set_up(&mut self, kind: TriggerKind) -> anyhow::Result<()> {
+        if kind == TriggerKind::KeyedOffline {
+            self.scenario.kill_agent(0).await;
+            return self.scenario.wait_until("/api/v1/clients/client1", offline).await.map(drop);
         }
-        self.stage.connect(0).await
+        self.scenario.connect(0).await
     }
 }
 
@@ -199,11 +209,11 @@ fn offline(client: &serde_json::Value) -> bool {
     client["online"] == false
 }
 
-/// The transfer that an answer names.
-fn named(reply: &HttpResponse) -> anyhow::Result<String> {
+/// Returns the id of the transfer in an answer.
+fn transfer_id(reply: &HttpResponse) -> anyhow::Result<String> {
     let good = matches!(reply.status, 200..=202);
-    anyhow::ensure!(good, "refused with {}: {}", reply.status, reply.text());
+    anyhow::ensure!(good, "rejected with {}: {}", reply.status, reply.text());
     let id = reply.header("location").rsplit('/').next().filter(|id| !id.is_empty());
     let in_body = || reply.json().ok()?["id"].as_str().map(str::to_owned);
-    id.map(str::to_owned).or_else(in_body).context("an answer names its transfer")
+    id.map(str::to_owned).or_else(in_body).context("the answer has no transfer id")
 }

@@ -1,9 +1,10 @@
-//! R13: the server's disk is full, has no inode left, fails single system calls, or fails as a
-//! whole under its file system; the records lie on the same disk, mostly. Whatever fails, fails with the right words, and what comes after it succeeds.
+//! R13: the server's disk is full, has no free inode, fails in single system calls, or fails
+//! completely. The records are mostly on the same disk. Every failure has the right problem code,
+//! and later transfers succeed.
 
-mod calls;
-mod device;
-mod full;
+mod failing_calls;
+mod failing_device;
+mod full_disk;
 
 use std::time::Duration;
 
@@ -20,113 +21,117 @@ use crate::trial::Trial;
 
 pub(super) const PROMISE: Promise = Promise {
     id: "R13",
-    promised: "A full or failing disk is a clean failure: no false success, and no restart needed.",
-    needs: LOOP_DISKS,
+    statement: "A full or failing disk fails cleanly: no false success, and no restart needed.",
+    requirements: LOOP_DISKS,
     limit: Duration::from_secs(120),
-    attempt: |trial| attempt(trial).boxed(),
+    run: |trial| run(trial).boxed(),
 };
 
-/// Of each kind.
+/// Faults of each kind.
 const FULL: u32 = 12;
 const CALLS: u32 = 60;
 const DEVICES: u32 = 8;
-const LANES: u32 = 3;
+const WORKERS: u32 = 3;
 const VICTIM: usize = 0;
 const OTHER: usize = 1;
 const VICTIM_LEN: usize = 512 << 10;
-/// There is time to do something while a file comes.
+/// Slow enough that a fault can be injected during a file.
 const RATE: &str = "2MiB/s";
 const OTHER_LEN: usize = 4 << 10;
-/// What can end while the fault lasts has ended by then.
-const WHILE_IT_LASTS: Duration = Duration::from_millis(1_500);
+/// Transfers that can end during the fault have ended after this time.
+const DURING_FAULT: Duration = Duration::from_millis(1_500);
 
-async fn attempt(trial: &Trial) -> anyhow::Result<()> {
-    let mut lanes: Vec<BoxFuture<'_, anyhow::Result<()>>> = Vec::new();
-    for kind in full::FullDiskKind::ALL {
-        lanes.push(full::lane(trial, kind, trial.times(FULL)).boxed());
+async fn run(trial: &Trial) -> anyhow::Result<()> {
+    let mut workers: Vec<BoxFuture<'_, anyhow::Result<()>>> = Vec::new();
+    for kind in full_disk::FullDiskKind::ALL {
+        workers.push(full_disk::run_worker(trial, kind, trial.times(FULL)).boxed());
     }
-    for under in device::DeviceLayer::ALL {
-        lanes.push(device::lane(trial, under, trial.times(DEVICES)).boxed());
+    for under in failing_device::DeviceLayer::ALL {
+        workers.push(failing_device::run_worker(trial, under, trial.times(DEVICES)).boxed());
     }
-    for n in 0..LANES {
-        lanes.push(calls::lane(trial, n, trial.share(CALLS, LANES)).boxed());
+    for n in 0..WORKERS {
+        workers.push(failing_calls::run_worker(trial, n, trial.share(CALLS, WORKERS)).boxed());
     }
-    try_join_all(lanes).await.map(drop)
+    try_join_all(workers).await.map(drop)
 }
 
-/// The code of a transfer that ends because the disk fails.
+/// The code of a transfer that failed because of the disk.
 const STORAGE_CODE: &str = "storage-failed";
 
-/// The code of an order that is rejected because the records fail.
+/// The code of a trigger that is rejected because of the records.
 const RECORDS_CODE: &str = "records-failed";
 
-/// Both clients are there.
-async fn begin(stage: &mut Scenario) -> anyhow::Result<()> {
-    stage.start_server().await?;
+async fn begin(scenario: &mut Scenario) -> anyhow::Result<()> {
+    scenario.start_server().await?;
     for (id, len) in [("victim", VICTIM_LEN), ("other", OTHER_LEN)] {
-        let index = stage.add_client(id, len, &[("MAX_RATE", RATE)])?;
-        stage.connect(index).await?;
+        let index = scenario.add_client(id, len, &[("MAX_RATE", RATE)])?;
+        scenario.connect(index).await?;
     }
     Ok(())
 }
 
-/// Asks for a client's file while the disk fails: the transfer, if the server took the order.
-async fn ordered(
-    stage: &mut Scenario,
+/// Triggers a pull while the disk fails. Returns the transfer unless the trigger was rejected.
+async fn trigger_during_fault(
+    scenario: &mut Scenario,
     client: usize,
     code: &str,
 ) -> anyhow::Result<Option<String>> {
-    match stage.order(client).await {
+    match scenario.trigger(client).await {
         Ok(id) => {
-            let _ = timeout(WHILE_IT_LASTS, stage.finished(&id)).await;
+            let _ = timeout(DURING_FAULT, scenario.wait_until_final(&id)).await;
             Ok(Some(id))
         }
-        // SQLite has one error for every sync that fails, whatever the reason.
+        // SQLite has one error for every failed fsync.
         Err(error)
             if [code, STORAGE_CODE, RECORDS_CODE].iter().any(|c| error.to_string().contains(c)) =>
         {
             Ok(None)
         }
-        Err(error) => Err(error.context(format!("refused, but not with {code}"))),
+        Err(error) => Err(error.context(format!("rejected, but not with {code}"))),
     }
 }
 
-/// A transfer has failed: with this code, in the answer and in the log.
-fn told(stage: &Scenario, transfer: &Value, code: &str) -> anyhow::Result<()> {
-    let (id, found) = (transfer["id"].as_str().unwrap_or_default(), &transfer["error"]["code"]);
-    anyhow::ensure!(found == code, "failed with {found}, not {code}: {transfer}");
-    let said = stage.bed.server()?.said();
-    let is_it = |line: &&String| line.contains("transfer.failed") && line.contains(id);
-    let line = said.iter().find(is_it).context("the log does not tell of the failure")?;
-    anyhow::ensure!(line.contains(code), "the log has another code: {line}");
+/// Checks the problem code of a failed transfer, in the answer and in the log.
+fn check_failure(scenario: &Scenario, transfer: &Value, code: &str) -> anyhow::Result<()> {
+    let id = transfer["id"].as_str().unwrap_or_default();
+    let found = &transfer["error"]["code"];
+    anyhow::ensure!(found == code, "failed with {found}, expected {code}: {transfer}");
+    let lines = scenario.server_process()?.said();
+    let is_failure = |line: &&String| line.contains("transfer.failed") && line.contains(id);
+    let line = lines.iter().find(is_failure).context("the failure is not in the log")?;
+    anyhow::ensure!(line.contains(code), "the log shows another code: {line}");
     Ok(())
 }
 
-/// The fault is over: the transfer ends, with this code if it failed, and the next ones succeed.
-async fn over(stage: &mut Scenario, id: Option<&str>, code: &str) -> anyhow::Result<()> {
+/// After the fault: the transfer ends, with this code if it failed, and later transfers succeed.
+async fn check_after_fault(
+    scenario: &mut Scenario,
+    id: Option<&str>,
+    code: &str,
+) -> anyhow::Result<()> {
     if let Some(id) = id {
-        let transfer = stage.finished(id).await?;
+        let transfer = scenario.wait_until_final(id).await?;
         if transfer["state"] != "done" {
-            told(stage, &transfer, code)?;
+            check_failure(scenario, &transfer, code)?;
         }
     }
-    next_ones(stage).await
+    check_next_transfers(scenario).await
 }
 
-/// All is well again: what is open ends, and so does what is asked for now.
-async fn next_ones(stage: &mut Scenario) -> anyhow::Result<()> {
-    // What was ordered and refused may be open still: it ends too.
-    for open in stage.transfers().await? {
-        stage.finished(open["id"].as_str().unwrap_or_default()).await?;
+/// Checks that unfinished and new transfers end well.
+async fn check_next_transfers(scenario: &mut Scenario) -> anyhow::Result<()> {
+    // A rejected trigger may have left an unfinished transfer.
+    for open in scenario.transfers().await? {
+        scenario.wait_until_final(open["id"].as_str().unwrap_or_default()).await?;
     }
     for client in [VICTIM, OTHER] {
-        stage.new_version(client)?;
-        stage.connect(client).await?;
-        let next = stage.order(client).await?;
-        stage.done(&next).await?;
+        scenario.new_version(client)?;
+        scenario.connect(client).await?;
+        let next = scenario.trigger(client).await?;
+        scenario.wait_until_done(&next).await?;
     }
-    stage.audit(false).await?;
-    let transfers = stage.transfers().await?;
-    stage.oracle.partials(&stage.data_dir(), &transfers)?;
-    stage.oracle.retire(&stage.data_dir(), 0)
+    scenario.audit(false).await?;
+    let transfers = scenario.transfers().await?;
+    scenario.oracle.check_partials(&scenario.data_dir(), &transfers)?;
+    scenario.oracle.delete_old_downloads(&scenario.data_dir(), 0)
 }

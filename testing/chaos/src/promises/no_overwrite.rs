@@ -1,8 +1,8 @@
-//! R2: a clock that stands still or jumps, many clients, and an intruder who takes the next names.
+//! R2: a clock that stands still or jumps, many clients, and an intruder that takes the next names.
 
-mod frozen;
+mod clock_jumps;
 mod intruder;
-mod jumps;
+mod stopped_clock;
 
 use std::time::Duration;
 
@@ -14,13 +14,13 @@ use crate::trial::Trial;
 
 pub(super) const PROMISE: Promise = Promise {
     id: "R2",
-    promised: "Nothing is ever overwritten, whatever the clock, the name or the number of writers.",
-    needs: &[Requirement::Program("faketime", "faketime")],
+    statement: "No file is ever overwritten, for any clock, name or number of writers.",
+    requirements: &[Requirement::Program("faketime", "faketime")],
     limit: Duration::from_secs(40),
-    attempt: |trial| attempt(trial).boxed(),
+    run: |trial| run(trial).boxed(),
 };
 
-async fn attempt(trial: &Trial) -> anyhow::Result<()> {
-    tokio::try_join!(frozen::attempt(trial), intruder::attempt(trial), jumps::attempt(trial))?;
+async fn run(trial: &Trial) -> anyhow::Result<()> {
+    tokio::try_join!(stopped_clock::run(trial), intruder::run(trial), clock_jumps::run(trial))?;
     Ok(())
 }

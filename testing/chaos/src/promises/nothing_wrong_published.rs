@@ -1,9 +1,10 @@
-//! R5: bits flip on the wire and in partials, and agents lie. Nothing wrong is ever published.
+//! R5: bits flip on the connection and in partials, and agents lie. No wrong file is ever
+//! published.
 
-mod hand;
-mod lies;
-mod partial;
-mod wire;
+mod connection_flips;
+mod lying_agent;
+mod partial_flips;
+mod scripted_scenario;
 
 use std::time::Duration;
 
@@ -15,31 +16,31 @@ use crate::trial::Trial;
 
 pub(super) const PROMISE: Promise = Promise {
     id: "R5",
-    promised: "End to end: a flipped bit, on the wire or in the partial, is never published.",
-    needs: &[],
+    statement: "End to end: a flipped bit, on the connection or in the partial, is never published.",
+    requirements: &[],
     limit: Duration::from_secs(60),
-    attempt: |trial| attempt(trial).boxed(),
+    run: |trial| run(trial).boxed(),
 };
 
-/// 1,000 in all.
-const ON_THE_WIRE: u32 = 400;
+/// 1,000 flips in total.
+const ON_THE_CONNECTION: u32 = 400;
 const BEFORE_THE_COMMIT: u32 = 250;
 const BEFORE_A_RESUME: u32 = 250;
 const BEFORE_A_RESTART: u32 = 100;
-/// And these, which are no flips.
+/// Additional lies, which flip no bit.
 const LIES: u32 = 200;
-/// Side by side: much of a flip is waiting for the next order.
-const LANES: u32 = 3;
+/// Concurrent workers: a flip mostly waits for the next order.
+const WORKERS: u32 = 3;
 
-async fn attempt(trial: &Trial) -> anyhow::Result<()> {
-    let mut lanes: Vec<BoxFuture<'_, anyhow::Result<()>>> = Vec::new();
-    for n in 0..LANES {
-        let share = |ci| trial.share(ci, LANES);
-        lanes.push(wire::attempt(trial, n, share(ON_THE_WIRE)).boxed());
-        lanes.push(lies::attempt(trial, n, share(LIES)).boxed());
-        lanes.push(partial::before_the_commit(trial, n, share(BEFORE_THE_COMMIT)).boxed());
-        lanes.push(partial::before_a_resume(trial, n, share(BEFORE_A_RESUME)).boxed());
-        lanes.push(partial::before_a_restart(trial, n, share(BEFORE_A_RESTART)).boxed());
+async fn run(trial: &Trial) -> anyhow::Result<()> {
+    let mut workers: Vec<BoxFuture<'_, anyhow::Result<()>>> = Vec::new();
+    for n in 0..WORKERS {
+        let share = |ci| trial.share(ci, WORKERS);
+        workers.push(connection_flips::run(trial, n, share(ON_THE_CONNECTION)).boxed());
+        workers.push(lying_agent::run(trial, n, share(LIES)).boxed());
+        workers.push(partial_flips::before_the_commit(trial, n, share(BEFORE_THE_COMMIT)).boxed());
+        workers.push(partial_flips::before_a_resume(trial, n, share(BEFORE_A_RESUME)).boxed());
+        workers.push(partial_flips::before_a_restart(trial, n, share(BEFORE_A_RESTART)).boxed());
     }
-    try_join_all(lanes).await.map(drop)
+    try_join_all(workers).await.map(drop)
 }

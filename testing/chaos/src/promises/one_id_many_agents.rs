@@ -1,7 +1,7 @@
-//! R12: one id, several agents: each is frozen in the middle of a file, another takes over, and the
-//! first goes on as if nothing had happened. Which key an agent has waits for keys.
+//! R12: several agents with one id. Each is frozen in the middle of a file, another takes over, and
+//! then the first continues. (Keys of agents are not implemented yet.)
 
-mod machines;
+mod real_agents;
 
 use std::time::Duration;
 
@@ -16,110 +16,115 @@ use futures::future::{try_join, try_join_all};
 use serde_json::json;
 
 use crate::promise::Promise;
-use crate::scenario::{PATIENCE, Scenario};
+use crate::scenario::{Scenario, WAIT_LIMIT};
 use crate::test_pattern::TestPattern;
 use crate::trial::Trial;
 
 pub(super) const PROMISE: Promise = Promise {
     id: "R12",
-    promised: "Two agents, one id, never one file: who is taken over writes no byte any more.",
-    needs: &[],
+    statement: "Two agents, one id, never one file: a replaced agent writes no more bytes.",
+    requirements: &[],
     limit: Duration::from_secs(75),
-    attempt: |trial| attempt(trial).boxed(),
+    run: |trial| run(trial).boxed(),
 };
 
 const TAKEOVERS: u32 = 500;
-/// Each takeover waits 2 s for the old agent to answer: so many do at once.
-const LANES: u32 = 25;
+/// Each takeover waits 2 s for the old agent, so many run concurrently.
+const WORKERS: u32 = 25;
 const CLIENT: &str = "twin";
 const CHUNK_LEN: usize = 64 << 10;
-/// What the server says to an upload that is over comes within this time, or never.
-const LAST_WORD: Duration = Duration::from_secs(5);
+/// The server ends a finished upload within this time, or never.
+const FINAL_ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
-async fn attempt(trial: &Trial) -> anyhow::Result<()> {
-    let lanes = (0..LANES.min(trial.times(TAKEOVERS))).map(|n| lane(trial, n));
-    try_join(try_join_all(lanes), machines::attempt(trial)).await.map(drop)
+async fn run(trial: &Trial) -> anyhow::Result<()> {
+    let workers = (0..WORKERS.min(trial.times(TAKEOVERS))).map(|n| run_worker(trial, n));
+    try_join(try_join_all(workers), real_agents::run(trial)).await.map(drop)
 }
 
-async fn lane(trial: &Trial, n: u32) -> anyhow::Result<()> {
+async fn run_worker(trial: &Trial, n: u32) -> anyhow::Result<()> {
     let name = format!("r12-{n}");
-    let mut stage = Scenario::set(trial, &[]).await?;
-    stage.start_server().await?;
-    let mut dice = trial.dice(&name);
-    let tried = takeovers(trial, &mut stage, &mut dice).await;
-    stage.explain(&name, tried)?;
-    stage.audit(true).await?;
-    stage.strike().await
+    let mut scenario = Scenario::prepare(trial, &[]).await?;
+    scenario.start_server().await?;
+    let mut rng = trial.rng(&name);
+    let tried = takeovers(trial, &mut scenario, &mut rng).await;
+    scenario.explain(&name, tried)?;
+    scenario.audit(true).await?;
+    scenario.teardown().await
 }
 
-async fn takeovers(trial: &Trial, stage: &mut Scenario, dice: &mut Rng) -> anyhow::Result<()> {
-    let mut old = ScriptedAgent::connect(stage.bed.grpc(), CLIENT, PATIENCE).await?;
-    let count = trial.share(TAKEOVERS, LANES);
+async fn takeovers(trial: &Trial, scenario: &mut Scenario, rng: &mut Rng) -> anyhow::Result<()> {
+    let mut old = ScriptedAgent::connect(scenario.server.grpc(), CLIENT, WAIT_LIMIT).await?;
+    let count = trial.share(TAKEOVERS, WORKERS);
     for round in 0..count {
-        let tried = takeover(stage, old, round, dice).await;
+        let tried = takeover(scenario, old, round, rng).await;
         old = tried.with_context(|| format!("takeover {round}"))?;
-        trial.tally.fault("takeovers in the middle of a file");
+        trial.counters.fault("takeovers in the middle of a file");
     }
-    let n_files = stage.oracle.n_downloads();
-    anyhow::ensure!(n_files == count as usize, "{count} transfers made {n_files} files");
+    let n_files = scenario.oracle.n_downloads();
+    anyhow::ensure!(n_files == count as usize, "{count} transfers created {n_files} files");
     Ok(())
 }
 
-/// A file is begun by `old` and ended by another, who is returned.
+/// `old` starts a file, a new agent finishes it. Returns the new agent.
 async fn takeover(
-    stage: &mut Scenario,
+    scenario: &mut Scenario,
     mut old: ScriptedAgent,
     round: u32,
-    dice: &mut Rng,
+    rng: &mut Rng,
 ) -> anyhow::Result<ScriptedAgent> {
-    let len = dice.usize(CHUNK_LEN..8 * CHUNK_LEN);
-    let [olds, news] = [1, 2].map(|n| TestPattern::new(CLIENT, round * 2 + n, len));
-    let (olds_file, news_file) = (Bytes::from(olds.bytes()), Bytes::from(news.bytes()));
-    let id = stage.order_as(&json!({ "client": CLIENT, "queue": "1h" })).await?;
+    let len = rng.usize(CHUNK_LEN..8 * CHUNK_LEN);
+    let [old_pattern, new_pattern] = [1, 2].map(|n| TestPattern::new(CLIENT, round * 2 + n, len));
+    let old_file = Bytes::from(old_pattern.bytes());
+    let new_file = Bytes::from(new_pattern.bytes());
+    let id = scenario.trigger_with(&json!({ "client": CLIENT, "queue": "1h" })).await?;
     let stale = old.order().await?;
-    // Half of the time it has sent a part already.
-    let halfway = dice.usize(0..len / CHUNK_LEN) * CHUNK_LEN;
-    let begun = match dice.bool() {
-        true => Some(old.upload(&stale, 0, olds_file.len() as u64).await?),
+    // In half of the rounds it has already sent a part.
+    let halfway = rng.usize(0..len / CHUNK_LEN) * CHUNK_LEN;
+    let begun = match rng.bool() {
+        true => Some(old.upload(&stale, 0, old_file.len() as u64).await?),
         false => None,
     };
     if let Some(upload) = &begun {
-        send(upload, &olds_file, 0..halfway).await;
+        send(upload, &old_file, 0..halfway).await;
     }
-    // Here it is frozen: it answers no ping, and the server lets another in.
-    let mut new = ScriptedAgent::connect(stage.bed.grpc(), CLIENT, PATIENCE).await?;
+    // Here the old agent is frozen: it answers no ping, and the server accepts the new agent.
+    let mut new = ScriptedAgent::connect(scenario.server.grpc(), CLIENT, WAIT_LIMIT).await?;
     let order = new.order().await?;
-    anyhow::ensure!(order.transfer_id == id, "ordered {}, not {id}", order.transfer_id);
-    // It thaws: it goes on where it was, and begins what it was ordered, also under the new number.
+    anyhow::ensure!(order.transfer_id == id, "the order is for {}, not {id}", order.transfer_id);
+    // The old agent continues its upload, and starts others with its order and with the new attempt
+    // number.
     let mut late: Vec<ScriptedUpload> = begun.into_iter().collect();
     if let Some(upload) = late.first() {
-        send(upload, &olds_file, halfway..len).await;
-        let _ = upload.trailer(&olds_file).await;
+        send(upload, &old_file, halfway..len).await;
+        let _ = upload.trailer(&old_file).await;
     }
     let guessed = StartTransfer { attempt: order.attempt, ..stale.clone() };
     for order in [&stale, &guessed] {
-        late.extend(whole(&old, order, &olds_file).await.ok());
+        late.extend(upload_whole(&old, order, &old_file).await.ok());
     }
-    let mut upload = whole(&new, &order, &news_file).await?;
-    let stored = last_word(&mut upload).await;
+    let mut upload = upload_whole(&new, &order, &new_file).await?;
+    let stored = final_answer(&mut upload).await;
     anyhow::ensure!(matches!(stored, Some(Answer::Stored(_))), "not stored: {stored:?}");
     for mut upload in late {
-        let answer = last_word(&mut upload).await;
-        let taken = matches!(answer, Some(Answer::Stored(_)));
-        anyhow::ensure!(!taken, "stored for an agent that was taken over: {answer:?}");
+        let answer = final_answer(&mut upload).await;
+        let stored = matches!(answer, Some(Answer::Stored(_)));
+        anyhow::ensure!(!stored, "the server stored the file of a replaced agent: {answer:?}");
     }
-    // It is told.
-    anyhow::ensure!(old.order().await.is_err(), "an agent that was taken over got an order");
-    let done = stage.done(&id).await?;
-    let saved = done["download"]["name"].as_str().context("a download has a name")?;
-    let saved = std::fs::read(stage.data_dir().join(CLIENT).join(saved))?;
+    // The server ends the session of the old agent.
+    anyhow::ensure!(old.order().await.is_err(), "a replaced agent got an order");
+    let done = scenario.wait_until_done(&id).await?;
+    let name = done["download"]["name"].as_str().context("a download has a name")?;
+    let saved = std::fs::read(scenario.data_dir().join(CLIENT).join(name))?;
     let found = TestPattern::read(CLIENT, &saved).map_err(|flaw| anyhow::anyhow!("{flaw}"))?;
-    anyhow::ensure!(found == news, "the file is {found:?}, the newest agent has {news:?}");
-    stage.audit(false).await?;
+    anyhow::ensure!(
+        found == new_pattern,
+        "the file is {found:?}, the new agent has {new_pattern:?}"
+    );
+    scenario.audit(false).await?;
     Ok(new)
 }
 
-async fn whole(
+async fn upload_whole(
     agent: &ScriptedAgent,
     order: &StartTransfer,
     file: &Bytes,
@@ -130,7 +135,7 @@ async fn whole(
     Ok(upload)
 }
 
-/// Sends a part of a file that begins with a chunk. The server may have ended the upload.
+/// Sends a range of a file in chunks. The server may have ended the upload.
 async fn send(upload: &ScriptedUpload, file: &Bytes, part: std::ops::Range<usize>) {
     for at in part.clone().step_by(CHUNK_LEN) {
         let end = part.end.min(at + CHUNK_LEN).min(file.len());
@@ -138,10 +143,10 @@ async fn send(upload: &ScriptedUpload, file: &Bytes, part: std::ops::Range<usize
     }
 }
 
-/// What the server said last before it ended the upload.
-async fn last_word(upload: &mut ScriptedUpload) -> Option<Answer> {
+/// Returns the last message of the server in this upload.
+async fn final_answer(upload: &mut ScriptedUpload) -> Option<Answer> {
     let mut last = None;
-    while let Ok(Some(answer)) = upload.response(LAST_WORD).await {
+    while let Ok(Some(answer)) = upload.response(FINAL_ANSWER_LIMIT).await {
         last = Some(answer);
         if matches!(last, Some(Answer::Stored(_) | Answer::Error(_))) {
             break;

@@ -1,5 +1,5 @@
-//! R8: a thousand triggers at once for one client, while its agent runs, is stopped, or has just
-//! lost its line.
+//! R8: a thousand concurrent triggers for one client, while its agent runs, is stopped, or has just
+//! lost its session.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -19,142 +19,153 @@ use crate::trial::Trial;
 
 pub(super) const PROMISE: Promise = Promise {
     id: "R8",
-    promised: "1,000 triggers at once for one client cost one transfer, and two with `fresh`.",
-    needs: &[],
+    statement: "1,000 concurrent triggers for one client cost one transfer, or two with `fresh`.",
+    requirements: &[],
     limit: Duration::from_secs(20),
-    attempt: |trial| attempt(trial).boxed(),
+    run: |trial| run(trial).boxed(),
 };
 
 const TRIGGERS: u32 = 1_000;
 const FILE_LEN: usize = 4 << 20;
-/// Half a second: time enough to hold the upload before it ends.
+/// Half a second for a file: long enough to hold the upload.
 const RATE: &str = "8MiB/s";
-/// From here on an upload is held on the wire until every trigger has been answered.
-const HELD_AT: u64 = 256 << 10;
-/// So much more memory the server may take in a burst than it ever did before.
+/// After this many bytes the proxy holds the upload until every trigger has been answered.
+const HOLD_AFTER: u64 = 256 << 10;
+/// Maximum growth of the server's memory in one burst.
 const GROWTH_LIMIT: u64 = 10 << 20;
-/// And in the first, for each of the callers who wait side by side: a connection, a request, and the
-/// 8 KiB that hyper reads into at least. That memory serves the callers who come after them.
+/// Additional growth in the first burst, for each concurrent caller: a connection, a request, and
+/// hyper's read buffer of at least 8 KiB. Later callers reuse this memory.
 const CALLER_COST: u64 = 32 << 10;
 
-/// What the agent does when the triggers come.
+/// The state of the agent during the burst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum AgentCondition {
     Runs,
     IsStopped,
-    LosesItsLine,
+    LosesItsSession,
 }
 
-async fn attempt(trial: &Trial) -> anyhow::Result<()> {
-    let mut stage = Scenario::set(trial, &[]).await?;
-    let tried = bursts(trial, &mut stage).await;
-    stage.explain("triggers at once", tried)
+async fn run(trial: &Trial) -> anyhow::Result<()> {
+    let mut scenario = Scenario::prepare(trial, &[]).await?;
+    let tried = bursts(trial, &mut scenario).await;
+    scenario.explain("concurrent triggers", tried)
 }
 
-async fn bursts(trial: &Trial, stage: &mut Scenario) -> anyhow::Result<()> {
-    stage.start_server().await?;
-    stage.add_client("client1", FILE_LEN, &[("MAX_RATE", RATE)])?;
-    stage.connect(0).await?;
-    let (dice, peak) = (trial.dice("r8"), proc_files::rss(stage.bed.server()?.pid())?);
-    let mut bursts = Bursts { trial, stage, dice, peak, n_transfers: 0, n_lines: 1 };
+async fn bursts(trial: &Trial, scenario: &mut Scenario) -> anyhow::Result<()> {
+    scenario.start_server().await?;
+    scenario.add_client("client1", FILE_LEN, &[("MAX_RATE", RATE)])?;
+    scenario.connect(0).await?;
+    let rng = trial.rng("r8");
+    let peak = proc_files::rss(scenario.server_process()?.pid())?;
+    let mut bursts = Bursts { trial, scenario, rng, peak, n_transfers: 0, n_sessions: 1 };
     let callers = CALLER_COST * u64::from(trial.times(TRIGGERS));
-    bursts.measured(AgentCondition::IsStopped, false, GROWTH_LIMIT + callers).await?;
-    for agent in [AgentCondition::Runs, AgentCondition::IsStopped, AgentCondition::LosesItsLine] {
+    bursts.measured_burst(AgentCondition::IsStopped, false, GROWTH_LIMIT + callers).await?;
+    for agent in [AgentCondition::Runs, AgentCondition::IsStopped, AgentCondition::LosesItsSession]
+    {
         for fresh in [false, true] {
-            bursts.measured(agent, fresh, GROWTH_LIMIT).await?;
+            bursts.measured_burst(agent, fresh, GROWTH_LIMIT).await?;
         }
     }
-    stage.audit(true).await?;
-    stage.end().await
+    scenario.audit(true).await?;
+    scenario.end().await
 }
 
 struct Bursts<'a> {
     trial: &'a Trial,
-    stage: &'a mut Scenario,
-    dice: Rng,
-    /// The most memory that the server had before a burst. What it has just now is no measure:
-    /// whether the allocator keeps what is free is its own affair.
+    scenario: &'a mut Scenario,
+    rng: Rng,
+    /// The peak memory of the server in all bursts. Its current memory is no measure: the allocator
+    /// may keep free memory.
     peak: u64,
-    /// Transfers that there must be.
     n_transfers: usize,
-    /// Lines that the agent must have opened.
-    n_lines: usize,
+    /// How many sessions the agent must have opened.
+    n_sessions: usize,
 }
 
 impl Bursts<'_> {
-    /// A burst in which the server takes no more than `limit` beyond the most that it ever had.
-    async fn measured(
+    /// Runs a burst and checks that the peak memory grows by at most `limit`.
+    async fn measured_burst(
         &mut self,
         agent: AgentCondition,
         fresh: bool,
         limit: u64,
     ) -> anyhow::Result<()> {
-        let pid = self.stage.bed.server()?.pid();
-        // Lets the peak be that of what follows.
+        let pid = self.scenario.server_process()?.pid();
+        // Resets the peak.
         std::fs::write(format!("/proc/{pid}/clear_refs"), "5")?;
         let place = || format!("the agent {agent:?}, fresh: {fresh}");
         self.burst(agent, fresh).await.with_context(place)?;
         let peak = proc_files::peak_rss(pid)?;
         let growth = peak.saturating_sub(self.peak);
-        anyhow::ensure!(growth < limit, "{}: {growth} bytes more memory", place());
+        anyhow::ensure!(growth < limit, "{}: the memory grew by {growth} bytes", place());
         self.peak = self.peak.max(peak);
         Ok(())
     }
 
-    /// Triggers at once; with `fresh` every other one does not join a file that may be open.
+    /// Sends concurrent triggers. With `fresh`, every second one does not join a file that may be
+    /// open.
     async fn burst(&mut self, agent: AgentCondition, fresh: bool) -> anyhow::Result<()> {
         let count = self.trial.times(TRIGGERS);
-        self.stage.new_version(0)?;
+        self.scenario.new_version(0)?;
         if agent == AgentCondition::IsStopped {
-            self.stage.agent(0)?.signal(Signal::STOP)?;
-            self.trial.tally.fault("agents stopped");
+            self.scenario.agent(0)?.signal(Signal::STOP)?;
+            self.trial.counters.fault("agents stopped");
         }
-        let replies = self.replies(agent, fresh, count).await?;
-        self.stage.proxy.thaw();
+        let responses = self.responses(agent, fresh, count).await?;
+        self.scenario.proxy.thaw();
         if agent == AgentCondition::IsStopped {
-            self.stage.agent(0)?.signal(Signal::CONT)?;
+            self.scenario.agent(0)?.signal(Signal::CONT)?;
         }
-        let wrong = replies.iter().find(|reply| reply.status != 202);
-        anyhow::ensure!(wrong.is_none(), "answered: {wrong:?}");
-        let named: BTreeSet<_> = replies.iter().map(|reply| reply.header("location")).collect();
-        self.trial.tally.faults("triggers at once", count.into());
-        // When a line is cut, the order of the second may have gone down with it: its file may be
-        // open, and whoever wants a fresh one then needs a third.
-        let most = match (fresh, agent) {
+        let wrong = responses.iter().find(|response| response.status != 202);
+        anyhow::ensure!(wrong.is_none(), "unexpected answer: {wrong:?}");
+        let named: BTreeSet<_> =
+            responses.iter().map(|response| response.header("location")).collect();
+        self.trial.counters.faults("concurrent triggers", count.into());
+        // A cut session may lose the second order after its file was opened; a fresh trigger then
+        // needs a third transfer.
+        let max_transfers = match (fresh, agent) {
             (false, _) => 1,
             (true, AgentCondition::Runs | AgentCondition::IsStopped) => 2,
-            (true, AgentCondition::LosesItsLine) => 3,
+            (true, AgentCondition::LosesItsSession) => 3,
         };
         let n_named = named.len();
-        anyhow::ensure!(n_named <= most, "{count} triggers made {n_named} transfers");
+        anyhow::ensure!(n_named <= max_transfers, "{count} triggers created {n_named} transfers");
         for location in &named {
-            self.stage.done(location.rsplit('/').next().unwrap_or_default()).await?;
+            self.scenario.wait_until_done(location.rsplit('/').next().unwrap_or_default()).await?;
         }
         self.n_transfers += n_named;
-        let n_transfers = self.stage.transfers().await?.len();
-        anyhow::ensure!(n_transfers == self.n_transfers, "there are {n_transfers} transfers");
-        let said = self.stage.bed.server()?.said();
-        let n_lines = said.iter().filter(|line| line.contains("\"client.connected\"")).count();
-        anyhow::ensure!(n_lines == self.n_lines, "the agent has opened {n_lines} lines");
-        self.stage.audit(false).await
+        let n_transfers = self.scenario.transfers().await?.len();
+        anyhow::ensure!(
+            n_transfers == self.n_transfers,
+            "there are {n_transfers} transfers, expected {}",
+            self.n_transfers
+        );
+        let lines = self.scenario.server_process()?.said();
+        let n_sessions = lines.iter().filter(|line| line.contains("\"client.connected\"")).count();
+        anyhow::ensure!(
+            n_sessions == self.n_sessions,
+            "the agent has opened {n_sessions} sessions"
+        );
+        self.scenario.audit(false).await
     }
 
-    /// Holds what is sent until all are answered, so that no trigger comes after the end.
-    async fn replies(
+    /// Holds the upload until all triggers are answered, so that none follows the end of the
+    /// transfer.
+    async fn responses(
         &mut self,
         agent: AgentCondition,
         fresh: bool,
         count: u32,
     ) -> anyhow::Result<Vec<HttpResponse>> {
-        let cut_after = (agent == AgentCondition::LosesItsLine).then(|| {
-            self.n_lines += 1;
-            self.trial.tally.fault("lines cut");
-            Duration::from_millis(self.dice.u64(0..100))
+        let cut_after = (agent == AgentCondition::LosesItsSession).then(|| {
+            self.n_sessions += 1;
+            self.trial.counters.fault("connections cut");
+            Duration::from_millis(self.rng.u64(0..100))
         });
-        let Scenario { bed, proxy, .. } = &*self.stage;
+        let Scenario { server, proxy, .. } = &*self.scenario;
         let urls = (0..count).map(|n| match (agent, fresh && n % 2 == 1) {
-            (AgentCondition::LosesItsLine, false) => "/trigger?id=client1&queue=1h",
-            (AgentCondition::LosesItsLine, true) => "/trigger?id=client1&queue=1h&fresh",
+            (AgentCondition::LosesItsSession, false) => "/trigger?id=client1&queue=1h",
+            (AgentCondition::LosesItsSession, true) => "/trigger?id=client1&queue=1h&fresh",
             (AgentCondition::Runs | AgentCondition::IsStopped, false) => "/trigger?id=client1",
             (AgentCondition::Runs | AgentCondition::IsStopped, true) => "/trigger?id=client1&fresh",
         });
@@ -164,17 +175,17 @@ impl Bursts<'_> {
                 proxy.cut();
             }
         };
-        let answered = try_join_all(urls.map(|url| bed.get(url)));
-        let replies = async { tokio::join!(answered, cut).0 };
+        let answered = try_join_all(urls.map(|url| server.get(url)));
+        let responses = async { tokio::join!(answered, cut).0 };
         let sent = proxy.sent();
         let hold = async {
-            proxy.sent_at_least(sent + HELD_AT).await?;
+            proxy.sent_at_least(sent + HOLD_AFTER).await?;
             proxy.freeze();
             std::future::pending().await
         };
         tokio::select! {
-            replies = replies => replies,
-            held = hold => held,
+            responses = responses => responses,
+            hold_failed = hold => hold_failed,
         }
     }
 }

@@ -1,4 +1,5 @@
-//! R10: 100 MB over a slow line, interrupted thirty times, and what the agent's wire carries for it.
+//! R10: a file of 100 MB over a slow link, interrupted thirty times. Counts the bytes on the
+//! agent's link.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -12,38 +13,37 @@ use tokio::time::sleep;
 use crate::networked_scenario::NetworkedScenario;
 use crate::oracle::is_partial;
 use crate::promise::Promise;
-use crate::report::tell;
-use crate::scenario::PATIENCE;
+use crate::report::print_line;
+use crate::scenario::WAIT_LIMIT;
 use crate::tool::NETWORKS;
 use crate::trial::Trial;
 
 pub(super) const PROMISE: Promise = Promise {
     id: "R10",
-    promised: "Cheap interruption: what was received is not sent again, but for what was under way.",
-    needs: NETWORKS,
+    statement: "Cheap interruption: received bytes are not sent again, except those in flight.",
+    requirements: NETWORKS,
     limit: Duration::from_secs(90),
-    attempt: |trial| attempt(trial).boxed(),
+    run: |trial| run(trial).boxed(),
 };
 
 const FILE_LEN: usize = 100_000_000;
-/// 10 MB/s.
+/// In bits per second: 10 MB/s.
 const RATE: u64 = 80_000_000;
-/// Smaller than the default, so that the promise leaves less room for what is sent twice.
+/// Smaller than the default, so that the limit is stricter.
 const WINDOW: u64 = 1 << 20;
-/// What the server may lose of its transfer when it is killed: two seconds.
+/// The server may lose two seconds of a transfer when it is killed.
 const TWO_SECONDS: u64 = 20_000_000;
 const RESETS: u32 = 20;
 const KILLS: u32 = 5;
-const LOOK_AGAIN: Duration = Duration::from_millis(2);
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
-/// The router resets the connection of the upload, not that of the session, which carries less: the
-/// agent hears it, the server does not. By the counter of the connection alone it could only be
-/// reset at a byte of the connection; with the rule put in when the partial has grown so far it is
-/// at a byte of the file, whatever was sent twice.
-const RESET: &str = "add rule ip line faults ct original bytes > 100000 reject with tcp reset";
-const ROUTER: &str = "add rule ip line forward ct state established accept";
+/// The router resets the connection of the upload. The session carries fewer bytes than this and is
+/// not affected. The agent receives the reset, the server does not. The rule is added when the
+/// partial has reached its length, so the reset hits a byte of the file.
+const RESET: &str =
+    "add rule ip faults_table faults ct original bytes > 100000 reject with tcp reset";
+const ROUTER: &str = "add rule ip faults_table forward ct state established accept";
 
-/// What happens at a byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum LinkFault {
     Reset,
@@ -51,68 +51,72 @@ enum LinkFault {
     KillAgent,
 }
 
-async fn attempt(trial: &Trial) -> anyhow::Result<()> {
+async fn run(trial: &Trial) -> anyhow::Result<()> {
     let window = WINDOW.to_string();
-    let mut outpost = NetworkedScenario::set(trial, 30, &[("STREAM_WINDOW", &window)]).await?;
-    outpost.network.sysctl(Namespace::Router, "net.netfilter.nf_conntrack_acct=1").await?;
-    outpost.prepare_faults(ROUTER).await?;
-    let (rtt, queue) = (Duration::ZERO, Duration::from_millis(20));
-    let line = Link { rtt, rate: Some(RATE), loss_percent: 0.0, queue };
-    line.apply_rate(&outpost.network).await?;
-    outpost.add_client("client1", FILE_LEN, &[])?;
-    outpost.stage.connect(0).await?;
-    let tried = interrupted(trial, &mut outpost).await;
-    outpost.stage.explain("interrupted", tried)?;
-    outpost.stage.audit(true).await?;
-    outpost.stage.strike().await
+    let mut networked =
+        NetworkedScenario::prepare(trial, 30, &[("STREAM_WINDOW", &window)]).await?;
+    networked.network.sysctl(Namespace::Router, "net.netfilter.nf_conntrack_acct=1").await?;
+    networked.prepare_faults(ROUTER).await?;
+    let rtt = Duration::ZERO;
+    let queue = Duration::from_millis(20);
+    let link = Link { rtt, rate: Some(RATE), loss_percent: 0.0, queue };
+    link.apply_rate(&networked.network).await?;
+    networked.add_client("client1", FILE_LEN, &[])?;
+    networked.scenario.connect(0).await?;
+    let tried = interrupted(trial, &mut networked).await;
+    networked.scenario.explain("interrupted", tried)?;
+    networked.scenario.audit(true).await?;
+    networked.scenario.teardown().await
 }
 
-async fn interrupted(trial: &Trial, outpost: &mut NetworkedScenario) -> anyhow::Result<()> {
-    let size = outpost.stage.cells(0).len();
+async fn interrupted(trial: &Trial, networked: &mut NetworkedScenario) -> anyhow::Result<()> {
+    let size = networked.scenario.pattern(0).len();
     let faults = faults(trial, size);
-    let before = sent(outpost).await?;
+    let before = sent(networked).await?;
     let began = Instant::now();
-    let id = outpost.stage.order(0).await?;
+    let id = networked.scenario.trigger(0).await?;
     for &(at, fault) in &faults {
-        grown_to(outpost, at).await.with_context(|| format!("before {fault:?} at byte {at}"))?;
-        interrupt(outpost, fault).await.with_context(|| format!("{fault:?} at byte {at}"))?;
-        trial.tally.fault(match fault {
+        wait_for_partial(networked, at)
+            .await
+            .with_context(|| format!("before {fault:?} at byte {at}"))?;
+        interrupt(networked, fault).await.with_context(|| format!("{fault:?} at byte {at}"))?;
+        trial.counters.fault(match fault {
             LinkFault::Reset => "connection resets",
             LinkFault::KillServer => "server kills",
             LinkFault::KillAgent => "agent kills",
         });
     }
-    outpost.stage.done(&id).await?;
-    let wire = sent(outpost).await? - before;
+    networked.scenario.wait_until_done(&id).await?;
+    let wire = sent(networked).await? - before;
     let n_kills = faults.iter().filter(|(_, fault)| *fault == LinkFault::KillServer).count() as u64;
     let n_others = faults.len() as u64 - n_kills;
     let allowed = size + n_others * WINDOW + n_kills * (TWO_SECONDS + WINDOW);
-    tell(format!(
+    print_line(format!(
         "    {size} bytes took {wire} on the wire, headers included, of {allowed} allowed, in {:.0} s",
         began.elapsed().as_secs_f64()
     ));
-    anyhow::ensure!(wire <= allowed, "{wire} bytes were sent, {allowed} are allowed");
+    anyhow::ensure!(wire <= allowed, "{wire} bytes were sent, only {allowed} are allowed");
     Ok(())
 }
 
-/// What happens, and at which byte of the file.
+/// Returns the faults and the byte of the file for each.
 fn faults(trial: &Trial, size: u64) -> Vec<(u64, LinkFault)> {
-    let mut dice: Rng = trial.dice("r10");
+    let mut rng: Rng = trial.rng("r10");
     let n_kills = (trial.times(RESETS) * KILLS).div_ceil(RESETS) as usize;
     let mut kinds = vec![LinkFault::Reset; trial.times(RESETS) as usize];
     kinds.extend(vec![LinkFault::KillServer; n_kills]);
     kinds.extend(vec![LinkFault::KillAgent; n_kills]);
-    dice.shuffle(&mut kinds);
-    let mut places: Vec<u64> = kinds.iter().map(|_| dice.u64(1..size * 19 / 20)).collect();
-    places.sort_unstable();
-    places.into_iter().zip(kinds).collect()
+    rng.shuffle(&mut kinds);
+    let mut offsets: Vec<u64> = kinds.iter().map(|_| rng.u64(1..size * 19 / 20)).collect();
+    offsets.sort_unstable();
+    offsets.into_iter().zip(kinds).collect()
 }
 
-/// Waits until so many bytes of the file have come.
-async fn grown_to(outpost: &NetworkedScenario, at: u64) -> anyhow::Result<()> {
-    let folder = outpost.stage.data_dir().join("client1");
-    // What a server loses when it is killed has to come again, at 10 MB/s.
-    let deadline = Instant::now() + PATIENCE;
+/// Waits until the partial has this length.
+async fn wait_for_partial(networked: &NetworkedScenario, at: u64) -> anyhow::Result<()> {
+    let folder = networked.scenario.data_dir().join("client1");
+    // After a kill the server receives the lost bytes again, at 10 MB/s.
+    let deadline = Instant::now() + WAIT_LIMIT;
     loop {
         let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
         let partials = entries.filter(|entry| is_partial(&entry.file_name().to_string_lossy()));
@@ -120,35 +124,35 @@ async fn grown_to(outpost: &NetworkedScenario, at: u64) -> anyhow::Result<()> {
         if longest.is_some_and(|len| at <= len) {
             return Ok(());
         }
-        anyhow::ensure!(Instant::now() < deadline, "only {longest:?} bytes have come");
-        sleep(LOOK_AGAIN).await;
+        anyhow::ensure!(Instant::now() < deadline, "only {longest:?} bytes have arrived");
+        sleep(POLL_INTERVAL).await;
     }
 }
 
-async fn interrupt(outpost: &mut NetworkedScenario, fault: LinkFault) -> anyhow::Result<()> {
+async fn interrupt(networked: &mut NetworkedScenario, fault: LinkFault) -> anyhow::Result<()> {
     match fault {
         LinkFault::Reset => {
             let broken = "could not send";
-            let agent = outpost.stage.agent(0)?;
+            let agent = networked.scenario.agent(0)?;
             let n_broken = agent.said().iter().filter(|line| line.contains(broken)).count();
-            outpost.rules(RESET).await?;
-            outpost.stage.agent(0)?.says_times(broken, n_broken + 1).await?;
-            outpost.rules("flush chain ip line faults").await
+            networked.rules(RESET).await?;
+            networked.scenario.agent(0)?.says_times(broken, n_broken + 1).await?;
+            networked.rules("flush chain ip faults_table faults").await
         }
         LinkFault::KillServer => {
-            outpost.stage.kill_server().await?;
-            outpost.stage.start_server_alone().await.map(drop)
+            networked.scenario.kill_server().await?;
+            networked.scenario.start_server_without_agents().await.map(drop)
         }
         LinkFault::KillAgent => {
-            outpost.stage.kill_agent(0).await;
-            outpost.stage.connect(0).await
+            networked.scenario.kill_agent(0).await;
+            networked.scenario.connect(0).await
         }
     }
 }
 
-/// What the agent has put on the wire so far.
-async fn sent(outpost: &NetworkedScenario) -> anyhow::Result<u64> {
+/// Returns how many bytes the agent has sent on its link.
+async fn sent(networked: &NetworkedScenario) -> anyhow::Result<u64> {
     let counter = ["/sys/class/net/to-agent/statistics/rx_bytes"];
-    let bytes = outpost.network.run_in(Namespace::Router, "cat", &counter).await?;
+    let bytes = networked.network.run_in(Namespace::Router, "cat", &counter).await?;
     Ok(bytes.trim().parse()?)
 }

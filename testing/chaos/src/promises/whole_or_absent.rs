@@ -1,7 +1,7 @@
-//! R1: files of 16 MiB, while the power fails at random bytes and the programs are killed. And one of
-//! 1 MiB, with the disk in every state in which the power could have left it.
+//! R1: files of 16 MiB, while the power fails at random bytes and programs are killed. And a file
+//! of 1 MiB, with every disk state that a power cut could leave.
 
-mod replay;
+mod crash_states;
 
 use std::time::Duration;
 
@@ -20,28 +20,28 @@ use crate::trial::Trial;
 
 pub(super) const PROMISE: Promise = Promise {
     id: "R1",
-    promised: "Whole or absent: no crash or power cut ever shows a file that is not complete.",
-    needs: NEEDS,
+    statement: "Whole or absent: no crash or power cut ever exposes an incomplete file.",
+    requirements: NEEDS,
     limit: Duration::from_secs(180),
-    attempt: |trial| attempt(trial).boxed(),
+    run: |trial| run(trial).boxed(),
 };
 
 const NEEDS: &[Requirement] =
     &both::<{ LOOP_DISKS.len() + RECORDED_DISKS.len() }>(LOOP_DISKS, RECORDED_DISKS);
 const FILE_LEN: usize = 16 << 20;
-/// So much shorter a file may be: the server asks the system early to write what has come, but for
-/// the last of it.
-const SHORTER: usize = 7 << 20;
-/// On each file system.
+/// The maximum by which a file is shorter. The server starts early to write received bytes to the
+/// disk, except the last ones.
+const MAX_SHORTER: usize = 7 << 20;
+/// Power cuts on each file system.
 const POWER_CUTS: u32 = 300;
 const KILLS: u32 = 60;
-/// Lanes side by side: much of a power cut is waiting.
-const LANES: u32 = 3;
-/// One agent in six is so slow that the server makes checkpoints.
+/// Concurrent workers: a power cut is mostly waiting.
+const WORKERS: u32 = 3;
+/// One agent in six is slow, so that the server makes checkpoints.
 const SLOW: &str = "8MiB/s";
 const FAST: &str = "1GiB/s";
 
-/// What happens at a random byte.
+/// The fault at a random byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PowerFault {
     PowerCut(FileSystem),
@@ -49,154 +49,156 @@ enum PowerFault {
     KillAgent,
 }
 
-async fn attempt(trial: &Trial) -> anyhow::Result<()> {
-    let mut lanes: Vec<BoxFuture<'_, anyhow::Result<()>>> = vec![replay::lane(trial).boxed()];
-    for n in 0..LANES {
+async fn run(trial: &Trial) -> anyhow::Result<()> {
+    let mut workers: Vec<BoxFuture<'_, anyhow::Result<()>>> =
+        vec![crash_states::run_worker(trial).boxed()];
+    for n in 0..WORKERS {
         for file_system in FileSystem::ALL {
-            let count = trial.share(POWER_CUTS, LANES);
-            lanes.push(lane(trial, PowerFault::PowerCut(file_system), n, count).boxed());
+            let count = trial.share(POWER_CUTS, WORKERS);
+            workers.push(run_worker(trial, PowerFault::PowerCut(file_system), n, count).boxed());
         }
     }
-    lanes.push(lane(trial, PowerFault::KillServer, 0, trial.times(KILLS)).boxed());
-    lanes.push(lane(trial, PowerFault::KillAgent, 0, trial.times(KILLS)).boxed());
-    try_join_all(lanes).await.map(drop)
+    workers.push(run_worker(trial, PowerFault::KillServer, 0, trial.times(KILLS)).boxed());
+    workers.push(run_worker(trial, PowerFault::KillAgent, 0, trial.times(KILLS)).boxed());
+    try_join_all(workers).await.map(drop)
 }
 
-async fn lane(trial: &Trial, fault: PowerFault, n: u32, count: u32) -> anyhow::Result<()> {
+async fn run_worker(trial: &Trial, fault: PowerFault, n: u32, count: u32) -> anyhow::Result<()> {
     let name = format!("r1-{fault:?}-{n}").to_lowercase().replace(['(', ')'], "-");
-    let mut lane = WholeOrAbsentWorker {
+    let mut worker = WholeOrAbsentWorker {
         trial,
         fault,
-        dice: trial.dice(&name),
-        stage: Scenario::set(trial, &[]).await?,
+        rng: trial.rng(&name),
+        scenario: Scenario::prepare(trial, &[]).await?,
         disks: None,
         transfer: None,
     };
     if let PowerFault::PowerCut(file_system) = fault {
-        let at = lane.stage.data_dir();
-        lane.disks = Some(LoopDisks::make(&trial.ground, file_system, &name, &at, false).await?);
+        let at = worker.scenario.data_dir();
+        worker.disks = Some(LoopDisks::make(&trial.sandbox, file_system, &name, &at, false).await?);
     }
-    lane.stage.add_client("client1", FILE_LEN, &[])?;
-    let tried = lane.rounds(count).await;
-    lane.stage.explain(&name, tried)
+    worker.scenario.add_client("client1", FILE_LEN, &[])?;
+    let tried = worker.rounds(count).await;
+    worker.scenario.explain(&name, tried)
 }
 
 struct WholeOrAbsentWorker<'a> {
     trial: &'a Trial,
     fault: PowerFault,
-    dice: Rng,
-    stage: Scenario,
+    rng: Rng,
+    scenario: Scenario,
     disks: Option<LoopDisks>,
-    /// The one under way.
+    /// The unfinished transfer.
     transfer: Option<String>,
 }
 
 impl WholeOrAbsentWorker<'_> {
     async fn rounds(&mut self, count: u32) -> anyhow::Result<()> {
-        self.stage.start_server().await?;
+        self.scenario.start_server().await?;
         for round in 0..count {
-            let watcher = DirWatcher::start(&self.stage.data_dir())?;
-            self.until_a_random_byte().await?;
-            let struck = match self.fault {
+            let watcher = DirWatcher::start(&self.scenario.data_dir())?;
+            self.wait_for_random_byte().await?;
+            let injected = match self.fault {
                 PowerFault::PowerCut(file_system) => self.cut_power(file_system, watcher).await,
                 PowerFault::KillServer => self.kill_server(watcher).await,
                 PowerFault::KillAgent => self.kill_agent(watcher).await,
             };
-            struck.with_context(|| format!("round {round}"))?;
-            self.stage.oracle.retire(&self.stage.data_dir(), 3)?;
+            injected.with_context(|| format!("round {round}"))?;
+            self.scenario.oracle.delete_old_downloads(&self.scenario.data_dir(), 3)?;
         }
-        // Everything that is open ends well once nothing fails any more.
+        // Without more faults the unfinished transfer must be done.
         self.begin().await?;
         if let Some(transfer) = self.transfer.take() {
-            self.stage.done(&transfer).await?;
+            self.scenario.wait_until_done(&transfer).await?;
         }
-        self.stage.audit(true).await?;
-        self.stage.strike().await
+        self.scenario.audit(true).await?;
+        self.scenario.teardown().await
     }
 
-    /// Lets the agent send, and stops at any byte of the file, or a little after the last.
-    async fn until_a_random_byte(&mut self) -> anyhow::Result<()> {
-        let before = self.stage.proxy.sent();
+    /// Waits until a random byte of the file was sent, or a short time after the last byte.
+    async fn wait_for_random_byte(&mut self) -> anyhow::Result<()> {
+        let before = self.scenario.proxy.sent();
         self.begin().await?;
         let id = self.transfer.clone().context("there is a transfer")?;
-        let at = before + self.dice.u64(0..self.stage.cells(0).len() * 5 / 4);
-        let late = Duration::from_micros(self.dice.u64(0..20_000));
-        let Scenario { proxy, .. } = &self.stage;
+        let at = before + self.rng.u64(0..self.scenario.pattern(0).len() * 5 / 4);
+        let late = Duration::from_micros(self.rng.u64(0..20_000));
+        let Scenario { proxy, .. } = &self.scenario;
         let path = format!("/api/v1/transfers/{id}?wait=20s");
         let finished = tokio::select! {
             sent = proxy.sent_at_least(at) => sent.map(|()| None),
-            finished = self.stage.bed.json(&path) => finished.map(Some),
+            finished = self.scenario.server.json(&path) => finished.map(Some),
         }?;
         if let Some(transfer) = finished {
             anyhow::ensure!(transfer["state"] == "done", "not done: {transfer}");
-            self.stage.oracle.answered(&transfer)?;
+            self.scenario.oracle.record_answer(&transfer)?;
             self.transfer = None;
             sleep(late).await;
         }
         Ok(())
     }
 
-    /// Everything runs, and a transfer is under way.
+    /// Starts what does not run, and a transfer if none is unfinished.
     async fn begin(&mut self) -> anyhow::Result<()> {
-        if self.stage.agent(0).is_err() {
-            let slow = self.dice.u8(0..6) == 0;
-            self.stage.client_setting(0, "MAX_RATE", if slow { SLOW } else { FAST });
-            self.stage.connect(0).await?;
+        if self.scenario.agent(0).is_err() {
+            let slow = self.rng.u8(0..6) == 0;
+            self.scenario.client_setting(0, "MAX_RATE", if slow { SLOW } else { FAST });
+            self.scenario.connect(0).await?;
         }
         if let Some(id) = &self.transfer {
-            let transfer = self.stage.transfer(id).await?;
+            let transfer = self.scenario.transfer(id).await?;
             anyhow::ensure!(transfer["state"] != "failed", "failed: {transfer}");
             if transfer["state"] == "done" {
                 self.transfer = None;
             }
         }
         if self.transfer.is_none() {
-            self.stage.resize(0, FILE_LEN - self.dice.usize(0..SHORTER))?;
-            self.transfer = Some(self.stage.order(0).await?);
+            self.scenario.resize(0, FILE_LEN - self.rng.usize(0..MAX_SHORTER))?;
+            self.transfer = Some(self.scenario.trigger(0).await?);
         }
         Ok(())
     }
 
     async fn cut_power(&mut self, kind: FileSystem, watcher: DirWatcher) -> anyhow::Result<()> {
         let disks = self.disks.as_ref().context("there is a disk")?;
-        let data_dir = self.stage.data_dir();
+        let data_dir = self.scenario.data_dir();
         for switch in disks.switches()? {
             switch.cut().await?;
         }
-        self.trial.tally.fault(kind.cut_name());
-        self.stage.kill_server().await?;
+        self.trial.counters.fault(kind.cut_name());
+        self.scenario.kill_server().await?;
         watcher.stop()?;
         disks.remount().await?;
-        self.stage.oracle.power_cut();
-        self.stage.oracle.look(&data_dir, false)?;
-        self.back().await
+        self.scenario.oracle.after_power_cut();
+        self.scenario.oracle.check_files(&data_dir, false)?;
+        self.check_restart().await
     }
 
     async fn kill_server(&mut self, watcher: DirWatcher) -> anyhow::Result<()> {
-        self.stage.kill_server().await?;
-        self.trial.tally.fault("server kills");
-        self.stage.oracle.look(&self.stage.data_dir(), false)?;
-        self.back().await?;
+        self.scenario.kill_server().await?;
+        self.trial.counters.fault("server kills");
+        self.scenario.oracle.check_files(&self.scenario.data_dir(), false)?;
+        self.check_restart().await?;
         watcher.stop()
     }
 
     async fn kill_agent(&mut self, watcher: DirWatcher) -> anyhow::Result<()> {
-        self.stage.kill_agent(0).await;
-        self.trial.tally.fault("agent kills");
-        self.stage.audit(false).await?;
+        self.scenario.kill_agent(0).await;
+        self.trial.counters.fault("agent kills");
+        self.scenario.audit(false).await?;
         watcher.stop()
     }
 
-    /// The server starts again, first without agents, so that what it recovers can be counted.
-    async fn back(&mut self) -> anyhow::Result<()> {
-        // Half of the time the agent lives on and finds the server again by itself.
-        if self.dice.bool() {
-            self.stage.kill_agent(0).await;
+    /// Restarts the server, first without agents, so that the recovered partials can be counted.
+    async fn check_restart(&mut self) -> anyhow::Result<()> {
+        // In half of the cases the agent keeps running and finds the server again.
+        if self.rng.bool() {
+            self.scenario.kill_agent(0).await;
         }
-        let started = timeout(Duration::from_secs(10), self.stage.start_server_alone()).await;
-        started.context("the server does not come back")??;
-        self.stage.recovered().await?;
-        self.stage.let_agents_in();
+        let started =
+            timeout(Duration::from_secs(10), self.scenario.start_server_without_agents()).await;
+        started.context("timed out waiting for the restart")??;
+        self.scenario.check_recovery().await?;
+        self.scenario.accept_agents();
         Ok(())
     }
 }

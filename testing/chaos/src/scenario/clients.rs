@@ -1,4 +1,4 @@
-//! The clients of a stage: their files, and their agents.
+//! The clients of a scenario: their files and agents.
 
 use std::path::PathBuf;
 
@@ -8,22 +8,19 @@ use tokio::task::block_in_place;
 use super::Scenario;
 use crate::test_pattern::TestPattern;
 
-/// A client and the version of its file.
+/// A client, and the version of its file.
 #[derive(Debug)]
 pub(super) struct ScenarioClient {
     pub(super) client: TestClient,
-    pub(super) cells: TestPattern,
+    pub(super) pattern: TestPattern,
 }
 
-/// The file of a twin begins with this version, to which the other one never comes.
-const TWINS_VERSION: u32 = 1 << 20;
+/// The first version of the twin's file. The versions of the original stay below it.
+const FIRST_TWIN_VERSION: u32 = 1 << 20;
 
 impl Scenario {
-    /// Adds a client with a file of `len` bytes; its agent has not been started.
-    ///
-    /// # Errors
-    /// The disk failed.
-    pub fn add_client(
+    /// Adds a client with a file of `len` bytes. Does not start its agent.
+    pub(crate) fn add_client(
         &mut self,
         id: &str,
         len: usize,
@@ -32,18 +29,17 @@ impl Scenario {
         self.add_machine(id, TestPattern::new(id, 1, len), settings)
     }
 
-    /// Adds another machine that goes by the id of client `of`, with a file of its own.
-    ///
-    /// # Errors
-    /// The disk failed.
-    pub fn add_twin(
+    /// Adds another machine with the id of client `of` and its own file.
+    pub(crate) fn add_twin(
         &mut self,
         of: usize,
         name: &str,
         settings: &[(&'static str, &str)],
     ) -> anyhow::Result<usize> {
-        let (id, len) = (self.id(of), usize::try_from(self.cells(of).len())?);
-        let index = self.add_machine(name, TestPattern::new(&id, TWINS_VERSION, len), settings)?;
+        let id = self.id(of);
+        let len = usize::try_from(self.pattern(of).len())?;
+        let index =
+            self.add_machine(name, TestPattern::new(&id, FIRST_TWIN_VERSION, len), settings)?;
         let client = &mut self.clients[index].client;
         client.set("CLIENT_ID", &id);
         client.id = id;
@@ -53,103 +49,87 @@ impl Scenario {
     fn add_machine(
         &mut self,
         name: &str,
-        cells: TestPattern,
+        pattern: TestPattern,
         settings: &[(&'static str, &str)],
     ) -> anyhow::Result<usize> {
-        let (mark, value) = self.ground.mark();
-        let bytes = block_in_place(|| cells.bytes());
-        let client = self.bed.client(name, &bytes)?.dialling(self.proxy.addr());
-        let client = client.setting(mark, &value).setting("NO_COLOR", "1");
-        let client = settings.iter().fold(client, |c, (key, value)| c.setting(key, value));
-        self.clients.push(ScenarioClient { client, cells });
+        let (mark, value) = self.sandbox.mark();
+        let bytes = block_in_place(|| pattern.bytes());
+        let mut client = self.server.client(name, &bytes)?.dialling(self.proxy.addr());
+        client = client.setting(mark, &value).setting("NO_COLOR", "1");
+        for &(key, value) in settings {
+            client.set(key, value);
+        }
+        self.clients.push(ScenarioClient { client, pattern });
         Ok(self.clients.len() - 1)
     }
 
-    /// Changes a setting of a client from its agent's next start on.
-    pub fn client_setting(&mut self, index: usize, key: &'static str, value: &str) {
+    /// Changes a setting of a client, from the next start of its agent.
+    pub(crate) fn client_setting(&mut self, index: usize, key: &'static str, value: &str) {
         self.clients[index].client.set(key, value);
     }
 
-    /// Starts a client's agent through this launcher from now on.
-    pub fn launch_client_by(&mut self, index: usize, launcher: Vec<String>) {
+    /// Starts the agent through this launcher, from its next start.
+    pub(crate) fn launch_client_by(&mut self, index: usize, launcher: Vec<String>) {
         self.clients[index].client.launch_by(launcher);
     }
 
-    /// The id of a client.
-    pub fn id(&self, index: usize) -> String {
+    pub(crate) fn id(&self, index: usize) -> String {
         self.clients[index].client.id.clone()
     }
 
-    /// The folder of a client's files.
-    pub fn files(&self, index: usize) -> PathBuf {
+    pub(crate) fn files(&self, index: usize) -> PathBuf {
         self.clients[index].client.files.clone()
     }
 
-    /// What a client's agent keeps.
-    pub fn state(&self, index: usize) -> PathBuf {
+    /// The folder of the agent's state.
+    pub(crate) fn state(&self, index: usize) -> PathBuf {
         self.clients[index].client.state()
     }
 
-    /// The file of a client, as it is now.
-    pub fn cells(&self, index: usize) -> TestPattern {
-        self.clients[index].cells
+    /// The current file of a client.
+    pub(crate) fn pattern(&self, index: usize) -> TestPattern {
+        self.clients[index].pattern
     }
 
-    /// Gives a client a new version of its file, by a rename as a careful program would.
-    ///
-    /// # Errors
-    /// The disk failed.
-    pub fn new_version(&mut self, index: usize) -> anyhow::Result<()> {
-        let len = self.clients[index].cells.len();
+    /// Gives a client a new version of its file, through a rename.
+    pub(crate) fn new_version(&mut self, index: usize) -> anyhow::Result<()> {
+        let len = self.clients[index].pattern.len();
         self.resize(index, usize::try_from(len)?)
     }
 
-    /// The same, of about this length.
-    ///
-    /// # Errors
-    /// The disk failed.
-    pub fn resize(&mut self, index: usize, len: usize) -> anyhow::Result<()> {
-        let ScenarioClient { client, cells } = &mut self.clients[index];
-        *cells = TestPattern::new(&client.id, cells.version + 1, len);
+    /// Gives a client a new version of its file, of about `len` bytes.
+    pub(crate) fn resize(&mut self, index: usize, len: usize) -> anyhow::Result<()> {
+        let ScenarioClient { client, pattern } = &mut self.clients[index];
+        *pattern = TestPattern::new(&client.id, pattern.version + 1, len);
         let new = client.files.join("data.new");
-        block_in_place(|| std::fs::write(&new, cells.bytes()))?;
+        block_in_place(|| std::fs::write(&new, pattern.bytes()))?;
         std::fs::rename(new, client.data())?;
         Ok(())
     }
 
     /// Starts an agent, unless it runs.
-    ///
-    /// # Errors
-    /// It does not start.
-    pub fn start_agent(&mut self, index: usize) -> anyhow::Result<()> {
+    pub(crate) fn start_agent(&mut self, index: usize) -> anyhow::Result<()> {
         let client = &mut self.clients[index].client;
         let running = client.agent().is_ok_and(|agent| agent.is_running());
         if running { Ok(()) } else { client.start() }
     }
 
-    /// Starts an agent and waits until the server sees it.
-    ///
-    /// # Errors
-    /// It does not connect.
-    pub async fn connect(&mut self, index: usize) -> anyhow::Result<()> {
+    /// Starts an agent and waits until it is online.
+    pub(crate) async fn connect(&mut self, index: usize) -> anyhow::Result<()> {
         self.start_agent(index)?;
         let path = format!("/api/v1/clients/{}", self.id(index));
-        self.until(&path, |client| client["online"] == true).await.map(drop)
+        self.wait_until(&path, |client| client["online"] == true).await.map(drop)
     }
 
     /// Kills an agent (SIGKILL), if it runs.
-    pub async fn kill_agent(&mut self, index: usize) {
+    pub(crate) async fn kill_agent(&mut self, index: usize) {
         if let Ok(agent) = self.clients[index].client.take_agent() {
             self.remember(&format!("agent {}", self.id(index)), &agent);
             let _ = agent.kill().await;
         }
     }
 
-    /// A running agent.
-    ///
-    /// # Errors
-    /// It does not run.
-    pub fn agent(&self, index: usize) -> anyhow::Result<&Process> {
+    pub(crate) fn agent(&self, index: usize) -> anyhow::Result<&Process> {
         self.clients[index].client.agent()
     }
 }

@@ -1,4 +1,4 @@
-# Stores one version of a file after another through a mapping, from the front to the back.
+# Writes one version of a file after another through a memory mapping, from the front to the back.
 import mmap
 import sys
 import time

@@ -1,5 +1,5 @@
-//! Somebody else may write into a client's folder: he takes the next ten names beforehand, and
-//! races for the rest, while 200 files want one name.
+//! Another program writes into a client's folder: it takes the next ten names in advance and
+//! competes for the others, while 200 files want the same name.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
@@ -22,45 +22,46 @@ const CLIENT: &str = "client1";
 const FILES: u32 = 200;
 const TAKEN_BEFORE: u32 = 10;
 
-pub(super) async fn attempt(trial: &Trial) -> anyhow::Result<()> {
-    let mut stage = Scenario::set(trial, &[("MAX_RUNNING", "64")]).await?;
-    let _clock = Clock::give(&mut stage, "2026-10-25 02:30:00")?;
-    let tried = race(trial, &mut stage, trial.times(FILES)).await;
-    stage.explain("against an intruder", tried)
+pub(super) async fn run(trial: &Trial) -> anyhow::Result<()> {
+    let mut scenario = Scenario::prepare(trial, &[("MAX_RUNNING", "64")]).await?;
+    let _clock = Clock::install(&mut scenario, "2026-10-25 02:30:00")?;
+    let tried = race(trial, &mut scenario, trial.times(FILES)).await;
+    scenario.explain("against an intruder", tried)
 }
 
-async fn race(trial: &Trial, stage: &mut Scenario, n_files: u32) -> anyhow::Result<()> {
-    stage.start_server().await?;
-    stage.add_client(CLIENT, 6400, &[("SHARE", "*.txt")])?;
-    stage.connect(0).await?;
-    let folder = stage.data_dir().join(CLIENT);
+async fn race(trial: &Trial, scenario: &mut Scenario, n_files: u32) -> anyhow::Result<()> {
+    scenario.start_server().await?;
+    scenario.add_client(CLIENT, 6400, &[("SHARE", "*.txt")])?;
+    scenario.connect(0).await?;
+    let folder = scenario.data_dir().join(CLIENT);
     fs::create_dir_all(&folder)?;
     for n in 1..=TAKEN_BEFORE {
         take(&folder, n)?;
     }
-    let intruder = Intruder::start(folder, trial.dice("r2-intruder"));
+    let intruder = Intruder::start(folder, trial.rng("r2-intruder"));
     let mut ids = Vec::new();
     for n in 0..n_files {
-        let (name, file) = (format!("{n}.txt"), TestPattern::new(CLIENT, n, 6400));
-        fs::write(stage.files(0).join(&name), file.bytes())?;
-        let order = json!({ "client": CLIENT, "path": name, "queue": "1h" });
-        ids.push(stage.order_as(&order).await?);
+        let name = format!("{n}.txt");
+        let file = TestPattern::new(CLIENT, n, 6400);
+        fs::write(scenario.files(0).join(&name), file.bytes())?;
+        let body = json!({ "client": CLIENT, "path": name, "queue": "1h" });
+        ids.push(scenario.trigger_with(&body).await?);
     }
     for id in ids {
-        stage.done(&id).await?;
+        scenario.wait_until_done(&id).await?;
     }
     let taken = intruder.stop()?;
-    let data_dir = stage.data_dir();
+    let data_dir = scenario.data_dir();
     for n in (1..=TAKEN_BEFORE).chain(taken) {
         let text = fs::read_to_string(data_dir.join(CLIENT).join(name(n))).unwrap_or_default();
-        anyhow::ensure!(text == mark(n), "{} of the intruder was overwritten", name(n));
-        stage.oracle.stranger(&data_dir, CLIENT, &name(n))?;
-        trial.tally.fault("names taken by an intruder");
+        anyhow::ensure!(text == mark(n), "the server overwrote {} of the intruder", name(n));
+        scenario.oracle.add_foreign_file(&data_dir, CLIENT, &name(n))?;
+        trial.counters.fault("names taken by an intruder");
     }
-    stage.audit(true).await?;
-    let found = stage.oracle.n_downloads();
-    anyhow::ensure!(found == n_files as usize, "{n_files} transfers made {found} files");
-    stage.end().await
+    scenario.audit(true).await?;
+    let found = scenario.oracle.n_downloads();
+    anyhow::ensure!(found == n_files as usize, "{n_files} transfers created {found} files");
+    scenario.end().await
 }
 
 fn name(n: u32) -> String {
@@ -77,28 +78,29 @@ fn take(folder: &Path, n: u32) -> anyhow::Result<()> {
     Ok(file.write_all(mark(n).as_bytes())?)
 }
 
-/// A thread that takes one of the next names now and then.
+/// A thread that takes one of the next names at random times.
 struct Intruder {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Vec<u32>>,
 }
 
 impl Intruder {
-    fn start(folder: PathBuf, mut dice: Rng) -> Self {
+    fn start(folder: PathBuf, mut rng: Rng) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let until = Arc::clone(&stop);
         let thread = std::thread::spawn(move || {
-            let (mut taken, mut next) = (Vec::new(), TAKEN_BEFORE + 1);
+            let mut taken = Vec::new();
+            let mut next = TAKEN_BEFORE + 1;
             while !until.load(Ordering::SeqCst) {
                 while folder.join(name(next)).exists() {
                     next += 1;
                 }
-                let n = next + dice.u32(0..3);
+                let n = next + rng.u32(0..3);
                 if take(&folder, n).is_ok() {
                     taken.push(n);
                 }
-                #[allow(clippy::disallowed_methods, reason = "a thread of its own")]
-                std::thread::sleep(Duration::from_micros(dice.u64(0..30_000)));
+                #[allow(clippy::disallowed_methods, reason = "its own thread")]
+                std::thread::sleep(Duration::from_micros(rng.u64(0..30_000)));
             }
             taken
         });
@@ -107,6 +109,6 @@ impl Intruder {
 
     fn stop(self) -> anyhow::Result<Vec<u32>> {
         self.stop.store(true, Ordering::SeqCst);
-        self.thread.join().ok().context("the intruder has died")
+        self.thread.join().ok().context("the intruder panicked")
     }
 }

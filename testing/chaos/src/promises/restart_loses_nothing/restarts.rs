@@ -1,4 +1,4 @@
-//! 50 restarts under 20 running transfers, half of them asked for and half of them not.
+//! 50 restarts during 20 running transfers, by SIGKILL and by SIGTERM in turn.
 
 use std::time::{Duration, Instant};
 
@@ -11,65 +11,65 @@ use crate::trial::Trial;
 const RESTARTS: u32 = 50;
 const CLIENTS: usize = 20;
 const FILE_LEN: usize = 2 << 20;
-/// A file takes about two seconds, so that every restart finds it half sent.
+/// A file takes about two seconds, so that every restart interrupts it.
 const RATE: &str = "1MiB/s";
 const READY_LIMIT: Duration = Duration::from_secs(2);
 const END_LIMIT: Duration = Duration::from_secs(5);
-/// What running transfers are given to end by themselves.
+/// The grace period for running transfers.
 const GRACE: &str = "500ms";
 
-pub(super) async fn attempt(trial: &Trial) -> anyhow::Result<()> {
+pub(super) async fn run(trial: &Trial) -> anyhow::Result<()> {
     let settings = [("SHUTDOWN_GRACE", GRACE), ("RECONNECT_CAP", "300ms")];
-    let mut stage = Scenario::set(trial, &settings).await?;
-    let mut dice = trial.dice("r14-restarts");
-    let tried = restarts(trial, &mut stage, &mut dice).await;
-    stage.explain("restarts under transfers", tried)
+    let mut scenario = Scenario::prepare(trial, &settings).await?;
+    let mut rng = trial.rng("r14-restarts");
+    let tried = restarts(trial, &mut scenario, &mut rng).await;
+    scenario.explain("restarts during transfers", tried)
 }
 
-async fn restarts(trial: &Trial, stage: &mut Scenario, dice: &mut Rng) -> anyhow::Result<()> {
-    stage.start_server().await?;
+async fn restarts(trial: &Trial, scenario: &mut Scenario, rng: &mut Rng) -> anyhow::Result<()> {
+    scenario.start_server().await?;
     for n in 0..CLIENTS {
-        stage.add_client(&format!("client{n}"), FILE_LEN, &[("MAX_RATE", RATE)])?;
-        stage.start_agent(n)?;
+        scenario.add_client(&format!("client{n}"), FILE_LEN, &[("MAX_RATE", RATE)])?;
+        scenario.start_agent(n)?;
     }
     for n in 0..CLIENTS {
-        stage.connect(n).await?;
+        scenario.connect(n).await?;
     }
     for round in 0..trial.times(RESTARTS) {
         for n in 0..CLIENTS {
-            // Joined, if it still runs.
-            stage.order(n).await?;
+            // Joins the transfer that still runs.
+            scenario.trigger(n).await?;
         }
-        sleep(Duration::from_millis(dice.u64(0..1_500))).await;
+        sleep(Duration::from_millis(rng.u64(0..1_500))).await;
         if round % 2 == 0 {
-            stage.kill_server().await?;
-            trial.tally.fault("server kills");
+            scenario.kill_server().await?;
+            trial.counters.fault("server kills");
         } else {
-            end(stage).await?;
-            trial.tally.fault("SIGTERMs");
+            end(scenario).await?;
+            trial.counters.fault("SIGTERMs");
         }
-        stage.oracle.look(&stage.data_dir(), false)?;
-        let took = stage.start_server_alone().await?;
+        scenario.oracle.check_files(&scenario.data_dir(), false)?;
+        let took = scenario.start_server_without_agents().await?;
         anyhow::ensure!(took <= READY_LIMIT, "ready after {took:?}");
-        stage.recovered().await?;
-        stage.let_agents_in();
+        scenario.check_recovery().await?;
+        scenario.accept_agents();
     }
-    for transfer in stage.transfers().await? {
-        stage.done(transfer["id"].as_str().unwrap_or_default()).await?;
+    for transfer in scenario.transfers().await? {
+        scenario.wait_until_done(transfer["id"].as_str().unwrap_or_default()).await?;
     }
-    stage.audit(true).await?;
-    stage.strike().await
+    scenario.audit(true).await?;
+    scenario.teardown().await
 }
 
-/// Asks the server to end: it takes no new work and is gone in time, without a complaint.
-async fn end(stage: &mut Scenario) -> anyhow::Result<()> {
+/// Stops the server (SIGTERM): it accepts no new work and ends in time, without an error.
+async fn end(scenario: &mut Scenario) -> anyhow::Result<()> {
     let asked = Instant::now();
-    stage.bed.server()?.terminate()?;
-    // Refused or not heard, most likely; if it is answered, it must be on record afterwards.
-    let _ = stage.order(0).await;
-    let status = stage.server_ended().await?;
+    scenario.server_process()?.terminate()?;
+    // Most likely rejected. If it is answered, the transfer must be on record afterwards.
+    let _ = scenario.trigger(0).await;
+    let status = scenario.wait_until_server_ended().await?;
     let took = asked.elapsed();
-    anyhow::ensure!(status.success(), "it ended with {status}");
-    anyhow::ensure!(took <= END_LIMIT, "it took {took:?} to end");
+    anyhow::ensure!(status.success(), "the server ended with {status}");
+    anyhow::ensure!(took <= END_LIMIT, "the server took {took:?} to end");
     Ok(())
 }

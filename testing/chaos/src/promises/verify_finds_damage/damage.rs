@@ -1,4 +1,4 @@
-//! What is done to a download, what of it must be found, and how it is undone.
+//! Damages a download, returns what verify must find, and undoes the damage.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,30 +8,46 @@ use anyhow::Context as _;
 use fastrand::Rng;
 use serde_json::Value;
 
-/// One damage.
 #[derive(Clone, Debug)]
 pub(super) enum DownloadDamage {
-    /// One bit.
-    Flip { download: PathBuf, at: usize, bit: u8 },
-    /// Bytes that are gone, with zeroes in their place.
-    Zero { download: PathBuf, at: usize },
-    /// The end is gone.
-    Cut { download: PathBuf, len: usize },
-    /// Something follows the end.
-    Grow { download: PathBuf },
-    /// The file is gone.
-    Remove { download: PathBuf },
-    /// Two have each other's names.
-    Swap { one: PathBuf, other: PathBuf },
-    /// Nothing is damaged, but a file is there that nobody sent.
-    Stranger { beside: PathBuf },
+    Flip {
+        download: PathBuf,
+        at: usize,
+        bit: u8,
+    },
+    /// A range of bytes becomes zero.
+    Zero {
+        download: PathBuf,
+        at: usize,
+    },
+    /// The file is truncated.
+    Cut {
+        download: PathBuf,
+        len: usize,
+    },
+    /// A byte is appended.
+    Grow {
+        download: PathBuf,
+    },
+    Remove {
+        download: PathBuf,
+    },
+    /// Two files exchange their names.
+    Swap {
+        one: PathBuf,
+        other: PathBuf,
+    },
+    /// No damage, but a file that no transfer created.
+    ForeignFile {
+        beside: PathBuf,
+    },
 }
 
-/// What a verification says: the kind and the path of each finding.
+/// The kind and the path of each finding.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct ExpectedFinding(BTreeSet<(String, String)>);
 
-/// How everything becomes as it was.
+/// Restores the state before a damage.
 pub(super) enum Undo {
     Write(PathBuf, Vec<u8>),
     Rename(PathBuf, PathBuf),
@@ -42,11 +58,11 @@ pub(super) enum Undo {
 const HOLE_LEN: usize = 512;
 
 impl DownloadDamage {
-    pub(super) fn any(dice: &mut Rng, round: u32, downloads: &[PathBuf]) -> Self {
-        let nth = dice.usize(0..downloads.len());
+    pub(super) fn any(rng: &mut Rng, round: u32, downloads: &[PathBuf]) -> Self {
+        let nth = rng.usize(0..downloads.len());
         let download = downloads[nth].clone();
         let len = fs::metadata(&download).map_or(0, |stat| stat.len());
-        let at = dice.usize(0..usize::try_from(len).unwrap_or(0).max(HOLE_LEN + 1) - HOLE_LEN);
+        let at = rng.usize(0..usize::try_from(len).unwrap_or(0).max(HOLE_LEN + 1) - HOLE_LEN);
         match round % 12 {
             0 => Self::Zero { download, at },
             2 => Self::Cut { download, len: at },
@@ -55,8 +71,8 @@ impl DownloadDamage {
             8 => {
                 Self::Swap { one: download, other: downloads[(nth + 1) % downloads.len()].clone() }
             }
-            10 => Self::Stranger { beside: download },
-            _ => Self::Flip { download, at, bit: dice.u8(0..8) },
+            10 => Self::ForeignFile { beside: download },
+            _ => Self::Flip { download, at, bit: rng.u8(0..8) },
         }
     }
 
@@ -68,7 +84,7 @@ impl DownloadDamage {
             Self::Grow { .. } => "tails",
             Self::Remove { .. } => "removals",
             Self::Swap { .. } => "swaps",
-            Self::Stranger { .. } => "strangers",
+            Self::ForeignFile { .. } => "foreign files",
         }
     }
 
@@ -96,8 +112,8 @@ impl DownloadDamage {
                 swap(one, other)?;
                 Ok(Undo::Swap(one.clone(), other.clone()))
             }
-            Self::Stranger { beside } => {
-                let path = stranger(beside);
+            Self::ForeignFile { beside } => {
+                let path = foreign_file(beside);
                 fs::write(&path, "mine")?;
                 Ok(Undo::Remove(path))
             }
@@ -114,7 +130,7 @@ impl DownloadDamage {
             Self::Swap { one, other } => {
                 vec![("changed", one.clone()), ("changed", other.clone())]
             }
-            Self::Stranger { beside } => vec![("foreign", stranger(beside))],
+            Self::ForeignFile { beside } => vec![("foreign", foreign_file(beside))],
         };
         let text = |(kind, path): (&str, PathBuf)| (kind.to_owned(), path.display().to_string());
         ExpectedFinding(found.into_iter().map(text).collect())
@@ -148,7 +164,7 @@ impl Undo {
     }
 }
 
-/// Writes as a disk would that fails: neither the inode nor the time tells of it.
+/// Writes as a failing disk would: inode and modification time stay the same.
 fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let modified = fs::metadata(path)?.modified()?;
     fs::write(path, bytes)?;
@@ -161,6 +177,6 @@ fn swap(one: &Path, other: &Path) -> anyhow::Result<()> {
     Ok(rustix::fs::renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)?)
 }
 
-fn stranger(beside: &Path) -> PathBuf {
+fn foreign_file(beside: &Path) -> PathBuf {
     beside.with_file_name("notes.txt")
 }

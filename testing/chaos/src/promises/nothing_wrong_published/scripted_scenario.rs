@@ -1,4 +1,4 @@
-//! A stage whose one client is led by hand, and what that hand can do.
+//! A scenario with one client, whose agent is scripted.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -14,63 +14,67 @@ use serde_json::json;
 use tokio::time::sleep;
 
 use crate::oracle::is_partial;
-use crate::scenario::{LOOK_AGAIN, PATIENCE, Scenario};
+use crate::scenario::{POLL_INTERVAL, Scenario, WAIT_LIMIT};
 use crate::test_pattern::TestPattern;
 use crate::trial::Trial;
 
-pub(super) const CLIENT: &str = "hand";
+pub(super) const CLIENT: &str = "scripted";
 pub(super) const CHUNK_LEN: usize = 16 << 10;
 /// At least three chunks.
 const SHORTEST: usize = 3 * CHUNK_LEN;
 const LONGEST: usize = 200_000;
 
-/// An agent at its server, with one file after another.
+/// A server, and a scripted agent that uploads one file after another.
 pub(super) struct ScriptedScenario {
-    pub(super) stage: Scenario,
+    pub(super) scenario: Scenario,
     pub(super) agent: ScriptedAgent,
-    pub(super) dice: Rng,
-    /// What is sent.
+    pub(super) rng: Rng,
+    /// The current file.
     pub(super) file: Bytes,
     pub(super) n_files: u32,
 }
 
 impl ScriptedScenario {
-    pub(super) async fn set(trial: &Trial, name: &str) -> anyhow::Result<Self> {
-        // A hand does not answer the server's pings.
+    pub(super) async fn prepare(trial: &Trial, name: &str) -> anyhow::Result<Self> {
+        // A scripted agent does not answer pings.
         let settings = [("SHUTDOWN_GRACE", "50ms"), ("DEAD_AFTER", "15m")];
-        let mut stage = Scenario::set(trial, &settings).await?;
-        stage.start_server().await?;
-        stage.add_client(CLIENT, 1, &[])?;
-        let agent = ScriptedAgent::connect(stage.bed.grpc(), CLIENT, PATIENCE).await?;
-        let (dice, file) = (trial.dice(name), Bytes::new());
-        Ok(Self { stage, agent, dice, file, n_files: 0 })
+        let mut scenario = Scenario::prepare(trial, &settings).await?;
+        scenario.start_server().await?;
+        scenario.add_client(CLIENT, 1, &[])?;
+        let agent = ScriptedAgent::connect(scenario.server.grpc(), CLIENT, WAIT_LIMIT).await?;
+        let rng = trial.rng(name);
+        Ok(Self { scenario, agent, rng, file: Bytes::new(), n_files: 0 })
     }
 
-    /// Orders a new file: its transfer, and the order that has reached the agent.
-    pub(super) async fn ordered(&mut self) -> anyhow::Result<(String, StartTransfer)> {
+    /// Triggers a pull of a new file. Returns the transfer id and the order.
+    pub(super) async fn next_transfer(&mut self) -> anyhow::Result<(String, StartTransfer)> {
         self.n_files += 1;
-        let len = self.dice.usize(SHORTEST..LONGEST);
+        let len = self.rng.usize(SHORTEST..LONGEST);
         self.file = TestPattern::new(CLIENT, self.n_files, len).bytes().into();
-        let id = self.stage.order_as(&json!({ "client": CLIENT, "queue": "1h" })).await?;
+        let id = self.scenario.trigger_with(&json!({ "client": CLIENT, "queue": "1h" })).await?;
         let order = self.order(&id).await?;
         Ok((id, order))
     }
 
-    /// The next order, which is one of this transfer.
+    /// Waits for the next order and checks that it belongs to this transfer.
     pub(super) async fn order(&mut self, id: &str) -> anyhow::Result<StartTransfer> {
         let order = self.agent.order().await?;
-        anyhow::ensure!(order.transfer_id == id, "ordered {}, not {id}", order.transfer_id);
+        anyhow::ensure!(
+            order.transfer_id == id,
+            "the order is for {}, not {id}",
+            order.transfer_id
+        );
         Ok(order)
     }
 
-    /// The chunks of the file from `from` to `to`, each with its offset.
+    /// Returns the chunks from `from` to `to`, each with its offset.
     pub(super) fn chunks(&self, from: usize, to: usize) -> Vec<(u64, Bytes)> {
         let starts = (from..to).step_by(CHUNK_LEN);
         starts.map(|at| (at as u64, self.file.slice(at..to.min(at + CHUNK_LEN)))).collect()
     }
 
-    /// Begins an upload and sends these chunks; the server may end it before the last.
-    pub(super) async fn sent(
+    /// Starts an upload and sends these chunks. The server may end it early.
+    pub(super) async fn upload(
         &self,
         order: &StartTransfer,
         offset: u64,
@@ -83,30 +87,31 @@ impl ScriptedScenario {
         Ok(upload)
     }
 
-    /// Sends what an honest agent sends, and has it judged: whether it is stored.
-    pub(super) async fn honest(&self, order: &StartTransfer) -> anyhow::Result<bool> {
-        let (len, offset) = (self.file.len(), usize::try_from(order.offset)?);
+    /// Uploads the file as an honest agent does. Returns whether the server stored it.
+    pub(super) async fn upload_honestly(&self, order: &StartTransfer) -> anyhow::Result<bool> {
+        let len = self.file.len();
+        let offset = usize::try_from(order.offset)?;
         let prefix = self.file.get(..offset).context("the server holds more than the file")?;
         let same = order.prefix_sha256.as_ref() == Digest::of(prefix).as_bytes();
-        let offset = if same { offset } else { 0 };
-        let upload = self.sent(order, offset as u64, self.chunks(offset, len)).await?;
+        let start = if same { offset } else { 0 };
+        let upload = self.upload(order, start as u64, self.chunks(start, len)).await?;
         let _ = upload.trailer(&self.file).await;
         Ok(is_stored(upload).await)
     }
 
-    /// The transfer ends with the right file, and all files are right.
-    pub(super) async fn ends_well(&mut self, id: &str) -> anyhow::Result<()> {
-        self.stage.done(id).await?;
-        self.stage.audit(false).await?;
-        let n_files = self.stage.oracle.n_downloads();
+    /// Checks that the transfer ends with the right file and that all files are right.
+    pub(super) async fn check_end(&mut self, id: &str) -> anyhow::Result<()> {
+        self.scenario.wait_until_done(id).await?;
+        self.scenario.audit(false).await?;
+        let n_files = self.scenario.oracle.n_downloads();
         anyhow::ensure!(n_files == self.n_files as usize, "there are {n_files} files");
-        self.stage.oracle.retire(&self.stage.data_dir(), 3)
+        self.scenario.oracle.delete_old_downloads(&self.scenario.data_dir(), 3)
     }
 
-    /// The partial, once `len` bytes of the file are in it.
-    pub(super) async fn partial(&self, len: usize) -> anyhow::Result<PathBuf> {
-        let folder = self.stage.data_dir().join(CLIENT);
-        let deadline = Instant::now() + PATIENCE;
+    /// Waits until the partial has `len` bytes. Returns its path.
+    pub(super) async fn wait_for_partial(&self, len: usize) -> anyhow::Result<PathBuf> {
+        let folder = self.scenario.data_dir().join(CLIENT);
+        let deadline = Instant::now() + WAIT_LIMIT;
         while Instant::now() < deadline {
             for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
                 let found = entry.metadata().is_ok_and(|stat| stat.len() == len as u64);
@@ -114,7 +119,7 @@ impl ScriptedScenario {
                     return Ok(entry.path());
                 }
             }
-            sleep(LOOK_AGAIN).await;
+            sleep(POLL_INTERVAL).await;
         }
         anyhow::bail!("no partial of {len} bytes in {}", folder.display())
     }
@@ -123,14 +128,15 @@ impl ScriptedScenario {
     pub(super) fn flip(&mut self, partial: &std::path::Path, len: usize) -> anyhow::Result<()> {
         use std::os::unix::fs::FileExt as _;
         let file = std::fs::OpenOptions::new().read(true).write(true).open(partial)?;
-        let (at, mut byte) = (self.dice.u64(0..len as u64), [0]);
+        let at = self.rng.u64(0..len as u64);
+        let mut byte = [0];
         file.read_exact_at(&mut byte, at)?;
-        byte[0] ^= 1 << self.dice.u8(0..8);
+        byte[0] ^= 1 << self.rng.u8(0..8);
         Ok(file.write_all_at(&byte, at)?)
     }
 }
 
-/// Whether the server says in the end that it has stored an upload.
+/// Waits for the end of an upload. Returns whether the server stored it.
 pub(super) async fn is_stored(mut upload: ScriptedUpload) -> bool {
     let limit = Duration::from_secs(20);
     while let Ok(Some(answer)) = upload.response(limit).await {

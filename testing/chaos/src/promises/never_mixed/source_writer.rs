@@ -1,4 +1,4 @@
-//! A program that changes a file while somebody reads it.
+//! A program that changes a file while the agent reads it.
 
 use std::fs::{File, FileTimes, OpenOptions};
 use std::io;
@@ -17,20 +17,19 @@ use crate::sandbox::Sandbox;
 use crate::test_pattern::{CELL_LEN, TestPattern};
 use crate::tool;
 
-/// How it does that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WriteMethod {
-    /// Writes over what is there.
+    /// Overwrites the content.
     InPlace,
-    /// Stores through a mapping: on this disk no time of the file tells of it.
+    /// Writes through a memory mapping: on this disk the modification time does not change.
     Mapped,
-    /// Writes over what is there and sets the time of the last change back.
+    /// Overwrites the content and resets the modification time.
     Forged,
-    /// Cuts the file to nothing and writes it anew.
+    /// Truncates the file to zero and writes it again.
     CutAndWritten,
     /// Renames a new file over the old one.
     Replaced,
-    /// Adds cells at the end.
+    /// Appends cells.
     Appended,
 }
 
@@ -44,34 +43,33 @@ impl WriteMethod {
         Self::Appended,
     ];
 
-    /// Whoever has opened the file can read all of what it was then.
+    /// A reader that has opened the file still sees one complete version.
     pub(super) fn keeps_what_was_opened(self) -> bool {
         matches!(self, Self::Replaced | Self::Appended)
     }
 }
 
-/// The versions of a file, one after another and again from the first.
+/// The versions of a file, in a cycle.
 #[derive(Clone, Debug)]
 pub(super) struct Versions {
     images: Arc<[Vec<u8>]>,
-    /// What is appended to the first.
+    /// What is appended to the first version.
     more: Arc<[u8]>,
 }
 
 const N_VERSIONS: u32 = 16;
-const MOST_APPENDED: usize = 4 << 20;
+const MAX_APPENDED: usize = 4 << 20;
 
 impl Versions {
     pub(super) fn make(client: &str, len: usize) -> Self {
         block_in_place(|| {
             let images =
                 (1..=N_VERSIONS).map(|version| TestPattern::new(client, version, len).bytes());
-            let longer = TestPattern::new(client, 1, len + MOST_APPENDED).bytes();
+            let longer = TestPattern::new(client, 1, len + MAX_APPENDED).bytes();
             Self { images: images.collect(), more: longer[len..].into() }
         })
     }
 
-    /// The version that follows one.
     pub(super) fn after(version: u32) -> u32 {
         version % N_VERSIONS + 1
     }
@@ -82,42 +80,43 @@ impl Versions {
     }
 }
 
-/// A writer at work. It stops when it is dropped.
+/// A running writer. It stops when it is dropped.
 #[derive(Debug)]
 pub(super) enum SourceWriter {
     Thread { stop: Sender<()>, thread: JoinHandle<io::Result<u64>> },
-    Program { child: Child, pace: u32, began: std::time::Instant },
+    Program { child: Child, rate: u32, began: std::time::Instant },
 }
 
 const MAPPED: &str = include_str!("mapped.py");
 
 impl SourceWriter {
-    /// Makes `file` the first version, and changes it `pace` times a second from then on. What it
-    /// needs beside it goes to `beside`.
+    /// Creates `file` with the first version, then changes it `rate` times per second. Files that
+    /// the writer needs are created at `beside`.
     pub(super) fn start(
-        ground: &Sandbox,
-        way: WriteMethod,
+        sandbox: &Sandbox,
+        method: WriteMethod,
         versions: &Versions,
         file: &Path,
         beside: &Path,
-        pace: u32,
+        rate: u32,
     ) -> anyhow::Result<Self> {
         block_in_place(|| replace(file, versions.image(0)))?;
-        let pause = Duration::from_secs(1) / pace;
-        if way == WriteMethod::Mapped {
+        let pause = Duration::from_secs(1) / rate;
+        if method == WriteMethod::Mapped {
             block_in_place(|| std::fs::write(beside, versions.images.concat()))?;
-            let mut command = tool::command(ground, "python3");
+            let mut command = tool::command(sandbox, "python3");
             command.args(["-c", MAPPED]).args([file, beside]);
             command.arg(versions.image(0).len().to_string()).arg(pause.as_secs_f64().to_string());
             let child = command.spawn().context("starting python3")?;
-            return Ok(Self::Program { child, pace, began: std::time::Instant::now() });
+            return Ok(Self::Program { child, rate, began: std::time::Instant::now() });
         }
-        let (stop, stopped) = channel();
-        let (versions, file) = (versions.clone(), file.to_owned());
+        let (stop, stop_receiver) = channel();
+        let versions = versions.clone();
+        let file = file.to_owned();
         let thread = std::thread::spawn(move || {
-            let mut target = Target::open(way, versions, file)?;
+            let mut target = ChangedFile::open(method, versions, file)?;
             let mut n_changes = 0;
-            while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+            while stop_receiver.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
                 n_changes += 1;
                 target.change(n_changes)?;
             }
@@ -126,42 +125,43 @@ impl SourceWriter {
         Ok(Self::Thread { stop, thread })
     }
 
-    /// How many changes it has made; of a program, how many it was told to make.
+    /// Stops the writer. Returns the number of its changes; for a program, the number that it
+    /// should have made.
     pub(super) async fn stop(self) -> anyhow::Result<u64> {
         match self {
             Self::Thread { stop, thread } => {
                 drop(stop);
-                let ended = block_in_place(|| thread.join());
-                let ended = ended.map_err(|_| anyhow::anyhow!("the writer has panicked"))?;
-                ended.context("the writer has failed")
+                let joined = block_in_place(|| thread.join());
+                let joined = joined.map_err(|_| anyhow::anyhow!("the writer panicked"))?;
+                joined.context("the writer failed")
             }
-            Self::Program { mut child, pace, began } => {
-                anyhow::ensure!(child.try_wait()?.is_none(), "the writer has ended");
+            Self::Program { mut child, rate, began } => {
+                anyhow::ensure!(child.try_wait()?.is_none(), "the writer ended early");
                 child.kill().await?;
-                Ok(began.elapsed().as_secs() * u64::from(pace))
+                Ok(began.elapsed().as_secs() * u64::from(rate))
             }
         }
     }
 }
 
-struct Target {
-    way: WriteMethod,
+struct ChangedFile {
+    method: WriteMethod,
     versions: Versions,
     path: PathBuf,
     file: File,
     times: FileTimes,
 }
 
-impl Target {
-    fn open(way: WriteMethod, versions: Versions, path: PathBuf) -> io::Result<Self> {
+impl ChangedFile {
+    fn open(method: WriteMethod, versions: Versions, path: PathBuf) -> io::Result<Self> {
         let file = OpenOptions::new().write(true).open(&path)?;
         let times = FileTimes::new().set_modified(file.metadata()?.modified()?);
-        Ok(Self { way, versions, path, file, times })
+        Ok(Self { method, versions, path, file, times })
     }
 
     fn change(&mut self, n: u64) -> io::Result<()> {
         let image = self.versions.image(n);
-        match self.way {
+        match self.method {
             WriteMethod::InPlace => self.file.write_all_at(image, 0),
             WriteMethod::Forged => {
                 self.file.write_all_at(image, 0)?;
@@ -178,7 +178,7 @@ impl Target {
                 let cell = self.versions.more.get(at..at + CELL_LEN).unwrap_or_default();
                 self.file.write_all_at(cell, end)
             }
-            // A program of its own does that.
+            // A Python program does that.
             WriteMethod::Mapped => Err(io::ErrorKind::Unsupported.into()),
         }
     }
