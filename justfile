@@ -21,7 +21,7 @@ deny:
 typos:
     typos
 
-# All tests, or those of a filter: just test -p filepull-core.
+# All tests, or some: just test -p filepull-core.
 test *ARGS:
     cargo test --workspace {{ARGS}}
 

@@ -1,16 +1,16 @@
 #!/bin/sh
-# Makes what the demo needs: client-data/client1..5/data.txt and server-data/. Safe to run twice.
+# Generates the demo's data: client-data/client1..5/data.txt and server-data/. Safe to run twice.
 set -eu
 cd "$(dirname "$0")"
 
 usage() {
     cat <<'EOF'
-./setup.sh [--force]   make client-data/client1..5/data.txt (100 MiB of text each) and server-data/
+./setup.sh [--force]   generate client-data/client1..5/data.txt (100 MiB of text each) and server-data/
 ./setup.sh --up        the same, then start server and clients in Docker, pull client4's file and compare
 ./setup.sh --local     no Docker: run server and clients as one process (needs cargo and cc)
 
---force     make the files anew, even those that are already there
-CLIENTS=5   how many clients (docker-compose.yml has five)
+--force     replace files that exist
+CLIENTS=5   number of clients (docker-compose.yml has five)
 SIZE_MB=100 size of each file, in MiB
 HTTP_PORT=8080, GRPC_PORT=50051  ports on this machine, for --up and docker compose
 EOF
@@ -35,7 +35,7 @@ for arg in "$@"; do
         --up) up=yes ;;
         --local) local=yes ;;
         -h | --help) usage && exit 0 ;;
-        *) usage >&2 && fail "what is \"$arg\"?" ;;
+        *) usage >&2 && fail "unknown argument: \"$arg\"" ;;
     esac
 done
 CLIENTS=${CLIENTS:-5}
@@ -56,7 +56,7 @@ first_line() { echo "$1: first line of a file that setup.sh made"; }
 last_line() { echo "$1: last line, $SIZE_MB MiB in all"; }
 bytes_in() { wc -c <"$1" | tr -d ' '; }
 
-# Text that does not compress and is different for every client: a mix-up of clients cannot go unnoticed.
+# Incompressible text, different for every client: if clients were confused, the digests would differ.
 text() {
     lines=$(($1 / 121 + 1))
     head -c $((lines * 90)) /dev/urandom | wrapped_base64 | { head -c "$1" && cat >/dev/null; }
@@ -70,21 +70,21 @@ wrapped_base64() {
     fi
 }
 
-# What is to be done about one client's file: make it, or leave it and say why.
-verdict() {
+# Prints what to do with one client's file: generate it, or leave it (ready: complete, foreign: not from setup.sh).
+action() {
     file=client-data/$1/data.txt
     if [ ! -e "$file" ] || [ "$force" = yes ]; then
-        echo make
+        echo generate
     elif ! head -c 200 "$file" | head -n 1 | grep -qxF "$(first_line "$1")"; then
         echo foreign
     elif [ "$(bytes_in "$file")" = "$size" ] && [ "$(tail -n 1 "$file")" = "$(last_line "$1")" ]; then
         echo ready
     else
-        echo make
+        echo generate
     fi
 }
 
-make_file() {
+generate_file() {
     tmp=client-data/$1/data.txt.tmp.$$
     first=$(first_line "$1")
     last=$(last_line "$1")
@@ -108,40 +108,40 @@ digest() {
     if command -v sha256sum >/dev/null; then sha256sum "$@"; else shasum -a 256 "$@"; fi
 }
 
-# Every file is written once here and once more when the server has pulled it.
-check_room() {
+# Every file is written here, and a second time by the server that pulls it.
+check_free_space() {
     missing=0
     for client in $(clients); do
-        [ "$(verdict "$client")" != make ] || missing=$((missing + 1))
+        [ "$(action "$client")" != generate ] || missing=$((missing + 1))
     done
     need=$((missing * SIZE_MB * 2))
     free=$(df -Pk client-data | awk 'NR == 2 { print int($4 / 1024) }')
     [ "$free" -ge "$need" ] || fail "$missing files and their copies need $need MiB, the disk has $free MiB free"
 }
 
-make_data() {
-    # The agents in the containers run as user 65532 and must be able to read what is made here.
+generate_data() {
+    # The agents in the containers run as user 65532 and must be able to read these files.
     umask 022
     tmp=
     trap '[ -z "$tmp" ] || rm -f "$tmp"' EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM HUP
     mkdir -p client-data server-data
-    check_room
+    check_free_space
     for client in $(clients); do
         mkdir -p "client-data/$client"
-        [ -w "client-data/$client" ] || fail "client-data/$client is not yours to write to: sudo chown $(id -u) client-data/$client"
-        case $(verdict "$client") in
-            ready) echo "client-data/$client/data.txt is there already" ;;
-            foreign) echo "client-data/$client/data.txt was not made by setup.sh, left alone (--force replaces it)" ;;
-            make)
-                make_file "$client"
-                echo "client-data/$client/data.txt made, $SIZE_MB MiB"
+        [ -w "client-data/$client" ] || fail "you may not write to client-data/$client: sudo chown $(id -u) client-data/$client"
+        case $(action "$client") in
+            ready) echo "client-data/$client/data.txt exists" ;;
+            foreign) echo "client-data/$client/data.txt is not from setup.sh, left unchanged (--force replaces it)" ;;
+            generate)
+                generate_file "$client"
+                echo "client-data/$client/data.txt generated, $SIZE_MB MiB"
                 ;;
         esac
     done
     tmp=client-data/SHA256SUMS.tmp.$$
-    # shellcheck disable=SC2046 # the names are ours: client1, client2, ...
+    # shellcheck disable=SC2046 # names without spaces: client1, client2, ...
     (cd client-data && digest $(clients | sed 's|$|/data.txt|')) >"$tmp"
     mv -f "$tmp" client-data/SHA256SUMS
     tmp=
@@ -149,7 +149,7 @@ make_data() {
 
 find_compose() {
     command -v docker >/dev/null || fail "docker is missing; without it: ./setup.sh --local"
-    docker info >/dev/null 2>&1 || fail "the Docker engine does not answer (is it running, may you use it?); without it: ./setup.sh --local"
+    docker info >/dev/null 2>&1 || fail "the Docker engine does not respond (is it running, and may you use it?); without it: ./setup.sh --local"
     if docker compose version >/dev/null 2>&1; then
         compose="docker compose"
     elif command -v docker-compose >/dev/null; then
@@ -160,7 +160,7 @@ find_compose() {
     fi
 }
 
-# Old docker-compose has no --wait, so ask every container.
+# docker-compose 1 has no --wait: inspect every container.
 wait_until_healthy() {
     tries=90
     while :; do
@@ -187,16 +187,16 @@ run_up() {
     answer=$(fetch "http://localhost:$HTTP_PORT/trigger?id=client4&wait=5m") || fail "the pull failed, see: $compose logs server client4"
     echo "$answer"
     saved=$(echo "$answer" | sed -n 's/^ *saved *//p')
-    [ -f "$saved" ] || fail "the answer names no file that is there"
+    [ -f "$saved" ] || fail "the response names a file that does not exist: $saved"
     sent=$(digest <client-data/client4/data.txt)
     [ "$(digest <"$saved")" = "$sent" ] || fail "$saved differs from client-data/client4/data.txt"
-    echo "Same digest on both sides: $saved is client4's file."
-    echo "Next: curl localhost:$HTTP_PORT, or stop it all with: $compose down"
+    echo "The digests are equal: $saved is client4's file."
+    echo "Next: curl localhost:$HTTP_PORT, or stop everything: $compose down"
 }
 
 [ "$local" = no ] || run_local
 [ "$up" = no ] || find_compose
-make_data
+generate_data
 if [ "$up" = yes ]; then
     run_up
 else
