@@ -1,9 +1,10 @@
-//! What operators touch: `/trigger`, the pages, the API under `/api/v1` and the probes.
+//! The HTTP listener for operators: `/trigger`, the pages, the API under `/api/v1` and the probes.
 //!
-//! Every URL that a person can open answers in plain text or in JSON, whichever is asked for;
-//! the API is always JSON. Handlers parse, ask `transfers` and `registry`, and put the answer into
-//! words; they own nothing, so a caller that hangs up changes nothing. A handler that cannot
-//! answer returns a `Refusal`, which `frame` renders for all of them in one place.
+//! A URL that a person can open answers in plain text or in JSON, as the request asks; the API
+//! always answers in JSON. A handler parses the request, calls `transfers` or `registry`, and
+//! formats the result. It owns no state, so that a caller that disconnects changes nothing. A
+//! handler that fails returns a [`Rejection`](request::rejection::Rejection), which `middleware`
+//! renders.
 
 mod connection;
 mod middleware;
@@ -33,44 +34,35 @@ use request_log::RequestLog;
 use routes::{clients, files, health, home, problems, server_info, transfers, trigger};
 pub(crate) use server::serve;
 
-/// The parts of the server that operators ask, or ask about.
+/// The parts of the server that handlers use.
 #[derive(Clone, Debug)]
 pub(crate) struct App {
-    /// Makes and finds transfers.
-    pub transfers: Transfers,
-    /// Finds clients, connected or not.
-    pub clients: KnownClients,
-    /// What is on record.
-    pub records: Records,
-    /// The disk.
-    pub store: Store,
-    /// Says when to stop waiting.
-    pub lifecycle: Lifecycle,
-    /// What the server says of itself.
-    pub about: About,
+    pub(crate) transfers: Transfers,
+    pub(crate) clients: KnownClients,
+    pub(crate) records: Records,
+    pub(crate) store: Store,
+    /// Ends every wait of a request when the server drains.
+    pub(crate) lifecycle: Lifecycle,
+    pub(crate) about: About,
 }
 
-/// What the server says of itself: fixed at the start.
+/// Facts about this process for `/server`, set at startup.
 #[derive(Clone, Debug)]
 pub(crate) struct About {
-    /// The version of this program.
-    pub version: &'static str,
-    /// When it was started.
-    pub started_at: DateTime<Utc>,
-    /// Where operators connect.
-    pub http_addr: SocketAddr,
-    /// Where agents dial.
-    pub grpc_addr: SocketAddr,
-    /// The data folder as it was given, for "saved server-data/client4/…".
-    pub data_dir: String,
-    /// The settings in effect, secrets hidden, in the order they are shown.
-    pub settings: Vec<(&'static str, Setting)>,
+    pub(crate) version: &'static str,
+    pub(crate) started_at: DateTime<Utc>,
+    pub(crate) http_addr: SocketAddr,
+    pub(crate) grpc_addr: SocketAddr,
+    /// `DATA_DIR` as the operator wrote it, for texts such as `saved server-data/client4/…`.
+    pub(crate) data_dir: String,
+    /// The settings in effect, in the order of the page. Secrets are hidden.
+    pub(crate) settings: Vec<(&'static str, Setting)>,
 }
 
-/// Everything that operators can ask for.
+/// Returns all routes with their middleware.
 pub(crate) fn router(app: App) -> Router {
     let routes = Router::new()
-        .route("/", get(home::cheat_sheet))
+        .route("/", get(home::commands_page))
         .route("/robots.txt", get(home::robots))
         .route("/trigger", trigger::methods(trigger::by_parameter))
         .route("/trigger/{id}", trigger::methods(trigger::by_path))
@@ -82,22 +74,22 @@ pub(crate) fn router(app: App) -> Router {
         .merge(resources("/api/v1"))
         .merge(resources(""))
         .route("/api/v1/transfers", post(transfers::create));
-    framed(routes, app)
+    with_middleware(routes, app)
 }
 
-/// Puts around all routes what every request gets, those included that lead nowhere.
-fn framed(routes: Router<App>, app: App) -> Router {
+/// Adds what every request needs, including a request for an unknown URL.
+fn with_middleware(routes: Router<App>, app: App) -> Router {
     let log = RequestLog::new(app.lifecycle.clone());
-    let framed = routes
+    let answered = routes
         .fallback(middleware::no_such_url)
         .method_not_allowed_fallback(middleware::method_not_allowed)
         .layer(CatchPanicLayer::custom(middleware::panicked))
-        .layer(from_fn_with_state((log, app.about.http_addr), middleware::frame))
+        .layer(from_fn_with_state((log, app.about.http_addr), middleware::answer))
         .with_state(app);
-    Router::new().fallback_service(framed).layer(map_response(middleware::render))
+    Router::new().fallback_service(answered).layer(map_response(middleware::render))
 }
 
-/// What has the same URL as a page and, under `/api/v1`, as JSON.
+/// Returns the routes that exist twice: as pages without a prefix, and as JSON under `/api/v1`.
 fn resources(prefix: &str) -> Router<App> {
     Router::new()
         .route(&format!("{prefix}/clients"), get(clients::list))

@@ -1,4 +1,4 @@
-//! A connection of an operator: requests must arrive in time, and responses must be read in time.
+//! A connection of an operator, with a timeout for writes and one for the body of a request.
 
 use std::io;
 use std::pin::Pin;
@@ -12,15 +12,15 @@ use tokio::time::{Sleep, sleep};
 
 use crate::connection_limit::ConnectionPermit;
 
-/// How long a response may wait for its reader without any progress.
+/// How long a write may wait until the caller reads.
 const WRITE_LIMIT: Duration = Duration::from_secs(30);
 
-/// A connection whose reader must make progress.
+/// A connection that fails if the caller does not read for [`WRITE_LIMIT`].
 #[derive(Debug)]
 pub(crate) struct HttpConnection<S> {
     stream: S,
     permit: ConnectionPermit,
-    /// When a blocked write times out.
+    /// Runs while a write is blocked.
     write_deadline: Option<Pin<Box<Sleep>>>,
 }
 
@@ -29,8 +29,8 @@ impl<S> HttpConnection<S> {
         Self { stream, permit, write_deadline: None }
     }
 
-    /// Bounds how long a write waits.
-    fn in_time(
+    /// Returns the result of a write, or an error if writes are blocked for too long.
+    fn with_deadline(
         &mut self,
         written: Poll<io::Result<usize>>,
         context: &mut Context<'_>,
@@ -41,7 +41,8 @@ impl<S> HttpConnection<S> {
             return written;
         }
         let deadline = self.write_deadline.get_or_insert_with(|| Box::pin(sleep(WRITE_LIMIT)));
-        let stalled = || io::Error::new(io::ErrorKind::TimedOut, "the caller reads no more");
+        let stalled =
+            || io::Error::new(io::ErrorKind::TimedOut, "the caller did not read for 30 s");
         deadline.as_mut().poll(context).map(|()| Err(stalled()))
     }
 }
@@ -63,7 +64,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for HttpConnection<S> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.in_time(written, context)
+        self.with_deadline(written, context)
     }
 
     fn poll_write_vectored(
@@ -72,7 +73,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for HttpConnection<S> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.in_time(written, context)
+        self.with_deadline(written, context)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -88,10 +89,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for HttpConnection<S> {
     }
 }
 
-/// How long the body of a request may take, from the moment it is read: none is larger than a form.
+/// How long the body of a request may take, counted from the first read. A body is a small form.
 const BODY_LIMIT: Duration = Duration::from_secs(10);
 
-/// The body of a request, which must arrive in time.
+/// The body of a request. It fails after [`BODY_LIMIT`].
 #[derive(Debug)]
 pub(crate) struct TimedBody<B> {
     body: B,
@@ -104,13 +105,13 @@ impl<B> TimedBody<B> {
     }
 }
 
-/// Why a body cannot be read.
+/// Why the body of a request cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BodyError {
     #[error("the body did not arrive within {} s", BODY_LIMIT.as_secs())]
     TooSlow,
     #[error(transparent)]
-    Broken(BoxError),
+    Connection(BoxError),
 }
 
 impl<B: Body + Unpin> Body for TimedBody<B>
@@ -128,8 +129,9 @@ where
         if deadline.as_mut().poll(context).is_ready() {
             return Poll::Ready(Some(Err(BodyError::TooSlow)));
         }
-        let broken = |error: B::Error| BodyError::Broken(error.into());
-        Pin::new(&mut self.body).poll_frame(context).map_err(broken)
+        Pin::new(&mut self.body)
+            .poll_frame(context)
+            .map_err(|error| BodyError::Connection(error.into()))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -151,7 +153,7 @@ mod tests {
     use crate::connection_limit::ConnectionLimit;
 
     #[tokio::test(start_paused = true)]
-    async fn a_caller_that_reads_no_more_is_dropped_and_a_slow_one_is_not() {
+    async fn a_caller_that_stops_reading_times_out_and_a_slow_one_does_not() {
         let (mut reader, stream) = tokio::io::duplex(16);
         let limit = ConnectionLimit::new("operators", 1, true);
         let permit = limit.admit(&CancellationToken::new()).await;
@@ -169,13 +171,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_that_trickles_is_given_up() {
-        let trickle = futures::stream::unfold((), |()| async {
+    async fn a_body_that_arrives_too_slowly_times_out() {
+        let one_byte_per_second = futures::stream::unfold((), |()| async {
             sleep(Duration::from_secs(1)).await;
             let byte = Frame::data(hyper::body::Bytes::from_static(b"a"));
             Some((Ok::<_, io::Error>(byte), ()))
         });
-        let body = TimedBody::new(StreamBody::new(Box::pin(trickle)));
+        let body = TimedBody::new(StreamBody::new(Box::pin(one_byte_per_second)));
         let error = body.collect().await.unwrap_err();
         assert!(matches!(error, BodyError::TooSlow), "{error}");
     }

@@ -1,4 +1,4 @@
-//! What a request says: parameters, body, headers and ids, parsed once.
+//! Parses requests: parameters, body, headers and ids, each once.
 
 pub(crate) mod body;
 pub(crate) mod caller;

@@ -1,4 +1,4 @@
-//! The handlers, one module for each kind of URL.
+//! The handlers of requests, one module for each resource or page.
 
 pub(crate) mod clients;
 pub(crate) mod files;

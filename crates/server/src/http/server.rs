@@ -1,6 +1,6 @@
-//! Accepts connections and serves HTTP/1 on them, without believing that the other end behaves.
+//! Accepts connections of operators and serves HTTP/1 on them, with a limit on each wait.
 //!
-//! `axum::serve` sets no timer, so that a head that never ends would hold its connection for ever.
+//! `axum::serve` sets no timer: a request head that never ends would keep its connection forever.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -26,15 +26,15 @@ use crate::connection_limit::{ConnectionLimit, ConnectionPermit};
 use crate::guarded_body::GuardedBody;
 use crate::listener;
 
-/// Maximum number of unsent bytes for one reader: many slow readers must not fill the memory.
+/// Maximum number of unsent bytes of a connection: many slow readers must not fill the memory.
 const SEND_LEN: usize = 64 * 1024;
 
-/// From the first moment of a connection, and again after each answer: so long may a request's
-/// head take. It ends connections that never send a byte and those that are kept alive for nothing.
+/// How long the head of a request may take, counted from the start of the connection and from the end
+/// of each response. Closes connections that send nothing and unused keepalive connections.
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
 
-/// Accepts connections until the server drains. Those that are open then end by themselves once
-/// their answer is sent, or when everything stops.
+/// Accepts connections until the server drains. An open connection then closes after the response to
+/// its current request, or when the server stops.
 pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,
@@ -47,13 +47,13 @@ pub(crate) async fn serve(
         (accepted, limit.admit(lifecycle.stop()).await)
     };
     while let Some(((stream, peer), permit)) = drain.run_until_cancelled(next()).await {
-        lifecycle.spawn(connection(stream, peer, permit, router.clone(), lifecycle.clone()));
+        lifecycle.spawn(serve_connection(stream, peer, permit, router.clone(), lifecycle.clone()));
     }
 }
 
-/// Serves one connection. Ends when the peer hangs up, when the server drains and no request is
-/// being answered, or at once when everything stops or another caller needs its permit.
-async fn connection(
+/// Serves one connection. Ends when the peer closes it, when the server drains and no request is
+/// unanswered, or at once when the server stops or another connection needs the permit.
+async fn serve_connection(
     stream: TcpStream,
     peer: SocketAddr,
     permit: ConnectionPermit,
@@ -62,7 +62,7 @@ async fn connection(
 ) {
     listener::set_options(&stream);
     let closed = permit.closed().clone();
-    let connection = http1::Builder::new()
+    let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_LIMIT)
         .max_buf_size(SEND_LEN)
@@ -70,22 +70,21 @@ async fn connection(
             TokioIo::new(HttpConnection::new(stream, permit.clone())),
             service(router, peer, permit),
         );
-    let mut connection = pin!(connection);
-    let served = async {
+    let mut connection = pin!(served);
+    let until_drained = async {
         let ended = lifecycle.drain().run_until_cancelled(connection.as_mut()).await;
-        if let Some(ended) = ended {
-            return ended;
+        if let Some(result) = ended {
+            return result;
         }
         connection.as_mut().graceful_shutdown();
         connection.await
     };
-    let ended = closed.run_until_cancelled(served).await;
-    if let Some(Err(error)) = ended {
-        debug!(event = "http.connection-broke", %peer, %error);
+    if let Some(Err(error)) = closed.run_until_cancelled(until_drained).await {
+        debug!(event = "connection.failed", %peer, %error, "the connection of an operator failed");
     }
 }
 
-/// The router, for requests from `peer`.
+/// Returns the router as a service for the requests of one connection.
 fn service(
     router: Router,
     peer: SocketAddr,
@@ -99,10 +98,10 @@ fn service(
     service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
         let in_use = permit.begin();
-        let answered = router.clone().oneshot(request.map(TimedBody::new));
+        let response = router.clone().oneshot(request.map(TimedBody::new));
         // The connection is in use until the whole response has been sent.
         let guarded = |body| Body::new(GuardedBody::new(body, in_use));
-        answered.map_ok(|response| response.map(guarded))
+        response.map_ok(|response| response.map(guarded))
     })
 }
 
@@ -116,29 +115,32 @@ mod tests {
 
     use super::*;
 
-    /// A server with a page that is answered when the server drains.
+    /// A server with two pages: `/` answers at once, `/wait` when the server drains.
     struct HttpServer {
         addr: SocketAddr,
         lifecycle: Lifecycle,
-        waits: Arc<Notify>,
+        /// Notified when `/wait` receives a request.
+        requested: Arc<Notify>,
     }
 
-    async fn served() -> HttpServer {
-        let (lifecycle, waits) = (Lifecycle::new(), Arc::new(Notify::new()));
+    async fn start() -> HttpServer {
+        let lifecycle = Lifecycle::new();
+        let requested = Arc::new(Notify::new());
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let (begun, drain) = (waits.clone(), lifecycle.drain().clone());
+        let notify = requested.clone();
+        let drain = lifecycle.drain().clone();
         let wait = get(move || async move {
-            begun.notify_one();
+            notify.notify_one();
             drain.cancelled().await;
         });
         let router = Router::new().route("/", get(|| async { "hello" })).route("/wait", wait);
         let limit = ConnectionLimit::new("operators", 2, true);
         lifecycle.spawn(serve(listener, router, limit, lifecycle.clone()));
-        HttpServer { addr, lifecycle, waits }
+        HttpServer { addr, lifecycle, requested }
     }
 
-    async fn ask(addr: SocketAddr, path: &str) -> TcpStream {
+    async fn send_request(addr: SocketAddr, path: &str) -> TcpStream {
         let mut stream = TcpStream::connect(addr).await.unwrap();
         let head = format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n");
         stream.write_all(head.as_bytes()).await.unwrap();
@@ -146,10 +148,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn idle_and_silent_connections_do_not_delay_the_end() {
-        let HttpServer { addr, lifecycle, .. } = served().await;
+    async fn idle_and_silent_connections_do_not_delay_the_shutdown() {
+        let HttpServer { addr, lifecycle, .. } = start().await;
         let _silent = TcpStream::connect(addr).await.unwrap();
-        let mut idle = ask(addr, "/").await;
+        let mut idle = send_request(addr, "/").await;
         let mut answer = [0; 256];
         let len = idle.read(&mut answer).await.unwrap();
         assert!(String::from_utf8_lossy(&answer[..len]).ends_with("hello"));
@@ -158,10 +160,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_that_is_being_answered_is_answered() {
-        let HttpServer { addr, lifecycle, waits } = served().await;
-        let mut waiting = ask(addr, "/wait").await;
-        waits.notified().await;
+    async fn a_shutdown_waits_for_the_response_to_a_running_request() {
+        let HttpServer { addr, lifecycle, requested } = start().await;
+        let mut waiting = send_request(addr, "/wait").await;
+        requested.notified().await;
         lifecycle.shut_down(Duration::from_secs(4)).await.unwrap();
         let mut answer = String::new();
         waiting.read_to_string(&mut answer).await.unwrap();

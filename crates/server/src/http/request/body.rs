@@ -1,4 +1,4 @@
-//! The parameters of a request that may have a body: a form or a JSON object.
+//! Reads the parameters of a request that may have a body: a form or a JSON object.
 
 use std::fmt;
 use std::time::Duration;
@@ -17,13 +17,13 @@ use tokio::time::timeout;
 use super::params::Params;
 use super::rejection::{Rejection, invalid};
 
-/// A few parameters are some hundred bytes.
+/// Maximum length of a body in bytes. A few parameters are some hundred bytes.
 const MAX_LEN: usize = 64 * 1024;
 
-/// A caller that has not sent so little by then never will.
+/// How long a body of at most [`MAX_LEN`] may take.
 const READ_LIMIT: Duration = Duration::from_secs(10);
 
-/// What the query and the body say together.
+/// The parameters of the query and of the body. A name must not occur in both.
 #[derive(Debug)]
 pub(crate) struct RequestParams(pub(crate) Params);
 
@@ -33,8 +33,8 @@ impl<S: Sync> FromRequest<S> for RequestParams {
     async fn from_request(request: Request, _: &S) -> Result<Self, Rejection> {
         let (head, body) = request.into_parts();
         let mut params = Params::from_query(head.uri.query())?;
-        let body = read(body).await?;
-        params.merge(parse(&head.headers, &body, example(head.uri.path()))?)?;
+        let bytes = read(body).await?;
+        params.merge(parse(&head.headers, &bytes, example(head.uri.path()))?)?;
         Ok(Self(params))
     }
 }
@@ -46,12 +46,12 @@ async fn read(body: Body) -> Result<Bytes, Problem> {
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
             Err(invalid("The body is larger than 64 KiB.", hint))
         }
-        Ok(Err(_)) => Err(invalid("The body broke off.", hint)),
+        Ok(Err(_)) => Err(invalid("The body ended too early.", hint)),
         Err(_) => Err(invalid("The body did not arrive within 10 s.", hint)),
     }
 }
 
-/// An object that the URL takes: it names the client elsewhere, or calls it by another name.
+/// Returns a valid JSON body for the URL. The name of the client field depends on the URL.
 fn example(path: &str) -> &'static str {
     match path.strip_prefix("/trigger") {
         Some("" | "/") => r#"{"id":"client4"}"#,
@@ -62,16 +62,16 @@ fn example(path: &str) -> &'static str {
 }
 
 fn parse(headers: &HeaderMap, body: &Bytes, example: &str) -> Result<Params, Problem> {
-    let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let media_type = media_type.and_then(|value| value.split(';').next()).unwrap_or_default();
+    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let media_type = content_type.and_then(|value| value.split(';').next()).unwrap_or_default();
     let looks_like_json = body.trim_ascii_start().starts_with(b"{");
     match media_type.trim().to_ascii_lowercase().as_str() {
         _ if body.is_empty() => Ok(Params::default()),
         "application/json" => from_json(body, example),
-        // What `curl -d '{…}'` says unless it is told otherwise.
+        // The default of `curl -d`, also for `curl -d '{…}'`.
         "application/x-www-form-urlencoded" if !looks_like_json => from_form(body),
         _ => {
-            let detail = "The body is neither a form nor called JSON by its Content-Type.";
+            let detail = "The body is not a form, and its Content-Type is not application/json.";
             Err(invalid(detail, "For JSON add: -H \"Content-Type: application/json\""))
         }
     }
@@ -88,10 +88,11 @@ fn from_json(body: &[u8], example: &str) -> Result<Params, Problem> {
         let detail = format!("The body is not a JSON object: {error}.");
         invalid(detail, format!("For example: {example}"))
     })?;
-    let (mut params, mut seen) = (Params::default(), Params::default());
+    let mut params = Params::default();
+    let mut seen = Params::default();
     for (name, value) in fields {
-        let value = plain(&name, value)?;
-        // A field that is as if left out counts too: given again, it is a contradiction.
+        let value = to_param(&name, value)?;
+        // A field that counts as absent must not be repeated either.
         seen.add(name.clone(), String::new())?;
         if let Some(value) = value {
             params.add(name, value)?;
@@ -100,8 +101,8 @@ fn from_json(body: &[u8], example: &str) -> Result<Params, Problem> {
     Ok(params)
 }
 
-/// The fields of an object as they stand there, those too that come twice: a map would keep the
-/// last of them and say nothing.
+/// The fields of an object in their order, including repeated names. A map would silently keep only
+/// the last field of a name.
 struct JsonFields(Vec<(String, Value)>);
 
 impl<'de> Deserialize<'de> for JsonFields {
@@ -128,16 +129,17 @@ impl<'de> Deserialize<'de> for JsonFields {
     }
 }
 
-/// A JSON value as it would stand in a query; `null` and `false` are as if left out.
-fn plain(name: &str, value: Value) -> Result<Option<String>, Problem> {
+/// Returns a JSON value as the text of a query parameter. `null` and `false` count as absent.
+fn to_param(name: &str, value: Value) -> Result<Option<String>, Problem> {
     match value {
         Value::Null | Value::Bool(false) => Ok(None),
         Value::Bool(true) => Ok(Some(String::new())),
         Value::Number(number) => Ok(Some(number.to_string())),
         Value::String(text) => Ok(Some(text)),
         Value::Array(_) | Value::Object(_) => {
-            let detail = format!("The field {:?} is not plain text.", human::printable(name, 80));
-            Err(invalid(detail, "Give each field one text, number or true."))
+            let name = human::printable(name, 80);
+            let detail = format!("The field {name:?} is an array or an object.");
+            Err(invalid(detail, "A field is a text, a number, true, false or null."))
         }
     }
 }
@@ -154,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_form_and_an_object_say_the_same() {
+    fn a_form_and_a_json_object_give_the_same_parameters() {
         let form = parsed("application/x-www-form-urlencoded", "id=client4&queue=90&fresh\n");
         let json = r#"{"id": "client4", "queue": 90, "fresh": true, "path": null, "wait": false}"#;
         assert_eq!(form, parsed("application/json; charset=utf-8", json));
@@ -162,19 +164,19 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_body_is_told_what_is_wrong_with_it() {
-        let check = |media_type, body, said: &str| {
+    fn a_bad_body_is_rejected_with_the_reason() {
+        let check = |media_type, body, detail: &str| {
             let error = parsed(media_type, body).unwrap_err();
-            assert!(error.starts_with(said), "{error}");
+            assert!(error.starts_with(detail), "{error}");
         };
-        check("application/json", r#"{"path": ["a"]}"#, "The field \"path\" is not plain text.");
+        check("application/json", r#"{"path": ["a"]}"#, "The field \"path\" is an array");
         check("application/json", "{\"id\": ", "The body is not a JSON object: EOF");
         check("application/json", "[1]", "The body is not a JSON object: invalid type");
         let twice = "The parameter \"id\" is given twice.";
         check("application/json", r#"{"id": "a", "id": "b"}"#, twice);
         check("application/json", r#"{"id": null, "id": "b"}"#, twice);
-        check("application/x-www-form-urlencoded", "{\"id\": 1}", "The body is neither a form");
-        check("text/plain", "id=client4", "The body is neither a form");
+        check("application/x-www-form-urlencoded", "{\"id\": 1}", "The body is not a form");
+        check("text/plain", "id=client4", "The body is not a form");
         assert_eq!(parsed("text/plain", ""), Ok(Params::default()));
     }
 }

@@ -1,4 +1,4 @@
-//! Who asks, under which name they reach this server, and how they want to be answered.
+//! The sender of a request: its address, the host it used, and the format it accepts.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -12,33 +12,33 @@ use uuid::Uuid;
 use super::params::Params;
 use super::rejection::invalid;
 
-/// Whether the answer is for a person or for a program.
+/// The format of a response, for a person or for a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
-    /// Plain text, as `curl` wants it.
+    /// Plain text: the default, also for `curl`.
     Text,
-    /// Indented JSON.
+    /// Indented JSON, for `Accept: application/json`, `format=json` and the API.
     Json,
 }
 
-/// What a request says about whoever sent it.
+/// The sender of a request, and what its response needs to know.
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
-    /// How to answer.
     pub(crate) format: Format,
-    /// The name under which this server was reached, for commands to paste: `localhost:8080`.
+    /// The host that the caller used, such as `localhost:8080`. Commands in a response name it.
     pub(crate) host: String,
-    /// Names this request in the answer and in the log.
+    /// Identifies the request in the response and in the log.
     pub(crate) request_id: Uuid,
-    /// Where the request came from.
+    /// The address of the other end, if it is known.
     addr: Option<IpAddr>,
 }
 
 impl Caller {
-    /// Reads who asks. A format that is not known is ignored here and found by
-    /// [`check_format`].
+    /// Returns the caller of a request. An unknown `format` counts as text here;
+    /// [`check_format`] rejects it.
     pub(crate) fn of(request: &Request, own_addr: SocketAddr) -> Self {
-        let (uri, headers) = (request.uri(), request.headers());
+        let uri = request.uri();
+        let headers = request.headers();
         let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
         let host = headers.get(HOST).and_then(|host| host.to_str().ok());
         Self {
@@ -49,7 +49,7 @@ impl Caller {
         }
     }
 
-    /// The caller, for the record: without sign-in that is an address.
+    /// Returns the name of the caller for records and logs: its address, as there is no login.
     pub(crate) fn name(&self) -> String {
         self.addr.map_or_else(|| "unknown".to_owned(), |addr| addr.to_string())
     }
@@ -59,7 +59,7 @@ fn format(uri: &Uri, headers: &HeaderMap) -> Format {
     if uri.path().starts_with("/api/") {
         return Format::Json;
     }
-    match asked_format(uri).as_deref() {
+    match format_param(uri).as_deref() {
         Some("json") => Format::Json,
         Some(_) => Format::Text,
         None => {
@@ -69,14 +69,14 @@ fn format(uri: &Uri, headers: &HeaderMap) -> Format {
     }
 }
 
-fn asked_format(uri: &Uri) -> Option<String> {
+fn format_param(uri: &Uri) -> Option<String> {
     let params = Params::from_query(uri.query()).ok()?;
     params.get("format").map(str::to_owned)
 }
 
-/// Refuses a `format=` that does not exist.
+/// Rejects an unknown value of `format`.
 pub(crate) fn check_format(uri: &Uri) -> Result<(), Problem> {
-    match asked_format(uri).as_deref() {
+    match format_param(uri).as_deref() {
         None | Some("json" | "text") => Ok(()),
         Some(other) => {
             Err(invalid(format!("There is no format {other:?}."), "Formats are: json, text."))
@@ -84,42 +84,44 @@ pub(crate) fn check_format(uri: &Uri) -> Result<(), Problem> {
     }
 }
 
-/// Does the best range of these `Accept` headers (RFC 9110, 12.5.1) mean JSON?
+/// Returns whether the preferred range of the `Accept` headers is JSON (RFC 9110, 12.5.1).
 fn prefers_json<'a>(accept: impl Iterator<Item = &'a str>) -> bool {
-    let mut best = (0.0, false);
+    let mut best_quality = 0.0;
+    let mut best_is_json = false;
     for range in accept.flat_map(|value| value.split(',')) {
         let mut parts = range.split(';').map(str::trim);
         let media_type = parts.next().unwrap_or_default().to_ascii_lowercase();
-        let quality = parts.find_map(|part| part.strip_prefix("q=")?.parse::<f32>().ok());
-        let quality = quality.unwrap_or(1.0);
+        let stated = parts.find_map(|part| part.strip_prefix("q=")?.parse::<f32>().ok());
+        let quality = stated.unwrap_or(1.0);
         let is_json = matches!(media_type.as_str(), "application/json" | "application/*")
             || (media_type.starts_with("application/") && media_type.ends_with("+json"));
-        // Of several that are equally good, the first one counts.
-        if best.0 < quality {
-            best = (quality, is_json);
+        // Of equal qualities the first one wins.
+        if best_quality < quality {
+            best_quality = quality;
+            best_is_json = is_json;
         }
     }
-    best.1
+    best_is_json
 }
 
-/// Returns whether the text is a host with an optional port that is safe in a shell command. The
-/// grammar of an authority allows characters that a shell interprets.
+/// Returns whether the text is a host with an optional port, and safe in a shell command. The syntax
+/// of an authority (RFC 3986) allows characters that a shell interprets.
 fn is_host(text: &str) -> bool {
     let Ok(authority) = text.parse::<Authority>() else { return false };
     let host = authority.host();
-    let port_is_fine = match text.strip_prefix(host) {
+    let has_valid_port = match text.strip_prefix(host) {
         Some("") => true,
-        // Neither user information before the host nor a port without a number.
+        // False for user information before the host, and for a port without a number.
         Some(_) => authority.port_u16().is_some(),
         None => false,
     };
     let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-    let name_is_fine = match bracketed {
+    let has_valid_name = match bracketed {
         Some(addr) => addr.parse::<Ipv6Addr>().is_ok(),
         None => (1..=253).contains(&host.len()) && host.chars().all(is_name),
     };
-    name_is_fine && port_is_fine
+    has_valid_name && has_valid_port
 }
 
 #[cfg(test)]
@@ -127,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn programs_that_ask_for_json_get_it_and_everybody_else_gets_text() {
+    fn json_is_sent_only_to_callers_that_prefer_it() {
         let check = |accept: &str, expected| {
             assert_eq!(prefers_json(std::iter::once(accept)), expected, "{accept}");
         };
@@ -143,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_host_is_repeated_in_commands() {
+    fn only_a_safe_host_is_used_in_commands() {
         for host in ["localhost", "localhost:8080", "10.0.0.1:80", "[::1]:8080", "[::1]", "a_b.c"] {
             assert!(is_host(host), "{host}");
         }

@@ -1,4 +1,4 @@
-//! The ids in URLs, parsed at the door.
+//! Parses the ids in URLs, and the parameter `wait`.
 
 use std::time::Duration;
 
@@ -10,15 +10,15 @@ use filepull_core::problem::Problem;
 use super::params::{Params, parse_client};
 use super::rejection::{Rejection, invalid};
 
-/// The client that a URL names.
+/// The client id in the path of a URL.
 #[derive(Debug)]
 pub(crate) struct ClientIn(pub(crate) ClientId);
 
-/// The transfer that a URL names.
+/// The transfer id in the path of a URL.
 #[derive(Debug)]
 pub(crate) struct TransferIn(pub(crate) TransferId);
 
-/// The one variable part of a URL, decoded.
+/// The variable part of a path, percent-decoded.
 #[derive(Debug)]
 pub(crate) struct TextIn(pub(crate) String);
 
@@ -48,7 +48,7 @@ impl<S: Send + Sync> FromRequestParts<S> for TextIn {
             Ok(Path(text)) => Ok(Self(text)),
             Err(_) => {
                 let hint = "See what there is: curl localhost:8080";
-                Err(invalid("The URL holds bytes that are not UTF-8.", hint).into())
+                Err(invalid("The URL is not UTF-8.", hint).into())
             }
         }
     }
@@ -59,13 +59,13 @@ fn parse_transfer(text: &str) -> Result<TransferId, Problem> {
         .map_err(|error| invalid(error.to_string(), "list them: curl localhost:8080/transfers"))
 }
 
-/// Proxies cut a silent answer at 60 s: `wait` alone ends before.
+/// The value of `wait` without a number. Proxies close a connection without data after 60 s.
 const BARE_WAIT: Duration = Duration::from_secs(50);
 
-/// A transfer that takes longer is watched by repeated requests.
+/// The maximum of `wait`. To wait longer, a caller repeats the request.
 pub(crate) const MAX_WAIT: Duration = Duration::from_hours(24);
 
-/// How long the caller wants to wait for the end of a transfer.
+/// Parses how long the request waits for the end of a transfer.
 pub(crate) fn wait(params: &Params) -> Result<Option<Duration>, Problem> {
     params.span("wait", BARE_WAIT, MAX_WAIT)
 }

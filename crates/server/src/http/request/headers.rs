@@ -1,4 +1,4 @@
-//! What headers say besides the parameters: `Prefer` (RFC 7240) and `Idempotency-Key`.
+//! Parses the headers `Prefer` (RFC 7240) and `Idempotency-Key`.
 
 use axum::http::header::HeaderName;
 use axum::http::{HeaderMap, HeaderValue};
@@ -13,30 +13,30 @@ const PREFER: HeaderName = HeaderName::from_static("prefer");
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// The longest key: it lies in an index.
+/// Maximum length of a key in bytes: it is part of an index.
 const MAX_KEY_LEN: usize = 255;
 
-/// The preference that was followed, to be said in the answer.
+/// The applied preference, for the header `Preference-Applied` of the response.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PreferenceApplied(Option<String>);
 
 impl PreferenceApplied {
-    /// Follows `Prefer: wait=30` and `Prefer: respond-async` as if they were the parameter `wait`,
-    /// which comes first. What is not understood is ignored, as RFC 7240 asks.
-    pub(crate) fn follow(headers: &HeaderMap, params: &mut Params) -> Self {
+    /// Applies `Prefer: wait=30` and `Prefer: respond-async` as the parameter `wait`, unless the
+    /// request has that parameter. Ignores unknown preferences, as RFC 7240 requires.
+    pub(crate) fn apply(headers: &HeaderMap, params: &mut Params) -> Self {
         if params.get("wait").is_some() {
             return Self(None);
         }
         let values = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok());
         let preferences: Vec<_> =
             values.flat_map(|value| value.split(',')).map(str::trim).collect();
-        let wait = preferences.iter().find_map(|preference| seconds(preference));
+        let wait = preferences.iter().find_map(|preference| wait_seconds(preference));
         match wait.map(|seconds| seconds.min(MAX_WAIT.as_secs())) {
             Some(seconds) => {
                 *params = params.with("wait", &seconds.to_string());
                 Self(Some(format!("wait={seconds}")))
             }
-            // Answering before the end is what we do anyway.
+            // Without `wait` the server responds before the end in any case.
             None => {
                 let is_async = |preference: &&str| preference.eq_ignore_ascii_case("respond-async");
                 let applied = preferences.iter().any(is_async);
@@ -45,24 +45,23 @@ impl PreferenceApplied {
         }
     }
 
-    /// Says in the answer what was followed.
-    pub(crate) fn tell(self, response: &mut Response) {
-        let applied = self.0.and_then(|applied| HeaderValue::try_from(applied).ok());
-        if let Some(applied) = applied {
-            response.headers_mut().insert(PREFERENCE_APPLIED, applied);
+    /// Sets the header of the response.
+    pub(crate) fn add_to(self, response: &mut Response) {
+        if let Some(value) = self.0.and_then(|applied| HeaderValue::try_from(applied).ok()) {
+            response.headers_mut().insert(PREFERENCE_APPLIED, value);
         }
     }
 }
 
-/// The seconds of `wait=30`; other preferences, and those of no number, have none.
-fn seconds(preference: &str) -> Option<u64> {
+/// Returns the seconds of `wait=30`. `None` for another preference and without a number.
+fn wait_seconds(preference: &str) -> Option<u64> {
     let (name, value) = preference.split_once('=')?;
     let is_wait = name.trim().eq_ignore_ascii_case("wait");
     is_wait.then(|| value.trim().trim_matches('"').parse().ok())?
 }
 
-/// What the caller calls this request. The draft writes it as a string in quotes; most programs
-/// leave those out.
+/// Parses the idempotency key of a request. The IETF draft requires a quoted string; most programs
+/// send it without quotes.
 pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
     let Some(value) = values.next() else { return Ok(None) };
@@ -71,7 +70,8 @@ pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Pro
     let key = quoted.unwrap_or(text);
     let is_plain = key.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\'));
     if key.is_empty() || MAX_KEY_LEN < key.len() || !is_plain || values.next().is_some() {
-        let detail = "An Idempotency-Key is 1-255 letters, digits or signs, without spaces, once.";
+        let detail =
+            "An Idempotency-Key is 1-255 letters, digits or punctuation marks, without spaces.";
         let hint = "For example: -H 'Idempotency-Key: 8e03978e-40d5-43dd-bc93-6894a57f9324'";
         return Err(invalid(detail, hint));
     }
@@ -87,12 +87,12 @@ mod tests {
     }
 
     #[test]
-    fn a_preference_is_a_parameter_said_otherwise() {
+    fn a_preference_counts_as_the_parameter_wait() {
         let check = |query, prefer: &[&'static str], wait: Option<&str>, applied: Option<&str>| {
             let mut params = Params::from_query(Some(query)).unwrap();
-            let followed = PreferenceApplied::follow(&headers(&PREFER, prefer), &mut params);
+            let preference = PreferenceApplied::apply(&headers(&PREFER, prefer), &mut params);
             let applied = PreferenceApplied(applied.map(str::to_owned));
-            assert_eq!((params.get("wait"), followed), (wait, applied), "{query} {prefer:?}");
+            assert_eq!((params.get("wait"), preference), (wait, applied), "{query} {prefer:?}");
         };
         check("", &["wait=5"], Some("5"), Some("wait=5"));
         check("", &["respond-async, wait=10"], Some("10"), Some("wait=10"));

@@ -1,28 +1,28 @@
-//! The parameters of a request: decoded, each given once, and parsed into what they mean.
+//! The parameters of a request: decodes them, rejects repeated names, and parses the values.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use filepull_core::human;
 use filepull_core::id::ClientId;
 use filepull_core::problem::Problem;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use super::rejection::{Rejection, invalid};
-use super::suggest::nearest;
+use super::suggest::did_you_mean;
 
-/// Parameters by name. One that was given without a value has an empty one.
+/// Parameters by name. A parameter without a value has an empty one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Params {
     values: BTreeMap<String, String>,
-    /// The values that were typed with a `+`, which means a space, as if it were a plus.
+    /// The raw values that contain a `+`, decoded as a plus sign instead of a space.
     with_plus: BTreeMap<String, String>,
 }
 
-/// A request to a URL that takes no parameters has none.
+/// Extractor of a URL without parameters: rejects every parameter except `format`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NoParams;
 
@@ -36,12 +36,12 @@ impl<S: Sync> FromRequestParts<S> for NoParams {
 }
 
 impl Params {
-    /// Reads a query, or a form: `a=1&b=x+y%21&bare`.
+    /// Parses a query or a form, such as `a=1&b=x+y%21&bare`.
     pub(crate) fn from_query(query: Option<&str>) -> Result<Self, Problem> {
         let mut params = Self::default();
         for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let name = decode(name)?;
+            let (raw_name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let name = decode(raw_name)?;
             if value.contains('+') {
                 params.with_plus.insert(name.clone(), decode(&value.replace('+', "%2B"))?);
             }
@@ -50,7 +50,7 @@ impl Params {
         Ok(params)
     }
 
-    /// Adds one more. A name that is already there is a contradiction.
+    /// Adds a parameter. Rejects a name that exists already.
     pub(crate) fn add(&mut self, name: String, value: String) -> Result<(), Problem> {
         if self.values.contains_key(&name) {
             let detail = format!("The parameter {:?} is given twice.", human::printable(&name, 80));
@@ -60,61 +60,58 @@ impl Params {
         Ok(())
     }
 
-    /// Adds those of the other.
+    /// Merges `other` into `self`. Rejects a name that both have.
     pub(crate) fn merge(&mut self, other: Self) -> Result<(), Problem> {
         self.with_plus.extend(other.with_plus);
         other.values.into_iter().try_for_each(|(name, value)| self.add(name, value))
     }
 
-    /// Refuses a name that is not one of `known`. `format` is known everywhere.
+    /// Rejects a name that is not in `known`. Every URL knows `format`.
     pub(crate) fn only(&self, known: &[&str]) -> Result<(), Problem> {
         let is_known = |name: &str| name == "format" || known.contains(&name);
         let Some(name) = self.values.keys().find(|name| !is_known(name)) else { return Ok(()) };
         // A URL copied from the source of a page separates its parameters with `&amp;`.
         let typed = name.strip_prefix("amp;").unwrap_or(name);
-        let meant = nearest(typed, known.iter().copied());
-        let meant = meant.map(|meant| format!(" Did you mean {meant}?")).unwrap_or_default();
-        let name = human::printable(name, 80);
-        let detail = format!("There is no parameter {name:?} here.{meant}");
-        Err(invalid(
-            detail,
-            match known {
-                [] => "This URL takes none but format=json and format=text.".to_owned(),
-                known => format!("Parameters are: {}.", known.join(", ")),
-            },
-        ))
+        let meant = did_you_mean(typed, known.iter().copied());
+        let shown = human::printable(name, 80);
+        let detail = format!("There is no parameter {shown:?} here.{meant}");
+        let hint = match known {
+            [] => "The only parameter of this URL is format: json or text.".to_owned(),
+            known => format!("Parameters are: {}.", known.join(", ")),
+        };
+        Err(invalid(detail, hint))
     }
 
-    /// The same parameters, but for one.
+    /// Returns a copy in which one parameter is replaced or added.
     pub(crate) fn with(&self, name: &str, value: &str) -> Self {
         let mut params = self.clone();
         params.values.insert(name.to_owned(), value.to_owned());
         params
     }
 
-    /// Writes them as a query.
+    /// Formats the parameters as a query, sorted by name.
     pub(crate) fn to_query(&self) -> String {
-        let pairs = self.values.iter();
-        let pairs = pairs.map(|(name, value)| format!("{}={}", encode(name), encode(value)));
-        pairs.collect::<Vec<_>>().join("&")
+        let encoded =
+            |(name, value): (&String, &String)| format!("{}={}", encode(name), encode(value));
+        self.values.iter().map(encoded).collect::<Vec<_>>().join("&")
     }
 
-    /// The value, as it was typed.
+    /// Returns the decoded value of a parameter.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.values.get(name).map(String::as_str)
     }
 
-    /// The value with a plus wherever a `+` was typed: what the caller may have meant.
+    /// Returns the value with each typed `+` as a plus sign, which the caller may have meant.
     pub(crate) fn with_plus(&self, name: &str) -> Option<&str> {
         self.with_plus.get(name).map(String::as_str)
     }
 
-    /// The value as a client id.
+    /// Parses the value as a client id.
     pub(crate) fn client(&self, name: &str) -> Result<Option<ClientId>, Problem> {
         self.get(name).map(parse_client).transpose()
     }
 
-    /// A time span. Given without a value it is `bare`; nought is none.
+    /// Parses a time span. Without a value: `bare`; zero counts as absent.
     pub(crate) fn span(
         &self,
         name: &str,
@@ -134,7 +131,7 @@ impl Params {
         Ok(Some(span).filter(|span| !span.is_zero()))
     }
 
-    /// A point in time: RFC 3339, or so long ago.
+    /// Parses a point in time: RFC 3339, or a span before `now`.
     pub(crate) fn time(
         &self,
         name: &str,
@@ -144,16 +141,16 @@ impl Params {
         if let Ok(time) = DateTime::parse_from_rfc3339(text) {
             return Ok(Some(time.to_utc()));
         }
-        let ago = human::parse_duration(text).ok();
-        let ago = ago.and_then(|ago| chrono::TimeDelta::from_std(ago).ok());
+        let span = human::parse_duration(text).ok();
+        let ago = span.and_then(|span| TimeDelta::from_std(span).ok());
         ago.and_then(|ago| now.checked_sub_signed(ago)).map(Some).ok_or_else(|| {
-            let text = human::printable(text, 80);
+            let shown = human::printable(text, 80);
             let hint = format!("For example: {name}=24h or {name}=2026-02-05T14:00:00Z");
-            invalid(format!("{name}: {text:?} is neither a time nor a span."), hint)
+            invalid(format!("{name}: {shown:?} is not a time or a time span."), hint)
         })
     }
 
-    /// A switch: bare, `1` or `true` is on.
+    /// Parses a switch. On: no value, `1` or `true`. Off: absent, `0` or `false`.
     pub(crate) fn flag(&self, name: &str) -> Result<bool, Problem> {
         match self.get(name) {
             None | Some("0" | "false") => Ok(false),
@@ -165,7 +162,7 @@ impl Params {
         }
     }
 
-    /// One of a few words.
+    /// Parses a keyword: returns the value of the matching entry of `choices`.
     pub(crate) fn choice<T: Copy>(
         &self,
         name: &str,
@@ -176,17 +173,17 @@ impl Params {
         match choices.iter().find(|(word, _)| *word == text) {
             Some((_, choice)) => Ok(Some(*choice)),
             None => {
-                let meant = nearest(text, words()).map(|meant| format!(" Did you mean {meant}?"));
-                let (text, meant) = (human::printable(text, 80), meant.unwrap_or_default());
-                let detail = format!("{name}: {text:?} is not a choice.{meant}");
-                let choices = words().collect::<Vec<_>>().join(", ");
-                Err(invalid(detail, format!("Choices are: {choices}.")))
+                let meant = did_you_mean(text, words());
+                let shown = human::printable(text, 80);
+                let detail = format!("{name}: {shown:?} is not a choice.{meant}");
+                let known = words().collect::<Vec<_>>().join(", ");
+                Err(invalid(detail, format!("Choices are: {known}.")))
             }
         }
     }
 }
 
-/// Parses a client id, and says where the good ones are listed.
+/// Parses a client id. The hint of the problem shows how to list the ids.
 pub(crate) fn parse_client(text: &str) -> Result<ClientId, Problem> {
     ClientId::parse(text)
         .map_err(|error| invalid(error.to_string(), "list them: curl localhost:8080/clients"))
@@ -197,7 +194,7 @@ pub(crate) fn rfc3339(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
-/// A span as it can be typed: `50s`, `10m`, `24h`, `30d`.
+/// Formats a span as people type it: `50s`, `10m`, `24h`, `30d`.
 fn short(span: Duration) -> String {
     let seconds = span.as_secs();
     let units = [(86400 * 7, 86400, "d"), (3600, 3600, "h"), (60, 60, "m")];
@@ -206,18 +203,17 @@ fn short(span: Duration) -> String {
     unit.map_or(format!("{seconds}s"), |(_, unit, letter)| format!("{}{letter}", seconds / unit))
 }
 
-/// Everything but letters, digits and `.-_/~` is encoded: the rest fits into double quotes in a
-/// shell.
+/// The characters to encode: all except letters, digits and `.-_/~`, which are safe in double quotes
+/// in a shell.
 const ENCODED: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'.').remove(b'-').remove(b'_').remove(b'/').remove(b'~');
 
-/// Makes text fit for a query, and for double quotes in a shell.
+/// Percent-encodes text for a query. The result is safe in double quotes in a shell.
 pub(crate) fn encode(text: &str) -> String {
     utf8_percent_encode(text, ENCODED).to_string()
 }
 
-/// Decodes a part of a query by the rules of forms, where `+` is a space. Bytes that are not UTF-8
-/// are rejected.
+/// Decodes a part of a query as a form: a `+` is a space. Rejects bytes that are not UTF-8.
 fn decode(text: &str) -> Result<String, Problem> {
     let spaced = text.replace('+', " ");
     match percent_decode_str(&spaced).decode_utf8() {
@@ -250,14 +246,14 @@ mod tests {
     }
 
     #[test]
-    fn a_query_is_written_as_it_was_read() {
+    fn a_formatted_query_parses_to_the_same_parameters() {
         let params = params("q=a%26b%3d%C3%A9&limit=2").with("cursor", "1~x");
         assert_eq!(params.to_query(), "cursor=1~x&limit=2&q=a%26b%3D%C3%A9");
         assert_eq!(Params::from_query(Some(&params.to_query())), Ok(params));
     }
 
     #[test]
-    fn a_plus_that_was_typed_is_a_space_and_can_be_read_back() {
+    fn a_typed_plus_is_a_space_and_the_plus_is_kept_beside_it() {
         let typed = params("id=client4&path=a+b%2Bc%20d.log");
         assert_eq!(typed.get("path"), Some("a b+c d.log"));
         assert_eq!(typed.with_plus("path"), Some("a+b+c d.log"));
@@ -265,31 +261,35 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_no_utf_8_and_names_given_twice_are_refused() {
+    fn invalid_utf_8_and_repeated_names_are_rejected() {
         for query in ["id=%ff", "%c3=1", "id=a&id=b"] {
             assert!(Params::from_query(Some(query)).is_err(), "{query}");
         }
     }
 
     #[test]
-    fn a_misspelt_name_is_named_with_the_right_one() {
-        let problem = params("wiat=1").only(&["id", "wait"]).unwrap_err();
-        assert_eq!(problem.detail, "There is no parameter \"wiat\" here. Did you mean wait?");
-        assert_eq!(problem.hint, "Parameters are: id, wait.");
-        let problem = params("id=a&amp;wait=5s").only(&["id", "wait"]).unwrap_err();
-        assert_eq!(problem.detail, "There is no parameter \"amp;wait\" here. Did you mean wait?");
-        let problem = params("wait").only(&[]).unwrap_err();
-        assert_eq!(problem.hint, "This URL takes none but format=json and format=text.");
+    fn a_mistyped_name_is_rejected_with_a_suggestion() {
+        let check = |query, known: &[&str], detail, hint| {
+            let problem = params(query).only(known).unwrap_err();
+            assert_eq!((&*problem.detail, &*problem.hint), (detail, hint), "{query}");
+        };
+        let known = "Parameters are: id, wait.";
+        let mistyped = "There is no parameter \"wiat\" here. Did you mean wait?";
+        check("wiat=1", &["id", "wait"], mistyped, known);
+        let copied = "There is no parameter \"amp;wait\" here. Did you mean wait?";
+        check("id=a&amp;wait=5s", &["id", "wait"], copied, known);
+        let unknown = "There is no parameter \"wait\" here.";
+        check("wait", &[], unknown, "The only parameter of this URL is format: json or text.");
         assert_eq!(params("wait&format=json").only(&["id", "wait"]), Ok(()));
     }
 
     #[test]
-    fn a_span_has_a_bare_form_and_a_limit() {
+    fn a_span_has_a_default_and_a_maximum() {
         let check = |query: &str, expected: Result<Option<u64>, &str>| {
-            let span = params(query).span("wait", 50 * Duration::from_secs(1), 10 * MINUTE);
-            let span = span.map(|span| span.map(|span| span.as_secs()));
-            let expected = expected.map_err(str::to_owned);
-            assert_eq!(span.map_err(|problem| problem.detail), expected, "{query}");
+            let span = params(query).span("wait", Duration::from_secs(50), 10 * MINUTE);
+            let seconds = span.map(|span| span.map(|span| span.as_secs()));
+            let found = seconds.map_err(|problem| problem.detail);
+            assert_eq!(found, expected.map_err(str::to_owned), "{query}");
         };
         check("", Ok(None));
         check("wait", Ok(Some(50)));
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_is_absolute_or_so_long_ago() {
+    fn a_time_is_absolute_or_a_span_before_now() {
         let now = DateTime::from_timestamp(1_000_000, 0).unwrap();
         let check = |query: &str, expected: Option<i64>| {
             let time = params(query).time("since", now).ok().flatten();

@@ -1,4 +1,5 @@
-//! What a pull asks for, read from its parameters.
+//! Parses a pull from the parameters of a request, and explains to the caller why a pull was
+//! rejected or failed.
 
 use std::time::Duration;
 
@@ -15,26 +16,26 @@ use crate::transfers::Pull;
 
 const DAY: Duration = Duration::from_hours(24);
 
-/// The parameters of `/trigger`.
-pub(crate) const TRIGGER: &[&str] = &["id", "path", "wait", "queue", "fresh"];
+/// Maximum number of clients in a hint. More would hide the sentence before it.
+const MAX_NAMED: usize = 20;
 
-/// A pull as it was asked for.
+/// A pull as its request describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PullRequest {
-    /// Whose file.
     pub(crate) client: ClientId,
-    /// Which file; none is the default file.
+    /// `None` means the default file of the client.
     pub(crate) path: Option<SharedPath>,
-    /// How long the caller waits for the end.
+    /// How long the request waits for the end of the transfer.
     pub(crate) wait: Option<Duration>,
-    /// The path with a plus wherever the caller typed one: in a query that is a space.
-    pub(crate) path_with_plus: Option<String>,
+    /// The path with each typed `+` as a plus sign: in a query it means a space.
+    path_with_plus: Option<String>,
     queue: Option<Duration>,
     fresh: bool,
 }
 
 impl PullRequest {
-    /// Reads an order in which the client is called `id_name`.
+    /// Parses a pull whose parameter `id_name` holds the client id. Rejects parameters that are not
+    /// in `known`.
     pub(crate) fn parse(params: &Params, id_name: &str, known: &[&str]) -> Result<Self, Problem> {
         params.only(known)?;
         Ok(Self {
@@ -47,7 +48,7 @@ impl PullRequest {
         })
     }
 
-    /// The order in the words of `transfers`.
+    /// Converts the request for `transfers`, without an idempotency key.
     pub(crate) fn pull(&self, caller: &Caller) -> Pull {
         Pull {
             client: self.client.clone(),
@@ -61,136 +62,145 @@ impl PullRequest {
     }
 }
 
-/// The path that the parameters name; none is the default file.
+/// Parses the parameter `path`. Absent or empty, as in an empty field of a form, it is `None`: the
+/// default file.
 pub(crate) fn shared_path(params: &Params) -> Result<Option<SharedPath>, Problem> {
-    // `path=` in a form that was left empty means the default file.
     let path = params.get("path").filter(|path| !path.is_empty()).map(SharedPath::parse);
     path.transpose().map_err(|error| invalid(error.to_string(), "For example: path=logs/pos.log"))
 }
 
-/// More would hide the sentence they belong to.
-const MAX_NAMED: usize = 20;
-
-/// No client was named: says which ones could be. `how` shows where the id belongs.
+/// Returns the problem for a pull without a client, with the clients that are online. `how` shows how
+/// to name one.
 pub(crate) async fn which_client(clients: &KnownClients, how: &str) -> Problem {
-    let online = clients.first_online(MAX_NAMED);
-    let online: Vec<&str> = online.iter().map(ClientId::as_str).collect();
+    let first_online = clients.first_online(MAX_NAMED);
+    let named: Vec<&str> = first_online.iter().map(ClientId::as_str).collect();
     let counts = clients.counts().await;
-    invalid(format!("Which client? {how}"), online_now(&online, counts))
+    invalid(format!("Which client? {how}"), online_now(&named, counts))
 }
 
-/// `named` are the first of those online.
+/// `named`: the first of the clients that are online.
 fn online_now(named: &[&str], ClientCounts { online, known }: ClientCounts) -> String {
     let more = if named.len() < online { " ..." } else { "" };
-    let named = named.join(" ");
+    let names = named.join(" ");
     match (known, online) {
         (0, _) => "No client has ever connected. Start an agent first.".to_owned(),
         (_, 0) => format!("online now: none of {known}"),
-        _ => format!("online now: {named}{more} ({online} of {known})"),
+        _ => format!("online now: {names}{more} ({online} of {known})"),
     }
 }
 
-/// A refused pull, with the curl to try next.
+/// Explains a rejected pull with the curl command to try next.
 pub(crate) async fn explain_for_curl(
     clients: &KnownClients,
     caller: &Caller,
-    order: &PullRequest,
+    request: &PullRequest,
     problem: Problem,
 ) -> Rejection {
-    let offline = problem.code == Code::ClientOffline;
-    explain(clients, order, problem, offline.then(|| queue_command(&caller.host, order))).await
+    explain(clients, request, problem, queue_command(&caller.host, request)).await
 }
 
-/// A refused pull, with the field to add.
+/// Explains a rejected pull with the JSON field to add.
 pub(crate) async fn explain_for_api(
     clients: &KnownClients,
-    order: &PullRequest,
+    request: &PullRequest,
     problem: Problem,
 ) -> Rejection {
-    let offline = problem.code == Code::ClientOffline;
-    let hint = offline.then(|| "Add \"queue\": \"24h\" to pull when it returns.".to_owned());
-    explain(clients, order, problem, hint).await
+    let queue_hint = "Add \"queue\": \"24h\" to pull when it returns.".to_owned();
+    explain(clients, request, problem, queue_hint).await
 }
 
+/// `queue_hint`: how to queue the pull if the client is offline.
 async fn explain(
     clients: &KnownClients,
-    order: &PullRequest,
+    request: &PullRequest,
     problem: Problem,
-    hint: Option<String>,
+    queue_hint: String,
 ) -> Rejection {
-    let unknown = problem.code == Code::ClientUnknown;
-    let client = match unknown {
-        true => None,
-        // Optional: only adds a detail to the text.
-        false => clients.client(&order.client).await.unwrap_or_default(),
+    let code = problem.code;
+    let hint = if code == Code::ClientOffline {
+        queue_hint
+    } else if code == Code::ClientUnknown {
+        "list them: curl localhost:8080/clients".to_owned()
+    } else {
+        problem.hint.clone()
     };
-    let client = client.filter(|client| !client.online);
-    let hint = hint.or(unknown.then(|| "list them: curl localhost:8080/clients".to_owned()));
-    let hint = hint.unwrap_or_else(|| problem.hint.clone());
-    let refusal = Rejection::from(problem.hint(hint)).with("client", order.client.as_str());
-    match client {
-        Some(client) => refusal.with("last_seen_at", rfc3339(client.last_seen_at)),
-        None => refusal,
+    let rejection = Rejection::from(problem.hint(hint)).with("client", request.client.as_str());
+    if code == Code::ClientUnknown {
+        return rejection;
+    }
+    // An error is ignored: the client only adds a detail.
+    let client = clients.client(&request.client).await.unwrap_or_default();
+    match client.filter(|client| !client.online) {
+        Some(client) => rejection.with("last_seen_at", rfc3339(client.last_seen_at)),
+        None => rejection,
     }
 }
 
-/// A pull that ended without a file. A path that holds spaces may be one that was typed with `+`.
+/// Explains a pull that ended without a file. If the path was typed with a `+`, the hint shows how to
+/// write a plus sign.
 pub(crate) fn explain_failed(
     caller: &Caller,
-    order: &PullRequest,
+    request: &PullRequest,
     transfer: TransferId,
     problem: Problem,
 ) -> Rejection {
     let not_found = matches!(problem.code, Code::FileMissing | Code::PathNotShared);
-    let problem = match &order.path_with_plus {
-        Some(path) if not_found => problem.hint(plus_command(&caller.host, order, path)),
+    let explained = match &request.path_with_plus {
+        Some(path) if not_found => problem.hint(plus_command(&caller.host, request, path)),
         Some(_) | None => problem,
     };
-    Rejection::from(problem).with("transfer", transfer.to_string())
+    Rejection::from(explained).with("transfer", transfer.to_string())
 }
 
-fn plus_command(host: &str, order: &PullRequest, path: &str) -> String {
-    let (client, path) = (&order.client, encode(path));
+fn plus_command(host: &str, request: &PullRequest, path: &str) -> String {
+    let client = &request.client;
+    let encoded = encode(path);
     format!(
-        "a + in a URL is a space, %2B is a plus: curl \"{host}/trigger?id={client}&path={path}\""
+        "a + in a URL is a space, %2B is a plus: \
+         curl \"{host}/trigger?id={client}&path={encoded}\""
     )
 }
 
-fn queue_command(host: &str, order: &PullRequest) -> String {
-    let path = order.path.as_ref().map(|path| format!("&path={}", encode(path.as_str())));
-    let (client, path) = (&order.client, path.unwrap_or_default());
-    format!("pull when it returns: curl \"{host}/trigger?id={client}{path}&queue=24h\"")
+fn queue_command(host: &str, request: &PullRequest) -> String {
+    let client = &request.client;
+    let path = request.path.as_ref().map(|path| format!("&path={}", encode(path.as_str())));
+    let path_param = path.unwrap_or_default();
+    format!("pull when it returns: curl \"{host}/trigger?id={client}{path_param}&queue=24h\"")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn order(query: &str) -> Result<PullRequest, String> {
+    const KNOWN: &[&str] = &["id", "path", "wait", "queue", "fresh"];
+
+    fn parsed(query: &str) -> Result<PullRequest, String> {
         let params = Params::from_query(Some(query)).unwrap();
-        PullRequest::parse(&params, "id", TRIGGER).map_err(|problem| problem.detail)
+        PullRequest::parse(&params, "id", KNOWN).map_err(|problem| problem.detail)
     }
 
     #[test]
-    fn bare_parameters_mean_what_people_expect() {
-        let order = order("id=client4&path=logs/pos.log&wait&queue&fresh").unwrap();
-        assert_eq!(order.client.as_str(), "client4");
-        assert_eq!(order.path.unwrap().as_str(), "logs/pos.log");
-        assert_eq!(order.wait, Some(Duration::from_secs(50)));
-        assert_eq!(order.queue, Some(DAY));
-        assert!(order.fresh);
+    fn a_parameter_without_a_value_has_a_default() {
+        let request = parsed("id=client4&path=logs/pos.log&wait&queue&fresh").unwrap();
+        assert_eq!(request.client.as_str(), "client4");
+        assert_eq!(request.path.unwrap().as_str(), "logs/pos.log");
+        assert_eq!(request.wait, Some(Duration::from_secs(50)));
+        assert_eq!(request.queue, Some(DAY));
+        assert!(request.fresh);
     }
 
     #[test]
-    fn a_plain_pull_neither_waits_nor_queues() {
-        let order = order("id=client4&path=").unwrap();
-        assert_eq!((order.path, order.wait, order.queue), (None, None, None));
-        assert!(!order.fresh);
+    fn a_plain_pull_does_not_wait_and_does_not_queue() {
+        let request = parsed("id=client4&path=").unwrap();
+        assert_eq!((request.path, request.wait, request.queue), (None, None, None));
+        assert!(!request.fresh);
     }
 
     #[test]
-    fn what_cannot_be_meant_is_refused_in_words() {
-        let check = |query, said: &str| assert_eq!(order(query), Err(said.to_owned()), "{query}");
+    fn an_invalid_parameter_is_rejected_with_the_reason() {
+        let check = |query, detail: &str| {
+            assert_eq!(parsed(query), Err(detail.to_owned()), "{query}");
+        };
         check(
             "id=../etc",
             "\"../etc\" is not a client id. Ids are 1-64 letters, digits, dot, dash or underscore.",
@@ -209,10 +219,10 @@ mod tests {
     }
 
     #[test]
-    fn those_who_are_online_are_named_in_one_line() {
+    fn a_hint_names_the_first_clients_that_are_online() {
         let counts = |online, known| ClientCounts { online, known };
-        let line = online_now(&["client1", "client2", "client4"], counts(3, 5));
-        assert_eq!(line, "online now: client1 client2 client4 (3 of 5)");
+        let hint = online_now(&["client1", "client2", "client4"], counts(3, 5));
+        assert_eq!(hint, "online now: client1 client2 client4 (3 of 5)");
         assert_eq!(online_now(&[], counts(0, 5)), "online now: none of 5");
         let first = ["x"; MAX_NAMED];
         assert_eq!(
@@ -222,24 +232,24 @@ mod tests {
     }
 
     #[test]
-    fn a_path_typed_with_a_plus_is_written_with_one() {
+    fn a_path_typed_with_a_plus_is_encoded_in_the_hint() {
         let query = "id=client4&path=logs/a+b.log";
         let params = Params::from_query(Some(query)).unwrap();
-        let order = PullRequest::parse(&params, "id", TRIGGER).unwrap();
-        let path = order.path_with_plus.clone().unwrap();
+        let request = PullRequest::parse(&params, "id", KNOWN).unwrap();
+        let path = request.path_with_plus.clone().unwrap();
         assert_eq!(
-            plus_command("localhost:8080", &order, &path),
+            plus_command("localhost:8080", &request, &path),
             "a + in a URL is a space, %2B is a plus: \
              curl \"localhost:8080/trigger?id=client4&path=logs/a%2Bb.log\""
         );
     }
 
     #[test]
-    fn the_command_for_later_pulls_the_same_file() {
+    fn the_queue_command_pulls_the_same_file() {
         let check = |query, command: &str| {
             let params = Params::from_query(Some(query)).unwrap();
-            let order = PullRequest::parse(&params, "id", TRIGGER).unwrap();
-            assert_eq!(queue_command("localhost:8080", &order), command);
+            let request = PullRequest::parse(&params, "id", KNOWN).unwrap();
+            assert_eq!(queue_command("localhost:8080", &request), command);
         };
         check(
             "id=client4",

@@ -1,9 +1,9 @@
-//! "Did you mean …?": the known word, or URL, that is most like what was typed.
+//! "Did you mean …?": finds the known word or URL that is most similar to a mistyped one.
 
-/// Below this likeness (1 is equal) a suggestion would be a guess.
-const LIKE_ENOUGH: f64 = 0.6;
+/// Minimum similarity of a suggestion; 1 means equal.
+const MIN_SIMILARITY: f64 = 0.6;
 
-/// The URLs that people type. A part in braces stands for whatever is there.
+/// The URLs that people type. `{}` matches any part.
 pub(crate) const PATHS: &[&str] = &[
     "/",
     "/trigger",
@@ -33,28 +33,34 @@ pub(crate) const PATHS: &[&str] = &[
     "/api/v1/server",
 ];
 
-/// The known word most like `found`, if one is like it at all.
-pub(crate) fn nearest<'a>(found: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let scored = known.map(|word| (likeness(found, word), word));
-    let best = scored.filter(|(score, _)| LIKE_ENOUGH < *score).max_by(|a, b| a.0.total_cmp(&b.0));
+/// Returns ` Did you mean wait?` for a mistyped `wait`, or an empty text.
+pub(crate) fn did_you_mean<'a>(typed: &str, known: impl Iterator<Item = &'a str>) -> String {
+    suggest(typed, known).map(|meant| format!(" Did you mean {meant}?")).unwrap_or_default()
+}
+
+/// Returns the known word that is most similar to `found`, if one is similar enough.
+fn suggest<'a>(found: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let scored = known.map(|word| (similarity(found, word), word));
+    let best =
+        scored.filter(|(score, _)| MIN_SIMILARITY < *score).max_by(|a, b| a.0.total_cmp(&b.0));
     best.map(|(_, word)| word)
 }
 
-/// The URL most like `found`, with the ids that `found` has.
-pub(crate) fn nearest_path(found: &str) -> Option<String> {
-    // Longer ones are not typing errors, and the comparison is quadratic.
-    let plain = found.len() <= 200 && found.bytes().all(|b| b.is_ascii_graphic());
+/// Returns the URL that is most similar to `found`, with the ids of `found`.
+pub(crate) fn suggest_path(found: &str) -> Option<String> {
+    // A longer URL is not a typing error, and the comparison is quadratic.
+    let is_short_ascii = found.len() <= 200 && found.bytes().all(|b| b.is_ascii_graphic());
     let found = found.trim_end_matches('/');
     let candidates: Vec<String> = PATHS
         .iter()
-        .filter(|_| plain)
+        .filter(|_| is_short_ascii)
         .filter_map(|path| fill(path, found))
-        .filter(|path| is_like_part_by_part(found, path))
+        .filter(|path| is_similar_in_each_part(found, path))
         .collect();
-    nearest(found, candidates.iter().map(String::as_str)).map(str::to_owned)
+    suggest(found, candidates.iter().map(String::as_str)).map(str::to_owned)
 }
 
-/// The path with its braces replaced by the parts of `found`, if there are as many.
+/// Returns the path with each `{}` replaced by the part of `found`, if both have as many parts.
 fn fill(path: &str, found: &str) -> Option<String> {
     let same_len = path.split('/').count() == found.split('/').count();
     let parts = path.split('/').zip(found.split('/'));
@@ -62,13 +68,13 @@ fn fill(path: &str, found: &str) -> Option<String> {
     same_len.then(|| filled.collect::<Vec<_>>().join("/"))
 }
 
-/// Long parts that are equal must not outweigh one that is another word.
-fn is_like_part_by_part(found: &str, path: &str) -> bool {
+/// Compares each part. Otherwise long equal parts could outweigh a part that is another word.
+fn is_similar_in_each_part(found: &str, path: &str) -> bool {
     let mut parts = found.split('/').zip(path.split('/'));
-    parts.all(|(found, part)| found == part || LIKE_ENOUGH < likeness(found, part))
+    parts.all(|(found, part)| found == part || MIN_SIMILARITY < similarity(found, part))
 }
 
-fn likeness(a: &str, b: &str) -> f64 {
+fn similarity(a: &str, b: &str) -> f64 {
     strsim::normalized_damerau_levenshtein(&a.to_ascii_lowercase(), b)
 }
 
@@ -77,9 +83,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slip_is_recognised_and_an_unrelated_word_is_not() {
+    fn a_mistyped_word_is_recognised_and_an_unrelated_word_is_not() {
         let known = ["id", "path", "wait", "queue", "fresh"];
-        let check = |found, meant| assert_eq!(nearest(found, known.into_iter()), meant, "{found}");
+        let check = |found, meant| assert_eq!(suggest(found, known.into_iter()), meant, "{found}");
         check("wiat", Some("wait"));
         check("qeue", Some("queue"));
         check("Path", Some("path"));
@@ -89,7 +95,7 @@ mod tests {
     #[test]
     fn a_url_is_suggested_with_the_id_that_was_typed() {
         let check = |found, meant: Option<&str>| {
-            assert_eq!(nearest_path(found).as_deref(), meant, "{found}");
+            assert_eq!(suggest_path(found).as_deref(), meant, "{found}");
         };
         check("/client", Some("/clients"));
         check("/clients/", Some("/clients"));

@@ -1,4 +1,4 @@
-//! Lists, page by page: `limit`, `cursor`, and the link to the next one (RFC 8288).
+//! Splits lists into pages: `limit`, `cursor`, and the link to the next page (RFC 8288).
 
 use axum::http::HeaderValue;
 use axum::http::header::LINK;
@@ -15,13 +15,13 @@ use crate::records::Total;
 const DEFAULT_LIMIT: u32 = 100;
 const MAX_LIMIT: u32 = 1000;
 
-/// Some of the things that match.
+/// One page of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ListPage<T> {
     pub(crate) items: Vec<T>,
-    /// What the next page begins after.
+    /// The position after which the next page starts. `None` on the last page.
     pub(crate) next_cursor: Option<String>,
-    /// How many match, on all pages.
+    /// The number of items on all pages.
     pub(crate) total: Total,
 }
 
@@ -32,22 +32,28 @@ impl<T> ListPage<T> {
     }
 }
 
-/// How many items a page has.
+/// Parses the maximum number of items of a page.
 pub(crate) fn limit(params: &Params) -> Result<u32, Problem> {
     let Some(text) = params.get("limit") else { return Ok(DEFAULT_LIMIT) };
     let limit = text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit));
-    let bad = || invalid(format!("limit is a number from 1 to {MAX_LIMIT}."), "limit=100");
+    let bad =
+        || invalid(format!("limit is a number from 1 to {MAX_LIMIT}."), "For example: limit=100");
     limit.ok_or_else(bad)
 }
 
-/// Where the page begins, if not at the start: read from what an earlier page gave away.
+/// Parses the start of the page with `parse`: the `next_cursor` of an earlier page.
 pub(crate) fn cursor<'a, T>(
     params: &'a Params,
-    read: impl Fn(&'a str) -> Option<T>,
+    parse: impl Fn(&'a str) -> Option<T>,
 ) -> Result<Option<T>, Problem> {
     let Some(text) = params.get("cursor") else { return Ok(None) };
-    let bad = || invalid("cursor: this is not a cursor.", "Take next_cursor from the page before.");
-    read(text).map(Some).ok_or_else(bad)
+    let bad = || {
+        invalid(
+            "cursor: this is not a cursor of this list.",
+            "Use the next_cursor of the previous page.",
+        )
+    };
+    parse(text).map(Some).ok_or_else(bad)
 }
 
 #[derive(Debug, Serialize)]
@@ -55,39 +61,41 @@ struct PageJson<'a, J> {
     items: Vec<J>,
     next_cursor: Option<&'a str>,
     total: u64,
-    /// Were it false, `total` would be where the counting ended.
+    /// If false, counting stopped at `total`, and there are more.
     total_is_exact: bool,
 }
 
-/// A page in words or as JSON, with the link to the next one.
-pub(crate) fn answer<'a, T, J: Serialize>(
+/// Returns a page as text or JSON, with the link to the next page of the list `name`.
+pub(crate) fn respond<'a, T, J: Serialize>(
     caller: &Caller,
     name: &str,
     params: &Params,
     page: &'a ListPage<T>,
-    words: impl FnOnce() -> String,
+    text: impl FnOnce() -> String,
     resource: impl Fn(&'a T) -> J,
 ) -> Response {
-    let next = page.next_cursor.as_deref().map(|cursor| params.with("cursor", cursor).to_query());
-    let next = next.map(|query| format!("{name}?{query}"));
-    let in_words = || match &next {
-        Some(next) => format!("{}next page: curl \"{}/{next}\"\n", words(), caller.host),
-        None => words(),
+    let next_path = page.next_cursor.as_deref().map(|cursor| {
+        let query = params.with("cursor", cursor).to_query();
+        format!("{name}?{query}")
+    });
+    let text_with_link = || match &next_path {
+        Some(path) => format!("{}next page: curl \"{}/{path}\"\n", text(), caller.host),
+        None => text(),
     };
     let (total, total_is_exact) = match page.total {
         Total::Exactly(count) => (count, true),
         Total::MoreThan(count) => (count, false),
     };
-    let in_json = || PageJson {
+    let page_json = || PageJson {
         items: page.items.iter().map(resource).collect(),
         next_cursor: page.next_cursor.as_deref(),
         total,
         total_is_exact,
     };
-    let mut response = text_or_json(caller, in_words, in_json);
-    let link = next.as_ref().map(|next| format!("</api/v1/{next}>; rel=\"next\""));
-    if let Some(link) = link.and_then(|link| HeaderValue::try_from(link).ok()) {
-        response.headers_mut().insert(LINK, link);
+    let mut response = text_or_json(caller, text_with_link, page_json);
+    let link = next_path.map(|path| format!("</api/v1/{path}>; rel=\"next\""));
+    if let Some(value) = link.and_then(|link| HeaderValue::try_from(link).ok()) {
+        response.headers_mut().insert(LINK, value);
     }
     response
 }
@@ -97,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_page_has_one_to_a_thousand_items() {
+    fn a_page_has_1_to_1000_items() {
         let check = |query, expected| {
             let params = Params::from_query(Some(query)).unwrap();
             assert_eq!(limit(&params).ok(), expected, "{query}");

@@ -1,4 +1,4 @@
-//! Problems as responses (RFC 9457).
+//! Problems as responses, in text and in JSON (RFC 9457).
 
 use std::borrow::Cow;
 
@@ -18,10 +18,10 @@ use crate::records::RecordsError;
 
 const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
 
-/// A server that stops is back after about this many seconds.
+/// `Retry-After` in seconds: a restart takes about this long.
 pub(crate) const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("10");
 
-/// The answer for this caller.
+/// Renders a rejection in the format that the caller accepts.
 pub(crate) fn render(rejection: &Rejection, caller: &Caller) -> Response {
     let code = rejection.problem.code;
     let status = rejection.status();
@@ -40,27 +40,27 @@ pub(crate) fn render(rejection: &Rejection, caller: &Caller) -> Response {
     response
 }
 
-/// The problem with commands that reach this server as `host`: neither the catalogue nor the
-/// records know the name that the caller uses.
+/// Returns the problem with `host` in the commands of its hint. The catalogue and the records contain
+/// `localhost:8080`, as they do not know the host that a caller uses.
 pub(crate) fn with_host(problem: &Problem, host: &str) -> Problem {
     Problem { hint: problem.hint.replace("localhost:8080", host), ..problem.clone() }
 }
 
-/// What happened, and on the next line what to do.
+/// Returns two lines: the detail and the hint.
 pub(crate) fn to_text(problem: &Problem) -> String {
-    // An agent had a hand in some of these texts.
-    let (detail, hint) = (human::printable(&problem.detail, 2000), &problem.hint);
-    format!("{detail}\n{}\n", human::printable(hint, 2000))
+    // Some of these texts contain text from an agent.
+    let detail = human::printable(&problem.detail, 2000);
+    let hint = human::printable(&problem.hint, 2000);
+    format!("{detail}\n{hint}\n")
 }
 
-/// The records failed: the log gets the reason, the caller a sentence.
+/// Logs a database error and returns a generic problem.
 pub(crate) fn records_failed(error: &RecordsError) -> Problem {
-    let cause = std::error::Error::source(error).map(ToString::to_string);
-    error!(event = "records.failed", %error, cause, "the records failed");
+    error!(event = "records.failed", error = %human::chain(error), "the records cannot be read");
     Problem::new(Code::RecordsFailed, "The server could not read its records.")
 }
 
-/// A problem as JSON: the body of an error, and the `error` of a transfer.
+/// A problem in JSON: the body of an error response, and the field `error` of a transfer.
 #[derive(Debug, Serialize)]
 pub(crate) struct ProblemJson<'a> {
     #[serde(rename = "type")]
@@ -77,7 +77,7 @@ pub(crate) struct ProblemJson<'a> {
 }
 
 impl<'a> ProblemJson<'a> {
-    /// The same with commands that reach this server as `host`.
+    /// Returns the problem with `host` in the commands of its hint.
     pub(crate) fn with_host(problem: &'a Problem, host: &str) -> Self {
         Self { hint: Cow::Owned(with_host(problem, host).hint), ..Self::from(problem) }
     }

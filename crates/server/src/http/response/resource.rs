@@ -1,4 +1,4 @@
-//! A transfer as JSON. Fields may be added here, never removed or given another meaning.
+//! Transfers and clients as JSON. A field may be added. No field is removed or changes its meaning.
 
 use std::borrow::Cow;
 
@@ -19,7 +19,7 @@ use crate::records::DamagedTransfer;
 use crate::registry::ClientView;
 use crate::transfers::{TransferListItem, TransferState, View, WaitingFor};
 
-/// A transfer, as the API shows it.
+/// The JSON object of a transfer.
 #[derive(Debug, Serialize)]
 pub(crate) struct TransferJson<'a> {
     id: TransferId,
@@ -43,10 +43,11 @@ pub(crate) struct TransferJson<'a> {
 }
 
 impl<'a> TransferJson<'a> {
-    /// The transfer as `view` shows it, to a caller who reaches this server as `host`.
+    /// `host`: the host that the caller used, for the commands of a problem.
     pub(crate) fn new(view: &'a View, data_dir: &str, host: &str) -> Self {
-        let (transfer, state) = (&view.transfer, view.state());
-        let under_way = !transfer.is_final();
+        let transfer = &view.transfer;
+        let state = view.state();
+        let is_active = !transfer.is_final();
         Self {
             id: transfer.id,
             client: &transfer.client,
@@ -55,35 +56,35 @@ impl<'a> TransferJson<'a> {
             path: transfer.path.as_ref(),
             file: view.source.as_ref().map(FileJson::from),
             bytes_done: view.bytes_done,
-            bytes_per_second: view.bytes_per_second.filter(|_| under_way),
-            eta_seconds: view.eta().filter(|_| under_way).map(|eta| eta.as_secs()),
+            bytes_per_second: view.bytes_per_second.filter(|_| is_active),
+            eta_seconds: view.eta().filter(|_| is_active).map(|eta| eta.as_secs()),
             attempt: transfer.attempt,
             joined: false,
             requested_by: &transfer.requested_by,
             created_at: rfc3339(transfer.created_at),
             started_at: transfer.started_at.map(rfc3339),
             finished_at: transfer.finished_at.map(rfc3339),
-            expires_at: view.expires_at.filter(|_| under_way).map(rfc3339),
+            expires_at: view.expires_at.filter(|_| is_active).map(rfc3339),
             download: transfer.download().map(|d| DownloadJson::new(view, d, data_dir)),
             error: transfer.problem().map(|problem| ProblemJson::with_host(problem, host)),
         }
     }
 
-    /// Says whether the pull that is answered found this transfer under way.
+    /// Sets whether the pull joined a transfer that was unfinished already.
     pub(crate) fn joined(self, joined: bool) -> Self {
         Self { joined, ..self }
     }
 }
 
-/// An item of a list of transfers.
+/// The JSON object of an item in a list of transfers.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
-pub(crate) enum ListedJson<'a> {
+pub(crate) enum TransferItemJson<'a> {
     Transfer(Box<TransferJson<'a>>),
     Damaged(DamagedJson<'a>),
 }
 
-impl<'a> ListedJson<'a> {
+impl<'a> TransferItemJson<'a> {
     pub(crate) fn new(item: &'a TransferListItem, data_dir: &str, host: &str) -> Self {
         match item {
             TransferListItem::View(view) => {
@@ -94,10 +95,10 @@ impl<'a> ListedJson<'a> {
     }
 }
 
-/// A transfer whose record cannot be read.
+/// The JSON object of a transfer whose record cannot be read.
 #[derive(Debug, Serialize)]
 pub(crate) struct DamagedJson<'a> {
-    /// As far as it is readable.
+    /// The readable part of the id.
     id: &'a str,
     client: Option<&'a ClientId>,
     state: &'static str,
@@ -108,12 +109,12 @@ pub(crate) struct DamagedJson<'a> {
 impl<'a> From<&'a DamagedTransfer> for DamagedJson<'a> {
     fn from(damaged: &'a DamagedTransfer) -> Self {
         let DamagedTransfer { id, client, created_at, reason, .. } = damaged;
-        let (client, created_at) = (client.as_ref(), created_at.map(rfc3339));
-        Self { id, client, state: DAMAGED, created_at, reason }
+        let created_at = created_at.map(rfc3339);
+        Self { id, client: client.as_ref(), state: DAMAGED, created_at, reason }
     }
 }
 
-/// The state of a transfer whose record cannot be read.
+/// The `state` of a transfer whose record cannot be read.
 pub(crate) const DAMAGED: &str = "damaged";
 
 fn waiting_for(state: TransferState) -> Option<&'static str> {
@@ -128,7 +129,7 @@ fn waiting_for(state: TransferState) -> Option<&'static str> {
     }
 }
 
-/// A file on its client.
+/// The JSON object of a file on a client.
 #[derive(Debug, Serialize)]
 pub(crate) struct FileJson<'a> {
     name: &'a str,
@@ -143,7 +144,6 @@ impl<'a> From<&'a Source> for FileJson<'a> {
     }
 }
 
-/// A finished download.
 #[derive(Debug, Serialize)]
 struct DownloadJson<'a> {
     name: String,
@@ -165,23 +165,23 @@ impl<'a> DownloadJson<'a> {
     }
 }
 
-/// Where the transfer can be looked at.
+/// Returns the URL of a transfer, for the header `Location`.
 pub(crate) fn transfer_url(id: TransferId) -> HeaderValue {
     let url = format!("/api/v1/transfers/{id}");
     HeaderValue::try_from(url).expect("an id is hexadecimal digits and dashes")
 }
 
-/// A client and its transfers.
+/// A client with its current and its newest transfer.
 #[derive(Debug)]
 pub(crate) struct ClientDetails {
     pub(crate) client: ClientView,
-    /// The unfinished one.
+    /// The running transfer, or the one that has waited longest.
     pub(crate) current: Option<View>,
-    /// The one that was asked for last, which may be the same.
+    /// The newest transfer, which may be the current one.
     pub(crate) last: Option<TransferListItem>,
 }
 
-/// A client, as the API shows it.
+/// The JSON object of a client.
 #[derive(Debug, Serialize)]
 pub(crate) struct ClientJson<'a> {
     id: &'a ClientId,
@@ -207,8 +207,8 @@ struct LastTransferJson<'a> {
 }
 
 impl<'a> ClientJson<'a> {
-    pub(crate) fn new(known: &'a ClientDetails) -> Self {
-        let ClientDetails { client, current, .. } = known;
+    pub(crate) fn new(details: &'a ClientDetails) -> Self {
+        let ClientDetails { client, current, .. } = details;
         let record = &client.record;
         Self {
             id: &record.id,
@@ -223,7 +223,7 @@ impl<'a> ClientJson<'a> {
             default_file_error: record.default_file.as_ref().err().copied(),
             shares: &record.shares,
             current_transfer: current.as_ref().map(|view| view.transfer.id),
-            last_transfer: known.last.as_ref().map(LastTransferJson::from),
+            last_transfer: details.last.as_ref().map(LastTransferJson::from),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Sentences about transfers that more than one page says.
+//! Sentences about transfers, and tables, for more than one page.
 
 use std::time::Duration;
 
@@ -8,16 +8,16 @@ use filepull_core::transfer::Download;
 
 use crate::transfers::{View, WaitingFor};
 
-/// `42 %, about 12 s left`, as far as it is known.
+/// Returns `42 %, about 12 s left`. `None` if the size is unknown.
 pub(crate) fn progress(view: &View) -> Option<String> {
     let percent = view.percent()?;
-    // "0 s left" would be a promise that is already broken.
-    let left = view.eta().map(|eta| eta.max(Duration::from_secs(1)));
-    let left = left.map(|left| format!(", about {} left", human::span(left)));
+    // At least 1 s: the transfer is not finished.
+    let eta = view.eta().map(|eta| eta.max(Duration::from_secs(1)));
+    let left = eta.map(|eta| format!(", about {} left", human::span(eta)));
     Some(format!("{percent} %{}", left.unwrap_or_default()))
 }
 
-/// `client4 is sending menu.txt (100.0 MiB)`, or less while less is known.
+/// Returns `client4 is sending menu.txt (100.0 MiB)`, without the name before it is known.
 pub(crate) fn sending(view: &View) -> String {
     let client = &view.transfer.client;
     match &view.source {
@@ -28,7 +28,7 @@ pub(crate) fn sending(view: &View) -> String {
     }
 }
 
-/// `client4 is number 3 in line`, or what else it waits for.
+/// Returns what a transfer waits for, such as `client4 is number 3 in line`.
 pub(crate) fn waits(view: &View, waiting_for: WaitingFor, place: Option<usize>) -> String {
     let client = &view.transfer.client;
     match (waiting_for, place) {
@@ -43,13 +43,15 @@ pub(crate) fn waits(view: &View, waiting_for: WaitingFor, place: Option<usize>) 
         (WaitingFor::Disk, _) => {
             let until = view.expires_at.map(|at| format!(", until {}", minute(at)));
             let reason = view.reason.as_deref().map(|reason| format!(": {}", without_stop(reason)));
-            let until = until.unwrap_or_default();
-            let reason = reason.unwrap_or_default();
-            format!("{client}'s file waits for the server's disk{until}{reason}")
+            format!(
+                "{client}'s file waits for the server's disk{}{}",
+                until.unwrap_or_default(),
+                reason.unwrap_or_default()
+            )
         }
         (WaitingFor::Client, _) => {
-            let begun = 0 < view.bytes_done;
-            let next = if begun { "the transfer goes on" } else { "the pull starts" };
+            let has_started = 0 < view.bytes_done;
+            let next = if has_started { "the transfer continues" } else { "the pull starts" };
             match (&view.reason, view.expires_at) {
                 (Some(reason), Some(at)) => {
                     format!("{reason}; {next} when it returns, until {}", second(at))
@@ -63,28 +65,33 @@ pub(crate) fn waits(view: &View, waiting_for: WaitingFor, place: Option<usize>) 
     }
 }
 
-/// A sentence that goes on in another one.
+/// Returns a sentence as a part of another one.
 fn without_stop(sentence: &str) -> &str {
     sentence.trim_end_matches('.')
 }
 
-/// `Done: client4 sent menu.txt, 100.0 MiB in 19.8 s (5.1 MiB/s).` and where it is.
+/// Returns `Done: client4 sent menu.txt, 100.0 MiB in 19.8 s (5.1 MiB/s).`, the path and the digest.
 pub(crate) fn done(view: &View, download: &Download, data_dir: &str) -> String {
-    let (sent, saved) = (sent(view, download), saved_path(view, download, data_dir));
+    let summary = summary(view, download);
+    let path = saved_path(view, download, data_dir);
     let digest = download.digest;
-    format!("Done: {sent}.\n  saved   {saved}\n  sha256  {digest}\n")
+    format!("Done: {summary}.\n  saved   {path}\n  sha256  {digest}\n")
 }
 
-/// The same of a download that somebody has removed since.
-pub(crate) fn done_and_gone(view: &View, download: &Download, data_dir: &str) -> String {
-    let (sent, saved) = (sent(view, download), saved_path(view, download, data_dir));
+/// Like [`done`], for a download that was removed from the disk or replaced.
+pub(crate) fn done_and_deleted(view: &View, download: &Download, data_dir: &str) -> String {
+    let summary = summary(view, download);
+    let path = saved_path(view, download, data_dir);
     let digest = download.digest;
-    format!("Done: {sent}. The file is no longer stored.\n  was     {saved}\n  sha256  {digest}\n")
+    format!(
+        "Done: {summary}. The file is no longer stored.\n  was     {path}\n  sha256  {digest}\n"
+    )
 }
 
-/// `client4 sent menu.txt, 100.0 MiB in 19.8 s (5.1 MiB/s)`
-fn sent(view: &View, download: &Download) -> String {
-    let (client, source) = (&view.transfer.client, name(&download.source.name));
+/// Returns `client4 sent menu.txt, 100.0 MiB in 19.8 s (5.1 MiB/s)`.
+fn summary(view: &View, download: &Download) -> String {
+    let client = &view.transfer.client;
+    let source = name(&download.source.name);
     let amount = match download.size {
         0 => "which is empty (0 B)".to_owned(),
         size => format!("{} in {}", human::size(size), took(view, size)),
@@ -92,52 +99,51 @@ fn sent(view: &View, download: &Download) -> String {
     format!("{client} sent {source}, {amount}")
 }
 
-/// Where a download lies, beginning with the data folder as the operator gave it.
+/// Returns the path of a download. It starts with the data folder as the operator wrote it.
 pub(crate) fn saved_path(view: &View, download: &Download, data_dir: &str) -> String {
     let folder = data_dir.trim_start_matches("./").trim_end_matches('/');
     format!("{folder}/{}/{}", view.transfer.client, download.name)
 }
 
 fn took(view: &View, size: u64) -> String {
-    let transfer = &view.transfer;
-    let (started, finished) = (transfer.started_at, transfer.finished_at);
-    let time = started.zip(finished).and_then(|(from, to)| (to - from).to_std().ok());
+    let interval = view.transfer.started_at.zip(view.transfer.finished_at);
+    let time = interval.and_then(|(from, to)| (to - from).to_std().ok());
     time.map_or("an unknown time".to_owned(), |time| human::took_for(time, size))
 }
 
-/// A file's name as its client has it, fit for a terminal.
+/// Returns the name of a file on its client, safe for a terminal.
 pub(crate) fn name(name: &str) -> String {
     human::printable(name, 200)
 }
 
-/// The same in a table, where one long name would push all other columns away.
+/// Like [`name`], limited to 40 characters for a column of a table.
 pub(crate) fn short(text: &str) -> String {
     const WIDTH: usize = 40;
     let fits = text.chars().nth(WIDTH).is_none();
     if fits { name(text) } else { format!("{}...", human::printable(text, WIDTH - 3)) }
 }
 
-/// `2025-06-13 14:23 UTC`.
+/// Formats a time as `2025-06-13 14:23 UTC`.
 pub(crate) fn minute(time: DateTime<Utc>) -> String {
     time.format("%Y-%m-%d %H:%M UTC").to_string()
 }
 
-/// `2025-06-13 14:23:05 UTC`.
+/// Formats a time as `2025-06-13 14:23:05 UTC`.
 pub(crate) fn second(time: DateTime<Utc>) -> String {
     time.format("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
 
-/// `2 min 5 s ago`.
+/// Formats a time before `now` as `2 min 5 s ago`.
 pub(crate) fn ago(time: DateTime<Utc>, now: DateTime<Utc>) -> String {
     format!("{} ago", human::span((now - time).to_std().unwrap_or_default()))
 }
 
-/// `1 transfer is`, `2 transfers are`.
+/// Formats a count with a singular or plural noun: `1 transfer is`, `2 transfers are`.
 pub(crate) fn count(n: usize, one: &str, more: &str) -> String {
     format!("{n} {}", if n == 1 { one } else { more })
 }
 
-/// One line a row, each column as wide as its widest cell.
+/// Formats rows as lines. Columns are as wide as their widest cell and two spaces apart.
 pub(crate) fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
     let widths: [usize; N] = std::array::from_fn(|column| width(column).unwrap_or(0));
@@ -155,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_long_name_is_cut_where_others_stand_beside_it() {
+    fn a_long_name_is_shortened_in_a_table() {
         assert_eq!(short("menu.txt"), "menu.txt");
         assert_eq!(short(&"x".repeat(40)), "x".repeat(40));
         assert_eq!(short(&"x".repeat(208)), format!("{}...", "x".repeat(37)));
@@ -163,8 +169,8 @@ mod tests {
 
     #[test]
     fn columns_are_aligned_and_lines_do_not_end_in_spaces() {
-        let rows = [["A", "STATE", "C"], ["client10", "on", "x"], ["é", "offline", ""]];
-        let rows = rows.map(|row| row.map(str::to_owned));
+        let cells = [["A", "STATE", "C"], ["client10", "on", "x"], ["é", "offline", ""]];
+        let rows = cells.map(|row| row.map(str::to_owned));
         let expected = "A         STATE    C\nclient10  on       x\né         offline\n";
         assert_eq!(table(&rows), expected);
     }

@@ -1,4 +1,4 @@
-//! Clients: who is online, and since when the others are not.
+//! Handles `/clients` and `/clients/ID`, in text and under `/api/v1` in JSON.
 
 mod list;
 mod text;
@@ -19,7 +19,7 @@ use crate::http::response::{self, paging};
 use crate::records::RecordedTransfer;
 use crate::registry::ClientView;
 
-/// `/clients` and `GET /api/v1/clients`
+/// Handles `/clients` and `GET /api/v1/clients`.
 pub(crate) async fn list(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
@@ -28,18 +28,18 @@ pub(crate) async fn list(
     let params = Params::from_query(query.as_deref())?;
     let page = list::fetch(&app, &params).await?;
     let shown: Vec<_> = page.items.iter().map(|client| client.record.id.clone()).collect();
-    let newest = app.records.newest_of_each(&shown).await;
-    let mut newest = newest.map_err(|error| records_failed(&error))?;
-    let page = page.map(|client| {
+    let found = app.records.newest_of_each(&shown).await;
+    let mut newest = found.map_err(|error| records_failed(&error))?;
+    let detailed = page.map(|client| {
         let last = newest.remove(&client.record.id);
         details(&app, client, last)
     });
     let counts = app.clients.counts().await;
-    let words = || text::list(&page, counts, Utc::now());
-    Ok(paging::answer(&caller, "clients", &params, &page, words, ClientJson::new))
+    let text = || text::list(&detailed, counts, Utc::now());
+    Ok(paging::respond(&caller, "clients", &params, &detailed, text, ClientJson::new))
 }
 
-/// `/clients/ID` and `GET /api/v1/clients/ID`
+/// Handles `/clients/ID` and `GET /api/v1/clients/ID`.
 pub(crate) async fn show(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
@@ -48,9 +48,9 @@ pub(crate) async fn show(
 ) -> Result<Response, Rejection> {
     let client = app.clients.known(&id, records_failed).await?;
     let last = app.records.newest(&id).await.map_err(|error| records_failed(&error))?;
-    let known = details(&app, client, last);
-    let words = || text::one(&known, Utc::now(), &caller.host);
-    Ok(response::text_or_json(&caller, words, || ClientJson::new(&known)))
+    let details = details(&app, client, last);
+    let text = || text::client(&details, Utc::now(), &caller.host);
+    Ok(response::text_or_json(&caller, text, || ClientJson::new(&details)))
 }
 
 fn details(app: &App, client: ClientView, last: Option<RecordedTransfer>) -> ClientDetails {

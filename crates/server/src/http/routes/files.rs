@@ -1,6 +1,6 @@
-//! The bytes of downloads, whole or in ranges, with what proves them.
+//! Serves downloads, whole or in ranges, with their digest.
 //!
-//! What was pulled is untrusted: it is only ever offered for saving, never for rendering.
+//! A download is untrusted: a browser is told to save it, never to render it.
 
 mod conditions;
 mod headers;
@@ -39,12 +39,11 @@ struct FileRequest {
     caller: Caller,
     method: Method,
     headers: HeaderMap,
-    /// The URL leads to another file after the next pull.
+    /// Whether the next pull changes the file at this URL.
     changes: bool,
 }
 
-/// `/clients/ID/file`: the client's newest finished download, or with `path` the newest of that path,
-/// at a URL that never changes.
+/// Handles `/clients/ID/file`: the client's newest download, or with `path` the newest of that path.
 pub(crate) async fn newest_of_client(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
@@ -60,7 +59,7 @@ pub(crate) async fn newest_of_client(
     match newest.map_err(|error| records_failed(&error))? {
         Some(RecordedTransfer::Readable(transfer)) => {
             let request = FileRequest { caller, method, headers, changes: true };
-            file(&app, &transfer, request).await
+            serve_file(&app, &transfer, request).await
         }
         // Do not fall back to an older download: it is not the newest file.
         Some(RecordedTransfer::Damaged(damaged)) => Err(damaged.problem().into()),
@@ -72,19 +71,15 @@ async fn no_download(app: &App, client: &ClientId, path: Option<&SharedPath>) ->
     if let Err(unknown) = app.clients.known(client, records_failed).await {
         return unknown;
     }
-    let (of_path, query) = match path {
-        None => (String::new(), String::new()),
-        Some(path) => {
-            let of_path = format!(" of {}", text::name(path.as_str()));
-            (of_path, format!("&path={}", encode(path.as_str())))
-        }
-    };
+    let of_path = path.map(|path| format!(" of {}", text::name(path.as_str()))).unwrap_or_default();
+    let path_param =
+        path.map(|path| format!("&path={}", encode(path.as_str()))).unwrap_or_default();
     let detail = format!("{client} has no finished download{of_path} yet.");
-    let hint = format!("pull one: curl \"localhost:8080/trigger?id={client}{query}&wait\"");
+    let hint = format!("pull one: curl \"localhost:8080/trigger?id={client}{path_param}&wait\"");
     Problem::new(Code::TransferUnknown, detail).hint(hint)
 }
 
-/// `/transfers/ID/file`
+/// Handles `/transfers/ID/file`, also under `/api/v1`.
 pub(crate) async fn of_transfer(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
@@ -97,12 +92,12 @@ pub(crate) async fn of_transfer(
     match &view.transfer.phase {
         Phase::Done(_) => {
             let request = FileRequest { caller, method, headers, changes: false };
-            file(&app, &view.transfer, request).await
+            serve_file(&app, &view.transfer, request).await
         }
-        Phase::Failed(ended) | Phase::Cancelled(ended) => Err(ended.problem.clone().into()),
+        Phase::Failed(failure) | Phase::Cancelled(failure) => Err(failure.problem.clone().into()),
         Phase::Queued | Phase::Receiving(_) | Phase::Sealed(_) => {
             let progress =
-                text::progress(&view).unwrap_or_else(|| "nothing is here yet".to_owned());
+                text::progress(&view).unwrap_or_else(|| "no bytes have arrived".to_owned());
             let detail = format!("The transfer is not finished: {progress}.");
             let hint = format!("wait for it: curl \"localhost:8080/transfers/{id}?wait\"");
             Err(Problem::new(Code::TransferActive, detail).hint(hint).into())
@@ -110,75 +105,78 @@ pub(crate) async fn of_transfer(
     }
 }
 
-async fn file(app: &App, transfer: &Transfer, request: FileRequest) -> Result<Response, Rejection> {
+async fn serve_file(
+    app: &App,
+    transfer: &Transfer,
+    request: FileRequest,
+) -> Result<Response, Rejection> {
     let Some(download) = transfer.download() else {
-        return Err(gone(transfer, &StoredFile::Nothing).into());
+        return Err(deleted(transfer, &StoredFile::Missing).into());
     };
-    let found = find(app, transfer, download).await?;
-    let StoredFile::Stored(opened) = found else { return Err(gone(transfer, &found).into()) };
+    let stored = find(app, transfer, download).await?;
+    let StoredFile::Unchanged(opened) = stored else {
+        return Err(deleted(transfer, &stored).into());
+    };
     let FileRequest { caller, method, headers, changes } = request;
     let modified_at = transfer.finished_at.map_or(SystemTime::UNIX_EPOCH, SystemTime::from);
     let etag = headers::etag(download);
     let version = Version { etag, modified_at, size: download.size, changes };
-    let send = |bytes: Option<RangeInclusive<u64>>| {
-        sent(opened, bytes, download.size).map_err(|error| unreadable(&error.to_string()))
+    let file_response = |range: Option<RangeInclusive<u64>>| {
+        file_response(opened, range, download.size).map_err(|error| unreadable(&error.to_string()))
     };
-    let mut response = match conditions::judge(&method, &headers, &version) {
-        Precondition::Whole => send(None)?,
-        Precondition::Part(bytes) => send(Some(bytes))?,
+    let mut response = match conditions::evaluate(&method, &headers, &version) {
+        Precondition::Whole => file_response(None)?,
+        Precondition::Range(range) => file_response(Some(range))?,
         Precondition::NotModified => StatusCode::NOT_MODIFIED.into_response(),
         Precondition::OtherVersion => return Err(other_version(transfer).into()),
         Precondition::UnnamedVersion => return Err(unnamed_version(transfer).into()),
         Precondition::Unsatisfiable => return Ok(no_such_range(download)),
     };
     if method == Method::GET && response.status().is_success() {
-        let (id, requested_by) = (transfer.id, caller.name());
         info!(
-            event = "download.served", transfer = %id, client = %transfer.client, requested_by,
-            "download served"
+            event = "download.served", transfer = %transfer.id, client = %transfer.client,
+            requested_by = caller.name(), "download served"
         );
     }
-    headers::describe(response.headers_mut(), transfer, download, &version);
+    headers::set_headers(response.headers_mut(), transfer, download, &version);
     Ok(response)
 }
 
-/// The whole file, or a part of it.
-fn sent(
+/// Returns the response with the whole file, or with the bytes of `range`.
+fn file_response(
     file: std::fs::File,
-    bytes: Option<RangeInclusive<u64>>,
+    range: Option<RangeInclusive<u64>>,
     size: u64,
 ) -> std::io::Result<Response> {
-    let mut response = match bytes {
-        None if size == 0 => Body::empty().into_response(),
-        None => stored::body(file, &(0..=size - 1))?.into_response(),
-        Some(bytes) => {
-            let body = stored::body(file, &bytes)?;
-            let mut part = (StatusCode::PARTIAL_CONTENT, body).into_response();
-            let len = bytes.end() - bytes.start() + 1;
-            if let Ok(range) = ContentRange::bytes(bytes, size) {
-                part.headers_mut().typed_insert(range);
+    let (mut response, len) = match range {
+        None if size == 0 => (Body::empty().into_response(), 0),
+        None => (stored::body(file, &(0..=size - 1))?.into_response(), size),
+        Some(range) => {
+            let len = range.end() - range.start() + 1;
+            let body = stored::body(file, &range)?;
+            let mut partial = (StatusCode::PARTIAL_CONTENT, body).into_response();
+            if let Ok(content_range) = ContentRange::bytes(range, size) {
+                partial.headers_mut().typed_insert(content_range);
             }
-            part.headers_mut().typed_insert(ContentLength(len));
-            return Ok(part);
+            (partial, len)
         }
     };
-    response.headers_mut().typed_insert(ContentLength(size));
+    response.headers_mut().typed_insert(ContentLength(len));
     Ok(response)
 }
 
-/// Returns whether the download is still stored as it arrived. True if that cannot be checked now.
+/// Returns whether the download is still on the disk, unchanged. True if the disk cannot be read.
 pub(crate) async fn is_stored(app: &App, transfer: &Transfer) -> bool {
     let Some(download) = transfer.download() else { return false };
     match find(app, transfer, download).await {
-        Ok(StoredFile::Stored(_)) | Err(_) => true,
-        Ok(StoredFile::Other | StoredFile::Nothing) => false,
+        Ok(StoredFile::Unchanged(_)) | Err(_) => true,
+        Ok(StoredFile::Other | StoredFile::Missing) => false,
     }
 }
 
 fn no_such_range(download: &Download) -> Response {
     let size = download.size;
-    let detail =
-        format!("The file has {size} bytes; the range that was asked for has none of them.");
+    let detail = format!("The file has {size} bytes; none of them is in the requested range.");
     let mut response =
         Rejection::from(Problem::new(Code::RangeNotSatisfiable, detail)).into_response();
     response.headers_mut().typed_insert(ContentRange::unsatisfied_bytes(size));
@@ -187,11 +185,11 @@ fn no_such_range(download: &Download) -> Response {
 
 fn other_version(transfer: &Transfer) -> Problem {
     let id = transfer.id;
-    let detail = format!("The file of transfer {id} is not the version that the request names.");
+    let detail = format!("The file of transfer {id} is not the version in the request.");
     Problem::new(Code::PreconditionFailed, detail)
 }
 
-/// A range of the newest file, appended to a part of an older one, would mix two files.
+/// Rejects a range without a version: appended to a part of an older file, it would mix two files.
 fn unnamed_version(transfer: &Transfer) -> Problem {
     let client = &transfer.client;
     let detail = format!(
@@ -206,7 +204,9 @@ fn unnamed_version(transfer: &Transfer) -> Problem {
 }
 
 async fn find(app: &App, transfer: &Transfer, download: &Download) -> Result<StoredFile, Problem> {
-    let (store, transfer, download) = (app.store.clone(), transfer.clone(), download.clone());
+    let store = app.store.clone();
+    let transfer = transfer.clone();
+    let download = download.clone();
     match spawn_blocking(move || stored::find(&store, &transfer, &download)).await {
         Ok(Ok(found)) => Ok(found),
         Ok(Err(error)) => Err(unreadable(&error.to_string())),
@@ -214,18 +214,19 @@ async fn find(app: &App, transfer: &Transfer, download: &Download) -> Result<Sto
     }
 }
 
-/// The file on record is not there any more.
-fn gone(transfer: &Transfer, found: &StoredFile) -> Problem {
+/// Returns the problem for a download that was deleted or changed.
+fn deleted(transfer: &Transfer, stored: &StoredFile) -> Problem {
     let client = &transfer.client;
     let name = transfer.download().map_or("the file".to_owned(), |file| file.name.to_string());
-    let why = match found {
+    let reason = match stored {
         StoredFile::Other => "was changed or replaced after it arrived",
-        StoredFile::Nothing | StoredFile::Stored(_) => "was removed from the data folder",
+        StoredFile::Missing | StoredFile::Unchanged(_) => "was removed from the data folder",
     };
     let path = transfer.path.as_ref().map(|path| format!("&path={}", encode(path.as_str())));
-    let query = path.unwrap_or_default();
-    let hint = format!("pull it again: curl \"localhost:8080/trigger?id={client}{query}&wait\"");
-    let detail = format!("{name}, which {client} sent, {why}.");
+    let path_param = path.unwrap_or_default();
+    let hint =
+        format!("pull it again: curl \"localhost:8080/trigger?id={client}{path_param}&wait\"");
+    let detail = format!("{name}, which {client} sent, {reason}.");
     Problem::new(Code::DownloadDeleted, detail).hint(hint)
 }
 

@@ -1,4 +1,4 @@
-//! Probes: a status code for machines, and with `?verbose` the reasons for people.
+//! Health probes: a status code for programs, and with `?verbose` the result of each check.
 
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
@@ -11,13 +11,13 @@ use crate::http::request::rejection::Rejection;
 use crate::http::response;
 use crate::readiness::{Readiness, ReadyCheck};
 
-/// `/livez` and `/healthz`: the process turns.
+/// Handles `/livez` and `/healthz`: the process answers requests.
 pub(crate) async fn livez(RawQuery(query): RawQuery) -> Result<Response, Rejection> {
     is_verbose(query.as_deref())?;
     Ok(response::plain_text(StatusCode::OK, "ok\n".to_owned()))
 }
 
-/// `/readyz`: the server can take a pull and store a file.
+/// Handles `/readyz`: the server can accept a pull and store a file.
 pub(crate) async fn readyz(
     State(app): State<App>,
     RawQuery(query): RawQuery,
@@ -26,12 +26,12 @@ pub(crate) async fn readyz(
     let checks = readiness(&app).check().await;
     let ready = checks.iter().all(|check| check.ok);
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let details = if verbose || !ready { words(&checks) } else { String::new() };
-    let verdict = if ready { "ready" } else { "not ready" };
-    Ok(response::plain_text(status, format!("{details}{verdict}\n")))
+    let details = if verbose || !ready { to_text(&checks) } else { String::new() };
+    let result = if ready { "ready" } else { "not ready" };
+    Ok(response::plain_text(status, format!("{details}{result}\n")))
 }
 
-/// The one parameter of the probes, because some programs add it to every request.
+/// Parses `verbose`, the only parameter. All probes accept it: some programs always add it.
 fn is_verbose(query: Option<&str>) -> Result<bool, Problem> {
     let params = Params::from_query(query)?;
     params.only(&["verbose"])?;
@@ -46,7 +46,7 @@ fn readiness(app: &App) -> Readiness {
     }
 }
 
-fn words(checks: &[ReadyCheck]) -> String {
+fn to_text(checks: &[ReadyCheck]) -> String {
     let line = |check: &ReadyCheck| {
         let sign = if check.ok { '+' } else { '-' };
         format!("[{sign}] {:<13} {}\n", check.name, check.finding)
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_person_sees_what_holds_and_what_does_not() {
+    fn the_verbose_text_shows_which_checks_passed() {
         let check = |ok, name, finding: &str| ReadyCheck { ok, name, finding: finding.to_owned() };
         let checks = [
             check(true, "data folder", "writable, 812.0 GiB free"),
@@ -67,6 +67,6 @@ mod tests {
         ];
         let expected = "[+] data folder   writable, 812.0 GiB free\n\
                         [-] draining      shutdown requested, 2 transfers still running\n";
-        assert_eq!(words(&checks), expected);
+        assert_eq!(to_text(&checks), expected);
     }
 }

@@ -1,4 +1,4 @@
-//! The first page, which teaches the others, and a word to robots.
+//! The start page, which lists the commands, and `/robots.txt`.
 
 use axum::Extension;
 use axum::extract::State;
@@ -11,17 +11,17 @@ use crate::http::request::caller::{Caller, Format};
 use crate::http::request::params::NoParams;
 use crate::http::response::{self, text};
 
-/// `/`: what can be done here, as commands to paste.
-pub(crate) async fn cheat_sheet(
+/// Handles `/`: totals, and commands to paste.
+pub(crate) async fn commands_page(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     _: NoParams,
 ) -> Response {
     if caller.format == Format::Json {
-        return server_info::answer(&app, &caller).await;
+        return server_info::respond(&app, &caller).await;
     }
-    let example = app.clients.example().await;
-    let example = example.map_or("client1".to_owned(), |id| id.to_string());
+    let known = app.clients.example().await;
+    let example = known.map_or("client1".to_owned(), |id| id.to_string());
     let counts = app.clients.counts().await;
     let running = app.transfers.counts().running;
     let head = format!(
@@ -48,7 +48,7 @@ JSON            the same under /api/v1
     )
 }
 
-/// `/robots.txt`: nothing here is for search engines, and `/trigger` least of all.
+/// Handles `/robots.txt`: excludes all robots, because a GET of `/trigger` starts a transfer.
 pub(crate) async fn robots(_: NoParams) -> Response {
     response::plain_text(StatusCode::OK, "User-agent: *\nDisallow: /\n".to_owned())
 }
@@ -58,9 +58,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_command_names_the_host_that_was_asked() {
-        let sheet = commands("pull:8080", "client2");
-        assert!(sheet.starts_with("pull a file     curl \"pull:8080/trigger?id=client2\"\n"));
-        assert_eq!(sheet.matches("curl").count(), sheet.matches("pull:8080/").count());
+    fn every_command_names_the_host_of_the_request() {
+        let text = commands("pull:8080", "client2");
+        assert!(text.starts_with("pull a file     curl \"pull:8080/trigger?id=client2\"\n"));
+        assert_eq!(text.matches("curl").count(), text.matches("pull:8080/").count());
     }
 }

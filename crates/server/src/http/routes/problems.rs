@@ -1,4 +1,4 @@
-//! `/problems`: the error catalogue, served by the server that refers to it.
+//! `/problems`: the catalogue of problem codes.
 
 use axum::Extension;
 use axum::response::Response;
@@ -10,13 +10,13 @@ use crate::http::request::caller::Caller;
 use crate::http::request::extract::TextIn;
 use crate::http::request::params::NoParams;
 use crate::http::request::rejection::Rejection;
-use crate::http::request::suggest::nearest;
+use crate::http::request::suggest::did_you_mean;
 use crate::http::response;
 use crate::http::response::text::table;
 
-/// One kind of problem, as its page shows it.
+/// The JSON object of a problem code.
 #[derive(Debug, Serialize)]
-struct KindJson {
+struct CodeJson {
     code: Code,
     title: &'static str,
     status: u16,
@@ -24,53 +24,60 @@ struct KindJson {
     hint: &'static str,
 }
 
-impl From<Code> for KindJson {
+impl From<Code> for CodeJson {
     fn from(code: Code) -> Self {
-        let (title, hint) = (code.title(), code.next());
-        Self { code, title, status: code.status(), exit_code: code.exit(), hint }
+        Self {
+            code,
+            title: code.title(),
+            status: code.status(),
+            exit_code: code.exit(),
+            hint: code.next(),
+        }
     }
 }
 
 #[derive(Debug, Serialize)]
 struct CatalogueJson {
-    items: Vec<KindJson>,
+    items: Vec<CodeJson>,
 }
 
-/// `/problems`
+/// Handles `/problems` in text and JSON.
 pub(crate) async fn list(Extension(caller): Extension<Caller>, _: NoParams) -> Response {
-    let items = || Code::ALL.iter().copied().map(KindJson::from).collect();
+    let items = || Code::ALL.iter().copied().map(CodeJson::from).collect();
     response::text_or_json(&caller, catalogue, || CatalogueJson { items: items() })
 }
 
-/// `/problems/CODE`
+/// Handles `/problems/CODE` in text and JSON.
 pub(crate) async fn show(
     Extension(caller): Extension<Caller>,
     _: NoParams,
     TextIn(name): TextIn,
 ) -> Result<Response, Rejection> {
-    let known = Code::ALL.iter().copied().find(|code| code.as_str() == name);
-    let Some(code) = known else { return Err(unknown(&name).into()) };
-    Ok(response::text_or_json(&caller, || one(code, &caller.host), || KindJson::from(code)))
+    let found = Code::ALL.iter().copied().find(|code| code.as_str() == name);
+    let Some(code) = found else { return Err(unknown(&name).into()) };
+    Ok(response::text_or_json(&caller, || code_text(code, &caller.host), || CodeJson::from(code)))
 }
 
 fn catalogue() -> String {
     let header = ["CODE", "STATUS", "EXIT", "MEANS"].map(str::to_owned);
     let row = |code: &Code| {
-        let (status, exit) = (code.status().to_string(), code.exit().to_string());
+        let status = code.status().to_string();
+        let exit = code.exit().to_string();
         [code.to_string(), status, exit, code.title().to_owned()]
     };
     table(&std::iter::once(header).chain(Code::ALL.iter().map(row)).collect::<Vec<_>>())
 }
 
-fn one(code: Code, host: &str) -> String {
-    let (title, status, exit) = (code.title(), code.status(), code.exit());
+fn code_text(code: Code, host: &str) -> String {
+    let title = code.title();
+    let status = code.status();
+    let exit = code.exit();
     let next = code.next().replace("localhost:8080", host);
     format!("{code}: {title}.\n{next}\n\nHTTP status  {status}\nexit code    {exit}\n")
 }
 
 fn unknown(name: &str) -> Problem {
-    let meant = nearest(name, Code::ALL.iter().map(|code| code.as_str()));
-    let meant = meant.map(|meant| format!(" Did you mean {meant}?")).unwrap_or_default();
+    let meant = did_you_mean(name, Code::ALL.iter().map(|code| code.as_str()));
     let detail = format!("There is no problem called {:?}.{meant}", human::printable(name, 80));
     Problem::new(Code::NoSuchUrl, detail).hint("list them: curl localhost:8080/problems")
 }
@@ -80,18 +87,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_problem_has_a_line_and_a_page() {
+    fn every_code_is_in_the_catalogue_and_has_a_page() {
         let catalogue = catalogue();
         for &code in Code::ALL {
             assert!(catalogue.lines().any(|line| line.starts_with(code.as_str())), "{code}");
-            assert!(one(code, "pull:1").contains(code.title()));
-            assert!(!one(code, "pull:1").contains("localhost:8080"), "{code}");
+            assert!(code_text(code, "pull:1").contains(code.title()));
+            assert!(!code_text(code, "pull:1").contains("localhost:8080"), "{code}");
         }
     }
 
     #[test]
-    fn a_slip_is_corrected() {
-        let said = unknown("client-ofline").detail;
-        assert!(said.ends_with("Did you mean client-offline?"), "{said}");
+    fn an_unknown_code_is_answered_with_a_suggestion() {
+        let detail = unknown("client-ofline").detail;
+        assert!(detail.ends_with("Did you mean client-offline?"), "{detail}");
     }
 }

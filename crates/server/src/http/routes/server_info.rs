@@ -1,4 +1,4 @@
-//! `/server`: what this server is, has and may use.
+//! `/server`: version, counts, disk, limits and settings of the server.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,9 +19,9 @@ use crate::http::{About, App};
 use crate::known_clients::ClientCounts;
 use crate::transfers::{Limits, TransferCounts};
 
-/// What was found out when somebody asked.
+/// The values that are measured for each request.
 #[derive(Debug)]
-struct ServerNow {
+struct ServerStats {
     uptime: Duration,
     clients: ClientCounts,
     counts: TransferCounts,
@@ -29,32 +29,38 @@ struct ServerNow {
     free_bytes: Option<u64>,
 }
 
-/// `/server` and `GET /api/v1/server`
+/// Handles `/server` and `GET /api/v1/server`.
 pub(crate) async fn show(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     _: NoParams,
 ) -> Response {
-    answer(&app, &caller).await
+    respond(&app, &caller).await
 }
 
-pub(crate) async fn answer(app: &App, caller: &Caller) -> Response {
+pub(crate) async fn respond(app: &App, caller: &Caller) -> Response {
     let space = app.transfers.disk().space(Duration::from_secs(1)).await;
-    let now = ServerNow {
+    let stats = ServerStats {
         uptime: (Utc::now() - app.about.started_at).to_std().unwrap_or_default(),
         clients: app.clients.counts().await,
         counts: app.transfers.counts(),
         limits: app.transfers.limits(),
         free_bytes: space.ok().map(|space| space.bytes),
     };
-    response::text_or_json(caller, || words(&app.about, &now), || ServerJson::new(&app.about, &now))
+    response::text_or_json(
+        caller,
+        || to_text(&app.about, &stats),
+        || ServerJson::new(&app.about, &stats),
+    )
 }
 
-fn words(about: &About, now: &ServerNow) -> String {
-    let (online, offline) = (now.clients.online, now.clients.offline());
-    let TransferCounts { running, waiting } = now.counts;
-    let free = now.free_bytes.map_or("unknown".to_owned(), human::size);
-    let (up, min_free) = (human::span(now.uptime), human::size(now.limits.min_free));
+fn to_text(about: &About, stats: &ServerStats) -> String {
+    let online = stats.clients.online;
+    let offline = stats.clients.offline();
+    let TransferCounts { running, waiting } = stats.counts;
+    let free = stats.free_bytes.map_or("unknown".to_owned(), human::size);
+    let up = human::span(stats.uptime);
+    let min_free = human::size(stats.limits.min_free);
     let mut rows = vec![
         ["server".to_owned(), format!("{}  up {up}", about.version)],
         ["clients".to_owned(), format!("{online} online, {offline} offline")],
@@ -110,19 +116,23 @@ struct LimitsJson {
 }
 
 impl<'a> ServerJson<'a> {
-    fn new(about: &'a About, now: &ServerNow) -> Self {
-        let (limits, clients) = (&now.limits, now.clients);
+    fn new(about: &'a About, stats: &ServerStats) -> Self {
+        let limits = &stats.limits;
+        let clients = stats.clients;
         Self {
             version: about.version,
             started_at: rfc3339(about.started_at),
-            uptime_seconds: now.uptime.as_secs(),
+            uptime_seconds: stats.uptime.as_secs(),
             http_addr: about.http_addr.to_string(),
             grpc_addr: about.grpc_addr.to_string(),
             clients: ClientsJson { online: clients.online, offline: clients.offline() },
-            transfers: TransfersJson { running: now.counts.running, waiting: now.counts.waiting },
+            transfers: TransfersJson {
+                running: stats.counts.running,
+                waiting: stats.counts.waiting,
+            },
             disk: DiskJson {
                 path: &about.data_dir,
-                free_bytes: now.free_bytes,
+                free_bytes: stats.free_bytes,
                 min_free_bytes: limits.min_free,
             },
             limits: LimitsJson {

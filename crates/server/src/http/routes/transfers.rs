@@ -1,4 +1,4 @@
-//! Transfers: made, listed, shown and cancelled.
+//! Creates, lists, shows and cancels transfers, in text and under `/api/v1` in JSON.
 
 mod list;
 mod text;
@@ -22,36 +22,36 @@ use crate::http::request::params::Params;
 use crate::http::request::pull::{self, PullRequest};
 use crate::http::request::rejection::Rejection;
 use crate::http::response::problem::records_failed;
-use crate::http::response::resource::{DamagedJson, ListedJson, TransferJson, transfer_url};
+use crate::http::response::resource::{DamagedJson, TransferItemJson, TransferJson, transfer_url};
 use crate::http::response::{self, paging};
 use crate::records::RecordedTransfer;
 use crate::transfers::{Pull, TransferListItem, View};
 
-/// The fields of a pull in its machine form, and `wait`.
-const PULL: &[&str] = &["client", "path", "queue", "fresh", "wait"];
+/// The fields of `POST /api/v1/transfers`.
+const CREATE_PARAMS: &[&str] = &["client", "path", "queue", "fresh", "wait"];
 
-/// `POST /api/v1/transfers`. The status is about the request; how the transfer fares is in its
-/// `state`.
+/// Handles `POST /api/v1/transfers`. The status describes the request; the field `state` describes the
+/// transfer.
 pub(crate) async fn create(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     RequestParams(mut params): RequestParams,
 ) -> Result<Response, Rejection> {
-    let applied = PreferenceApplied::follow(&headers, &mut params);
+    let applied = PreferenceApplied::apply(&headers, &mut params);
     if params.get("client").is_none_or(str::is_empty) {
-        params.only(PULL)?;
+        params.only(CREATE_PARAMS)?;
         return Err(pull::which_client(&app.clients, "Add \"client\" to the JSON body.")
             .await
             .into());
     }
-    let order = PullRequest::parse(&params, "client", PULL)?;
-    let pull = Pull { key: idempotency_key(&headers)?, ..order.pull(&caller) };
+    let request = PullRequest::parse(&params, "client", CREATE_PARAMS)?;
+    let pull = Pull { key: idempotency_key(&headers)?, ..request.pull(&caller) };
     let pulled = match app.transfers.pull(pull).await {
         Ok(pulled) => pulled,
-        Err(problem) => return Err(pull::explain_for_api(&app.clients, &order, problem).await),
+        Err(problem) => return Err(pull::explain_for_api(&app.clients, &request, problem).await),
     };
-    let view = match order.wait {
+    let view = match request.wait {
         Some(limit) => {
             wait::watch(&app, pulled.view, limit, |view| view.transfer.is_final()).await.0
         }
@@ -60,18 +60,18 @@ pub(crate) async fn create(
     let resource =
         TransferJson::new(&view, &app.about.data_dir, &caller.host).joined(pulled.joined);
     let status = match pulled.joined {
-        // The wait timed out: the request was accepted, and its work is not done (RFC 7240).
-        _ if order.wait.is_some() && !view.transfer.is_final() => StatusCode::ACCEPTED,
+        // The wait timed out: the request is accepted but not completed (RFC 7240).
+        _ if request.wait.is_some() && !view.transfer.is_final() => StatusCode::ACCEPTED,
         true => StatusCode::OK,
         false => StatusCode::CREATED,
     };
     let mut response = response::json(status, &resource);
     response.headers_mut().insert(LOCATION, transfer_url(pulled.id));
-    applied.tell(&mut response);
+    applied.add_to(&mut response);
     Ok(response)
 }
 
-/// `/transfers` and `GET /api/v1/transfers`
+/// Handles `/transfers` and `GET /api/v1/transfers`.
 pub(crate) async fn list(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
@@ -82,15 +82,15 @@ pub(crate) async fn list(
     let page = list::fetch(&app, &params, now).await?;
     let place = |item: &TransferListItem| app.transfers.place_in_line(item.as_view()?.transfer.id);
     let page = page.map(|item| (place(&item), item));
-    // How many run at all is no news about those that were asked for.
-    let counts = (!list::is_narrowed(&params)).then(|| app.transfers.counts());
-    let words = || text::list(&page, now, counts);
-    Ok(paging::answer(&caller, "transfers", &params, &page, words, |(_, item)| {
-        ListedJson::new(item, &app.about.data_dir, &caller.host)
+    // The counts are of all transfers, so they do not describe a filtered list.
+    let counts = (!list::is_filtered(&params)).then(|| app.transfers.counts());
+    let text = || text::list(&page, now, counts);
+    Ok(paging::respond(&caller, "transfers", &params, &page, text, |(_, item)| {
+        TransferItemJson::new(item, &app.about.data_dir, &caller.host)
     }))
 }
 
-/// `/transfers/ID` and `GET /api/v1/transfers/ID`, both with `wait`.
+/// Handles `/transfers/ID` and `GET /api/v1/transfers/ID`, both with the parameter `wait`.
 pub(crate) async fn show(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
@@ -99,13 +99,13 @@ pub(crate) async fn show(
     headers: HeaderMap,
 ) -> Result<Response, Rejection> {
     let mut params = Params::from_query(query.as_deref())?;
-    let applied = PreferenceApplied::follow(&headers, &mut params);
+    let applied = PreferenceApplied::apply(&headers, &mut params);
     params.only(&["wait"])?;
     let view = match wait::find(&app, id, extract::wait(&params)?).await? {
         TransferListItem::View(view) => view,
         TransferListItem::Damaged(damaged) => {
-            let words = || text::damaged(&damaged);
-            return Ok(response::text_or_json(&caller, words, || DamagedJson::from(&damaged)));
+            let text = || text::damaged(&damaged);
+            return Ok(response::text_or_json(&caller, text, || DamagedJson::from(&damaged)));
         }
     };
     let data_dir = &app.about.data_dir;
@@ -113,15 +113,15 @@ pub(crate) async fn show(
     let stored = files::is_stored(&app, &view.transfer).await;
     let mut response = response::text_or_json(
         &caller,
-        || text::one(&view, place, stored, data_dir, &caller.host),
+        || text::transfer(&view, place, stored, data_dir, &caller.host),
         || TransferJson::new(&view, data_dir, &caller.host),
     );
-    applied.tell(&mut response);
+    applied.add_to(&mut response);
     Ok(response)
 }
 
-/// `POST /transfers/ID/cancel`, and the same under `/api/v1`. May be repeated. 202 means that the end
-/// is still to come: the disk hangs, or the file is being published.
+/// Handles `POST /transfers/ID/cancel`, also under `/api/v1`. Idempotent. 202 means that the transfer
+/// is not final yet: the disk hangs, or the file is being published.
 pub(crate) async fn cancel(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
@@ -130,11 +130,11 @@ pub(crate) async fn cancel(
 ) -> Result<Response, Rejection> {
     params.only(&[])?;
     let view = app.transfers.cancel(id, &caller.name()).await?;
-    Ok(cancelled(&app, &caller, &view))
+    Ok(respond_to_cancel(&app, &caller, &view))
 }
 
-/// `POST /clients/ID/cancel`, and the same under `/api/v1`: cancels the client's unfinished transfer,
-/// of several the one that runs. Without one the newest is shown, unchanged.
+/// Handles `POST /clients/ID/cancel`, also under `/api/v1`: cancels the client's running transfer, or
+/// the one that has waited longest. If there is none, returns the newest transfer unchanged.
 pub(crate) async fn cancel_of_client(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
@@ -144,13 +144,13 @@ pub(crate) async fn cancel_of_client(
     params.only(&[])?;
     let id = match app.transfers.current(&client) {
         Some(view) => view.transfer.id,
-        None => newest_of(&app, &client).await?,
+        None => newest_transfer(&app, &client).await?,
     };
     let view = app.transfers.cancel(id, &caller.name()).await?;
-    Ok(cancelled(&app, &caller, &view))
+    Ok(respond_to_cancel(&app, &caller, &view))
 }
 
-async fn newest_of(app: &App, client: &ClientId) -> Result<TransferId, Problem> {
+async fn newest_transfer(app: &App, client: &ClientId) -> Result<TransferId, Problem> {
     match app.records.newest(client).await.map_err(|error| records_failed(&error))? {
         Some(RecordedTransfer::Readable(transfer)) => Ok(transfer.id),
         Some(RecordedTransfer::Damaged(damaged)) => Err(damaged.problem()),
@@ -162,9 +162,10 @@ async fn newest_of(app: &App, client: &ClientId) -> Result<TransferId, Problem> 
     }
 }
 
-fn cancelled(app: &App, caller: &Caller, view: &View) -> Response {
+fn respond_to_cancel(app: &App, caller: &Caller, view: &View) -> Response {
     let status = if view.transfer.is_final() { StatusCode::OK } else { StatusCode::ACCEPTED };
-    let (data_dir, host) = (&app.about.data_dir, &caller.host);
+    let data_dir = &app.about.data_dir;
+    let host = &caller.host;
     match caller.format {
         Format::Text => response::plain_text(status, text::cancelled(view, data_dir, host)),
         Format::Json => response::json(status, &TransferJson::new(view, data_dir, host)),

@@ -1,4 +1,4 @@
-//! `/trigger`: the one curl that pulls a file and says in words what came of it.
+//! `/trigger`: one curl command that pulls a file and prints the outcome.
 
 mod answer;
 
@@ -19,7 +19,7 @@ use crate::http::request::body::RequestParams;
 use crate::http::request::caller::{Caller, Format};
 use crate::http::request::extract::TextIn;
 use crate::http::request::headers::PreferenceApplied;
-use crate::http::request::pull::{self, PullRequest, TRIGGER};
+use crate::http::request::pull::{self, PullRequest};
 use crate::http::request::rejection::Rejection;
 use crate::http::response::problem::RETRY_SECONDS;
 use crate::http::response::resource::{TransferJson, transfer_url};
@@ -27,42 +27,44 @@ use crate::http::{App, response};
 use crate::transfers::{PullResult, View};
 use answer::{AnswerContext, WaitResult};
 
-/// So long the client gets to accept or to refuse before the trigger is answered: "no such file"
-/// then comes back in the same curl.
+const PARAMS: &[&str] = &["id", "path", "wait", "queue", "fresh"];
+
+/// How long a trigger waits for the client to accept or reject the order, so that the response can
+/// contain a reason such as "no such file".
 const SETTLE_LIMIT: Duration = Duration::from_secs(2);
 
-/// GET and POST pull; everything else is refused and starts nothing. HEAD must be named: a `get`
-/// route answers it too, and a link checker would start a transfer.
+/// Routes GET and POST to `pull`, and rejects all other methods. HEAD is listed because a `get` route
+/// would answer it too: a link checker would start a transfer.
 pub(crate) fn methods<H, T>(pull: H) -> MethodRouter<App>
 where
     H: Handler<T, App> + Clone,
     T: 'static,
 {
-    get(pull.clone()).post(pull).head(refuse_method).fallback(refuse_method)
+    get(pull.clone()).post(pull).head(reject_method).fallback(reject_method)
 }
 
-async fn refuse_method(method: Method, uri: Uri) -> Response {
+async fn reject_method(method: Method, uri: Uri) -> Response {
     let detail = format!("{} does not take {method}; nothing was started.", uri.path());
-    let refusal = Rejection::from(Problem::new(Code::MethodNotAllowed, detail));
-    ([(ALLOW, HeaderValue::from_static("GET, POST"))], refusal).into_response()
+    let rejection = Rejection::from(Problem::new(Code::MethodNotAllowed, detail));
+    ([(ALLOW, HeaderValue::from_static("GET, POST"))], rejection).into_response()
 }
 
-/// `/trigger?id=client4`
+/// Handles `/trigger?id=client4`, and POST with a form or a JSON object.
 pub(crate) async fn by_parameter(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     RequestParams(mut params): RequestParams,
 ) -> Result<Response, Rejection> {
-    let applied = PreferenceApplied::follow(&headers, &mut params);
+    let applied = PreferenceApplied::apply(&headers, &mut params);
     if params.get("id").is_none_or(str::is_empty) {
-        params.only(TRIGGER)?;
+        params.only(PARAMS)?;
         return Err(pull::which_client(&app.clients, "Add ?id=…").await.into());
     }
-    pull(&app, &caller, PullRequest::parse(&params, "id", TRIGGER)?, applied).await
+    trigger(&app, &caller, PullRequest::parse(&params, "id", PARAMS)?, applied).await
 }
 
-/// `/trigger/client4`, for shells in which `?` needs quotes.
+/// Handles `/trigger/client4`, for shells in which a `?` must be quoted.
 pub(crate) async fn by_path(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
@@ -70,52 +72,50 @@ pub(crate) async fn by_path(
     headers: HeaderMap,
     RequestParams(mut params): RequestParams,
 ) -> Result<Response, Rejection> {
-    let applied = PreferenceApplied::follow(&headers, &mut params);
+    let applied = PreferenceApplied::apply(&headers, &mut params);
     params.add("id".to_owned(), id)?;
-    pull(&app, &caller, PullRequest::parse(&params, "id", TRIGGER)?, applied).await
+    trigger(&app, &caller, PullRequest::parse(&params, "id", PARAMS)?, applied).await
 }
 
-async fn pull(
+async fn trigger(
     app: &App,
     caller: &Caller,
-    order: PullRequest,
+    request: PullRequest,
     applied: PreferenceApplied,
 ) -> Result<Response, Rejection> {
-    let asked_at = Instant::now();
-    let pull = order.pull(caller);
-    let pulled = match app.transfers.pull(pull).await {
+    let received_at = Instant::now();
+    let pulled = match app.transfers.pull(request.pull(caller)).await {
         Ok(pulled) => pulled,
         Err(problem) => {
-            return Err(pull::explain_for_curl(&app.clients, caller, &order, problem).await);
+            return Err(pull::explain_for_curl(&app.clients, caller, &request, problem).await);
         }
     };
-    let (view, end) = match order.wait {
-        Some(limit) => {
-            wait::watch(app, pulled.view.clone(), limit, |view| view.transfer.is_final()).await
-        }
-        None => wait::watch(app, pulled.view.clone(), SETTLE_LIMIT, View::is_settled).await,
+    let view = pulled.view.clone();
+    let (view, end) = match request.wait {
+        Some(limit) => wait::watch(app, view, limit, |view| view.transfer.is_final()).await,
+        None => wait::watch(app, view, SETTLE_LIMIT, View::is_settled).await,
     };
-    let waited = order.wait.map(|_| WaitResult { time: asked_at.elapsed(), end });
-    let mut response = answered(app, caller, &pulled, &view, waited)
-        .map_err(|problem| pull::explain_failed(caller, &order, pulled.id, problem))?;
+    let waited = request.wait.map(|_| WaitResult { time: received_at.elapsed(), end });
+    let mut response = respond(app, caller, &pulled, &view, waited)
+        .map_err(|problem| pull::explain_failed(caller, &request, pulled.id, problem))?;
     if !view.transfer.is_final() {
         response.headers_mut().insert(LOCATION, transfer_url(pulled.id));
     }
     if response.status() == StatusCode::SERVICE_UNAVAILABLE {
         response.headers_mut().insert(RETRY_AFTER, RETRY_SECONDS);
     }
-    applied.tell(&mut response);
+    applied.add_to(&mut response);
     Ok(response)
 }
 
-fn answered(
+fn respond(
     app: &App,
     caller: &Caller,
     pulled: &PullResult,
     view: &View,
     waited: Option<WaitResult>,
 ) -> Result<Response, Problem> {
-    let told = AnswerContext {
+    let context = AnswerContext {
         view,
         joined: pulled.joined,
         waited,
@@ -125,13 +125,12 @@ fn answered(
         host: &caller.host,
         now: Utc::now(),
     };
-    let (status, words) = answer::answer(&told)?;
+    let (status, text) = answer::answer(&context)?;
     Ok(match caller.format {
-        Format::Text => response::plain_text(status, words),
+        Format::Text => response::plain_text(status, text),
         Format::Json => {
-            let resource =
-                TransferJson::new(view, &app.about.data_dir, &caller.host).joined(pulled.joined);
-            response::json(status, &resource)
+            let resource = TransferJson::new(view, &app.about.data_dir, &caller.host);
+            response::json(status, &resource.joined(pulled.joined))
         }
     })
 }

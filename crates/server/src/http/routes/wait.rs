@@ -1,4 +1,4 @@
-//! The one waiting knob: `wait` means the same on every URL.
+//! Waits until a transfer reaches a state, for every URL that has the parameter `wait`.
 
 use std::time::Duration;
 
@@ -13,36 +13,34 @@ use crate::transfers::{TransferListItem, View};
 /// Why a request stops waiting for its transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WaitEnd {
-    /// The transfer has reached the stage that the caller waits for.
+    /// The transfer reached the state that the request waits for.
     Reached,
-    /// The wait timed out.
-    TimeUp,
-    /// The server stops.
-    Stopping,
+    TimedOut,
+    Draining,
 }
 
-/// Watches a transfer until `enough`, at most for `limit`, and not when the server stops:
-/// the transfer continues after a restart, the waiting requests end.
+/// Watches a transfer until `reached` is true, at most for `limit`. Ends early when the server drains:
+/// the transfer continues after a restart, a waiting request does not.
 pub(crate) async fn watch(
     app: &App,
     mut view: watch::Receiver<View>,
     limit: Duration,
-    enough: impl Fn(&View) -> bool,
+    reached: impl Fn(&View) -> bool,
 ) -> (View, WaitEnd) {
-    // An error means that the task of the transfer has ended, as it does when the server stops.
-    let seen = async { view.wait_for(|view| enough(view)).await.is_ok() };
-    let end = match app.lifecycle.drain().run_until_cancelled(timeout(limit, seen)).await {
-        Some(Err(_)) => WaitEnd::TimeUp,
+    // An error means that the task of the transfer ended because the server stops.
+    let wait = async { view.wait_for(|view| reached(view)).await.is_ok() };
+    let end = match app.lifecycle.drain().run_until_cancelled(timeout(limit, wait)).await {
+        Some(Err(_)) => WaitEnd::TimedOut,
         Some(Ok(true)) => WaitEnd::Reached,
-        Some(Ok(false)) | None => WaitEnd::Stopping,
+        Some(Ok(false)) | None => WaitEnd::Draining,
     };
-    let view = view.borrow().clone();
-    // The transfer may have reached the stage at the same moment.
-    let reached = enough(&view);
-    (view, if reached { WaitEnd::Reached } else { end })
+    let last_view = view.borrow().clone();
+    // The transfer may reach the state at the same time as the wait ends.
+    let is_reached = reached(&last_view);
+    (last_view, if is_reached { WaitEnd::Reached } else { end })
 }
 
-/// A transfer: now, or once it is final or the time is up.
+/// Returns a transfer: at once, or with `wait` when it is final or the wait timed out.
 pub(crate) async fn find(
     app: &App,
     id: TransferId,

@@ -1,4 +1,4 @@
-//! A server without agents, asked without a network.
+//! The server that the tests of `http` send requests to.
 
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -28,13 +28,12 @@ use crate::store::Store;
 use crate::transfers::Transfers;
 use crate::transfers::tests::LIMITS;
 
-/// A server without agents, asked without a network.
+/// A server without agents and without a network. `client4` is known and offline.
 pub(super) struct HttpFixture {
     pub(super) app: App,
     pub(super) folder: tempfile::TempDir,
 }
 
-/// What came back.
 pub(super) struct TestResponse {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
@@ -52,7 +51,6 @@ impl TestResponse {
 }
 
 impl HttpFixture {
-    /// Starts with `client4` known and offline.
     pub(super) async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let records = Records::open(&folder.path().join(RECORDS_FOLDER)).await.unwrap();
@@ -68,7 +66,8 @@ impl HttpFixture {
         records.client_connected(&greeting, Utc::now()).await.unwrap();
         let registry = Registry::new();
         let clients = KnownClients::new(registry.clone(), records.clone());
-        let (store, lifecycle) = (Store::open(folder.path()).unwrap(), Lifecycle::new());
+        let store = Store::open(folder.path()).unwrap();
+        let lifecycle = Lifecycle::new();
         let disk = DiskSampler::start(store.clone(), &lifecycle);
         let transfers = Transfers::start(
             records.clone(),
@@ -95,27 +94,27 @@ impl HttpFixture {
     pub(super) async fn send(&self, request: Request<Body>) -> TestResponse {
         let response = router(self.app.clone()).oneshot(request).await.unwrap();
         let (head, body) = response.into_parts();
-        let body = to_bytes(body, usize::MAX).await.unwrap();
-        let body = String::from_utf8(body.to_vec()).unwrap();
+        let bytes = to_bytes(body, usize::MAX).await.unwrap();
+        let body = String::from_utf8(bytes.to_vec()).unwrap();
         TestResponse { status: head.status, headers: head.headers, body }
     }
 
-    pub(super) async fn ask(&self, method: Method, url: &str) -> TestResponse {
+    pub(super) async fn request(&self, method: Method, url: &str) -> TestResponse {
         let request = Request::builder().method(method).uri(url).header("host", "pull:80");
         self.send(request.body(Body::empty()).unwrap()).await
     }
 
     pub(super) async fn get(&self, url: &str) -> TestResponse {
-        self.ask(Method::GET, url).await
+        self.request(Method::GET, url).await
     }
 
-    /// Puts a finished transfer of `test` on record and on the disk.
-    pub(super) async fn stored(&self) -> Transfer {
-        self.stored_as(None, b"test").await
+    /// Stores a finished transfer of the default file with the bytes `test`.
+    pub(super) async fn store_download(&self) -> Transfer {
+        self.store_download_as(None, b"test").await
     }
 
-    /// Puts a finished transfer on record and on the disk.
-    pub(super) async fn stored_as(&self, path: Option<&str>, bytes: &[u8]) -> Transfer {
+    /// Stores a finished transfer, in the records and on the disk.
+    pub(super) async fn store_download_as(&self, path: Option<&str>, bytes: &[u8]) -> Transfer {
         let path = path.map(|path| SharedPath::parse(path).unwrap());
         let mut transfer = Transfer::new(client4(), path, "test".to_owned(), Utc::now());
         let folder = self.folder.path().join(transfer.client.as_str());
@@ -130,9 +129,10 @@ impl HttpFixture {
         (&file).write_all(bytes).unwrap();
         let size = bytes.len() as u64;
         let source = Source { name: "data.txt".to_owned(), size, modified_ns: 0 };
-        let (digest, inode) = (Digest::of(bytes), file.metadata().unwrap().ino());
-        transfer.phase =
-            Phase::Done(Published::from_record(Download { source, name, size, digest, inode }));
+        let digest = Digest::of(bytes);
+        let inode = file.metadata().unwrap().ino();
+        let download = Download { source, name, size, digest, inode };
+        transfer.phase = Phase::Done(Published::from_record(download));
         transfer.finished_at = Some(Utc::now());
         self.app.records.save(&transfer).await.unwrap();
         transfer

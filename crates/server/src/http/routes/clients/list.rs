@@ -1,4 +1,4 @@
-//! Which clients a list shows, and in which order.
+//! Parses the parameters of a list of clients, and fetches the page.
 
 use chrono::DateTime;
 use filepull_core::id::ClientId;
@@ -14,29 +14,29 @@ use crate::registry::ClientView;
 
 const PARAMS: &[&str] = &["state", "q", "sort", "limit", "cursor"];
 
-/// The page that the parameters ask for.
+/// Returns the page that the parameters select.
 pub(crate) async fn fetch(app: &App, params: &Params) -> Result<ListPage<ClientView>, Problem> {
     let filter = filter(params)?;
     let list = app.clients.list(&filter).await.map_err(|error| records_failed(&error))?;
-    let next_cursor = list.next.map(|entry| write(filter.order, &entry));
+    let next_cursor = list.next.map(|entry| format_cursor(filter.order, &entry));
     Ok(ListPage { items: list.clients, next_cursor, total: list.total })
 }
 
 fn filter(params: &Params) -> Result<ClientFilter, Problem> {
     params.only(PARAMS)?;
-    let order = params.choice("sort", &[("id", ClientOrder::Id), ("seen", ClientOrder::Seen)])?;
-    let order = order.unwrap_or(ClientOrder::Id);
+    let orders = [("id", ClientOrder::Id), ("seen", ClientOrder::Seen)];
+    let order = params.choice("sort", &orders)?.unwrap_or(ClientOrder::Id);
     Ok(ClientFilter {
         online: params.choice("state", &[("online", true), ("offline", false)])?,
         wanted: params.get("q").unwrap_or_default().to_ascii_lowercase(),
         order,
-        after: paging::cursor(params, |cursor| read(order, cursor))?,
+        after: paging::cursor(params, |cursor| parse_cursor(order, cursor))?,
         limit: paging::limit(params)? as usize,
     })
 }
 
-/// The cursor of the page after this entry.
-fn write(order: ClientOrder, entry: &ClientListItem) -> String {
+/// Returns the cursor of the page that starts after `entry`.
+fn format_cursor(order: ClientOrder, entry: &ClientListItem) -> String {
     match order {
         ClientOrder::Id => format!("id~{}", entry.id),
         ClientOrder::Seen => {
@@ -45,8 +45,8 @@ fn write(order: ClientOrder, entry: &ClientListItem) -> String {
     }
 }
 
-/// Reads a cursor of a list in this order.
-fn read(order: ClientOrder, cursor: &str) -> Option<ClientListItem> {
+/// Parses a cursor. `None` if it is invalid or belongs to a list in another order.
+fn parse_cursor(order: ClientOrder, cursor: &str) -> Option<ClientListItem> {
     let (millis, id) = match order {
         ClientOrder::Id => (0, cursor.strip_prefix("id~")?),
         ClientOrder::Seen => {
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cursor_of_another_list_or_of_none_is_refused() {
+    fn an_invalid_cursor_and_a_cursor_of_another_order_are_rejected() {
         for query in
             ["cursor=zzz", "cursor=..", "cursor=", "sort=seen&cursor=id~a2", "cursor=seen~5~a1"]
         {
@@ -76,11 +76,11 @@ mod tests {
     }
 
     #[test]
-    fn a_cursor_leads_to_where_the_page_ended() {
+    fn a_parsed_cursor_formats_to_the_same_text() {
         for query in ["cursor=id~a2", "sort=seen&cursor=seen~1770000000001~a2"] {
             let filter = parsed(query).unwrap();
             let after = filter.after.unwrap();
-            assert!(query.ends_with(&write(filter.order, &after)), "{after:?}");
+            assert!(query.ends_with(&format_cursor(filter.order, &after)), "{after:?}");
         }
     }
 }

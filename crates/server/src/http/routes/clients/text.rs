@@ -1,4 +1,4 @@
-//! Clients in words: one, and a table of many.
+//! The text pages of one client and of a list of clients.
 
 use chrono::{DateTime, Utc};
 use filepull_core::human;
@@ -12,24 +12,25 @@ use crate::known_clients::ClientCounts;
 use crate::registry::{self, ClientView};
 use crate::transfers::{TransferListItem, TransferState, View};
 
-/// What `/clients` says.
+/// The text of `/clients`: a table and the totals.
 pub(crate) fn list(
     page: &ListPage<ClientDetails>,
     counts: ClientCounts,
     now: DateTime<Utc>,
 ) -> String {
     let header = ["CLIENT", "STATE", "SEEN", "AGENT", "OS", "FILE", "SIZE", "LAST TRANSFER"];
-    let rows = page.items.iter().map(|known| row(known, now));
-    let rows: Vec<_> = std::iter::once(header.map(str::to_owned)).chain(rows).collect();
+    let rows = page.items.iter().map(|details| row(details, now));
+    let lines: Vec<_> = std::iter::once(header.map(str::to_owned)).chain(rows).collect();
     let clients = text::count(counts.known, "client", "clients");
-    let (n_online, n_offline) = (counts.online, counts.offline());
-    let shown = page.items.len();
-    let shown = if shown == counts.known { String::new() } else { format!("  {shown} shown.") };
-    format!("{}{clients}: {n_online} online, {n_offline} offline.{shown}\n", table(&rows))
+    let n_online = counts.online;
+    let n_offline = counts.offline();
+    let n_shown = page.items.len();
+    let shown = if n_shown == counts.known { String::new() } else { format!("  {n_shown} shown.") };
+    format!("{}{clients}: {n_online} online, {n_offline} offline.{shown}\n", table(&lines))
 }
 
-fn row(known: &ClientDetails, now: DateTime<Utc>) -> [String; 8] {
-    let ClientDetails { client, current, last } = known;
+fn row(details: &ClientDetails, now: DateTime<Utc>) -> [String; 8] {
+    let ClientDetails { client, current, last } = details;
     let agent = &client.record.agent;
     let (file, size) = file(&client.record.default_file, current.as_ref(), text::short);
     [
@@ -57,14 +58,14 @@ fn seen(client: &ClientView, now: DateTime<Utc>) -> String {
     if client.online { "now".to_owned() } else { text::ago(client.last_seen_at, now) }
 }
 
-/// The default file and its size; while a file is sent, that one and how much of it is here.
+/// Returns the file that is being sent and its progress, or else the default file and its size.
 fn file(
     default: &DefaultFile,
     current: Option<&View>,
     name: fn(&str) -> String,
 ) -> (String, String) {
-    let sent = current.and_then(|view| view.source.as_ref().zip(view.percent()));
-    match (sent, default) {
+    let sending = current.and_then(|view| view.source.as_ref().zip(view.percent()));
+    match (sending, default) {
         (Some((source, percent)), _) => (name(&source.name), format!("{percent} %")),
         (None, Ok(source)) => (name(&source.name), human::size(source.size)),
         (None, Err(Code::FileMissing)) => ("missing".to_owned(), String::new()),
@@ -78,7 +79,8 @@ fn last_transfer(last: Option<&TransferListItem>, now: DateTime<Utc>) -> String 
         Some(TransferListItem::Damaged(_)) => return DAMAGED.to_owned(),
         Some(TransferListItem::View(view)) => view,
     };
-    let (state, transfer) = (view.state().as_str(), &view.transfer);
+    let state = view.state().as_str();
+    let transfer = &view.transfer;
     let problem = transfer.problem().map(|problem| format!("{}, ", problem.code));
     match transfer.finished_at {
         None => state.to_owned(),
@@ -86,14 +88,14 @@ fn last_transfer(last: Option<&TransferListItem>, now: DateTime<Utc>) -> String 
     }
 }
 
-/// One word from another machine, which may be missing.
+/// Formats text from an agent as one word. Empty text becomes `-`.
 fn word(text: &str) -> String {
     if text.is_empty() { "-".to_owned() } else { human::printable(text, 24).replace(' ', "_") }
 }
 
-/// What `/clients/ID` says.
-pub(crate) fn one(known: &ClientDetails, now: DateTime<Utc>, host: &str) -> String {
-    let ClientDetails { client, current, last } = known;
+/// The text of `/clients/ID`: the state, commands and what the agent reported.
+pub(crate) fn client(details: &ClientDetails, now: DateTime<Utc>, host: &str) -> String {
+    let ClientDetails { client, current, last } = details;
     let record = &client.record;
     let id = &record.id;
     let head = if client.online {
@@ -107,10 +109,11 @@ pub(crate) fn one(known: &ClientDetails, now: DateTime<Utc>, host: &str) -> Stri
     let agent = &record.agent;
     let shares: Vec<String> = record.shares.iter().map(|share| text::name(share)).collect();
     let machine = [&agent.hostname, &agent.os, &agent.arch].map(|text| word(text)).join("  ");
-    // A plain pull of a client that is offline is refused.
+    // Without `queue` a pull from an offline client is rejected.
     let queue = if client.online { "" } else { "&queue=24h" };
-    let under_way = current.as_ref().map(|view| {
-        let (state, transfer) = (view.state().as_str(), view.transfer.id);
+    let transfer_line = current.as_ref().map(|view| {
+        let state = view.state().as_str();
+        let transfer = view.transfer.id;
         format!("{state}  {host}/transfers/{transfer}")
     });
     let mut rows = vec![
@@ -122,7 +125,7 @@ pub(crate) fn one(known: &ClientDetails, now: DateTime<Utc>, host: &str) -> Stri
         ["address".to_owned(), record.remote_addr.ip().to_canonical().to_string()],
         ["file".to_owned(), format!("{file}  {size}")],
         ["shares".to_owned(), shares.join("  ")],
-        ["current".to_owned(), under_way.unwrap_or_else(|| "none".to_owned())],
+        ["current".to_owned(), transfer_line.unwrap_or_else(|| "none".to_owned())],
         ["last".to_owned(), last_transfer(last.as_ref(), now)],
     ];
     if current.is_some() {

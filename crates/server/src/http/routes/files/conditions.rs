@@ -1,4 +1,4 @@
-//! Which part of a file a request asks for, and under which conditions (RFC 9110, 13 and 14).
+//! Evaluates the conditions and the range of a request for a file (RFC 9110, 13 and 14).
 
 use std::ops::RangeInclusive;
 use std::time::SystemTime;
@@ -13,54 +13,53 @@ use http_range_header::{
     parse_range_header,
 };
 
-/// How to answer a request for a file.
+/// The result of the conditions and the range of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Precondition {
-    /// Send the whole file.
     Whole,
-    /// Send these bytes.
-    Part(RangeInclusive<u64>),
-    /// The caller has the file already.
+    /// The first and the last byte, both included.
+    Range(RangeInclusive<u64>),
+    /// The caller already has this version.
     NotModified,
-    /// The caller wanted another version of the file.
+    /// The condition names another version.
     OtherVersion,
-    /// The bytes of the URL change, and the caller did not name the version that it continues.
+    /// The file at this URL changes, and the range names no version.
     UnnamedVersion,
-    /// The file has none of the bytes that were asked for.
+    /// The file has no byte in the range.
     Unsatisfiable,
 }
 
-/// The version of a file that a URL leads to now.
+/// The current version of the file at a URL.
 #[derive(Clone, Debug)]
 pub(crate) struct Version {
     pub(crate) etag: ETag,
     pub(crate) modified_at: SystemTime,
     pub(crate) size: u64,
-    /// The URL leads to other files later.
+    /// Whether the URL serves another file later.
     pub(crate) changes: bool,
 }
 
-/// Judges the conditions of a request in the order of RFC 9110, 13.2.2.
-pub(crate) fn judge(method: &Method, headers: &HeaderMap, version: &Version) -> Precondition {
+/// Evaluates the conditions of a request in the order of RFC 9110, 13.2.2.
+pub(crate) fn evaluate(method: &Method, headers: &HeaderMap, version: &Version) -> Precondition {
     if !is_wanted(headers, version) {
         return Precondition::OtherVersion;
     }
     if is_known(headers, version) {
         return Precondition::NotModified;
     }
-    let part =
-        if method == Method::GET { part(headers, version.size) } else { Precondition::Whole };
-    match (&part, continues(headers, version)) {
-        (Precondition::Whole, _) => part,
-        // The rest of this version must not be appended to a part of another.
+    let requested =
+        if method == Method::GET { range(headers, version.size) } else { Precondition::Whole };
+    match (&requested, continues(headers, version)) {
+        (Precondition::Whole, _) => requested,
+        // The rest of this version must not be appended to a part of another version.
         (_, Some(false)) => Precondition::Whole,
         (_, None) if version.changes => Precondition::UnnamedVersion,
-        (_, None | Some(true)) => part,
+        (_, None | Some(true)) => requested,
     }
 }
 
-/// Do `If-Match` and `If-Unmodified-Since` allow this version? An `If-Match` that cannot be read
-/// names no version.
+/// Returns whether `If-Match` and `If-Unmodified-Since` allow this version. An invalid `If-Match`
+/// allows none.
 fn is_wanted(headers: &HeaderMap, version: &Version) -> bool {
     match headers.typed_try_get::<IfMatch>() {
         Ok(Some(tags)) => tags.precondition_passes(&version.etag),
@@ -71,7 +70,7 @@ fn is_wanted(headers: &HeaderMap, version: &Version) -> bool {
     }
 }
 
-/// Does the caller have this version, by `If-None-Match` or `If-Modified-Since`?
+/// Returns whether the caller has this version, by `If-None-Match` or `If-Modified-Since`.
 fn is_known(headers: &HeaderMap, version: &Version) -> bool {
     match headers.typed_try_get::<IfNoneMatch>() {
         Ok(Some(tags)) => !tags.precondition_passes(&version.etag),
@@ -82,8 +81,9 @@ fn is_known(headers: &HeaderMap, version: &Version) -> bool {
     }
 }
 
-/// Does the caller continue this version? `None`: it did not name one. A time in `If-Range` counts as
-/// another version: then the whole file is sent, which is safe. `If-Match` was judged before.
+/// Returns whether the caller continues this version; `None` if it names no version. A time in
+/// `If-Range` counts as another version: the response is then the whole file, which is safe.
+/// [`is_wanted`] has checked `If-Match`.
 fn continues(headers: &HeaderMap, version: &Version) -> Option<bool> {
     if headers.contains_key(IF_RANGE) {
         let named = headers.typed_get::<IfRange>();
@@ -92,24 +92,24 @@ fn continues(headers: &HeaderMap, version: &Version) -> Option<bool> {
     headers.typed_get::<IfMatch>().map(|_| true)
 }
 
-/// The bytes that `Range` asks for. One that cannot be read, one in other units and one of several
-/// parts are ignored, as RFC 9110, 14.2 allows.
-fn part(headers: &HeaderMap, size: u64) -> Precondition {
+/// Parses `Range`. Ignores an invalid range, another unit, and several ranges in one header, as RFC
+/// 9110, 14.2 allows.
+fn range(headers: &HeaderMap, size: u64) -> Precondition {
     let text = headers.get(RANGE).and_then(|range| range.to_str().ok()).unwrap_or_default();
     if text.contains(',') {
         return Precondition::Whole;
     }
     match parse_range_header(text) {
         Ok(parsed) => {
-            parsed.ranges.first().map_or(Precondition::Whole, |range| within(*range, size))
+            parsed.ranges.first().map_or(Precondition::Whole, |range| limit_to(*range, size))
         }
         Err(RangeUnsatisfiableError::ZeroSuffix) => Precondition::Unsatisfiable,
         Err(_) => Precondition::Whole,
     }
 }
 
-/// The bytes of a range that a file of `size` bytes has.
-fn within(range: SyntacticallyCorrectRange, size: u64) -> Precondition {
+/// Limits a range to the bytes of a file of `size` bytes.
+fn limit_to(range: SyntacticallyCorrectRange, size: u64) -> Precondition {
     let first = match range.start {
         StartPosition::Index(first) => first,
         StartPosition::FromLast(len) => size.saturating_sub(len),
@@ -120,10 +120,10 @@ fn within(range: SyntacticallyCorrectRange, size: u64) -> Precondition {
     };
     let is_suffix = matches!(range.start, StartPosition::FromLast(_));
     match size.checked_sub(1) {
-        // It ends before it starts: not a range.
+        // Invalid: the range ends before it starts.
         _ if wanted_last < first => Precondition::Whole,
-        Some(last) if first <= last => Precondition::Part(first..=last.min(wanted_last)),
-        // The last bytes of an empty file are the whole of it.
+        Some(last) if first <= last => Precondition::Range(first..=last.min(wanted_last)),
+        // A suffix of an empty file is the whole file.
         None if is_suffix => Precondition::Whole,
         Some(_) | None => Precondition::Unsatisfiable,
     }
@@ -140,7 +140,7 @@ mod tests {
 
     const ETAG: &str = "\"9f86\"";
 
-    /// 14:23:25 on 12 June 2025, and a second before and after.
+    /// The time of the file, and one second before and after it.
     const AT: &str = "Thu, 12 Jun 2025 14:23:25 GMT";
     const BEFORE: &str = "Thu, 12 Jun 2025 14:23:24 GMT";
     const AFTER: &str = "Thu, 12 Jun 2025 14:23:26 GMT";
@@ -150,18 +150,18 @@ mod tests {
         Version { etag: ETAG.parse().unwrap(), modified_at, size, changes }
     }
 
-    fn judged(pairs: &[(HeaderName, &'static str)], version: &Version) -> Precondition {
+    fn evaluated(pairs: &[(HeaderName, &'static str)], version: &Version) -> Precondition {
         let mut headers = HeaderMap::new();
         for (name, value) in pairs {
             headers.append(name, HeaderValue::from_static(value));
         }
-        judge(&Method::GET, &headers, version)
+        evaluate(&Method::GET, &headers, version)
     }
 
     #[test]
-    fn a_caller_that_has_the_file_need_not_get_it_again() {
+    fn a_caller_that_has_this_version_gets_304() {
         let check = |name: HeaderName, value, expected| {
-            assert_eq!(judged(&[(name, value)], &version(4, true)), expected, "{value}");
+            assert_eq!(evaluated(&[(name, value)], &version(4, true)), expected, "{value}");
         };
         check(IF_NONE_MATCH, "\"9f86\"", Precondition::NotModified);
         check(IF_NONE_MATCH, "W/\"9f86\"", Precondition::NotModified);
@@ -174,19 +174,19 @@ mod tests {
         check(IF_MODIFIED_SINCE, BEFORE, Precondition::Whole);
         check(IF_MODIFIED_SINCE, "yesterday", Precondition::Whole);
         let both = [(IF_NONE_MATCH, "\"other\""), (IF_MODIFIED_SINCE, AFTER)];
-        assert_eq!(judged(&both, &version(4, true)), Precondition::Whole);
+        assert_eq!(evaluated(&both, &version(4, true)), Precondition::Whole);
     }
 
     #[test]
-    fn a_list_may_be_spread_over_several_headers() {
+    fn entity_tags_in_several_headers_are_one_list() {
         let pairs = [(IF_NONE_MATCH, "\"other\""), (IF_NONE_MATCH, "\"9f86\"")];
-        assert_eq!(judged(&pairs, &version(4, false)), Precondition::NotModified);
+        assert_eq!(evaluated(&pairs, &version(4, false)), Precondition::NotModified);
     }
 
     #[test]
-    fn a_wanted_version_that_is_not_this_one_fails() {
+    fn a_condition_for_another_version_fails() {
         let check = |name: HeaderName, value, expected| {
-            assert_eq!(judged(&[(name, value)], &version(4, false)), expected, "{value}");
+            assert_eq!(evaluated(&[(name, value)], &version(4, false)), expected, "{value}");
         };
         check(IF_MATCH, "\"9f86\"", Precondition::Whole);
         check(IF_MATCH, "*", Precondition::Whole);
@@ -198,13 +198,13 @@ mod tests {
     }
 
     #[test]
-    fn a_range_of_another_version_becomes_the_whole_file() {
+    fn a_range_of_another_version_returns_the_whole_file() {
         for changes in [false, true] {
             let check = |tag, expected| {
                 let pairs = [(RANGE, "bytes=1-"), (IF_RANGE, tag)];
-                assert_eq!(judged(&pairs, &version(4, changes)), expected, "{tag}");
+                assert_eq!(evaluated(&pairs, &version(4, changes)), expected, "{tag}");
             };
-            check("\"9f86\"", Precondition::Part(1..=3));
+            check("\"9f86\"", Precondition::Range(1..=3));
             check("\"other\"", Precondition::Whole);
             check("W/\"9f86\"", Precondition::Whole);
             check(AT, Precondition::Whole);
@@ -213,36 +213,39 @@ mod tests {
     }
 
     #[test]
-    fn a_range_of_a_url_whose_bytes_change_must_name_its_version() {
+    fn a_range_of_a_changing_url_must_name_the_version() {
         let check = |pairs: &[_], expected| {
-            assert_eq!(judged(pairs, &version(4, true)), expected, "{pairs:?}");
+            assert_eq!(evaluated(pairs, &version(4, true)), expected, "{pairs:?}");
         };
         check(&[(RANGE, "bytes=1-")], Precondition::UnnamedVersion);
         check(&[(RANGE, "bytes=9-")], Precondition::UnnamedVersion);
         check(&[(RANGE, "lines=1-")], Precondition::Whole);
-        check(&[(RANGE, "bytes=1-"), (IF_MATCH, "\"9f86\"")], Precondition::Part(1..=3));
+        check(&[(RANGE, "bytes=1-"), (IF_MATCH, "\"9f86\"")], Precondition::Range(1..=3));
         check(&[(RANGE, "bytes=1-"), (IF_NONE_MATCH, "\"9f86\"")], Precondition::NotModified);
-        assert_eq!(judged(&[(RANGE, "bytes=1-")], &version(4, false)), Precondition::Part(1..=3));
+        assert_eq!(
+            evaluated(&[(RANGE, "bytes=1-")], &version(4, false)),
+            Precondition::Range(1..=3)
+        );
     }
 
     #[test]
-    fn a_range_is_cut_to_the_bytes_that_the_file_has() {
+    fn a_range_is_limited_to_the_bytes_of_the_file() {
         let check = |range, size, expected| {
             assert_eq!(
-                judged(&[(RANGE, range)], &version(size, false)),
+                evaluated(&[(RANGE, range)], &version(size, false)),
                 expected,
                 "{range} {size}"
             );
         };
-        check("bytes=1-2", 4, Precondition::Part(1..=2));
-        check("bytes=0-", 4, Precondition::Part(0..=3));
-        check("bytes=3-3", 4, Precondition::Part(3..=3));
-        check("bytes=2-99", 4, Precondition::Part(2..=3));
+        check("bytes=1-2", 4, Precondition::Range(1..=2));
+        check("bytes=0-", 4, Precondition::Range(0..=3));
+        check("bytes=3-3", 4, Precondition::Range(3..=3));
+        check("bytes=2-99", 4, Precondition::Range(2..=3));
         check("bytes=4-", 4, Precondition::Unsatisfiable);
         check("bytes=9-12", 4, Precondition::Unsatisfiable);
-        check("bytes=-1", 4, Precondition::Part(3..=3));
-        check("bytes=-4", 4, Precondition::Part(0..=3));
-        check("bytes=-99", 4, Precondition::Part(0..=3));
+        check("bytes=-1", 4, Precondition::Range(3..=3));
+        check("bytes=-4", 4, Precondition::Range(0..=3));
+        check("bytes=-99", 4, Precondition::Range(0..=3));
         check("bytes=-0", 4, Precondition::Unsatisfiable);
         check("bytes=-0", 0, Precondition::Unsatisfiable);
         check("bytes=0-", 0, Precondition::Unsatisfiable);
@@ -255,8 +258,8 @@ mod tests {
     }
 
     #[test]
-    fn a_range_is_for_get() {
+    fn a_range_is_ignored_unless_the_method_is_get() {
         let headers = HeaderMap::from_iter([(RANGE, HeaderValue::from_static("bytes=1-2"))]);
-        assert_eq!(judge(&Method::HEAD, &headers, &version(4, true)), Precondition::Whole);
+        assert_eq!(evaluate(&Method::HEAD, &headers, &version(4, true)), Precondition::Whole);
     }
 }

@@ -1,4 +1,4 @@
-//! The headers that say what a file is, and how to keep it.
+//! Sets the headers of a response with a file: version, digest, name and caching.
 
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE, HeaderName, X_CONTENT_TYPE_OPTIONS,
@@ -13,14 +13,13 @@ use super::conditions::Version;
 
 const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
 
-/// Names this version of the file: its SHA-256, in quotes.
+/// Returns the entity tag of a download: its SHA-256 in quotes.
 pub(crate) fn etag(download: &Download) -> ETag {
-    let quoted = format!("\"{}\"", download.digest);
-    quoted.parse().expect("a digest in quotes is an entity tag")
+    format!("\"{}\"", download.digest).parse().expect("a digest in quotes is an entity tag")
 }
 
-/// Sets the headers that describe a file.
-pub(crate) fn describe(
+/// Sets the headers of a response with a file, or of a 304.
+pub(crate) fn set_headers(
     headers: &mut HeaderMap,
     transfer: &Transfer,
     download: &Download,
@@ -36,11 +35,11 @@ pub(crate) fn describe(
         (CONTENT_DISPOSITION, format!("attachment; filename=\"{saved_as}\"")),
         (CONTENT_TYPE, "application/octet-stream".to_owned()),
         (X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
-        // It may be kept, and is asked for again: the newest file of a client changes.
+        // A cache must revalidate: the newest file of a client changes.
         (CACHE_CONTROL, "private, no-cache".to_owned()),
     ];
     for (name, text) in texts {
-        // All of them are made of ids, names and digests, which are plain ASCII.
+        // Never fails: ids, names and digests are ASCII.
         if let Ok(value) = HeaderValue::try_from(text) {
             headers.insert(name, value);
         }
@@ -59,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_download_is_offered_for_saving_with_its_digest() {
+    fn the_headers_of_a_download_name_its_file_and_its_digest() {
         let client = ClientId::parse("client4").unwrap();
         let transfer = Transfer::new(client, None, "test".to_owned(), DateTime::UNIX_EPOCH);
         let source = Source { name: "a.txt".to_owned(), size: 4, modified_ns: 0 };
@@ -68,7 +67,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         let modified_at = std::time::UNIX_EPOCH;
         let version = Version { etag: etag(&download), modified_at, size: 4, changes: false };
-        describe(&mut headers, &transfer, &download, &version);
+        set_headers(&mut headers, &transfer, &download, &version);
         let check = |name: HeaderName, value: &str| assert_eq!(headers[name], value);
         check(ETAG, "\"9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08\"");
         check(LAST_MODIFIED, "Thu, 01 Jan 1970 00:00:00 GMT");

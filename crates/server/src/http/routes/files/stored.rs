@@ -1,4 +1,4 @@
-//! Finds a download on the disk and decides whether it is still the file on record.
+//! Finds a download on the disk, and checks whether it is still the recorded file.
 
 use std::error::Error as _;
 use std::fs::{File, Metadata};
@@ -14,24 +14,22 @@ use tokio_util::io::ReaderStream;
 
 use crate::store::{Store, StoreError, digest_of};
 
-/// Bytes read from the disk and sent to the caller at once.
+/// How many bytes are read from the disk at once.
 const CHUNK_LEN: usize = 64 * 1024;
 
-/// What is stored under the name of a download.
+/// What is on the disk under the name of a download.
 #[derive(Debug)]
 pub(crate) enum StoredFile {
-    /// The file on record.
-    Stored(File),
-    /// Another file, or the file with other bytes.
+    Unchanged(File),
+    /// Another file, a link, or the recorded file with other bytes.
     Other,
-    /// Nothing.
-    Nothing,
+    Missing,
 }
 
-/// Opens a download without following links, and compares it with its record. Blocks.
+/// Opens a download without following links, and compares it with its record. Blocking.
 ///
 /// # Errors
-/// The disk failed.
+/// Reading the disk failed.
 pub(crate) fn find(
     store: &Store,
     transfer: &Transfer,
@@ -42,16 +40,17 @@ pub(crate) fn find(
         Err(error) if is_link(&error) => return Ok(StoredFile::Other),
         Err(error) => return Err(io::Error::other(error)),
     };
-    let Some(file) = opened else { return Ok(StoredFile::Nothing) };
+    let Some(file) = opened else { return Ok(StoredFile::Missing) };
     let metadata = file.metadata()?;
     if !metadata.is_file() || metadata.len() != download.size {
         return Ok(StoredFile::Other);
     }
-    // A restored backup has another inode, a new owner sets another time, and the disk of another
-    // machine has another clock: only the digest knows whether the bytes are the same.
-    let is_stored = is_untouched(&metadata, transfer, download)
+    // A restored backup has another inode, a change of the owner sets another time, and the disk of
+    // another machine has another clock. In these cases only the digest proves that the bytes are
+    // the same.
+    let is_unchanged = is_untouched(&metadata, transfer, download)
         || digest_of(&file)? == (download.size, download.digest);
-    Ok(if is_stored { StoredFile::Stored(file) } else { StoredFile::Other })
+    Ok(if is_unchanged { StoredFile::Unchanged(file) } else { StoredFile::Other })
 }
 
 fn is_link(error: &StoreError) -> bool {
@@ -59,8 +58,8 @@ fn is_link(error: &StoreError) -> bool {
     system.and_then(io::Error::raw_os_error) == Some(Errno::LOOP.raw_os_error())
 }
 
-/// Returns whether it is the published file, unchanged since. Any write updates the ctime of the
-/// inode, which no program can set back.
+/// Returns whether it is the published file, unmodified. Every write updates the ctime of the inode,
+/// and no program can set it back.
 fn is_untouched(metadata: &Metadata, transfer: &Transfer, download: &Download) -> bool {
     let changed_ms = metadata.ctime().saturating_mul(1000) + metadata.ctime_nsec() / 1_000_000;
     let finished = transfer.finished_at;
@@ -68,13 +67,13 @@ fn is_untouched(metadata: &Metadata, transfer: &Transfer, download: &Download) -
         && finished.is_some_and(|at| changed_ms <= at.timestamp_millis())
 }
 
-/// The bytes of an open file as a body.
+/// Returns the bytes of an open file as a body.
 ///
 /// # Errors
-/// The file cannot be sought in.
-pub(crate) fn body(mut file: File, bytes: &RangeInclusive<u64>) -> io::Result<Body> {
-    file.seek(SeekFrom::Start(*bytes.start()))?;
-    let len = bytes.end() - bytes.start() + 1;
+/// Seeking to the first byte failed.
+pub(crate) fn body(mut file: File, range: &RangeInclusive<u64>) -> io::Result<Body> {
+    file.seek(SeekFrom::Start(*range.start()))?;
+    let len = range.end() - range.start() + 1;
     let reader = tokio::fs::File::from_std(file).take(len);
     Ok(Body::from_stream(ReaderStream::with_capacity(reader, CHUNK_LEN)))
 }

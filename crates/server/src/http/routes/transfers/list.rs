@@ -1,4 +1,4 @@
-//! Which transfers a list shows.
+//! Parses the parameters of a list of transfers, and fetches the page.
 
 use chrono::{DateTime, Utc};
 use filepull_core::problem::{Code, Problem};
@@ -11,12 +11,12 @@ use crate::transfers::{ActivityFilter, TransferListItem};
 
 const PARAMS: &[&str] = &["client", "state", "since", "until", "error", "limit", "cursor"];
 
-/// The words of the `state` parameter.
+/// The values of the parameter `state`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum TransferSelection {
-    /// Whether an unfinished transfer waits or runs is not on record.
+    /// Only memory knows whether an unfinished transfer waits or runs.
     Unfinished(ActivityFilter),
-    /// This state, which is as final in the records as it is here.
+    /// A final state, which is in the records.
     Final(PhaseName),
 }
 
@@ -28,24 +28,26 @@ const STATES: &[(&str, TransferSelection)] = &[
     ("cancelled", TransferSelection::Final(PhaseName::Cancelled)),
 ];
 
-/// Do the parameters ask for some of the transfers only?
-pub(crate) fn is_narrowed(params: &Params) -> bool {
+/// Returns whether the parameters exclude some transfers from the list.
+pub(crate) fn is_filtered(params: &Params) -> bool {
     ["client", "state", "since", "until", "error"].iter().any(|name| params.get(name).is_some())
 }
 
-/// The page that the parameters ask for, newest first.
+/// Returns the page that the parameters select, newest first.
 pub(crate) async fn fetch(
     app: &App,
     params: &Params,
     now: DateTime<Utc>,
 ) -> Result<ListPage<TransferListItem>, Problem> {
     params.only(PARAMS)?;
-    let wanted = params.choice("state", STATES)?;
+    let selection = params.choice("state", STATES)?;
     let mut filter = filter(params, now)?;
-    let page = match wanted {
-        Some(TransferSelection::Unfinished(kind)) => app.transfers.list_unfinished(kind, &filter),
-        Some(TransferSelection::Final(word)) => {
-            filter.states = vec![word];
+    let page = match selection {
+        Some(TransferSelection::Unfinished(activity)) => {
+            app.transfers.list_unfinished(activity, &filter)
+        }
+        Some(TransferSelection::Final(phase)) => {
+            filter.states = vec![phase];
             app.transfers.list(&filter).await?
         }
         None => app.transfers.list(&filter).await?,

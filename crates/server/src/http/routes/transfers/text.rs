@@ -1,4 +1,4 @@
-//! Transfers in words: one, and a table of many.
+//! The text pages of one transfer and of a list of transfers.
 
 use chrono::{DateTime, Utc};
 use filepull_core::human;
@@ -11,8 +11,8 @@ use crate::http::response::text::{self, table};
 use crate::records::DamagedTransfer;
 use crate::transfers::{Activity, TransferCounts, TransferListItem, TransferState, View};
 
-/// What `/transfers/ID` says.
-pub(crate) fn one(
+/// The text of `/transfers/ID`. `stored`: whether the download is still on the disk.
+pub(crate) fn transfer(
     view: &View,
     place: Option<usize>,
     stored: bool,
@@ -21,40 +21,41 @@ pub(crate) fn one(
 ) -> String {
     let transfer = &view.transfer;
     let path = transfer.path.as_ref().map_or("the default file".to_owned(), ToString::to_string);
-    let (asked, by) = (text::second(transfer.created_at), text::name(&transfer.requested_by));
-    let said = |problem| to_text(&with_host(problem, host));
+    let created = text::second(transfer.created_at);
+    let requested_by = text::name(&transfer.requested_by);
+    let explain = |problem| to_text(&with_host(problem, host));
     let head = match &transfer.phase {
         Phase::Done(published) if !stored => {
-            text::done_and_gone(view, published.download(), data_dir)
+            text::done_and_deleted(view, published.download(), data_dir)
         }
         Phase::Done(published) => {
             let done = text::done(view, published.download(), data_dir);
             format!("{done}  file    curl -OJ {host}/transfers/{}/file\n", transfer.id)
         }
-        Phase::Failed(ended) => format!("Failed: {}", said(&ended.problem)),
-        Phase::Cancelled(ended) => said(&ended.problem),
+        Phase::Failed(failure) => format!("Failed: {}", explain(&failure.problem)),
+        Phase::Cancelled(failure) => explain(&failure.problem),
         Phase::Queued | Phase::Receiving(_) | Phase::Sealed(_) => {
             let id = transfer.id;
             let cancel = format!("curl -X POST {host}/transfers/{id}/cancel");
             let wait = format!("curl \"{host}/transfers/{id}?wait\"");
-            format!("{}\n  wait    {wait}\n  cancel  {cancel}\n", under_way(view, place))
+            format!("{}\n  wait    {wait}\n  cancel  {cancel}\n", unfinished(view, place))
         }
     };
     format!(
-        "{head}\ntransfer  {}\nasked     {asked} by {by}\npath      {path}\nattempt   {}\n",
+        "{head}\ntransfer  {}\nasked     {created} by {requested_by}\npath      {path}\nattempt   {}\n",
         transfer.id, transfer.attempt
     )
 }
 
-/// The text answer to `POST /transfers/ID/cancel`.
+/// The text of the response to `POST /transfers/ID/cancel`.
 pub(crate) fn cancelled(view: &View, data_dir: &str, host: &str) -> String {
     let transfer = &view.transfer;
     let id = transfer.id;
-    let said = |problem| to_text(&with_host(problem, host));
+    let explain = |problem| to_text(&with_host(problem, host));
     match &transfer.phase {
-        Phase::Cancelled(ended) => said(&ended.problem),
-        Phase::Failed(ended) => {
-            format!("Nothing to cancel: the transfer has failed.\n{}", said(&ended.problem))
+        Phase::Cancelled(failure) => explain(&failure.problem),
+        Phase::Failed(failure) => {
+            format!("Nothing to cancel: the transfer has failed.\n{}", explain(&failure.problem))
         }
         Phase::Done(published) => {
             format!("Nothing to cancel. {}", text::done(view, published.download(), data_dir))
@@ -66,8 +67,8 @@ pub(crate) fn cancelled(view: &View, data_dir: &str, host: &str) -> String {
     }
 }
 
-/// `Running: client4 is sending menu.txt (100.0 MiB), 42 %, about 12 s left.`
-fn under_way(view: &View, place: Option<usize>) -> String {
+/// Returns `Running: client4 is sending menu.txt (100.0 MiB), 42 %, about 12 s left.`
+fn unfinished(view: &View, place: Option<usize>) -> String {
     match view.stage {
         Activity::Waiting(waiting_for) => {
             format!("Waiting: {}.", text::waits(view, waiting_for, place))
@@ -82,7 +83,7 @@ fn under_way(view: &View, place: Option<usize>) -> String {
     }
 }
 
-/// What `/transfers` says.
+/// The text of `/transfers`. `counts` is `None` for a filtered list.
 pub(crate) fn list(
     page: &ListPage<(Option<usize>, TransferListItem)>,
     now: DateTime<Utc>,
@@ -93,19 +94,19 @@ pub(crate) fn list(
         TransferListItem::View(view) => row(view, *place, now),
         TransferListItem::Damaged(damaged) => damaged_row(damaged, now),
     });
-    let rows: Vec<_> = std::iter::once(header).chain(rows).collect();
-    let (shown, total) = (page.items.len(), page.total);
-    let under_way = counts
-        .map_or(" that match".to_owned(), |TransferCounts { running, waiting }| {
-            format!("; {running} running, {waiting} waiting")
-        });
-    format!("{}{shown} of {total} transfers{under_way}.\n", table(&rows))
+    let lines: Vec<_> = std::iter::once(header).chain(rows).collect();
+    let shown = page.items.len();
+    let total = page.total;
+    let scope = counts.map_or(" that match".to_owned(), |TransferCounts { running, waiting }| {
+        format!("; {running} running, {waiting} waiting")
+    });
+    format!("{}{shown} of {total} transfers{scope}.\n", table(&lines))
 }
 
 fn row(view: &View, place: Option<usize>, now: DateTime<Utc>) -> [String; 6] {
     let transfer = &view.transfer;
-    let file = view.source.as_ref().map(|source| source.name.as_str());
-    let file = file.or_else(|| transfer.path.as_ref().map(|path| path.as_str()));
+    let name = view.source.as_ref().map(|source| source.name.as_str());
+    let file = name.or_else(|| transfer.path.as_ref().map(|path| path.as_str()));
     [
         transfer.id.to_string(),
         transfer.client.to_string(),
@@ -132,15 +133,15 @@ fn damaged_row(damaged: &DamagedTransfer, now: DateTime<Utc>) -> [String; 6] {
 pub(crate) fn damaged(damaged: &DamagedTransfer) -> String {
     let unknown = || "unknown".to_owned();
     let client = damaged.client.as_ref().map_or_else(unknown, ToString::to_string);
-    let asked = damaged.created_at.map_or_else(unknown, text::second);
+    let created = damaged.created_at.map_or_else(unknown, text::second);
     let problem = damaged.problem();
     format!(
-        "Damaged: {} {}\ntransfer  {}\nclient    {client}\nasked     {asked}\n",
+        "Damaged: {} {}\ntransfer  {}\nclient    {client}\nasked     {created}\n",
         problem.detail, problem.hint, damaged.id
     )
 }
 
-/// The last column: what matters about a transfer in this state.
+/// Returns the last column: the size, the progress, the problem, or what the transfer waits for.
 fn outcome(view: &View, place: Option<usize>) -> String {
     match (view.state(), &view.transfer.phase) {
         (TransferState::Waiting(waiting_for), _) => text::waits(view, waiting_for, place),
@@ -148,7 +149,7 @@ fn outcome(view: &View, place: Option<usize>) -> String {
             text::progress(view).unwrap_or_else(|| "no answer yet".to_owned())
         }
         (_, Phase::Done(published)) => human::size(published.download().size),
-        (_, Phase::Failed(ended) | Phase::Cancelled(ended)) => ended.problem.code.to_string(),
+        (_, Phase::Failed(failure) | Phase::Cancelled(failure)) => failure.problem.code.to_string(),
         (_, Phase::Queued | Phase::Receiving(_) | Phase::Sealed(_)) => String::new(),
     }
 }

@@ -1,4 +1,4 @@
-//! What a trigger is told: a status and words, made from nothing but what is known by then.
+//! Decides the status and the text of the response to a trigger. Pure: the input is a value.
 
 use std::time::Duration;
 
@@ -15,79 +15,72 @@ use crate::transfers::{Activity, View, WaitingFor};
 #[cfg(test)]
 mod tests;
 
-/// Everything that the answer depends on.
+/// The input of the answer.
 #[derive(Debug)]
 pub(crate) struct AnswerContext<'a> {
-    /// The transfer, by the time it is told.
     pub(crate) view: &'a View,
-    /// It was under way before.
+    /// Whether the pull joined a transfer that was unfinished already.
     pub(crate) joined: bool,
-    /// How the wait for its end ended, if the caller asked for one.
+    /// `None` if the request had no `wait`.
     pub(crate) waited: Option<WaitResult>,
-    /// Its place in line, if it stands there.
+    /// The position among the transfers that wait for a permit, starting at 1.
     pub(crate) place: Option<usize>,
-    /// How many transfers run.
     pub(crate) n_running: usize,
-    /// The data folder as it was given.
+    /// `DATA_DIR` as the operator wrote it.
     pub(crate) data_dir: &'a str,
-    /// The name under which the caller reaches this server.
+    /// The host that the caller used, for commands.
     pub(crate) host: &'a str,
-    /// The time.
     pub(crate) now: DateTime<Utc>,
 }
 
-/// A wait for the end of a transfer.
+/// How the wait of a request ended, and after which time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WaitResult {
-    /// How long it took.
     pub(crate) time: Duration,
-    /// Why it ended.
     pub(crate) end: WaitEnd,
 }
 
-/// Returns the status and the text. A transfer that has ended without a file is returned as its
-/// problem. A caller that waits for the file and does not get it receives a status that makes `curl
-/// -f` fail; the transfer continues.
-pub(crate) fn answer(told: &AnswerContext<'_>) -> Result<(StatusCode, String), Problem> {
-    match &told.view.transfer.phase {
+/// Returns the status and the text, or the problem of a transfer that ended without a file. If a wait
+/// ends before the file is there, the status is an error, so that `curl -f` fails; the transfer
+/// continues.
+pub(crate) fn answer(context: &AnswerContext<'_>) -> Result<(StatusCode, String), Problem> {
+    match &context.view.transfer.phase {
         Phase::Done(published) => {
-            Ok((StatusCode::OK, text::done(told.view, published.download(), told.data_dir)))
+            Ok((StatusCode::OK, text::done(context.view, published.download(), context.data_dir)))
         }
-        Phase::Failed(ended) | Phase::Cancelled(ended) => Err(ended.problem.clone()),
+        Phase::Failed(failure) | Phase::Cancelled(failure) => Err(failure.problem.clone()),
         Phase::Queued | Phase::Receiving(_) | Phase::Sealed(_) => {
-            let (status, sentence) = match (told.waited, told.joined) {
-                (Some(WaitResult { end: WaitEnd::Stopping, .. }), _) => {
-                    let sentence = "The server is restarting; the transfer goes on afterwards.";
+            let (status, sentence) = match (context.waited, context.joined) {
+                (Some(WaitResult { end: WaitEnd::Draining, .. }), _) => {
+                    let sentence = "The server is restarting; the transfer continues afterwards.";
                     (StatusCode::SERVICE_UNAVAILABLE, sentence.to_owned())
                 }
-                (Some(WaitResult { time, end: WaitEnd::TimeUp | WaitEnd::Reached }), _) => {
-                    (StatusCode::GATEWAY_TIMEOUT, time_is_up(told, time))
+                (Some(WaitResult { time, end: WaitEnd::TimedOut | WaitEnd::Reached }), _) => {
+                    (StatusCode::GATEWAY_TIMEOUT, wait_timed_out(context, time))
                 }
-                (None, true) => (StatusCode::ACCEPTED, joined(told)),
-                (None, false) => (StatusCode::ACCEPTED, started(told)),
+                (None, true) => (StatusCode::ACCEPTED, joined(context)),
+                (None, false) => (StatusCode::ACCEPTED, started(context)),
             };
-            Ok((status, format!("{sentence}\n{}", next_steps(told))))
+            Ok((status, format!("{sentence}\n{}", next_steps(context))))
         }
     }
 }
 
-fn started(told: &AnswerContext<'_>) -> String {
-    let (view, id) = (told.view, told.view.transfer.id);
+fn started(context: &AnswerContext<'_>) -> String {
+    let view = context.view;
+    let id = view.transfer.id;
     let sentence = match view.stage {
         Activity::Running => format!("Started: {}.", text::sending(view)),
         Activity::Waiting(WaitingFor::Turn) => {
-            let running = text::count(told.n_running, "transfer is", "transfers are");
-            let place = text::waits(view, WaitingFor::Turn, told.place);
+            let running = text::count(context.n_running, "transfer is", "transfers are");
+            let place = text::waits(view, WaitingFor::Turn, context.place);
             format!("Waiting: {running} running; {place}.")
         }
-        Activity::Waiting(waiting_for @ (WaitingFor::OtherFile | WaitingFor::Disk)) => {
-            format!("Waiting: {}.", text::waits(view, waiting_for, told.place))
+        Activity::Waiting(WaitingFor::Client) if view.reason.is_none() => {
+            format!("Queued: {}.", text::waits(view, WaitingFor::Client, context.place))
         }
-        Activity::Waiting(waiting_for @ WaitingFor::Client) if view.reason.is_some() => {
-            format!("Waiting: {}.", text::waits(view, waiting_for, told.place))
-        }
-        Activity::Waiting(waiting_for @ WaitingFor::Client) => {
-            format!("Queued: {}.", text::waits(view, waiting_for, told.place))
+        Activity::Waiting(waiting_for) => {
+            format!("Waiting: {}.", text::waits(view, waiting_for, context.place))
         }
         Activity::Recording | Activity::Starting | Activity::Asked => {
             format!("Asked {}, no answer yet.", view.transfer.client)
@@ -96,13 +89,13 @@ fn started(told: &AnswerContext<'_>) -> String {
     format!("{sentence} Transfer {id}")
 }
 
-fn joined(told: &AnswerContext<'_>) -> String {
-    let view = told.view;
+fn joined(context: &AnswerContext<'_>) -> String {
+    let view = context.view;
     let client = &view.transfer.client;
     let sentence = match view.stage {
-        Activity::Running => format!("Already running: {}", running_since(told)),
+        Activity::Running => format!("Already running: {}", running_since(context)),
         Activity::Waiting(waiting_for) => {
-            format!("Already waiting: {}", text::waits(view, waiting_for, told.place))
+            format!("Already waiting: {}", text::waits(view, waiting_for, context.place))
         }
         Activity::Recording | Activity::Starting | Activity::Asked => {
             format!("Already asked: {client} has not answered yet")
@@ -112,47 +105,49 @@ fn joined(told: &AnswerContext<'_>) -> String {
 }
 
 /// `client4 is sending menu.txt since 14:23:05 (42 %, about 12 s left)`
-fn running_since(told: &AnswerContext<'_>) -> String {
-    let view = told.view;
+fn running_since(context: &AnswerContext<'_>) -> String {
+    let view = context.view;
     let since = view.transfer.started_at.unwrap_or(view.transfer.created_at);
-    let today = since.date_naive() == told.now.date_naive();
-    let since = since.format(if today { "%H:%M:%S" } else { "%Y-%m-%d %H:%M:%S" });
+    let is_today = since.date_naive() == context.now.date_naive();
+    let time = since.format(if is_today { "%H:%M:%S" } else { "%Y-%m-%d %H:%M:%S" });
     let name =
         view.source.as_ref().map_or("the file".to_owned(), |source| text::name(&source.name));
     let progress = text::progress(view).map(|progress| format!(" ({progress})"));
     let client = &view.transfer.client;
-    format!("{client} is sending {name} since {since}{}", progress.unwrap_or_default())
+    format!("{client} is sending {name} since {time}{}", progress.unwrap_or_default())
 }
 
-fn time_is_up(told: &AnswerContext<'_>, waited: Duration) -> String {
-    let (view, waited) = (told.view, human::span(waited));
+fn wait_timed_out(context: &AnswerContext<'_>, waited: Duration) -> String {
+    let view = context.view;
+    let time = human::span(waited);
     let client = &view.transfer.client;
     match view.stage {
         Activity::Running => {
             let progress = text::progress(view).unwrap_or_else(|| text::sending(view));
-            format!("Still running after {waited}: {progress}. The transfer goes on.")
+            format!("Still running after {time}: {progress}. The transfer continues.")
         }
         Activity::Waiting(waiting_for) => {
-            let waits = text::waits(view, waiting_for, told.place);
-            format!("Still waiting after {waited}: {waits}.")
+            let waits = text::waits(view, waiting_for, context.place);
+            format!("Still waiting after {time}: {waits}.")
         }
         Activity::Recording | Activity::Starting | Activity::Asked => {
-            format!("Still no answer after {waited}: {client} has been asked to send the file.")
+            format!("Still no answer after {time}: {client} has been asked to send the file.")
         }
     }
 }
 
-fn next_steps(told: &AnswerContext<'_>) -> String {
-    let AnswerContext { host, view, .. } = told;
-    let (id, client) = (view.transfer.id, &view.transfer.client);
-    // The newest file of a client may be any that it shares; who asks for one by its path wants it.
-    let whose = match &view.transfer.path {
+fn next_steps(context: &AnswerContext<'_>) -> String {
+    let AnswerContext { host, view, .. } = context;
+    let id = view.transfer.id;
+    let client = &view.transfer.client;
+    // The newest file of a client may have another path than this transfer.
+    let owner = match &view.transfer.path {
         None => format!("clients/{client}"),
         Some(_) => format!("transfers/{id}"),
     };
     format!(
         "  wait   curl \"{host}/transfers/{id}?wait\"\n  \
            stop   curl -X POST {host}/transfers/{id}/cancel\n  \
-           file   curl -OJ {host}/{whose}/file\n"
+           file   curl -OJ {host}/{owner}/file\n"
     )
 }

@@ -42,7 +42,7 @@ fn running() -> View {
     view
 }
 
-fn half_way() -> View {
+fn half_done() -> View {
     View { bytes_done: 42 * MIB, bytes_per_second: Some(58 * MIB / 12), ..running() }
 }
 
@@ -56,7 +56,7 @@ fn done(size: u64) -> View {
     view
 }
 
-fn told(view: &View) -> AnswerContext<'_> {
+fn context(view: &View) -> AnswerContext<'_> {
     AnswerContext {
         view,
         joined: false,
@@ -69,127 +69,127 @@ fn told(view: &View) -> AnswerContext<'_> {
     }
 }
 
-/// Checks the text, in which `TID` stands for the id of the transfer.
-fn check(told: &AnswerContext<'_>, status: u16, text: &str) {
-    let (found_status, found) = answer(told).unwrap();
-    assert_eq!(found.replace(&told.view.transfer.id.to_string(), "TID"), text);
+/// Checks the status and the text. `TID` stands for the id of the transfer.
+fn check(context: &AnswerContext<'_>, status: u16, text: &str) {
+    let (found_status, found) = answer(context).unwrap();
+    assert_eq!(found.replace(&context.view.transfer.id.to_string(), "TID"), text);
     assert_eq!(found_status.as_u16(), status);
 }
 
-/// Checks an answer that promises more to come.
-fn check_accepted(told: &AnswerContext<'_>, sentence: &str) {
-    check_unfinished(told, 202, sentence);
+/// Checks the answer for an unfinished transfer without a wait.
+fn check_accepted(context: &AnswerContext<'_>, sentence: &str) {
+    check_unfinished(context, 202, sentence);
 }
 
-fn check_unfinished(told: &AnswerContext<'_>, status: u16, sentence: &str) {
+fn check_unfinished(context: &AnswerContext<'_>, status: u16, sentence: &str) {
     let steps = "  wait   curl \"localhost:8080/transfers/TID?wait\"\n  \
                    stop   curl -X POST localhost:8080/transfers/TID/cancel\n  \
                    file   curl -OJ localhost:8080/clients/client4/file\n";
-    check(told, status, &format!("{sentence}\n{steps}"));
+    check(context, status, &format!("{sentence}\n{steps}"));
 }
 
-/// The wait of a caller that timed out.
-fn time_up() -> Option<WaitResult> {
-    Some(WaitResult { time: Duration::from_millis(50_010), end: WaitEnd::TimeUp })
+/// A wait of 50 s that timed out.
+fn timed_out() -> Option<WaitResult> {
+    Some(WaitResult { time: Duration::from_millis(50_010), end: WaitEnd::TimedOut })
 }
 
 #[test]
-fn a_pull_that_has_begun_names_the_file_and_its_size() {
+fn the_answer_to_a_started_pull_names_the_file_and_its_size() {
     check_accepted(
-        &told(&running()),
+        &context(&running()),
         "Started: client4 is sending menu.txt (100.0 MiB). Transfer TID",
     );
 }
 
 #[test]
-fn a_pull_by_path_offers_that_very_file() {
+fn the_answer_to_a_pull_by_path_links_to_the_file_of_this_transfer() {
     let mut view = running();
     view.transfer.path = Some(SharedPath::parse("logs/pos.log").unwrap());
-    let (_, text) = answer(&told(&view)).unwrap();
+    let (_, text) = answer(&context(&view)).unwrap();
     let file = format!("file   curl -OJ localhost:8080/transfers/{}/file\n", view.transfer.id);
     assert!(text.ends_with(&file), "{text}");
 }
 
 #[test]
-fn an_agent_that_has_not_answered_yet_is_said_so() {
+fn the_answer_says_that_the_agent_has_not_answered_yet() {
     for stage in [Activity::Asked, Activity::Starting] {
-        check_accepted(&told(&view(stage)), "Asked client4, no answer yet. Transfer TID");
+        check_accepted(&context(&view(stage)), "Asked client4, no answer yet. Transfer TID");
     }
 }
 
 #[test]
-fn a_pull_in_line_is_told_its_place() {
+fn the_answer_to_a_waiting_pull_gives_its_position() {
     let view = view(Activity::Waiting(WaitingFor::Turn));
     let sentence = "Waiting: 20 transfers are running; client4 is number 3 in line. Transfer TID";
-    check_accepted(&AnswerContext { place: Some(3), ..told(&view) }, sentence);
+    check_accepted(&AnswerContext { place: Some(3), ..context(&view) }, sentence);
     let sentence = "Waiting: 1 transfer is running; client4 is number 1 in line. Transfer TID";
-    check_accepted(&AnswerContext { place: Some(1), n_running: 1, ..told(&view) }, sentence);
+    check_accepted(&AnswerContext { place: Some(1), n_running: 1, ..context(&view) }, sentence);
 }
 
 #[test]
-fn a_pull_behind_its_own_client_is_told_so() {
+fn the_answer_says_that_the_client_sends_another_file_first() {
     let view = view(Activity::Waiting(WaitingFor::OtherFile));
     let next = "client4 sends another file first; this is next.";
     check_accepted(
-        &AnswerContext { place: Some(1), ..told(&view) },
+        &AnswerContext { place: Some(1), ..context(&view) },
         &format!("Waiting: {next} Transfer TID"),
     );
     check_accepted(
-        &AnswerContext { joined: true, place: Some(1), ..told(&view) },
+        &AnswerContext { joined: true, place: Some(1), ..context(&view) },
         &format!("Already waiting: {next} Nothing new was started."),
     );
     let later =
         "Waiting: client4 sends other files first; this is number 2 in its line. Transfer TID";
-    check_accepted(&AnswerContext { place: Some(2), ..told(&view) }, later);
+    check_accepted(&AnswerContext { place: Some(2), ..context(&view) }, later);
 }
 
 #[test]
-fn a_pull_for_an_offline_client_is_told_how_long_it_waits() {
+fn the_answer_says_how_long_a_pull_waits_for_an_offline_client() {
     let mut view = view(Activity::Waiting(WaitingFor::Client));
     view.expires_at = Some(at("14:23:05") + chrono::TimeDelta::days(1));
     check_accepted(
-        &told(&view),
+        &context(&view),
         "Queued: client4 is offline; the pull starts when it returns, until 2025-06-13 14:23 UTC. Transfer TID",
     );
     check_accepted(
-        &AnswerContext { joined: true, ..told(&view) },
+        &AnswerContext { joined: true, ..context(&view) },
         "Already waiting: client4 is offline; the pull starts when it returns, until 2025-06-13 14:23 UTC. Nothing new was started.",
     );
     check_unfinished(
-        &AnswerContext { waited: time_up(), ..told(&view) },
+        &AnswerContext { waited: timed_out(), ..context(&view) },
         504,
         "Still waiting after 50 s: client4 is offline; the pull starts when it returns, until 2025-06-13 14:23 UTC.",
     );
 }
 
 #[test]
-fn a_pull_that_waits_for_the_disk_is_told_why_and_how_long() {
+fn the_answer_says_why_and_how_long_a_pull_waits_for_the_disk() {
     let mut view = view(Activity::Waiting(WaitingFor::Disk));
     view.expires_at = Some(at("14:23:05") + chrono::TimeDelta::days(1));
     view.reason = Some("The server's disk is full.".to_owned());
     let waits = "client4's file waits for the server's disk, until 2025-06-13 14:23 UTC: \
                  The server's disk is full.";
-    check_accepted(&told(&view), &format!("Waiting: {waits} Transfer TID"));
+    check_accepted(&context(&view), &format!("Waiting: {waits} Transfer TID"));
     check_accepted(
-        &AnswerContext { joined: true, ..told(&view) },
+        &AnswerContext { joined: true, ..context(&view) },
         &format!("Already waiting: {waits} Nothing new was started."),
     );
 }
 
 #[test]
-fn a_pull_after_a_start_is_told_that_its_client_was_there_before() {
+fn the_answer_after_a_restart_says_that_the_client_was_online_before() {
     let mut view = view(Activity::Waiting(WaitingFor::Client));
     view.expires_at = Some(at("14:23:35"));
     view.reason = Some("the server has just started, and client4 was online before".to_owned());
     let waits = "the server has just started, and client4 was online before; \
                  the pull starts when it returns, until 2025-06-12 14:23:35 UTC.";
-    check_accepted(&told(&view), &format!("Waiting: {waits} Transfer TID"));
+    check_accepted(&context(&view), &format!("Waiting: {waits} Transfer TID"));
 }
 
 #[test]
-fn a_repeated_pull_is_told_how_far_the_first_one_is() {
-    let half_way = half_way();
-    let joined = AnswerContext { joined: true, ..told(&half_way) };
+fn the_answer_to_a_repeated_pull_gives_the_progress_of_the_first() {
+    let half_done = half_done();
+    let joined = AnswerContext { joined: true, ..context(&half_done) };
     check_accepted(
         &joined,
         "Already running: client4 is sending menu.txt since 14:23:05 (42 %, about 12 s left). Nothing new was started.",
@@ -200,18 +200,18 @@ fn a_repeated_pull_is_told_how_far_the_first_one_is() {
         "Already running: client4 is sending menu.txt since 2025-06-12 14:23:05 (42 %, about 12 s left). Nothing new was started.",
     );
     check_accepted(
-        &AnswerContext { joined: true, ..told(&view(Activity::Asked)) },
+        &AnswerContext { joined: true, ..context(&view(Activity::Asked)) },
         "Already asked: client4 has not answered yet. Nothing new was started.",
     );
-    let in_line = view(Activity::Waiting(WaitingFor::Turn));
+    let waiting = view(Activity::Waiting(WaitingFor::Turn));
     check_accepted(
-        &AnswerContext { joined: true, place: Some(2), ..told(&in_line) },
+        &AnswerContext { joined: true, place: Some(2), ..context(&waiting) },
         "Already waiting: client4 is number 2 in line. Nothing new was started.",
     );
 }
 
 #[test]
-fn a_finished_pull_says_where_the_file_is() {
+fn the_answer_to_a_finished_pull_gives_the_path_of_the_file() {
     let digest = Digest::of(b"test");
     let done = done(100 * MIB);
     let text = format!(
@@ -222,18 +222,19 @@ fn a_finished_pull_says_where_the_file_is() {
     check(
         &AnswerContext {
             waited: Some(WaitResult { time: Duration::from_secs(20), end: WaitEnd::Reached }),
-            ..told(&done)
+            ..context(&done)
         },
         200,
         &text,
     );
-    check(&told(&done), 200, &text);
+    check(&context(&done), 200, &text);
 }
 
 #[test]
-fn an_empty_file_and_a_quick_one_have_sentences_of_their_own() {
-    let first_line =
-        |view: &View| answer(&told(view)).unwrap().1.lines().next().unwrap_or_default().to_owned();
+fn the_answer_gives_no_rate_for_an_empty_or_a_small_file() {
+    let first_line = |view: &View| {
+        answer(&context(view)).unwrap().1.lines().next().unwrap_or_default().to_owned()
+    };
     assert_eq!(first_line(&done(0)), "Done: client4 sent menu.txt, which is empty (0 B).");
     let mut quick = done(12);
     quick.transfer.finished_at = Some(at("14:23:05.020"));
@@ -241,38 +242,38 @@ fn an_empty_file_and_a_quick_one_have_sentences_of_their_own() {
 }
 
 #[test]
-fn a_caller_whose_time_is_up_learns_how_far_it_is() {
-    let waited = time_up();
+fn the_answer_after_a_timed_out_wait_gives_the_progress() {
+    let waited = timed_out();
     let view = View { bytes_done: 71 * MIB, bytes_per_second: Some(29 * MIB / 8), ..running() };
     check_unfinished(
-        &AnswerContext { waited, ..told(&view) },
+        &AnswerContext { waited, ..context(&view) },
         504,
-        "Still running after 50 s: 71 %, about 8 s left. The transfer goes on.",
+        "Still running after 50 s: 71 %, about 8 s left. The transfer continues.",
     );
     check_unfinished(
-        &AnswerContext { waited, ..told(&super::tests::view(Activity::Asked)) },
+        &AnswerContext { waited, ..context(&super::tests::view(Activity::Asked)) },
         504,
         "Still no answer after 50 s: client4 has been asked to send the file.",
     );
 }
 
 #[test]
-fn a_caller_who_waits_while_the_server_stops_is_told_that_the_transfer_continues() {
-    let waited = Some(WaitResult { time: Duration::from_secs(3), end: WaitEnd::Stopping });
+fn the_answer_during_a_shutdown_says_that_the_transfer_continues() {
+    let waited = Some(WaitResult { time: Duration::from_secs(3), end: WaitEnd::Draining });
     check_unfinished(
-        &AnswerContext { waited, ..told(&half_way()) },
+        &AnswerContext { waited, ..context(&half_done()) },
         503,
-        "The server is restarting; the transfer goes on afterwards.",
+        "The server is restarting; the transfer continues afterwards.",
     );
 }
 
 #[test]
-fn a_pull_that_failed_is_its_problem() {
+fn the_answer_to_a_failed_pull_is_its_problem() {
     let mut view = view(Activity::Asked);
     let problem = Problem::new(Code::FileMissing, "client4 has no file at logs/pos.log.");
-    let ended = Failure { problem: problem.clone(), reached: LastProgress::default() };
-    view.transfer.phase = Phase::Failed(ended.clone());
-    assert_eq!(answer(&told(&view)), Err(problem.clone()));
-    view.transfer.phase = Phase::Cancelled(ended);
-    assert_eq!(answer(&AnswerContext { joined: true, ..told(&view) }), Err(problem));
+    let failure = Failure { problem: problem.clone(), reached: LastProgress::default() };
+    view.transfer.phase = Phase::Failed(failure.clone());
+    assert_eq!(answer(&context(&view)), Err(problem.clone()));
+    view.transfer.phase = Phase::Cancelled(failure);
+    assert_eq!(answer(&AnswerContext { joined: true, ..context(&view) }), Err(problem));
 }
