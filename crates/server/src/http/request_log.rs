@@ -1,11 +1,11 @@
-//! The log of requests: each at debug, those that are rejected or fail at info. In a flood of those
-//! only the first of each second are logged, then one line with the number of the others.
+//! Logs every request: at debug if it succeeds, at info if it is rejected or fails. In a flood only
+//! the first such requests of each second are logged, then one event with the number of the others.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request};
-use axum::http::Method;
+use axum::http::{Method, StatusCode};
 use axum::response::Response;
 use filepull_core::problem::Code;
 use filepull_process::Lifecycle;
@@ -15,20 +15,20 @@ use tracing::{debug, info};
 use super::request::caller::Caller;
 use super::request::rejection::Rejection;
 
-/// How many rejected requests are logged in one second. A person sees each rejected request; a
-/// flood adds a few KiB a second to the log.
+/// Maximum number of rejected or failed requests that are logged in one second. A person sees each
+/// of their own; a flood adds a few KiB per second to the log.
 const MAX_PER_SECOND: u32 = 20;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Logs requests.
+/// Writes the log events of requests, and bounds their number. Clones share the bound.
 #[derive(Clone, Debug)]
 pub(crate) struct RequestLog {
     lifecycle: Lifecycle,
     sample: Arc<Mutex<RequestSample>>,
 }
 
-/// The logged fields of a request. Never the URL, which may hold anything.
+/// The fields of a request that are logged. The URL is not one of them: it may hold any text.
 #[derive(Debug)]
 pub(crate) struct RequestLogEntry {
     method: Method,
@@ -37,39 +37,33 @@ pub(crate) struct RequestLogEntry {
 }
 
 impl RequestLogEntry {
-    /// The entry of a request that arrives now.
+    /// Returns the entry of a request that arrives now.
     pub(crate) fn of(request: &Request) -> Self {
         let route = request.extensions().get::<MatchedPath>().cloned();
         Self { method: request.method().clone(), route, started: Instant::now() }
     }
+
+    fn route(&self) -> &str {
+        self.route.as_ref().map_or("none", MatchedPath::as_str)
+    }
 }
 
 impl RequestLog {
-    /// A log whose tasks belong to `lifecycle`.
+    /// Returns a log whose tasks are tracked by `lifecycle`.
     pub(crate) fn new(lifecycle: Lifecycle) -> Self {
         Self { lifecycle, sample: Arc::new(Mutex::new(RequestSample::new(Instant::now()))) }
     }
 
-    /// Logs a request with its response.
+    /// Logs a request with its response, inside the span of the request.
     pub(crate) fn log(&self, entry: &RequestLogEntry, caller: &Caller, response: &Response) {
-        let RequestLogEntry { method, route, started } = entry;
-        let route = route.as_ref().map_or("none", MatchedPath::as_str);
-        let (status, request_id) = (response.status().as_u16(), caller.request_id);
-        let (duration_seconds, requested_by) = (started.elapsed().as_secs_f64(), caller.name());
-        if status < 400 {
-            debug!(
-                event = "http.request", %method, route, status, duration_seconds, requested_by,
-                %request_id, "request answered"
-            );
+        let status = response.status();
+        if !status.is_client_error() && !status.is_server_error() {
+            log_answered(entry, caller, status);
             return;
         }
-        let code = response.extensions().get::<Rejection>().map(Rejection::code).map(Code::as_str);
         match self.admit() {
-            SampleDecision::Logged => info!(
-                event = "http.request", %method, route, status, code, duration_seconds,
-                requested_by, %request_id, "request rejected"
-            ),
-            SampleDecision::FirstOmitted => self.lifecycle.spawn(self.clone().sum_up()),
+            SampleDecision::Logged => log_rejected(entry, caller, response),
+            SampleDecision::FirstOmitted => self.lifecycle.spawn(self.clone().log_omitted()),
             SampleDecision::Omitted => {}
         }
     }
@@ -78,8 +72,8 @@ impl RequestLog {
         self.sample.lock().unwrap_or_else(PoisonError::into_inner).admit(Instant::now())
     }
 
-    /// Logs how many requests were left out. Ends after a second, or when the server stops.
-    async fn sum_up(self) {
+    /// Logs the number of omitted requests, once. Ends after a second, or when the server stops.
+    async fn log_omitted(self) {
         let _ = self.lifecycle.stop().run_until_cancelled(sleep(SECOND)).await;
         let n_omitted = self.sample.lock().unwrap_or_else(PoisonError::into_inner).take_omitted();
         info!(
@@ -90,16 +84,50 @@ impl RequestLog {
     }
 }
 
+fn log_answered(entry: &RequestLogEntry, caller: &Caller, status: StatusCode) {
+    let method = &entry.method;
+    let route = entry.route();
+    let status = status.as_u16();
+    let duration_seconds = entry.started.elapsed().as_secs_f64();
+    let requested_by = caller.name();
+    debug!(
+        event = "http.request", %method, route, status, duration_seconds, requested_by,
+        "request answered"
+    );
+}
+
+/// Logs a response with an error status: below 500 the request was rejected, above it the server or
+/// a client failed.
+fn log_rejected(entry: &RequestLogEntry, caller: &Caller, response: &Response) {
+    let method = &entry.method;
+    let route = entry.route();
+    let status = response.status().as_u16();
+    let code = response.extensions().get::<Rejection>().map(Rejection::code).map(Code::as_str);
+    let duration_seconds = entry.started.elapsed().as_secs_f64();
+    let requested_by = caller.name();
+    if status < 500 {
+        info!(
+            event = "http.request_rejected", %method, route, status, code, duration_seconds,
+            requested_by, "request rejected"
+        );
+    } else {
+        info!(
+            event = "http.request_failed", %method, route, status, code, duration_seconds,
+            requested_by, "request failed"
+        );
+    }
+}
+
 /// Whether a rejected request is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SampleDecision {
     Logged,
-    /// Not logged, and the first one since the last summary.
+    /// Not logged, and the first one since the number was last logged.
     FirstOmitted,
     Omitted,
 }
 
-/// Counts the rejected requests of a second.
+/// Counts the rejected requests of the current second.
 #[derive(Debug)]
 struct RequestSample {
     since: Instant,
@@ -135,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flood_is_logged_up_to_a_bound_and_counted() {
+    fn a_flood_is_logged_up_to_a_bound_and_the_rest_is_counted() {
         let start = Instant::now();
         let mut sample = RequestSample::new(start);
         let admitted: Vec<SampleDecision> = (0..1000).map(|_| sample.admit(start)).collect();
