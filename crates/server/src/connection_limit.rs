@@ -1,9 +1,9 @@
-//! How many connections a listener holds at once, and which one is closed when there are more.
+//! Limits the connections of a listener, and chooses which connection is closed at the limit.
 //!
-//! A connection is *idle* while nothing runs on it: no request of an operator, no stream of an agent.
-//! At the limit a newcomer is admitted at once, and the connection without progress for the longest
-//! time is closed in its place: an idle one, or where the listener allows it a busy one. So neither
-//! idle connections nor callers that wait forever lock a legitimate caller out.
+//! A connection is *idle* while it carries no request of an operator and no stream of an agent. At the
+//! limit a new connection is admitted at once, and the connection without progress for the longest
+//! time is closed: an idle one, or a busy one where the listener allows that. So a legitimate caller
+//! is not locked out by idle connections or by callers that wait forever.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,29 +15,29 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-/// Progress is noted at most this often: a fast download makes some with every write.
+/// Minimum time between two notes of progress. A fast download makes progress with every write.
 const TOUCH_INTERVAL: Duration = Duration::from_millis(250);
 
-/// A busy connection keeps its permit for this long after its last progress: a request that is
-/// answered at once is not cut off by a burst of others.
+/// Minimum time from the last progress of a busy connection until it may be closed, so that a burst of
+/// requests does not close each other's connections.
 const MIN_BUSY: Duration = Duration::from_millis(500);
 
-/// A listener at its limit is logged at most this often.
+/// Minimum time between two log lines about a listener at its limit.
 const LOG_INTERVAL: Duration = Duration::from_mins(1);
 
-/// The limit of one listener.
+/// The connection limit of one listener.
 #[derive(Clone, Debug)]
 pub(crate) struct ConnectionLimit(Arc<LimitState>);
 
 #[derive(Debug)]
 struct LimitState {
-    /// For the log.
-    whose: &'static str,
+    /// The callers of the listener, for the log: agents or operators.
+    listener: &'static str,
     /// Whether a busy connection may be closed for a newcomer.
     closes_busy: bool,
     permits: Arc<Semaphore>,
     order: Mutex<CloseOrder>,
-    /// A newcomer waits, because every connection is busy.
+    /// A new connection waits, because every connection is busy.
     is_waiting: AtomicBool,
     became_idle: Notify,
 }
@@ -51,7 +51,7 @@ struct CloseOrder {
     logged: Option<Instant>,
 }
 
-/// A connection's share of the limit, returned when its last clone is dropped.
+/// Counts one connection against the limit, until its last clone is dropped.
 #[derive(Clone, Debug)]
 pub(crate) struct ConnectionPermit(Arc<PermitState>);
 
@@ -59,43 +59,42 @@ pub(crate) struct ConnectionPermit(Arc<PermitState>);
 struct PermitState {
     limit: Arc<LimitState>,
     closed: CancellationToken,
-    state: Mutex<LimitCounts>,
+    usage: Mutex<ConnectionUsage>,
     _permit: OwnedSemaphorePermit,
 }
 
 #[derive(Debug)]
-struct LimitCounts {
+struct ConnectionUsage {
     number: u64,
     n_uses: usize,
     was_used: bool,
-    /// When the last use ended, or the last progress was noted.
+    /// When a use last began or ended, or progress was last noted.
     progress_at: Instant,
 }
 
-/// Keeps a connection busy until it is dropped.
+/// Marks a connection as busy until it is dropped.
 #[derive(Debug)]
 pub(crate) struct InUse(ConnectionPermit);
 
-/// A connection on which nothing runs.
+/// The state of an idle connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Idle {
-    /// Since when.
     pub(crate) since: Instant,
-    /// Something ran on it before.
+    /// Whether the connection was busy before.
     pub(crate) was_used: bool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Every change below is complete before anything in it can panic.
+    // Every change below is complete before it can panic.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl ConnectionLimit {
-    /// A limit of `max_len` connections. Only idle ones are closed for a newcomer, unless
-    /// `closes_busy`.
-    pub(crate) fn new(whose: &'static str, max_len: usize, closes_busy: bool) -> Self {
+    /// Creates a limit of `max_len` connections. For a new connection it closes an idle one; a busy one
+    /// only if `closes_busy`.
+    pub(crate) fn new(listener: &'static str, max_len: usize, closes_busy: bool) -> Self {
         Self(Arc::new(LimitState {
-            whose,
+            listener,
             closes_busy,
             permits: Arc::new(Semaphore::new(max_len)),
             order: Mutex::default(),
@@ -105,26 +104,27 @@ impl ConnectionLimit {
     }
 
     /// Admits a connection, and closes another one if the limit is exceeded. Waits only if no
-    /// connection may be closed. The caller must end the connection when its permit is closed or
-    /// `stop` is.
+    /// connection may be closed. The caller must end the connection when `closed()` of its permit is
+    /// cancelled, which a cancelled `stop` does too.
     pub(crate) async fn admit(&self, stop: &CancellationToken) -> ConnectionPermit {
-        let shared = &self.0;
-        let permit = match Arc::clone(&shared.permits).try_acquire_owned() {
+        let limit = Arc::clone(&self.0);
+        let permit = match Arc::clone(&limit.permits).try_acquire_owned() {
             Ok(permit) => permit,
-            Err(_) => self.make_room().await,
+            Err(_) => self.acquire_by_closing().await,
         };
         let closed = stop.child_token();
-        let mut order = lock(&shared.order);
+        let mut order = lock(&limit.order);
         let number = order.take_number();
         order.idle.insert(number, closed.clone());
         drop(order);
         let now = Instant::now();
-        let state = LimitCounts { number, n_uses: 0, was_used: false, progress_at: now };
-        let (limit, state) = (Arc::clone(shared), Mutex::new(state));
-        ConnectionPermit(Arc::new(PermitState { limit, closed, state, _permit: permit }))
+        let usage = ConnectionUsage { number, n_uses: 0, was_used: false, progress_at: now };
+        let state = PermitState { limit, closed, usage: Mutex::new(usage), _permit: permit };
+        ConnectionPermit(Arc::new(state))
     }
 
-    async fn make_room(&self) -> OwnedSemaphorePermit {
+    /// Closes a connection and waits for its permit.
+    async fn acquire_by_closing(&self) -> OwnedSemaphorePermit {
         let shared = &self.0;
         let acquired = Arc::clone(&shared.permits).acquire_owned();
         tokio::pin!(acquired);
@@ -160,15 +160,17 @@ impl ConnectionLimit {
         }
         if order.logged.is_none_or(|logged| LOG_INTERVAL <= now - logged) {
             order.logged = Some(now);
-            let what = match closing {
-                Closing::Never if victim.is_none() => {
-                    "at the limit of connections, and all are in use: others wait"
-                }
+            let consequence = match closing {
+                Closing::Never if victim.is_none() => "all are busy: new connections wait",
                 Closing::Now | Closing::At(_) | Closing::Never => {
-                    "at the limit of connections: the one idle for the longest time is closed"
+                    "the connection that was idle for the longest time is closed"
                 }
             };
-            warn!(event = "connection_limit.reached", whose = self.0.whose, "{what}");
+            let listener = self.0.listener;
+            warn!(
+                event = "connection_limit.reached",
+                listener, "connection limit reached: {consequence}"
+            );
         }
         drop(order);
         match victim {
@@ -181,21 +183,73 @@ impl ConnectionLimit {
     }
 }
 
-/// When a connection is closed for a newcomer.
+/// When a connection is closed for a new one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Closing {
     Now,
-    /// Not before this time.
+    /// At this time or later.
     At(Instant),
-    /// Not before one becomes idle or ends.
+    /// Only after one becomes idle or ends.
     Never,
 }
 
-/// Waits until `time`; forever without one.
+/// Waits until `time`, or forever if it is none.
 async fn reached(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,
         None => std::future::pending().await,
+    }
+}
+
+impl ConnectionPermit {
+    /// Returns the token that is cancelled when the connection must end.
+    pub(crate) fn closed(&self) -> &CancellationToken {
+        &self.0.closed
+    }
+
+    /// Marks the connection as busy until the result is dropped.
+    pub(crate) fn begin(&self) -> InUse {
+        let mut usage = lock(&self.0.usage);
+        usage.n_uses += 1;
+        usage.was_used = true;
+        if usage.n_uses == 1 {
+            self.reorder(&mut usage);
+        }
+        drop(usage);
+        InUse(self.clone())
+    }
+
+    /// Notes that bytes were sent or received.
+    pub(crate) fn note_progress(&self) {
+        let mut usage = lock(&self.0.usage);
+        if TOUCH_INTERVAL <= usage.progress_at.elapsed() {
+            self.reorder(&mut usage);
+        }
+    }
+
+    /// Returns since when the connection is idle. None while it is busy.
+    pub(crate) fn idle(&self) -> Option<Idle> {
+        let usage = lock(&self.0.usage);
+        let idle = Idle { since: usage.progress_at, was_used: usage.was_used };
+        (usage.n_uses == 0).then_some(idle)
+    }
+
+    /// Makes the connection the last one to be closed.
+    fn reorder(&self, usage: &mut ConnectionUsage) {
+        usage.progress_at = Instant::now();
+        let mut order = lock(&self.0.limit.order);
+        let is_closed = order.remove(usage.number).is_none();
+        // The connection has been chosen to be closed already.
+        if is_closed {
+            return;
+        }
+        usage.number = order.take_number();
+        let closed = self.0.closed.clone();
+        if usage.n_uses == 0 {
+            order.idle.insert(usage.number, closed);
+        } else {
+            order.busy.insert(usage.number, (usage.progress_at, closed));
+        }
     }
 }
 
@@ -204,61 +258,7 @@ impl CloseOrder {
         self.next += 1;
         self.next
     }
-}
 
-impl ConnectionPermit {
-    /// Cancelled when the connection must end.
-    pub(crate) fn closed(&self) -> &CancellationToken {
-        &self.0.closed
-    }
-
-    /// Notes that something runs on the connection, until the result is dropped.
-    pub(crate) fn begin(&self) -> InUse {
-        let mut state = lock(&self.0.state);
-        state.n_uses += 1;
-        state.was_used = true;
-        if state.n_uses == 1 {
-            self.reorder(&mut state);
-        }
-        drop(state);
-        InUse(self.clone())
-    }
-
-    /// Notes that bytes have passed.
-    pub(crate) fn note_progress(&self) {
-        let mut state = lock(&self.0.state);
-        if TOUCH_INTERVAL <= state.progress_at.elapsed() {
-            self.reorder(&mut state);
-        }
-    }
-
-    /// Since when nothing runs on the connection; none while something does.
-    pub(crate) fn idle(&self) -> Option<Idle> {
-        let state = lock(&self.0.state);
-        let idle = Idle { since: state.progress_at, was_used: state.was_used };
-        (state.n_uses == 0).then_some(idle)
-    }
-
-    /// Makes the connection the last one to be closed.
-    fn reorder(&self, state: &mut LimitCounts) {
-        state.progress_at = Instant::now();
-        let mut order = lock(&self.0.limit.order);
-        let is_closed = order.remove(state.number).is_none();
-        // The connection has already been chosen to be closed.
-        if is_closed {
-            return;
-        }
-        state.number = order.take_number();
-        let closed = self.0.closed.clone();
-        if state.n_uses == 0 {
-            order.idle.insert(state.number, closed);
-        } else {
-            order.busy.insert(state.number, (state.progress_at, closed));
-        }
-    }
-}
-
-impl CloseOrder {
     fn remove(&mut self, number: u64) -> Option<CancellationToken> {
         self.idle.remove(&number).or_else(|| self.busy.remove(&number).map(|(_, closed)| closed))
     }
@@ -266,13 +266,13 @@ impl CloseOrder {
 
 impl Drop for InUse {
     fn drop(&mut self) {
-        let held = &self.0.0;
-        let mut state = lock(&held.state);
-        state.n_uses -= 1;
-        if state.n_uses == 0 {
-            self.0.reorder(&mut state);
-            if held.limit.is_waiting.load(Ordering::SeqCst) {
-                held.limit.became_idle.notify_one();
+        let permit = &self.0.0;
+        let mut usage = lock(&permit.usage);
+        usage.n_uses -= 1;
+        if usage.n_uses == 0 {
+            self.0.reorder(&mut usage);
+            if permit.limit.is_waiting.load(Ordering::SeqCst) {
+                permit.limit.became_idle.notify_one();
             }
         }
     }
@@ -280,7 +280,7 @@ impl Drop for InUse {
 
 impl Drop for PermitState {
     fn drop(&mut self) {
-        let number = lock(&self.state).number;
+        let number = lock(&self.usage).number;
         lock(&self.limit.order).remove(number);
     }
 }
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn at_the_limit_the_one_that_is_idle_for_the_longest_time_gives_way() {
+    async fn at_the_limit_the_connection_idle_for_the_longest_time_is_closed() {
         let (limit, stop) = limit(2, true);
         let first = limit.admit(&stop).await;
         let second = limit.admit(&stop).await;
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_busy_connection_gives_way_only_where_none_is_idle_and_not_at_once() {
+    async fn a_busy_connection_is_closed_only_if_none_is_idle_and_not_at_once() {
         let (limit, stop) = limit(2, true);
         let busy = limit.admit(&stop).await;
         let in_use = busy.begin();
@@ -321,16 +321,16 @@ mod tests {
         assert!(futures::poll!(&mut newcomer).is_pending());
         assert!(!busy.closed().is_cancelled());
         let closed = busy.closed().clone();
-        let gives_way = async {
+        let end_busy = async {
             closed.cancelled().await;
             drop((in_use, busy));
         };
-        futures::join!(newcomer, gives_way);
+        futures::join!(newcomer, end_busy);
         assert_eq!(begun.elapsed(), MIN_BUSY);
     }
 
     #[tokio::test]
-    async fn a_session_is_never_closed_for_a_newcomer_which_waits() {
+    async fn a_session_is_never_closed_and_the_new_connection_waits() {
         let (limit, stop) = limit(1, false);
         let session = limit.admit(&stop).await;
         let in_use = session.begin();

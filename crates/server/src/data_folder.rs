@@ -1,4 +1,4 @@
-//! Explains why the data folder cannot be used: the path, its owner, and the command to run.
+//! The data folder: its layout, and why it cannot be used (the path, its owner, the command to run).
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -16,31 +16,31 @@ pub(crate) fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
-/// Adds to an error of opening the data folder which path is the problem, its owner and the command
-/// to run, as far as they are known.
+/// Adds an explanation to an error of opening the data folder: which path is the problem, its owner,
+/// and the command to run. Leaves the error unchanged if they are unknown.
 pub fn explained(data_dir: &Path, error: anyhow::Error) -> anyhow::Error {
-    match mistake(data_dir) {
-        Some(mistake) => anyhow::anyhow!("{error:#}. {mistake}"),
+    match explanation(data_dir) {
+        Some(explanation) => anyhow::anyhow!("{error:#}. {explanation}"),
         None => error,
     }
 }
 
-/// Describes a path that is not a folder, or the first path that this process may not read and
-/// write.
-fn mistake(data_dir: &Path) -> Option<String> {
+/// Explains that the path is not a folder, or which path this process may not read and write.
+fn explanation(data_dir: &Path) -> Option<String> {
     let data_dir = absolute(data_dir);
     if data_dir.exists() && !data_dir.is_dir() {
-        return Some(format!("Set DATA_DIR to a folder: {} is none", data_dir.display()));
+        return Some(format!("Set DATA_DIR to a folder: {} is not a folder", data_dir.display()));
     }
     let records = data_dir.join(RECORDS_FOLDER);
-    let files = ["lock", "records.db", "records.db-wal", "records.db-shm"];
-    let files = files.map(|name| records.join(name));
+    let names = ["lock", "records.db", "records.db-wal", "records.db-shm"];
+    let files = names.map(|name| records.join(name));
     let paths = [&data_dir, &records].into_iter().chain(&files);
-    paths.into_iter().find_map(|path| mistake_at(path, &data_dir))
+    paths.into_iter().find_map(|path| explanation_of(path, &data_dir))
 }
 
-fn mistake_at(path: &Path, data_dir: &Path) -> Option<String> {
-    let (path, user) = (existing(path), geteuid().as_raw());
+fn explanation_of(path: &Path, data_dir: &Path) -> Option<String> {
+    let path = existing(path);
+    let user = geteuid().as_raw();
     let file = Access::READ_OK | Access::WRITE_OK;
     let wanted = if path.is_dir() { file | Access::EXEC_OK } else { file };
     match accessat(CWD, path, wanted, AtFlags::EACCESS) {
@@ -53,7 +53,7 @@ fn mistake_at(path: &Path, data_dir: &Path) -> Option<String> {
     let shown = path.display();
     let Ok(owner) = fs::metadata(path).map(|metadata| metadata.uid()) else {
         return Some(format!(
-            "user {user}, who runs this program, may not enter the way to {shown}"
+            "user {user}, who runs this program, may not enter a folder above {shown}"
         ));
     };
     let next = if path.starts_with(data_dir) {
@@ -66,7 +66,7 @@ fn mistake_at(path: &Path, data_dir: &Path) -> Option<String> {
     };
     Some(format!(
         "{shown} belongs to user {owner}, and user {user}, who runs this program, may not write \
-         there. Type: {next}"
+         there. Run: {next}"
     ))
 }
 
@@ -81,14 +81,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_of_our_own_is_no_mistake() {
+    fn a_folder_of_this_user_needs_no_explanation() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(mistake(folder.path()), None);
-        assert_eq!(mistake(&folder.path().join("not/made/yet")), None);
+        assert_eq!(explanation(folder.path()), None);
+        assert_eq!(explanation(&folder.path().join("not/created/yet")), None);
     }
 
     #[test]
-    fn a_path_is_shown_as_it_is_found_from_anywhere() {
+    fn a_path_is_shown_as_an_absolute_path() {
         assert!(absolute(Path::new("server-data")).is_absolute());
         assert_eq!(absolute(Path::new("/srv/data")), Path::new("/srv/data"));
     }

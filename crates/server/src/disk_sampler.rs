@@ -1,8 +1,8 @@
 //! Measures the disk for all readers: free bytes, free inodes, and whether files can be written.
 //!
-//! One task runs one measurement at a time, on one blocking thread. A reader gets the last result,
-//! or waits for a newer one for a bounded time, so a file system that hangs costs one thread and
-//! delays no reader for longer.
+//! One task runs one measurement at a time, on one blocking thread. A reader gets the last result, or
+//! waits for a newer one for a bounded time. So a file system that hangs occupies one thread, and does
+//! not delay a reader for longer.
 
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::store::{FreeSpace, Store};
 
-/// Free space is measured at least this often.
-const EVERY: Duration = Duration::from_secs(5);
+/// Maximum interval between two measurements of free space.
+const INTERVAL: Duration = Duration::from_secs(5);
 
 /// How long a reader waits for a measurement of free space.
 const SPACE_LIMIT: Duration = Duration::from_secs(1);
@@ -24,7 +24,7 @@ const SPACE_LIMIT: Duration = Duration::from_secs(1);
 /// How long a reader waits until a file is written and synced.
 const WRITE_LIMIT: Duration = Duration::from_secs(2);
 
-/// A handle on the results.
+/// A handle on the results of the measurements.
 #[derive(Clone, Debug)]
 pub(crate) struct DiskSampler {
     wanted: watch::Sender<SampleRequests>,
@@ -34,7 +34,7 @@ pub(crate) struct DiskSampler {
 /// Why there is no current result.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SampleError {
-    /// The measurement failed.
+    /// The measurement failed, for this reason.
     #[error("{0}")]
     Failed(String),
     /// The measurement has been running for this long.
@@ -42,14 +42,14 @@ pub enum SampleError {
     Unresponsive(Duration),
 }
 
-/// When a reader last asked for a newer result.
+/// When a reader last requested a newer result.
 #[derive(Clone, Copy, Debug, Default)]
 struct SampleRequests {
     space: Option<Instant>,
     write: Option<Instant>,
 }
 
-/// The last result of each measurement, and the start of the one that runs.
+/// The last result of each measurement, and when the running measurement started.
 #[derive(Clone, Debug, Default)]
 struct SampleResults {
     space: Option<Sample<FreeSpace>>,
@@ -72,17 +72,17 @@ impl<T: Clone> Sample<T> {
 }
 
 impl DiskSampler {
-    /// Starts the task, which ends when `lifecycle` stops or every handle is dropped.
+    /// Starts the task, which ends when `lifecycle` drains or every handle is dropped.
     pub(crate) fn start(store: Store, lifecycle: &Lifecycle) -> Self {
         let wanted = watch::Sender::new(SampleRequests::default());
         let (sender, results) = watch::channel(SampleResults::default());
-        let sampling = Sampling { store, wanted: wanted.subscribe(), results: sender };
-        lifecycle.spawn(sampling.run(lifecycle.drain().clone()));
+        let task = SamplerTask { store, wanted: wanted.subscribe(), results: sender };
+        lifecycle.spawn(task.run(lifecycle.drain().clone()));
         Self { wanted, results }
     }
 
-    /// Returns a result whose measurement started at most `max_age` ago, and measures again if
-    /// there is none. Zero means: measured after this call.
+    /// Returns a result whose measurement started at most `max_age` ago, and measures again if there
+    /// is none. With zero, the measurement starts after this call.
     ///
     /// # Errors
     /// The measurement failed or takes too long.
@@ -106,11 +106,11 @@ impl DiskSampler {
         self.result(WRITE_LIMIT, |results| Sample::since(results.write.as_ref(), now)).await
     }
 
-    /// Resolves when free space has been measured once more.
+    /// Waits until free space has been measured again.
     pub(crate) async fn next_sample(&self) {
         let now = Instant::now();
         let newer = |results: &SampleResults| Sample::since(results.space.as_ref(), now).is_some();
-        // The sampler ends with the process: its last result stays.
+        // When the task has ended, the last result stays.
         let _ = self.results.clone().wait_for(newer).await;
     }
 
@@ -120,10 +120,11 @@ impl DiskSampler {
         find: impl Fn(&SampleResults) -> Option<Result<T, SampleError>>,
     ) -> Result<T, SampleError> {
         let mut results = self.results.clone();
-        let late = |results: &SampleResults| {
+        let overdue = |results: &SampleResults| {
             results.running_since.map(|since| since.elapsed()).filter(|&running| limit <= running)
         };
-        let answered = |results: &SampleResults| find(results).is_some() || late(results).is_some();
+        let answered =
+            |results: &SampleResults| find(results).is_some() || overdue(results).is_some();
         let _ = timeout(limit, results.wait_for(answered)).await;
         let seen = results.borrow();
         let running = || seen.running_since.map_or(limit, |since| since.elapsed());
@@ -131,21 +132,21 @@ impl DiskSampler {
     }
 }
 
-/// The task.
+/// Runs the measurements and publishes their results.
 #[derive(Debug)]
-struct Sampling {
+struct SamplerTask {
     store: Store,
     wanted: watch::Receiver<SampleRequests>,
     results: watch::Sender<SampleResults>,
 }
 
-impl Sampling {
+impl SamplerTask {
     async fn run(mut self, drain: CancellationToken) {
         drain.clone().run_until_cancelled(self.sample()).await;
     }
 
     async fn sample(&mut self) {
-        let mut timer = interval(EVERY);
+        let mut timer = interval(INTERVAL);
         let mut written_at: Option<Instant> = None;
         loop {
             tokio::select! {
@@ -157,7 +158,7 @@ impl Sampling {
             let wanted = *self.wanted.borrow_and_update();
             let last = self.results.borrow().space.as_ref().map(|sample| sample.started_at);
             let outdated = last.is_none_or(|last| wanted.space.is_some_and(|at| last < at));
-            if outdated || last.is_some_and(|last| EVERY <= last.elapsed()) {
+            if outdated || last.is_some_and(|last| INTERVAL <= last.elapsed()) {
                 let sample = self.measure(Store::free_space).await;
                 self.results.send_modify(|results| {
                     results.space = Some(sample);

@@ -1,11 +1,11 @@
-//! A body that keeps something until it has been sent, or is dropped.
+//! A body that keeps a guard until it has been sent or is dropped.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use hyper::body::{Body, Frame, SizeHint};
 
-/// `body`, and a guard that is dropped with it.
+/// A body, and a guard that is dropped together with the body.
 #[derive(Debug)]
 pub(crate) struct GuardedBody<B, G> {
     body: B,
@@ -13,7 +13,6 @@ pub(crate) struct GuardedBody<B, G> {
 }
 
 impl<B, G> GuardedBody<B, G> {
-    /// Keeps `guard` as long as `body`.
     pub(crate) fn new(body: B, guard: G) -> Self {
         Self { body, _guard: guard }
     }

@@ -1,7 +1,7 @@
 //! The server: agents dial it, operators curl it.
 //!
-//! [`Server::bind`] makes everything that must exist before the first request;
-//! [`Server::run_until`] serves until a future says stop, then ends what runs in order.
+//! [`Server::bind`] prepares everything for the first request. [`Server::run_until`] serves until a
+//! future resolves, then shuts down in order.
 
 pub mod client;
 pub mod config;
@@ -50,10 +50,10 @@ use registry::{EndReason, Message, Registry};
 use store::{DataFolderError, Store};
 use transfers::Transfers;
 
-/// The version of this build.
+/// The version of this build, such as `0.4.0`.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Once nothing runs any more, lines and connections that do not end by themselves are cut.
+/// How long sessions and connections may take to close after the last transfer. Then they are aborted.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
 /// A server that listens and does not serve yet.
@@ -62,64 +62,77 @@ pub struct Server {
     config: Config,
     http: TcpListener,
     grpc: TcpListener,
-    room: ConnectionLimits,
+    limits: ConnectionLimits,
     registry: Registry,
     records: Records,
     store: Store,
     transfers: Transfers,
-    /// The tasks of transfers.
+    /// Runs the tasks of transfers.
     work: Lifecycle,
-    /// The tasks of connections, which outlive the transfers that use them.
-    lines: Lifecycle,
+    /// Runs the tasks of connections, which outlive the transfers that use them.
+    connections: Lifecycle,
 }
 
 impl Server {
-    /// Opens the data folder and the records, takes up what an earlier process left unfinished,
-    /// and listens. Port 0 takes a free one.
+    /// Opens the data folder and the records, resumes the unfinished transfers of an earlier process,
+    /// and listens. Port 0 takes a free port.
     ///
     /// # Errors
-    /// The folder is in use, an address is taken, or the disk failed.
+    /// The folder or an address is in use, or the disk failed.
     pub async fn bind(mut config: Config) -> anyhow::Result<Self> {
-        let room = ConnectionLimits::make();
+        let limits = ConnectionLimits::from_open_files();
         let (store, records) = open_data(&config.data_dir).await?;
         let listen = |setting, addr| {
             listener::listen(addr).map_err(|error| port::explained(setting, addr, error))
         };
         let http = listen("HTTP_ADDR", config.http_addr)?;
         let grpc = listen("GRPC_ADDR", config.grpc_addr)?;
-        // What is shown as a setting is where one can connect, also when any port would do.
-        (config.http_addr, config.grpc_addr) = (http.local_addr()?, grpc.local_addr()?);
+        // The settings show the actual address, also for port 0.
+        config.http_addr = http.local_addr()?;
+        config.grpc_addr = grpc.local_addr()?;
         let registry = Registry::new();
-        let (work, lines) = (Lifecycle::new(), Lifecycle::new());
+        let work = Lifecycle::new();
+        let connections = Lifecycle::new();
         let transfers = Transfers::start(
             records.clone(),
             registry.clone(),
             store.clone(),
-            DiskSampler::start(store.clone(), &lines),
+            DiskSampler::start(store.clone(), &connections),
             work.clone(),
             config.limits,
         )
         .await?;
-        Ok(Self { config, http, grpc, room, registry, records, store, transfers, work, lines })
+        Ok(Self {
+            config,
+            http,
+            grpc,
+            limits,
+            registry,
+            records,
+            store,
+            transfers,
+            work,
+            connections,
+        })
     }
 
-    /// Where operators curl.
+    /// Returns the address for operators.
     ///
     /// # Errors
-    /// The system does not say.
+    /// The system does not report it.
     pub fn http_addr(&self) -> std::io::Result<SocketAddr> {
         self.http.local_addr()
     }
 
-    /// Where agents dial.
+    /// Returns the address for agents.
     ///
     /// # Errors
-    /// The system does not say.
+    /// The system does not report it.
     pub fn grpc_addr(&self) -> std::io::Result<SocketAddr> {
         self.grpc.local_addr()
     }
 
-    /// Tells whether pulls can be taken, now and while the server runs.
+    /// Returns a handle that checks whether pulls can be accepted, also while the server runs.
     ///
     /// # Errors
     /// The address of a listener cannot be read.
@@ -140,67 +153,80 @@ impl Server {
         Ok(space.bytes)
     }
 
-    /// Serves until `stop` resolves; then takes no new work, sends the agents away, lets running
-    /// transfers finish within the grace of the settings, and ends the rest. Their bytes stay.
+    /// Serves until `stop` resolves. Then rejects new work, drains the agents, lets running transfers
+    /// finish within the grace period, and stops the rest. The partials of unfinished transfers stay.
     ///
     /// # Errors
-    /// The address of a listener cannot be read.
+    /// The address of a listener cannot be read, or the records cannot be closed.
     pub async fn run_until(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-        let (http_addr, grpc_addr) = (self.http_addr()?, self.grpc_addr()?);
+        let app = self.app()?;
+        let gateway = self.gateway();
+        let Self {
+            config, http, grpc, limits, registry, records, store, work, connections, ..
+        } = self;
+        let drain = work.drain().clone();
+        work.spawn(retention::run(records.clone(), store, config.keep_records, drain));
+        let shutdown = GrpcShutdown::default();
+        let router = http::router(app);
+        connections.spawn(http::serve(http, router, limits.operators, connections.clone()));
+        connections.spawn(serve_agents(gateway, grpc, limits.agents, shutdown.clone()));
+        let Config { http_addr, grpc_addr, .. } = config;
+        info!(event = "server.ready", %http_addr, %grpc_addr, version = VERSION, "server ready");
+        stop.await;
+        let grace = config.shutdown_grace;
+        info!(event = "server.stopping", grace_seconds = grace.as_secs(), "server stopping");
+        shutdown.stop_accepting.cancel();
+        drain_agents(&registry, config.session.reconnect);
+        if let Err(timeout) = work.shut_down(grace).await {
+            warn!(
+                event = "server.drain_timed_out", %timeout,
+                "transfers will resume after the restart"
+            );
+        }
+        for session in registry.sessions() {
+            session.end(EndReason::Stopping);
+        }
+        shutdown.finish.cancel();
+        // Connections that are aborted here carry no transfer any more.
+        let _ = connections.shut_down(CLOSE_LIMIT).await;
+        shutdown.abort.cancel();
+        match timeout(CLOSE_LIMIT, records.close()).await {
+            Ok(closed) => closed?,
+            Err(_) => error!(event = "records.failed", "the records do not close: the disk hangs"),
+        }
+        info!(event = "server.stopped", "server stopped");
+        Ok(())
+    }
+
+    fn app(&self) -> std::io::Result<http::App> {
         let about = http::About {
             version: VERSION,
             started_at: Utc::now(),
-            http_addr,
-            grpc_addr,
+            http_addr: self.http_addr()?,
+            grpc_addr: self.grpc_addr()?,
             data_dir: self.config.data_dir.display().to_string(),
             settings: self.config.settings(),
         };
-        let app = http::App {
+        Ok(http::App {
             transfers: self.transfers.clone(),
             clients: KnownClients::new(self.registry.clone(), self.records.clone()),
             records: self.records.clone(),
             store: self.store.clone(),
-            lifecycle: self.lines.clone(),
+            lifecycle: self.connections.clone(),
             about,
-        };
-        let gateway = Gateway {
+        })
+    }
+
+    fn gateway(&self) -> Gateway {
+        Gateway {
             registry: self.registry.clone(),
             records: self.records.clone(),
             transfers: self.transfers.clone(),
-            lifecycle: self.lines.clone(),
+            lifecycle: self.connections.clone(),
             session: self.config.session,
             started: Instant::now(),
             rejections: RejectionLog::default(),
-        };
-        let (records, store) = (self.records.clone(), self.store.clone());
-        let drain = self.work.drain().clone();
-        self.work.spawn(retention::run(records, store, self.config.keep_records, drain));
-        let shutdown = GrpcShutdown::default();
-        let ConnectionLimits { agents, operators } = self.room;
-        self.lines.spawn(http::serve(self.http, http::router(app), operators, self.lines.clone()));
-        self.lines.spawn(serve_agents(gateway, self.grpc, agents, shutdown.clone()));
-        info!(event = "server.ready", %http_addr, %grpc_addr, version = VERSION, "server ready");
-        stop.await;
-        let grace = self.config.shutdown_grace;
-        info!(event = "server.stopping", grace_seconds = grace.as_secs(), "server stopping");
-        shutdown.stop_accepting.cancel();
-        send_away(&self.registry, self.config.session.reconnect);
-        if let Err(cut_short) = self.work.shut_down(grace).await {
-            warn!(event = "server.stopping", %cut_short, "transfers will resume after the restart");
         }
-        for session in self.registry.sessions() {
-            session.end(EndReason::Stopping);
-        }
-        shutdown.finish.cancel();
-        // What is cut here is idle: nothing of a transfer depends on it any more.
-        let _ = self.lines.shut_down(CLOSE_LIMIT).await;
-        shutdown.abort.cancel();
-        match timeout(CLOSE_LIMIT, self.records.close()).await {
-            Ok(closed) => closed?,
-            Err(_) => warn!(event = "records.failed", "the records do not close: the disk hangs"),
-        }
-        info!(event = "server.stopped", "server stopped");
-        Ok(())
     }
 }
 
@@ -211,13 +237,13 @@ async fn open_data(data_dir: &Path) -> anyhow::Result<(Store, Records)> {
         anyhow::Ok((store, Records::open(&data_dir.join(RECORDS_FOLDER)).await?))
     };
     opened.await.map_err(|error| match error.downcast_ref() {
-        // Do not query a disk again that does not answer.
+        // An unresponsive disk is not queried again.
         Some(DataFolderError::Unsuitable { .. } | DataFolderError::Unresponsive { .. }) => error,
         Some(DataFolderError::Store(_)) | None => data_folder::explained(data_dir, error),
     })
 }
 
-/// Ends when the shutdown are cut, or shut and every connection has ended.
+/// Ends when all connections have ended after `finish`, or when the process stops.
 async fn serve_agents(
     gateway: Gateway,
     listener: TcpListener,
@@ -228,16 +254,16 @@ async fn serve_agents(
     let serving = grpc::serve(gateway, listener, limit, shutdown.clone());
     tokio::select! {
         served = serving => if let Err(error) = served {
-            error!(event = "grpc.failed", %error, "the door for agents failed");
+            error!(event = "grpc.failed", %error, "the listener for agents failed");
         },
         () = stop.cancelled() => shutdown.abort.cancel(),
     }
 }
 
-/// Asks every agent to dial again soon: another server, or this one once it is back.
-fn send_away(registry: &Registry, reconnect: ReconnectPolicy) {
+/// Requests that every agent dials again soon: another server, or this one after its restart.
+fn drain_agents(registry: &Registry, reconnect: ReconnectPolicy) {
     for session in registry.sessions() {
-        // An agent that does not hear it finds the line closed soon.
+        // An agent whose outbox is full notices that the connection is closed.
         let _ = session.send(Message::Drain { min: Backoff::FLOOR, max: reconnect.spread });
     }
 }

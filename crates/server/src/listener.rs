@@ -1,4 +1,4 @@
-//! The door of a listener, for operators and for agents alike.
+//! Listens and accepts, for operators and for agents.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,17 +9,18 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::sleep;
 use tracing::{debug, warn};
 
-/// Connections that wait to be accepted: a fleet that comes back at once must not lose its SYNs.
-/// The system's own bound (`net.core.somaxconn`) holds as well.
+/// Maximum number of connections that wait to be accepted: the SYN packets of a fleet that reconnects
+/// at once must not be dropped. The limit of the system (`net.core.somaxconn`) applies too.
 const BACKLOG: u32 = 4096;
 
-/// How long to wait after an accept that failed for want of something: at first, and at most.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+/// The first and the longest pause after an accept that failed without a resource.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// Listens on `addr`.
 ///
 /// # Errors
-/// The address is in use or not ours.
+/// The address is in use, or does not belong to this machine.
 pub(crate) fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
@@ -27,26 +28,30 @@ pub(crate) fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// The next connection, whatever it takes. `whose` names the listener in the log.
-pub(crate) async fn accept(listener: &TcpListener, whose: &str) -> (TcpStream, SocketAddr) {
-    let mut pause = PAUSES.0;
+/// Accepts the next connection, and retries after errors. `callers` (agents or operators) names the
+/// listener in the log.
+pub(crate) async fn accept(listener: &TcpListener, callers: &str) -> (TcpStream, SocketAddr) {
+    let mut pause = FIRST_PAUSE;
     loop {
         match listener.accept().await {
             Ok(accepted) => return accepted,
-            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) if is_of_the_connection(&error) => {}
             Err(error) => {
-                // Mostly too many open files. The connection stays in the backlog, so that
-                // another accept would fail at once: without a pause this loop takes a whole core.
-                warn!(event = "accept.failed", %error, whose, "cannot accept connections");
+                // Usually too many open files. The connection stays in the backlog, and another
+                // accept would fail at once: without a pause this loop would use a whole core.
+                warn!(
+                    event = "accept.failed", %error, listener = callers,
+                    "cannot accept connections"
+                );
                 sleep(pause).await;
-                pause = PAUSES.1.min(pause * 2);
+                pause = MAX_PAUSE.min(pause * 2);
             }
         }
     }
 }
 
-/// Sets what both listeners want of a connection: small answers leave at once, and a peer that is
-/// gone is noticed also while nothing is sent.
+/// Sets the options of a connection: small messages are sent at once, and a lost connection is noticed
+/// even while nothing is sent.
 pub(crate) fn set_options(stream: &TcpStream) {
     let set = || {
         stream.set_nodelay(true)?;
@@ -61,12 +66,12 @@ pub(crate) fn set_options(stream: &TcpStream) {
         io::Result::Ok(())
     };
     if let Err(error) = set() {
-        debug!(%error, "socket options");
+        debug!(event = "socket_options.failed", %error, "cannot set the socket options");
     }
 }
 
-/// The peer was gone before it was accepted: nothing is wrong here.
-fn is_of_one_connection(error: &io::Error) -> bool {
+/// Returns whether the connection ended before it was accepted, which is not an error of the listener.
+fn is_of_the_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }

@@ -1,4 +1,4 @@
-//! Explains why an address cannot be listened on: which process holds the port, and what to change.
+//! Explains why the server cannot listen on an address: which process uses the port, what to change.
 
 use std::fs;
 use std::io;
@@ -7,11 +7,11 @@ use std::path::Path;
 
 use filepull_core::human;
 
-/// Adds the remedy to an error of listening on the address of a setting.
+/// Returns an error that says how to fix the setting whose address cannot be listened on.
 pub(crate) fn explained(setting: &str, addr: SocketAddr, error: io::Error) -> anyhow::Error {
     let kind = error.kind();
-    let why = if kind == io::ErrorKind::AddrInUse {
-        let holder = holder(addr).map_or_else(|| unknown_holder(addr), |holder| holder.shown());
+    let reason = if kind == io::ErrorKind::AddrInUse {
+        let holder = holder(addr).map_or_else(|| unknown_holder(addr), |holder| holder.describe());
         format!("the port is in use by {holder}. Or set {setting}={}", other_port(addr))
     } else if kind == io::ErrorKind::AddrNotAvailable {
         format!(
@@ -28,8 +28,8 @@ pub(crate) fn explained(setting: &str, addr: SocketAddr, error: io::Error) -> an
     } else {
         return anyhow::Error::new(error).context(format!("listening on {setting}={addr}"));
     };
-    // Without the system's error text, which says less: the remedy comes last.
-    anyhow::anyhow!("listening on {setting}={addr}: {why}")
+    // The error text of the system is left out: it contains less.
+    anyhow::anyhow!("listening on {setting}={addr}: {reason}")
 }
 
 /// A process that listens on a port.
@@ -40,7 +40,7 @@ struct PortHolder {
 }
 
 impl PortHolder {
-    fn shown(&self) -> String {
+    fn describe(&self) -> String {
         let Self { pid, command } = self;
         format!("process {pid} ({command}). To end it: kill {pid}")
     }
@@ -51,16 +51,16 @@ fn unknown_holder(addr: SocketAddr) -> String {
     format!("another process. To see which: sudo ss -ltnp \"sport = :{port}\"")
 }
 
-/// The next port, or the previous one for the last port.
+/// Returns the next port, or the previous one for port 65535.
 fn other_port(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip(), addr.port().checked_add(1).unwrap_or(u16::MAX - 1))
 }
 
-/// The process that listens on `addr`, or on the same port of every address, as far as /proc shows
-/// it to this user.
+/// Returns the process that listens on `addr`, or on the same port of all addresses. None if /proc does
+/// not show it to this user.
 fn holder(addr: SocketAddr) -> Option<PortHolder> {
-    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(fs::read_to_string);
-    let tables = tables.into_iter().flatten().collect::<String>();
+    let files = ["/proc/net/tcp", "/proc/net/tcp6"].map(fs::read_to_string);
+    let tables: String = files.into_iter().flatten().collect();
     let inodes: Vec<&str> = tables.lines().filter_map(|line| listener(line, addr)).collect();
     let sockets: Vec<String> = inodes.iter().map(|inode| format!("socket:[{inode}]")).collect();
     let processes = fs::read_dir("/proc").ok()?.flatten();
@@ -73,7 +73,7 @@ fn holder(addr: SocketAddr) -> Option<PortHolder> {
     })
 }
 
-/// The inode of the socket in a line of /proc/net/tcp, if it listens where `addr` would.
+/// Returns the inode of the socket in a line of /proc/net/tcp, if the socket conflicts with `addr`.
 fn listener(line: &str, addr: SocketAddr) -> Option<&str> {
     const LISTENS: &str = "0A";
     let fields: Vec<&str> = line.split_whitespace().collect();
@@ -84,22 +84,22 @@ fn listener(line: &str, addr: SocketAddr) -> Option<&str> {
     (is_port && (is_any || addr.ip().is_unspecified() || ip == hex(addr.ip()))).then_some(inode)
 }
 
-/// An address as /proc writes it: groups of four bytes, each in the byte order of this machine.
+/// Formats an address like /proc: groups of four bytes, each in the byte order of this machine.
 fn hex(ip: IpAddr) -> String {
-    let word = |word: &[u8]| {
-        let word = word.try_into().map_or(0, u32::from_ne_bytes);
-        format!("{word:08X}")
+    let group = |bytes: &[u8]| {
+        let number = bytes.try_into().map_or(0, u32::from_ne_bytes);
+        format!("{number:08X}")
     };
     match ip {
-        IpAddr::V4(ip) => word(&ip.octets()),
-        IpAddr::V6(ip) => ip.octets().chunks(4).map(word).collect(),
+        IpAddr::V4(ip) => group(&ip.octets()),
+        IpAddr::V6(ip) => ip.octets().chunks(4).map(group).collect(),
     }
 }
 
 fn command(process: &Path) -> String {
-    let words = fs::read(process.join("cmdline")).unwrap_or_default();
-    let words = String::from_utf8_lossy(&words).replace('\0', " ");
-    human::printable(words.trim(), 80)
+    let args = fs::read(process.join("cmdline")).unwrap_or_default();
+    let command = String::from_utf8_lossy(&args).replace('\0', " ");
+    human::printable(command.trim(), 80)
 }
 
 #[cfg(test)]
@@ -109,14 +109,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_holds_a_port_is_named() {
+    fn the_process_that_uses_a_port_is_named() {
         for ip in ["127.0.0.1", "[::1]", "0.0.0.0"] {
             let Ok(taken) = TcpListener::bind(format!("{ip}:0")) else { continue };
             let addr = taken.local_addr().unwrap();
             let found = holder(addr).unwrap();
             assert_eq!(found.pid, std::process::id(), "{addr}");
             let error = io::Error::from(io::ErrorKind::AddrInUse);
-            let said = explained("HTTP_ADDR", addr, error).to_string();
+            let message = explained("HTTP_ADDR", addr, error).to_string();
             let expected = format!(
                 "listening on HTTP_ADDR={addr}: the port is in use by process {pid} ({command}). \
                  To end it: kill {pid}. Or set HTTP_ADDR={}",
@@ -124,12 +124,12 @@ mod tests {
                 pid = found.pid,
                 command = found.command,
             );
-            assert_eq!(said, expected);
+            assert_eq!(message, expected);
         }
     }
 
     #[test]
-    fn only_the_listener_of_the_port_is_found() {
+    fn only_a_listener_of_the_same_port_is_found() {
         let addr = "127.0.0.1:8080".parse().unwrap();
         let line = |local: &str, state: &str| {
             format!("0: {local} 00000000:0000 {state} 0:0 0:0 0 0 0 4711 1 0 100 0 0 10 0")
@@ -143,12 +143,12 @@ mod tests {
     }
 
     #[test]
-    fn an_address_of_another_machine_is_told_as_such() {
+    fn an_address_of_another_machine_is_explained() {
         let addr = "192.0.2.7:80".parse().unwrap();
-        let said = |kind: io::ErrorKind| explained("GRPC_ADDR", addr, kind.into()).to_string();
-        let elsewhere = said(io::ErrorKind::AddrNotAvailable);
+        let message = |kind: io::ErrorKind| explained("GRPC_ADDR", addr, kind.into()).to_string();
+        let elsewhere = message(io::ErrorKind::AddrNotAvailable);
         assert!(elsewhere.contains("this machine has no address 192.0.2.7"), "{elsewhere}");
-        let low = said(io::ErrorKind::PermissionDenied);
+        let low = message(io::ErrorKind::PermissionDenied);
         assert!(low.ends_with("Set GRPC_ADDR=192.0.2.7:8080"), "{low}");
     }
 }

@@ -1,4 +1,4 @@
-//! Whether the server can take a pull and store a file, and if not, why.
+//! Checks whether the server can accept a pull and store a file.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::known_clients::{ClientCounts, KnownClients};
 use crate::store::FreeSpace;
 use crate::transfers::{Transfers, shortage};
 
-/// Looks at what must hold.
+/// Runs the checks of `/readyz`.
 #[derive(Clone, Debug)]
 pub struct Readiness {
     pub(crate) transfers: Transfers,
@@ -18,29 +18,29 @@ pub struct Readiness {
     pub(crate) grpc_addr: SocketAddr,
 }
 
-/// One thing that must hold, and what was found.
+/// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReadyCheck {
-    /// It holds.
+    /// Whether the check has passed.
     pub ok: bool,
-    /// Its name.
+    /// The name of the check, such as `data folder`.
     pub name: &'static str,
-    /// What was found, in words.
+    /// The result as text, such as `writable, 812.0 GiB free`.
     pub finding: String,
 }
 
 impl Readiness {
-    /// Looks at everything. The server is ready if all of it is ok.
+    /// Runs all checks. The server is ready if all of them pass.
     pub async fn check(&self) -> [ReadyCheck; 4] {
         [self.data_folder().await, self.storing(), self.grpc().await, self.draining()]
     }
 
-    /// How many clients are online.
+    /// Returns the number of connected clients.
     pub fn clients_online(&self) -> usize {
         self.clients.n_online()
     }
 
-    /// What was received reaches the disk and the records.
+    /// Checks that no transfer waits for the disk or the records.
     fn storing(&self) -> ReadyCheck {
         let (ok, finding) = match self.transfers.n_waiting_for_us() {
             0 => (true, "works".to_owned()),
@@ -60,7 +60,7 @@ impl Readiness {
         ReadyCheck { ok, name: "data folder", finding }
     }
 
-    /// Both listeners are bound before either answers, and both end with the process.
+    /// Reports the listener for agents. It is bound before the first check and until the process ends.
     async fn grpc(&self) -> ReadyCheck {
         let addr = self.grpc_addr;
         let ClientCounts { online, known } = self.clients.counts().await;
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_disk_that_is_almost_full_is_told_with_both_numbers() {
+    fn an_almost_full_disk_is_reported_with_both_numbers() {
         let judge = |bytes, inodes, min_free| judge(Ok(FreeSpace { bytes, inodes }), min_free);
         let enough = (true, "writable, 812.0 GiB free".to_owned());
         assert_eq!(judge(812 << 30, None, 1 << 30), enough);
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_that_hangs_is_told_with_the_time_since() {
+    fn a_disk_that_hangs_is_reported_with_the_time_since() {
         let hangs = SampleError::Unresponsive(Duration::from_secs(12));
         let finding = "the disk has not answered for 12 s".to_owned();
         assert_eq!(judge(Err(hangs), 0), (false, finding));

@@ -215,10 +215,10 @@ async fn nobody_is_exposed_by_accident() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
-async fn few_open_files_are_all_used_and_said_in_words() -> anyhow::Result<()> {
+async fn a_low_open_file_limit_is_used_completely_and_logged() -> anyhow::Result<()> {
     let bed = TestServer::launched_by(&["prlimit", "--nofile=40:512"], &[]).await?;
-    let said = bed.server()?.says("open-files.few").await?;
-    assert!(said.contains("only about 256 clients fit"), "{said}");
+    let said = bed.server()?.says("connection_limit.lowered").await?;
+    assert!(said.contains("room for 256 clients: the open file limit is 512"), "{said}");
     assert!(said.contains("LimitNOFILE") && said.contains("ulimit -n"), "{said}");
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", bed.server()?.pid()))?;
     let open_files = limits.lines().find(|line| line.starts_with("Max open files"));

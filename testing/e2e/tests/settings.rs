@@ -250,7 +250,7 @@ async fn a_folder_of_another_user_is_named_with_what_to_type() -> anyhow::Result
     let records = data_dir.join(".filepull");
     let expected = format!(
         "{} belongs to user 0, and user 65534, who runs this program, may not write there. \
-         Type: sudo chown -R 65534 {}",
+         Run: sudo chown -R 65534 {}",
         records.display(),
         data_dir.display()
     );
@@ -270,7 +270,7 @@ async fn a_data_folder_that_is_a_file_is_told_as_one() -> anyhow::Result<()> {
     settings[2].1 = folder.path().join("file").display().to_string();
     fs::write(&settings[2].1, "x")?;
     let mut server = Process::start(&[], "e2e-filepull", "server", &settings)?;
-    server.says(&format!("Set DATA_DIR to a folder: {} is none", settings[2].1)).await?;
+    server.says(&format!("Set DATA_DIR to a folder: {} is not a folder", settings[2].1)).await?;
     assert_eq!(server.ended().await?.code(), Some(1));
     Ok(())
 }
