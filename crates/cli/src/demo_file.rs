@@ -16,7 +16,7 @@ pub(crate) const MIN_SIZE: u64 = 1024;
 /// The result of generating a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DemoFile {
-    /// The file was generated.
+    /// No file existed, so it was generated.
     New,
     /// A file of this size existed. It stays unchanged.
     Kept(u64),

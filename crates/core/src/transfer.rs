@@ -7,6 +7,7 @@
 
 mod begin;
 mod phase;
+mod phase_name;
 
 use chrono::{DateTime, Utc};
 
@@ -19,6 +20,7 @@ use crate::receive::Prefix;
 use crate::source::Source;
 pub use begin::{BeginError, UploadStart};
 pub use phase::{Failure, LastProgress, Phase, Published, Receiving, Sealed};
+pub use phase_name::PhaseName;
 
 /// The transfer of one file, as it is on record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -292,6 +294,6 @@ impl Transfer {
     }
 
     fn phase_error(&self, change: &'static str) -> PhaseError {
-        PhaseError { phase: self.phase.name(), change }
+        PhaseError { phase: self.phase.name().as_str(), change }
     }
 }

@@ -162,13 +162,13 @@ impl<W: Write> Write for JsonLines<W> {
     }
 }
 
-fn json_escaped(line: &str) -> Cow<'_, str> {
+fn json_escaped(text: &str) -> Cow<'_, str> {
     let is_hidden = |c: char| c != '\n' && human::is_unprintable(c);
-    if !line.contains(is_hidden) {
-        return Cow::Borrowed(line);
+    if !text.contains(is_hidden) {
+        return Cow::Borrowed(text);
     }
-    let mut shown = String::with_capacity(line.len() + 8);
-    for c in line.chars() {
+    let mut shown = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
         if is_hidden(c) {
             for unit in c.encode_utf16(&mut [0; 2]) {
                 let _ = write!(shown, "\\u{unit:04x}"); // writing to a string cannot fail

@@ -115,7 +115,7 @@ pub enum AgentAuth {
     Open,
 }
 
-/// Validated configuration.
+/// The validated configuration of a server.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Address for HTTP requests of operators.
@@ -128,7 +128,7 @@ pub struct Config {
     pub http_auth: HttpAuth,
     /// Which agents may connect to the server.
     pub agent_auth: AgentAuth,
-    /// The limits of transfers.
+    /// The limits that apply to transfers.
     pub limits: Limits,
     /// The settings of agent sessions.
     pub session: SessionSettings,

@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 
+use super::phase_name::PhaseName;
 use crate::disk::Durable;
 use crate::download::Download;
 use crate::name::DownloadName;
@@ -49,15 +50,15 @@ pub struct Published {
 }
 
 impl Phase {
-    /// The name of the phase, for error messages.
-    pub(super) fn name(&self) -> &'static str {
+    /// Returns the name of the phase, for the records, the API and error messages.
+    pub fn name(&self) -> PhaseName {
         match self {
-            Self::Queued => "queued",
-            Self::Receiving(_) => "receiving",
-            Self::Sealed(_) => "sealed",
-            Self::Done(_) => "done",
-            Self::Failed(_) => "failed",
-            Self::Cancelled(_) => "cancelled",
+            Self::Queued => PhaseName::Queued,
+            Self::Receiving(_) => PhaseName::Receiving,
+            Self::Sealed(_) => PhaseName::Sealed,
+            Self::Done(_) => PhaseName::Done,
+            Self::Failed(_) => PhaseName::Failed,
+            Self::Cancelled(_) => PhaseName::Cancelled,
         }
     }
 

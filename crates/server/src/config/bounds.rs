@@ -8,8 +8,8 @@ use filepull_core::{bounds, human};
 
 use super::Args;
 
-/// The maximum of RFC 9113, section 6.9.1, minus what the window of a connection exceeds those of
-/// its streams by, in bytes.
+/// The maximum of RFC 9113, section 6.9.1, minus the 4 MiB by which the window of a connection
+/// exceeds the windows of its streams, in bytes.
 pub(crate) const MAX_WINDOW: u32 = (1 << 31) - 1 - (4 << 20);
 
 /// Larger than any file system, and small enough that the records can sum such sizes.

@@ -1,12 +1,12 @@
-//! Accepted cancels that could not be carried out at once. They have their own table, because the
-//! task of the transfer, which writes the transfer's row, may be waiting for the disk.
+//! The table `cancels`: accepted cancels that could not be completed at once. The task of a transfer,
+//! which writes the transfer's row, may be waiting for the disk, so cancels have their own table.
 
 use filepull_core::id::TransferId;
 use tracing::error;
 
-use super::RecordsError;
+use super::Records;
+use super::error::RecordsError;
 use super::fields::RowFields;
-use super::readers::Readers;
 use super::statement::{Row, Statement};
 
 const KEEP: &str =
@@ -16,20 +16,28 @@ const ALL: &str = "SELECT * FROM cancels";
 
 const FORGET: &str = "DELETE FROM cancels WHERE transfer = $1";
 
-/// The statement that keeps a cancel. The first one counts.
-pub(super) fn keep(transfer: TransferId, detail: &str) -> Statement {
-    Statement::new(KEEP).bind(transfer.to_string()).bind(detail)
-}
+impl Records {
+    /// Records the cancel of an unfinished transfer, unless it has one. If this process does not
+    /// complete the cancel, the next process does.
+    pub(crate) async fn keep_cancel(
+        &self,
+        transfer: TransferId,
+        detail: &str,
+    ) -> Result<(), RecordsError> {
+        let keep = Statement::new(KEEP).bind(transfer.to_string()).bind(detail);
+        self.writer.write(keep).await.map(drop)
+    }
 
-/// The statement that forgets a cancel, because its transfer is final.
-pub(super) fn forget(transfer: TransferId) -> Statement {
-    Statement::new(FORGET).bind(transfer.to_string())
-}
+    /// Returns every recorded cancel with its detail. A damaged row is logged and left out.
+    pub(crate) async fn cancels(&self) -> Result<Vec<(TransferId, String)>, RecordsError> {
+        let rows = self.readers.list(Statement::new(ALL)).await?;
+        Ok(rows.iter().filter_map(|row| read(row).inspect_err(log).ok()).collect())
+    }
 
-/// Every cancel, with its detail. One that cannot be read is logged and left out.
-pub(super) async fn all(readers: &Readers) -> Result<Vec<(TransferId, String)>, RecordsError> {
-    let rows = readers.list(Statement::new(ALL)).await?;
-    Ok(rows.iter().filter_map(|row| read(row).inspect_err(log).ok()).collect())
+    /// Removes the cancel of a final transfer. After an error the row may stay, which has no effect.
+    pub(crate) async fn forget_cancel(&self, transfer: TransferId) -> Result<(), RecordsError> {
+        self.writer.write(Statement::new(FORGET).bind(transfer.to_string())).await.map(drop)
+    }
 }
 
 fn read(row: &Row) -> Result<(TransferId, String), RecordsError> {

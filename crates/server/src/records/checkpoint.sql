@@ -1,5 +1,5 @@
--- Changes only what a checkpoint changes, and only if the rest of the row is what the caller knows:
--- then the new checksum is that of the whole row. Returns no row otherwise.
+-- Changes only the columns of a checkpoint, and only if the other columns are as the caller knows
+-- them, so that the new checksum is valid for the whole row. Otherwise returns no row.
 UPDATE transfers SET
     source_name = $10,
     source_size = $11,

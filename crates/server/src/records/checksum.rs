@@ -1,25 +1,23 @@
-//! Notices a record that the disk has changed. SQLite guards its log with check sums, and its file
-//! with none: a flipped bit in a digest would be told to an operator as the truth.
+//! Detects a record that the disk has changed. SQLite has checksums for its log and none for its
+//! database, so a flipped bit in a digest would look like a correct digest.
 
 use chrono::{DateTime, Utc};
 use filepull_core::digest::Hasher;
 use filepull_core::source::Source;
 use filepull_core::transfer::{Download, Failure, Phase, Transfer};
 
-use super::list::PhaseName;
-
-/// A digest of everything that a record says, as it is stored: of the same for ever, or every
+/// Returns the checksum over all stored fields. It must never change for the same fields, or every
 /// record looks damaged.
-pub(super) fn row_check(transfer: &Transfer) -> String {
-    let mut check = ChecksumHasher::default();
-    check.text(&transfer.id.to_string());
-    check.text(transfer.client.as_str());
-    check.text_if_any(transfer.path.as_ref().map(|path| path.as_str()));
-    check.text(&transfer.requested_by);
-    check.time(Some(transfer.created_at));
-    check.time(transfer.queue_until);
-    check.time(transfer.started_at);
-    check.time(transfer.finished_at);
+pub(crate) fn checksum(transfer: &Transfer) -> String {
+    let mut hasher = ChecksumHasher::default();
+    hasher.text(&transfer.id.to_string());
+    hasher.text(transfer.client.as_str());
+    hasher.text_if_any(transfer.path.as_ref().map(|path| path.as_str()));
+    hasher.text(&transfer.requested_by);
+    hasher.time(Some(transfer.created_at));
+    hasher.time(transfer.queue_until);
+    hasher.time(transfer.started_at);
+    hasher.time(transfer.finished_at);
     let setbacks = transfer.setbacks;
     for count in [
         transfer.attempt,
@@ -28,14 +26,14 @@ pub(super) fn row_check(transfer: &Transfer) -> String {
         setbacks.damaged,
         setbacks.stalled,
     ] {
-        check.number(count.into());
+        hasher.number(count.into());
     }
-    check.phase(&transfer.phase);
-    // A row from before the first order has the checksum that it had without this field.
+    hasher.phase(&transfer.phase);
+    // Older versions had no epoch. Without one the checksum is the same as theirs.
     if transfer.epoch != 0 {
-        check.number(transfer.epoch);
+        hasher.number(transfer.epoch);
     }
-    check.0.digest().to_string()
+    hasher.0.digest().to_string()
 }
 
 #[derive(Default)]
@@ -43,7 +41,7 @@ struct ChecksumHasher(Hasher);
 
 impl ChecksumHasher {
     fn phase(&mut self, phase: &Phase) {
-        self.text(PhaseName::of(phase).as_str());
+        self.text(phase.name().as_str());
         match phase {
             Phase::Queued => {}
             Phase::Receiving(receiving) => {
@@ -91,7 +89,8 @@ impl ChecksumHasher {
         self.text(text.unwrap_or_default());
     }
 
-    /// The length comes first, or two texts could be cut elsewhere and look the same.
+    /// Hashes the length first. Otherwise two adjacent texts could be split elsewhere without a
+    /// change of the checksum.
     fn text(&mut self, text: &str) {
         self.number(text.len() as u64);
         self.0.update(text.as_bytes());

@@ -1,50 +1,48 @@
-//! Which clients there are: ids page by page, and those like an id that was typed.
+//! Lists the ids of clients page by page, and finds ids that are similar to a mistyped id.
 //!
-//! Ids only, because an index holds them: a row is read once it is known that it is shown.
+//! It reads only the columns of an index. The caller reads the rows of the clients that it shows.
 
 use chrono::{DateTime, Utc};
 use filepull_core::id::ClientId;
 
+use super::Records;
+use super::clients::read_id;
+use super::error::RecordsError;
 use super::fields::RowFields;
-use super::list::{COUNT_UP_TO, Total};
-use super::readers::Readers;
+use super::list::Total;
 use super::statement::{Row, Statement};
-use super::{Records, RecordsError};
 
 /// The order of a list of clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClientOrder {
-    /// By id.
+pub(crate) enum ClientOrder {
     Id,
-    /// Those heard last come first.
+    /// By the time of the last message, newest first.
     Seen,
 }
 
-/// A client in a list, and where the next page begins.
+/// A client in a list. It is also the position at which the next page begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClientListItem {
-    /// The client.
-    pub id: ClientId,
-    /// When it was last heard, as far as it is on record.
-    pub last_seen_at: DateTime<Utc>,
+pub(crate) struct ClientListItem {
+    pub(crate) id: ClientId,
+    /// The recorded time of the last message.
+    pub(crate) last_seen_at: DateTime<Utc>,
 }
 
 /// A page of the clients on record, connected or not.
 #[derive(Clone, Debug)]
-pub struct ClientPage {
+pub(crate) struct ClientPage {
     /// The clients that can be read.
-    pub entries: Vec<ClientListItem>,
-    /// This is the last page.
-    pub is_last: bool,
+    pub(crate) entries: Vec<ClientListItem>,
+    pub(crate) is_last: bool,
 }
 
-/// Nearest ids on either side of a mistyped one.
+/// Number of nearest ids on either side of a mistyped id.
 const NEIGHBOURS: u32 = 64;
 
-/// One wrong, extra, missing or misplaced letter. For a long id only some variants are tried.
+/// Maximum number of ids that differ by one letter. For a long id only some variants are tried.
 const MAX_VARIANTS: usize = 1024;
 
-/// The characters of an id, ignoring case.
+/// The characters of an id in lower case.
 const LETTERS: &str = "abcdefghijklmnopqrstuvwxyz0123456789-_.";
 
 const NEXT: &str = "SELECT id FROM clients WHERE lower(id) >= $1 ORDER BY lower(id) LIMIT $2";
@@ -52,16 +50,10 @@ const NEXT: &str = "SELECT id FROM clients WHERE lower(id) >= $1 ORDER BY lower(
 const PREVIOUS: &str =
     "SELECT id FROM clients WHERE lower(id) < $1 ORDER BY lower(id) DESC LIMIT $2";
 
-const LIKE_BY_CASE: &str =
-    "SELECT id FROM clients WHERE lower(id) = lower($1) AND id <> $1 LIMIT 1";
-
 impl Records {
-    /// A page of the clients on record whose id or machine has `wanted` in its name (in any letter
-    /// case; empty is in every name).
-    ///
-    /// # Errors
-    /// The database failed.
-    pub async fn client_page(
+    /// Returns a page of the clients on record whose id or host name contains `wanted`, in any
+    /// letter case. An empty text matches every client.
+    pub(crate) async fn client_page(
         &self,
         order: ClientOrder,
         after: Option<&ClientListItem>,
@@ -90,52 +82,35 @@ impl Records {
         let rows = self.readers.list(query).await?;
         let is_last = rows.len() < limit as usize;
         Ok(ClientPage {
-            entries: rows.iter().filter_map(|row| self.readable(entry(row))).collect(),
+            entries: rows.iter().filter_map(|row| self.readable(read_item(row))).collect(),
             is_last,
         })
     }
 
-    /// How many clients have `wanted` in their name.
-    ///
-    /// # Errors
-    /// The database failed.
-    pub async fn count_clients(&self, wanted: &str) -> Result<Total, RecordsError> {
+    /// Counts the clients whose id or host name contains `wanted`.
+    pub(crate) async fn count_clients(&self, wanted: &str) -> Result<Total, RecordsError> {
         let mut query =
             Statement::new("SELECT COUNT(*) AS n FROM (SELECT 1 FROM clients WHERE 1 = 1");
         narrow(&mut query, wanted);
-        query.push(" LIMIT ").push_bind(COUNT_UP_TO + 1).push(") AS counted");
-        let rows = self.readers.list(query).await?;
-        let found = rows.first().and_then(|row| row.integer("n")).unwrap_or_default();
-        Ok(Total::of(found.cast_unsigned()))
+        self.count(query).await
     }
 
-    /// Returns clients whose ids may be meant by a mistyped one: the nearest in order, and those
-    /// that differ by one letter. The number is bounded, however many clients are known.
-    ///
-    /// # Errors
-    /// The database failed.
-    pub async fn clients_like(&self, typed: &ClientId) -> Result<Vec<ClientId>, RecordsError> {
+    /// Returns known ids that a mistyped id may mean: the nearest ids in order, and ids that differ by
+    /// one letter. Their number is bounded.
+    pub(crate) async fn clients_like(
+        &self,
+        typed: &ClientId,
+    ) -> Result<Vec<ClientId>, RecordsError> {
         let folded = typed.folded();
         let mut variants = Statement::new("SELECT id FROM clients WHERE lower(id) IN (");
-        for (idx, variant) in one_letter_off(&folded).take(MAX_VARIANTS).enumerate() {
-            variants.push(if idx == 0 { "" } else { ", " }).push_bind(variant);
-        }
-        variants.push(")");
+        variants.push_list(one_letter_off(&folded).take(MAX_VARIANTS)).push(")");
         let beside = |sql| Statement::new(sql).bind(folded.as_str()).bind(NEIGHBOURS);
         let rows = self.readers.each(vec![beside(NEXT), beside(PREVIOUS), variants]).await?;
-        Ok(rows.iter().filter_map(|row| self.readable(id(row))).collect())
+        Ok(rows.iter().filter_map(|row| self.readable(read_id(row))).collect())
     }
 }
 
-/// The known client whose id differs from this one by letter case only.
-pub(super) async fn like_by_case(
-    readers: &Readers,
-    typed: &ClientId,
-) -> Result<Option<ClientId>, RecordsError> {
-    let row = readers.point(Statement::new(LIKE_BY_CASE).bind(typed.as_str())).await?;
-    row.as_ref().map(id).transpose()
-}
-
+/// Appends the condition that the id or the host name contains `wanted`.
 fn narrow(query: &mut Statement, wanted: &str) {
     if wanted.is_empty() {
         return;
@@ -147,34 +122,28 @@ fn narrow(query: &mut Statement, wanted: &str) {
     query.push(" ESCAPE '\\')");
 }
 
-fn id(row: &Row) -> Result<ClientId, RecordsError> {
-    RowFields::new("client", row).parse("id", |text| ClientId::parse(text).ok())
+fn read_item(row: &Row) -> Result<ClientListItem, RecordsError> {
+    let last_seen_at = RowFields::new("client", row).time("last_seen_at")?;
+    Ok(ClientListItem { id: read_id(row)?, last_seen_at })
 }
 
-fn entry(row: &Row) -> Result<ClientListItem, RecordsError> {
-    Ok(ClientListItem {
-        id: id(row)?,
-        last_seen_at: RowFields::new("client", row).time("last_seen_at")?,
-    })
-}
-
-/// Every text that differs from `text` by one letter: two swapped, one too many, another one, or one
-/// missing.
+/// Returns every text that differs from `text` by one letter: two letters swapped, a letter removed,
+/// replaced or added.
 fn one_letter_off(text: &str) -> impl Iterator<Item = String> + '_ {
-    let places = move || (0..=text.len()).map(move |at| text.split_at(at));
-    let swapped = places().filter_map(|(head, tail)| {
+    let splits = move || (0..=text.len()).map(move |at| text.split_at(at));
+    let swapped = splits().filter_map(|(head, tail)| {
         let mut letters = tail.chars();
-        let (first, second) = (letters.next()?, letters.next()?);
+        let first = letters.next()?;
+        let second = letters.next()?;
         Some(format!("{head}{second}{first}{}", letters.as_str()))
     });
-    let without = places().filter_map(|(head, tail)| Some(format!("{head}{}", tail.get(1..)?)));
-    let other = places().filter_map(|(head, tail)| Some((head, tail.get(1..)?)));
-    let other =
-        other.flat_map(|(head, rest)| LETTERS.chars().map(move |c| format!("{head}{c}{rest}")));
-    let more = places();
-    let more =
-        more.flat_map(|(head, tail)| LETTERS.chars().map(move |c| format!("{head}{c}{tail}")));
-    swapped.chain(without).chain(other).chain(more)
+    let removed = splits().filter_map(|(head, tail)| Some(format!("{head}{}", tail.get(1..)?)));
+    let replaced = splits()
+        .filter_map(|(head, tail)| Some((head, tail.get(1..)?)))
+        .flat_map(|(head, rest)| LETTERS.chars().map(move |c| format!("{head}{c}{rest}")));
+    let added =
+        splits().flat_map(|(head, tail)| LETTERS.chars().map(move |c| format!("{head}{c}{tail}")));
+    swapped.chain(removed).chain(replaced).chain(added)
 }
 
 #[cfg(test)]
@@ -182,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_slip_of_one_letter_is_tried() {
+    fn every_typing_error_of_one_letter_is_tried() {
         let tried: Vec<String> = one_letter_off("client4").collect();
         for typed in ["cleint4", "client", "clien4", "climnt4", "client14", "xclient4", "client4x"]
         {

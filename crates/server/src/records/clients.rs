@@ -1,25 +1,29 @@
-//! Clients in the records: one row each, from their first line on.
+//! The table `clients`: one row per client, from its first session on.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use filepull_core::id::ClientId;
 use filepull_core::problem::Code;
 use rusqlite::Connection;
+use tokio::time::timeout;
 
-use super::RecordsError;
+use super::Records;
+use super::error::RecordsError;
 use super::fields::RowFields;
-use super::readers::Readers;
 use super::statement::{Row, Statement};
-use super::transfers::bind_source;
+use super::transfer_row::bind_source;
 use crate::client::{AgentInfo, ClientRecord, DefaultFile, Disconnect, DisconnectReason, Greeting};
 
 const CONNECTED: &str = include_str!("connected.sql");
 
 /// The column `connected` of a client that is offline.
 const OFFLINE: i64 = 0;
-// 1: its session is open, or was when the server was killed.
-/// The server disconnected it because the server stopped.
+// 1: the session is open, or was open when the server was killed.
+/// The server closed the session because the server stopped.
 const LEFT_BY_SERVER: i64 = 2;
-/// It was connected when the server before this one ended, and has not been back since.
+/// The client was connected when the previous server ended, and has not connected since.
 const ONLINE_BEFORE: i64 = 3;
 
 const LEFT: &str = "UPDATE clients SET connected = $11, last_seen_at = $3, \
@@ -27,9 +31,9 @@ const LEFT: &str = "UPDATE clients SET connected = $11, last_seen_at = $3, \
      default_name = $7, default_size = $8, default_modified_ns = $9, default_error = $10 \
      WHERE id = $1 AND epoch = $2";
 
-/// Touches only clients that were connected, or would have been, when a server ended. The values of
-/// `connected` are those above.
-pub(super) const CUT_OFF: &str = "UPDATE clients SET \
+/// Changes only clients that were online when one of the last two servers ended. The values of
+/// `connected` are the constants above.
+pub(crate) const MARK_DISCONNECTED: &str = "UPDATE clients SET \
      connected = CASE connected WHEN 3 THEN 0 ELSE 3 END, \
      disconnected_at = CASE connected WHEN 1 THEN $1 ELSE disconnected_at END, \
      disconnect_reason = CASE connected WHEN 1 THEN $2 ELSE disconnect_reason END, \
@@ -40,22 +44,89 @@ const ONE: &str = "SELECT * FROM clients WHERE id = $1";
 
 const COUNT: &str = "SELECT COUNT(*) AS n FROM clients";
 
+const LIKE_BY_CASE: &str =
+    "SELECT id FROM clients WHERE lower(id) = lower($1) AND id <> $1 LIMIT 1";
+
+/// How long a page waits for the number of clients. After that it shows the last count.
+const COUNT_LIMIT: Duration = Duration::from_secs(1);
+
 /// The outcome of recording a greeting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Enrolment {
     /// The client has a new session.
     Accepted {
-        /// The epoch of the session: higher than any before.
+        /// The epoch of the session, higher than every earlier one.
         epoch: u64,
-        /// How the session before this one ended, as far as it is on record.
+        /// How the previous session ended, if that is on record and can be read.
         last_disconnect: Option<Disconnect>,
     },
-    /// The client is new, and its id differs from this known one by letter case only.
+    /// The client is new, and its id differs from this known id by letter case only.
     Confusable(ClientId),
 }
 
-/// The statement that notes a greeting. It returns a row unless the id can be confused.
-pub(super) fn connected(greeting: &Greeting, now: DateTime<Utc>) -> Statement {
+impl Records {
+    /// Records a new session of a client and returns its epoch. Writes nothing if the client is new
+    /// and its id differs from a known id by letter case only.
+    ///
+    /// # Errors
+    /// The epoch may not be durable and must not be used.
+    pub async fn client_connected(
+        &self,
+        greeting: &Greeting,
+        now: DateTime<Utc>,
+    ) -> Result<Enrolment, RecordsError> {
+        if let Some(row) = self.writer.write(connected(greeting, now)).await? {
+            let fields = RowFields::new("client", &row);
+            let last_disconnect = self.readable(read_disconnect(&fields)).flatten();
+            return Ok(Enrolment::Accepted { epoch: fields.unsigned("epoch")?, last_disconnect });
+        }
+        let like = Statement::new(LIKE_BY_CASE).bind(greeting.client.as_str());
+        let row = self.readers.point(like).await?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+        read_id(&row).map(Enrolment::Confusable)
+    }
+
+    /// Records how a session ended, unless a newer session is open. After an error this may be
+    /// durable or not.
+    pub(crate) async fn client_left(&self, left: &ClientRecord) -> Result<(), RecordsError> {
+        self.writer.write(disconnected(left)).await.map(drop)
+    }
+
+    /// Returns a client by its id.
+    ///
+    /// # Errors
+    /// The record cannot be read.
+    pub async fn client(&self, id: &ClientId) -> Result<Option<ClientRecord>, RecordsError> {
+        let row = self.readers.point(Statement::new(ONE).bind(id.as_str())).await?;
+        row.as_ref().map(read).transpose()
+    }
+
+    /// Returns the number of clients, or the last count if the database does not answer in time.
+    pub async fn n_clients(&self) -> u64 {
+        // The query scans the smallest index: 100,000 clients take less than a millisecond.
+        let counting = self.readers.point(Statement::new(COUNT));
+        if let Ok(Ok(Some(row))) = timeout(COUNT_LIMIT, counting).await {
+            self.n_clients.store(read_count(&row), Ordering::Relaxed);
+        }
+        self.n_clients.load(Ordering::Relaxed)
+    }
+
+    /// Returns the clients that are on record and can be read, in any order.
+    pub(crate) async fn clients(
+        &self,
+        ids: &[ClientId],
+    ) -> Result<Vec<ClientRecord>, RecordsError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut query = Statement::new("SELECT * FROM clients WHERE id IN (");
+        query.push_list(ids.iter().map(ClientId::as_str)).push(")");
+        let rows = self.readers.list(query).await?;
+        Ok(rows.iter().filter_map(|row| self.readable(read(row))).collect())
+    }
+}
+
+/// Returns the statement that records a greeting. It returns a row unless the id is confusable.
+fn connected(greeting: &Greeting, now: DateTime<Utc>) -> Statement {
     let agent = greeting.agent.clone();
     let shares = serde_json::json!(greeting.shares).to_string();
     let statement = Statement::new(CONNECTED)
@@ -71,9 +142,9 @@ pub(super) fn connected(greeting: &Greeting, now: DateTime<Utc>) -> Statement {
         .bind(greeting.default_file.as_ref().err().map(|code| code.as_str().to_owned()))
 }
 
-/// The statement that notes the end of a line. It does nothing when a newer line is open: the old
-/// one's end is then no news.
-pub(super) fn left(left: &ClientRecord) -> Statement {
+/// Returns the statement that records the end of a session. It changes nothing if a newer session is
+/// open.
+fn disconnected(left: &ClientRecord) -> Statement {
     let disconnect = left.last_disconnect.as_ref();
     let by_server = disconnect.is_some_and(|last| last.reason == DisconnectReason::ServerRestart);
     let statement = Statement::new(LEFT)
@@ -88,63 +159,37 @@ pub(super) fn left(left: &ClientRecord) -> Statement {
         .bind(if by_server { LEFT_BY_SERVER } else { OFFLINE })
 }
 
-/// Notes for every client that was connected when the last server ended that it no longer is.
-pub(super) fn cut_off(connection: &Connection, now: DateTime<Utc>) -> rusqlite::Result<()> {
-    // The last word we have of it may be days older than its line was: `now` is nearer the truth.
-    let cut_off = Statement::new(CUT_OFF)
+/// Records for every client that was connected when the last server ended that it is disconnected.
+pub(crate) fn mark_disconnected(
+    connection: &Connection,
+    now: DateTime<Utc>,
+) -> rusqlite::Result<()> {
+    // `last_seen_at` may be days older than the end of the session, so `now` is more accurate.
+    let mark = Statement::new(MARK_DISCONNECTED)
         .bind(now.timestamp_millis())
         .bind(DisconnectReason::ServerRestart.as_str())
         .bind("the server was started again; the one before it had this client connected");
-    cut_off.run(connection).map(drop)
+    mark.run(connection).map(drop)
 }
 
-/// How the session before ended, or why that cannot be read.
-type LastDisconnect = Result<Option<Disconnect>, RecordsError>;
-
-/// Reads the row that [`connected`] returned.
-pub(super) fn enrolled(row: &Row) -> Result<(u64, LastDisconnect), RecordsError> {
-    let fields = RowFields::new("client", row);
-    Ok((fields.unsigned("epoch")?, read_disconnect(&fields)))
+/// Counts the clients at the start, before there are readers.
+pub(crate) fn count_now(connection: &Connection) -> rusqlite::Result<u64> {
+    Ok(Statement::new(COUNT).run(connection)?.first().map_or(0, read_count))
 }
 
-pub(super) async fn one(
-    readers: &Readers,
-    id: &ClientId,
-) -> Result<Option<ClientRecord>, RecordsError> {
-    let row = readers.point(Statement::new(ONE).bind(id.as_str())).await?;
-    row.as_ref().map(read).transpose()
+fn read_count(row: &Row) -> u64 {
+    row.integer("n").unwrap_or_default().cast_unsigned()
 }
 
-/// Those of the clients that are on record, or why a record cannot be read.
-pub(super) async fn each(
-    readers: &Readers,
-    ids: &[ClientId],
-) -> Result<Vec<Result<ClientRecord, RecordsError>>, RecordsError> {
-    if ids.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut query = Statement::new("SELECT * FROM clients WHERE id IN (");
-    for (idx, id) in ids.iter().enumerate() {
-        query.push(if idx == 0 { "" } else { ", " }).push_bind(id.as_str());
-    }
-    query.push(")");
-    Ok(readers.list(query).await?.iter().map(read).collect())
-}
-
-pub(super) fn count_now(connection: &Connection) -> rusqlite::Result<u64> {
-    let rows = Statement::new(COUNT).run(connection)?;
-    Ok(rows.first().and_then(|row| row.integer("n")).unwrap_or_default().cast_unsigned())
-}
-
-pub(super) async fn count(readers: &Readers) -> Result<u64, RecordsError> {
-    let row = readers.point(Statement::new(COUNT)).await?;
-    Ok(row.and_then(|row| row.integer("n")).unwrap_or_default().cast_unsigned())
+/// Reads the id of a client.
+pub(crate) fn read_id(row: &Row) -> Result<ClientId, RecordsError> {
+    RowFields::new("client", row).parse("id", |text| ClientId::parse(text).ok())
 }
 
 fn read(row: &Row) -> Result<ClientRecord, RecordsError> {
     let fields = RowFields::new("client", row);
     Ok(ClientRecord {
-        id: fields.parse("id", |text| ClientId::parse(text).ok())?,
+        id: read_id(row)?,
         epoch: fields.unsigned("epoch")?,
         agent: AgentInfo {
             version: fields.text("agent_version")?.to_owned(),

@@ -1,83 +1,66 @@
-//! Rows of transfers that cannot be read: each is an item of its own, so that it fails neither a list
-//! nor the startup.
+//! Rows of transfers that cannot be read. Each is an item of its own, so that it fails neither a list
+//! nor the start of the server.
 
 use chrono::{DateTime, Utc};
 use filepull_core::human;
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::problem::{Code, Problem};
-use filepull_core::transfer::Transfer;
+use filepull_core::transfer::{PhaseName, Transfer};
 
-use super::RecordsError;
+use super::cursor::Cursor;
+use super::error::RecordsError;
 use super::fields::RowFields;
-use super::list::{Cursor, PhaseName};
 use super::statement::{Row, Statement};
 
 /// A row of the table of transfers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RecordedTransfer {
-    /// The transfer that it holds.
+    /// The transfer of a valid row.
     Readable(Box<Transfer>),
-    /// It is damaged, or a newer version wrote it.
+    /// A row that is damaged, or that a newer version wrote.
     Damaged(DamagedTransfer),
 }
 
-/// A row that cannot be read, and what can be read of it.
+/// A row that cannot be read, with the fields that can be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DamagedTransfer {
-    /// The id as text. Characters that cannot be printed are replaced.
+    /// The id as text. Unprintable characters are replaced.
     pub id: String,
-    /// Whose file.
+    /// The client, if its id can be read.
     pub client: Option<ClientId>,
-    /// When the file was asked for.
+    /// The creation time, if it can be read.
     pub created_at: Option<DateTime<Utc>>,
     /// Why the row cannot be read.
     pub reason: String,
-    /// The id, unless it is damaged too.
+    /// The id, if it is valid.
     pub transfer: Option<TransferId>,
-    /// The state says that the transfer is unfinished.
+    /// Whether the state is one of an unfinished transfer.
     is_unfinished: bool,
 }
 
-/// Ends a damaged transfer. The checksum stays as it is: which of the fields is wrong is unknown.
+/// Ends a damaged transfer. The checksum stays wrong, because the damaged field is unknown.
 const END: &str = "UPDATE transfers SET state = 'failed', finished_at = $2, error_code = $3, \
      error_detail = $4, error_hint = $5 WHERE id = $1 AND state IN ('queued', 'receiving', 'sealed')";
 
-/// Characters of a reason that are shown.
+/// Maximum number of characters of a reason that are shown.
 const MAX_REASON: usize = 200;
 
 impl RecordedTransfer {
-    /// The transfer, if the row is readable.
-    pub fn readable(self) -> Option<Transfer> {
-        match self {
-            Self::Readable(transfer) => Some(*transfer),
-            Self::Damaged(_) => None,
-        }
-    }
-
-    /// Whose file.
-    pub fn client(&self) -> Option<&ClientId> {
+    /// Returns the client, if its id can be read.
+    pub(crate) fn client(&self) -> Option<&ClientId> {
         match self {
             Self::Readable(transfer) => Some(&transfer.client),
             Self::Damaged(damaged) => damaged.client.as_ref(),
         }
     }
 
-    /// Reads what can be read of a row whose reading ended with `error`.
-    pub(super) fn damaged(row: &Row, error: &RecordsError) -> Self {
+    /// Returns the item for a row that could not be read because of `error`.
+    pub(crate) fn damaged(row: &Row, error: &RecordsError) -> Self {
         let fields = RowFields::new("transfer", row);
-        let reason = match error {
-            RecordsError::Damaged { column: "row_check", .. } => {
-                "the checksum of the row does not match".to_owned()
-            }
-            RecordsError::Damaged { column, found, .. } => format!("{column} is {found}"),
-            RecordsError::InUse { .. }
-            | RecordsError::TooNew { .. }
-            | RecordsError::TooOld { .. }
-            | RecordsError::Schema { .. }
-            | RecordsError::Folder { .. }
-            | RecordsError::Database(_)
-            | RecordsError::Gone { .. }
-            | RecordsError::Closed => error.to_string(),
+        let reason = match damaged_field(error) {
+            Some(("row_check", _)) => "the checksum of the row does not match".to_owned(),
+            Some((column, found)) => format!("{column} is {found}"),
+            None => error.to_string(),
         };
         let id = row.text("id");
         let is_unfinished = matches!(
@@ -95,21 +78,29 @@ impl RecordedTransfer {
     }
 }
 
+fn damaged_field(error: &RecordsError) -> Option<(&'static str, &str)> {
+    if let RecordsError::Damaged { column, found, .. } = error {
+        Some((column, found))
+    } else {
+        None
+    }
+}
+
 impl DamagedTransfer {
-    /// The position in a list, as far as it is known.
-    pub fn cursor(&self) -> Option<Cursor> {
+    /// Returns the position in a list, if the creation time and the id are valid.
+    pub(crate) fn cursor(&self) -> Option<Cursor> {
         Some(Cursor::new(self.created_at?, self.transfer?))
     }
 
     /// Returns the problem for a caller that requests this transfer.
-    pub fn problem(&self) -> Problem {
+    pub(crate) fn problem(&self) -> Problem {
         let detail = format!("The record of transfer {} is damaged: {}.", self.id, self.reason);
         Problem::new(Code::StorageFailed, detail)
             .hint("Check the server's disk and memory; pull the file again.")
     }
 
-    /// The statement that ends the transfer as failed, if it is unfinished.
-    pub(super) fn end(&self, now: DateTime<Utc>) -> Option<Statement> {
+    /// Returns the statement that ends the transfer as failed, or none if it is not unfinished.
+    pub(crate) fn end(&self, now: DateTime<Utc>) -> Option<Statement> {
         let id = self.transfer.filter(|_| self.is_unfinished)?;
         let Problem { code, detail, hint } = self.problem();
         let end = Statement::new(END).bind(id.to_string()).bind(now.timestamp_millis());

@@ -1,51 +1,51 @@
-//! Records that have grown old: found page by page, and let go a few at a time. Which of them may
-//! go is for the caller to say.
+//! Finds old records page by page, and removes records. The caller decides which records to remove.
 
 use chrono::{DateTime, Utc};
 use filepull_core::id::TransferId;
 use filepull_core::transfer::Transfer;
 
+use super::error::RecordsError;
+use super::idempotency::KEEP_KEYS;
 use super::statement::Statement;
-use super::transfers;
 use super::walk::RowWalk;
-use super::{KEEP_KEYS, Records, RecordsError};
+use super::{Records, transfer_row};
 
-/// Bounded by a time, so younger rows are not read.
+/// Completed with a time. Newer rows are not read.
 const OLDER: &str = "SELECT * FROM transfers WHERE created_at < ";
 
-/// What is final never changes, so that nothing has to be asked again.
+/// Needs no condition on the state, because a final transfer never changes.
 const FORGET: &str = "DELETE FROM transfers WHERE id = $1";
 
 const FORGET_KEYS: &str = "DELETE FROM request_keys WHERE id IN \
      (SELECT id FROM request_keys WHERE made_at < $1 LIMIT $2) RETURNING 1";
 
-/// Goes through the transfers, oldest first, and remembers how far it has come.
+/// A scan of the transfers, oldest first. It keeps its position between two calls.
 #[derive(Debug)]
-pub struct OldTransfers {
+pub(crate) struct OldTransfers {
     records: Records,
     walk: RowWalk,
 }
 
 impl Records {
-    /// Goes through the transfers from the oldest on.
-    pub fn old_transfers(&self) -> OldTransfers {
+    /// Starts a scan at the oldest transfer.
+    pub(crate) fn old_transfers(&self) -> OldTransfers {
         OldTransfers { records: self.clone(), walk: RowWalk::default() }
     }
 
-    /// Removes final transfers, all in one commit. Whoever saves at the same time waits for it.
-    ///
-    /// # Errors
-    /// They may be gone or not: the database failed, or is closed.
-    pub async fn forget(&self, transfers: &[TransferId]) -> Result<(), RecordsError> {
+    /// Removes final transfers in one commit. Other writes wait for it. After an error the transfers
+    /// may be removed or not.
+    pub(crate) async fn forget(&self, transfers: &[TransferId]) -> Result<(), RecordsError> {
         let forget = |id: &TransferId| Statement::new(FORGET).bind(id.to_string());
         self.writer.write_all(transfers.iter().map(forget).collect()).await.map(drop)
     }
 
-    /// Removes up to `limit` keys that lead nowhere any more. Were there any?
-    ///
-    /// # Errors
-    /// They may be gone or not.
-    pub async fn forget_keys(&self, now: DateTime<Utc>, limit: u32) -> Result<bool, RecordsError> {
+    /// Removes up to `limit` expired keys. Returns whether there were any. After an error the keys
+    /// may be removed or not.
+    pub(crate) async fn forget_keys(
+        &self,
+        now: DateTime<Utc>,
+        limit: u32,
+    ) -> Result<bool, RecordsError> {
         let before = (now - KEEP_KEYS).timestamp_millis();
         let forget = Statement::new(FORGET_KEYS).bind(before).bind(limit);
         self.writer.write(forget).await.map(|removed| removed.is_some())
@@ -53,13 +53,10 @@ impl Records {
 }
 
 impl OldTransfers {
-    /// Checks the next `limit` records from before a time, and returns those that became final
-    /// before it; `None` if there are no more yet. Skips a record that cannot be read: its file
-    /// name may be wrong.
-    ///
-    /// # Errors
-    /// The database failed.
-    pub async fn next(
+    /// Reads the next `limit` records from before a time. Returns those that became final before
+    /// that time, or `None` after the last record. Skips a record that cannot be read, because its
+    /// file name may be wrong.
+    pub(crate) async fn next(
         &mut self,
         before: DateTime<Utc>,
         limit: u32,
@@ -71,11 +68,11 @@ impl OldTransfers {
         if rows.is_empty() {
             return Ok(None);
         }
-        self.walk.moved(&mut rows, limit);
+        self.walk.advance(&mut rows, limit);
         let is_old = |transfer: &Transfer| {
             transfer.is_final() && transfer.finished_at.is_some_and(|at| at < before)
         };
-        let old = rows.iter().filter_map(|row| transfers::read(row).ok().filter(is_old));
+        let old = rows.iter().filter_map(|row| transfer_row::read(row).ok().filter(is_old));
         Ok(Some(old.collect()))
     }
 }

@@ -1,32 +1,31 @@
-//! Reads the fields of a row. What cannot be read is an error that names the record: a newer
-//! version or another hand may have written it.
+//! Reads the fields of a row. A field that cannot be read is an error that names the record: the disk
+//! may have changed it, or a newer version or another program may have written it.
 
 use chrono::{DateTime, Utc};
 use filepull_core::source::Source;
 
-use super::RecordsError;
+use super::error::RecordsError;
 use super::statement::{Row, Value};
 
-/// A row, and what to call it when it cannot be read.
-pub(super) struct RowFields<'r> {
+/// A row, and its name for error messages.
+pub(crate) struct RowFields<'r> {
     row: &'r Row,
     record: String,
 }
 
 impl<'r> RowFields<'r> {
-    /// The row of a `kind` of record that has an `id`.
-    pub(super) fn new(kind: &str, row: &'r Row) -> Self {
+    /// Wraps the row of a `kind` of record with the column `id`.
+    pub(crate) fn new(kind: &str, row: &'r Row) -> Self {
         let id = row.text("id").unwrap_or("without a readable id");
         Self { row, record: format!("{kind} {id}") }
     }
 
-    /// A text.
-    pub(super) fn text(&self, column: &'static str) -> Result<&'r str, RecordsError> {
+    pub(crate) fn text(&self, column: &'static str) -> Result<&'r str, RecordsError> {
         self.text_if_any(column)?.ok_or_else(|| self.damaged(column, "missing"))
     }
 
-    /// A text that may be missing.
-    pub(super) fn text_if_any(
+    /// Reads a text that may be NULL.
+    pub(crate) fn text_if_any(
         &self,
         column: &'static str,
     ) -> Result<Option<&'r str>, RecordsError> {
@@ -37,13 +36,12 @@ impl<'r> RowFields<'r> {
         }
     }
 
-    /// A number.
-    pub(super) fn integer(&self, column: &'static str) -> Result<i64, RecordsError> {
+    pub(crate) fn integer(&self, column: &'static str) -> Result<i64, RecordsError> {
         self.integer_if_any(column)?.ok_or_else(|| self.damaged(column, "missing"))
     }
 
-    /// A number that may be missing.
-    pub(super) fn integer_if_any(&self, column: &'static str) -> Result<Option<i64>, RecordsError> {
+    /// Reads a number that may be NULL.
+    pub(crate) fn integer_if_any(&self, column: &'static str) -> Result<Option<i64>, RecordsError> {
         match self.row.get(column) {
             Some(Value::Integer(number)) => Ok(Some(*number)),
             Some(Value::Null) => Ok(None),
@@ -51,8 +49,8 @@ impl<'r> RowFields<'r> {
         }
     }
 
-    /// A text that means something.
-    pub(super) fn parse<T>(
+    /// Reads and parses a text.
+    pub(crate) fn parse<T>(
         &self,
         column: &'static str,
         parse: impl FnOnce(&str) -> Option<T>,
@@ -61,34 +59,34 @@ impl<'r> RowFields<'r> {
         parse(text).ok_or_else(|| self.damaged(column, &format!("{text:?}")))
     }
 
-    /// A count.
-    pub(super) fn count(&self, column: &'static str) -> Result<u32, RecordsError> {
+    /// Reads a number from 0 to [`u32::MAX`].
+    pub(crate) fn count(&self, column: &'static str) -> Result<u32, RecordsError> {
         let number = self.integer(column)?;
         u32::try_from(number).map_err(|_| self.damaged(column, &number.to_string()))
     }
 
-    /// A number of bytes, or another one that uses all 64 bits.
-    pub(super) fn unsigned(&self, column: &'static str) -> Result<u64, RecordsError> {
+    /// Reads an unsigned number that uses all 64 bits.
+    pub(crate) fn unsigned(&self, column: &'static str) -> Result<u64, RecordsError> {
         self.integer(column).map(i64::cast_unsigned)
     }
 
-    /// A point in time.
-    pub(super) fn time(&self, column: &'static str) -> Result<DateTime<Utc>, RecordsError> {
+    /// Reads a time in milliseconds since 1970.
+    pub(crate) fn time(&self, column: &'static str) -> Result<DateTime<Utc>, RecordsError> {
         let millis = self.integer(column)?;
         DateTime::from_timestamp_millis(millis)
             .ok_or_else(|| self.damaged(column, &millis.to_string()))
     }
 
-    /// A point in time that may be missing.
-    pub(super) fn time_if_any(
+    /// Reads a time that may be NULL.
+    pub(crate) fn time_if_any(
         &self,
         column: &'static str,
     ) -> Result<Option<DateTime<Utc>>, RecordsError> {
         self.integer_if_any(column)?.map(|_| self.time(column)).transpose()
     }
 
-    /// A source, kept in three columns.
-    pub(super) fn source(&self, columns: [&'static str; 3]) -> Result<Source, RecordsError> {
+    /// Reads a source from three columns.
+    pub(crate) fn source(&self, columns: [&'static str; 3]) -> Result<Source, RecordsError> {
         let [name, size, modified_ns] = columns;
         Ok(Source {
             name: self.text(name)?.to_owned(),
@@ -97,8 +95,8 @@ impl<'r> RowFields<'r> {
         })
     }
 
-    /// The error for a field that is not what it should be.
-    pub(super) fn damaged(&self, column: &'static str, found: &str) -> RecordsError {
+    /// Returns the error for an invalid field.
+    pub(crate) fn damaged(&self, column: &'static str, found: &str) -> RecordsError {
         RecordsError::Damaged { record: self.record.clone(), column, found: found.to_owned() }
     }
 }

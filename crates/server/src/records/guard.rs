@@ -1,48 +1,45 @@
-//! Notices that the files of the records are no longer the ones that are open: a write to a deleted
-//! file succeeds, and is lost with the process.
+//! Detects that the open files of the records were deleted, moved or replaced. A write to a deleted
+//! file succeeds, and is lost when the process ends.
 
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-/// The files as they were when they were opened.
+/// The identity of the open files.
 #[derive(Debug)]
-pub(super) struct DatabaseGuard {
-    database: GuardedDatabase,
-    /// The log beside the database: SQLite keeps one as long as a connection is open.
-    log: GuardedDatabase,
+pub(crate) struct DatabaseGuard {
+    database: GuardedFile,
+    /// SQLite's log beside the database. It exists as long as a connection is open.
+    log: GuardedFile,
 }
 
 #[derive(Debug)]
-struct GuardedDatabase {
+struct GuardedFile {
     path: PathBuf,
-    /// Device and inode, once the file is there.
+    /// Device and inode. None until the file exists.
     identity: Option<(u64, u64)>,
 }
 
 impl DatabaseGuard {
-    /// Guards a database that is open.
-    pub(super) fn new(database: &Path) -> Self {
+    /// Stores the identity of an open database and its log.
+    pub(crate) fn new(database: &Path) -> Self {
         let mut log = OsString::from(database);
         log.push("-wal");
-        Self {
-            database: GuardedDatabase::new(database.to_owned()),
-            log: GuardedDatabase::new(log.into()),
-        }
+        Self { database: GuardedFile::new(database.to_owned()), log: GuardedFile::new(log.into()) }
     }
 
-    /// Checks that the files are still the ones that are open. Blocks: for the writer only.
+    /// Checks that the paths still lead to the open files. Blocks.
     ///
     /// # Errors
-    /// The file that was deleted, moved or replaced.
-    pub(super) fn check(&mut self) -> Result<(), PathBuf> {
+    /// The path of a file that was deleted, moved or replaced.
+    pub(crate) fn check(&mut self) -> Result<(), PathBuf> {
         self.database.check()?;
         self.log.check()
     }
 }
 
-impl GuardedDatabase {
+impl GuardedFile {
     fn new(path: PathBuf) -> Self {
         let identity = identity(&path);
         Self { path, identity }

@@ -1,68 +1,97 @@
-//! Keys that callers gave to their requests, so that a repeated one finds what the first one made.
-//!
-//! A table of its own: several keys may have found one transfer under way, and each of them goes on
-//! to lead to it.
+//! The table `request_keys`: the `Idempotency-Key` of each request, and the transfer that the request
+//! got. Several keys may belong to one transfer, so keys have their own table.
+
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use filepull_core::digest::Digest;
 use filepull_core::id::TransferId;
+use filepull_core::transfer::Transfer;
 
-use super::RecordsError;
+use super::error::{RecordsError, SaveError};
 use super::fields::RowFields;
-use super::readers::Readers;
 use super::statement::{Row, Statement};
+use super::{Records, transfer_row};
 
-/// What a caller called a request, and what it asked for.
+/// How long an idempotency key is kept.
+pub(crate) const KEEP_KEYS: Duration = Duration::from_hours(24);
+
+/// A key and the request that a caller sent with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RequestKey {
-    /// The key, as the caller chose it.
-    pub key: String,
-    /// The digest of what was asked for.
-    pub request: Digest,
+pub(crate) struct RequestKey {
+    pub(crate) key: String,
+    /// The digest of the request.
+    pub(crate) request: Digest,
 }
 
-/// The first one to keep a key has it, until its day is over.
+/// The transfer that belongs to a key, and the request that the key came with first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KeyOutcome {
+    pub(crate) transfer: TransferId,
+    /// The digest of the first request with this key.
+    pub(crate) request: Digest,
+}
+
 const KEEP: &str = include_str!("keep_key.sql");
 
 const FIND: &str = "SELECT * FROM request_keys WHERE id = $1 AND made_at >= $2";
 
-/// Where a key leads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KeyOutcome {
-    /// The transfer.
-    pub transfer: TransferId,
-    /// The digest of what the first request with this key asked for.
-    pub request: Digest,
+impl Records {
+    /// Saves a new transfer and the key of its request, unless the key belongs to another transfer.
+    /// Both become durable or neither does.
+    ///
+    /// # Errors
+    /// [`SaveError::Lost`] if the key belongs to another transfer. Then nothing was written.
+    pub(crate) async fn save_keyed(
+        &self,
+        transfer: &Transfer,
+        key: &RequestKey,
+    ) -> Result<(), SaveError> {
+        let keep = keep(key, transfer.id, transfer.created_at);
+        let is_ours = ("transfer", transfer.id.to_string().into());
+        let returned = self.writer.write_if(keep, is_ours, transfer_row::save(transfer)).await?;
+        let holder = returned.as_ref().map(read).transpose()?;
+        match holder {
+            Some(holder) if holder.transfer == transfer.id => Ok(()),
+            _ => Err(SaveError::Lost),
+        }
+    }
+
+    /// Records that a key belongs to an unfinished transfer, unless it belongs to another one.
+    /// Returns the transfer that it belongs to. After an error the key may be durable or not.
+    pub(crate) async fn keep_key(
+        &self,
+        key: &RequestKey,
+        transfer: TransferId,
+        now: DateTime<Utc>,
+    ) -> Result<KeyOutcome, RecordsError> {
+        let returned = self.writer.write(keep(key, transfer, now)).await?;
+        read(&returned.ok_or(rusqlite::Error::QueryReturnedNoRows)?)
+    }
+
+    /// Returns the outcome of a key that is at most [`KEEP_KEYS`] old.
+    pub(crate) async fn find_key(
+        &self,
+        key: &str,
+        now: DateTime<Utc>,
+    ) -> Result<Option<KeyOutcome>, RecordsError> {
+        let oldest = (now - KEEP_KEYS).timestamp_millis();
+        let find = Statement::new(FIND).bind(key).bind(oldest);
+        self.readers.point(find).await?.as_ref().map(read).transpose()
+    }
 }
 
-/// The statement that keeps a key, in the place of one from before `since`. It returns where the key
-/// leads now.
-pub(super) fn keep(
-    key: &RequestKey,
-    transfer: TransferId,
-    made_at: DateTime<Utc>,
-    since: DateTime<Utc>,
-) -> Statement {
+/// Returns the statement that keeps a key, or replaces an expired one. It returns the row of the key.
+fn keep(key: &RequestKey, transfer: TransferId, now: DateTime<Utc>) -> Statement {
     Statement::new(KEEP)
         .bind(key.key.clone())
         .bind(key.request.to_string())
         .bind(transfer.to_string())
-        .bind(made_at.timestamp_millis())
-        .bind(since.timestamp_millis())
+        .bind(now.timestamp_millis())
+        .bind((now - KEEP_KEYS).timestamp_millis())
 }
 
-/// Where a key leads.
-pub(super) async fn find(
-    readers: &Readers,
-    key: &str,
-    since: DateTime<Utc>,
-) -> Result<Option<KeyOutcome>, RecordsError> {
-    let find = Statement::new(FIND).bind(key).bind(since.timestamp_millis());
-    readers.point(find).await?.as_ref().map(read).transpose()
-}
-
-/// Reads a row that says where a key leads.
-pub(super) fn read(row: &Row) -> Result<KeyOutcome, RecordsError> {
+fn read(row: &Row) -> Result<KeyOutcome, RecordsError> {
     let fields = RowFields::new("request key", row);
     let transfer = fields.parse("transfer", |text| TransferId::parse(text).ok())?;
     Ok(KeyOutcome { transfer, request: fields.parse("request", Digest::parse)? })

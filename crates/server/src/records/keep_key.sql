@@ -1,4 +1,4 @@
--- The first request to keep a key has it, until its day is over. Returns where the key leads now.
+-- A key belongs to the transfer of its first request until it expires. Returns the row of the key.
 INSERT INTO request_keys (id, request, transfer, made_at) VALUES ($1, $2, $3, $4)
 ON CONFLICT (id) DO UPDATE SET
     request = CASE WHEN request_keys.made_at < $5

@@ -1,4 +1,4 @@
-//! The folder of the records, and the lock that keeps a second server out of it.
+//! Creates and locks the folder of the records, so that only one server uses it.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
@@ -6,23 +6,23 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process;
 
-use super::RecordsError;
+use super::error::RecordsError;
 
-/// Held as long as this process may write the records. The system releases it when we die.
+/// Locks the records for this process. The system unlocks them when the process ends.
 #[derive(Debug)]
-pub(super) struct Lock {
+pub(crate) struct Lock {
     folder: PathBuf,
     _file: File,
 }
 
 impl Lock {
-    /// Makes `folder` if it is missing and locks it. Blocks for a moment: for the start only.
+    /// Creates `folder` if it is missing, and locks it. Blocks.
     ///
     /// # Errors
     /// Another process holds the lock, or the disk failed.
-    pub(super) fn take(folder: &Path) -> Result<Self, RecordsError> {
+    pub(crate) fn take(folder: &Path) -> Result<Self, RecordsError> {
         let failed = |source| RecordsError::Folder { folder: folder.to_owned(), source };
-        make(folder).map_err(failed)?;
+        create(folder).map_err(failed)?;
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
         let mut file = options.open(folder.join("lock")).map_err(failed)?;
@@ -39,19 +39,16 @@ impl Lock {
         }
     }
 
-    /// Brings the entries of the folder to the disk.
-    ///
-    /// # Errors
-    /// The disk failed.
-    pub(super) fn sync_folder(&self) -> Result<(), RecordsError> {
+    /// Makes the names in the folder durable.
+    pub(crate) fn sync_folder(&self) -> Result<(), RecordsError> {
         let synced = File::open(&self.folder).and_then(|folder| folder.sync_all());
         synced.map_err(|source| RecordsError::Folder { folder: self.folder.clone(), source })
     }
 }
 
-/// Makes the folder, for our eyes only, and makes it durable: records in a folder that a power
-/// cut takes away were not durable.
-fn make(folder: &Path) -> io::Result<()> {
+/// Creates the folder with access for the user of the server only, and makes it durable, because a
+/// power cut would otherwise remove it with the records.
+fn create(folder: &Path) -> io::Result<()> {
     fs::create_dir_all(parent(folder))?;
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     File::open(parent(folder))?.sync_all()
@@ -71,6 +68,6 @@ fn read_pid(file: &mut File) -> io::Result<String> {
     let mut text = String::new();
     file.read_to_string(&mut text)?;
     let pid = text.trim();
-    // Whoever took the lock this very moment has not written its number yet.
+    // A process writes its id just after it has taken the lock.
     Ok(if pid.is_empty() { "unknown".to_owned() } else { pid.to_owned() })
 }

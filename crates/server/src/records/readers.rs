@@ -1,7 +1,7 @@
-//! The connections that read. They see what is committed and never wait for the writer.
+//! The connections that read. They see committed rows and never wait for the writer.
 //!
-//! Each query runs on a thread for blocking work, never on a thread of the runtime. Point reads have
-//! connections of their own, so that they never queue behind a list.
+//! Each query runs on a thread for blocking work, never on a thread of the runtime. Reads of one row
+//! have their own connections, so that they never wait for a list.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,105 +10,88 @@ use rusqlite::Connection;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
+use super::error::RecordsError;
+use super::schema;
 use super::statement::{Row, Statement};
-use super::{RecordsError, schema};
 
-/// Connections for reads of one row.
+/// Number of connections for reads of one row.
 const N_POINT_READERS: u32 = 2;
 
-/// Connections for lists. A third list waits for one of them.
+/// Number of connections for lists. A third list waits until a connection is idle.
 const N_LIST_READERS: u32 = 2;
 
-/// Reads the database. Cheap to clone.
+/// A handle on the connections that read; cheap to clone.
 #[derive(Clone, Debug)]
-pub(super) struct Readers {
+pub(crate) struct Readers {
     points: Pool,
     lists: Pool,
 }
 
 impl Readers {
-    /// Opens the connections.
-    ///
-    /// # Errors
-    /// The file cannot be opened.
-    pub(super) fn open(file: &Path) -> rusqlite::Result<Self> {
+    /// Opens all connections to a database.
+    pub(crate) fn open(file: &Path) -> rusqlite::Result<Self> {
         let open = |n| (0..n).map(|_| schema::open_reader(file)).collect::<Result<Vec<_>, _>>();
         let points = Pool::new(open(N_POINT_READERS)?);
         Ok(Self { points, lists: Pool::new(open(N_LIST_READERS)?) })
     }
 
-    /// Reads one row, if there is one.
-    ///
-    /// # Errors
-    /// The database failed, or is closed.
-    pub(super) async fn point(&self, statement: Statement) -> Result<Option<Row>, RecordsError> {
+    /// Reads the first row of the result.
+    pub(crate) async fn point(&self, statement: Statement) -> Result<Option<Row>, RecordsError> {
         Ok(self.points.rows(statement).await?.into_iter().next())
     }
 
-    /// Reads a few rows that an index holds together.
-    ///
-    /// # Errors
-    /// The database failed, or is closed.
-    pub(super) async fn few(&self, statement: Statement) -> Result<Vec<Row>, RecordsError> {
+    /// Reads a few rows that are adjacent in an index.
+    pub(crate) async fn few(&self, statement: Statement) -> Result<Vec<Row>, RecordsError> {
         self.points.rows(statement).await
     }
 
-    /// Reads many rows.
-    ///
-    /// # Errors
-    /// The database failed, or is closed.
-    pub(super) async fn list(&self, statement: Statement) -> Result<Vec<Row>, RecordsError> {
+    /// Reads many rows on a connection for lists.
+    pub(crate) async fn list(&self, statement: Statement) -> Result<Vec<Row>, RecordsError> {
         self.lists.rows(statement).await
     }
 
-    /// Runs many statements on one connection and returns the rows of all, in order.
-    ///
-    /// # Errors
-    /// The database failed, or is closed.
-    pub(super) async fn each(&self, statements: Vec<Statement>) -> Result<Vec<Row>, RecordsError> {
+    /// Runs many statements on one connection and returns the rows of all statements, in order.
+    pub(crate) async fn each(&self, statements: Vec<Statement>) -> Result<Vec<Row>, RecordsError> {
         self.lists.rows_of_each(statements).await
     }
 
-    /// Waits for the queries that run, then closes the connections.
-    pub(super) async fn close(&self) {
+    /// Waits for running queries, then closes the connections.
+    pub(crate) async fn close(&self) {
         self.points.close().await;
         self.lists.close().await;
     }
 }
 
-/// Connections of which each serves one query at a time. Cheap to clone.
+/// A pool of connections, each of which runs one query at a time; cheap to clone.
 #[derive(Clone, Debug)]
-pub(super) struct Pool {
+pub(crate) struct Pool {
     n_connections: u32,
-    /// One permit for each idle connection.
+    /// One permit per idle connection.
     permits: Arc<Semaphore>,
     idle: Arc<Mutex<Vec<Connection>>>,
 }
 
 impl Pool {
-    pub(super) fn new(connections: Vec<Connection>) -> Self {
+    pub(crate) fn new(connections: Vec<Connection>) -> Self {
         let n_connections = u32::try_from(connections.len()).unwrap_or(u32::MAX);
         let permits = Arc::new(Semaphore::new(connections.len()));
         Self { n_connections, permits, idle: Arc::new(Mutex::new(connections)) }
     }
 
     /// Runs a statement and returns its rows.
-    ///
-    /// # Errors
-    /// The database failed, or is closed.
-    pub(super) async fn rows(&self, statement: Statement) -> Result<Vec<Row>, RecordsError> {
+    pub(crate) async fn rows(&self, statement: Statement) -> Result<Vec<Row>, RecordsError> {
         self.rows_of_each(vec![statement]).await
     }
 
     async fn rows_of_each(&self, statements: Vec<Statement>) -> Result<Vec<Row>, RecordsError> {
-        let permit = Arc::clone(&self.permits).acquire_owned().await;
-        let permit = permit.map_err(|_| RecordsError::Closed)?;
+        let acquired = Arc::clone(&self.permits).acquire_owned().await;
+        let permit = acquired.map_err(|_| RecordsError::Closed)?;
         let idle = Arc::clone(&self.idle);
         let job = move || {
             let take = || idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let connection = take().ok_or(RecordsError::Closed)?;
-            let rows = statements.iter().map(|statement| statement.run(&connection));
-            let rows = rows.collect::<rusqlite::Result<Vec<_>>>();
+            let run = |statement: &Statement| statement.run(&connection);
+            let rows = statements.iter().map(run).collect::<rusqlite::Result<Vec<_>>>();
             // Returned here, so that a cancelled caller does not lose the connection.
             idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
             drop(permit);
@@ -123,7 +106,7 @@ impl Pool {
         drop(all);
         let idle = Arc::clone(&self.idle);
         let close = move || idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        let _ = spawn_blocking(close).await; // fails only if the runtime ends first
+        let _ = spawn_blocking(close).await; // fails only if the runtime has ended
     }
 }
 
@@ -132,7 +115,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_point_read_does_not_wait_for_lists() {
+    async fn a_read_of_one_row_does_not_wait_for_lists() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("records.db");
         schema::open_writer(&file).unwrap();
@@ -145,11 +128,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_caller_who_leaves_takes_no_connection_along() {
+    async fn a_cancelled_caller_loses_no_connection() {
         let pool = Pool::new(vec![Connection::open_in_memory().unwrap()]);
         for _ in 0..3 {
-            let left = pool.rows(Statement::new("SELECT 1"));
-            drop(futures::poll!(std::pin::pin!(left)));
+            let cancelled = pool.rows(Statement::new("SELECT 1"));
+            drop(futures::poll!(std::pin::pin!(cancelled)));
         }
         assert_eq!(pool.rows(Statement::new("SELECT 1")).await.unwrap().len(), 1);
         pool.close().await;

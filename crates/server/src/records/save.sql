@@ -1,5 +1,5 @@
--- Fenced by state and attempt: what is final stays as it is, and so does what a later attempt has
--- recorded. Then no row is returned. The row that is there already may be saved again.
+-- Does not change a final row or the row of a later attempt, and then returns no row. Saving the same
+-- row again is not an error.
 INSERT INTO transfers (
     id, client, path, requested_by, created_at, queue_until, started_at, finished_at,
     attempt, epoch, generation, changed, damaged, stalled, state,

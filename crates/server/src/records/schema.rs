@@ -1,4 +1,4 @@
-//! The database file: how it is opened, and how it becomes the schema that this version knows.
+//! Opens the database file, and updates its schema to the version of this build.
 
 use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
@@ -7,23 +7,23 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::RecordsError;
+use super::error::RecordsError;
 
-/// What turns version `n` of the schema into version `n + 1`. Steps are added, never edited.
+/// Step `n` updates the schema from version `n` to version `n + 1`. Steps are added, never edited.
 const STEPS: [&str; 1] = [include_str!("schema.sql")];
 
-/// Nobody else writes, but an operator's `sqlite3` may hold a lock for a moment.
+/// Only this process writes, but an operator's `sqlite3` may hold a lock for a moment.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Opens the connection that writes. Creates a missing file and brings the schema up to date.
+/// Opens the connection that writes. Creates a missing file and updates the schema.
 ///
 /// # Errors
-/// A newer version made the file, it is damaged, or it cannot be opened or changed.
-pub(super) fn open_writer(file: &Path) -> Result<Connection, RecordsError> {
+/// A newer version wrote the file, it is damaged, or it cannot be opened or changed.
+pub(crate) fn open_writer(file: &Path) -> Result<Connection, RecordsError> {
     let mut connection = Connection::open(file)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
-    // FULL syncs the log at each commit: what has been answered survives a power cut.
+    // FULL syncs the log at each commit, so that an acknowledged write survives a power cut.
     connection.pragma_update(None, "synchronous", "FULL")?;
     let done = version(&connection, file)?;
     take_steps(&mut connection, done)?;
@@ -31,19 +31,19 @@ pub(super) fn open_writer(file: &Path) -> Result<Connection, RecordsError> {
     Ok(connection)
 }
 
-/// Every definition in a database: SQLite keeps them as text, without a checksum. As bytes,
-/// because they may be no text any more.
+/// Returns every definition in a database. SQLite stores them as text without a checksum. They are
+/// read as bytes, because damaged text may be invalid UTF-8.
 const DEFINITIONS: &str = "SELECT CAST(name AS BLOB), CAST(sql AS BLOB) FROM sqlite_schema";
 
 type Definition = (Vec<u8>, Option<Vec<u8>>);
 
-/// Compares the definitions with those of a new database.
+/// Checks that the database has every definition of a new database.
 fn check(connection: &Connection, file: &Path) -> Result<(), RecordsError> {
     let mut fresh = Connection::open_in_memory()?;
     take_steps(&mut fresh, 0)?;
     let expected = definitions(&fresh)?;
     let found = definitions(connection)?;
-    // An index that an operator has added may stay.
+    // An operator may have added an index.
     match expected.into_iter().find(|definition| !found.contains(definition)) {
         Some((name, _)) => {
             let name = String::from_utf8_lossy(&name).into_owned();
@@ -58,7 +58,7 @@ fn definitions(connection: &Connection) -> rusqlite::Result<Vec<Definition>> {
     prepared.query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
 }
 
-/// How many steps have been taken.
+/// Returns the number of completed steps.
 fn version(connection: &Connection, file: &Path) -> Result<usize, RecordsError> {
     let known = STEPS.len();
     let found: i64 = connection.query_row("PRAGMA user_version", (), |row| row.get(0))?;
@@ -69,10 +69,10 @@ fn version(connection: &Connection, file: &Path) -> Result<usize, RecordsError> 
     Ok(done)
 }
 
-/// Takes every step that has not been taken.
+/// Runs every step that is not completed.
 fn take_steps(connection: &mut Connection, done: usize) -> rusqlite::Result<()> {
     for (version, step) in (1..).zip(STEPS).skip(done) {
-        // One transaction: a step that a crash interrupts has no effect.
+        // In one transaction, so that a step that a crash interrupts has no effect.
         let transaction = connection.transaction()?;
         transaction.execute_batch(step)?;
         transaction.pragma_update(None, "user_version", version)?;
@@ -81,21 +81,18 @@ fn take_steps(connection: &mut Connection, done: usize) -> rusqlite::Result<()> 
     Ok(())
 }
 
-/// Opens a connection that reads in the server's own process.
-///
-/// # Errors
-/// The file cannot be opened.
-pub(super) fn open_reader(file: &Path) -> rusqlite::Result<Connection> {
+/// Opens a connection that reads in the process of the server.
+pub(crate) fn open_reader(file: &Path) -> rusqlite::Result<Connection> {
     read_only(file, OpenFlags::empty())
 }
 
 /// Opens a connection that reads in another process than the server's.
 ///
 /// # Errors
-/// Another version made the file, it is damaged, or it cannot be opened.
-pub(super) fn open_beside(file: &Path) -> Result<Connection, RecordsError> {
-    // Readers and a writer share memory through a file beside the database. Where that file cannot
-    // be created, on a disk that is read-only, no process writes to the database either.
+/// Another version wrote the file, it is damaged, or it cannot be opened.
+pub(crate) fn open_beside(file: &Path) -> Result<Connection, RecordsError> {
+    // Readers and a writer share memory through a file beside the database. On a read-only disk this
+    // file cannot be created, but no process writes to the database either.
     match open_checked(file, OpenFlags::empty()) {
         Err(RecordsError::Database(_)) => {
             open_checked(&immutable(file), OpenFlags::SQLITE_OPEN_URI)
@@ -120,7 +117,7 @@ fn read_only(file: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// The URI of a file that no process changes.
+/// Returns the URI that tells SQLite that no process changes the file.
 fn immutable(file: &Path) -> PathBuf {
     let mut uri = "file:".to_owned();
     for &byte in file.as_os_str().as_bytes() {
@@ -129,7 +126,7 @@ fn immutable(file: &Path) -> PathBuf {
                 uri.push(byte.into());
             }
             _ => {
-                let _ = write!(uri, "%{byte:02x}"); // writing to a String cannot fail
+                let _ = write!(uri, "%{byte:02x}"); // writing to a string cannot fail
             }
         }
     }

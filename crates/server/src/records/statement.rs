@@ -1,5 +1,5 @@
-//! The input and output of a database: text and integers only, so that another engine can replace
-//! SQLite.
+//! Statements and rows of the database. They hold only text and integers, so that another engine can
+//! replace SQLite.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -10,12 +10,9 @@ use rusqlite::{Connection, ToSql};
 
 /// A value that a statement binds or a row holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Value {
-    /// No value.
+pub(crate) enum Value {
     Null,
-    /// A signed 64-bit number.
     Integer(i64),
-    /// UTF-8 text.
     Text(String),
 }
 
@@ -59,23 +56,23 @@ impl ToSql for Value {
     }
 }
 
-/// A row of a result.
+/// A row of a query result.
 #[derive(Clone, Debug)]
-pub(super) struct Row {
+pub(crate) struct Row {
     columns: Arc<[String]>,
-    /// In the order of the columns. `None` is neither text nor an integer: a damaged field.
+    /// The values in the order of the columns. `None` is neither text nor an integer: a damaged field.
     values: Vec<Option<Value>>,
 }
 
 impl Row {
     /// Returns the value of a column, or `None` if it is neither text nor an integer.
-    pub(super) fn get(&self, column: &str) -> Option<&Value> {
+    pub(crate) fn get(&self, column: &str) -> Option<&Value> {
         let idx = self.columns.iter().position(|name| name == column)?;
         self.values.get(idx)?.as_ref()
     }
 
     /// Returns the integer in a column.
-    pub(super) fn integer(&self, column: &str) -> Option<i64> {
+    pub(crate) fn integer(&self, column: &str) -> Option<i64> {
         match self.get(column) {
             Some(Value::Integer(number)) => Some(*number),
             Some(Value::Null | Value::Text(_)) | None => None,
@@ -83,7 +80,7 @@ impl Row {
     }
 
     /// Returns the text in a column.
-    pub(super) fn text(&self, column: &str) -> Option<&str> {
+    pub(crate) fn text(&self, column: &str) -> Option<&str> {
         match self.get(column) {
             Some(Value::Text(text)) => Some(text),
             Some(Value::Null | Value::Integer(_)) | None => None,
@@ -93,58 +90,70 @@ impl Row {
 
 /// A statement with its values.
 #[derive(Clone, Debug)]
-pub(super) struct Statement {
+pub(crate) struct Statement {
     sql: Cow<'static, str>,
     values: Vec<Value>,
 }
 
 impl Statement {
-    /// A statement without values.
-    pub(super) fn new(sql: &'static str) -> Self {
+    /// Returns a statement without bound values.
+    pub(crate) fn new(sql: &'static str) -> Self {
         Self { sql: Cow::Borrowed(sql), values: Vec::new() }
     }
 
-    /// Adds the next value.
-    pub(super) fn bind(mut self, value: impl Into<Value>) -> Self {
+    /// Binds the next value, which the statement names `$1`, `$2`, and so on.
+    pub(crate) fn bind(mut self, value: impl Into<Value>) -> Self {
         self.values.push(value.into());
         self
     }
 
     /// Appends to the text of the statement.
-    pub(super) fn push(&mut self, sql: &str) -> &mut Self {
+    pub(crate) fn push(&mut self, sql: &str) -> &mut Self {
         self.sql.to_mut().push_str(sql);
         self
     }
 
     /// Appends the placeholder of a value, and binds the value.
-    pub(super) fn push_bind(&mut self, value: impl Into<Value>) -> &mut Self {
+    pub(crate) fn push_bind(&mut self, value: impl Into<Value>) -> &mut Self {
         self.values.push(value.into());
         let number = self.values.len();
         let _ = write!(self.sql.to_mut(), "${number}"); // writing to a String cannot fail
         self
     }
 
+    /// Appends the placeholders of values, separated by commas, and binds the values.
+    pub(crate) fn push_list<V: Into<Value>>(
+        &mut self,
+        values: impl Iterator<Item = V>,
+    ) -> &mut Self {
+        for (idx, value) in values.enumerate() {
+            self.push(if idx == 0 { "" } else { ", " }).push_bind(value);
+        }
+        self
+    }
+
     /// Runs the statement to its end and returns every row.
-    pub(super) fn run(&self, connection: &Connection) -> rusqlite::Result<Vec<Row>> {
+    pub(crate) fn run(&self, connection: &Connection) -> rusqlite::Result<Vec<Row>> {
         let mut prepared = connection.prepare_cached(&self.sql)?;
         for idx in 1..=prepared.parameter_count() {
             let value = prepared.parameter_name(idx).and_then(|name| self.value(name));
-            let value =
-                value.ok_or(rusqlite::Error::InvalidParameterCount(self.values.len(), idx))?;
-            prepared.raw_bind_parameter(idx, value)?;
+            let missing = rusqlite::Error::InvalidParameterCount(self.values.len(), idx);
+            prepared.raw_bind_parameter(idx, value.ok_or(missing)?)?;
         }
         let columns: Arc<[String]> = prepared.column_names().map(str::to_owned).collect();
         let mut found = prepared.raw_query();
         let mut rows = Vec::new();
         while let Some(row) = found.next()? {
-            let values = (0..columns.len()).map(|idx| row.get_ref(idx).map(read));
-            let values = values.collect::<rusqlite::Result<_>>()?;
+            let values = (0..columns.len())
+                .map(|idx| row.get_ref(idx).map(read))
+                .collect::<rusqlite::Result<_>>()?;
             rows.push(Row { columns: Arc::clone(&columns), values });
         }
         Ok(rows)
     }
 
-    /// The value of `$1`, `$2`…: to SQLite these are names, which it counts as they come.
+    /// Returns the value of the parameter `$1`, `$2`, and so on. To SQLite these are names, which it
+    /// numbers in the order of their first use.
     fn value(&self, name: &str) -> Option<&Value> {
         let number: usize = name.strip_prefix('$')?.parse().ok()?;
         self.values.get(number.checked_sub(1)?)

@@ -1,4 +1,4 @@
-//! The file and its folder; what lies in it is tested in the modules below.
+//! Tests of the database file, its folder and its writer. The modules below test the tables.
 
 mod clients;
 mod damaged;
@@ -6,14 +6,20 @@ mod keys;
 mod old;
 mod transfers;
 
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use chrono::{DateTime, Utc};
 use filepull_core::digest::Digest;
+use filepull_core::id::{ClientId, TransferId};
 use filepull_core::name::DownloadName;
 use filepull_core::path::SharedPath;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::receive::Prefix;
 use filepull_core::source::Source;
 use filepull_core::transfer::{
-    Download, Failure, LastProgress, Phase, Published, Receiving, Sealed, Setbacks,
+    Download, Failure, LastProgress, Phase, PhaseName, Published, Receiving, Sealed, Setbacks,
+    Transfer,
 };
 use futures::future::{join, join_all, try_join_all};
 use tempfile::TempDir;
@@ -21,9 +27,9 @@ use uuid::Uuid;
 
 use super::statement::Statement;
 use super::*;
-use crate::client::{AgentInfo, Disconnect};
+use crate::client::{AgentInfo, ClientRecord, Disconnect, Greeting};
 
-/// A folder that does not exist yet, in one that goes away with the test.
+/// A data folder that does not exist yet, inside a temporary folder.
 struct RecordsFixture(TempDir);
 
 impl RecordsFixture {
@@ -39,11 +45,21 @@ impl RecordsFixture {
         Records::open(&self.folder()).await.unwrap()
     }
 
-    /// What an operator with `sqlite3`, or another version of this program, may do.
+    /// Changes the database as an operator with `sqlite3` or another version of filepull may.
     fn run(&self, sql: &str) {
         let connection = rusqlite::Connection::open(self.folder().join("records.db")).unwrap();
         connection.execute_batch(sql).unwrap();
         connection.close().unwrap();
+    }
+}
+
+impl RecordedTransfer {
+    /// Returns the transfer, if the row is readable.
+    pub(crate) fn readable(self) -> Option<Transfer> {
+        match self {
+            Self::Readable(transfer) => Some(*transfer),
+            Self::Damaged(_) => None,
+        }
     }
 }
 
@@ -100,7 +116,7 @@ fn download() -> Download {
 
 fn phases() -> [Phase; 6] {
     let checkpoint = Prefix { len: 3, digest: Digest::of(b"abc") };
-    let missing = Problem::new(Code::FileMissing, "There is no \"data.txt\".").hint("Look again.");
+    let missing = Problem::new(Code::FileMissing, "There is no \"data.txt\".").hint("Try again.");
     [
         Phase::Queued,
         Phase::Receiving(Receiving::from_record(source(), checkpoint)),
@@ -145,8 +161,8 @@ fn greeting() -> Greeting {
 
 #[tokio::test]
 async fn a_thousand_saves_share_a_few_commits() {
-    let room = RecordsFixture::new();
-    let records = room.open().await;
+    let fixture = RecordsFixture::new();
+    let records = fixture.open().await;
     let transfers: Vec<Transfer> = (0..1000).map(|_| queued("client4")).collect();
     try_join_all(transfers.iter().map(|transfer| records.save(transfer))).await.unwrap();
     assert_eq!(unfinished(&records).await, transfers);
@@ -154,23 +170,23 @@ async fn a_thousand_saves_share_a_few_commits() {
 }
 
 #[tokio::test]
-async fn a_statement_that_fails_does_not_fail_its_neighbours() {
-    let room = RecordsFixture::new();
-    let records = room.open().await;
+async fn a_failed_statement_does_not_fail_the_others_of_its_batch() {
+    let fixture = RecordsFixture::new();
+    let records = fixture.open().await;
     let transfers = [queued("a"), queued("b")];
     let saves = || join_all(transfers.iter().map(|transfer| records.save(transfer)));
-    let bad = Statement::new("INSERT INTO clients (id) VALUES ($1)").bind("x".to_owned());
-    let bad = records.writer.write(bad);
-    let (before, (bad, after)) = join(saves(), join(bad, saves())).await;
-    assert!(matches!(bad, Err(RecordsError::Database(_))), "{bad:?}");
+    let invalid = Statement::new("INSERT INTO clients (id) VALUES ($1)").bind("x".to_owned());
+    let write = records.writer.write(invalid);
+    let (before, (written, after)) = join(saves(), join(write, saves())).await;
+    assert!(matches!(written, Err(RecordsError::Database(_))), "{written:?}");
     assert!(before.iter().chain(&after).all(Result::is_ok), "{before:?} {after:?}");
     assert_eq!(unfinished(&records).await, transfers);
 }
 
 #[tokio::test]
-async fn what_waits_at_the_end_is_written_and_nothing_after_it() {
-    let room = RecordsFixture::new();
-    let records = room.open().await;
+async fn closing_commits_queued_writes_and_rejects_later_ones() {
+    let fixture = RecordsFixture::new();
+    let records = fixture.open().await;
     let transfers: Vec<Transfer> = (0..500).map(|_| queued("client4")).collect();
     let saves = try_join_all(transfers.iter().map(|transfer| records.save(transfer)));
     let (saved, closed) = join(saves, records.close()).await;
@@ -179,54 +195,54 @@ async fn what_waits_at_the_end_is_written_and_nothing_after_it() {
     let closed = records.save(&transfers[0]).await;
     assert!(matches!(closed, Err(SaveError::Records(RecordsError::Closed))), "{closed:?}");
     assert!(matches!(records.unfinished().await, Err(RecordsError::Closed)));
-    assert!(!room.folder().join("records.db-wal").exists());
-    assert_eq!(unfinished(&room.open().await).await, transfers);
+    assert!(!fixture.folder().join("records.db-wal").exists());
+    assert_eq!(unfinished(&fixture.open().await).await, transfers);
 }
 
 #[tokio::test]
-async fn a_second_server_is_told_who_is_there() {
-    let room = RecordsFixture::new();
-    let records = room.open().await;
-    let refused = Records::open(&room.folder()).await.unwrap_err().to_string();
-    let data_folder = room.0.path().join("server-data");
+async fn a_second_server_gets_the_process_id_of_the_first() {
+    let fixture = RecordsFixture::new();
+    let records = fixture.open().await;
+    let error = Records::open(&fixture.folder()).await.unwrap_err().to_string();
+    let data_folder = fixture.0.path().join("server-data");
     let pid = std::process::id();
-    assert!(refused.starts_with(&format!("{} is in use by process {pid}", data_folder.display())));
+    assert!(error.starts_with(&format!("{} is in use by process {pid}", data_folder.display())));
     records.close().await.unwrap();
-    room.open().await;
+    fixture.open().await;
 }
 
 #[tokio::test]
-async fn only_we_can_look_into_the_folder() {
+async fn only_the_user_of_the_server_can_read_the_folder() {
     use std::os::unix::fs::PermissionsExt;
-    let room = RecordsFixture::new();
-    room.open().await;
-    let mode = std::fs::metadata(room.folder()).unwrap().permissions().mode();
+    let fixture = RecordsFixture::new();
+    fixture.open().await;
+    let mode = std::fs::metadata(fixture.folder()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o700);
 }
 
 #[tokio::test]
-async fn records_of_a_newer_version_are_left_alone() {
-    let room = RecordsFixture::new();
-    room.open().await.close().await.unwrap();
-    room.run("PRAGMA user_version = 99");
-    let refused = Records::open(&room.folder()).await.unwrap_err();
-    assert!(matches!(refused, RecordsError::TooNew { found: 99, .. }), "{refused}");
+async fn records_of_a_newer_version_are_rejected() {
+    let fixture = RecordsFixture::new();
+    fixture.open().await.close().await.unwrap();
+    fixture.run("PRAGMA user_version = 99");
+    let error = Records::open(&fixture.folder()).await.unwrap_err();
+    assert!(matches!(error, RecordsError::TooNew { found: 99, .. }), "{error}");
 }
 
 #[tokio::test]
-async fn a_bit_that_flips_in_a_definition_is_told_before_anything_is_read() {
-    let room = RecordsFixture::new();
-    room.open().await.close().await.unwrap();
-    let file = room.folder().join("records.db");
+async fn a_flipped_bit_in_a_definition_is_detected_before_a_row_is_read() {
+    let fixture = RecordsFixture::new();
+    fixture.open().await.close().await.unwrap();
+    let file = fixture.folder().join("records.db");
     let mut bytes = std::fs::read(&file).unwrap();
-    let type_names = bytes.windows(6).enumerate().filter(|(_, word)| word == b"BIGINT");
+    let type_names = bytes.windows(6).enumerate().filter(|(_, text)| text == b"BIGINT");
     for at in type_names.map(|(at, _)| at).collect::<Vec<_>>() {
-        // No longer ASCII, and no UTF-8 either.
+        // The result is not valid UTF-8.
         bytes[at] ^= 1 << 7;
     }
     std::fs::write(&file, bytes).unwrap();
-    let server = Records::open(&room.folder()).await.map(drop).unwrap_err();
-    let reader = RecordsReader::open(&room.folder()).await.map(drop).unwrap_err();
+    let server = Records::open(&fixture.folder()).await.map(drop).unwrap_err();
+    let reader = RecordsReader::open(&fixture.folder()).await.map(drop).unwrap_err();
     for error in [server, reader] {
         assert!(matches!(error, RecordsError::Schema { .. }), "{error}");
     }
@@ -234,13 +250,14 @@ async fn a_bit_that_flips_in_a_definition_is_told_before_anything_is_read() {
 
 #[tokio::test]
 async fn records_that_disappear_take_nothing_until_they_are_back() {
-    let room = RecordsFixture::new();
-    let records = room.open().await;
+    let fixture = RecordsFixture::new();
+    let records = fixture.open().await;
     let [before, meanwhile, after] = [queued("a"), queued("b"), queued("c")];
     records.save(&before).await.unwrap();
-    let aside = room.folder().with_extension("aside");
+    let aside = fixture.folder().with_extension("aside");
     for file in ["", "records.db", "records.db-wal"] {
-        let (from, to) = (room.folder().join(file), aside.join(file));
+        let from = fixture.folder().join(file);
+        let to = aside.join(file);
         std::fs::create_dir_all(to.parent().unwrap()).unwrap();
         std::fs::rename(&from, &to).unwrap();
         let gone = records.save(&meanwhile).await;
@@ -248,22 +265,23 @@ async fn records_that_disappear_take_nothing_until_they_are_back() {
         std::fs::rename(&to, &from).unwrap();
     }
     records.save(&after).await.unwrap();
-    std::fs::copy(room.folder().join("records.db"), room.folder().join("copy")).unwrap();
-    std::fs::rename(room.folder().join("copy"), room.folder().join("records.db")).unwrap();
+    std::fs::copy(fixture.folder().join("records.db"), fixture.folder().join("copy")).unwrap();
+    std::fs::rename(fixture.folder().join("copy"), fixture.folder().join("records.db")).unwrap();
     let replaced = records.save(&meanwhile).await;
     assert!(matches!(replaced, Err(SaveError::Records(RecordsError::Gone { .. }))), "{replaced:?}");
     assert_eq!(unfinished(&records).await, [before, after]);
 }
 
 #[tokio::test]
-async fn every_statement_of_the_start_reads_an_index_and_no_table() {
-    let room = RecordsFixture::new();
-    let records = room.open().await;
+async fn every_statement_at_the_start_reads_an_index_and_no_table() {
+    let fixture = RecordsFixture::new();
+    let records = fixture.open().await;
     records.close().await.unwrap();
-    let connection = rusqlite::Connection::open(room.folder().join("records.db")).unwrap();
-    for sql in [super::transfers::UNFINISHED, super::clients::CUT_OFF] {
+    let connection = rusqlite::Connection::open(fixture.folder().join("records.db")).unwrap();
+    for sql in [super::transfers::UNFINISHED, super::clients::MARK_DISCONNECTED] {
         let mut plan = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
-        let (mut rows, mut steps) = (plan.raw_query(), Vec::new());
+        let mut rows = plan.raw_query();
+        let mut steps = Vec::new();
         while let Some(row) = rows.next().unwrap() {
             steps.push(row.get::<_, String>(3).unwrap());
         }

@@ -1,8 +1,7 @@
-//! The one task that writes. It commits whatever waits in one go, so that a thousand triggers do
-//! not cost a thousand fsyncs. What the statements mean is not its concern.
+//! The only task that writes. It commits all waiting writes in one transaction, so that a thousand
+//! triggers do not need a thousand fsyncs. It does not interpret the statements.
 //!
-//! It has a thread and a connection of its own: a whole batch is one change of thread there and one
-//! back.
+//! It has its own thread and connection, so that a batch needs only two changes of threads.
 
 use std::mem;
 use std::slice;
@@ -15,93 +14,86 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::RecordsError;
+use super::error::RecordsError;
 use super::guard::DatabaseGuard;
 use super::lock::Lock;
 use super::statement::{Row, Statement, Value};
 
-/// 1,024 statements of a few KiB at most. When it is full whoever asks waits for the disk: a
-/// trigger must not be answered before it is durable anyway.
+/// Maximum number of writes that wait, each a few KiB at most. If the queue is full the caller waits
+/// for the disk, because a trigger must not be answered before it is durable.
 const QUEUE_LEN: usize = 1024;
 
-/// Bounds how long the first of a batch waits for the last.
+/// Maximum number of writes in a transaction. Bounds how long the first one waits.
 const MAX_BATCH: usize = 256;
 
-/// Asks the writing task.
+/// A handle on the task that writes; cheap to clone.
 #[derive(Clone, Debug)]
-pub(super) struct RecordsWriter {
+pub(crate) struct RecordsWriter {
     queue: mpsc::Sender<Write>,
     stop: CancellationToken,
     tasks: TaskTracker,
-    told: Arc<ResponseSender>,
+    status: Arc<WriterStatus>,
 }
 
-/// What the task tells of itself.
+/// What the task reports to its handles.
 #[derive(Debug, Default)]
-struct ResponseSender {
+struct WriterStatus {
     commits: AtomicU64,
     close_error: OnceLock<Arc<rusqlite::Error>>,
 }
 
 /// The first row that a statement returned.
-pub(super) type Returned = Option<Row>;
+pub(crate) type FirstRow = Option<Row>;
 
 /// A column of the first row that a statement returned, and the value that it must have.
-pub(super) type Condition = (&'static str, Value);
+pub(crate) type Condition = (&'static str, Value);
 
-/// Statements that wait, all or none of them to be done, and who waits for them.
+/// Statements that become durable together or not at all, and the caller that waits for them.
 #[derive(Debug)]
 struct Write {
     statements: Vec<Statement>,
-    /// What the first one must return, or the others are not run.
+    /// The row that the first statement must return. Otherwise the others do not run.
     only_if: Option<Condition>,
-    reply: oneshot::Sender<Result<Returned, RecordsError>>,
+    reply: oneshot::Sender<Result<FirstRow, RecordsError>>,
 }
 
 impl RecordsWriter {
-    /// Starts the task, which holds `lock` until it ends: when it is stopped, or when the last
+    /// Starts the task, which holds `lock` until it ends. It ends when it is stopped, or when the last
     /// handle is dropped.
-    pub(super) fn start(connection: Connection, lock: Lock, guard: DatabaseGuard) -> Self {
+    pub(crate) fn start(connection: Connection, lock: Lock, guard: DatabaseGuard) -> Self {
         let (queue, inbox) = mpsc::channel(QUEUE_LEN);
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
-        let told = Arc::<ResponseSender>::default();
-        let task = WriteJob { connection, lock, guard, told: Arc::clone(&told) };
-        let until = stop.clone();
-        tasks.spawn_blocking(move || task.run(inbox, &until));
-        Self { queue, stop, tasks, told }
+        let status = Arc::<WriterStatus>::default();
+        let task = WriterTask { connection, lock, guard, status: Arc::clone(&status) };
+        let task_stop = stop.clone();
+        tasks.spawn_blocking(move || task.run(inbox, &task_stop));
+        Self { queue, stop, tasks, status }
     }
 
-    /// Runs a statement; when this returns `Ok`, it is durable.
-    ///
-    /// # Errors
-    /// The statement failed, or its commit did. It may then be durable or not.
-    pub(super) async fn write(&self, statement: Statement) -> Result<Returned, RecordsError> {
+    /// Runs a statement. It is durable when this returns `Ok`. After an error it may be durable or
+    /// not.
+    pub(crate) async fn write(&self, statement: Statement) -> Result<FirstRow, RecordsError> {
         self.write_all(vec![statement]).await
     }
 
-    /// Runs statements of which all become durable or none. Answers what the first returned.
-    ///
-    /// # Errors
-    /// As [`write`](Self::write).
-    pub(super) async fn write_all(
+    /// Runs statements, which become durable together or not at all. Returns the first row of the
+    /// first statement.
+    pub(crate) async fn write_all(
         &self,
         statements: Vec<Statement>,
-    ) -> Result<Returned, RecordsError> {
+    ) -> Result<FirstRow, RecordsError> {
         self.queue(statements, None).await
     }
 
-    /// Runs a statement, and the next one if the first returns this value. Both become durable or
-    /// neither does. Returns what the first statement returned.
-    ///
-    /// # Errors
-    /// As [`write`](Self::write).
-    pub(super) async fn write_if(
+    /// Runs a statement, and the next one if the first row of the first one meets a condition. They
+    /// become durable together or not at all. Returns the first row of the first statement.
+    pub(crate) async fn write_if(
         &self,
         first: Statement,
         only_if: Condition,
         next: Statement,
-    ) -> Result<Returned, RecordsError> {
+    ) -> Result<FirstRow, RecordsError> {
         self.queue(vec![first, next], Some(only_if)).await
     }
 
@@ -109,52 +101,50 @@ impl RecordsWriter {
         &self,
         statements: Vec<Statement>,
         only_if: Option<Condition>,
-    ) -> Result<Returned, RecordsError> {
-        let (reply, answer) = oneshot::channel();
-        let asked = self.queue.send(Write { statements, only_if, reply }).await;
-        asked.map_err(|_| RecordsError::Closed)?;
-        answer.await.map_err(|_| RecordsError::Closed)?
+    ) -> Result<FirstRow, RecordsError> {
+        let (reply, response) = oneshot::channel();
+        let queued = self.queue.send(Write { statements, only_if, reply }).await;
+        queued.map_err(|_| RecordsError::Closed)?;
+        response.await.map_err(|_| RecordsError::Closed)?
     }
 
-    /// Takes no more statements, and waits until those that wait are committed and the file is
-    /// closed.
+    /// Accepts no more writes, and waits until the queued writes are committed and the file is closed.
     ///
     /// # Errors
-    /// The file was not closed well. Nothing is lost: the next start reads the log beside it.
-    pub(super) async fn stop(&self) -> Result<(), RecordsError> {
+    /// The file was not closed properly. No record is lost: the next start reads SQLite's log.
+    pub(crate) async fn stop(&self) -> Result<(), RecordsError> {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
-        match self.told.close_error.get() {
+        match self.status.close_error.get() {
             Some(error) => Err(RecordsError::Database(Arc::clone(error))),
             None => Ok(()),
         }
     }
 
-    /// How often it has committed.
+    /// Returns the number of commits since the start.
     #[cfg(test)]
-    pub(super) fn commits(&self) -> u64 {
-        self.told.commits.load(Ordering::Relaxed)
+    pub(crate) fn commits(&self) -> u64 {
+        self.status.commits.load(Ordering::Relaxed)
     }
 }
 
-/// What the task owns.
-struct WriteJob {
+struct WriterTask {
     connection: Connection,
     lock: Lock,
     guard: DatabaseGuard,
-    told: Arc<ResponseSender>,
+    status: Arc<WriterStatus>,
 }
 
 /// Why a batch was not committed.
 enum WriteError {
-    /// One of its statements is at fault.
+    /// A statement of the batch failed.
     Statement(rusqlite::Error),
-    /// The transaction as a whole is.
+    /// The transaction failed to begin or to commit.
     Transaction(rusqlite::Error),
 }
 
-impl WriteJob {
+impl WriterTask {
     fn run(mut self, mut inbox: mpsc::Receiver<Write>, stop: &CancellationToken) {
         let runtime = Handle::current();
         let mut batch = Vec::new();
@@ -172,32 +162,32 @@ impl WriteJob {
         self.close();
     }
 
-    /// Commits a batch and answers everyone in it.
+    /// Commits a batch and answers every caller.
     fn write(&mut self, batch: Vec<Write>) {
-        // Check before the commit, so that a rejected write is not made, and after it, so that an
-        // acknowledged write is in the files that the next server opens.
+        // The check before the commit prevents a write that is rejected. The check after it ensures
+        // that an acknowledged write is in the files that the next server opens.
         let guarded = self.guard.check().map(|()| self.commit(&batch));
-        let committed = match guarded.and_then(|done| self.guard.check().map(|()| done)) {
+        let committed = match guarded.and_then(|result| self.guard.check().map(|()| result)) {
             Ok(committed) => committed,
-            Err(gone) => {
+            Err(file) => {
                 for write in batch {
-                    write.answer(Err(RecordsError::Gone { file: gone.clone() }));
+                    write.answer(Err(RecordsError::Gone { file: file.clone() }));
                 }
                 return;
             }
         };
         match committed {
-            Ok(all) => batch.into_iter().zip(all).for_each(|(write, it)| write.answer(Ok(it))),
+            Ok(rows) => batch.into_iter().zip(rows).for_each(|(write, row)| write.answer(Ok(row))),
             Err(WriteError::Statement(_)) if 1 < batch.len() => {
-                // Nobody pays for a neighbour's failure: each one gets a transaction of its own.
+                // One transaction per write, so that a failed write does not fail the others.
                 for write in batch {
-                    let done = self.commit(slice::from_ref(&write));
-                    let returned = done.map(|all| all.into_iter().next().flatten());
-                    write.answer(returned.map_err(|failed| failed.into_inner().into()));
+                    let committed = self.commit(slice::from_ref(&write));
+                    let row = committed.map(|rows| rows.into_iter().next().flatten());
+                    write.answer(row.map_err(|error| error.into_inner().into()));
                 }
             }
-            Err(failed) => {
-                let error = Arc::new(failed.into_inner());
+            Err(error) => {
+                let error = Arc::new(error.into_inner());
                 for write in batch {
                     write.answer(Err(RecordsError::Database(Arc::clone(&error))));
                 }
@@ -205,49 +195,50 @@ impl WriteJob {
         }
     }
 
-    /// All or nothing; one fsync.
-    fn commit(&mut self, batch: &[Write]) -> Result<Vec<Returned>, WriteError> {
+    /// Commits all writes or none, with one fsync.
+    fn commit(&mut self, batch: &[Write]) -> Result<Vec<FirstRow>, WriteError> {
         let immediate = TransactionBehavior::Immediate;
         let begun = self.connection.transaction_with_behavior(immediate);
         let transaction = begun.map_err(WriteError::Transaction)?;
-        // An error drops the transaction, which rolls it back. If that fails too, the next one
-        // cannot begin, and says so to whoever is concerned.
-        let all = batch.iter().map(|write| write.run(&transaction));
-        let all = all.collect::<Result<_, _>>().map_err(WriteError::Statement)?;
+        // An error drops the transaction, which rolls it back. If the rollback fails, the next
+        // transaction fails to begin, and its callers get that error.
+        let run = |write: &Write| write.run(&transaction);
+        let rows =
+            batch.iter().map(run).collect::<Result<_, _>>().map_err(WriteError::Statement)?;
         transaction.commit().map_err(WriteError::Transaction)?;
-        self.told.commits.fetch_add(1, Ordering::Relaxed);
-        Ok(all)
+        self.status.commits.fetch_add(1, Ordering::Relaxed);
+        Ok(rows)
     }
 
-    /// Leaves one file behind, without a log beside it, and then lets the next server in.
+    /// Removes SQLite's log, closes the file, then unlocks the folder.
     fn close(self) {
         let checkpointed =
             self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |_| Ok(()));
         let closed = self.connection.close().map_err(|(_, error)| error);
         if let Err(error) = checkpointed.and(closed) {
-            self.told.close_error.get_or_init(|| Arc::new(error));
+            self.status.close_error.get_or_init(|| Arc::new(error));
         }
         drop(self.lock);
     }
 }
 
 impl Write {
-    /// Runs the statements; answers what the first returned.
-    fn run(&self, connection: &Connection) -> rusqlite::Result<Returned> {
+    /// Runs the statements. Returns the first row of the first one.
+    fn run(&self, connection: &Connection) -> rusqlite::Result<FirstRow> {
         let mut statements = self.statements.iter();
         let Some(first) = statements.next() else { return Ok(None) };
-        let returned = first.run(connection)?.into_iter().next();
+        let row = first.run(connection)?.into_iter().next();
         let is_met = |(column, value): &Condition| {
-            returned.as_ref().and_then(|row| row.get(column)) == Some(value)
+            row.as_ref().and_then(|row| row.get(column)) == Some(value)
         };
         if self.only_if.as_ref().is_none_or(is_met) {
             statements.try_for_each(|statement| statement.run(connection).map(drop))?;
         }
-        Ok(returned)
+        Ok(row)
     }
 
-    fn answer(self, result: Result<Returned, RecordsError>) {
-        // Whoever asked may be gone; what is committed stays.
+    fn answer(self, result: Result<FirstRow, RecordsError>) {
+        // Fails if the caller was cancelled. A committed write stays.
         let _ = self.reply.send(result);
     }
 }

@@ -111,7 +111,7 @@ fn another_entry_with_the_name_of_a_download_is_not_found() {
 }
 
 #[test]
-fn the_sweep_removes_only_partials_and_none_that_was_begun_since_the_start() {
+fn only_partials_are_swept_and_none_that_was_begun_since_the_start() {
     let (folder, mut store) = store();
     let [leftover, begun] = [1, 2].map(|generation| key(TransferId::generate(), generation));
     let path = |key: &PartialKey| {

@@ -21,7 +21,7 @@ pub(super) fn request_key(pull: &Pull) -> Option<RequestKey> {
 impl Transfers {
     /// The transfer that a key leads to, if a request had it before.
     pub(super) async fn keyed(&self, key: &RequestKey) -> Result<Option<PullResult>, Problem> {
-        let known = self.shared.records.keyed(&key.key, now()).await;
+        let known = self.shared.records.find_key(&key.key, now()).await;
         match known.map_err(|error| records_failed(&error))? {
             None => Ok(None),
             Some(keyed) => self.led(key, keyed).await.map(Some),

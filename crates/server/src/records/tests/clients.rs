@@ -6,11 +6,11 @@ use super::*;
 use crate::client::DisconnectReason;
 
 #[tokio::test]
-async fn an_epoch_only_rises() {
-    let room = RecordsFixture::new();
+async fn an_epoch_only_increases() {
+    let fixture = RecordsFixture::new();
     let mut epochs = HashSet::new();
     for _ in 0..3 {
-        let records = room.open().await;
+        let records = fixture.open().await;
         let connects = (0..5).map(|_| async {
             let greeting = greeting();
             epoch(records.client_connected(&greeting, time(0)).await.unwrap())
@@ -22,9 +22,9 @@ async fn an_epoch_only_rises() {
 }
 
 #[tokio::test]
-async fn a_client_is_on_record_as_it_greeted_and_left() {
-    let room = RecordsFixture::new();
-    let records = room.open().await;
+async fn the_record_of_a_client_has_its_greeting_and_its_disconnect() {
+    let fixture = RecordsFixture::new();
+    let records = fixture.open().await;
     let hello = greeting();
     let old = epoch(records.client_connected(&hello, time(1)).await.unwrap());
     let new = epoch(records.client_connected(&hello, time(2)).await.unwrap());
@@ -49,24 +49,24 @@ async fn a_client_is_on_record_as_it_greeted_and_left() {
         ..expected.clone()
     };
     records.client_left(&ClientRecord { epoch: old, ..left.clone() }).await.unwrap();
-    assert_eq!(on_record(&records).await, expected, "the old line is no news");
+    assert_eq!(on_record(&records).await, expected, "the end of an old session changes nothing");
 
     records.client_left(&left).await.unwrap();
     expected = left;
     assert_eq!(on_record(&records).await, expected.clone());
     records.close().await.unwrap();
-    assert_eq!(on_record(&room.open().await).await, expected);
+    assert_eq!(on_record(&fixture.open().await).await, expected);
 }
 
 #[tokio::test]
-async fn a_client_that_was_connected_when_the_server_ended_is_noted() {
-    let room = RecordsFixture::new();
-    let records = room.open().await;
+async fn a_client_that_was_connected_when_the_server_ended_is_marked_disconnected() {
+    let fixture = RecordsFixture::new();
+    let records = fixture.open().await;
     let hello = Greeting { default_file: Err(Code::FileMissing), ..greeting() };
     records.client_connected(&hello, time(1)).await.unwrap();
     records.close().await.unwrap();
     let before = Utc::now() - TimeDelta::milliseconds(1);
-    let client = on_record(&room.open().await).await;
+    let client = on_record(&fixture.open().await).await;
     let last = client.last_disconnect.unwrap();
     assert_eq!(last.reason, DisconnectReason::ServerRestart);
     assert!(before <= last.at && last.at <= Utc::now(), "{}", last.at);
@@ -75,8 +75,8 @@ async fn a_client_that_was_connected_when_the_server_ended_is_noted() {
 
 #[tokio::test]
 async fn only_a_client_of_the_server_just_before_was_online_before() {
-    let room = RecordsFixture::new();
-    let records = room.open().await;
+    let fixture = RecordsFixture::new();
+    let records = fixture.open().await;
     for (id, reason) in [
         ("killed", None),
         ("sent-away", Some(DisconnectReason::ServerRestart)),
@@ -100,21 +100,21 @@ async fn only_a_client_of_the_server_just_before_was_online_before() {
         clients.sort_by(|a, b| a.id.cmp(&b.id));
         clients.iter().map(|client| client.online_before).collect::<Vec<_>>()
     };
-    let records = room.open().await;
+    let records = fixture.open().await;
     assert_eq!(online_before(&records).await, [false, true, true]);
     let sent_away = records.client(&client("sent-away")).await.unwrap().unwrap();
-    assert_eq!(sent_away.last_disconnect.unwrap().at, time(2), "it is known better than by now");
+    assert_eq!(sent_away.last_disconnect.unwrap().at, time(2), "the recorded time is kept");
     let back = Greeting { client: client("killed"), ..greeting() };
     records.client_connected(&back, time(3)).await.unwrap();
     assert_eq!(online_before(&records).await, [false, false, true]);
     records.close().await.unwrap();
-    assert_eq!(online_before(&room.open().await).await, [false, true, false]);
+    assert_eq!(online_before(&fixture.open().await).await, [false, true, false]);
 }
 
 #[tokio::test]
 async fn a_new_id_that_differs_by_letter_case_only_is_not_recorded() {
-    let room = RecordsFixture::new();
-    let records = room.open().await;
+    let fixture = RecordsFixture::new();
+    let records = fixture.open().await;
     let connect = async |id: &str| {
         let hello = Greeting { client: client(id), ..greeting() };
         records.client_connected(&hello, time(1)).await.unwrap()
@@ -123,14 +123,14 @@ async fn a_new_id_that_differs_by_letter_case_only_is_not_recorded() {
     assert_eq!(connect("Client4").await, Enrolment::Confusable(client("client4")));
     assert_eq!((epoch(connect("client4").await), records.n_clients().await), (2, 1));
     // An id that an older version admitted through a race stays admitted.
-    room.run("UPDATE clients SET id = 'CLIENT4' WHERE id = 'client4'");
+    fixture.run("UPDATE clients SET id = 'CLIENT4' WHERE id = 'client4'");
     assert_eq!(epoch(connect("CLIENT4").await), 3);
 }
 
 #[tokio::test]
-async fn a_connected_client_is_told_how_its_last_session_ended() {
-    let room = RecordsFixture::new();
-    let records = room.open().await;
+async fn a_new_session_returns_how_the_last_one_ended() {
+    let fixture = RecordsFixture::new();
+    let records = fixture.open().await;
     let hello = greeting();
     records.client_connected(&hello, time(1)).await.unwrap();
     let reset = Disconnect { at: time(4), reason: DisconnectReason::Reset, detail: "x".to_owned() };
@@ -142,14 +142,14 @@ async fn a_connected_client_is_told_how_its_last_session_ended() {
 }
 
 #[tokio::test]
-async fn a_client_that_cannot_be_read_costs_no_list() {
-    let room = RecordsFixture::new();
-    let records = room.open().await;
+async fn a_client_that_cannot_be_read_fails_no_list() {
+    let fixture = RecordsFixture::new();
+    let records = fixture.open().await;
     for id in ["a", "b", "c"] {
         let hello = Greeting { client: client(id), ..greeting() };
         records.client_connected(&hello, time(1)).await.unwrap();
     }
-    room.run("UPDATE clients SET shares = 'no list' WHERE id = 'b'");
+    fixture.run("UPDATE clients SET shares = 'no list' WHERE id = 'b'");
     let ids = ["a", "b", "c"].map(client);
     let mut read = records.clients(&ids).await.unwrap();
     read.sort_by(|a, b| a.id.cmp(&b.id));
@@ -158,10 +158,10 @@ async fn a_client_that_cannot_be_read_costs_no_list() {
 }
 
 #[tokio::test]
-async fn candidates_for_a_mistyped_id_are_few_and_hold_the_one_that_was_meant() {
-    let room = RecordsFixture::new();
-    let records = room.open().await;
-    room.run(
+async fn candidates_for_a_mistyped_id_are_few_and_contain_the_intended_id() {
+    let fixture = RecordsFixture::new();
+    let records = fixture.open().await;
+    fixture.run(
         "WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 4999) \
          INSERT INTO clients (id, epoch, connected, agent_version, agent_os, agent_arch, \
          agent_hostname, shares, default_error, remote_addr, connected_at, last_seen_at) \
@@ -176,12 +176,12 @@ async fn candidates_for_a_mistyped_id_are_few_and_hold_the_one_that_was_meant() 
     }
 }
 
-/// An index exists for every query that would otherwise scan 100,000 clients.
+/// Without these indexes each query would scan 100,000 clients.
 #[tokio::test]
-async fn reads_of_clients_touch_what_they_return() {
-    let room = RecordsFixture::new();
-    room.open().await.close().await.unwrap();
-    let connection = rusqlite::Connection::open(room.folder().join("records.db")).unwrap();
+async fn every_query_of_clients_uses_an_index() {
+    let fixture = RecordsFixture::new();
+    fixture.open().await.close().await.unwrap();
+    let connection = rusqlite::Connection::open(fixture.folder().join("records.db")).unwrap();
     for (sql, index) in [
         (
             "SELECT id FROM clients WHERE lower(id) >= 'x' ORDER BY lower(id) LIMIT 9",
@@ -196,9 +196,8 @@ async fn reads_of_clients_touch_what_they_return() {
         ("UPDATE clients SET connected = 0 WHERE connected <> 0", "clients_connected"),
     ] {
         let mut prepared = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
-        let plan = prepared.query_map((), |row| row.get::<_, String>(3)).unwrap();
-        let plan: Vec<String> = plan.map(Result::unwrap).collect();
-        let plan = plan.join("; ");
+        let steps = prepared.query_map((), |row| row.get::<_, String>(3)).unwrap();
+        let plan = steps.map(Result::unwrap).collect::<Vec<_>>().join("; ");
         assert!(plan.contains(index) && !plan.contains("TEMP B-TREE"), "{sql}: {plan}");
     }
 }

@@ -2,9 +2,9 @@ use super::*;
 use crate::client::DisconnectReason;
 
 /// Saves a transfer and changes a field of its row.
-async fn damage(room: &RecordsFixture, records: &Records, transfer: &Transfer, set: &str) {
+async fn damage(fixture: &RecordsFixture, records: &Records, transfer: &Transfer, set: &str) {
     records.save(transfer).await.unwrap();
-    room.run(&format!("UPDATE transfers SET {set} WHERE id = '{}'", transfer.id));
+    fixture.run(&format!("UPDATE transfers SET {set} WHERE id = '{}'", transfer.id));
 }
 
 fn damaged(item: Option<RecordedTransfer>) -> DamagedTransfer {
@@ -16,8 +16,8 @@ fn damaged(item: Option<RecordedTransfer>) -> DamagedTransfer {
 
 #[tokio::test]
 async fn a_damaged_record_is_an_item_with_its_reason() {
-    let room = RecordsFixture::new();
-    let records = room.open().await;
+    let fixture = RecordsFixture::new();
+    let records = fixture.open().await;
     let damages = [
         ("state", "'melted'"),
         ("client", "'../x'"),
@@ -31,7 +31,7 @@ async fn a_damaged_record_is_an_item_with_its_reason() {
     ];
     for (column, value) in damages {
         let transfer = full(Phase::Done(Published::from_record(download())));
-        damage(&room, &records, &transfer, &format!("{column} = {value}")).await;
+        damage(&fixture, &records, &transfer, &format!("{column} = {value}")).await;
         let found = damaged(records.transfer(transfer.id).await.unwrap());
         assert!(found.reason.contains(column), "{column}: {}", found.reason);
         assert_eq!(found.id, transfer.id.to_string());
@@ -45,13 +45,13 @@ async fn a_damaged_record_is_an_item_with_its_reason() {
 
 #[tokio::test]
 async fn damaged_rows_break_neither_a_list_nor_its_pages() {
-    let room = RecordsFixture::new();
-    let records = room.open().await;
+    let fixture = RecordsFixture::new();
+    let records = fixture.open().await;
     let transfers: Vec<Transfer> =
         (0..20).map(|n| Transfer { created_at: time(n), ..queued("client4") }).collect();
     for (n, transfer) in transfers.iter().enumerate() {
         let set = if n % 3 == 0 || (10..14).contains(&n) { "stalled = 7" } else { "stalled = 0" };
-        damage(&room, &records, transfer, set).await;
+        damage(&fixture, &records, transfer, set).await;
     }
     let mut filter = TransferFilter { limit: 2, ..TransferFilter::default() };
     let mut seen = Vec::new();
@@ -70,18 +70,18 @@ async fn damaged_rows_break_neither_a_list_nor_its_pages() {
 }
 
 #[tokio::test]
-async fn a_damaged_unfinished_transfer_ends_and_the_others_go_on() {
-    let room = RecordsFixture::new();
-    let records = room.open().await;
+async fn a_damaged_unfinished_transfer_ends_and_the_others_continue() {
+    let fixture = RecordsFixture::new();
+    let records = fixture.open().await;
     let [broken, unknown, other] = [queued("client4"), queued("client4"), queued("client5")];
     records.save(&other).await.unwrap();
-    damage(&room, &records, &broken, "attempt = -1").await;
-    damage(&room, &records, &unknown, "state = 'uploading'").await;
+    damage(&fixture, &records, &broken, "attempt = -1").await;
+    damage(&fixture, &records, &unknown, "state = 'uploading'").await;
     let found = records.unfinished().await.unwrap();
     assert_eq!(found.transfers, [other]);
     assert_eq!(found.damaged.len(), 2);
     records.end_damaged(&found.damaged, time(9)).await.unwrap();
-    // A state of a newer version is not known to be unfinished: its row stays as it is.
+    // A state of a newer version may be final, so its row stays unchanged.
     let left = records.unfinished().await.unwrap().damaged;
     assert_eq!(left.iter().map(|left| left.transfer).collect::<Vec<_>>(), [Some(unknown.id)]);
     let failed = TransferFilter { states: vec![PhaseName::Failed], ..TransferFilter::default() };
@@ -90,16 +90,16 @@ async fn a_damaged_unfinished_transfer_ends_and_the_others_go_on() {
 }
 
 #[tokio::test]
-async fn words_of_a_newer_version_are_read_as_they_are() {
-    let room = RecordsFixture::new();
-    let records = room.open().await;
+async fn codes_and_reasons_of_a_newer_version_are_kept() {
+    let fixture = RecordsFixture::new();
+    let records = fixture.open().await;
     let code = Code::parse("from-the-future").unwrap();
     let ended = Failure { problem: Problem::new(code, "x"), reached: LastProgress::default() };
     let transfer = in_phase(Phase::Failed(ended));
     records.save(&transfer).await.unwrap();
     assert_eq!(saved(&records, transfer.id).await, Some(transfer));
     records.client_connected(&greeting(), time(0)).await.unwrap();
-    room.run(
+    fixture.run(
         "UPDATE clients SET default_error = 'from-the-future', disconnected_at = 1, \
          disconnect_reason = 'abducted', disconnect_detail = 'x'",
     );
@@ -111,16 +111,16 @@ async fn words_of_a_newer_version_are_read_as_they_are() {
 }
 
 #[tokio::test]
-async fn a_damaged_client_does_not_keep_the_others_from_being_known() {
-    let room = RecordsFixture::new();
-    let records = room.open().await;
+async fn a_damaged_client_does_not_hide_the_others() {
+    let fixture = RecordsFixture::new();
+    let records = fixture.open().await;
     for id in ["client1", "client2"] {
         let greeting = Greeting { client: client(id), ..greeting() };
         records.client_connected(&greeting, time(0)).await.unwrap();
     }
-    room.run("UPDATE clients SET remote_addr = '127.0.0.1:1x' WHERE id = 'client2'");
+    fixture.run("UPDATE clients SET remote_addr = '127.0.0.1:1x' WHERE id = 'client2'");
     records.close().await.unwrap();
     let ids = ["client1", "client2"].map(client);
-    let clients = room.open().await.clients(&ids).await.unwrap();
+    let clients = fixture.open().await.clients(&ids).await.unwrap();
     assert_eq!(clients.iter().map(|known| known.id.as_str()).collect::<Vec<_>>(), ["client1"]);
 }

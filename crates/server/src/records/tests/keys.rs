@@ -7,42 +7,47 @@ fn key(text: &str) -> RequestKey {
 }
 
 #[tokio::test]
-async fn a_key_is_durable_with_its_transfer_and_leads_to_it_for_a_day() {
-    let room = RecordsFixture::new();
-    let records = room.open().await;
-    let (first, second) = (queued("client4"), queued("client4"));
+async fn a_key_is_durable_with_its_transfer_and_kept_for_a_day() {
+    let fixture = RecordsFixture::new();
+    let records = fixture.open().await;
+    let [first, second] = [queued("client4"), queued("client4")];
     records.save_keyed(&first, &key("a")).await.unwrap();
     records.keep_key(&key("b"), first.id, time(1)).await.unwrap();
     records.close().await.unwrap();
-    let records = room.open().await;
+    let records = fixture.open().await;
     assert_eq!(saved(&records, first.id).await.as_ref(), Some(&first));
-    let led = async |text, at| records.keyed(text, at).await.unwrap().map(|keyed| keyed.transfer);
-    assert_eq!(led("a", time(0)).await, Some(first.id));
-    assert_eq!(led("b", time(1)).await, Some(first.id));
-    assert_eq!(records.keyed("a", time(0)).await.unwrap().unwrap().request, key("a").request);
+    let transfer_of =
+        async |text, at| records.find_key(text, at).await.unwrap().map(|found| found.transfer);
+    assert_eq!(transfer_of("a", time(0)).await, Some(first.id));
+    assert_eq!(transfer_of("b", time(1)).await, Some(first.id));
+    assert_eq!(records.find_key("a", time(0)).await.unwrap().unwrap().request, key("a").request);
     records.keep_key(&key("a"), second.id, time(2)).await.unwrap();
-    assert_eq!(led("a", time(2)).await, Some(first.id), "the first one has it");
+    assert_eq!(
+        transfer_of("a", time(2)).await,
+        Some(first.id),
+        "the key stays with the first transfer"
+    );
 
     let later = time(1) + TimeDelta::hours(24);
-    assert_eq!(led("a", later).await, None);
-    assert_eq!(led("b", later).await, Some(first.id));
+    assert_eq!(transfer_of("a", later).await, None);
+    assert_eq!(transfer_of("b", later).await, Some(first.id));
     records.keep_key(&key("a"), second.id, later).await.unwrap();
-    assert_eq!(led("a", later).await, Some(second.id));
+    assert_eq!(transfer_of("a", later).await, Some(second.id));
 }
 
 #[tokio::test]
 async fn a_transfer_that_cannot_be_saved_keeps_no_key() {
-    let room = RecordsFixture::new();
-    let records = room.open().await;
-    room.run("DROP TABLE transfers");
+    let fixture = RecordsFixture::new();
+    let records = fixture.open().await;
+    fixture.run("DROP TABLE transfers");
     assert!(records.save_keyed(&queued("client4"), &key("a")).await.is_err());
-    assert_eq!(records.keyed("a", time(0)).await.unwrap(), None);
+    assert_eq!(records.find_key("a", time(0)).await.unwrap(), None);
 }
 
 #[tokio::test]
 async fn of_two_transfers_with_one_key_one_is_saved() {
-    let room = RecordsFixture::new();
-    let records = room.open().await;
+    let fixture = RecordsFixture::new();
+    let records = fixture.open().await;
     let [first, second] = [queued("client4"), queued("client5")];
     records.save_keyed(&first, &key("a")).await.unwrap();
     let lost = records.save_keyed(&second, &key("a")).await;

@@ -4,14 +4,14 @@ use super::*;
 
 #[tokio::test]
 async fn every_phase_survives_a_restart() {
-    let room = RecordsFixture::new();
-    let records = room.open().await;
+    let fixture = RecordsFixture::new();
+    let records = fixture.open().await;
     let all: Vec<Transfer> = phases().map(full).into_iter().chain(phases().map(in_phase)).collect();
     for transfer in &all {
         records.save(transfer).await.unwrap();
     }
     records.close().await.unwrap();
-    let records = room.open().await;
+    let records = fixture.open().await;
     for transfer in &all {
         assert_eq!(saved(&records, transfer.id).await.as_ref(), Some(transfer));
     }
@@ -21,9 +21,9 @@ async fn every_phase_survives_a_restart() {
 }
 
 #[tokio::test]
-async fn times_are_cut_to_the_millisecond() {
-    let room = RecordsFixture::new();
-    let records = room.open().await;
+async fn times_are_truncated_to_milliseconds() {
+    let fixture = RecordsFixture::new();
+    let records = fixture.open().await;
     let created_at = time(7) + TimeDelta::nanoseconds(999_999);
     let transfer = Transfer { created_at, ..queued("client4") };
     records.save(&transfer).await.unwrap();
@@ -33,8 +33,8 @@ async fn times_are_cut_to_the_millisecond() {
 
 #[tokio::test]
 async fn a_transfer_goes_through_every_phase_in_one_row() {
-    let room = RecordsFixture::new();
-    let records = room.open().await;
+    let fixture = RecordsFixture::new();
+    let records = fixture.open().await;
     let [queued, receiving, sealed, done, ..] = phases();
     let mut transfer = full(queued.clone());
     for phase in [queued.clone(), receiving, queued, sealed, done] {
@@ -49,9 +49,9 @@ async fn a_transfer_goes_through_every_phase_in_one_row() {
 }
 
 #[tokio::test]
-async fn what_is_final_is_never_overwritten() {
-    let room = RecordsFixture::new();
-    let records = room.open().await;
+async fn a_final_transfer_is_never_overwritten() {
+    let fixture = RecordsFixture::new();
+    let records = fixture.open().await;
     for transfer in phases().map(full) {
         records.save(&transfer).await.unwrap();
         for phase in phases() {
@@ -66,9 +66,9 @@ async fn what_is_final_is_never_overwritten() {
 }
 
 #[tokio::test]
-async fn pages_show_everything_once_while_transfers_come_in() {
-    let room = RecordsFixture::new();
-    let records = room.open().await;
+async fn pages_show_each_transfer_once_while_others_are_created() {
+    let fixture = RecordsFixture::new();
+    let records = fixture.open().await;
     let transfers: Vec<Transfer> = (0..25).map(|_| queued("client4")).collect();
     try_join_all(transfers.iter().map(|transfer| records.save(transfer))).await.unwrap();
     let mut filter = TransferFilter { limit: 4, ..TransferFilter::default() };
@@ -85,9 +85,9 @@ async fn pages_show_everything_once_while_transfers_come_in() {
 }
 
 #[tokio::test]
-async fn a_filter_finds_what_it_names() {
-    let room = RecordsFixture::new();
-    let records = room.open().await;
+async fn a_filter_finds_exactly_the_matching_transfers() {
+    let fixture = RecordsFixture::new();
+    let records = fixture.open().await;
     let mut transfers: Vec<Transfer> = phases().map(full).to_vec();
     transfers.push(queued("client5"));
     for (n, transfer) in (0..).zip(&mut transfers) {
@@ -113,13 +113,13 @@ async fn a_filter_finds_what_it_names() {
     let of_four = || TransferFilter { client: Some(client("client4")), ..any() };
     check(TransferFilter { states: vec![PhaseName::Queued], ..of_four() }, &[0]).await;
     check(TransferFilter { error: Some(Code::Cancelled), ..of_four() }, &[5]).await;
-    check(TransferFilter { client: Some(client("nobody")), ..any() }, &[]).await;
+    check(TransferFilter { client: Some(client("unknown")), ..any() }, &[]).await;
 }
 
 #[tokio::test]
-async fn counting_ends_where_nobody_turns_pages_any_more() {
-    let room = RecordsFixture::new();
-    let records = room.open().await;
+async fn counting_stops_at_ten_thousand() {
+    let fixture = RecordsFixture::new();
+    let records = fixture.open().await;
     records.save(&queued("client4")).await.unwrap();
     let copy = |n| {
         format!(
@@ -129,21 +129,21 @@ async fn counting_ends_where_nobody_turns_pages_any_more() {
              INSERT INTO transfers SELECT * FROM copies"
         )
     };
-    room.run(&copy(9_999));
-    // A page after the last: copies make no sense, and are only counted.
+    fixture.run(&copy(9_999));
+    // A page after the last transfer, because the copies are damaged and may only be counted.
     let cursor = Some(Cursor::new(DateTime::UNIX_EPOCH, TransferId::generate()));
     let filter = TransferFilter { cursor, ..TransferFilter::default() };
     let total = async || records.transfers(&filter).await.unwrap().total;
     assert_eq!(total().await, Total::Exactly(10_000));
-    room.run(&copy(1));
+    fixture.run(&copy(1));
     assert_eq!(total().await, Total::MoreThan(10_000));
     assert_eq!(total().await.to_string(), "more than 10000");
 }
 
 #[tokio::test]
 async fn the_newest_is_found_for_one_and_for_all() {
-    let room = RecordsFixture::new();
-    let records = room.open().await;
+    let fixture = RecordsFixture::new();
+    let records = fixture.open().await;
     let four = client("client4");
     assert_eq!(records.newest(&four).await.unwrap(), None);
     records.client_connected(&greeting(), time(0)).await.unwrap();
@@ -167,14 +167,14 @@ async fn the_newest_is_found_for_one_and_for_all() {
 }
 
 #[tokio::test]
-async fn a_record_that_the_disk_has_changed_is_never_told() {
-    let room = RecordsFixture::new();
-    let records = room.open().await;
-    // Each makes sense by itself: nothing but the check knows that it is not what was written.
+async fn a_record_that_the_disk_has_changed_is_damaged() {
+    let fixture = RecordsFixture::new();
+    let records = fixture.open().await;
+    // Each new value is valid by itself, so only the checksum detects the change.
     let changes = [
         ("client", "'client5'"),
         ("path", "NULL"),
-        ("requested_by", "'nobody'"),
+        ("requested_by", "'another caller'"),
         ("created_at", "created_at + 1"),
         ("finished_at", "NULL"),
         ("attempt", "attempt + 1"),
@@ -189,7 +189,7 @@ async fn a_record_that_the_disk_has_changed_is_never_told() {
         let transfer = full(Phase::Done(Published::from_record(download())));
         records.save(&transfer).await.unwrap();
         let id = transfer.id;
-        room.run(&format!("UPDATE transfers SET {column} = {value} WHERE id = '{id}'"));
+        fixture.run(&format!("UPDATE transfers SET {column} = {value} WHERE id = '{id}'"));
         let found = records.transfer(id).await.unwrap().unwrap();
         assert!(matches!(found, RecordedTransfer::Damaged(_)), "{column}: {found:?}");
     }
@@ -201,8 +201,8 @@ fn is_lost(saved: &Result<(), SaveError>) -> bool {
 
 #[tokio::test]
 async fn an_earlier_attempt_never_overwrites_a_later_one() {
-    let room = RecordsFixture::new();
-    let records = room.open().await;
+    let fixture = RecordsFixture::new();
+    let records = fixture.open().await;
     let [_, receiving, sealed, ..] = phases();
     let later = Transfer { attempt: 3, epoch: 7, ..full(receiving) };
     records.save(&later).await.unwrap();
@@ -215,9 +215,9 @@ async fn an_earlier_attempt_never_overwrites_a_later_one() {
 }
 
 #[tokio::test]
-async fn a_checkpoint_is_saved_only_over_what_it_belongs_to() {
-    let room = RecordsFixture::new();
-    let records = room.open().await;
+async fn a_checkpoint_is_saved_only_over_its_own_attempt() {
+    let fixture = RecordsFixture::new();
+    let records = fixture.open().await;
     let [queued, receiving, ..] = phases();
     let transfer = Transfer { finished_at: None, ..full(receiving) };
     records.save(&transfer).await.unwrap();
@@ -243,5 +243,5 @@ async fn a_checkpoint_is_saved_only_over_what_it_belongs_to() {
         assert_eq!(saved(&records, transfer.id).await, Some(at(9)));
     }
     records.save(&Transfer { phase: queued, ..transfer.clone() }).await.unwrap();
-    assert!(is_lost(&records.save_checkpoint(&at(10)).await), "it is not receiving any more");
+    assert!(is_lost(&records.save_checkpoint(&at(10)).await), "the transfer is queued again");
 }

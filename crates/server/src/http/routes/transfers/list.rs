@@ -2,11 +2,12 @@
 
 use chrono::{DateTime, Utc};
 use filepull_core::problem::{Code, Problem};
+use filepull_core::transfer::PhaseName;
 
 use crate::http::App;
 use crate::http::request::params::Params;
 use crate::http::response::paging::{self, ListPage};
-use crate::records::{Cursor, PhaseName, TransferFilter};
+use crate::records::{Cursor, TransferFilter};
 use crate::transfers::{ActivityFilter, TransferListItem};
 
 const PARAMS: &[&str] = &["client", "state", "since", "until", "error", "limit", "cursor"];
