@@ -1,27 +1,21 @@
-//! Makes, joins, orders and ends transfers: the only writer of their state.
+//! Creates, joins, orders and ends transfers: the only writer of their state.
 //!
-//! Each unfinished transfer is one task (`life`) that owns it; others see its [`View`] and send
-//! it asks. The registry, the records and the store meet here and nowhere else.
+//! Each unfinished transfer is owned by one [task](task). Others see its [`View`] and send it
+//! commands. The registry, the records and the store are used together only here.
 
 mod active;
-mod admit;
 mod attempt;
 mod checkpoint;
+mod commit;
 mod disk;
-mod failed;
-mod finish;
 mod idempotency;
-mod judge;
-mod listed;
 mod messages;
 mod min_rate;
-mod permits;
+mod outcome;
 mod progress;
-mod publish;
 mod pull;
-mod recover;
+mod retry;
 mod space;
-mod stall_timer;
 mod sweep;
 mod task;
 #[cfg(test)]
@@ -44,50 +38,52 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::disk_sampler::DiskSampler;
 use crate::known_clients::KnownClients;
-use crate::records::{self, RecordedTransfer, Records, Total, TransferFilter};
+use crate::records::{RecordedTransfer, Records, Total, TransferFilter, UnfinishedRecords};
 use crate::registry::Registry;
 use crate::store::Store;
 use active::ActiveTransfers;
-use failed::{records_failed, store_failed};
-pub(crate) use listed::TransferListItem;
 pub(crate) use messages::{Answer, Reply, Upload};
 use messages::{Command, refuse};
+use outcome::records_failed;
 pub(crate) use pull::{Pull, PullResult};
 pub(crate) use space::shortage;
 use task::TransferTask;
-pub(crate) use view::{Activity, TransferState, View, WaitingFor};
+pub(crate) use view::{
+    Activity, ActivityFilter, TransferListItem, TransferState, View, WaitingFor,
+};
 
-/// The bounds that transfers keep to.
+/// The limits of all transfers.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Transfers at once.
+    /// Maximum number of running transfers.
     pub max_running: usize,
-    /// Transfers in line.
+    /// Maximum number of waiting transfers.
     pub max_waiting: usize,
-    /// Transfers of one client that wait.
+    /// Maximum number of waiting transfers of one client.
     pub max_waiting_per_client: usize,
-    /// The largest file, in bytes.
+    /// Maximum size of a file in bytes.
     pub max_file_size: u64,
     /// Bytes that stay free on the server's disk.
     pub min_free: u64,
-    /// An upload that brings no byte for this long has stalled.
+    /// An upload that receives no byte for this long has stalled.
     pub stall_timeout: Duration,
-    /// An upload that is slower, in bytes per second, gives its turn to others; 0 is off.
+    /// Minimum bytes per second of an upload while others wait; 0 means no minimum.
     pub min_rate: u64,
     /// The time over which the rate is measured.
     pub min_rate_window: Duration,
-    /// How long a client may be away before its transfer fails.
+    /// How long a client may be disconnected before its transfer fails.
     pub resume_within: Duration,
-    /// Bytes are made durable this often while they come.
+    /// How often received bytes are made durable.
     pub checkpoint_every: Duration,
 }
 
 /// A handle on all transfers.
 #[derive(Clone, Debug)]
 pub(crate) struct Transfers {
-    shared: Arc<TaskContext>,
+    context: Arc<TaskContext>,
 }
 
+/// What all tasks share.
 #[derive(Debug)]
 struct TaskContext {
     records: Records,
@@ -96,65 +92,47 @@ struct TaskContext {
     store: Store,
     lifecycle: Lifecycle,
     limits: Limits,
-    open: ActiveTransfers,
-    /// A permit is taken before the order is sent: it bounds what may be under way at once.
-    turns: Arc<Semaphore>,
+    active: ActiveTransfers,
+    /// A task takes a permit before it sends the order, so the permits limit the running transfers.
+    permits: Arc<Semaphore>,
     disk: DiskSampler,
-    /// How many transfers wait until our own disk or records work again.
-    n_waits: Arc<AtomicUsize>,
-    /// When this server began to take up transfers.
+    /// How many transfers wait until the server's disk or records work again.
+    n_resource_waits: Arc<AtomicUsize>,
+    /// When this server began to resume transfers.
     started_at: DateTime<Utc>,
-    /// The records failed when they were last written to.
+    /// The last write to the records failed.
     records_fail: AtomicBool,
 }
 
 /// How many transfers are unfinished.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TransferCounts {
-    /// Asked for, or being received.
+    /// Ordered, or being received.
     pub running: usize,
-    /// In line, or waiting for their client.
+    /// Queued, or waiting for their client.
     pub waiting: usize,
-}
-
-/// What an unfinished transfer does, as lists distinguish it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ActivityFilter {
-    /// Queued, or waiting for something else.
-    Waiting,
-    /// Requested from the agent, or being received.
-    Running,
-}
-
-impl ActivityFilter {
-    fn is_of(self, state: TransferState) -> bool {
-        match state {
-            TransferState::Waiting(_) => self == Self::Waiting,
-            TransferState::Running => self == Self::Running,
-            TransferState::Done | TransferState::Failed | TransferState::Cancelled => false,
-        }
-    }
 }
 
 /// A page of transfers, newest first.
 #[derive(Clone, Debug)]
 pub(crate) struct TransferListPage {
-    /// The transfers.
+    /// The transfers on this page.
     pub items: Vec<TransferListItem>,
-    /// Where the next page begins, if there is one.
+    /// The cursor of the next page, if there is one.
     pub next_cursor: Option<String>,
-    /// How many there are on all pages.
+    /// The number of transfers on all pages.
     pub total: Total,
 }
 
-/// A cancel is answered within this time, even if it must wait for a disk that hangs.
+/// A cancel is answered within this time, even if it waits for an unresponsive disk.
 const CANCEL_LIMIT: Duration = Duration::from_secs(5);
 
-/// Asks are few and small; one that finds the queue full is dropped, as a lost message would be.
-const ASKS_LEN: usize = 16;
+/// Commands are few and small. If the queue is full, an answer is dropped as if the network had lost
+/// it, and an upload is rejected.
+const COMMANDS_LEN: usize = 16;
 
 impl Transfers {
-    /// Takes up the transfers that an earlier process left unfinished, and starts to sweep partials
+    /// Resumes the transfers that an earlier process left unfinished, and starts to remove partials
     /// that belong to none of them.
     ///
     /// # Errors
@@ -167,48 +145,43 @@ impl Transfers {
         lifecycle: Lifecycle,
         limits: Limits,
     ) -> anyhow::Result<Self> {
-        let records::UnfinishedRecords { transfers: unfinished, damaged } =
-            records.unfinished().await?;
+        let UnfinishedRecords { transfers: unfinished, damaged } = records.unfinished().await?;
         records.end_damaged(&damaged, now()).await?;
-        let turns = Arc::new(Semaphore::new(limits.max_running));
-        let open = ActiveTransfers::default();
-        let (n_waits, records_fail) = Default::default();
         let clients = KnownClients::new(registry.clone(), records.clone());
-        let shared = TaskContext {
+        let context = Arc::new(TaskContext {
             records,
             registry,
             clients,
             store,
             lifecycle,
             limits,
-            open,
-            turns,
+            active: ActiveTransfers::default(),
+            permits: Arc::new(Semaphore::new(limits.max_running)),
             disk,
-            n_waits,
+            n_resource_waits: Arc::default(),
             started_at: now(),
-            records_fail,
-        };
-        let transfers = Self { shared: Arc::new(shared) };
+            records_fail: AtomicBool::new(false),
+        });
         let mut cancels: HashMap<TransferId, String> =
-            transfers.shared.records.cancels().await?.into_iter().collect();
+            context.records.cancels().await?.into_iter().collect();
         for transfer in unfinished {
-            let cancel = cancels.remove(&transfer.id);
-            let cancel = cancel.map(|detail| Problem::new(Code::Cancelled, detail));
-            let (life, handle) = TransferTask::resume(&transfers.shared, transfer, cancel);
-            transfers.shared.open.insert(handle);
-            transfers.shared.lifecycle.spawn(life.run());
+            let detail = cancels.remove(&transfer.id);
+            let cancel = detail.map(|detail| Problem::new(Code::Cancelled, detail));
+            let (task, handle) = TransferTask::resume(&context, transfer, cancel);
+            context.active.insert(handle);
+            task.spawn();
         }
         for id in cancels.into_keys() {
-            let _ = transfers.shared.records.forget_cancel(id).await; // it ended before its cancel
+            let _ = context.records.forget_cancel(id).await; // the transfer is final
         }
-        transfers.shared.lifecycle.spawn(sweep::sweep(Arc::clone(&transfers.shared)));
-        Ok(transfers)
+        context.lifecycle.spawn(sweep::sweep(Arc::clone(&context)));
+        Ok(Self { context })
     }
 
-    /// One transfer, unfinished or on record.
+    /// Returns a transfer, unfinished or on record.
     ///
     /// # Errors
-    /// There is none with this id, its record is damaged, or the records cannot be read.
+    /// The id is unknown, the record is damaged, or the records cannot be read.
     pub(crate) async fn find(&self, id: TransferId) -> Result<View, Problem> {
         match self.look_up(id).await? {
             TransferListItem::View(view) => Ok(*view),
@@ -216,20 +189,20 @@ impl Transfers {
         }
     }
 
-    /// One transfer, unfinished or on record, also if its record is damaged.
+    /// Returns a transfer, unfinished or on record, also if its record is damaged.
     ///
     /// # Errors
-    /// There is none with this id, or the records cannot be read.
+    /// The id is unknown, or the records cannot be read.
     pub(crate) async fn look_up(&self, id: TransferId) -> Result<TransferListItem, Problem> {
         if let Some(view) = self.watch(id) {
             return Ok(TransferListItem::view(view.borrow().clone()));
         }
-        let found = self.shared.records.transfer(id).await.map_err(|e| records_failed(&e))?;
+        let found = self.context.records.transfer(id).await.map_err(|e| records_failed(&e))?;
         let unknown = || Problem::new(Code::TransferUnknown, format!("No transfer {id} is known."));
         found.map(|item| self.listed(item)).ok_or_else(unknown)
     }
 
-    /// A row of the records; a transfer that is unfinished as it is right now.
+    /// Converts a record to a list item. An unfinished transfer is shown as its task shows it.
     pub(crate) fn listed(&self, item: RecordedTransfer) -> TransferListItem {
         let id = match &item {
             RecordedTransfer::Readable(transfer) => Some(transfer.id),
@@ -244,17 +217,17 @@ impl Transfers {
         }
     }
 
-    /// Shows an unfinished transfer, and every change of it.
+    /// Returns the view of an unfinished transfer. It follows every change.
     pub(crate) fn watch(&self, id: TransferId) -> Option<watch::Receiver<View>> {
-        self.shared.open.get(id).map(|handle| handle.view)
+        self.context.active.get(id).map(|handle| handle.view)
     }
 
-    /// A page of transfers; those that are unfinished as they are right now.
+    /// Returns a page of transfers. Unfinished ones are shown as their tasks show them.
     ///
     /// # Errors
     /// The records cannot be read.
     pub(crate) async fn list(&self, filter: &TransferFilter) -> Result<TransferListPage, Problem> {
-        let page = self.shared.records.transfers(filter).await.map_err(|e| records_failed(&e))?;
+        let page = self.context.records.transfers(filter).await.map_err(|e| records_failed(&e))?;
         let items = page.items.into_iter().map(|item| self.listed(item)).collect();
         Ok(TransferListPage { items, next_cursor: page.next_cursor, total: page.total })
     }
@@ -266,22 +239,22 @@ impl Transfers {
         kind: ActivityFilter,
         filter: &TransferFilter,
     ) -> TransferListPage {
-        self.shared.open.page(kind, filter)
+        self.context.active.page(kind, filter)
     }
 
-    /// Cancels a transfer. A final transfer stays unchanged. The returned view is not final if the
-    /// end takes longer than a caller should wait: then the cancel is on record, and takes effect
-    /// unless the download has its name already.
+    /// Cancels a transfer. A final transfer stays unchanged. If the returned view is not final, the
+    /// end takes longer than a caller should wait. Then the cancel is on record, and takes effect
+    /// unless the download already has its name.
     ///
     /// # Errors
-    /// As [`find`](Self::find), or the cancel was not accepted.
+    /// The errors of [`find`](Self::find), or the cancel was not accepted.
     pub(crate) async fn cancel(&self, id: TransferId, by: &str) -> Result<View, Problem> {
-        let Some(mut handle) = self.shared.open.get(id) else { return self.find(id).await };
+        let Some(mut handle) = self.context.active.get(id) else { return self.find(id).await };
         let at = Utc::now().format("%Y-%m-%d %H:%M:%S UTC");
         let detail = format!("Cancelled by {by} at {at}.");
-        let ask = Command::Cancel(Problem::new(Code::Cancelled, detail.clone()));
+        let command = Command::Cancel(Problem::new(Code::Cancelled, detail.clone()));
         // A closed queue means that the transfer ended meanwhile.
-        let Ok(_) = timeout(CANCEL_LIMIT, handle.asks.send(ask)).await else {
+        let Ok(_) = timeout(CANCEL_LIMIT, handle.commands.send(command)).await else {
             let detail = "The transfer takes no cancel: the server's disk does not answer.";
             return Err(Problem::new(Code::ServerBusy, detail));
         };
@@ -296,7 +269,7 @@ impl Transfers {
     }
 
     async fn keep_cancel(&self, id: TransferId, detail: &str) -> Result<(), Problem> {
-        match timeout(CANCEL_LIMIT, self.shared.records.keep_cancel(id, detail)).await {
+        match timeout(CANCEL_LIMIT, self.context.records.keep_cancel(id, detail)).await {
             Ok(kept) => kept.map_err(|error| records_failed(&error)),
             Err(_) => {
                 let detail = "The cancel may not be on record: the server's disk does not answer.";
@@ -305,67 +278,63 @@ impl Transfers {
         }
     }
 
-    /// The client's unfinished transfer; of several the one that runs.
+    /// Returns the client's running transfer, or else the one that waits longest.
     pub(crate) fn current(&self, client: &ClientId) -> Option<View> {
-        self.shared.open.current(client)
+        self.context.active.current(client)
     }
 
-    /// Where a transfer that waits for its turn stands, from 1.
+    /// Returns the position of a transfer that waits for a permit, counted from 1.
     pub(crate) fn place_in_line(&self, id: TransferId) -> Option<usize> {
-        self.shared.open.place_in_line(id)
+        self.context.active.place_in_line(id)
     }
 
-    /// How many transfers are unfinished.
+    /// Returns how many transfers are unfinished.
     pub(crate) fn counts(&self) -> TransferCounts {
-        self.shared.open.counts()
+        self.context.active.counts()
     }
 
-    /// How many transfers wait until this server's own disk or records work again.
+    /// Returns how many transfers wait until the server's disk or records work again.
     pub(crate) fn n_waiting_for_us(&self) -> usize {
-        self.shared.n_waits.load(Ordering::SeqCst)
+        self.context.n_resource_waits.load(Ordering::SeqCst)
     }
 
-    /// The server takes no new transfers: it is about to end.
+    /// Returns whether the server drains, so that it accepts no new transfers.
     pub(crate) fn is_stopping(&self) -> bool {
-        self.shared.lifecycle.drain().is_cancelled()
+        self.context.lifecycle.drain().is_cancelled()
     }
 
     /// The measurements of the disk.
     pub(crate) fn disk(&self) -> &DiskSampler {
-        &self.shared.disk
+        &self.context.disk
     }
 
-    /// The bounds that transfers keep to.
+    /// Returns the limits of all transfers.
     pub(crate) fn limits(&self) -> Limits {
-        self.shared.limits
+        self.context.limits
     }
 
-    /// Takes what the agent of `client` said about an order; news of a finished transfer, or of
-    /// another client's, is ignored.
+    /// Passes an agent's answer to the transfer. Ignores the answer if the transfer is final, or
+    /// belongs to another client.
     pub(crate) fn answer(&self, client: &ClientId, id: TransferId, attempt: u32, answer: Answer) {
-        let handle = self.shared.open.get(id).filter(|handle| handle.client == *client);
+        let handle = self.context.active.get(id).filter(|handle| handle.client == *client);
         if let Some(handle) = handle {
-            let _ = handle.asks.try_send(Command::Answer { attempt, answer });
+            let _ = handle.commands.try_send(Command::Answer { attempt, answer });
         }
     }
 
-    /// Hands an upload to the transfer it is for. One that is for none is told so.
+    /// Passes an upload to its transfer. Rejects the upload if there is none.
     pub(crate) fn upload(&self, id: TransferId, upload: Upload) {
         let replies = upload.replies.clone();
-        let handle = self.shared.open.get(id);
-        let handed = handle
-            .is_some_and(|handle| handle.asks.try_send(Command::Upload(Box::new(upload))).is_ok());
-        if !handed {
-            refuse(
-                &replies,
-                Problem::new(Code::TransferUnknown, format!("no transfer {id}")),
-                None,
-            );
+        let command = Command::Upload(Box::new(upload));
+        let handle = self.context.active.get(id);
+        if handle.is_none_or(|handle| handle.commands.try_send(command).is_err()) {
+            let problem = Problem::new(Code::TransferUnknown, format!("no transfer {id}"));
+            refuse(&replies, problem, None);
         }
     }
 }
 
-/// Times as the records keep them: to the millisecond.
+/// Returns the current time, to the millisecond as in the records.
 fn now() -> DateTime<Utc> {
     Utc::now().trunc_subsecs(3)
 }

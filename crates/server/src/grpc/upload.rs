@@ -22,7 +22,7 @@ use super::frames::{self, RawBody, UploadFrame};
 use super::incoming::ConnectionInfo;
 use super::{GREETING_LIMIT, Gateway};
 use crate::read_budget::ReadBudget;
-use crate::receive::{BatchWriter, UploadItem};
+use crate::receive::{UploadItem, UploadStream};
 use crate::transfers::{Reply, Upload};
 
 /// Maximum number of queued replies. A reply that finds the queue full is dropped: the agent has read
@@ -85,7 +85,7 @@ fn upload(
         token,
         offset: header.offset,
         source: source.into(),
-        reception: BatchWriter::new(Box::pin(items), read_budget),
+        stream: UploadStream::new(Box::pin(items), read_budget),
         replies,
     })
 }

@@ -1,4 +1,4 @@
-//! What has been received of a transfer, and whether the disk still has it.
+//! The received bytes of a transfer, and whether the disk still holds them.
 
 use bytes::Bytes;
 use filepull_core::disk::{Disk as _, DiskError, Durable, Extent, ResumedPartial};
@@ -8,52 +8,52 @@ use filepull_core::source::Fingerprint;
 use super::UploadEnd;
 use crate::store::{LastChange, Partial, Store, StoreError};
 
-/// A partial that is no longer is read back as soon as it is whole, while the agent reads its file
-/// once more, and nobody waits. A longer one may have to come from the disk, for longer than an
-/// upload may be silent: it is read when the agent has said that this was all.
+/// A complete partial up to this size is read back at once, while the agent reads its file again. A
+/// larger one may no longer be in the page cache, and reading it may take longer than an upload may
+/// pause. It is read after the trailer.
 const EARLY_LEN: u64 = 1 << 30;
 
-/// What has been received of a transfer: its partial, and the judge of what may follow.
+/// The partial of a transfer, and the receiver that checks its next bytes.
 #[derive(Debug)]
 pub(crate) struct ReceivedPartial {
     disk: Store,
     pub(crate) partial: Partial,
     pub(crate) receiver: Receiver,
-    /// Of the bytes that were received: what the partial must hold when it gets its name. The
-    /// digest does not tell: it is made of the bytes on their way to the disk.
+    /// The fingerprint of the received bytes: the partial must hold them when it is published. The
+    /// digest cannot show that, because it is computed before the bytes are written.
     fingerprint: Fingerprint,
-    looked: Option<ReadBack>,
+    read_back: Option<ReadBack>,
 }
 
-/// A partial was read back.
+/// The result of reading the partial back.
 #[derive(Clone, Copy, Debug)]
 struct ReadBack {
-    /// Before it was read.
+    /// The last change before the partial was read.
     last_change: LastChange,
-    intact: bool,
+    is_intact: bool,
 }
 
 impl ReceivedPartial {
-    /// Nothing is received yet, of a source of `size` bytes.
+    /// An empty partial for a source of `size` bytes.
     pub(crate) fn new(disk: Store, partial: Partial, size: u64) -> Self {
-        let (receiver, fingerprint) = (Receiver::new(size), Fingerprint::default());
-        Self::resumed(disk, ResumedPartial { partial, receiver, fingerprint })
+        let receiver = Receiver::new(size);
+        Self { disk, partial, receiver, fingerprint: Fingerprint::default(), read_back: None }
     }
 
-    /// Continues with what an earlier process received.
+    /// A partial that an earlier attempt or process received.
     pub(crate) fn resumed(disk: Store, resumed: ResumedPartial<Partial>) -> Self {
         let ResumedPartial { partial, receiver, fingerprint } = resumed;
-        Self { disk, partial, receiver, fingerprint, looked: None }
+        Self { disk, partial, receiver, fingerprint, read_back: None }
     }
 
-    /// Takes the chunks that follow each other, up to the first that does not.
-    pub(super) fn write(&mut self, batch: Vec<(u64, Bytes)>) -> Result<(), UploadEnd> {
+    /// Writes consecutive chunks, up to the first chunk that does not follow.
+    pub(crate) fn write(&mut self, batch: Vec<(u64, Bytes)>) -> Result<(), UploadEnd> {
         let mut accepted = Vec::with_capacity(batch.len());
-        let mut judged = Ok(());
+        let mut checked = Ok(());
         for (offset, bytes) in batch {
-            // Hashed while the bytes are still in the processor's cache from the line.
-            judged = self.receiver.chunk(offset, &bytes);
-            if judged.is_err() {
+            // Hashed here, while the bytes are still in the processor's cache.
+            checked = self.receiver.chunk(offset, &bytes);
+            if checked.is_err() {
                 break;
             }
             if !bytes.is_empty() {
@@ -63,56 +63,50 @@ impl ReceivedPartial {
         }
         let appended = self.disk.append(&mut self.partial, &accepted);
         appended.map_err(|error| UploadEnd::Disk(error.into_cause()))?;
-        judged.map_err(UploadEnd::Bad)?;
-        let whole = self.receiver.received() == self.receiver.announced();
-        if whole && !accepted.is_empty() && self.receiver.received() <= EARLY_LEN {
-            self.look().map_err(UploadEnd::Disk)?;
+        checked.map_err(UploadEnd::Bad)?;
+        let is_complete = self.receiver.received() == self.receiver.announced();
+        if is_complete && !accepted.is_empty() && self.receiver.received() <= EARLY_LEN {
+            self.read_back().map_err(UploadEnd::Disk)?;
         }
         Ok(())
     }
 
-    /// Makes what was received durable.
-    ///
-    /// # Errors
-    /// The disk failed: the partial must not be used any more.
-    pub(crate) fn sync(&mut self, extent: Extent) -> Result<Durable, DiskError<StoreError>> {
-        self.disk.sync(&self.partial, extent)
-    }
-
-    /// Makes a whole file durable, and returns the partial's inode; none if the partial is no longer
-    /// what was received. It is about to get a name.
+    /// Makes a complete file durable, and returns the inode of the partial. Returns none if the
+    /// partial does not hold the received bytes. The next step is to publish it.
     ///
     /// # Errors
     /// The disk failed: the partial must not be used any more.
     pub(crate) fn sync_intact(&mut self) -> Result<Option<(u64, Durable)>, DiskError<StoreError>> {
         let is_intact = match self.is_known_intact() {
             Some(is_intact) => is_intact,
-            None => self.look().map_err(DiskError::NotDone)?,
+            None => self.read_back().map_err(DiskError::NotDone)?,
         };
         if !is_intact {
             return Ok(None);
         }
         let inode = self.partial.inode().map_err(DiskError::NotDone)?;
-        self.sync(Extent::Whole).map(|synced| Some((inode, synced)))
+        let synced = self.disk.sync(&self.partial, Extent::Whole)?;
+        Ok(Some((inode, synced)))
     }
 
-    /// Whether the partial holds what was received, if it was read back since it last changed.
+    /// Returns whether the partial holds the received bytes; none if it has changed since it was
+    /// read back.
     fn is_known_intact(&self) -> Option<bool> {
-        let looked = self.looked?;
+        let read_back = self.read_back?;
         let last_change = self.partial.last_change().ok()?;
-        (last_change == looked.last_change).then_some(looked.intact)
+        (last_change == read_back.last_change).then_some(read_back.is_intact)
     }
 
-    /// Reads the partial back: whether it holds what was received.
+    /// Reads the partial, and returns whether it holds the received bytes.
     ///
     /// # Errors
     /// The disk failed.
-    fn look(&mut self) -> Result<bool, StoreError> {
+    fn read_back(&mut self) -> Result<bool, StoreError> {
         let last_change = self.partial.last_change()?;
         let mut found = Fingerprint::default();
         self.partial.read_back(|bytes| found.update(bytes))?;
-        let intact = found.agrees_with(&self.fingerprint);
-        self.looked = Some(ReadBack { last_change, intact });
-        Ok(intact)
+        let is_intact = found.agrees_with(&self.fingerprint);
+        self.read_back = Some(ReadBack { last_change, is_intact });
+        Ok(is_intact)
     }
 }

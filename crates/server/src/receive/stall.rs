@@ -1,29 +1,28 @@
-//! What an upload does while the disk does not answer.
+//! What an upload does while the disk does not respond.
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::read_budget::ReadBudget;
 
-/// Maximum that all connections together may send during a stall of the disk, in KiB. A ping is
-/// answered only after everything sent before it has been read.
+/// Maximum that all connections together may send while the disk stalls, in KiB. A ping is answered
+/// only after everything sent before it has been read.
 static BACKLOG: Semaphore = Semaphore::const_new(64 * 1024);
-
-/// The default of STREAM_WINDOW: how far an agent sends ahead.
+/// The default of STREAM_WINDOW: how far an agent sends ahead, in bytes.
 const WINDOW_LEN: u64 = 16 << 20;
 
-/// Whether the disk stalls now, or stalled after the connection was last seen alive.
+/// Whether the disk stalls now, or stalled after the connection was last read.
 #[derive(Debug, Default)]
-pub(super) struct Stall {
+pub(crate) struct Stall {
     is_now: bool,
     has_been: bool,
-    /// Returned once everything that arrived meanwhile has been consumed.
+    /// Released once everything that arrived meanwhile has been consumed.
     backlog: Option<SemaphorePermit<'static>>,
 }
 
 impl Stall {
-    /// Lets the connection read what the agent may send ahead, so that its pings are answered. If
-    /// too many connections do so at once, this one may be dropped, and the upload is resumed.
-    pub(super) fn begin(&mut self, n_expected: u64, brake: &ReadBudget) {
+    /// Reads what the agent may send ahead, so that its pings are answered. If too many connections
+    /// do so at once, this connection may be dropped, and the upload is resumed.
+    pub(crate) fn begin(&mut self, n_expected: u64, budget: &ReadBudget) {
         self.is_now = true;
         self.has_been = true;
         let n_kib = n_expected.min(WINDOW_LEN).div_ceil(1024);
@@ -32,25 +31,25 @@ impl Stall {
             self.backlog = BACKLOG.try_acquire_many(n_permits).ok();
         }
         if self.backlog.is_some() {
-            brake.set_unlimited();
+            budget.set_unlimited();
         }
     }
 
-    /// The disk answers.
-    pub(super) fn end(&mut self) {
+    /// The disk responds again.
+    pub(crate) fn end(&mut self) {
         self.is_now = false;
     }
 
     /// Everything that arrived meanwhile has been consumed, and the connection is alive.
-    pub(super) fn pass(&mut self) {
+    pub(crate) fn pass(&mut self) {
         *self = Self::default();
     }
 
-    pub(super) fn is_now(&self) -> bool {
+    pub(crate) fn is_now(&self) -> bool {
         self.is_now
     }
 
-    pub(super) fn has_been(&self) -> bool {
+    pub(crate) fn has_been(&self) -> bool {
         self.has_been
     }
 }

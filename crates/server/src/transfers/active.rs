@@ -24,32 +24,32 @@ use index::{Index, Standing};
 
 /// A handle on one unfinished transfer.
 #[derive(Clone, Debug)]
-pub(super) struct TaskHandle {
-    pub(super) id: TransferId,
-    pub(super) client: ClientId,
-    pub(super) path: Option<SharedPath>,
-    pub(super) created_at: DateTime<Utc>,
-    pub(super) view: watch::Receiver<View>,
-    pub(super) asks: mpsc::Sender<Command>,
+pub(crate) struct TaskHandle {
+    pub(crate) id: TransferId,
+    pub(crate) client: ClientId,
+    pub(crate) path: Option<SharedPath>,
+    pub(crate) created_at: DateTime<Utc>,
+    pub(crate) view: watch::Receiver<View>,
+    pub(crate) commands: mpsc::Sender<Command>,
     /// The first order may have gone out: from then on the source may be open.
-    pub(super) ordered: Arc<AtomicBool>,
+    pub(crate) ordered: Arc<AtomicBool>,
 }
 
 /// All unfinished transfers; cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub(super) struct ActiveTransfers {
+pub(crate) struct ActiveTransfers {
     index: Arc<Mutex<Index>>,
 }
 
 /// Whether a new transfer was needed.
-pub(super) enum JoinResult {
+pub(crate) enum JoinResult {
     Other(TaskHandle),
     Inserted(TaskHandle),
 }
 
 /// The view of a transfer, as its task changes it.
 #[derive(Clone, Debug)]
-pub(super) struct ViewSender {
+pub(crate) struct ViewSender {
     id: TransferId,
     view: watch::Sender<View>,
     open: ActiveTransfers,
@@ -57,18 +57,18 @@ pub(super) struct ViewSender {
 
 impl ViewSender {
     /// The first view, and what others see of it.
-    pub(super) fn new(open: ActiveTransfers, first: View) -> (Self, watch::Receiver<View>) {
+    pub(crate) fn new(open: ActiveTransfers, first: View) -> (Self, watch::Receiver<View>) {
         let id = first.transfer.id;
         let (view, seen) = watch::channel(first);
         (Self { id, view, open }, seen)
     }
 
-    pub(super) fn borrow(&self) -> watch::Ref<'_, View> {
+    pub(crate) fn borrow(&self) -> watch::Ref<'_, View> {
         self.view.borrow()
     }
 
     /// Changes the view and the index.
-    pub(super) fn send_modify(&self, change: impl FnOnce(&mut View)) {
+    pub(crate) fn send_modify(&self, change: impl FnOnce(&mut View)) {
         self.view.send_modify(|view| {
             let before = Standing::of(view);
             change(view);
@@ -85,21 +85,21 @@ impl ActiveTransfers {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn get(&self, id: TransferId) -> Option<TaskHandle> {
+    pub(crate) fn get(&self, id: TransferId) -> Option<TaskHandle> {
         self.lock().get(id).cloned()
     }
 
-    pub(super) fn insert(&self, handle: TaskHandle) {
+    pub(crate) fn insert(&self, handle: TaskHandle) {
         let standing = Standing::of(&handle.view.borrow());
         self.lock().insert(handle, standing);
     }
 
-    pub(super) fn remove(&self, id: TransferId) {
+    pub(crate) fn remove(&self, id: TransferId) {
         self.lock().remove(id);
     }
 
     /// The transfer that a pull of this file joins.
-    pub(super) fn join(
+    pub(crate) fn join(
         &self,
         client: &ClientId,
         path: Option<&SharedPath>,
@@ -109,7 +109,7 @@ impl ActiveTransfers {
     }
 
     /// Inserts a new transfer unless one has come meanwhile that it can join.
-    pub(super) fn join_or_insert(
+    pub(crate) fn join_or_insert(
         &self,
         handle: TaskHandle,
         fresh: bool,
@@ -139,7 +139,7 @@ impl ActiveTransfers {
     }
 
     /// Returns the running transfer of a client, or else the one that waits longest.
-    pub(super) fn current(&self, client: &ClientId) -> Option<View> {
+    pub(crate) fn current(&self, client: &ClientId) -> Option<View> {
         let handle = self.lock().current(client).cloned()?;
         let view = handle.view.borrow().clone();
         (!view.transfer.is_final()).then_some(view)
@@ -147,17 +147,17 @@ impl ActiveTransfers {
 
     /// Returns whether a transfer waits for a permit of the server, or for the permit of this
     /// client.
-    pub(super) fn others_wait(&self, client: &ClientId) -> bool {
+    pub(crate) fn others_wait(&self, client: &ClientId) -> bool {
         self.lock().others_wait(client)
     }
 
     /// Its place among those that wait for the same: the server's turn, or their client's.
-    pub(super) fn place_in_line(&self, id: TransferId) -> Option<usize> {
+    pub(crate) fn place_in_line(&self, id: TransferId) -> Option<usize> {
         self.lock().place_in_line(id)
     }
 
     /// Returns a page of the waiting or of the running transfers, newest first.
-    pub(super) fn page(&self, kind: ActivityFilter, filter: &TransferFilter) -> TransferListPage {
+    pub(crate) fn page(&self, kind: ActivityFilter, filter: &TransferFilter) -> TransferListPage {
         let (handles, next, total) = {
             let index = self.lock();
             let (handles, next) = index.page(kind, filter);
@@ -167,12 +167,12 @@ impl ActiveTransfers {
         let views = handles.iter().map(|handle| handle.view.borrow().clone());
         // Leave out a transfer whose state has changed meanwhile.
         let items =
-            views.filter(|view| kind.is_of(view.state())).map(TransferListItem::view).collect();
+            views.filter(|view| kind.selects(view.state())).map(TransferListItem::view).collect();
         let total = Total::Exactly(total as u64);
         TransferListPage { items, next_cursor: next.map(|next| next.to_string()), total }
     }
 
-    pub(super) fn counts(&self) -> TransferCounts {
+    pub(crate) fn counts(&self) -> TransferCounts {
         self.lock().counts()
     }
 }

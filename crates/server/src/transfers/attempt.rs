@@ -1,4 +1,4 @@
-//! One attempt of a transfer: an order to a client that is there, and the wait for its answer.
+//! One attempt of a transfer: an order to a connected client, and its answer.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,153 +11,163 @@ use filepull_core::transfer::Transfer;
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
-use super::stall_timer::StallTimer;
-use super::task::{Attempted, Ending, TransferTask};
+use super::outcome::Outcome;
+use super::progress::StallTimer;
+use super::task::TransferTask;
 use super::view::Activity;
 use super::{Answer, Command, Upload, now};
 use crate::client::DefaultFile;
 use crate::registry::{EndReason, Message, SendOrder, SessionHandle};
 
-/// An agent that lives answers an order within this time.
+/// A live agent answers an order within this time.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
-/// An attempt that brought nothing.
-pub(super) fn fruitless(why: impl Into<String>) -> Attempted {
-    Attempted::Interrupted { why: why.into(), progress: false }
-}
-
 impl TransferTask {
-    /// Orders the file from a client that is there, and sees the upload through.
-    pub(super) async fn attempt(&mut self, session: &SessionHandle) -> Result<Attempted, Ending> {
+    /// Orders the file from a connected client, and receives the upload.
+    pub(crate) async fn attempt(&mut self, session: &SessionHandle) -> Result<(), Outcome> {
         self.recover_prefix().await?;
-        // From here on the source may be open.
+        // From now on the source may be open.
         self.ordered.store(true, Ordering::SeqCst);
-        self.transfer.epoch = session.epoch;
-        let order = self.next_order();
-        let token = order.token;
-        if 1 < order.attempt {
-            // So that a killed server does not count anew. The first order does not wait for it.
-            self.record().await?;
+        let mut next = self.start_change();
+        next.epoch = session.epoch;
+        if next.next_attempt(now()) == 1 {
+            // The only change that is not recorded first: the first order does not wait for the
+            // disk. Its token distinguishes it from a first order of the next process.
+            self.transfer = next;
+        } else {
+            self.finish_change(next).await?;
         }
+        let order = self.order();
+        let token = order.token;
         self.show(Activity::Asked);
         if let Err(error) = session.send(Message::Start(Box::new(order))) {
-            return Ok(fruitless(error.to_string()));
+            return Err(Outcome::no_progress(error.to_string()));
         }
-        match self.answered(session, token).await? {
-            Answered::Upload(upload) => self.receive(session, *upload).await,
-            Answered::Nothing(why) => Ok(fruitless(why)),
-        }
+        let upload = self.wait_for_upload(session, token).await?;
+        self.receive(session, *upload).await
     }
 
-    fn next_order(&mut self) -> SendOrder {
-        let attempt = self.transfer.next_attempt(now());
-        let Transfer { id, path, requested_by, .. } = self.transfer.clone();
-        let prefix = self.held.as_ref().map_or_else(Prefix::empty, |held| held.receiver.prefix());
-        let max_size = self.shared.limits.max_file_size;
+    fn order(&self) -> SendOrder {
+        let Transfer { id, attempt, path, requested_by, .. } = self.transfer.clone();
+        let prefix =
+            self.partial.as_ref().map_or_else(Prefix::empty, |partial| partial.receiver.prefix());
+        let max_size = self.context.limits.max_file_size;
         let token = Uuid::new_v4();
         SendOrder { transfer: id, attempt, path, prefix, token, max_size, requested_by }
     }
 
     /// Waits for the upload that answers the order.
-    async fn answered(&mut self, session: &SessionHandle, token: Uuid) -> Result<Answered, Ending> {
+    async fn wait_for_upload(
+        &mut self,
+        session: &SessionHandle,
+        token: Uuid,
+    ) -> Result<Box<Upload>, Outcome> {
         let attempt = self.transfer.attempt;
         let answer_by = Instant::now() + ANSWER_LIMIT;
-        // Once the file is open: the agent hashes what the server holds already before its upload
-        // begins, and says that it accepts again and again meanwhile.
-        let mut patience: Option<StallTimer> = None;
-        let line_changed = self.line_changed(session.epoch);
-        tokio::pin!(line_changed);
-        let stop = self.shared.lifecycle.stop().clone();
+        // Set once the agent has opened the file. Before its upload begins, the agent hashes the
+        // bytes that the server has, and repeats `accepted` meanwhile.
+        let mut stall_timer: Option<StallTimer> = None;
+        let session_changed = self.session_changed(session.epoch);
+        tokio::pin!(session_changed);
+        let stop = self.context.lifecycle.stop().clone();
         loop {
-            let deadline = patience.map_or(answer_by, |patience| patience.deadline());
-            let ask = tokio::select! {
-                Some(ask) = self.asks.recv() => ask,
-                () = &mut line_changed => return Ok(Answered::Nothing("the line was lost".into())),
-                () = stop.cancelled() => return Err(Ending::Left),
-                () = sleep_until(deadline) => return Ok(no_answer(session, patience.is_some())),
+            let deadline = stall_timer.map_or(answer_by, |timer| timer.deadline());
+            let command = tokio::select! {
+                Some(command) = self.commands.recv() => command,
+                () = &mut session_changed => return Err(Outcome::no_progress("the session was lost")),
+                () = stop.cancelled() => return Err(Outcome::Stopped),
+                () = sleep_until(deadline) => return Err(no_answer(session, stall_timer.is_some())),
             };
-            match ask {
+            match command {
                 Command::Upload(upload) if upload.attempt == attempt && upload.token == token => {
-                    // It may overtake the acceptance, which came by the other connection.
-                    self.opened(&upload.source);
-                    return Ok(Answered::Upload(upload));
+                    // The upload has its own connection, so it may arrive before `accepted`.
+                    self.source_opened(&upload.source);
+                    return Ok(upload);
                 }
-                Command::Answer { attempt: about, answer } if about == attempt => match answer {
-                    Answer::Accepted(source) => {
-                        let (now, stall_timeout) =
-                            (Instant::now(), self.shared.limits.stall_timeout);
-                        let new = || StallTimer::new(self.received(), stall_timeout, now);
-                        patience.get_or_insert_with(new).sign(now);
-                        let size = source.size;
-                        self.opened(&source);
-                        // Now, while the trigger still waits for its answer; the upload is judged
-                        // again by where it begins.
-                        if let Err(ending) = self.fits(size).await {
-                            if let Ending::Failed(problem) | Ending::NotNow(problem) = &ending {
-                                self.call_off(session, problem);
-                            }
-                            return Err(ending);
-                        }
-                        self.show(Activity::Running);
-                    }
-                    Answer::Refused(problem) => {
-                        if is_about_the_file(problem.code) {
-                            self.note_default_file(Err(problem.code));
-                        }
-                        return Err(problem.into());
-                    }
-                    Answer::TryAgain(why) => return Ok(Answered::Nothing(why)),
-                },
-                Command::Cancel(problem) => return Err(self.called_off(session, problem)),
-                ask @ (Command::Upload(_) | Command::Answer { .. } | Command::Extend { .. }) => {
-                    self.handle_between_attempts(ask).await?;
+                Command::Answer { attempt: answered, answer } if answered == attempt => {
+                    self.renew_timer(&mut stall_timer);
+                    self.handle_answer(session, answer).await?;
+                }
+                Command::Cancel(problem) => return Err(self.cancel_upload(session, problem)),
+                command
+                @ (Command::Upload(_) | Command::Answer { .. } | Command::Extend { .. }) => {
+                    self.handle_between_attempts(command).await?;
                 }
             }
         }
     }
 
-    /// The client has opened this file for the transfer.
-    fn opened(&self, source: &Source) {
+    fn renew_timer(&self, stall_timer: &mut Option<StallTimer>) {
+        let now = Instant::now();
+        let stall_timeout = self.context.limits.stall_timeout;
+        let new = || StallTimer::new(self.received(), stall_timeout, now);
+        stall_timer.get_or_insert_with(new).keepalive(now);
+    }
+
+    /// Handles the answer to the order. Any answer but `accepted` ends the attempt.
+    async fn handle_answer(
+        &mut self,
+        session: &SessionHandle,
+        answer: Answer,
+    ) -> Result<(), Outcome> {
+        let source = match answer {
+            Answer::Accepted(source) => source,
+            Answer::Refused(problem) => {
+                if is_about_the_file(problem.code) {
+                    self.note_default_file(Err(problem.code));
+                }
+                return Err(problem.into());
+            }
+            Answer::TryAgain(reason) => return Err(Outcome::no_progress(reason)),
+        };
+        self.source_opened(&source);
+        // Checked while the trigger still waits for its answer. The upload is checked again.
+        let checked = self.check_size_and_space(source.size).await;
+        if let Err(Outcome::Failed(problem) | Outcome::Deferred(problem)) = &checked {
+            self.send_cancel(session, problem);
+        }
+        checked?;
+        self.show(Activity::Running);
+        Ok(())
+    }
+
+    /// The client has opened the file.
+    fn source_opened(&self, source: &Source) {
         self.view.send_modify(|view| view.source = Some(source.clone()));
         self.note_default_file(Ok(source.clone()));
     }
 
-    /// The client has just looked for its default file, if that is what was ordered.
+    /// Updates what the registry shows about the client's default file, if that file was ordered.
     fn note_default_file(&self, found: DefaultFile) {
         if self.transfer.path.is_none() {
-            self.shared.registry.note_default_file(&self.transfer.client, found);
+            self.context.registry.note_default_file(&self.transfer.client, found);
         }
     }
 
-    /// Ends a transfer from this side, and tells the agent.
-    pub(super) fn called_off(&self, session: &SessionHandle, problem: Problem) -> Ending {
-        self.call_off(session, &problem);
+    /// Ends the transfer with `problem`, and sends the reason to the agent.
+    pub(crate) fn cancel_upload(&self, session: &SessionHandle, problem: Problem) -> Outcome {
+        self.send_cancel(session, &problem);
         problem.into()
     }
 
-    fn call_off(&self, session: &SessionHandle, problem: &Problem) {
+    fn send_cancel(&self, session: &SessionHandle, problem: &Problem) {
         let reason = problem.detail.clone();
-        // If the line is gone the agent has nothing to stop.
+        // Without a session the agent has nothing to stop.
         let _ = session.send(Message::Cancel { transfer: self.transfer.id, reason });
     }
 }
 
-enum Answered {
-    Upload(Box<Upload>),
-    Nothing(String),
-}
-
-fn no_answer(session: &SessionHandle, accepted: bool) -> Answered {
+fn no_answer(session: &SessionHandle, accepted: bool) -> Outcome {
     if accepted {
-        return Answered::Nothing("the agent opened the file and sent nothing".into());
+        return Outcome::no_progress("the agent opened the file and sent nothing");
     }
     let limit = human::span(ANSWER_LIMIT);
-    let why = format!("no answer to an order in {limit}");
-    session.end(EndReason::Silent(why.clone()));
-    Answered::Nothing(why)
+    let reason = format!("no answer to an order in {limit}");
+    session.end(EndReason::Silent(reason.clone()));
+    Outcome::no_progress(reason)
 }
 
-/// Whether a refusal says how the file is, and not how it would be sent.
+/// Returns whether a rejection describes the file itself, and not how it would be sent.
 fn is_about_the_file(code: Code) -> bool {
     matches!(code, Code::FileMissing | Code::NotAFile | Code::PathNotShared | Code::FileUnreadable)
 }

@@ -1,7 +1,7 @@
-//! Makes what has come survive a power cut, beside the upload that goes on.
+//! Makes the received bytes durable during the upload.
 //!
-//! The upload does not wait for the disk: meanwhile its bytes would pile up in memory, a whole
-//! flow-control window of them.
+//! The upload does not wait for the disk. Otherwise its bytes would use a complete flow-control
+//! window of memory meanwhile.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,72 +9,82 @@ use std::sync::Arc;
 
 use filepull_core::disk::{Disk as _, Extent};
 use filepull_core::receive::Prefix;
-use filepull_core::transfer::{Phase, Transfer};
+use filepull_core::transfer::{Phase, Receiving, Transfer};
 use tokio::time::{Duration, Instant};
 
+use super::TaskContext;
 use super::disk::run;
-use super::failed::Failed;
-use super::task::TransferTask;
-use super::{TaskContext, store_failed};
+use super::outcome::{Outcome, classify};
+use crate::receive::ReceivedPartial;
 use crate::store::Partial;
 
-/// The checkpoints of one upload, at most one of them in the making.
-pub(super) struct Checkpoints {
-    making: Option<Making>,
+/// The checkpoints of one upload. At most one of them runs.
+pub(crate) struct Checkpoints {
+    job: Option<CheckpointJob>,
     every: Duration,
     due: Instant,
 }
 
-/// What a checkpoint came to: the transfer as it is on record then; nothing if the records failed,
-/// for then the last checkpoint still holds; an error if the disk did.
-type Made = Result<Option<Transfer>, Failed>;
-type Making = Pin<Box<dyn Future<Output = Made> + Send>>;
+/// The phase that is on record now; none if the records failed, because then the last checkpoint is
+/// still valid. An error if the disk failed.
+type CheckpointResult = Result<Option<Receiving>, Outcome>;
+
+type CheckpointJob = Pin<Box<dyn Future<Output = CheckpointResult> + Send>>;
 
 impl Checkpoints {
-    pub(super) fn new(every: Duration) -> Self {
-        Self { making: None, every, due: Instant::now() + every }
+    pub(crate) fn new(every: Duration) -> Self {
+        Self { job: None, every, due: Instant::now() + every }
     }
 
-    /// Starts to make what `life` holds durable, if that is due.
-    pub(super) fn start_if_due(&mut self, life: &TransferTask) {
-        let Some(held) = &life.held else { return };
-        if self.making.is_some() || Instant::now() < self.due {
+    /// Starts a checkpoint of `partial` if one is due. `transfer` is on record, and `receiving` is
+    /// its phase with the source of this upload.
+    pub(crate) fn start_if_due(
+        &mut self,
+        context: &Arc<TaskContext>,
+        transfer: &Transfer,
+        receiving: &Receiving,
+        partial: &ReceivedPartial,
+    ) {
+        if self.job.is_some() || Instant::now() < self.due {
             return;
         }
-        let (shared, noted) = (Arc::clone(&life.shared), life.transfer.clone());
-        let (partial, prefix) = (held.partial.clone(), held.receiver.prefix());
-        self.making = Some(Box::pin(make(shared, noted, partial, prefix)));
+        let transfer = Transfer { phase: Phase::Receiving(receiving.clone()), ..transfer.clone() };
+        let prefix = partial.receiver.prefix();
+        let job = checkpoint(Arc::clone(context), transfer, partial.partial.clone(), prefix);
+        self.job = Some(Box::pin(job));
     }
 
-    /// Resolves when the one in the making is durable; without one, never. Dropping the future
-    /// loses nothing.
-    pub(super) async fn made(&mut self) -> Made {
-        let Some(making) = &mut self.making else { return std::future::pending().await };
-        let made = making.await;
-        self.making = None;
+    /// Waits for the running checkpoint; forever without one. Dropping the future loses nothing.
+    pub(crate) async fn finished(&mut self) -> CheckpointResult {
+        let Some(job) = &mut self.job else { return std::future::pending().await };
+        let result = job.await;
+        self.job = None;
         self.due = Instant::now() + self.every;
-        made
+        result
     }
 
-    /// Waits for the one in the making, if there is one.
-    pub(super) async fn settle(&mut self) -> Option<Made> {
-        self.making.as_ref()?;
-        Some(self.made().await)
+    /// Waits for the running checkpoint. Without one, returns none at once.
+    pub(crate) async fn settle(&mut self) -> CheckpointResult {
+        match self.job {
+            Some(_) => self.finished().await,
+            None => Ok(None),
+        }
     }
 }
 
-/// Syncs the prefix, then puts it on record.
-async fn make(
-    shared: Arc<TaskContext>,
-    mut noted: Transfer,
+/// Syncs the prefix, and then records it.
+async fn checkpoint(
+    context: Arc<TaskContext>,
+    transfer: Transfer,
     partial: Partial,
     prefix: Prefix,
-) -> Made {
-    let mut store = shared.store.clone();
+) -> CheckpointResult {
+    let mut store = context.store.clone();
     let synced = run(move || store.sync(&partial, Extent::Prefix)).await;
-    let synced = synced.map_err(|error| store_failed(&error.into_cause()))?;
-    let Ok(receiving) = noted.receiving() else { return Ok(None) };
-    noted.phase = Phase::Receiving(receiving.with_checkpoint(prefix, synced));
-    // If the records fail, or the rest of the transfer has changed meanwhile, the next one will do.
-    Ok(shared.save_checkpoint(&noted).await.is_ok().then_some(noted))
+    let synced = synced.map_err(|error| classify(&error.into_cause()))?;
+    let receiving = transfer.receiving()?.with_checkpoint(prefix, synced);
+    let next = Transfer { phase: Phase::Receiving(receiving.clone()), ..transfer };
+    // If the records fail, or the rest of the transfer has changed meanwhile, the next checkpoint
+    // replaces this one.
+    Ok(context.save_checkpoint(&next).await.is_ok().then_some(receiving))
 }

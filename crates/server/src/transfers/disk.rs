@@ -1,130 +1,275 @@
-//! What a transfer does to the records and, through the port `core::disk`, to the disk. Each step is
-//! finished before the next begins.
+//! The effects of a transfer on its record and, through the port `core::disk`, on the disk. Each
+//! effect is finished before the next one begins.
 
-use std::time::Duration;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use filepull_core::backoff::RetryCause;
-use filepull_core::disk::{Disk as _, DiskError};
+use filepull_core::disk::{self, Disk as _, DiskError, Extent};
+use filepull_core::human::chain;
+use filepull_core::name::DownloadName;
 use filepull_core::source::Source;
-use filepull_core::transfer::Phase;
+use filepull_core::transfer::{Phase, Receiving, Recovery, Transfer};
 use tokio::task::spawn_blocking;
-use tokio::time::sleep;
+use tokio::time::{Duration, Instant, sleep, sleep_until};
+use tracing::{error, info};
 
-use super::failed::{NotSaved, Waits};
-use super::task::{Ending, TransferTask, retry_backoff};
-use super::{records_failed, store_failed};
+use super::outcome::{Outcome, classify, log_lost, records_failed, records_problem, store_failed};
+use super::retry::{next_pause, retry_backoff};
+use super::task::TransferTask;
+use super::{Command, TaskContext};
 use crate::receive::ReceivedPartial;
+use crate::records::{RequestKey, SaveError};
 use crate::store::{Store, StoreError};
 
 impl TransferTask {
-    /// Puts the transfer on record in its current state, and retries until it is there: a failure
-    /// of the records does not fail the transfer. A cancel and the end of the process stop the
-    /// retries.
-    pub(super) async fn record(&mut self) -> Result<(), Ending> {
+    /// Returns a copy of the transfer to change. [`finish_change`](Self::finish_change) records it.
+    pub(crate) fn start_change(&self) -> Transfer {
+        Transfer { setbacks: self.retry.setbacks(), ..self.transfer.clone() }
+    }
+
+    /// Records a changed copy, and then replaces the transfer by it. Retries until the copy is on
+    /// record: a database error does not fail the transfer. A cancel and the drain end the retries,
+    /// and then the transfer stays unchanged.
+    pub(crate) async fn finish_change(&mut self, mut next: Transfer) -> Result<(), Outcome> {
         let mut backoff = retry_backoff();
-        let mut waits = None;
-        while let Err(not_saved) = self.shared.save(&self.transfer).await {
-            if let NotSaved::Lost = not_saved {
-                return Err(Ending::Lost);
+        let mut wait = None;
+        loop {
+            match self.save_change(&next).await {
+                Ok(()) => return Ok(()),
+                Err(Outcome::Stopped) => return Err(Outcome::Stopped),
+                Err(_) => {}
             }
-            waits.get_or_insert_with(|| Waits::begin(&self.shared));
-            let pause = backoff.next(RetryCause::Lost { lived: Duration::ZERO }, fastrand::f64());
-            self.or_cancelled(sleep(pause)).await?;
+            wait.get_or_insert_with(|| ResourceWait::begin(&self.context));
+            let pause = next_pause(&mut backoff, fastrand::f64());
+            self.pause_change(&mut next, pause).await?;
         }
-        self.may_be_named = matches!(self.transfer.phase, Phase::Sealed(_));
+    }
+
+    /// Records a changed copy, and then replaces the transfer by it. Does not retry.
+    pub(crate) async fn save_change(&mut self, next: &Transfer) -> Result<(), Outcome> {
+        let saved = self.context.save(next).await;
+        if let Err(Outcome::Stopped) = saved {
+            log_lost(next.attempt);
+        }
+        saved?;
+        self.may_be_named = matches!(next.phase, Phase::Sealed(_));
+        self.transfer = next.clone();
         Ok(())
     }
 
-    /// Puts a sealed transfer on record, under the first name from its own on that is not on record for
-    /// another transfer of the client: the URL and the digest of that one would lead to this file once
-    /// the other is removed.
-    pub(super) async fn record_sealed(&mut self) -> Result<(), Ending> {
-        let mut backoff = retry_backoff();
-        let mut waits = None;
-        while let Phase::Sealed(sealed) = &self.transfer.phase {
-            // Reads all names of that second at once: one query per name would cost quadratic time
-            // in a burst of pulls.
-            let taken =
-                self.shared.records.names_beside(&self.transfer, &sealed.download().name).await;
-            match taken.map_err(|error| records_failed(&error)) {
-                Ok(taken) => {
-                    self.transfer.phase = Phase::Sealed(sealed.clone().skip_names(&taken));
-                    break;
-                }
-                Err(_) => {
-                    waits.get_or_insert_with(|| Waits::begin(&self.shared));
-                    let pause =
-                        backoff.next(RetryCause::Lost { lived: Duration::ZERO }, fastrand::f64());
-                    self.or_cancelled(sleep(pause)).await?;
+    /// Pauses before the next try to record `next`. A later deadline becomes part of it. If it is
+    /// final, a cancel comes too late.
+    async fn pause_change(&mut self, next: &mut Transfer, pause: Duration) -> Result<(), Outcome> {
+        let end = Instant::now() + pause;
+        let drain = self.context.lifecycle.drain().clone();
+        loop {
+            let command = tokio::select! {
+                () = sleep_until(end) => return Ok(()),
+                () = drain.cancelled() => return Err(Outcome::Stopped),
+                Some(command) = self.commands.recv() => command,
+            };
+            match command {
+                Command::Extend { until, done } => self.extend(next, until, done).await,
+                Command::Cancel(_) if next.is_final() => {}
+                Command::Cancel(_) | Command::Answer { .. } | Command::Upload(_) => {
+                    self.handle_between_attempts(command).await?;
                 }
             }
         }
-        self.record().await
+    }
+
+    /// Records a new transfer, together with the key of its request.
+    pub(crate) async fn record_first(&mut self) -> Result<(), Outcome> {
+        let key = self.key.take();
+        let saved = match &key {
+            None => self.context.save(&self.transfer).await,
+            Some(key) => self.context.save_keyed(&self.transfer, key).await,
+        };
+        match saved {
+            // The key leads to another transfer, so this one is discarded without a record.
+            Err(Outcome::Stopped) if key.is_some() => Err(Outcome::Stopped),
+            Err(Outcome::Stopped) => {
+                log_lost(self.transfer.attempt);
+                Err(Outcome::Stopped)
+            }
+            Err(Outcome::Deferred(problem)) => Err(Outcome::Failed(problem)),
+            saved => saved,
+        }
+    }
+
+    /// Returns the names on record for other downloads of the client, with the time of `name`. The
+    /// URL and the digest of another record would lead to this file once the other file is removed.
+    /// Retries until the records can be read.
+    pub(crate) async fn names_on_record(
+        &mut self,
+        name: &DownloadName,
+    ) -> Result<HashSet<DownloadName>, Outcome> {
+        let mut backoff = retry_backoff();
+        let mut wait = None;
+        loop {
+            // Reads all names of that second at once: one query per name would cost quadratic time
+            // in a burst of pulls.
+            match self.context.records.names_beside(&self.transfer, name).await {
+                Ok(taken) => return Ok(taken),
+                Err(error) => {
+                    let _logged = records_failed(&error);
+                }
+            }
+            wait.get_or_insert_with(|| ResourceWait::begin(&self.context));
+            let pause = next_pause(&mut backoff, fastrand::f64());
+            self.or_cancelled(sleep(pause)).await?;
+        }
     }
 
     /// Runs one disk operation on the blocking pool.
-    pub(super) async fn on_disk<T: Send + 'static>(
+    pub(crate) async fn on_disk<T: Send + 'static>(
         &self,
         job: impl FnOnce(&mut Store) -> Result<T, DiskError<StoreError>> + Send + 'static,
     ) -> Result<T, DiskError<StoreError>> {
-        let mut store = self.shared.store.clone();
+        let mut store = self.context.store.clone();
         run(move || job(&mut store)).await
     }
 
-    /// Returns the effect on the transfer of a failed disk operation.
-    pub(super) fn disk_failed(&self, error: DiskError<StoreError>) -> Ending {
-        self.classify(store_failed(&error.into_cause()))
-    }
-
-    /// Begins the partial that receives `source`, and puts that on record.
-    pub(super) async fn begin_partial(&mut self, source: Source) -> Result<(), Ending> {
-        let (key, size) = (self.transfer.next_partial(), source.size);
-        let begun = self.on_disk(move |store| store.begin(&key, size)).await;
-        let (partial, begun) = begun.map_err(|error| self.disk_failed(error))?;
-        self.transfer.receive(source, begun)?;
-        self.held = Some(ReceivedPartial::new(self.shared.store.clone(), partial, size));
-        self.record().await
-    }
-
-    /// Runs one disk operation on the partial. After an error the partial is no longer held: a
-    /// partial whose sync failed must not be used. Returns none if nothing is held.
-    pub(super) async fn with_held<T: Send + 'static>(
+    /// Creates the partial that receives `source`, and records the phase.
+    pub(crate) async fn begin_partial(
         &mut self,
-        job: impl FnOnce(&mut ReceivedPartial) -> Result<T, DiskError<StoreError>> + Send + 'static,
-    ) -> Result<Option<T>, Ending> {
-        let Some(mut held) = self.held.take() else { return Ok(None) };
-        let (held, done) = run(move || {
-            let done = job(&mut held);
-            (held, done)
-        })
-        .await;
-        let done = done.map_err(|error| self.disk_failed(error))?;
-        self.held = Some(held);
-        Ok(Some(done))
+        source: Source,
+    ) -> Result<(Receiving, ReceivedPartial), Outcome> {
+        let key = self.transfer.next_partial();
+        let size = source.size;
+        let begun = self.on_disk(move |store| store.begin(&key, size)).await;
+        let (partial, begun) = begun.map_err(|error| classify(&error.into_cause()))?;
+        let partial = ReceivedPartial::new(self.context.store.clone(), partial, size);
+        let mut next = self.start_change();
+        next.receive(source, begun)?;
+        let receiving = next.receiving()?;
+        match self.finish_change(next).await {
+            Ok(()) => Ok((receiving, partial)),
+            Err(outcome) => {
+                // The end of the transfer removes it.
+                self.partial = Some(partial);
+                Err(outcome)
+            }
+        }
+    }
+
+    /// After a restart, or after a failed write: reads the partial back and cuts it to its
+    /// checkpoint. If the partial does not hold the checkpoint, the transfer starts over.
+    pub(crate) async fn recover_prefix(&mut self) -> Result<(), Outcome> {
+        let Recovery::ReadPrefix(checkpoint) = self.transfer.recovery() else { return Ok(()) };
+        if self.partial.is_some() {
+            return Ok(());
+        }
+        let key = self.transfer.partial();
+        let found = self.on_disk(move |store| disk::resume(store, &key, checkpoint)).await;
+        match found.map_err(|error| classify(&error.into_cause()))? {
+            Some(resumed) => {
+                let store = self.context.store.clone();
+                self.partial = Some(ReceivedPartial::resumed(store, resumed));
+                Ok(())
+            }
+            None => self.start_over().await,
+        }
+    }
+
+    /// Makes the received bytes durable, and records the checkpoint.
+    pub(crate) async fn checkpoint(
+        &mut self,
+        receiving: Receiving,
+        partial: &ReceivedPartial,
+    ) -> Result<(), Outcome> {
+        let handle = partial.partial.clone();
+        let prefix = partial.receiver.prefix();
+        let synced = self.on_disk(move |store| store.sync(&handle, Extent::Prefix)).await;
+        let synced = synced.map_err(|error| classify(&error.into_cause()))?;
+        let mut next = self.start_change();
+        next.phase = Phase::Receiving(receiving.with_checkpoint(prefix, synced));
+        self.finish_change(next).await
     }
 
     /// Drops the received bytes, first on record and then on the disk.
-    pub(super) async fn start_over(&mut self) -> Result<(), Ending> {
-        self.transfer.start_over()?;
+    pub(crate) async fn start_over(&mut self) -> Result<(), Outcome> {
+        let mut next = self.start_change();
+        next.start_over()?;
         self.view.send_modify(|view| view.bytes_done = 0);
-        self.record().await?;
+        self.finish_change(next).await?;
         self.abort().await;
         Ok(())
     }
 
-    /// Removes the partial. A partial that stays does no harm: no other generation has its name,
-    /// and the next start sweeps it.
-    pub(super) async fn abort(&mut self) {
-        let (key, held) = (self.transfer.partial(), self.held.take());
-        let job =
-            move |store: &mut Store| store.abort(&key, held.as_ref().map(|held| &held.partial));
+    /// Removes the partial. A partial that remains does no harm: no other generation has its name,
+    /// and the next start of the server removes it.
+    pub(crate) async fn abort(&mut self) {
+        let key = self.transfer.partial();
+        let partial = self.partial.take();
+        let job = move |store: &mut Store| {
+            store.abort(&key, partial.as_ref().map(|partial| &partial.partial))
+        };
         if let Err(error) = self.on_disk(job).await {
             let _logged = store_failed(&error.into_cause());
         }
     }
 }
 
-/// Runs a job on the blocking pool. A panic in the job is returned as an internal error.
-pub(super) async fn run<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> T {
+impl TaskContext {
+    /// Records a transfer.
+    ///
+    /// # Errors
+    /// [`Outcome::Stopped`] if the record belongs to another task, [`Outcome::Deferred`] if the
+    /// records failed.
+    pub(crate) async fn save(&self, transfer: &Transfer) -> Result<(), Outcome> {
+        self.classify_save(self.records.save(transfer).await)
+    }
+
+    /// Records a new transfer with the key of its request.
+    async fn save_keyed(&self, transfer: &Transfer, key: &RequestKey) -> Result<(), Outcome> {
+        self.classify_save(self.records.save_keyed(transfer, key).await)
+    }
+
+    /// Records the checkpoint of a transfer.
+    pub(crate) async fn save_checkpoint(&self, transfer: &Transfer) -> Result<(), Outcome> {
+        self.classify_save(self.records.save_checkpoint(transfer).await)
+    }
+
+    /// Logs once when the records begin to fail, and once when they work again, not for each
+    /// transfer.
+    fn classify_save(&self, saved: Result<(), SaveError>) -> Result<(), Outcome> {
+        match saved {
+            Ok(()) | Err(SaveError::Lost) => {
+                if self.records_fail.swap(false, Ordering::Relaxed) {
+                    info!(event = "records.recovered", "the records work again");
+                }
+                saved.map_err(|_| Outcome::Stopped)
+            }
+            Err(SaveError::Records(error)) => {
+                if !self.records_fail.swap(true, Ordering::Relaxed) {
+                    error!(event = "records.failed", error = %chain(&error), "the records failed");
+                }
+                Err(Outcome::Deferred(records_problem(&error)))
+            }
+        }
+    }
+}
+
+/// Counts a transfer that waits for the server's disk or records, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct ResourceWait(Arc<AtomicUsize>);
+
+impl ResourceWait {
+    pub(crate) fn begin(context: &TaskContext) -> Self {
+        context.n_resource_waits.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(&context.n_resource_waits))
+    }
+}
+
+impl Drop for ResourceWait {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Runs a job on the blocking pool. A panic in the job continues in the caller.
+pub(crate) async fn run<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> T {
     spawn_blocking(job).await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }

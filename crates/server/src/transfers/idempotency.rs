@@ -13,15 +13,15 @@ use super::{Transfers, now, records_failed};
 use crate::records::{KeyOutcome, RequestKey};
 
 /// The key of a pull, if it has one.
-pub(super) fn request_key(pull: &Pull) -> Option<RequestKey> {
+pub(crate) fn request_key(pull: &Pull) -> Option<RequestKey> {
     let key = pull.key.clone()?;
     Some(RequestKey { key, request: digest(pull) })
 }
 
 impl Transfers {
     /// The transfer that a key leads to, if a request had it before.
-    pub(super) async fn keyed(&self, key: &RequestKey) -> Result<Option<PullResult>, Problem> {
-        let known = self.shared.records.find_key(&key.key, now()).await;
+    pub(crate) async fn keyed(&self, key: &RequestKey) -> Result<Option<PullResult>, Problem> {
+        let known = self.context.records.find_key(&key.key, now()).await;
         match known.map_err(|error| records_failed(&error))? {
             None => Ok(None),
             Some(keyed) => self.led(key, keyed).await.map(Some),
@@ -30,12 +30,12 @@ impl Transfers {
 
     /// Makes a key lead to a transfer that was under way already. Returns the transfer to which the
     /// key leads then: another request with this key may have been first.
-    pub(super) async fn keep_key(
+    pub(crate) async fn keep_key(
         &self,
         key: &RequestKey,
         pulled: PullResult,
     ) -> Result<PullResult, Problem> {
-        let kept = self.shared.records.keep_key(key, pulled.id, now()).await;
+        let kept = self.context.records.keep_key(key, pulled.id, now()).await;
         let keyed = kept.map_err(|error| records_failed(&error))?;
         if keyed.transfer == pulled.id && keyed.request == key.request {
             Ok(pulled)
@@ -58,7 +58,7 @@ impl Transfers {
     }
 }
 
-/// The digest of what a pull asks for: not of who asks, nor of how long they wait for the answer.
+/// Returns the digest of what a pull requests, without its caller and the time that it waits.
 fn digest(pull: &Pull) -> Digest {
     let Pull { client, path, queue, fresh, requested_by: _, request_id: _, key: _ } = pull;
     let path = path.as_ref().map(|path| path.as_str());

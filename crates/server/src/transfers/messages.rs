@@ -1,4 +1,4 @@
-//! What an agent says about a transfer, and what it is told.
+//! Messages between an agent, a caller and the task of a transfer.
 
 use chrono::{DateTime, Utc};
 use filepull_core::problem::Problem;
@@ -7,65 +7,65 @@ use filepull_core::source::Source;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
-use crate::receive::BatchWriter;
+use crate::receive::UploadStream;
 
-/// What an agent said about an order.
+/// The answer of an agent to an order.
 #[derive(Clone, Debug)]
 pub(crate) enum Answer {
     /// The file is open.
     Accepted(Source),
-    /// It cannot be sent.
+    /// The file cannot be sent.
     Refused(Problem),
-    /// It could not be sent this time.
+    /// The file cannot be sent now. The reason is a text.
     TryAgain(String),
 }
 
-/// One attempt, as it arrives from an agent.
+/// One upload of an agent, after its header.
 #[derive(Debug)]
 pub(crate) struct Upload {
-    /// The order it answers.
+    /// The attempt that it answers.
     pub attempt: u32,
-    /// The order's token.
+    /// The token of the order.
     pub token: Uuid,
-    /// Where its bytes begin.
+    /// The offset of its first byte.
     pub offset: u64,
     /// The file as the agent opened it.
     pub source: Source,
-    /// The bytes.
-    pub reception: BatchWriter,
-    /// What the agent is told.
+    /// The chunks and the trailer.
+    pub stream: UploadStream,
+    /// The responses to the agent.
     pub replies: mpsc::Sender<Reply>,
 }
 
-/// What an agent is told about its upload.
+/// A response to an upload.
 #[derive(Clone, Debug)]
 pub(crate) enum Reply {
-    /// So much has arrived.
+    /// The progress so far.
     Ack {
-        /// Received.
+        /// All bytes received.
         received: u64,
-        /// Safe from a power cut.
+        /// The bytes that survive a power cut.
         durable: u64,
     },
     /// The file is published.
     Stored {
-        /// Under this name.
+        /// The final name.
         name: String,
-        /// With this size and digest.
+        /// The size and the digest.
         proof: Verified,
     },
     /// The attempt is over.
     Refused {
-        /// Why.
+        /// The reason.
         problem: Problem,
-        /// Where the server stands, if the upload began elsewhere.
+        /// The offset that the server expects, if the upload began elsewhere.
         expected_offset: Option<u64>,
     },
 }
 
-/// What a transfer's task is asked to do.
+/// An instruction to the task of a transfer.
 #[derive(Debug)]
-pub(super) enum Command {
+pub(crate) enum Command {
     Answer {
         attempt: u32,
         answer: Answer,
@@ -79,12 +79,12 @@ pub(super) enum Command {
     },
 }
 
-/// Tells an agent that its attempt is over.
-pub(super) fn refuse(
+/// Ends the attempt of an agent.
+pub(crate) fn refuse(
     replies: &mpsc::Sender<Reply>,
     problem: Problem,
     expected_offset: Option<u64>,
 ) {
-    // An agent that has hung up needs no answer.
+    // An agent that has disconnected needs no response.
     let _ = replies.try_send(Reply::Refused { problem, expected_offset });
 }

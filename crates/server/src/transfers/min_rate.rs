@@ -9,7 +9,7 @@ const N_STEPS: u32 = 30;
 
 /// The bytes received at each step of the window.
 #[derive(Debug)]
-pub(super) struct MinRate {
+pub(crate) struct MinRate {
     bytes_per_second: u64,
     window: Duration,
     samples: VecDeque<(Instant, u64)>,
@@ -17,7 +17,7 @@ pub(super) struct MinRate {
 
 impl MinRate {
     /// For an upload that has received this many bytes. Zero bytes per second switch it off.
-    pub(super) fn new(
+    pub(crate) fn new(
         bytes_per_second: u64,
         window: Duration,
         received: u64,
@@ -27,13 +27,13 @@ impl MinRate {
     }
 
     /// When to call [`is_missed`](Self::is_missed) next; `None` if it is off.
-    pub(super) fn next_check(&self) -> Option<Instant> {
+    pub(crate) fn next_check(&self) -> Option<Instant> {
         let (last, _) = self.samples.back()?;
         (self.bytes_per_second != 0).then_some(*last + self.window / N_STEPS)
     }
 
     /// Notes how much has been received, and returns whether the last window brought too little.
-    pub(super) fn is_missed(&mut self, received: u64, now: Instant) -> bool {
+    pub(crate) fn is_missed(&mut self, received: u64, now: Instant) -> bool {
         self.samples.push_back((now, received));
         // Keep as the oldest sample the last one that is at least a window old.
         while self.samples.get(1).is_some_and(|(at, _)| self.window <= now - *at) {
@@ -46,7 +46,7 @@ impl MinRate {
     }
 
     /// Starts a new window: what has passed does not count.
-    pub(super) fn restart(&mut self, received: u64, now: Instant) {
+    pub(crate) fn restart(&mut self, received: u64, now: Instant) {
         self.samples = VecDeque::from([(now, received)]);
     }
 }

@@ -1,4 +1,4 @@
-//! What an operator asks for: joined to what runs already, or begun and put on record.
+//! A pull: joins a transfer of the same file, or creates one and records it.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -21,47 +21,47 @@ use super::{Command, Transfers, idempotency, now, records_failed};
 use crate::records::RequestKey;
 use crate::registry::{self, ClientView};
 
-/// How often a pull is retried when its transfer was discarded in favour of another request.
+/// How often a pull is repeated when its transfer was discarded in favour of another request.
 const MAX_TRIES: u32 = 3;
 
-/// What an operator asks for.
+/// A request for a file.
 #[derive(Clone, Debug)]
 pub(crate) struct Pull {
-    /// Whose file.
+    /// The client that has the file.
     pub client: ClientId,
-    /// Which file; none is the default file.
+    /// The path of the file; none is the default file.
     pub path: Option<SharedPath>,
-    /// Wait this long for a client that is offline.
+    /// How long the transfer waits for a client that is offline; none if it does not wait.
     pub queue: Option<Duration>,
     /// Do not join a transfer whose source may be open already.
     pub fresh: bool,
-    /// Who asks.
+    /// The caller, for the record.
     pub requested_by: String,
-    /// Names the request in the log.
+    /// The id of the request in the log.
     pub request_id: Uuid,
-    /// What the caller calls this request: one that comes again gets the same transfer.
+    /// The idempotency key: a repeated request gets the original transfer.
     pub key: Option<String>,
 }
 
-/// The transfer that answers a pull. It is on record.
+/// The transfer of a pull. It is on record.
 #[derive(Clone, Debug)]
 pub(crate) struct PullResult {
-    /// Which one.
+    /// The id of the transfer.
     pub id: TransferId,
-    /// It was under way already.
+    /// The transfer was already active.
     pub joined: bool,
-    /// How it goes.
+    /// The transfer, with every change.
     pub view: watch::Receiver<View>,
 }
 
 impl Transfers {
-    /// Joins the transfer that already runs for the same file, or makes one and has it recorded.
+    /// Joins the active transfer of the same file, or creates one and waits for its record.
     ///
     /// # Errors
-    /// Says in full sentences why nothing was started.
+    /// The problem states why nothing was started.
     pub(crate) async fn pull(&self, pull: Pull) -> Result<PullResult, Problem> {
-        let shared = &self.shared;
-        if shared.lifecycle.drain().is_cancelled() {
+        let context = &self.context;
+        if context.lifecycle.drain().is_cancelled() {
             return Err(stopping());
         }
         let key = idempotency::request_key(&pull);
@@ -85,42 +85,41 @@ impl Transfers {
         pull: Pull,
         key: Option<RequestKey>,
     ) -> Result<Option<PullResult>, Problem> {
-        let shared = &self.shared;
-        let max_open = shared.limits.max_running + shared.limits.max_waiting;
+        let context = &self.context;
+        let max_open = context.limits.max_running + context.limits.max_waiting;
         loop {
-            let client = shared.clients.known(&pull.client, records_failed).await?;
-            let joined = shared.open.join(&pull.client, pull.path.as_ref(), pull.fresh);
+            let client = context.clients.known(&pull.client, records_failed).await?;
+            let joined = context.active.join(&pull.client, pull.path.as_ref(), pull.fresh);
             if let Some(handle) = joined {
                 match self.extend(&handle, pull.queue).await? {
                     ExtendResult::Yes => return self.joined(&handle, key.as_ref(), &pull).await,
                     ExtendResult::Ended => continue,
                 }
             }
-            let expected_until = shared.expected_until(&client);
+            let expected_until = context.expected_until(&client);
             if !client.online && pull.queue.is_none() && expected_until.is_none() {
                 return Err(offline(&client));
             }
             if pull.queue.is_none() {
-                // Whatever its size, which is not known yet.
-                shared.check_space_for(0).await.map_err(nothing_started)?;
+                // The size of the file is not known yet.
+                context.check_space_for(0).await.map_err(nothing_started)?;
             }
             let Pull { client, path, requested_by, .. } = pull.clone();
             let mut transfer = Transfer::new(client, path, requested_by, now());
             let queue_until = pull.queue.map(|queue| transfer.created_at + queue);
             transfer.queue_until = queue_until.or(expected_until);
-            let (mut life, handle) = TransferTask::begin(shared, transfer);
-            let max_waiting = shared.limits.max_waiting_per_client;
-            match shared.open.join_or_insert(handle, pull.fresh, max_open, max_waiting)? {
+            let (mut task, handle) = TransferTask::new(context, transfer);
+            let max_waiting = context.limits.max_waiting_per_client;
+            match context.active.join_or_insert(handle, pull.fresh, max_open, max_waiting)? {
                 JoinResult::Other(handle) => match self.extend(&handle, pull.queue).await? {
                     ExtendResult::Yes => return self.joined(&handle, key.as_ref(), &pull).await,
                     ExtendResult::Ended => {}
                 },
                 JoinResult::Inserted(handle) => {
-                    // The key goes on record with the transfer even if this caller disconnects
-                    // meanwhile.
-                    life.key = key;
-                    life.request_id = pull.request_id;
-                    shared.lifecycle.spawn(life.run());
+                    // The key is recorded with the transfer, even if this caller disconnects.
+                    task.key = key;
+                    task.request_id = pull.request_id;
+                    task.spawn();
                     return self.recorded(&handle, false).await;
                 }
             }
@@ -136,9 +135,9 @@ impl Transfers {
     ) -> Result<ExtendResult, Problem> {
         let Some(queue) = queue else { return Ok(ExtendResult::Yes) };
         let (done, extended) = oneshot::channel();
-        let ask = Command::Extend { until: now() + queue, done };
+        let command = Command::Extend { until: now() + queue, done };
         let answered = async {
-            handle.asks.send(ask).await.ok()?;
+            handle.commands.send(command).await.ok()?;
             extended.await.ok()
         };
         match timeout(EXTEND_LIMIT, answered).await {
@@ -156,9 +155,9 @@ impl Transfers {
         }
     }
 
-    /// Why a deadline is not on record in time.
+    /// Returns why a deadline is not on record in time.
     fn not_extended(&self, id: TransferId) -> Problem {
-        if self.shared.records_fail.load(Ordering::Relaxed) {
+        if self.context.records_fail.load(Ordering::Relaxed) {
             let detail = "The server could not read or write its records.";
             return Problem::new(Code::RecordsFailed, detail);
         }
@@ -167,7 +166,7 @@ impl Transfers {
         Problem::new(Code::ServerBusy, detail)
     }
 
-    /// Joins a transfer that is under way, once it is on record.
+    /// Joins an active transfer, once it is on record.
     async fn joined(
         &self,
         handle: &TaskHandle,
@@ -198,14 +197,14 @@ impl Transfers {
     ) -> Result<Option<PullResult>, Problem> {
         let mut view = handle.view.clone();
         // A task that ended before its record was saved leaves its view unchanged.
-        let _ = view.wait_for(|view| view.stage != Activity::Recording).await;
+        let _ = view.wait_for(|view| view.activity != Activity::Recording).await;
         let seen = view.borrow().clone();
         let records_failed =
             |problem: &&Problem| matches!(problem.code, Code::RecordsFailed | Code::ServerFull);
         let never_recorded = seen.transfer.attempt == 0;
         match seen.transfer.problem().filter(records_failed) {
             Some(problem) if never_recorded => Err(problem.clone()),
-            _ if seen.stage != Activity::Recording => {
+            _ if seen.activity != Activity::Recording => {
                 Ok(Some(PullResult { id: handle.id, joined, view }))
             }
             _ if self.is_stopping() => Err(stopping()),

@@ -18,7 +18,7 @@ const MIN_FREE_INODES: u64 = 4;
 
 impl TaskContext {
     /// Rejects a file of which `needed` bytes do not fit, by a measurement made after this call.
-    pub(super) async fn check_space_for(&self, needed: u64) -> Result<(), Problem> {
+    pub(crate) async fn check_space_for(&self, needed: u64) -> Result<(), Problem> {
         let max_running = u64::try_from(self.limits.max_running).unwrap_or(u64::MAX);
         let by_all = needed.saturating_mul(max_running);
         let enough = |space: FreeSpace| shortage(space, by_all, self.limits.min_free).is_none();

@@ -19,11 +19,11 @@ use crate::records::RecordedTransfer;
 use crate::store::StoreError;
 
 /// Ends when every folder was read once, or when the process takes no new work.
-pub(super) async fn sweep(shared: Arc<TaskContext>) {
-    let drain = shared.lifecycle.drain().clone();
+pub(crate) async fn sweep(context: Arc<TaskContext>) {
+    let drain = context.lifecycle.drain().clone();
     let swept = async {
-        let n_removed = all(&shared).await;
-        shared.store.end_sweep();
+        let n_removed = all(&context).await;
+        context.store.end_sweep();
         if 0 < n_removed {
             info!(event = "store.swept", n_removed, "removed partials that no transfer owns");
         } else {
@@ -33,13 +33,14 @@ pub(super) async fn sweep(shared: Arc<TaskContext>) {
     let _ = drain.run_until_cancelled(swept).await;
 }
 
-async fn all(shared: &TaskContext) -> usize {
+async fn all(context: &TaskContext) -> usize {
     let mut n_removed = 0;
-    let store = shared.store.clone();
+    let store = context.store.clone();
     for client in found(run(move || store.clients()).await) {
-        let (store, folder) = (shared.store.clone(), client.clone());
+        let store = context.store.clone();
+        let folder = client.clone();
         for partial in found(run(move || store.partials(&folder)).await) {
-            if !is_wanted(shared, &partial).await && remove(shared, partial).await {
+            if !is_wanted(context, &partial).await && remove(context, partial).await {
                 n_removed += 1;
             }
         }
@@ -57,8 +58,8 @@ fn found<T>(read: Result<Vec<T>, StoreError>) -> Vec<T> {
 
 /// Returns whether the record says that the transfer still needs this partial. True if the record
 /// cannot be read.
-async fn is_wanted(shared: &TaskContext, partial: &PartialKey) -> bool {
-    match shared.records.transfer(partial.transfer).await {
+async fn is_wanted(context: &TaskContext, partial: &PartialKey) -> bool {
+    match context.records.transfer(partial.transfer).await {
         Ok(None) => false,
         Ok(Some(RecordedTransfer::Readable(transfer))) => match transfer.phase {
             Phase::Receiving(_) | Phase::Sealed(_) => transfer.partial() == *partial,
@@ -68,8 +69,8 @@ async fn is_wanted(shared: &TaskContext, partial: &PartialKey) -> bool {
     }
 }
 
-async fn remove(shared: &TaskContext, partial: PartialKey) -> bool {
-    let (store, client): (_, ClientId) = (shared.store.clone(), partial.client.clone());
+async fn remove(context: &TaskContext, partial: PartialKey) -> bool {
+    let (store, client): (_, ClientId) = (context.store.clone(), partial.client.clone());
     match run(move || store.remove_leftover(&partial)).await {
         Ok(removed) => removed,
         Err(error) => {

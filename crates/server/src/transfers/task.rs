@@ -1,295 +1,193 @@
-//! The life of one transfer: a task that owns it from the record to the end.
+//! The task of one transfer: it owns the transfer from its first record to its end.
 //!
-//! The record is the truth and a line is only a way to act on it: the task looks at whether the
-//! client is there, takes its turn, tries ([`attempt`](super::attempt)), and begins again.
+//! The task records the transfer first. Then it waits for the client and for its permits, makes an
+//! [attempt](super::attempt), and repeats both until the transfer is final.
 
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use chrono::{DateTime, Utc};
-use filepull_core::backoff::{Backoff, ReconnectPolicy, RetryCause};
 use filepull_core::problem::{Code, Problem};
-use filepull_core::transfer::{Phase, PhaseError, Transfer};
-use tokio::sync::mpsc;
-use tokio::time::{Duration, Instant, sleep_until};
+use filepull_core::transfer::{LastProgress, Phase, Transfer};
+use tokio::sync::{mpsc, oneshot};
+use tracing::{Instrument as _, error_span, warn};
 use uuid::Uuid;
 
 use super::active::{TaskHandle, ViewSender};
-use super::failed::NotSaved;
+use super::outcome::{Outcome, log_created, log_failed};
+use super::retry::Retry;
 use super::view::{Activity, View};
-use super::wait::DiskWait;
-use super::{ASKS_LEN, Command, TaskContext, refuse};
+use super::{COMMANDS_LEN, Command, TaskContext, now, refuse};
 use crate::receive::ReceivedPartial;
 use crate::records::RequestKey;
-use crate::registry::{ClientSlot, SessionHandle};
+use crate::registry::ClientSlot;
 
-/// One unfinished transfer and everything that belongs to it.
-pub(super) struct TransferTask {
-    pub(super) shared: Arc<TaskContext>,
-    pub(super) transfer: Transfer,
-    pub(super) held: Option<ReceivedPartial>,
-    pub(super) view: ViewSender,
-    pub(super) asks: mpsc::Receiver<Command>,
-    pub(super) ordered: Arc<AtomicBool>,
-    pub(super) berth: ClientSlot,
-    /// The key of the request that asked for it, until both are on record.
-    pub(super) key: Option<RequestKey>,
-    /// The request that created it, for the log.
-    pub(super) request_id: Uuid,
-    /// The record says "sealed" and the name may be there: only the disk can settle the outcome.
-    pub(super) may_be_named: bool,
-    /// An accepted cancel that waits until it is known whether the name is there.
-    pub(super) cancel: Option<Problem>,
-    pub(super) backoff: Backoff,
-    /// Attempts in a row that brought nothing because the line was lost.
-    lost: u32,
-    /// Since when no attempt has brought anything.
-    fruitless_since: Option<Instant>,
+/// One unfinished transfer and its state.
+pub(crate) struct TransferTask {
+    pub(crate) context: Arc<TaskContext>,
+    /// The transfer as it is on record. [`start_change`](Self::start_change) copies it.
+    pub(crate) transfer: Transfer,
+    /// The received bytes, between two uploads of this process.
+    pub(crate) partial: Option<ReceivedPartial>,
+    pub(crate) view: ViewSender,
+    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) ordered: Arc<AtomicBool>,
+    pub(crate) slot: ClientSlot,
+    /// The key of the request that created the transfer, until both are on record.
+    pub(crate) key: Option<RequestKey>,
+    /// The request that created the transfer, for the log.
+    pub(crate) request_id: Uuid,
+    /// The record is sealed and the name may exist: only the disk determines the outcome.
+    pub(crate) may_be_named: bool,
+    /// An accepted cancel that waits until it is known whether the name exists.
+    pub(crate) cancel: Option<Problem>,
+    pub(crate) retry: Retry,
     /// This process admitted an upload of the transfer.
-    pub(super) was_admitted: bool,
-    /// The transfer waits for the server's disk, or did so last.
-    pub(super) disk_wait: Option<DiskWait>,
-}
-
-/// Why the work on a transfer ends without a download.
-#[derive(Debug)]
-pub(super) enum Ending {
-    /// The transfer ends with this problem.
-    Failed(Problem),
-    /// The process stops. What is on record stays.
-    Left,
-    /// Only the attempt ends: the server lacks a resource, such as space on its disk.
-    NotNow(Problem),
-    /// The record is final or of a later attempt, which does not belong to this task.
-    Lost,
-    /// The key of the request leads to another transfer. This one is not on record.
-    Discarded,
-}
-
-impl From<PhaseError> for Ending {
-    fn from(error: PhaseError) -> Self {
-        Self::Failed(Problem::new(Code::Internal, error.to_string()))
-    }
-}
-
-impl From<Problem> for Ending {
-    fn from(problem: Problem) -> Self {
-        Self::Failed(problem)
-    }
-}
-
-/// What an attempt came to, if it did not end the transfer.
-pub(super) enum Attempted {
-    /// The download is there.
-    Done,
-    /// Everything was received and is sealed on record; the disk did not name the file at once.
-    Sealed,
-    /// It was cut short; some bytes may have come.
-    Interrupted { why: String, progress: bool },
-}
-
-/// How soon a line that is up is asked again after an attempt that was cut short, or a disk that
-/// failed.
-pub(super) fn retry_backoff() -> Backoff {
-    let mut backoff = Backoff::default();
-    backoff.follow(ReconnectPolicy {
-        base: Duration::from_millis(125),
-        cap: Duration::from_secs(30),
-        spread: Duration::ZERO,
-        stable: Duration::MAX,
-    });
-    backoff
+    pub(crate) was_admitted: bool,
 }
 
 impl Drop for TransferTask {
     fn drop(&mut self) {
-        // However it ended: nobody may join a transfer that has no task. Whoever finds it until
-        // then still sees how it ended.
-        self.shared.open.remove(self.transfer.id);
+        // Runs also after a panic: no caller may join a transfer without a task. A caller that still
+        // has the handle sees the last view.
+        self.context.active.remove(self.transfer.id);
     }
 }
 
 impl TransferTask {
-    /// A new transfer, not on record yet.
-    pub(super) fn begin(shared: &Arc<TaskContext>, transfer: Transfer) -> (Self, TaskHandle) {
-        let (asks_in, asks) = mpsc::channel(ASKS_LEN);
-        let (view, seen) = ViewSender::new(shared.open.clone(), View::new(transfer.clone()));
-        // An order may be what an earlier process did last.
+    /// Creates the task of a transfer that is not on record yet.
+    pub(crate) fn new(context: &Arc<TaskContext>, transfer: Transfer) -> (Self, TaskHandle) {
+        let (command_sender, commands) = mpsc::channel(COMMANDS_LEN);
+        let (view, receiver) = ViewSender::new(context.active.clone(), View::new(transfer.clone()));
+        // An earlier process may have sent an order just before it ended.
         let ordered = Arc::new(AtomicBool::new(transfer.started_at.is_some()));
-        let berth = shared.registry.slot(&transfer.client);
         let handle = TaskHandle {
             id: transfer.id,
             client: transfer.client.clone(),
             path: transfer.path.clone(),
             created_at: transfer.created_at,
-            view: seen,
-            asks: asks_in,
+            view: receiver,
+            commands: command_sender,
             ordered: Arc::clone(&ordered),
         };
-        let may_be_named = matches!(transfer.phase, Phase::Sealed(_));
-        let shared = Arc::clone(shared);
-        (
-            Self {
-                shared,
-                transfer,
-                held: None,
-                view,
-                asks,
-                ordered,
-                berth,
-                key: None,
-                request_id: Uuid::nil(),
-                may_be_named,
-                cancel: None,
-                backoff: retry_backoff(),
-                lost: 0,
-                fruitless_since: None,
-                was_admitted: false,
-                disk_wait: None,
-            },
-            handle,
-        )
+        let task = Self {
+            context: Arc::clone(context),
+            slot: context.registry.slot(&transfer.client),
+            may_be_named: matches!(transfer.phase, Phase::Sealed(_)),
+            retry: Retry::new(transfer.setbacks, context.limits.resume_within),
+            transfer,
+            partial: None,
+            view,
+            commands,
+            ordered,
+            key: None,
+            request_id: Uuid::nil(),
+            cancel: None,
+            was_admitted: false,
+        };
+        (task, handle)
     }
 
-    /// A transfer that an earlier process left unfinished.
-    pub(super) fn resume(
-        shared: &Arc<TaskContext>,
+    /// Creates the task of a transfer that an earlier process left unfinished.
+    pub(crate) fn resume(
+        context: &Arc<TaskContext>,
         transfer: Transfer,
         cancel: Option<Problem>,
     ) -> (Self, TaskHandle) {
-        let (mut life, handle) = Self::begin(shared, transfer);
-        life.cancel = cancel;
-        life.show(Activity::Starting);
-        (life, handle)
+        let (mut task, handle) = Self::new(context, transfer);
+        task.cancel = cancel;
+        task.show(Activity::Starting);
+        (task, handle)
     }
 
-    /// Ends when the transfer is final, or when the process stops.
-    pub(super) async fn run(mut self) {
-        match self.live().await {
-            Err(Ending::Failed(problem)) => self.fail(problem).await,
-            Err(Ending::Lost) => self.log_lost(),
-            Ok(()) | Err(Ending::Left | Ending::NotNow(_) | Ending::Discarded) => {}
+    /// Spawns the task. It ends when the transfer is final, or when the process stops.
+    pub(crate) fn spawn(self) {
+        let Transfer { id, client, .. } = &self.transfer;
+        let span = error_span!("transfer", %id, %client);
+        let lifecycle = self.context.lifecycle.clone();
+        lifecycle.spawn(self.run().instrument(span));
+    }
+
+    async fn run(mut self) {
+        match self.run_to_end().await {
+            Err(Outcome::Failed(problem)) => self.fail(problem).await,
+            Ok(())
+            | Err(
+                Outcome::Stopped
+                | Outcome::Interrupted { .. }
+                | Outcome::Deferred(_)
+                | Outcome::Unknown(_),
+            ) => {}
         }
     }
 
-    async fn live(&mut self) -> Result<(), Ending> {
-        if self.view.borrow().stage == Activity::Recording {
+    async fn run_to_end(&mut self) -> Result<(), Outcome> {
+        if self.view.borrow().activity == Activity::Recording {
             self.record_first().await?;
-            self.log_created();
+            log_created(&self.transfer, self.request_id, self.session().is_some());
             self.show(Activity::Starting);
         }
-        if self.may_be_named && self.publish().await? {
-            return Ok(());
+        if self.may_be_named {
+            self.publish().await?;
         }
-        // An earlier process accepted the cancel.
-        if let Some(cancel) = self.cancel.take() {
-            return Err(cancel.into());
-        }
-        loop {
-            if self.shared.lifecycle.drain().is_cancelled() {
-                return Err(Ending::Left);
+        while !self.transfer.is_final() {
+            // An earlier process may have accepted a cancel.
+            self.end_if_cancelled()?;
+            if self.context.lifecycle.drain().is_cancelled() {
+                return Err(Outcome::Stopped);
             }
             let session = self.wait_for_session().await?;
-            let turn = self.turn(&session).await?;
-            if self.current_line().is_none_or(|line| line.epoch != session.epoch) {
-                continue; // it left while this waited for its turn
+            let permits = self.wait_for_permits(&session).await?;
+            if self.session().is_none_or(|newest| newest.epoch != session.epoch) {
+                continue; // the session ended while the task waited for its permits
             }
             let attempted = self.attempt(&session).await;
-            drop(turn);
+            drop(permits);
             match attempted {
-                Ok(Attempted::Done) => return Ok(()),
-                // The permit has been released: a disk that does not name the file delays no other
+                Ok(()) => return Ok(()),
+                // The permits are released: a disk that does not name the file delays no other
                 // transfer.
-                Ok(Attempted::Sealed) => {
-                    if self.publish().await? {
-                        return Ok(());
-                    }
+                Err(Outcome::Unknown(_)) => self.publish().await?,
+                Err(Outcome::Deferred(problem)) => self.wait_for_resource(problem).await?,
+                Err(Outcome::Interrupted { reason, progress }) => {
+                    self.wait_to_retry(&session, &reason, progress).await?;
                 }
-                Err(Ending::NotNow(problem)) => self.hindered(problem).await?,
-                Err(ending) => return Err(ending),
-                Ok(Attempted::Interrupted { why, progress }) => {
-                    self.interrupted(&session, &why, progress).await?;
-                }
+                Err(outcome @ (Outcome::Failed(_) | Outcome::Stopped)) => return Err(outcome),
             }
         }
+        Ok(())
     }
 
-    /// Makes the transfer durable for the first time, together with the key it was asked for with.
-    async fn record_first(&mut self) -> Result<(), Ending> {
-        match self.key.take() {
-            None => Ok(self.shared.save(&self.transfer).await?),
-            Some(key) => match self.shared.save_keyed(&self.transfer, &key).await {
-                Err(NotSaved::Lost) => Err(Ending::Discarded),
-                saved => Ok(saved?),
-            },
-        }
+    pub(crate) fn end_if_cancelled(&mut self) -> Result<(), Outcome> {
+        self.cancel.take().map_or(Ok(()), |cancel| Err(cancel.into()))
     }
 
-    /// Notes that an attempt was cut short, and waits a little before the next: longer each time if
-    /// it brought nothing.
-    async fn interrupted(
-        &mut self,
-        session: &SessionHandle,
-        why: &str,
-        progress: bool,
-    ) -> Result<(), Ending> {
-        self.log_interrupted(why);
-        let line_is_up = self.current_line().is_some_and(|line| line.epoch == session.epoch);
-        let stalled = &mut self.transfer.setbacks.stalled;
-        match (progress, line_is_up) {
-            (true, _) => {
-                (*stalled, self.lost, self.backoff) = (0, 0, retry_backoff());
-                self.fruitless_since = None;
-            }
-            (false, true) => *stalled += 1,
-            (false, false) => self.lost += 1,
-        }
-        let too_often = Transfer::MAX_STALLED <= *stalled || Transfer::MAX_LOST <= self.lost;
-        // As much time as a client gets that is away: a firewall that blocks only uploads for a
-        // minute must not cost more than one that blocks everything.
-        let too_long = !progress && {
-            let since = *self.fruitless_since.get_or_insert_with(Instant::now);
-            self.shared.limits.resume_within <= since.elapsed()
-        };
-        if too_often && too_long {
-            let detail =
-                format!("{} was connected, but no bytes came: {why}.", self.transfer.client);
-            return Err(Problem::new(Code::TransferStalled, detail).into());
-        }
-        // What broke the upload has mostly broken the line too: it is given time to be noticed.
-        let wait = self.backoff.next(RetryCause::Lost { lived: Duration::ZERO }, fastrand::f64());
-        let (again, line_changed) = (Instant::now() + wait, self.line_changed(session.epoch));
-        let pause = async {
-            tokio::select! {
-                () = sleep_until(again) => {}
-                () = line_changed => {}
-            }
-        };
-        self.or_cancelled(pause).await
-    }
-
-    /// Waits for `work`, unless the transfer is cancelled or the process takes no new work.
-    pub(super) async fn or_cancelled<T>(
+    /// Waits for `work`, unless the transfer is cancelled or the server drains.
+    pub(crate) async fn or_cancelled<T>(
         &mut self,
         work: impl Future<Output = T>,
-    ) -> Result<T, Ending> {
+    ) -> Result<T, Outcome> {
         tokio::pin!(work);
-        let drain = self.shared.lifecycle.drain().clone();
+        let drain = self.context.lifecycle.drain().clone();
         loop {
             tokio::select! {
                 done = &mut work => return Ok(done),
-                Some(ask) = self.asks.recv() => self.handle_between_attempts(ask).await?,
-                () = drain.cancelled() => return Err(Ending::Left),
+                Some(command) = self.commands.recv() => {
+                    self.handle_between_attempts(command).await?;
+                }
+                () = drain.cancelled() => return Err(Outcome::Stopped),
             }
         }
     }
 
-    /// Handles a command between attempts. Any command but a cancel is too late. A cancel waits
+    /// Handles a command between attempts. An answer or an upload comes too late. A cancel waits
     /// while the file may have its name.
-    pub(super) async fn handle_between_attempts(&mut self, ask: Command) -> Result<(), Ending> {
-        match ask {
-            Command::Cancel(_) if self.transfer.is_final() => Ok(()),
+    pub(crate) async fn handle_between_attempts(
+        &mut self,
+        command: Command,
+    ) -> Result<(), Outcome> {
+        match command {
             Command::Cancel(problem) if self.may_be_named => {
                 self.cancel.get_or_insert(problem);
                 Ok(())
@@ -297,7 +195,8 @@ impl TransferTask {
             Command::Cancel(problem) => Err(problem.into()),
             Command::Answer { .. } => Ok(()),
             Command::Extend { until, done } => {
-                self.extend(until, done).await;
+                let mut next = self.start_change();
+                self.extend(&mut next, until, done).await;
                 Ok(())
             }
             Command::Upload(upload) => {
@@ -308,24 +207,110 @@ impl TransferTask {
         }
     }
 
-    pub(super) fn show(&self, stage: Activity) {
-        self.show_until(stage, None, None);
+    /// Moves the deadline of `next`, and of the transfer, to `until` at the earliest. Answers `done`
+    /// once the deadline is on record. The caller of a transfer that ends gets no answer.
+    pub(crate) async fn extend(
+        &mut self,
+        next: &mut Transfer,
+        until: DateTime<Utc>,
+        done: oneshot::Sender<Result<(), Problem>>,
+    ) {
+        if next.is_final() {
+            return;
+        }
+        let before = next.queue_until;
+        // A deadline that a caller has seen must be kept.
+        let shown = self.view.borrow().expires_at;
+        let later = before.max(shown).max(Some(until));
+        let saved = if later == before {
+            Ok(())
+        } else {
+            next.queue_until = later;
+            self.context.save(next).await
+        };
+        if saved.is_err() {
+            next.queue_until = before;
+        } else {
+            self.transfer.queue_until = next.queue_until;
+            self.transfer.setbacks = next.setbacks;
+            self.view.send_modify(|view| {
+                view.transfer.queue_until = later;
+                view.expires_at = view.expires_at.and(later);
+            });
+        }
+        // A caller that disconnected needs no answer.
+        let _ = done.send(saved.map_err(Outcome::into_record_problem));
     }
 
-    /// Shows what the transfer does, until when it waits, and why.
-    pub(super) fn show_until(
+    /// Ends the transfer without a download.
+    async fn fail(&mut self, problem: Problem) {
+        let on_record = self.view.borrow().activity != Activity::Recording;
+        let mut failed = self.start_change();
+        if failed.fail(problem, self.last_progress(), now()).is_err() {
+            return;
+        }
+        // Also if the first record failed: it may be durable all the same.
+        let saved = self.save_change(&failed).await;
+        if let Err(Outcome::Stopped) = saved {
+            return;
+        }
+        // Also if the record failed, perhaps because the partial takes the last space: a transfer
+        // whose partial is missing starts over.
+        self.abort().await;
+        // A failure that is not on record is not shown, except to the caller of a new transfer.
+        if on_record && saved.is_err() && self.finish_change(failed.clone()).await.is_err() {
+            return;
+        }
+        if failed.problem().is_some_and(|problem| problem.code == Code::Cancelled) {
+            // A cancel that stays on record finds a final transfer.
+            let _ = self.context.records.forget_cancel(failed.id).await;
+        }
+        log_failed(&failed);
+        self.view.send_modify(|view| {
+            view.bytes_done = failed.received();
+            view.transfer = failed;
+            view.activity = Activity::Starting;
+            view.bytes_per_second = None;
+        });
+    }
+
+    /// Returns the progress that callers have seen, with the bytes that arrived since.
+    fn last_progress(&self) -> LastProgress {
+        let view = self.view.borrow();
+        let received = self.partial.as_ref().map(|partial| partial.receiver.received());
+        LastProgress { source: view.source.clone(), received: received.unwrap_or(view.bytes_done) }
+    }
+
+    /// Returns the bytes received in all attempts.
+    pub(crate) fn received(&self) -> u64 {
+        self.partial.as_ref().map_or(0, |partial| partial.receiver.received())
+    }
+
+    pub(crate) fn log_interrupted(&self, reason: &str) {
+        let bytes_done = self.received();
+        let attempt = self.transfer.attempt;
+        warn!(event = "transfer.interrupted", bytes_done, attempt, reason, "transfer interrupted");
+        self.view.send_modify(|view| view.bytes_per_second = None);
+    }
+
+    pub(crate) fn show(&self, activity: Activity) {
+        self.show_until(activity, None, None);
+    }
+
+    /// Shows the activity, and for a wait its deadline and reason.
+    pub(crate) fn show_until(
         &self,
-        stage: Activity,
+        activity: Activity,
         expires_at: Option<DateTime<Utc>>,
         reason: Option<String>,
     ) {
         self.view.send_modify(|view| {
-            view.stage = stage;
+            view.activity = activity;
             view.expires_at = expires_at;
             view.reason = reason;
             view.transfer = self.transfer.clone();
-            if let Some(source) = self.transfer.source() {
-                view.source = Some(source.clone());
+            if view.source.is_none() {
+                view.source = self.transfer.source().cloned();
             }
         });
     }

@@ -20,7 +20,7 @@ use super::*;
 use crate::client::{AgentInfo, Greeting};
 use crate::data_folder::RECORDS_FOLDER;
 use crate::read_budget::ReadBudget;
-use crate::receive::{BatchWriter, UploadItem, UploadItems};
+use crate::receive::{UploadItem, UploadItems, UploadStream};
 use crate::registry::{LastHeard, Message, SendOrder, SessionGuard, SessionHandle};
 
 pub(crate) const LIMITS: Limits = Limits {
@@ -149,7 +149,7 @@ impl TransfersFixture {
             token: order.token,
             offset,
             source: source(size),
-            reception: BatchWriter::new(pieces, ReadBudget::default()),
+            stream: UploadStream::new(pieces, ReadBudget::default()),
             replies,
         };
         self.transfers.upload(order.transfer, upload);

@@ -1,267 +1,457 @@
-//! One upload of a transfer, from its first byte to the last.
+//! One upload of a transfer, from its header to its end.
 
-use filepull_core::disk::Extent;
+use std::sync::Arc;
+
 use filepull_core::human;
 use filepull_core::problem::{Code, Problem};
-use filepull_core::transfer::{Phase, Transfer};
+use filepull_core::source::Source;
+use filepull_core::transfer::{BeginError, Phase, Receiving, Transfer, UploadStart};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
+use tracing::info;
 
 use super::active::ViewSender;
-use super::admit::Admitted;
-use super::attempt::fruitless;
 use super::checkpoint::Checkpoints;
+use super::commit::CompleteUpload;
+use super::disk::run;
 use super::min_rate::MinRate;
+use super::outcome::{Outcome, classify};
 use super::progress::Progress;
-use super::task::{Attempted, Ending, TransferTask};
-use super::{Activity, Answer, Command, Limits, Reply, Upload, WaitingFor, refuse, store_failed};
-use crate::receive::{self, BatchWriter, UploadEnd, WriteEvent};
+use super::task::TransferTask;
+use super::{Activity, Answer, Command, Limits, Reply, TaskContext, Upload, WaitingFor, refuse};
+use crate::receive::{
+    self, BatchWriter, ReceivedPartial, UploadEnd, UploadStream, WriteEvent, sleep_until_some,
+};
 use crate::registry::SessionHandle;
 
-/// Why an upload ends that has nowhere to go. Never seen: it was admitted.
-const GONE: &str = "the partial is gone";
+/// An upload that may write. It owns its partial.
+struct ActiveUpload {
+    writer: BatchWriter,
+    /// The phase on record, with the source of this upload.
+    receiving: Receiving,
+    replies: mpsc::Sender<Reply>,
+    progress: Progress,
+    min_rate: MinRate,
+    checkpoints: Checkpoints,
+    /// How many received bytes survive a power cut.
+    durable: u64,
+    limits: Limits,
+}
+
+impl ActiveUpload {
+    fn new(
+        stream: UploadStream,
+        partial: ReceivedPartial,
+        receiving: Receiving,
+        replies: mpsc::Sender<Reply>,
+        limits: Limits,
+    ) -> Self {
+        let now = Instant::now();
+        let Limits { min_rate, min_rate_window, stall_timeout, checkpoint_every, .. } = limits;
+        let receiver = &partial.receiver;
+        Self {
+            progress: Progress::new(receiver, stall_timeout, now),
+            min_rate: MinRate::new(min_rate, min_rate_window, receiver.received(), now),
+            checkpoints: Checkpoints::new(checkpoint_every),
+            durable: 0,
+            writer: BatchWriter::new(stream, partial),
+            receiving,
+            replies,
+            limits,
+        }
+    }
+
+    /// Shows and acknowledges the bytes that were written, and starts a checkpoint if one is due.
+    fn on_progress(&mut self, context: &Arc<TaskContext>, transfer: &Transfer, view: &ViewSender) {
+        let Some(partial) = self.writer.partial() else { return };
+        let update = self.progress.on_write(&partial.receiver, Instant::now());
+        let received = update.received;
+        if update.is_shown {
+            view.send_modify(|view| {
+                view.bytes_done = received;
+                view.bytes_per_second = update.bytes_per_second.or(view.bytes_per_second);
+            });
+        }
+        if update.ack_due {
+            // If the queue is full, the agent has not read the last ack yet.
+            let _ = self.replies.try_send(Reply::Ack { received, durable: self.durable });
+        }
+        self.checkpoints.start_if_due(context, transfer, &self.receiving, partial);
+    }
+
+    /// The stall timer has run out. Returns the end of the upload, unless the agent waits for this
+    /// server.
+    fn check_stall(&mut self) -> Option<UploadEnd> {
+        if self.writer.is_writing() {
+            self.progress.renew(Instant::now());
+            return None;
+        }
+        let limit = human::span(self.limits.stall_timeout);
+        Some(UploadEnd::Broken(format!("no byte came for {limit}")))
+    }
+
+    /// Returns whether the upload is too slow. Time does not count while the agent waits for this
+    /// server, or reads its file again.
+    fn is_too_slow(&mut self) -> bool {
+        let received = self.progress.received();
+        let now = Instant::now();
+        if self.writer.is_writing() || self.progress.is_complete() {
+            self.min_rate.restart(received, now);
+            return false;
+        }
+        self.min_rate.is_missed(received, now)
+    }
+
+    /// Ends a slow upload in favour of others, and sends the reason to the agent. The received bytes
+    /// stay.
+    fn end_slow(&self) -> UploadEnd {
+        let Limits { min_rate, min_rate_window, .. } = self.limits;
+        let rate = human::rate(min_rate);
+        let window = human::span(min_rate_window);
+        let reason = format!("slower than {rate} for {window} while others wait");
+        let detail = format!("The upload was {reason}; it continues when it is its turn again.");
+        let problem = Problem::new(Code::ServerBusy, detail);
+        refuse(&self.replies, problem, Some(self.progress.received()));
+        UploadEnd::Broken(reason)
+    }
+}
 
 impl TransferTask {
-    /// Receives an upload and judges how it ended.
-    pub(super) async fn receive(
+    /// Receives an upload, and returns how it ended.
+    pub(crate) async fn receive(
         &mut self,
         session: &SessionHandle,
         upload: Upload,
-    ) -> Result<Attempted, Ending> {
-        let Upload { offset, source, mut reception, replies, .. } = upload;
+    ) -> Result<(), Outcome> {
+        let Upload { offset, source, mut stream, replies, .. } = upload;
         let n_expected = source.size.saturating_sub(offset);
         let view = self.view.clone();
         let admit = self.admit(offset, source, &replies);
-        let admitted = reception.while_disk_works(n_expected, admit, || show_disk(&view)).await;
-        let ended = match admitted {
-            Ok(Admitted::Yes) => self.take(session, reception, &replies).await,
-            Ok(Admitted::No(why)) => Ok(fruitless(why)),
-            Err(ending) => Err(ending),
+        let admitted = stream.while_disk_works(n_expected, admit, || show_disk(&view)).await;
+        let received = match admitted {
+            Ok((receiving, partial)) => {
+                let replies = replies.clone();
+                let limits = self.context.limits;
+                let upload = ActiveUpload::new(stream, partial, receiving, replies, limits);
+                self.receive_bytes(session, upload).await
+            }
+            Err(outcome) => Err(outcome),
         };
-        if let Err(Ending::Failed(problem) | Ending::NotNow(problem)) = &ended {
+        if let Err(Outcome::Failed(problem) | Outcome::Deferred(problem)) = &received {
             refuse(&replies, problem.clone(), None);
         }
-        ended
+        received
     }
 
-    /// Takes the pieces of an upload that may begin.
-    async fn take(
+    /// Admits an upload into the existing partial, or into a new one.
+    async fn admit(
+        &mut self,
+        offset: u64,
+        source: Source,
+        replies: &mpsc::Sender<Reply>,
+    ) -> Result<(Receiving, ReceivedPartial), Outcome> {
+        let attempt = self.transfer.attempt;
+        let start = loop {
+            let held = self.partial.as_ref().map(|partial| partial.receiver.received());
+            match self.transfer.begin(attempt, offset, &source, held) {
+                Ok(UploadStart::Restart) => {
+                    self.count_change_between_attempts()?;
+                    self.start_over().await?;
+                }
+                Ok(start) => break start,
+                Err(error) => return Err(reject(error, replies)),
+            }
+        };
+        self.check_size_and_space(source.size).await?;
+        let opened = source.clone();
+        let admitted = match (start, self.partial.take()) {
+            (UploadStart::Resume(receiving), Some(partial)) => {
+                (receiving, reserve(partial, source.size).await?)
+            }
+            (UploadStart::Resume(_) | UploadStart::Create | UploadStart::Restart, _) => {
+                self.begin_partial(source).await?
+            }
+        };
+        self.log_admitted(offset, &opened);
+        Ok(admitted)
+    }
+
+    /// Counts an attempt whose file no longer begins with the received bytes, even if the attempt
+    /// receives bytes. Otherwise a file that keeps changing would never end.
+    fn count_change_between_attempts(&mut self) -> Result<(), Problem> {
+        if self.retry.source_changed() {
+            return Ok(());
+        }
+        let client = &self.transfer.client;
+        let n_changed = self.retry.setbacks().changed;
+        let name = self.transfer.path.as_ref().map_or("its file".to_owned(), ToString::to_string);
+        let detail = format!("{client} changed {name} {n_changed} times before it was sent.");
+        Err(Problem::new(Code::FileChanged, detail))
+    }
+
+    fn log_admitted(&mut self, bytes_done: u64, source: &Source) {
+        let Source { name, size, .. } = source;
+        let attempt = self.transfer.attempt;
+        if attempt == 1 {
+            info!(event = "transfer.started", name, size, "transfer started");
+        } else {
+            info!(event = "transfer.resumed", name, size, bytes_done, attempt, "transfer resumed");
+        }
+        self.was_admitted = true;
+        self.view.send_modify(|view| view.bytes_done = bytes_done);
+        self.show(Activity::Running);
+    }
+
+    /// Checks that a source of `size` bytes is allowed and fits on the disk. The received bytes
+    /// already have their space, also if a new partial replaces them.
+    ///
+    /// # Errors
+    /// [`Outcome::Failed`] if the file is too large, [`Outcome::Deferred`] if it does not fit now.
+    pub(crate) async fn check_size_and_space(&self, size: u64) -> Result<(), Outcome> {
+        let max_file_size = self.context.limits.max_file_size;
+        if max_file_size < size {
+            let client = &self.transfer.client;
+            let size = human::size(size);
+            let max = human::size(max_file_size);
+            let detail = format!("{client}'s file has {size}; this server accepts up to {max}.");
+            return Err(Problem::new(Code::FileTooLarge, detail).into());
+        }
+        let needed = size.saturating_sub(self.allocated().await);
+        self.context.check_space_for(needed).await.map_err(Outcome::Deferred)
+    }
+
+    /// Returns how many bytes of the disk the partial uses or reserves.
+    pub(crate) async fn allocated(&self) -> u64 {
+        let Some(partial) = &self.partial else { return 0 };
+        let handle = partial.partial.clone();
+        run(move || handle.allocated()).await
+    }
+
+    /// Receives the bytes of an upload, and keeps or completes the partial.
+    async fn receive_bytes(
         &mut self,
         session: &SessionHandle,
-        mut reception: BatchWriter,
-        replies: &mpsc::Sender<Reply>,
-    ) -> Result<Attempted, Ending> {
-        let before = self.received();
-        let end = self.drive(session, &mut reception, replies).await;
-        let disk_stalled = reception.disk_stalled();
-        if let Err(error) = reception.settle(&mut self.held).await {
-            return Err(self.classify(store_failed(&error)));
-        }
-        let progress = before < self.received();
+        mut upload: ActiveUpload,
+    ) -> Result<(), Outcome> {
+        let before = upload.progress.received();
+        let end = self.drive(session, &mut upload).await;
+        let ActiveUpload { writer, receiving, replies, .. } = upload;
+        let disk_stalled = writer.disk_stalled();
+        let partial = writer.finish().await.map_err(|error| classify(&error))?;
+        let received = partial.receiver.received();
+        let progress = before < received;
         match end {
-            Drove::Ended(UploadEnd::Complete { total_size, digest }) => {
-                self.complete(total_size, digest, replies).await
+            Ok(UploadEnd::Complete { total_size, digest }) => {
+                let upload = CompleteUpload { receiving, partial, replies };
+                self.complete(upload, total_size, digest).await
             }
-            Drove::Ended(UploadEnd::Abort(problem)) => self.aborted(problem, progress).await,
-            // The upload broke while the agent waited for this server, whatever the cause.
-            Drove::Ended(UploadEnd::Broken(why)) if disk_stalled => {
-                let detail = format!("The server's disk did not answer in time, and then {why}.");
-                Err(Ending::NotNow(Problem::new(Code::StorageFailed, detail)))
+            Ok(UploadEnd::Abort(problem)) => {
+                self.partial = Some(partial);
+                self.aborted(problem, progress).await
             }
-            Drove::Ended(UploadEnd::Broken(why)) => Ok(Attempted::Interrupted { why, progress }),
-            Drove::Ended(UploadEnd::Bad(error)) => {
-                let why = error.to_string();
-                refuse(replies, Problem::new(Code::AgentError, &*why), Some(self.received()));
-                Ok(Attempted::Interrupted { why, progress })
+            Ok(UploadEnd::Broken(reason)) => {
+                self.partial = Some(partial);
+                Err(broken(reason, progress, disk_stalled))
             }
-            Drove::Ended(UploadEnd::Disk(error)) => Err(self.classify(store_failed(&error))),
-            Drove::Cut(Ending::Left) => {
-                // The process stops: what has come survives it, or is sent again.
-                let _ = self.checkpoint().await;
-                Err(Ending::Left)
+            Ok(UploadEnd::Bad(error)) => {
+                self.partial = Some(partial);
+                let reason = error.to_string();
+                refuse(&replies, Problem::new(Code::AgentError, &*reason), Some(received));
+                Err(Outcome::Interrupted { reason, progress })
             }
-            Drove::Cut(ending) => Err(ending),
+            // The partial must not be used any more: only its checkpoint is valid.
+            Ok(UploadEnd::Disk(error)) => Err(classify(&error)),
+            Err(Outcome::Deferred(problem)) => Err(Outcome::Deferred(problem)),
+            Err(Outcome::Stopped) => {
+                // The process stops. Bytes that are not durable will be sent again.
+                let _ = self.checkpoint(receiving, &partial).await;
+                Err(Outcome::Stopped)
+            }
+            Err(outcome) => {
+                self.partial = Some(partial);
+                Err(outcome)
+            }
         }
     }
 
-    /// Bytes received so far, in all attempts.
-    pub(super) fn received(&self) -> u64 {
-        self.held.as_ref().map_or(0, |held| held.receiver.received())
+    /// The agent could not send the file.
+    async fn aborted(&mut self, problem: Problem, progress: bool) -> Result<(), Outcome> {
+        let reason = problem.detail.clone();
+        if problem.code == Code::Cancelled {
+            // The agent stops. The received bytes stay.
+            return Err(Outcome::Interrupted { reason, progress });
+        }
+        if problem.code == Code::FileChanged && self.retry.source_changed() {
+            self.start_over().await?;
+            return Err(Outcome::Interrupted { reason, progress: true });
+        }
+        Err(problem.into())
     }
 
-    /// Takes the upload's bytes until it ends or is cut: by a cancel, by another machine that took
-    /// over the client, by silence, or by the end of the process.
+    /// Receives the bytes of an upload until it ends, or until the server ends it.
     async fn drive(
         &mut self,
         session: &SessionHandle,
-        reception: &mut BatchWriter,
-        replies: &mpsc::Sender<Reply>,
-    ) -> Drove {
-        let mut checkpoints = Checkpoints::new(self.shared.limits.checkpoint_every);
-        let drove = self.watch(session, reception, &mut checkpoints, replies).await;
-        match checkpoints.settle().await {
-            Some(Err(failed)) => Drove::Cut(self.classify(failed)),
-            Some(Ok(noted)) => {
-                self.note(noted);
-                drove
-            }
-            None => drove,
-        }
+        upload: &mut ActiveUpload,
+    ) -> Result<UploadEnd, Outcome> {
+        let end = self.drive_until_end(session, upload).await;
+        self.settle_checkpoint(upload).await?;
+        end
     }
 
-    async fn watch(
+    async fn drive_until_end(
         &mut self,
         session: &SessionHandle,
-        reception: &mut BatchWriter,
-        checkpoints: &mut Checkpoints,
-        replies: &mpsc::Sender<Reply>,
-    ) -> Drove {
-        let limit = self.shared.limits.stall_timeout;
-        let Some(held) = &self.held else { return Drove::Ended(UploadEnd::Broken(GONE.into())) };
-        let mut pulse = Progress::new(&held.receiver, limit, Instant::now());
-        let Limits { min_rate, min_rate_window, .. } = self.shared.limits;
-        let mut min_rate =
-            MinRate::new(min_rate, min_rate_window, held.receiver.received(), Instant::now());
-        let given_up = self.given_up(session);
-        tokio::pin!(given_up);
-        let stop = self.shared.lifecycle.stop().clone();
+        upload: &mut ActiveUpload,
+    ) -> Result<UploadEnd, Outcome> {
+        let abandoned = self.abandoned(session);
+        tokio::pin!(abandoned);
+        let stop = self.context.lifecycle.stop().clone();
         loop {
-            let batch_len = receive::batch_len(self.shared.n_running());
-            tokio::select! {
-                event = reception.next(&mut self.held, batch_len) => match event {
-                    WriteEvent::Wrote => {
-                        if matches!(self.view.borrow().stage, Activity::Waiting(_)) {
-                            self.show(Activity::Running);
-                        }
-                        self.on_progress(&mut pulse, replies);
-                        checkpoints.start_if_due(self);
-                    }
-                    WriteEvent::DiskStalled => show_disk(&self.view),
-                    WriteEvent::Ended(end) => return Drove::Ended(end),
-                },
-                made = checkpoints.made() => match made {
-                    Ok(noted) => {
-                        self.note(noted);
-                        pulse.durable = self.transfer.durable();
-                    }
-                    Err(failed) => return Drove::Cut(self.classify(failed)),
-                },
-                Some(ask) = self.asks.recv() => match ask {
-                    Command::Cancel(problem) => return Drove::Cut(self.called_off(session, problem)),
-                    Command::Answer { attempt, answer: Answer::TryAgain(why) }
-                        if attempt == self.transfer.attempt =>
-                    {
-                        return Drove::Ended(UploadEnd::Broken(why));
-                    }
-                    ask @ Command::Extend { .. } => {
-                        // A checkpoint that is still being saved would put the old deadline on
-                        // record again.
-                        match checkpoints.settle().await {
-                            Some(Ok(noted)) => self.note(noted),
-                            Some(Err(failed)) => return Drove::Cut(self.classify(failed)),
-                            None => {}
-                        }
-                        let _ = self.handle_between_attempts(ask).await;
-                    }
-                    stale @ (Command::Upload(_) | Command::Answer { .. }) => {
-                        let _ = self.handle_between_attempts(stale).await;
-                    }
-                },
-                why = &mut given_up => return Drove::Ended(UploadEnd::Broken(why.into())),
-                () = sleep_until_some(min_rate.next_check()) => {
-                    let received = self.received();
-                    if reception.is_writing() || pulse.is_complete() {
-                        // The agent waits for this server, or reads its file again.
-                        min_rate.restart(received, Instant::now());
-                    } else if min_rate.is_missed(received, Instant::now())
-                        && self.shared.open.others_wait(&self.transfer.client)
-                    {
-                        return Drove::Ended(UploadEnd::Broken(self.too_slow(replies)));
-                    }
+            let batch_len = receive::batch_len(self.context.n_running());
+            let end = tokio::select! {
+                event = upload.writer.next(batch_len) => self.handle_write(upload, event),
+                recorded = upload.checkpoints.finished() => {
+                    self.checkpoint_done(upload, recorded?);
+                    None
                 }
-                () = sleep_until(pulse.patience.deadline()) => {
-                    if reception.is_writing() {
-                        // The agent waits for this server.
-                        pulse.renew(Instant::now());
-                        continue;
-                    }
-                    let why = format!("no byte came for {}", human::span(limit));
-                    return Drove::Ended(UploadEnd::Broken(why));
+                Some(command) = self.commands.recv() => {
+                    self.handle_during_upload(session, upload, command).await?
                 }
-                () = stop.cancelled() => return Drove::Cut(Ending::Left),
+                reason = &mut abandoned => Some(UploadEnd::Broken(reason.into())),
+                () = sleep_until_some(upload.min_rate.next_check()) => {
+                    let ends = upload.is_too_slow()
+                        && self.context.active.others_wait(&self.transfer.client);
+                    ends.then(|| upload.end_slow())
+                }
+                () = sleep_until(upload.progress.deadline()) => upload.check_stall(),
+                () = stop.cancelled() => return Err(Outcome::Stopped),
+            };
+            if let Some(end) = end {
+                return Ok(end);
             }
         }
     }
 
-    /// Tells the agent that its upload is stopped in favour of others. The received bytes stay.
-    fn too_slow(&self, replies: &mpsc::Sender<Reply>) -> String {
-        let Limits { min_rate, min_rate_window, .. } = self.shared.limits;
-        let (rate, window) = (human::rate(min_rate), human::span(min_rate_window));
-        let why = format!("slower than {rate} for {window} while others wait");
-        let detail = format!("The upload was {why}; it continues when it is its turn again.");
-        refuse(replies, Problem::new(Code::ServerBusy, detail), Some(self.received()));
-        why
-    }
-
-    /// Takes over a checkpoint that is on record.
-    fn note(&mut self, noted: Option<Transfer>) {
-        if let Some(noted) = noted {
-            self.transfer.phase = noted.phase;
+    /// Returns the end of the upload, if this event ends it.
+    fn handle_write(&mut self, upload: &mut ActiveUpload, event: WriteEvent) -> Option<UploadEnd> {
+        match event {
+            WriteEvent::Wrote => {
+                if matches!(self.view.borrow().activity, Activity::Waiting(_)) {
+                    self.show(Activity::Running);
+                }
+                upload.on_progress(&self.context, &self.transfer, &self.view);
+                None
+            }
+            WriteEvent::DiskStalled => {
+                show_disk(&self.view);
+                None
+            }
+            WriteEvent::Ended(end) => Some(end),
         }
     }
 
-    /// Resolves when the client's newest line tells that nobody sends this upload any more: it is of
-    /// another instance of the agent, or of one that does not count it among its uploads. A line
-    /// that is merely down does not end an upload: that has a connection of its own.
-    fn given_up(&self, session: &SessionHandle) -> impl Future<Output = &'static str> + use<> {
-        let (mut line, id) = (self.berth.session(), self.transfer.id);
-        let (epoch, instance) = (session.epoch, session.instance);
+    /// Handles a command during an upload. Returns the end of the upload, if the command ends it.
+    async fn handle_during_upload(
+        &mut self,
+        session: &SessionHandle,
+        upload: &mut ActiveUpload,
+        command: Command,
+    ) -> Result<Option<UploadEnd>, Outcome> {
+        match command {
+            Command::Cancel(problem) => return Err(self.cancel_upload(session, problem)),
+            Command::Answer { attempt, answer: Answer::TryAgain(reason) }
+                if attempt == self.transfer.attempt =>
+            {
+                return Ok(Some(UploadEnd::Broken(reason)));
+            }
+            // A running checkpoint would record the old deadline again.
+            Command::Extend { .. } => self.settle_checkpoint(upload).await?,
+            Command::Upload(_) | Command::Answer { .. } => {}
+        }
+        self.handle_between_attempts(command).await?;
+        Ok(None)
+    }
+
+    /// Waits for the running checkpoint, if there is one.
+    async fn settle_checkpoint(&mut self, upload: &mut ActiveUpload) -> Result<(), Outcome> {
+        let recorded = upload.checkpoints.settle().await?;
+        self.checkpoint_done(upload, recorded);
+        Ok(())
+    }
+
+    /// Continues with a phase that a checkpoint has recorded.
+    fn checkpoint_done(&mut self, upload: &mut ActiveUpload, recorded: Option<Receiving>) {
+        if let Some(receiving) = recorded {
+            upload.receiving = receiving.clone();
+            upload.durable = receiving.checkpoint().len;
+            self.transfer.phase = Phase::Receiving(receiving);
+        }
+    }
+
+    /// Resolves when the agent no longer sends this upload: the newest session of the client belongs
+    /// to another instance of the agent, or to an instance that does not list the upload. A session
+    /// that is only lost does not end an upload, because the upload has its own connection.
+    fn abandoned(&self, session: &SessionHandle) -> impl Future<Output = &'static str> + use<> {
+        let mut newest = self.slot.session();
+        let id = self.transfer.id;
+        let epoch = session.epoch;
+        let instance = session.instance;
         async move {
-            let newer = |line: &SessionHandle| epoch < line.epoch && !line.active.contains(&id);
-            let given_up = |line: &Option<SessionHandle>| {
-                line.as_ref().is_some_and(|line| line.instance != instance || newer(line))
+            let is_abandoned = |newest: &Option<SessionHandle>| {
+                newest.as_ref().is_some_and(|newest| {
+                    newest.instance != instance
+                        || epoch < newest.epoch && !newest.active.contains(&id)
+                })
             };
-            match line.wait_for(given_up).await {
-                Ok(line) if line.as_ref().is_some_and(|line| line.instance == instance) => {
+            match newest.wait_for(is_abandoned).await {
+                Ok(newest) if newest.as_ref().is_some_and(|newest| newest.instance == instance) => {
                     "the agent came back without it"
                 }
                 _ => "another machine took over the client",
             }
         }
     }
-
-    async fn checkpoint(&mut self) -> Result<(), Ending> {
-        let Some(prefix) = self.held.as_ref().map(|held| held.receiver.prefix()) else {
-            return Ok(());
-        };
-        if let Some(synced) = self.with_held(|held| held.sync(Extent::Prefix)).await? {
-            let receiving = self.transfer.receiving()?.with_checkpoint(prefix, synced);
-            self.transfer.phase = Phase::Receiving(receiving);
-            self.record().await?;
-        }
-        Ok(())
-    }
 }
 
-/// Shows that the transfer waits for a disk that does not answer.
+/// Sends the agent the reason why its upload may not begin.
+fn reject(error: BeginError, replies: &mpsc::Sender<Reply>) -> Outcome {
+    let expected = match error {
+        BeginError::WrongOffset { expected, .. } => Some(expected),
+        BeginError::StaleAttempt { .. } => None,
+    };
+    let reason = error.to_string();
+    refuse(replies, Problem::new(Code::TransferUnknown, &*reason), expected);
+    Outcome::no_progress(reason)
+}
+
+/// Returns the outcome of an upload without a trailer. If the agent waited for this server's disk
+/// before, the disk is the reason.
+fn broken(reason: String, progress: bool, disk_stalled: bool) -> Outcome {
+    if !disk_stalled {
+        return Outcome::Interrupted { reason, progress };
+    }
+    let detail = format!("The server's disk did not answer in time, and then {reason}.");
+    Outcome::Deferred(Problem::new(Code::StorageFailed, detail))
+}
+
+/// Expects `size` bytes in all, and reserves their space: an earlier process released it when it cut
+/// the partial to its checkpoint.
+async fn reserve(partial: ReceivedPartial, size: u64) -> Result<ReceivedPartial, Outcome> {
+    let mut partial = partial;
+    let expected = partial.receiver.expect(size);
+    expected.map_err(|error| Outcome::no_progress(error.to_string()))?;
+    let handle = partial.partial.clone();
+    let reserved = run(move || handle.reserve(size)).await;
+    reserved.map_err(|error| classify(&error))?;
+    Ok(partial)
+}
+
+/// Shows that the transfer waits for a disk that does not respond.
 fn show_disk(view: &ViewSender) {
     view.send_modify(|view| {
-        view.stage = Activity::Waiting(WaitingFor::Disk);
+        view.activity = Activity::Waiting(WaitingFor::Disk);
         view.reason = Some("The server's disk does not answer.".to_owned());
         view.bytes_per_second = None;
     });
-}
-
-/// Sleeps until this time; forever for `None`.
-async fn sleep_until_some(at: Option<Instant>) {
-    match at {
-        Some(at) => sleep_until(at).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// How an upload that had begun came to its end.
-enum Drove {
-    Ended(UploadEnd),
-    Cut(Ending),
 }

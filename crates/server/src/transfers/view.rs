@@ -1,4 +1,4 @@
-//! A transfer as others may see it: what is on record, and how far it has come since.
+//! A transfer as callers see it: its record, and its progress since.
 
 use std::time::{Duration, Instant};
 
@@ -6,37 +6,39 @@ use chrono::{DateTime, Utc};
 use filepull_core::source::Source;
 use filepull_core::transfer::{Phase, Transfer};
 
-/// A transfer at one moment.
+use crate::records::DamagedTransfer;
+
+/// A transfer at one point in time.
 #[derive(Clone, Debug)]
 pub(crate) struct View {
-    /// What is on record.
+    /// The record.
     pub transfer: Transfer,
-    /// What it does right now; means nothing once the transfer is final.
-    pub stage: Activity,
-    /// The file, as soon as the agent has opened it.
+    /// What it does now; not used once the transfer is final.
+    pub activity: Activity,
+    /// The source, once the agent has opened it.
     pub source: Option<Source>,
     /// Bytes received so far.
     pub bytes_done: u64,
-    /// How fast bytes come, smoothed; none while nothing comes.
+    /// The smoothed speed; none while no byte arrives.
     pub bytes_per_second: Option<u64>,
-    /// The deadline: the transfer fails if it still waits then.
+    /// The transfer fails if it still waits at this time.
     pub expires_at: Option<DateTime<Utc>>,
-    /// Why the transfer waits, as text; none if `waiting_for` says it all.
+    /// Why the transfer waits, as text; none if `waiting_for` is the complete reason.
     pub reason: Option<String>,
 }
 
 /// What an unfinished transfer does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Activity {
-    /// It is not on record yet: nobody may be told of it.
+    /// It is not on record yet: no caller may learn of it.
     Recording,
-    /// It is on record; whether the client can be asked is not known yet.
+    /// It is on record. Whether its client is connected is not known yet.
     Starting,
-    /// It waits for something.
+    /// It waits for a resource or for its client.
     Waiting(WaitingFor),
-    /// The client has been asked and has not answered yet.
+    /// The order was sent and has no answer yet.
     Asked,
-    /// The client has opened the file; bytes come or have come.
+    /// The client has opened the file, and sends it.
     Running,
 }
 
@@ -47,29 +49,29 @@ pub(crate) enum WaitingFor {
     Client,
     /// The client sends another file first.
     OtherFile,
-    /// The server runs its maximum.
+    /// The maximum number of transfers runs.
     Turn,
-    /// The server's disk is full, or does not do what the transfer needs next.
+    /// The server's disk is full, fails or does not respond.
     Disk,
 }
 
-/// The public state of a transfer: five words.
+/// The public state of a transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TransferState {
-    /// Not begun, or interrupted.
+    /// Not started, or interrupted.
     Waiting(WaitingFor),
-    /// Asked for, being sent, or being published.
+    /// Ordered, being sent, or being published.
     Running,
-    /// The file is here.
+    /// The file is published.
     Done,
-    /// It ended with an error.
+    /// The transfer ended with an error.
     Failed,
-    /// Somebody cancelled it.
+    /// The transfer was cancelled.
     Cancelled,
 }
 
 impl TransferState {
-    /// The word, as the API says it.
+    /// The name of the state in the API.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Waiting(_) => "waiting",
@@ -86,19 +88,25 @@ impl View {
         let source = transfer.source().cloned();
         let bytes_done = transfer.received();
         let expires_at = transfer.queue_until;
-        let stage = Activity::Recording;
-        let bytes_per_second = None;
-        Self { transfer, stage, source, bytes_done, bytes_per_second, expires_at, reason: None }
+        Self {
+            transfer,
+            activity: Activity::Recording,
+            source,
+            bytes_done,
+            bytes_per_second: None,
+            expires_at,
+            reason: None,
+        }
     }
 
-    /// The public state.
+    /// Returns the public state.
     pub(crate) fn state(&self) -> TransferState {
-        match (&self.transfer.phase, self.stage) {
+        match (&self.transfer.phase, self.activity) {
             (Phase::Done(_), _) => TransferState::Done,
             (Phase::Failed(_), _) => TransferState::Failed,
             (Phase::Cancelled(_), _) => TransferState::Cancelled,
             (_, Activity::Waiting(waiting_for)) => TransferState::Waiting(waiting_for),
-            // Its client has nothing more to do.
+            // The client has nothing more to do.
             (Phase::Sealed(_), _) => TransferState::Running,
             (_, Activity::Recording | Activity::Starting) => {
                 TransferState::Waiting(WaitingFor::Turn)
@@ -107,19 +115,21 @@ impl View {
         }
     }
 
-    /// The trigger can be answered in full: the client agreed, refused, or cannot be asked now.
+    /// Returns whether a trigger has its complete answer: the client accepted or rejected the order,
+    /// or cannot get it now.
     pub(crate) fn is_settled(&self) -> bool {
-        self.transfer.is_final() || matches!(self.stage, Activity::Waiting(_) | Activity::Running)
+        self.transfer.is_final()
+            || matches!(self.activity, Activity::Waiting(_) | Activity::Running)
     }
 
-    /// Share of the file that is here, 0 to 100; none while the size is unknown.
+    /// Returns the received share of the file in percent; none while the size is unknown.
     pub(crate) fn percent(&self) -> Option<u64> {
         let size = self.source.as_ref()?.size;
-        // An empty file is whole from the start.
+        // An empty file is complete from the start.
         Some(self.bytes_done.saturating_mul(100).checked_div(size).unwrap_or(100))
     }
 
-    /// How long the rest takes at the present speed.
+    /// Returns the remaining time at the current speed.
     pub(crate) fn eta(&self) -> Option<Duration> {
         let left =
             self.source.as_ref()?.size.checked_sub(self.bytes_done).filter(|&left| 0 < left)?;
@@ -128,7 +138,50 @@ impl View {
     }
 }
 
-/// Measures how fast bytes come: an exponential mean with a half-life of a second.
+/// The activity of unfinished transfers, as lists filter it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ActivityFilter {
+    /// Queued, or waiting for something else.
+    Waiting,
+    /// Ordered from the agent, or being received.
+    Running,
+}
+
+impl ActivityFilter {
+    /// Returns whether the filter selects transfers in this state.
+    pub(crate) fn selects(self, state: TransferState) -> bool {
+        match state {
+            TransferState::Waiting(_) => self == Self::Waiting,
+            TransferState::Running => self == Self::Running,
+            TransferState::Done | TransferState::Failed | TransferState::Cancelled => false,
+        }
+    }
+}
+
+/// An item of a list of transfers.
+#[derive(Clone, Debug)]
+pub(crate) enum TransferListItem {
+    /// A readable transfer.
+    View(Box<View>),
+    /// A record that cannot be read.
+    Damaged(DamagedTransfer),
+}
+
+impl TransferListItem {
+    pub(crate) fn view(view: View) -> Self {
+        Self::View(Box::new(view))
+    }
+
+    /// Returns the transfer, unless its record is damaged.
+    pub(crate) fn as_view(&self) -> Option<&View> {
+        match self {
+            Self::View(view) => Some(view),
+            Self::Damaged(_) => None,
+        }
+    }
+}
+
+/// Measures the speed of an upload: an exponential mean with a half-life of a second.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Speed {
     since: Instant,
@@ -137,14 +190,14 @@ pub(crate) struct Speed {
 }
 
 impl Speed {
-    /// Shorter stretches are not measured: they say more about the scheduler than about the line.
-    const STRETCH: Duration = Duration::from_millis(100);
+    /// Shorter intervals are not measured: they depend on the scheduler, not on the network.
+    const MIN_INTERVAL: Duration = Duration::from_millis(100);
 
     pub(crate) fn new(bytes: u64, now: Instant) -> Self {
         Self { since: now, at: bytes, smoothed: None }
     }
 
-    /// Notes that `bytes` are here now; returns the speed whenever it was measured anew.
+    /// Updates the number of received bytes. Returns the speed if it was measured again.
     #[allow(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -152,14 +205,14 @@ impl Speed {
         reason = "a speed for people, never negative, far below 2^53 bytes per second"
     )]
     pub(crate) fn update(&mut self, bytes: u64, now: Instant) -> Option<u64> {
-        let seconds = now.duration_since(self.since);
-        if seconds < Self::STRETCH {
+        let elapsed = now.duration_since(self.since);
+        if elapsed < Self::MIN_INTERVAL {
             return None;
         }
-        let seconds = seconds.as_secs_f64();
-        let present = bytes.saturating_sub(self.at) as f64 / seconds;
-        let keep = 0.5f64.powf(seconds);
-        let smoothed = self.smoothed.map_or(present, |old| old * keep + present * (1.0 - keep));
+        let seconds = elapsed.as_secs_f64();
+        let current = bytes.saturating_sub(self.at) as f64 / seconds;
+        let weight = 0.5f64.powf(seconds);
+        let smoothed = self.smoothed.map_or(current, |old| old * weight + current * (1.0 - weight));
         *self = Self { since: now, at: bytes, smoothed: Some(smoothed) };
         Some(smoothed as u64)
     }
@@ -170,7 +223,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn speed_follows_the_line() {
+    fn the_speed_follows_the_network() {
         let start = Instant::now();
         let mut speed = Speed::new(0, start);
         assert_eq!(speed.update(10, start), None);

@@ -16,7 +16,7 @@ use crate::records::{Cursor, TransferFilter};
 
 /// What an unfinished transfer does, as far as the index distinguishes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(crate) enum Standing {
     /// Not on record yet: no caller may learn of it.
     Unrecorded,
     Waiting(WaitingFor),
@@ -28,8 +28,8 @@ pub(super) enum Standing {
 }
 
 impl Standing {
-    pub(super) fn of(view: &View) -> Self {
-        match (view.state(), view.stage) {
+    pub(crate) fn of(view: &View) -> Self {
+        match (view.state(), view.activity) {
             (TransferState::Done | TransferState::Failed | TransferState::Cancelled, _) => {
                 Self::Final
             }
@@ -46,7 +46,7 @@ impl Standing {
 
 /// The unfinished transfers and their queues.
 #[derive(Debug, Default)]
-pub(super) struct Index {
+pub(crate) struct Index {
     by_id: HashMap<TransferId, ActiveEntry>,
     by_client: HashMap<ClientId, OfClient>,
     n_unrecorded: usize,
@@ -79,13 +79,13 @@ struct OfClient {
 }
 
 impl Index {
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.by_id.len()
     }
 
     /// Returns whether the index is empty.
     #[cfg(test)]
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         let Self { by_id, by_client, n_unrecorded, all: Group { waiting, running }, turn } = self;
         let queues = [waiting, running, turn];
         by_id.is_empty()
@@ -94,11 +94,11 @@ impl Index {
             && queues.into_iter().all(Queue::is_empty)
     }
 
-    pub(super) fn get(&self, id: TransferId) -> Option<&TaskHandle> {
+    pub(crate) fn get(&self, id: TransferId) -> Option<&TaskHandle> {
         self.by_id.get(&id).map(|entry| &entry.handle)
     }
 
-    pub(super) fn insert(&mut self, handle: TaskHandle, standing: Standing) {
+    pub(crate) fn insert(&mut self, handle: TaskHandle, standing: Standing) {
         let at = Cursor::new(handle.created_at, handle.id);
         let of_client = self.by_client.entry(handle.client.clone()).or_default();
         of_client.by_path.entry(handle.path.clone()).or_default().insert(at);
@@ -106,7 +106,7 @@ impl Index {
         self.by_id.insert(handle.id, ActiveEntry { handle, at, standing });
     }
 
-    pub(super) fn remove(&mut self, id: TransferId) {
+    pub(crate) fn remove(&mut self, id: TransferId) {
         let Some(ActiveEntry { handle, at, standing }) = self.by_id.remove(&id) else { return };
         self.leave_queues(&handle.client, at, standing);
         let Some(of_client) = self.by_client.get_mut(&handle.client) else { return };
@@ -122,7 +122,7 @@ impl Index {
     }
 
     /// Records the new standing of a transfer.
-    pub(super) fn place(&mut self, id: TransferId, standing: Standing) {
+    pub(crate) fn place(&mut self, id: TransferId, standing: Standing) {
         let Some(entry) = self.by_id.get_mut(&id) else { return };
         let before = std::mem::replace(&mut entry.standing, standing);
         let (client, at) = (entry.handle.client.clone(), entry.at);
@@ -176,7 +176,7 @@ impl Index {
     /// The newest unfinished transfer of the same file that may be joined. A fresh pull joins only
     /// one whose source cannot be open yet: what it gets is then opened after it was asked for. That
     /// need not be the newest of all: clocks are set back.
-    pub(super) fn joinable(
+    pub(crate) fn joinable(
         &self,
         client: &ClientId,
         path: Option<&SharedPath>,
@@ -192,7 +192,7 @@ impl Index {
     }
 
     /// Returns the running transfer of a client, or else the one that waits longest.
-    pub(super) fn current(&self, client: &ClientId) -> Option<&TaskHandle> {
+    pub(crate) fn current(&self, client: &ClientId) -> Option<&TaskHandle> {
         let Group { waiting, running } = &self.by_client.get(client)?.group;
         let oldest = running.oldest().or(waiting.oldest())?;
         self.get(oldest.id())
@@ -200,7 +200,7 @@ impl Index {
 
     /// Returns a page of the waiting or of the running transfers, of one client or of all. None of
     /// them has ended, so none has an error.
-    pub(super) fn page(
+    pub(crate) fn page(
         &self,
         kind: ActivityFilter,
         filter: &TransferFilter,
@@ -213,7 +213,7 @@ impl Index {
     }
 
     /// Returns the number of transfers on all pages.
-    pub(super) fn count(&self, kind: ActivityFilter, filter: &TransferFilter) -> usize {
+    pub(crate) fn count(&self, kind: ActivityFilter, filter: &TransferFilter) -> usize {
         self.queue_of(kind, filter).map_or(0, |queue| queue.count(filter))
     }
 
@@ -230,7 +230,7 @@ impl Index {
     }
 
     /// How many transfers of a client wait, or are about to.
-    pub(super) fn n_waiting(&self, client: &ClientId) -> usize {
+    pub(crate) fn n_waiting(&self, client: &ClientId) -> usize {
         let Some(of_client) = self.by_client.get(client) else { return 0 };
         let n_open: usize = of_client.by_path.values().map(Queue::len).sum();
         n_open - of_client.group.running.len()
@@ -238,13 +238,13 @@ impl Index {
 
     /// Returns whether a transfer waits for a permit of the server, or for the permit of this
     /// client.
-    pub(super) fn others_wait(&self, client: &ClientId) -> bool {
+    pub(crate) fn others_wait(&self, client: &ClientId) -> bool {
         let of_client = self.by_client.get(client);
         !self.turn.is_empty() || of_client.is_some_and(|own| !own.other_file.is_empty())
     }
 
     /// Returns the position among the transfers that wait for the same permit.
-    pub(super) fn place_in_line(&self, id: TransferId) -> Option<usize> {
+    pub(crate) fn place_in_line(&self, id: TransferId) -> Option<usize> {
         let ActiveEntry { handle, at, standing } = self.by_id.get(&id)?;
         match standing {
             Standing::Waiting(WaitingFor::Turn) => self.turn.place(*at),
@@ -259,7 +259,7 @@ impl Index {
         }
     }
 
-    pub(super) fn counts(&self) -> TransferCounts {
+    pub(crate) fn counts(&self) -> TransferCounts {
         let Group { waiting, running } = &self.all;
         TransferCounts { running: running.len(), waiting: waiting.len() + self.n_unrecorded }
     }

@@ -9,16 +9,16 @@ use crate::records::{Cursor, TransferFilter};
 /// Positions in ascending order. A position costs a binary search. Most transfers are added last
 /// and removed first, and both are cheap.
 #[derive(Debug, Default)]
-pub(super) struct Queue(VecDeque<Cursor>);
+pub(crate) struct Queue(VecDeque<Cursor>);
 
 impl Queue {
-    pub(super) fn insert(&mut self, at: Cursor) {
+    pub(crate) fn insert(&mut self, at: Cursor) {
         if let Err(idx) = self.0.binary_search(&at) {
             self.0.insert(idx, at);
         }
     }
 
-    pub(super) fn remove(&mut self, at: Cursor) {
+    pub(crate) fn remove(&mut self, at: Cursor) {
         if let Ok(idx) = self.0.binary_search(&at) {
             self.0.remove(idx);
         }
@@ -27,30 +27,30 @@ impl Queue {
         }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    pub(super) fn oldest(&self) -> Option<Cursor> {
+    pub(crate) fn oldest(&self) -> Option<Cursor> {
         self.0.front().copied()
     }
 
     /// Returns the position, counted from 1.
-    pub(super) fn place(&self, at: Cursor) -> Option<usize> {
+    pub(crate) fn place(&self, at: Cursor) -> Option<usize> {
         self.0.binary_search(&at).ok().map(|idx| idx + 1)
     }
 
-    pub(super) fn newest_first(&self) -> impl Iterator<Item = TransferId> + '_ {
+    pub(crate) fn newest_first(&self) -> impl Iterator<Item = TransferId> + '_ {
         self.0.iter().rev().map(|at| at.id())
     }
 
     /// Returns the ids on a page, newest first, and the cursor of the next page. Uses only the
     /// times, the limit and the cursor of the filter.
-    pub(super) fn page(&self, filter: &TransferFilter) -> (Vec<TransferId>, Option<Cursor>) {
+    pub(crate) fn page(&self, filter: &TransferFilter) -> (Vec<TransferId>, Option<Cursor>) {
         let TimeRange { start, end } = self.within(filter);
         let end =
             filter.cursor.map_or(end, |cursor| end.min(self.0.partition_point(|at| *at < cursor)));
@@ -62,7 +62,7 @@ impl Queue {
     }
 
     /// Returns the number of transfers on all pages.
-    pub(super) fn count(&self, filter: &TransferFilter) -> usize {
+    pub(crate) fn count(&self, filter: &TransferFilter) -> usize {
         let TimeRange { start, end } = self.within(filter);
         end.saturating_sub(start)
     }

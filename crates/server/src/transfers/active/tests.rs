@@ -20,15 +20,15 @@ fn begin(open: &ActiveTransfers, client: &str, path: Option<&str>, minutes: i64)
     let transfer = Transfer::new(client.clone(), path.clone(), "test".to_owned(), created_at);
     let id = transfer.id;
     let (view, seen) = ViewSender::new(open.clone(), View::new(transfer));
-    let (asks, _) = mpsc::channel(1);
+    let (commands, _) = mpsc::channel(1);
     let ordered = Arc::default();
-    let handle = TaskHandle { id, client, path, created_at, view: seen, asks, ordered };
+    let handle = TaskHandle { id, client, path, created_at, view: seen, commands, ordered };
     TestTask { view, handle }
 }
 
 impl TestTask {
-    fn show(&self, stage: Activity) {
-        self.view.send_modify(|view| view.stage = stage);
+    fn show(&self, activity: Activity) {
+        self.view.send_modify(|view| view.activity = activity);
     }
 
     fn end(&self) {
@@ -59,7 +59,7 @@ impl Walk<'_> {
     }
 
     fn place(&self, of: &TestTask) -> Option<usize> {
-        let line = |task: &TestTask| match task.view.borrow().stage {
+        let line = |task: &TestTask| match task.view.borrow().activity {
             _ if task.view.borrow().transfer.is_final() => None,
             Activity::Waiting(WaitingFor::Turn) => Some(None),
             Activity::Waiting(WaitingFor::OtherFile) => Some(Some(task.handle.client.clone())),
@@ -90,8 +90,8 @@ impl Walk<'_> {
         let is_shown = |task: &&&TestTask| {
             let view = task.view.borrow();
             client.is_none_or(|client| *client == task.handle.client)
-                && view.stage != Activity::Recording
-                && kind.is_of(view.state())
+                && view.activity != Activity::Recording
+                && kind.selects(view.state())
         };
         self.0.iter().rev().filter(is_shown).map(|task| task.handle.id).collect()
     }
@@ -100,7 +100,7 @@ impl Walk<'_> {
         let on_record = |task: &&&TestTask| {
             let view = task.view.borrow();
             task.handle.client == *client
-                && view.stage != Activity::Recording
+                && view.activity != Activity::Recording
                 && !view.transfer.is_final()
         };
         let of_client = self.0.iter().filter(on_record);
@@ -186,7 +186,7 @@ async fn whoever_sees_that_a_transfer_waits_finds_its_place() {
     let task = begin(&open, "a", None, 0);
     let (id, mut view) = (task.handle.id, task.handle.view.clone());
     open.insert(task.handle.clone());
-    let is_waiting = |view: &View| view.stage == Activity::Waiting(WaitingFor::Turn);
+    let is_waiting = |view: &View| view.activity == Activity::Waiting(WaitingFor::Turn);
     let looked = tokio::task::spawn_blocking({
         let open = open.clone();
         move || {

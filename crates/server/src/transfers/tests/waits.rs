@@ -43,7 +43,7 @@ async fn a_pull_with_queue_moves_the_deadline_of_the_transfer_it_joins() {
     let first = bed.queue_until(id).await.unwrap();
     assert!(now() + HOUR / 2 < first, "{first}");
     endless(&bed, &order, 4, vec![chunk(0, b"da")]);
-    bed.sees(id, |view| view.stage == Activity::Running).await;
+    bed.sees(id, |view| view.activity == Activity::Running).await;
     bed.pull_of(None, Some(HOUR / 2)).await.unwrap();
     assert_eq!(bed.queue_until(id).await, Some(first), "an earlier deadline changes nothing");
     bed.pull_of(None, Some(HOUR * 2)).await.unwrap();
@@ -95,7 +95,7 @@ async fn a_slow_upload_gives_its_turn_to_others_and_keeps_its_bytes() {
     let slow = bed.pull().await.unwrap().id;
     let order = bed.order().await;
     let mut said = endless(&bed, &order, 4, vec![chunk(0, b"da")]);
-    bed.sees(slow, |view| view.stage == Activity::Running).await;
+    bed.sees(slow, |view| view.activity == Activity::Running).await;
     let other = bed.pull_of(Some("other.txt"), None).await.unwrap().id;
     let told = loop {
         match soon(said.recv()).await.unwrap() {
@@ -106,7 +106,7 @@ async fn a_slow_upload_gives_its_turn_to_others_and_keeps_its_bytes() {
     assert_eq!((told.0.code, told.1), (Code::ServerBusy, Some(2)));
     let next = bed.order().await;
     assert_eq!(next.transfer, other);
-    let waits = bed.sees(slow, |view| matches!(view.stage, Activity::Waiting(_))).await;
+    let waits = bed.sees(slow, |view| matches!(view.activity, Activity::Waiting(_))).await;
     assert_eq!(waits.state(), TransferState::Waiting(WaitingFor::OtherFile));
     bed.upload(&next, 4, whole(b"data"));
     assert!(bed.ended(other).await.download().is_some());
@@ -124,7 +124,7 @@ async fn a_client_has_a_bounded_number_of_waiting_transfers() {
     let id = bed.pull().await.unwrap().id;
     let order = bed.order().await;
     endless(&bed, &order, 4, Vec::new());
-    bed.sees(id, |view| view.stage == Activity::Running).await;
+    bed.sees(id, |view| view.activity == Activity::Running).await;
     bed.pull_of(Some("a.txt"), None).await.unwrap();
     bed.pull_of(Some("b.txt"), None).await.unwrap();
     let problem = bed.pull_of(Some("c.txt"), None).await.unwrap_err();

@@ -69,7 +69,7 @@ pub(crate) fn cancelled(view: &View, data_dir: &str, host: &str) -> String {
 
 /// Returns `Running: client4 is sending menu.txt (100.0 MiB), 42 %, about 12 s left.`
 fn unfinished(view: &View, place: Option<usize>) -> String {
-    match view.stage {
+    match view.activity {
         Activity::Waiting(waiting_for) => {
             format!("Waiting: {}.", text::waits(view, waiting_for, place))
         }

@@ -69,7 +69,7 @@ pub(crate) fn answer(context: &AnswerContext<'_>) -> Result<(StatusCode, String)
 fn started(context: &AnswerContext<'_>) -> String {
     let view = context.view;
     let id = view.transfer.id;
-    let sentence = match view.stage {
+    let sentence = match view.activity {
         Activity::Running => format!("Started: {}.", text::sending(view)),
         Activity::Waiting(WaitingFor::Turn) => {
             let running = text::count(context.n_running, "transfer is", "transfers are");
@@ -92,7 +92,7 @@ fn started(context: &AnswerContext<'_>) -> String {
 fn joined(context: &AnswerContext<'_>) -> String {
     let view = context.view;
     let client = &view.transfer.client;
-    let sentence = match view.stage {
+    let sentence = match view.activity {
         Activity::Running => format!("Already running: {}", running_since(context)),
         Activity::Waiting(waiting_for) => {
             format!("Already waiting: {}", text::waits(view, waiting_for, context.place))
@@ -121,7 +121,7 @@ fn wait_timed_out(context: &AnswerContext<'_>, waited: Duration) -> String {
     let view = context.view;
     let time = human::span(waited);
     let client = &view.transfer.client;
-    match view.stage {
+    match view.activity {
         Activity::Running => {
             let progress = text::progress(view).unwrap_or_else(|| text::sending(view));
             format!("Still running after {time}: {progress}. The transfer continues.")

@@ -15,13 +15,13 @@ fn at(time: &str) -> DateTime<Utc> {
     DateTime::parse_from_rfc3339(&format!("2025-06-12T{time}Z")).unwrap().to_utc()
 }
 
-fn view(stage: Activity) -> View {
+fn view(activity: Activity) -> View {
     let client = ClientId::parse("client4").unwrap();
     let mut transfer = Transfer::new(client, None, "test".to_owned(), at("14:23:05"));
     transfer.started_at = Some(at("14:23:05"));
     View {
         transfer,
-        stage,
+        activity,
         source: None,
         bytes_done: 0,
         bytes_per_second: None,
@@ -112,8 +112,8 @@ fn the_answer_to_a_pull_by_path_links_to_the_file_of_this_transfer() {
 
 #[test]
 fn the_answer_says_that_the_agent_has_not_answered_yet() {
-    for stage in [Activity::Asked, Activity::Starting] {
-        check_accepted(&context(&view(stage)), "Asked client4, no answer yet. Transfer TID");
+    for activity in [Activity::Asked, Activity::Starting] {
+        check_accepted(&context(&view(activity)), "Asked client4, no answer yet. Transfer TID");
     }
 }
 
