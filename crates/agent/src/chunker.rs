@@ -40,7 +40,7 @@ pub(crate) struct Chunker {
     pace: Option<Pace>,
 }
 
-/// What [`Chunker::first`] returns.
+/// The result of [`Chunker::first`], while the prefix is compared and after that.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum FirstMessage {
     /// The reader still compares the file with the bytes of the server.

@@ -15,50 +15,50 @@ use filepull_process::telemetry::LogFormat;
 use crate::dial::ServerAddr;
 use crate::share::{Shares, split};
 
-/// Sends the files this machine shares to a filepull server, when the server asks for one.
+/// Sends the files that this machine shares to a filepull server, when the server orders one.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "filepull-agent", version)]
 pub struct Args {
-    /// The command [default: run].
+    /// The command to run [default: run].
     #[command(subcommand)]
-    pub command: Option<Action>,
+    pub(crate) command: Option<Action>,
     /// The id of this machine [default: its host name; invalid characters become dashes].
     #[arg(long, env, global = true)]
-    pub client_id: Option<String>,
+    pub(crate) client_id: Option<String>,
     /// The server: host, host:port or http://host:port; the default port is 50051.
     #[arg(long, env, global = true)]
-    pub server_addr: Option<String>,
+    pub(crate) server_addr: Option<String>,
     /// The file to send when an operator requests no path.
     #[arg(long, env, global = true, default_value = "client-data/data.txt")]
-    pub file_path: PathBuf,
+    pub(crate) file_path: PathBuf,
     /// More files that may be requested: comma-separated paths or globs, such as
     /// `logs/*.{log,txt},logs/**`. A relative one lies beneath the folder of FILE_PATH. Write a comma
     /// in a name as `[,]`.
     #[arg(long, env, global = true)]
-    pub share: Vec<String>,
+    pub(crate) share: Vec<String>,
     /// Maximum rate of an upload, such as 10MiB/s; at least 1KiB/s [default: unlimited].
     #[arg(long, env, global = true)]
-    pub max_rate: Option<String>,
+    pub(crate) max_rate: Option<String>,
     /// How to detect that a file changes while it is read.
     #[arg(long, env, global = true, value_enum, default_value = "double-read")]
-    pub consistency: ConsistencyArg,
+    pub(crate) consistency: ConsistencyArg,
     /// The folder of status.json [default: /var/lib/filepull-agent, or a folder of the user].
     #[arg(long, env, global = true)]
-    pub state_dir: Option<PathBuf>,
+    pub(crate) state_dir: Option<PathBuf>,
     /// Whether files are sent on a separate connection.
     #[arg(long, env, global = true, value_enum, default_value = "separate")]
-    pub data_conn: DataConn,
+    pub(crate) data_conn: DataConn,
     /// Minimum log level: error, warn, info, debug, trace, or a filter.
     #[arg(long, env, global = true, default_value = "info")]
-    pub log_level: String,
+    pub(crate) log_level: String,
     /// The format of the log.
     #[arg(long, env, global = true, value_enum, default_value = "text")]
-    pub log_format: LogFormatArg,
+    pub(crate) log_format: LogFormatArg,
 }
 
 /// The commands of the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
-pub enum Action {
+pub(crate) enum Action {
     /// Dial the server and stay connected.
     Run,
     /// Print the state of the agents on this machine. The exit code is 1 if no state is known.
@@ -76,7 +76,7 @@ pub enum Action {
 
 /// How to detect that a file changes while it is read, as an argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ConsistencyArg {
+pub(crate) enum ConsistencyArg {
     /// Compare size and times, then read the file again and compare.
     DoubleRead,
     /// Compare size and times only. A file that grows meanwhile is not sent.
@@ -85,11 +85,11 @@ pub enum ConsistencyArg {
 
 /// The format of the log, as an argument. The default is text, because installers read the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormatArg {
-    /// One sentence per line.
+pub(crate) enum LogFormatArg {
+    /// One sentence in each line.
     #[value(alias = "auto")]
     Text,
-    /// One JSON object per line.
+    /// One JSON object in each line.
     Json,
 }
 
@@ -111,7 +111,7 @@ pub enum DataConn {
     Shared,
 }
 
-/// The validated settings.
+/// The settings of an agent, after validation.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The id of this machine, from `CLIENT_ID`.
@@ -139,7 +139,7 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("bad settings: {}", mistakes.join("; "))]
 pub struct ConfigError {
-    /// One sentence for each mistake. It names the setting.
+    /// One sentence for each mistake. The sentence names the setting.
     pub mistakes: Vec<String>,
 }
 
@@ -230,7 +230,7 @@ impl Args {
 
     /// Returns the folder of `status.json`: `STATE_DIR`, else the package's folder if it is writable,
     /// else a folder of this user and client.
-    pub fn status_dir(&self) -> Option<PathBuf> {
+    pub(crate) fn status_dir(&self) -> Option<PathBuf> {
         if let Some(dir) = &self.state_dir {
             return Some(dir.clone());
         }
@@ -242,7 +242,7 @@ impl Args {
     }
 
     /// Returns the folders that may have a `status.json` of an agent on this machine.
-    pub fn status_dirs(&self) -> Vec<PathBuf> {
+    pub(crate) fn status_dirs(&self) -> Vec<PathBuf> {
         if let Some(dir) = &self.state_dir {
             return vec![dir.clone()];
         }
@@ -257,7 +257,7 @@ impl Args {
     }
 
     /// Returns the client that `status` reports; `None` is every client.
-    pub fn selected_client(&self) -> Option<&str> {
+    pub(crate) fn selected_client(&self) -> Option<&str> {
         // `STATE_DIR` selects a folder, with any client id in it.
         non_empty(self.client_id.as_deref()).filter(|_| self.state_dir.is_none())
     }

@@ -246,7 +246,7 @@ impl Supervisor {
         let next = human::span(wait + Duration::from_millis(999));
         match (self.outage.failed(cause, Instant::now()), cause) {
             (None, _) => {
-                tracing::debug!(event = "dial.failed", reason, next, "still not connected")
+                tracing::debug!(event = "dial.failed", reason, next, "still not connected");
             }
             (Some(OutageMessage::Lasting(time)), _) => {
                 let time = human::span(time);

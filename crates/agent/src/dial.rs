@@ -17,7 +17,7 @@ use tower::util::MapResponse;
 /// The address that the agent dials, such as `pull.example.com:50051`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerAddr {
-    /// `host:port`, for the log.
+    /// Host and port, as the log shows them.
     text: String,
     uri: Uri,
 }
@@ -39,8 +39,7 @@ pub struct ServerAddrError {
 }
 
 impl ServerAddr {
-    /// The default port of a server for agents.
-    pub const DEFAULT_PORT: u16 = 50051;
+    const DEFAULT_PORT: u16 = 50051;
 
     /// Parses `host`, `host:port` or `http://host:port`.
     ///
@@ -71,7 +70,7 @@ impl ServerAddr {
     }
 
     /// Returns how the connection is protected, for the log.
-    pub fn protection(&self) -> &'static str {
+    pub(crate) fn protection(&self) -> &'static str {
         "plain text"
     }
 }

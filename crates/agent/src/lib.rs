@@ -10,7 +10,6 @@ pub mod config;
 pub mod dial;
 pub mod report;
 pub mod share;
-pub mod status;
 
 mod chunker;
 mod connect;
@@ -24,6 +23,7 @@ mod program;
 mod read;
 mod session;
 mod state_dir;
+mod status;
 mod status_log;
 mod upload;
 mod upload_connections;
@@ -39,7 +39,6 @@ use crate::connect::Supervisor;
 use crate::keeper::Keeper;
 use crate::status_log::StatusLog;
 
-pub use crate::process_id::ProcessId;
 pub use crate::program::main;
 pub use crate::state_dir::StateLockError;
 

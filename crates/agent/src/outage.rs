@@ -29,7 +29,7 @@ pub(crate) enum OutageCause {
     Rejected,
 }
 
-/// Which message to log.
+/// The message to log about an outage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OutageMessage {
     /// The outage starts, or the server has started to reject the agent.

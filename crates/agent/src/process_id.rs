@@ -10,15 +10,15 @@ use serde::{Deserialize, Serialize};
 /// Identifies one process among all processes that ever ran on this machine. A field is empty if the
 /// system does not report it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProcessId {
+pub(crate) struct ProcessId {
     /// The PID in the namespace of the process.
-    pub pid: u32,
+    pub(crate) pid: u32,
     /// When the process started, in clock ticks since the boot.
-    pub started: u64,
+    pub(crate) started: u64,
     /// The id of the boot during which the process runs.
-    pub boot_id: String,
+    pub(crate) boot_id: String,
     /// The PID namespace of `pid`: a container has its own.
-    pub pid_namespace: String,
+    pub(crate) pid_namespace: String,
 }
 
 impl ProcessId {

@@ -52,9 +52,8 @@ pub(crate) struct SinkClosed;
 /// Why a reader did not reach its trailer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ReadError {
-    /// The upload has ended.
     Stopped,
-    /// The file cannot be sent as it is. The reader has sent an abort.
+    /// The file cannot be sent as it is: the reader has sent an abort.
     Failed(Problem),
 }
 

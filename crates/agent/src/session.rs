@@ -46,8 +46,10 @@ pub(crate) enum SessionEvent {
     /// The server has sent its welcome.
     Connected(ReconnectPolicy),
     /// The server requests a new session that replaces this one.
-    Drain { min: Duration, max: Duration },
-    /// The final event.
+    Drain {
+        min: Duration,
+        max: Duration,
+    },
     Ended(SessionOutcome),
 }
 
@@ -57,10 +59,12 @@ pub(crate) enum SessionOutcome {
     /// The network or the server failed, for this reason.
     Lost(String),
     /// The server ended the session.
-    EndedByServer { code: ErrorCode, reason: String, retry_after: Duration },
-    /// The machine was suspended.
+    EndedByServer {
+        code: ErrorCode,
+        reason: String,
+        retry_after: Duration,
+    },
     Suspended,
-    /// The agent stops.
     Stopped,
 }
 

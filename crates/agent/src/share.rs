@@ -32,7 +32,6 @@ pub(crate) use self::unsized_file::stat;
 /// The files that may be requested: the default file, and those that `SHARE` adds.
 #[derive(Clone, Debug)]
 pub struct Shares {
-    /// The value of `FILE_PATH`.
     file_path: String,
     default: ShareEntry,
     entries: Vec<ShareEntry>,
@@ -104,14 +103,14 @@ impl Shares {
     }
 
     /// Returns the name of the default file, then the entries of `SHARE`.
-    pub fn shares(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn shares(&self) -> impl Iterator<Item = &str> {
         let default = self.default_name();
         let entries = self.entries.iter().map(|entry| entry.text.as_str());
         [default].into_iter().chain(entries.filter(move |&entry| entry != default))
     }
 
     /// Returns the name of the file that is sent when the order has no path.
-    pub fn default_name(&self) -> &str {
+    pub(crate) fn default_name(&self) -> &str {
         &self.default.text
     }
 

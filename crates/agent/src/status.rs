@@ -14,43 +14,39 @@ use serde::{Deserialize, Serialize};
 use crate::process_id::{ProcessId, uptime_ms};
 
 /// How often an agent writes `status.json`, even if nothing changes.
-pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
+pub(crate) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
 
 /// An agent that has not written for this long is unresponsive: the process or its disk hangs, or
 /// the process was stopped.
 pub(crate) const UNRESPONSIVE_AFTER: Duration = Duration::from_secs(45);
 
-/// The content of `status.json`.
+/// The content of `status.json` as the agent writes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Status {
-    /// The process of the agent.
+pub(crate) struct Status {
     #[serde(flatten)]
-    pub process: ProcessId,
+    pub(crate) process: ProcessId,
     /// When the agent wrote this status. Written at least once every [`HEARTBEAT_INTERVAL`].
-    pub heartbeat: DateTime<Utc>,
+    pub(crate) heartbeat: DateTime<Utc>,
     /// The same time in milliseconds since the boot: setting the wall clock does not change it.
-    pub heartbeat_uptime_ms: u64,
-    /// The id of the client, from `CLIENT_ID`.
-    pub client_id: String,
-    /// The address that the agent dials, from `SERVER_ADDR`.
-    pub server: String,
-    /// The state when the status was written.
-    pub state: AgentState,
-    /// When `state` last changed.
-    pub since: DateTime<Utc>,
+    pub(crate) heartbeat_uptime_ms: u64,
+    pub(crate) client_id: String,
+    pub(crate) server: String,
+    pub(crate) state: AgentState,
+    /// When the agent got into this state.
+    pub(crate) since: DateTime<Utc>,
     /// Why the default file could not be sent when it was last checked.
     #[serde(default)]
-    pub file_problem: Option<FileProblem>,
+    pub(crate) file_problem: Option<FileProblem>,
     /// The last file that was stored by the server.
-    pub last_transfer: Option<LastTransfer>,
+    pub(crate) last_transfer: Option<LastTransfer>,
     /// The last ten lines of the log, newest first.
-    pub lines: VecDeque<String>,
+    pub(crate) lines: VecDeque<String>,
 }
 
 /// The state of an agent that runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum AgentState {
+pub(crate) enum AgentState {
     /// There is no session; the agent dials.
     Connecting,
     /// At least one session is open.
@@ -59,24 +55,22 @@ pub enum AgentState {
     Stopped,
 }
 
-/// Why the default file cannot be sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FileProblem {
+pub(crate) struct FileProblem {
     /// One sentence that names `FILE_PATH`.
-    pub text: String,
+    pub(crate) text: String,
     /// When the file was last checked.
-    pub at: DateTime<Utc>,
+    pub(crate) at: DateTime<Utc>,
 }
 
 /// A file that the server has stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LastTransfer {
-    /// The name of the source on this machine.
-    pub name: String,
+pub(crate) struct LastTransfer {
+    pub(crate) name: String,
     /// The name of the download on the server.
-    pub stored_as: String,
+    pub(crate) stored_as: String,
     /// When the server confirmed it.
-    pub at: DateTime<Utc>,
+    pub(crate) at: DateTime<Utc>,
 }
 
 const MAX_LINES: usize = 10;

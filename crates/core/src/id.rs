@@ -26,7 +26,7 @@ pub struct ClientIdError {
 }
 
 impl ClientId {
-    /// Maximum length, in bytes.
+    /// The maximum length of an id, in bytes.
     pub const MAX_LEN: usize = 64;
 
     /// Parses an id typed by a person or sent by an agent.
@@ -107,7 +107,7 @@ pub struct TransferIdError {
 }
 
 impl TransferId {
-    /// Generates a unique id.
+    /// Generates an id that no other machine generates.
     pub fn generate() -> Self {
         Self(Uuid::now_v7())
     }

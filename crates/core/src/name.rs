@@ -9,7 +9,7 @@ use serde::Serialize;
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(into = "String")]
 pub struct DownloadName {
-    /// `download-<YYYYMMDD>-<HHMMSS>`, UTC.
+    /// `download-<YYYYMMDD>-<HHMMSS>`, with the time in UTC.
     stem: String,
     /// 1 is the first file of a second; its name has no number.
     number: u32,

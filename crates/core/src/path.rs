@@ -23,7 +23,7 @@ pub struct SharedPathError {
 }
 
 impl SharedPath {
-    /// Maximum length, in bytes.
+    /// The maximum length of a path, in bytes.
     pub const MAX_LEN: usize = 1024;
 
     /// Parses a path typed by a person or sent by a server.

@@ -89,9 +89,9 @@ catalogue! {
     /// The source changed each time it was read.
     FileChanged = "file-changed", 409, exit 6, "The file changes while it is read",
         "Pull again when nothing writes to the file, or share a snapshot of it.";
-    /// The client's system refused to read the source.
+    /// The client's operating system does not let the agent read the source.
     FileUnreadable = "file-unreadable", 502, exit 6, "The client cannot read the file",
-        "Give the agent's account the right to read the file; if it has that, look at the disk.";
+        "Give the agent's account the right to read the file; if it has the right, check the disk.";
     /// The bytes that arrived were not the bytes that were read, twice.
     ChecksumMismatch = "checksum-mismatch", 502, exit 6, "The bytes were damaged on the way, twice",
         "Suspect a disk, the memory, or a proxy that changes data.";
@@ -170,7 +170,7 @@ impl Serialize for Code {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
 #[error("{detail}")]
 pub struct Problem {
-    /// The kind of problem.
+    /// The problem's entry in the catalogue.
     pub code: Code,
     /// What happened, with the values, in one or two sentences.
     pub detail: String,
@@ -184,7 +184,7 @@ impl Problem {
         Self { code, detail: detail.into(), hint: code.next().to_owned() }
     }
 
-    /// Replaces the next step.
+    /// Replaces the next step of the catalogue.
     #[must_use]
     pub fn hint(self, hint: impl Into<String>) -> Self {
         Self { hint: hint.into(), ..self }

@@ -36,7 +36,7 @@ pub fn unix_ns(seconds: i64, nanoseconds: i64) -> i64 {
 /// The metadata of an open file. The agent compares it before the first and after the last byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stat {
-    /// Length in bytes.
+    /// The length of the file in bytes.
     pub size: u64,
     /// Last change of the content, in nanoseconds since 1970. A program can set it back.
     pub modified_ns: i64,
@@ -173,7 +173,7 @@ mod tests {
             [(Consistency::Stat, Err(SourceChanged)), (Consistency::DoubleRead, Ok(()))]
         {
             let check = |after, expected| {
-                assert_eq!(SourceRead::new(BEFORE).check_stat(after, how), expected)
+                assert_eq!(SourceRead::new(BEFORE).check_stat(after, how), expected);
             };
             check(BEFORE, Ok(()));
             check(Stat { size: 11, modified_ns: 9, changed_ns: 9 }, grown);

@@ -19,7 +19,7 @@ struct ReadFixture {
     content: Vec<u8>,
 }
 
-/// What a reader sent.
+/// The header offset, the bytes and the end of one reader's messages.
 #[derive(Default)]
 struct Sent {
     offset: u64,
@@ -81,7 +81,7 @@ fn run(reader: &Reader, mut hook: impl FnMut(&Step)) -> (Sent, Result<(), ReadEr
                 sent.bytes.extend_from_slice(&bytes);
             }
             Step::Send(Kind::Chunk(chunk)) => {
-                assert!(chunk.data.is_empty(), "a keepalive is empty")
+                assert!(chunk.data.is_empty(), "a keepalive is empty");
             }
             Step::Send(Kind::Trailer(trailer)) => sent.trailer = Some(trailer),
             Step::Send(Kind::Abort(error)) => sent.abort = Some(filepull_proto::reported(&error)),

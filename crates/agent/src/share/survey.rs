@@ -27,13 +27,13 @@ impl Shares {
     }
 
     fn entry_problem(&self, entry: &ShareEntry) -> Option<String> {
-        let shown = &entry.text;
+        let text = &entry.text;
         if !entry.is_glob {
-            let path = self.place_of(entry, shown)?.path();
+            let path = self.place_of(entry, text)?.path();
             return path.is_dir().then(|| {
                 format!(
-                    "SHARE: {shown} is a folder, and only files are sent: write {shown}/* for its \
-                     files, or {shown}/** for all files beneath it."
+                    "SHARE: {text} is a folder, and only files are sent: write {text}/* for its \
+                     files, or {text}/** for all files beneath it."
                 )
             });
         }
@@ -41,7 +41,7 @@ impl Shares {
         if matches!(folder.open_folder(), Err(OpenError::LeadsOutside)) {
             let folder = folder.folder.display();
             return Some(format!(
-                "SHARE: {shown}: {folder} is a link that leads outside the folder of FILE_PATH, so \
+                "SHARE: {text}: {folder} is a link that leads outside the folder of FILE_PATH, so \
                  nothing beneath it is sent: write the absolute path where it leads."
             ));
         }
@@ -49,7 +49,7 @@ impl Shares {
         let mut names_left = MAX_NAMES;
         match walk(entry, &top, &entry.prefix, &mut names_left) {
             SurveyResult::Nothing => {
-                Some(format!("SHARE: {shown} matches no file beneath {} now.", top.display()))
+                Some(format!("SHARE: {text} matches no file beneath {} now.", top.display()))
             }
             SurveyResult::File | SurveyResult::Unknown => None,
         }
