@@ -9,15 +9,13 @@ use std::fs::File;
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
 
 use anyhow::Context as _;
 use tokio::task::spawn_blocking;
-use tokio::time::{sleep, timeout};
 
 use crate::disk::{FileSystem, LoopDisk, text};
 use crate::sandbox::Sandbox;
-use crate::scenario::{POLL_INTERVAL, WAIT_LIMIT};
+use crate::scenario::poll;
 use crate::tool;
 
 const IMAGE_LEN: u64 = 128 << 20;
@@ -62,18 +60,14 @@ impl FailingDisk {
     /// Waits until the file system is read-only. It writes a file, because the file system detects
     /// the fault at its own next write at the latest.
     pub(crate) async fn wait_until_read_only(&self) -> anyhow::Result<()> {
-        let deadline = Instant::now() + WAIT_LIMIT;
-        loop {
+        poll("the file system to become read-only", async || {
             let folder = self.at.clone();
-            let write = timeout(WAIT_LIMIT, spawn_blocking(move || write_probe(&folder)));
-            let written = write.await.context("a write to the failing disk timed out")??;
+            let written = spawn_blocking(move || write_probe(&folder)).await?;
             // Not the mount flag: newer kernels do not set it after an error.
-            if written.is_err_and(|error| error.kind() == ErrorKind::ReadOnlyFilesystem) {
-                return Ok(());
-            }
-            anyhow::ensure!(Instant::now() < deadline, "the file system does not go read-only");
-            sleep(POLL_INTERVAL).await;
-        }
+            let read_only = written.is_err_and(|e| e.kind() == ErrorKind::ReadOnlyFilesystem);
+            Ok(read_only.then_some(()))
+        })
+        .await
     }
 
     /// Unmounts the disk, makes its device work, runs e2fsck as an operator would, and mounts it.

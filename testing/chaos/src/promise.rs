@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use futures::future::BoxFuture;
+use futures::future::LocalBoxFuture;
 
 use crate::tool::Requirement;
 use crate::trial::Trial;
@@ -21,4 +21,4 @@ pub(crate) struct Promise {
     pub(crate) run: RunTrial,
 }
 
-pub(crate) type RunTrial = for<'a> fn(&'a Trial) -> BoxFuture<'a, anyhow::Result<()>>;
+pub(crate) type RunTrial = for<'a> fn(&'a Trial) -> LocalBoxFuture<'a, anyhow::Result<()>>;

@@ -9,16 +9,14 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
 
 use anyhow::Context as _;
 use fastrand::Rng;
 use tokio::process::Child;
-use tokio::time::sleep;
 
 use crate::disk::{LoopDisk, text};
 use crate::sandbox::Sandbox;
-use crate::scenario::{POLL_INTERVAL, WAIT_LIMIT};
+use crate::scenario::poll;
 use crate::tool;
 
 const PLUGIN: &str = include_str!("recorder.py");
@@ -66,11 +64,8 @@ impl Recorder {
         command.arg(&file).args(["[", "nbdkit", "--exit-with-parent", "python"]).arg(&plugin);
         command.arg(format!("image={}", text(&image)?)).arg(format!("log={}", text(&log)?));
         let server = command.arg("]").spawn().context("starting nbdfuse")?;
-        let deadline = Instant::now() + WAIT_LIMIT;
-        while fs::metadata(&file)?.len() != IMAGE_LEN {
-            anyhow::ensure!(Instant::now() < deadline, "timed out waiting for the disk of nbdfuse");
-            sleep(POLL_INTERVAL).await;
-        }
+        let is_there = async || Ok((fs::metadata(&file)?.len() == IMAGE_LEN).then_some(()));
+        poll("the disk of nbdfuse", is_there).await?;
         let disk = LoopDisk::of(sandbox, &file, at).await?;
         Ok(Self { sandbox: Arc::clone(sandbox), empty, log, file, disk, server })
     }

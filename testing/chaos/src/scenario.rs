@@ -15,7 +15,7 @@ use anyhow::Context as _;
 use filepull_testkit::{Process, Proxy, TestServer};
 use rustix::process::Signal;
 use serde_json::Value;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use crate::oracle::{Oracle, is_final};
 use crate::sandbox::Sandbox;
@@ -37,8 +37,15 @@ pub(crate) struct Scenario {
 
 /// Maximum wait for anything that a machine without overload does.
 pub(crate) const WAIT_LIMIT: Duration = Duration::from_secs(30);
-/// Between two polls.
-pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(4);
+
+/// Polls until `probe` returns a value; fails after [`WAIT_LIMIT`].
+pub(crate) async fn poll<T>(
+    what: &str,
+    probe: impl AsyncFnMut() -> anyhow::Result<Option<T>>,
+) -> anyhow::Result<T> {
+    let polled = timeout(WAIT_LIMIT, filepull_testkit::poll(what, probe)).await;
+    polled.with_context(|| format!("timed out waiting for {what}"))?
+}
 
 impl Scenario {
     /// Prepares a scenario. The server is not started, so that a disk can be mounted at its data
@@ -103,12 +110,7 @@ impl Scenario {
         let server = self.server_process()?;
         server.signal(Signal::STOP)?;
         let tasks = PathBuf::from(format!("/proc/{}/task", server.pid()));
-        let deadline = Instant::now() + WAIT_LIMIT;
-        while !is_stopped(&tasks)? {
-            anyhow::ensure!(Instant::now() < deadline, "the server does not stop");
-            sleep(Duration::from_millis(1)).await;
-        }
-        Ok(())
+        poll("all threads to stop", async || Ok(is_stopped(&tasks)?.then_some(()))).await
     }
 
     /// Waits until the server process has ended.
@@ -123,29 +125,28 @@ impl Scenario {
     /// `everything`: reads the bytes of every file again.
     pub(crate) async fn audit(&mut self, everything: bool) -> anyhow::Result<()> {
         let transfers = self.transfers().await?;
-        self.oracle.check_files(&self.server.data_dir(), everything)?;
+        self.oracle.check_files(&self.data_dir(), everything)?;
         self.oracle.check_transfers(&transfers)
     }
 
     /// After a start without agents: waits until every sealed transfer is published, then checks
     /// the partials.
     pub(crate) async fn check_recovery(&mut self) -> anyhow::Result<()> {
-        let deadline = Instant::now() + WAIT_LIMIT;
-        loop {
+        let mut problem = None;
+        let recovered = poll("the recovery", async || {
             let transfers = self.transfers().await?;
-            let counted = self.oracle.check_partials(&self.server.data_dir(), &transfers);
-            let at_rest = |t: &Value| is_final(t) || t["waiting_for"] == "client";
-            if counted.is_ok() && transfers.iter().all(at_rest) {
-                self.oracle.check_files(&self.server.data_dir(), false)?;
-                return self.oracle.check_transfers(&transfers);
-            }
-            if deadline < Instant::now() {
-                counted.context("after recovery")?;
-                let restless = transfers.iter().find(|transfer| !at_rest(transfer));
-                anyhow::bail!("after recovery this transfer does not continue: {restless:?}");
-            }
-            sleep(POLL_INTERVAL).await;
-        }
+            let at_rest = |t: &&Value| is_final(t) || t["waiting_for"] == "client";
+            let restless = transfers.iter().find(|transfer| !at_rest(transfer));
+            let restless =
+                restless.map(|transfer| format!("this transfer does not continue: {transfer}"));
+            let partials = self.oracle.check_partials(&self.data_dir(), &transfers).err();
+            problem = partials.map(|error| error.to_string()).or(restless);
+            Ok(problem.is_none().then_some(transfers))
+        })
+        .await;
+        let transfers = recovered.with_context(|| problem.unwrap_or_default())?;
+        self.oracle.check_files(&self.data_dir(), false)?;
+        self.oracle.check_transfers(&transfers)
     }
 
     /// Stops the server (SIGTERM) and waits for its end.

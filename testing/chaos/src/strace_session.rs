@@ -2,14 +2,12 @@
 //! them, or to make some of them fail.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use rustix::process::{Pid, Signal};
-use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::{Child, ChildStderr};
+use filepull_testkit::Process;
+use rustix::process::Signal;
 use tokio::time::timeout;
 
 use crate::sandbox::Sandbox;
@@ -26,8 +24,7 @@ pub(crate) struct CallPoint {
 /// strace, attached to a program. Dropping it detaches.
 #[derive(Debug)]
 pub(crate) struct StraceSession {
-    strace: Child,
-    stderr: BufReader<ChildStderr>,
+    strace: Process,
     log: PathBuf,
 }
 
@@ -93,41 +90,32 @@ impl StraceSession {
         let log = folder.join(LOG);
         let mut command = tool::command(sandbox, "strace");
         command.arg("-f").arg("-o").arg(&log).args(args).arg("-p").arg(pid.to_string());
-        let mut strace = command.spawn().context("starting strace")?;
-        let stderr = strace.stderr.take().context("its standard error is piped")?;
-        let mut session = Self { strace, stderr: BufReader::new(stderr), log };
-        let mut line = String::new();
-        let read = timeout(ATTACH_LIMIT, session.stderr.read_line(&mut line)).await;
-        read.context("strace timed out while attaching")??;
-        anyhow::ensure!(line.contains("attached"), "strace: {}", line.trim());
-        Ok(session)
+        let mut strace = Process::spawn(command)?;
+        let attached = timeout(ATTACH_LIMIT, strace.ready("attached")).await;
+        attached.context("strace timed out while attaching")??;
+        Ok(Self { strace, log })
     }
 
     pub(crate) async fn program_ended(&mut self) -> anyhow::Result<()> {
-        self.strace.wait().await?;
-        Ok(())
+        self.strace.ended().await.map(drop)
     }
 
     /// Detaches. Returns whether the program was killed, and the calls that were seen.
     pub(crate) async fn detach(mut self) -> anyhow::Result<(bool, Vec<CallPoint>)> {
-        let ended_before = self.strace.try_wait()?.is_some();
         timeout(ATTACH_LIMIT, self.interrupt())
             .await
             .context("strace timed out while detaching")??;
         let log = std::fs::read_to_string(&self.log)?;
-        let killed = ended_before || log.contains("+++ killed by SIGKILL");
-        Ok((killed, points(&log)))
+        Ok((log.contains("+++ killed by SIGKILL"), points(&log)))
     }
 
     /// Signals strace until it has ended. It can miss a signal just before it waits for the next
     /// call of the program, which may take seconds in an idle program.
-    async fn interrupt(&mut self) -> io::Result<()> {
+    async fn interrupt(&mut self) -> anyhow::Result<()> {
         loop {
-            if let Some(pid) = self.strace.id().and_then(|pid| Pid::from_raw(pid.cast_signed())) {
-                // An error means that strace has ended.
-                let _ = rustix::process::kill_process(pid, Signal::INT);
-            }
-            if let Ok(ended) = timeout(RETRY_INTERVAL, self.strace.wait()).await {
+            // An error means that strace has ended.
+            let _ = self.strace.signal(Signal::INT);
+            if let Ok(ended) = timeout(RETRY_INTERVAL, self.strace.ended()).await {
                 return ended.map(drop);
             }
         }

@@ -3,10 +3,8 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use filepull_testkit::process;
 use tokio::process::Command;
-use tokio::time::timeout;
 
 use crate::sandbox::Sandbox;
 
@@ -93,21 +91,15 @@ impl Requirement {
 
 /// A command that is marked as part of this run, without the environment of the caller.
 pub(crate) fn command(sandbox: &Sandbox, program: &str) -> Command {
-    let mut command = Command::new(program);
     let (mark, folder) = sandbox.mark();
-    command.env_clear().env("PATH", process::PATH).env("LC_ALL", "C").env(mark, folder);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command.kill_on_drop(true);
+    let mut command = process::command(program);
+    command.env(mark, folder).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 
-/// Runs a tool to its end and returns its output.
-pub(crate) async fn run(sandbox: &Sandbox, program: &str, args: &[&str]) -> anyhow::Result<String> {
+/// Runs a tool to its end.
+pub(crate) async fn run(sandbox: &Sandbox, program: &str, args: &[&str]) -> anyhow::Result<()> {
     let mut command = command(sandbox, program);
-    let ended = timeout(TOOL_LIMIT, command.args(args).output()).await;
-    let started = ended.with_context(|| format!("{program} timed out"))?;
-    let output = started.with_context(|| format!("starting {program}"))?;
-    let text = String::from_utf8_lossy(&output.stderr);
-    anyhow::ensure!(output.status.success(), "{program} {}: {}", args.join(" "), text.trim());
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    command.args(args);
+    process::finish(command, TOOL_LIMIT).await.map(drop)
 }

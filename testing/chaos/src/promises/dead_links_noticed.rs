@@ -17,5 +17,5 @@ pub(super) const PROMISE: Promise = Promise {
     statement: "No silent failure: both sides notice within 45 s and reconnect within 15 s.",
     requirements: NETWORKS,
     limit: Duration::from_secs(180),
-    run: |trial| silent_faults::run(trial).boxed(),
+    run: |trial| silent_faults::run(trial).boxed_local(),
 };

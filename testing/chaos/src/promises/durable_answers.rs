@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use fastrand::Rng;
 use futures::FutureExt as _;
-use futures::future::{BoxFuture, try_join_all};
+use futures::future::{LocalBoxFuture, try_join_all};
 use hyper::Method;
 use tokio::time::sleep;
 
@@ -25,7 +25,7 @@ pub(super) const PROMISE: Promise = Promise {
     statement: "Acknowledged means durable: no power cut invalidates an answer.",
     requirements: LOOP_DISKS,
     limit: Duration::from_secs(120),
-    run: |trial| run(trial).boxed(),
+    run: |trial| run(trial).boxed_local(),
 };
 
 /// Power cuts on each file system.
@@ -37,12 +37,15 @@ const ACKS: u32 = 20;
 const WORKERS: u32 = 2;
 
 async fn run(trial: &Trial) -> anyhow::Result<()> {
-    let mut workers: Vec<BoxFuture<'_, anyhow::Result<()>>> = vec![call_order::run(trial).boxed()];
+    let mut workers: Vec<LocalBoxFuture<'_, anyhow::Result<()>>> =
+        vec![call_order::run(trial).boxed_local()];
     for file_system in FileSystem::ALL {
-        workers.push(durable_offsets::run_worker(trial, file_system, trial.times(ACKS)).boxed());
+        workers
+            .push(durable_offsets::run_worker(trial, file_system, trial.times(ACKS)).boxed_local());
         for n in 0..WORKERS {
-            workers
-                .push(run_worker(trial, file_system, n, trial.share(POWER_CUTS, WORKERS)).boxed());
+            workers.push(
+                run_worker(trial, file_system, n, trial.share(POWER_CUTS, WORKERS)).boxed_local(),
+            );
         }
     }
     try_join_all(workers).await.map(drop)

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use filepull_testkit::{HttpResponse, TestServer};
 use futures::FutureExt as _;
-use futures::future::{BoxFuture, try_join_all};
+use futures::future::{LocalBoxFuture, try_join_all};
 use hyper::Method;
 use serde_json::json;
 use tokio::time::timeout;
@@ -25,7 +25,7 @@ pub(super) const PROMISE: Promise = Promise {
     statement: "Honest API: every trigger is answered within 3 s, and the answer comes true.",
     requirements: &[Requirement::Root, Requirement::Program("strace", "strace")],
     limit: Duration::from_secs(120),
-    run: |trial| run(trial).boxed(),
+    run: |trial| run(trial).boxed_local(),
 };
 
 const FILE_LEN: usize = 64 << 10;
@@ -68,11 +68,11 @@ async fn run(trial: &Trial) -> anyhow::Result<()> {
         points.extend(seen.into_iter().map(|point| (kind, point)));
     }
     let shares = trial.distribute("r9", points, ROUNDS, WORKERS).into_iter().enumerate();
-    let mut workers: Vec<BoxFuture<'_, anyhow::Result<()>>> =
-        shares.map(|(n, mine)| run_worker(trial, n, mine).boxed()).collect();
+    let mut workers: Vec<LocalBoxFuture<'_, anyhow::Result<()>>> =
+        shares.map(|(n, mine)| run_worker(trial, n, mine).boxed_local()).collect();
     // `--count` counts the system calls.
     let n_unresponsive = trial.count.map_or(trial.times(UNRESPONSIVE), |_| 1);
-    workers.push(silent_clients::run(trial, n_unresponsive).boxed());
+    workers.push(silent_clients::run(trial, n_unresponsive).boxed_local());
     try_join_all(workers).await.map(drop)
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use futures::FutureExt as _;
-use futures::future::{BoxFuture, try_join_all};
+use futures::future::{LocalBoxFuture, try_join_all};
 use serde_json::Value;
 use tokio::time::timeout;
 
@@ -24,7 +24,7 @@ pub(super) const PROMISE: Promise = Promise {
     statement: "A full or failing disk fails cleanly: no false success, and no restart needed.",
     requirements: LOOP_DISKS,
     limit: Duration::from_secs(120),
-    run: |trial| run(trial).boxed(),
+    run: |trial| run(trial).boxed_local(),
 };
 
 /// Faults of each kind.
@@ -42,15 +42,16 @@ const OTHER_LEN: usize = 4 << 10;
 const DURING_FAULT: Duration = Duration::from_millis(1_500);
 
 async fn run(trial: &Trial) -> anyhow::Result<()> {
-    let mut workers: Vec<BoxFuture<'_, anyhow::Result<()>>> = Vec::new();
+    let mut workers: Vec<LocalBoxFuture<'_, anyhow::Result<()>>> = Vec::new();
     for kind in full_disk::FullDiskKind::ALL {
-        workers.push(full_disk::run_worker(trial, kind, trial.times(FULL)).boxed());
+        workers.push(full_disk::run_worker(trial, kind, trial.times(FULL)).boxed_local());
     }
     for under in failing_device::DeviceLayer::ALL {
-        workers.push(failing_device::run_worker(trial, under, trial.times(DEVICES)).boxed());
+        workers.push(failing_device::run_worker(trial, under, trial.times(DEVICES)).boxed_local());
     }
     for n in 0..WORKERS {
-        workers.push(failing_calls::run_worker(trial, n, trial.share(CALLS, WORKERS)).boxed());
+        workers
+            .push(failing_calls::run_worker(trial, n, trial.share(CALLS, WORKERS)).boxed_local());
     }
     try_join_all(workers).await.map(drop)
 }

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use filepull_testkit::fleet::{Fleet, client, make_room};
+use filepull_testkit::poll;
 use filepull_testkit::proc_files::rss;
 use futures::FutureExt as _;
 use serde_json::json;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::promise::Promise;
 use crate::report::print_line;
@@ -21,7 +22,7 @@ pub(super) const PROMISE: Promise = Promise {
     statement: "Many agents reconnect at once: within 60 s, no trigger lost, nothing leaked.",
     requirements: &[],
     limit: Duration::from_secs(120),
-    run: |trial| run(trial).boxed(),
+    run: |trial| run(trial).boxed_local(),
 };
 
 /// The open file limit bounds both.
@@ -38,7 +39,6 @@ const BUDGET_KIB: u64 = 45;
 /// Open files besides one session for each agent.
 const OTHER_FILES: usize = 128;
 const SETTLE: Duration = Duration::from_secs(3);
-const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 async fn run(trial: &Trial) -> anyhow::Result<()> {
     let usual = if trial.soak { MANY_AGENTS } else { AGENTS };
@@ -132,14 +132,9 @@ async fn trigger_some(
 /// Waits until every agent is online. Returns the time that this took.
 async fn wait_until_online(scenario: &Scenario, n_agents: u32) -> anyhow::Result<Duration> {
     let began = Instant::now();
-    loop {
+    let online = poll("all agents to be online", async || {
         let server = scenario.server.json("/api/v1/server").await?;
-        let online = server["clients"]["online"].as_u64().context("clients.online")?;
-        if online == u64::from(n_agents) {
-            return Ok(began.elapsed());
-        }
-        let late = BACK_WITHIN < began.elapsed();
-        anyhow::ensure!(!late, "after 60 s only {online} of {n_agents} agents are online");
-        sleep(POLL_INTERVAL).await;
-    }
+        Ok((server["clients"]["online"] == n_agents).then(|| began.elapsed()))
+    });
+    timeout(BACK_WITHIN, online).await.context("after 60 s not all agents are online")?
 }

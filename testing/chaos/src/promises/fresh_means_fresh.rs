@@ -22,7 +22,7 @@ pub(super) const PROMISE: Promise = Promise {
     statement: "Fresh, or marked `joined`: a file is never older than its trigger without notice.",
     requirements: &[],
     limit: Duration::from_secs(30),
-    run: |trial| run(trial).boxed(),
+    run: |trial| run(trial).boxed_local(),
 };
 
 const TRIGGERS: u32 = 2_000;

@@ -23,7 +23,7 @@ pub(super) const PROMISE: Promise = Promise {
     statement: "One version of the source: a changing file is sent as it once was, or rejected.",
     requirements: &[Requirement::Program("python3", "python3")],
     limit: Duration::from_secs(60),
-    run: |trial| run(trial).boxed(),
+    run: |trial| run(trial).boxed_local(),
 };
 
 const TRANSFERS: u32 = 200;

@@ -17,7 +17,7 @@ pub(super) const PROMISE: Promise = Promise {
     statement: "No file is ever overwritten, for any clock, name or number of writers.",
     requirements: &[Requirement::Program("faketime", "faketime")],
     limit: Duration::from_secs(40),
-    run: |trial| run(trial).boxed(),
+    run: |trial| run(trial).boxed_local(),
 };
 
 async fn run(trial: &Trial) -> anyhow::Result<()> {

@@ -9,7 +9,7 @@ mod scripted_scenario;
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use futures::future::{BoxFuture, try_join_all};
+use futures::future::{LocalBoxFuture, try_join_all};
 
 use crate::promise::Promise;
 use crate::trial::Trial;
@@ -19,7 +19,7 @@ pub(super) const PROMISE: Promise = Promise {
     statement: "End to end: a flipped bit, on the connection or in the partial, is never published.",
     requirements: &[],
     limit: Duration::from_secs(60),
-    run: |trial| run(trial).boxed(),
+    run: |trial| run(trial).boxed_local(),
 };
 
 /// 1,000 flips in total.
@@ -33,14 +33,18 @@ const LIES: u32 = 200;
 const WORKERS: u32 = 3;
 
 async fn run(trial: &Trial) -> anyhow::Result<()> {
-    let mut workers: Vec<BoxFuture<'_, anyhow::Result<()>>> = Vec::new();
+    let mut workers: Vec<LocalBoxFuture<'_, anyhow::Result<()>>> = Vec::new();
     for n in 0..WORKERS {
         let share = |ci| trial.share(ci, WORKERS);
-        workers.push(connection_flips::run(trial, n, share(ON_THE_CONNECTION)).boxed());
-        workers.push(lying_agent::run(trial, n, share(LIES)).boxed());
-        workers.push(partial_flips::before_the_commit(trial, n, share(BEFORE_THE_COMMIT)).boxed());
-        workers.push(partial_flips::before_a_resume(trial, n, share(BEFORE_A_RESUME)).boxed());
-        workers.push(partial_flips::before_a_restart(trial, n, share(BEFORE_A_RESTART)).boxed());
+        workers.push(connection_flips::run(trial, n, share(ON_THE_CONNECTION)).boxed_local());
+        workers.push(lying_agent::run(trial, n, share(LIES)).boxed_local());
+        workers.push(
+            partial_flips::before_the_commit(trial, n, share(BEFORE_THE_COMMIT)).boxed_local(),
+        );
+        workers
+            .push(partial_flips::before_a_resume(trial, n, share(BEFORE_A_RESUME)).boxed_local());
+        workers
+            .push(partial_flips::before_a_restart(trial, n, share(BEFORE_A_RESTART)).boxed_local());
     }
     try_join_all(workers).await.map(drop)
 }

@@ -25,7 +25,7 @@ pub(super) const PROMISE: Promise = Promise {
     statement: "Two agents, one id, never one file: a replaced agent writes no more bytes.",
     requirements: &[],
     limit: Duration::from_secs(75),
-    run: |trial| run(trial).boxed(),
+    run: |trial| run(trial).boxed_local(),
 };
 
 const TAKEOVERS: u32 = 500;

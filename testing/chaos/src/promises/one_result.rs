@@ -6,7 +6,7 @@ mod replayed_uploads;
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use futures::future::{BoxFuture, try_join_all};
+use futures::future::{LocalBoxFuture, try_join_all};
 use tokio::time::timeout;
 
 use crate::promise::Promise;
@@ -20,7 +20,7 @@ pub(super) const PROMISE: Promise = Promise {
     statement: "Exactly once: a transfer creates at most one file, whichever program is killed.",
     requirements: &[Requirement::Root, Requirement::Program("strace", "strace")],
     limit: Duration::from_secs(60),
-    run: |trial| run(trial).boxed(),
+    run: |trial| run(trial).boxed_local(),
 };
 
 const FILE_LEN: usize = 384 << 10;
@@ -47,9 +47,9 @@ async fn run(trial: &Trial) -> anyhow::Result<()> {
         points.extend(seen.into_iter().map(|point| (side, point)));
     }
     let shares = trial.distribute("r4", points, ROUNDS, WORKERS).into_iter();
-    let mut workers: Vec<BoxFuture<'_, anyhow::Result<()>>> =
-        shares.map(|mine| run_worker(trial, mine).boxed()).collect();
-    workers.push(replayed_uploads::run(trial, trial.times(REPLAYS)).boxed());
+    let mut workers: Vec<LocalBoxFuture<'_, anyhow::Result<()>>> =
+        shares.map(|mine| run_worker(trial, mine).boxed_local()).collect();
+    workers.push(replayed_uploads::run(trial, trial.times(REPLAYS)).boxed_local());
     try_join_all(workers).await.map(drop)
 }
 

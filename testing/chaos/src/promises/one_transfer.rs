@@ -22,7 +22,7 @@ pub(super) const PROMISE: Promise = Promise {
     statement: "1,000 concurrent triggers for one client cost one transfer, or two with `fresh`.",
     requirements: &[],
     limit: Duration::from_secs(20),
-    run: |trial| run(trial).boxed(),
+    run: |trial| run(trial).boxed_local(),
 };
 
 const TRIGGERS: u32 = 1_000;
@@ -140,8 +140,7 @@ impl Bursts<'_> {
             "there are {n_transfers} transfers, expected {}",
             self.n_transfers
         );
-        let lines = self.scenario.server_process()?.said();
-        let n_sessions = lines.iter().filter(|line| line.contains("\"client.connected\"")).count();
+        let n_sessions = self.scenario.server_process()?.count("\"client.connected\"");
         anyhow::ensure!(
             n_sessions == self.n_sessions,
             "the agent has opened {n_sessions} sessions"

@@ -16,7 +16,7 @@ pub(super) const PROMISE: Promise = Promise {
     statement: "Restarts lose nothing: quick start, transfers resume, damage is found and not served.",
     requirements: &[],
     limit: Duration::from_secs(120),
-    run: |trial| run(trial).boxed(),
+    run: |trial| run(trial).boxed_local(),
 };
 
 async fn run(trial: &Trial) -> anyhow::Result<()> {

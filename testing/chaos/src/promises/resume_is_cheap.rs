@@ -8,13 +8,12 @@ use anyhow::Context as _;
 use fastrand::Rng;
 use filepull_testkit::net::{Link, Namespace};
 use futures::FutureExt as _;
-use tokio::time::sleep;
 
 use crate::networked_scenario::NetworkedScenario;
 use crate::oracle::is_partial;
 use crate::promise::Promise;
 use crate::report::print_line;
-use crate::scenario::WAIT_LIMIT;
+use crate::scenario::poll;
 use crate::tool::NETWORKS;
 use crate::trial::Trial;
 
@@ -23,7 +22,7 @@ pub(super) const PROMISE: Promise = Promise {
     statement: "Cheap interruption: received bytes are not sent again, except those in flight.",
     requirements: NETWORKS,
     limit: Duration::from_secs(90),
-    run: |trial| run(trial).boxed(),
+    run: |trial| run(trial).boxed_local(),
 };
 
 const FILE_LEN: usize = 100_000_000;
@@ -35,7 +34,6 @@ const WINDOW: u64 = 1 << 20;
 const TWO_SECONDS: u64 = 20_000_000;
 const RESETS: u32 = 20;
 const KILLS: u32 = 5;
-const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
 /// The router resets the connection of the upload. The session carries fewer bytes than this and is
 /// not affected. The agent receives the reset, the server does not. The rule is added when the
@@ -116,17 +114,13 @@ fn faults(trial: &Trial, size: u64) -> Vec<(u64, LinkFault)> {
 async fn wait_for_partial(networked: &NetworkedScenario, at: u64) -> anyhow::Result<()> {
     let folder = networked.scenario.data_dir().join("client1");
     // After a kill the server receives the lost bytes again, at 10 MB/s.
-    let deadline = Instant::now() + WAIT_LIMIT;
-    loop {
+    poll(&format!("a partial of {at} bytes"), async || {
         let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
         let partials = entries.filter(|entry| is_partial(&entry.file_name().to_string_lossy()));
         let longest = partials.filter_map(|entry| Some(entry.metadata().ok()?.len())).max();
-        if longest.is_some_and(|len| at <= len) {
-            return Ok(());
-        }
-        anyhow::ensure!(Instant::now() < deadline, "only {longest:?} bytes have arrived");
-        sleep(POLL_INTERVAL).await;
-    }
+        Ok(longest.filter(|len| at <= *len).map(drop))
+    })
+    .await
 }
 
 async fn interrupt(networked: &mut NetworkedScenario, fault: LinkFault) -> anyhow::Result<()> {
@@ -134,7 +128,7 @@ async fn interrupt(networked: &mut NetworkedScenario, fault: LinkFault) -> anyho
         LinkFault::Reset => {
             let broken = "could not send";
             let agent = networked.scenario.agent(0)?;
-            let n_broken = agent.said().iter().filter(|line| line.contains(broken)).count();
+            let n_broken = agent.count(broken);
             networked.rules(RESET).await?;
             networked.scenario.agent(0)?.says_times(broken, n_broken + 1).await?;
             networked.rules("flush chain ip faults_table faults").await

@@ -25,7 +25,7 @@ pub(super) const PROMISE: Promise = Promise {
     // Downloads are read-only, but root can damage them.
     requirements: &[Requirement::Root],
     limit: Duration::from_secs(20),
-    run: |trial| run(trial).boxed(),
+    run: |trial| run(trial).boxed_local(),
 };
 
 const CLIENTS: usize = 4;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use fastrand::Rng;
 use futures::FutureExt as _;
-use futures::future::{BoxFuture, try_join_all};
+use futures::future::{LocalBoxFuture, try_join_all};
 use tokio::time::{sleep, timeout};
 
 use crate::dir_watcher::DirWatcher;
@@ -23,7 +23,7 @@ pub(super) const PROMISE: Promise = Promise {
     statement: "Whole or absent: no crash or power cut ever exposes an incomplete file.",
     requirements: NEEDS,
     limit: Duration::from_secs(180),
-    run: |trial| run(trial).boxed(),
+    run: |trial| run(trial).boxed_local(),
 };
 
 const NEEDS: &[Requirement] =
@@ -50,16 +50,17 @@ enum PowerFault {
 }
 
 async fn run(trial: &Trial) -> anyhow::Result<()> {
-    let mut workers: Vec<BoxFuture<'_, anyhow::Result<()>>> =
-        vec![crash_states::run_worker(trial).boxed()];
+    let mut workers: Vec<LocalBoxFuture<'_, anyhow::Result<()>>> =
+        vec![crash_states::run_worker(trial).boxed_local()];
     for n in 0..WORKERS {
         for file_system in FileSystem::ALL {
             let count = trial.share(POWER_CUTS, WORKERS);
-            workers.push(run_worker(trial, PowerFault::PowerCut(file_system), n, count).boxed());
+            workers
+                .push(run_worker(trial, PowerFault::PowerCut(file_system), n, count).boxed_local());
         }
     }
-    workers.push(run_worker(trial, PowerFault::KillServer, 0, trial.times(KILLS)).boxed());
-    workers.push(run_worker(trial, PowerFault::KillAgent, 0, trial.times(KILLS)).boxed());
+    workers.push(run_worker(trial, PowerFault::KillServer, 0, trial.times(KILLS)).boxed_local());
+    workers.push(run_worker(trial, PowerFault::KillAgent, 0, trial.times(KILLS)).boxed_local());
     try_join_all(workers).await.map(drop)
 }
 

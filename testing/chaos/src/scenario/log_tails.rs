@@ -4,9 +4,6 @@ use filepull_testkit::Process;
 
 use super::Scenario;
 
-/// Log lines of each program.
-const TAIL_LEN: usize = 12;
-
 impl Scenario {
     /// Adds to an error the place where it happened and the last log lines of the programs.
     pub(crate) fn explain<T>(&self, place: &str, tried: anyhow::Result<T>) -> anyhow::Result<T> {
@@ -35,7 +32,5 @@ impl Scenario {
 }
 
 fn last_lines(name: &str, process: &Process) -> String {
-    let lines = process.said();
-    let last = lines[lines.len().saturating_sub(TAIL_LEN)..].join("\n    ");
-    format!("  last log lines of the {name}:\n    {last}")
+    format!("  {name}, {}", process.last_output().replace('\n', "\n    "))
 }

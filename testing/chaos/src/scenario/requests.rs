@@ -1,13 +1,10 @@
 //! The HTTP requests of a trial.
 
-use std::time::Instant;
-
 use anyhow::Context as _;
 use hyper::Method;
 use serde_json::{Value, json};
-use tokio::time::sleep;
 
-use super::{POLL_INTERVAL, Scenario, WAIT_LIMIT};
+use super::{Scenario, poll};
 use crate::oracle::is_final;
 
 impl Scenario {
@@ -61,15 +58,13 @@ impl Scenario {
         path: &str,
         wanted: impl Fn(&Value) -> bool,
     ) -> anyhow::Result<Value> {
-        let deadline = Instant::now() + WAIT_LIMIT;
-        loop {
-            let found = self.server.json(path).await?;
-            if wanted(&found) {
-                return Ok(found);
-            }
-            anyhow::ensure!(Instant::now() < deadline, "timed out waiting for {path}: {found}");
-            sleep(POLL_INTERVAL).await;
-        }
+        let mut last = Value::Null;
+        let found = poll(path, async || {
+            last = self.server.json(path).await?;
+            Ok(Some(last.clone()).filter(&wanted))
+        })
+        .await;
+        found.with_context(|| format!("the last response was {last}"))
     }
 
     /// Returns every transfer on record.

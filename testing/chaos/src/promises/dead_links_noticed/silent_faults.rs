@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use fastrand::Rng;
 use filepull_testkit::net::Namespace;
+use filepull_testkit::poll;
 use futures::FutureExt as _;
-use futures::future::{BoxFuture, try_join_all};
+use futures::future::{LocalBoxFuture, try_join_all};
 use rustix::process::Signal;
 use serde_json::Value;
-use tokio::time::{sleep, timeout_at};
+use tokio::time::{sleep, timeout, timeout_at};
 
 use crate::networked_scenario::NetworkedScenario;
 use crate::scenario::Scenario;
@@ -27,7 +28,6 @@ const BACK_WITHIN: Duration = Duration::from_secs(15);
 const FORGOTTEN_WITHIN: Duration = Duration::from_secs(60);
 /// The default timeout of an idle connection in the router, in seconds.
 const DEFAULT_TIMEOUT: u32 = 432_000;
-const POLL_INTERVAL: Duration = Duration::from_millis(50);
 const LOST: &str = "connection lost";
 
 /// The nft rules of the router: NAT, and no packet of an unknown connection.
@@ -133,9 +133,9 @@ impl SilentLinkWorker<'_> {
         let before = self.before().await?;
         self.inject().await?;
         let broken = Instant::now();
-        let both: [BoxFuture<'_, anyhow::Result<()>>; 2] = [
-            self.check_server_notices(&before, broken).boxed(),
-            self.check_agents_notice(&before, broken).boxed(),
+        let both: [LocalBoxFuture<'_, anyhow::Result<()>>; 2] = [
+            self.check_server_notices(&before, broken).boxed_local(),
+            self.check_agents_notice(&before, broken).boxed_local(),
         ];
         try_join_all(both).await?;
         self.repair().await?;
@@ -167,8 +167,7 @@ impl SilentLinkWorker<'_> {
     }
 
     fn n_lost(&self, n: usize) -> anyhow::Result<usize> {
-        let lines = self.networked.scenario.agent(n)?.said();
-        Ok(lines.iter().filter(|line| line.contains(LOST)).count())
+        Ok(self.networked.scenario.agent(n)?.count(LOST))
     }
 
     /// Breaks every connection before it returns.
@@ -217,38 +216,24 @@ impl SilentLinkWorker<'_> {
 
     /// Waits until the router has forgotten every connection, a second after its last heartbeat.
     async fn wait_until_forgotten(&self) -> anyhow::Result<()> {
-        let deadline = Instant::now() + FORGOTTEN_WITHIN;
-        loop {
+        let forgotten = poll("the router to forget every connection", async || {
             let file = ["/proc/net/nf_conntrack"];
             let table = self.networked.network.run_in(Namespace::Router, "cat", &file).await?;
-            if !table.contains("ESTABLISHED") {
-                return Ok(());
-            }
-            anyhow::ensure!(Instant::now() < deadline, "the router does not forget: {table}");
-            sleep(POLL_INTERVAL * 4).await;
-        }
+            Ok((!table.contains("ESTABLISHED")).then_some(()))
+        });
+        timeout(FORGOTTEN_WITHIN, forgotten).await.context("the router does not forget")?
     }
 
     async fn check_server_notices(&self, before: &Before, broken: Instant) -> anyhow::Result<()> {
         if self.fault == SilentFault::ServerFrozen {
             return Ok(());
         }
-        loop {
-            let found = clients(&self.networked.scenario).await?;
-            let same = |(client, before): &(&Value, &Value)| {
-                client["online"] == true && client["connected_at"] == **before
-            };
-            let unnoticed = found.iter().zip(&before.connected_at).filter(same).count();
-            if unnoticed == 0 {
-                return Ok(());
-            }
-            let late = NOTICED_WITHIN < broken.elapsed();
-            anyhow::ensure!(
-                !late,
-                "after 45 s the server still shows {unnoticed} dead sessions as online"
-            );
-            sleep(POLL_INTERVAL).await;
-        }
+        let dead = |(client, before): &(&Value, &Value)| {
+            client["online"] == true && client["connected_at"] == **before
+        };
+        let noticed = self.wait_until_none(before, dead);
+        let noticed = timeout_at((broken + NOTICED_WITHIN).into(), noticed).await;
+        noticed.context("after 45 s the server still shows dead sessions as online")?
     }
 
     async fn check_agents_notice(&self, before: &Before, broken: Instant) -> anyhow::Result<()> {
@@ -264,19 +249,25 @@ impl SilentLinkWorker<'_> {
     }
 
     async fn check_reconnect(&self, before: &Before, repaired: Instant) -> anyhow::Result<()> {
-        loop {
-            let found = clients(&self.networked.scenario).await?;
-            let is_back = |(client, before): &(&Value, &Value)| {
-                client["online"] == true && client["connected_at"] != **before
-            };
-            let n_back = found.iter().zip(&before.connected_at).filter(is_back).count();
-            if n_back == AGENTS {
-                return Ok(());
-            }
-            let late = BACK_WITHIN < repaired.elapsed();
-            anyhow::ensure!(!late, "15 s after the fault only {n_back} clients are online again");
-            sleep(POLL_INTERVAL).await;
-        }
+        let is_away = |(client, before): &(&Value, &Value)| {
+            client["online"] != true || client["connected_at"] == **before
+        };
+        let reconnected = self.wait_until_none(before, is_away);
+        let reconnected = timeout_at((repaired + BACK_WITHIN).into(), reconnected).await;
+        reconnected.context("15 s after the fault not all clients are online again")?
+    }
+
+    /// Polls all clients, each with its time of connection before the fault, until none matches.
+    async fn wait_until_none(
+        &self,
+        before: &Before,
+        matches: impl Fn(&(&Value, &Value)) -> bool,
+    ) -> anyhow::Result<()> {
+        poll("all clients", async || {
+            let clients = clients(&self.networked.scenario).await?;
+            Ok((!clients.iter().zip(&before.connected_at).any(|pair| matches(&pair))).then_some(()))
+        })
+        .await
     }
 }
 

@@ -3,7 +3,6 @@
 
 use std::time::{Duration, Instant};
 
-use filepull_testkit::Process;
 use filepull_testkit::net::Link;
 use futures::FutureExt as _;
 use futures::future::try_join_all;
@@ -21,7 +20,7 @@ pub(in super::super) const SLOW: Promise = Promise {
     statement: "No false alarm: sessions survive ten minutes on a slow, lossy link, and a file arrives.",
     requirements: NETWORKS,
     limit: Duration::from_mins(12),
-    run: |trial| run(trial).boxed(),
+    run: |trial| run(trial).boxed_local(),
 };
 
 /// In minutes, unless `--count` sets it.
@@ -93,12 +92,10 @@ async fn keep_sessions(
         scenario.resize(0, NEXT_LEN)?;
     }
     let survived = began.elapsed();
-    let count =
-        |process: &Process, text| process.said().iter().filter(|l| l.contains(text)).count();
-    let lost_by_server = count(scenario.server_process()?, r#""client.disconnected""#);
+    let lost_by_server = scenario.server_process()?.count(r#""client.disconnected""#);
     let mut lost_by_agents = 0;
     for n in 0..CLIENTS {
-        lost_by_agents += count(scenario.agent(n)?, LOST);
+        lost_by_agents += scenario.agent(n)?.count(LOST);
     }
     trial.counters.faults("sessions on a link that loses 10 % of packets", CLIENTS as u64);
     print_line(format!(

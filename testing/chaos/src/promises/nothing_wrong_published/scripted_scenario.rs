@@ -1,7 +1,7 @@
 //! A scenario with one client, whose agent is scripted.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -11,10 +11,9 @@ use filepull_proto::v1::StartTransfer;
 use filepull_proto::v1::upload_response::Kind as Answer;
 use filepull_testkit::{ScriptedAgent, ScriptedUpload};
 use serde_json::json;
-use tokio::time::sleep;
 
 use crate::oracle::is_partial;
-use crate::scenario::{POLL_INTERVAL, Scenario, WAIT_LIMIT};
+use crate::scenario::{Scenario, WAIT_LIMIT, poll};
 use crate::test_pattern::TestPattern;
 use crate::trial::Trial;
 
@@ -111,17 +110,16 @@ impl ScriptedScenario {
     /// Waits until the partial has `len` bytes. Returns its path.
     pub(super) async fn wait_for_partial(&self, len: usize) -> anyhow::Result<PathBuf> {
         let folder = self.scenario.data_dir().join(CLIENT);
-        let deadline = Instant::now() + WAIT_LIMIT;
-        while Instant::now() < deadline {
-            for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
-                let found = entry.metadata().is_ok_and(|stat| stat.len() == len as u64);
-                if found && is_partial(&entry.file_name().to_string_lossy()) {
-                    return Ok(entry.path());
-                }
-            }
-            sleep(POLL_INTERVAL).await;
-        }
-        anyhow::bail!("no partial of {len} bytes in {}", folder.display())
+        let what = format!("a partial of {len} bytes in {}", folder.display());
+        poll(&what, async || {
+            let mut entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+            let found = entries.find(|entry| {
+                let has_len = entry.metadata().is_ok_and(|stat| stat.len() == len as u64);
+                has_len && is_partial(&entry.file_name().to_string_lossy())
+            });
+            Ok(found.map(|entry| entry.path()))
+        })
+        .await
     }
 
     /// Flips one bit of the first `len` bytes of a partial.
