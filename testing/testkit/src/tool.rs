@@ -73,8 +73,10 @@ impl ToolProcess {
     pub(crate) async fn start(mut command: Command, ready: &str) -> anyhow::Result<Self> {
         command.stdin(Stdio::piped());
         let mut process = Process::spawn(command)?;
+        // Taken first: a wait for the process closes its standard input.
+        let stdin = process.stdin()?;
         process.ready(ready).await?;
-        Ok(Self { stdin: process.stdin()?, process })
+        Ok(Self { process, stdin })
     }
 
     /// Sends the tool an empty line.
