@@ -18,12 +18,10 @@ struct CounterValues {
 }
 
 impl Counters {
-    /// Counts one injected fault.
     pub(crate) fn fault(&self, kind: &'static str) {
         self.faults(kind, 1);
     }
 
-    /// Counts `n` injected faults.
     pub(crate) fn faults(&self, kind: &'static str, n: u64) {
         *self.counts().faults.entry(kind).or_default() += n;
     }

@@ -128,7 +128,6 @@ impl LoopDisk {
         Ok(disk)
     }
 
-    /// Prepares a power cut.
     pub(crate) fn switch(&self) -> anyhow::Result<DiskSwitch> {
         let mut command = tool::command(&self.sandbox, "xfs_io");
         command.arg("-x").arg(&self.at).stdin(Stdio::piped());

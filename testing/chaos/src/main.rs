@@ -53,6 +53,7 @@ mod recorder;
 mod report;
 mod sandbox;
 mod scenario;
+mod scripted_scenario;
 mod strace_session;
 mod test_pattern;
 mod tool;

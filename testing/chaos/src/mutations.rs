@@ -69,8 +69,8 @@ fn read_mutations(source: &Path, names: &[String]) -> anyhow::Result<Vec<Mutatio
             continue;
         }
         let text = fs::read_to_string(&patch)?;
-        let catchers = text.lines().filter_map(|line| line.strip_prefix("Caught-by: "));
-        let catchers: Vec<String> = catchers.map(str::to_owned).collect();
+        let named = text.lines().filter_map(|line| line.strip_prefix("Caught-by: "));
+        let catchers: Vec<String> = named.map(str::to_owned).collect();
         anyhow::ensure!(!catchers.is_empty(), "{name}.patch has no line `Caught-by:`");
         mutations.push(Mutation { name, patch, catchers });
     }
@@ -137,8 +137,8 @@ impl WorkspaceCopy {
     async fn run_test(&self, arguments: &str) -> anyhow::Result<CatcherResult> {
         // A patch must compile: a build error would look like a test failure.
         run_tool(&mut self.cargo(arguments, &["--no-run", "-q"])).await?;
-        let output = run_to_end(&mut self.cargo(arguments, &[])).await?;
-        let output = String::from_utf8_lossy(&output.stdout).into_owned();
+        let finished = run_to_end(&mut self.cargo(arguments, &[])).await?;
+        let output = String::from_utf8_lossy(&finished.stdout).into_owned();
         let failed = output.contains("test result: FAILED");
         let ran = failed || output.contains("test result: ok. 1 passed");
         anyhow::ensure!(ran, "cargo {arguments} must run exactly one test:\n{output}");

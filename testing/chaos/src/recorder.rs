@@ -34,7 +34,7 @@ const FLUSH: u8 = 2;
 #[derive(Debug)]
 pub(crate) struct Recorder {
     sandbox: Arc<Sandbox>,
-    /// The image after mkfs.
+    /// A copy of the image after mkfs.
     empty: PathBuf,
     log: PathBuf,
     file: PathBuf,
@@ -93,7 +93,7 @@ pub(crate) struct Recording {
 /// A block or a part of one that was written (offset and bytes), or a flush.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct RecordedStep {
-    /// Position in the log.
+    /// The position of the step in the log.
     begins: u64,
     write: Option<(u64, Vec<u8>)>,
 }

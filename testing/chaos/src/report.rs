@@ -21,9 +21,7 @@ pub(crate) struct ReportRow {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum PromiseVerdict {
     Held,
-    /// With the evidence.
     Broken(String),
-    /// Named by `--skip`.
     Skipped,
     /// Not run: these requirements are missing.
     Missing(String),

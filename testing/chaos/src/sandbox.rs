@@ -110,7 +110,7 @@ fn processes_of(folder: &Path) -> Vec<Pid> {
     numbered.collect()
 }
 
-/// Deepest first.
+/// Returns the mounts in `folder`, the deepest first.
 fn mounts_of(folder: &Path) -> Vec<PathBuf> {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);

@@ -25,7 +25,6 @@ use clients::ScenarioClient;
 #[derive(Debug)]
 pub(crate) struct Scenario {
     pub(crate) server: TestServer,
-    /// Agents dial this address.
     pub(crate) proxy: Proxy,
     /// Knows what must be true of the data folder and the answers.
     pub(crate) oracle: Oracle,
@@ -162,7 +161,6 @@ impl Scenario {
         self.teardown().await
     }
 
-    /// Kills every program.
     pub(crate) async fn teardown(&mut self) -> anyhow::Result<()> {
         for index in 0..self.clients.len() {
             self.kill_agent(index).await;

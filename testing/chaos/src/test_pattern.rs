@@ -13,14 +13,13 @@ pub(crate) struct TestPattern {
     pub(crate) owner: u64,
     /// Incremented with each change of the file.
     pub(crate) version: u32,
-    /// Number of cells.
-    pub(crate) total: u32,
+    pub(crate) n_cells: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Flaw {
     Empty,
-    /// The wrong length.
+    /// The file has another length than its cells announce.
     Torn {
         expected: u64,
         found: u64,
@@ -28,7 +27,7 @@ pub(crate) enum Flaw {
     /// Not a valid cell: zeroes, or a flipped bit.
     Damaged {
         index: u32,
-        /// The first bytes.
+        /// The first 16 bytes, escaped.
         found: String,
     },
     /// A cell has another version than the first cell.
@@ -57,23 +56,23 @@ pub(crate) enum Flaw {
 impl TestPattern {
     /// Version `version` of the file of `client`, with about `len` bytes.
     pub(crate) fn new(client: &str, version: u32, len: usize) -> Self {
-        let total = u32::try_from(len / CELL_LEN).unwrap_or(u32::MAX).max(1);
-        Self { owner: hash(client.as_bytes()), version, total }
+        let n_cells = u32::try_from(len / CELL_LEN).unwrap_or(u32::MAX).max(1);
+        Self { owner: hash(client.as_bytes()), version, n_cells }
     }
 
     pub(crate) fn len(self) -> u64 {
-        u64::from(self.total) * CELL_LEN as u64
+        u64::from(self.n_cells) * CELL_LEN as u64
     }
 
     pub(crate) fn bytes(self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(self.total as usize * CELL_LEN);
-        (0..self.total).for_each(|index| bytes.extend_from_slice(self.cell(index).as_bytes()));
+        let mut bytes = Vec::with_capacity(self.n_cells as usize * CELL_LEN);
+        (0..self.n_cells).for_each(|index| bytes.extend_from_slice(self.cell(index).as_bytes()));
         bytes
     }
 
     fn cell(self, index: u32) -> String {
-        let Self { owner, version, total } = self;
-        let body = format!("fp {owner:016x} {version:08x} {index:08x} {total:08x}");
+        let Self { owner, version, n_cells } = self;
+        let body = format!("fp {owner:016x} {version:08x} {index:08x} {n_cells:08x}");
         format!("{body} {:016x}\n", hash(body.as_bytes()))
     }
 
@@ -144,8 +143,8 @@ fn parse(cell: &[u8]) -> Option<(TestPattern, u32)> {
     let mut number = || u32::from_str_radix(fields.next()?, 16).ok();
     let version = number()?;
     let index = number()?;
-    let total = number()?;
-    Some((TestPattern { owner, version, total }, index))
+    let n_cells = number()?;
+    Some((TestPattern { owner, version, n_cells }, index))
 }
 
 fn damaged(cell: &[u8], index: u32) -> Flaw {

@@ -38,7 +38,7 @@ pub(crate) struct WriteOrder {
     entries: BTreeSet<Entry>,
     /// What an unfinished fsync will make durable, by thread.
     syncing: HashMap<String, PendingSync>,
-    /// Unfinished calls, by thread.
+    /// The start of the unfinished call of each thread.
     unfinished: HashMap<String, String>,
     /// Rules that were broken, each once.
     pub(crate) breaches: BTreeSet<String>,

@@ -94,7 +94,7 @@ async fn run_worker(
 struct TriggerWorker<'a> {
     trial: &'a Trial,
     scenario: Scenario,
-    /// Transfers of earlier triggers.
+    /// Ids of the transfers of earlier triggers.
     known: BTreeSet<String>,
 }
 

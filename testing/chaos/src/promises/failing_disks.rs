@@ -27,7 +27,6 @@ pub(super) const PROMISE: Promise = Promise {
     run: |trial| run(trial).boxed_local(),
 };
 
-/// Faults of each kind.
 const FULL: u32 = 12;
 const CALLS: u32 = 60;
 const DEVICES: u32 = 8;

@@ -30,8 +30,7 @@ const TRANSFERS: u32 = 200;
 /// More than the agent reads ahead, so that the end is read later than the beginning.
 const FILE_LEN: usize = 2 << 20;
 const RATE: &str = "32MiB/s";
-/// Changes per second.
-const RATES: [u32; 3] = [1, 10, 1_000];
+const CHANGES_PER_SECOND: [u32; 3] = [1, 10, 1_000];
 
 async fn run(trial: &Trial) -> anyhow::Result<()> {
     try_join_all(WriteMethod::ALL.map(|method| run_worker(trial, method))).await.map(drop)
@@ -42,7 +41,7 @@ async fn run_worker(trial: &Trial, method: WriteMethod) -> anyhow::Result<()> {
     let scenario = Scenario::prepare(trial, &[]).await?;
     let mut worker =
         ChangingSourceWorker { trial, method, rng: trial.rng(&name), scenario, n_published: 0 };
-    let workers = u32::try_from(WriteMethod::ALL.len() * RATES.len())?;
+    let workers = u32::try_from(WriteMethod::ALL.len() * CHANGES_PER_SECOND.len())?;
     let tried = worker.run(&name, trial.share(TRANSFERS, workers)).await;
     worker.scenario.explain(&name, tried)
 }
@@ -62,7 +61,7 @@ impl ChangingSourceWorker<'_> {
         self.scenario.connect(0).await?;
         let file = self.scenario.files(0).join("data.txt");
         let versions = Versions::make("client1", FILE_LEN);
-        let mut rates = RATES;
+        let mut rates = CHANGES_PER_SECOND;
         self.rng.shuffle(&mut rates);
         for rate in rates {
             let beside = self.scenario.server.folder().join(name);

@@ -4,7 +4,6 @@
 mod connection_flips;
 mod lying_agent;
 mod partial_flips;
-mod scripted_scenario;
 
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use futures::FutureExt as _;
 use futures::future::{LocalBoxFuture, try_join_all};
 
 use crate::promise::Promise;
+use crate::scripted_scenario::CHUNK_LEN;
 use crate::trial::Trial;
 
 pub(super) const PROMISE: Promise = Promise {
@@ -22,7 +22,9 @@ pub(super) const PROMISE: Promise = Promise {
     run: |trial| run(trial).boxed_local(),
 };
 
-/// 1,000 flips in total.
+/// The shortest file of a scripted agent: three chunks.
+const MIN_LEN: usize = 3 * CHUNK_LEN;
+/// The four numbers of flips add up to 1,000.
 const ON_THE_CONNECTION: u32 = 400;
 const BEFORE_THE_COMMIT: u32 = 250;
 const BEFORE_A_RESUME: u32 = 250;

@@ -17,6 +17,7 @@ use serde_json::json;
 
 use crate::promise::Promise;
 use crate::scenario::{Scenario, WAIT_LIMIT};
+use crate::scripted_scenario::final_answer;
 use crate::test_pattern::TestPattern;
 use crate::trial::Trial;
 
@@ -29,7 +30,7 @@ pub(super) const PROMISE: Promise = Promise {
 };
 
 const TAKEOVERS: u32 = 500;
-/// Each takeover waits 2 s for the old agent, so many run concurrently.
+/// Each takeover waits 2 s for the old agent: most of the time is waiting.
 const WORKERS: u32 = 25;
 const CLIENT: &str = "twin";
 const CHUNK_LEN: usize = 64 << 10;
@@ -103,10 +104,10 @@ async fn takeover(
         late.extend(upload_whole(&old, order, &old_file).await.ok());
     }
     let mut upload = upload_whole(&new, &order, &new_file).await?;
-    let stored = final_answer(&mut upload).await;
+    let stored = final_answer(&mut upload, FINAL_ANSWER_LIMIT).await;
     anyhow::ensure!(matches!(stored, Some(Answer::Stored(_))), "not stored: {stored:?}");
     for mut upload in late {
-        let answer = final_answer(&mut upload).await;
+        let answer = final_answer(&mut upload, FINAL_ANSWER_LIMIT).await;
         let stored = matches!(answer, Some(Answer::Stored(_)));
         anyhow::ensure!(!stored, "the server stored the file of a replaced agent: {answer:?}");
     }
@@ -141,16 +142,4 @@ async fn send(upload: &ScriptedUpload, file: &Bytes, part: std::ops::Range<usize
         let end = part.end.min(at + CHUNK_LEN).min(file.len());
         let _ = upload.chunk(at as u64, file.slice(at.min(end)..end)).await;
     }
-}
-
-/// Returns the last message of the server in this upload.
-async fn final_answer(upload: &mut ScriptedUpload) -> Option<Answer> {
-    let mut last = None;
-    while let Ok(Some(answer)) = upload.response(FINAL_ANSWER_LIMIT).await {
-        last = Some(answer);
-        if matches!(last, Some(Answer::Stored(_) | Answer::Error(_))) {
-            break;
-        }
-    }
-    last
 }

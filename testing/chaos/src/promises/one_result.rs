@@ -17,7 +17,7 @@ use crate::trial::Trial;
 
 pub(super) const PROMISE: Promise = Promise {
     id: "R4",
-    statement: "Exactly once: a transfer creates at most one file, whichever program is killed.",
+    statement: "Exactly once: a transfer creates at most one file, even if a program is killed.",
     requirements: &[Requirement::Root, Requirement::Program("strace", "strace")],
     limit: Duration::from_secs(60),
     run: |trial| run(trial).boxed_local(),

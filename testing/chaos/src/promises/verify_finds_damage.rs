@@ -92,8 +92,8 @@ async fn check_verify(
 ) -> anyhow::Result<()> {
     let before = all_files(scenario)?;
     let mut command = tool::command(&trial.sandbox, &trial.programs.server.display().to_string());
-    let output = command.args(["verify", "--json"]).env("DATA_DIR", scenario.data_dir()).output();
-    let output = output.await.context("starting filepull")?;
+    command.args(["verify", "--json"]).env("DATA_DIR", scenario.data_dir());
+    let output = command.output().await.context("starting filepull")?;
     let report: Value = serde_json::from_slice(&output.stdout)
         .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
     let found = ExpectedFinding::read(&report)?;

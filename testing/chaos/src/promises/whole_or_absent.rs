@@ -72,7 +72,7 @@ async fn run_worker(trial: &Trial, fault: PowerFault, n: u32, count: u32) -> any
         rng: trial.rng(&name),
         scenario: Scenario::prepare(trial, &[]).await?,
         disks: None,
-        transfer: None,
+        unfinished: None,
     };
     if let PowerFault::PowerCut(file_system) = fault {
         let at = worker.scenario.data_dir();
@@ -89,8 +89,7 @@ struct WholeOrAbsentWorker<'a> {
     rng: Rng,
     scenario: Scenario,
     disks: Option<LoopDisks>,
-    /// The unfinished transfer.
-    transfer: Option<String>,
+    unfinished: Option<String>,
 }
 
 impl WholeOrAbsentWorker<'_> {
@@ -109,7 +108,7 @@ impl WholeOrAbsentWorker<'_> {
         }
         // Without more faults the unfinished transfer must be done.
         self.begin().await?;
-        if let Some(transfer) = self.transfer.take() {
+        if let Some(transfer) = self.unfinished.take() {
             self.scenario.wait_until_done(&transfer).await?;
         }
         self.scenario.audit(true).await?;
@@ -120,7 +119,7 @@ impl WholeOrAbsentWorker<'_> {
     async fn wait_for_random_byte(&mut self) -> anyhow::Result<()> {
         let before = self.scenario.proxy.sent();
         self.begin().await?;
-        let id = self.transfer.clone().context("there is a transfer")?;
+        let id = self.unfinished.clone().context("there is a transfer")?;
         let at = before + self.rng.u64(0..self.scenario.pattern(0).len() * 5 / 4);
         let late = Duration::from_micros(self.rng.u64(0..20_000));
         let Scenario { proxy, .. } = &self.scenario;
@@ -132,7 +131,7 @@ impl WholeOrAbsentWorker<'_> {
         if let Some(transfer) = finished {
             anyhow::ensure!(transfer["state"] == "done", "not done: {transfer}");
             self.scenario.oracle.record_answer(&transfer)?;
-            self.transfer = None;
+            self.unfinished = None;
             sleep(late).await;
         }
         Ok(())
@@ -145,16 +144,16 @@ impl WholeOrAbsentWorker<'_> {
             self.scenario.client_setting(0, "MAX_RATE", if slow { SLOW } else { FAST });
             self.scenario.connect(0).await?;
         }
-        if let Some(id) = &self.transfer {
+        if let Some(id) = &self.unfinished {
             let transfer = self.scenario.transfer(id).await?;
             anyhow::ensure!(transfer["state"] != "failed", "failed: {transfer}");
             if transfer["state"] == "done" {
-                self.transfer = None;
+                self.unfinished = None;
             }
         }
-        if self.transfer.is_none() {
+        if self.unfinished.is_none() {
             self.scenario.resize(0, FILE_LEN - self.rng.usize(0..MAX_SHORTER))?;
-            self.transfer = Some(self.scenario.trigger(0).await?);
+            self.unfinished = Some(self.scenario.trigger(0).await?);
         }
         Ok(())
     }

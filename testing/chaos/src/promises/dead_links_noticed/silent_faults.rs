@@ -17,7 +17,6 @@ use crate::networked_scenario::NetworkedScenario;
 use crate::scenario::Scenario;
 use crate::trial::Trial;
 
-/// Faults of each kind.
 const FAULTS: u32 = 20;
 const AGENTS: usize = 10;
 const FILE_LEN: usize = 16 << 10;
@@ -44,7 +43,7 @@ enum SilentFault {
     AgentUnheard,
     /// Packets to the agents are dropped.
     ServerUnheard,
-    /// All packets are dropped.
+    /// Packets in both directions are dropped.
     Cut,
     /// The agents are stopped by SIGSTOP.
     AgentFrozen,
@@ -232,8 +231,8 @@ impl SilentLinkWorker<'_> {
             client["online"] == true && client["connected_at"] == **before
         };
         let noticed = self.wait_until_none(before, dead);
-        let noticed = timeout_at((broken + NOTICED_WITHIN).into(), noticed).await;
-        noticed.context("after 45 s the server still shows dead sessions as online")?
+        let result = timeout_at((broken + NOTICED_WITHIN).into(), noticed).await;
+        result.context("after 45 s the server still shows dead sessions as online")?
     }
 
     async fn check_agents_notice(&self, before: &Before, broken: Instant) -> anyhow::Result<()> {
@@ -253,8 +252,8 @@ impl SilentLinkWorker<'_> {
             client["online"] != true || client["connected_at"] == **before
         };
         let reconnected = self.wait_until_none(before, is_away);
-        let reconnected = timeout_at((repaired + BACK_WITHIN).into(), reconnected).await;
-        reconnected.context("15 s after the fault not all clients are online again")?
+        let result = timeout_at((repaired + BACK_WITHIN).into(), reconnected).await;
+        result.context("15 s after the fault not all clients are online again")?
     }
 
     /// Polls all clients, each with its time of connection before the fault, until none matches.

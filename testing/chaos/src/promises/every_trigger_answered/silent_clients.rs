@@ -66,7 +66,7 @@ async fn check_unresponsive(
     scenario.audit(false).await
 }
 
-/// The agent only sends what it shares, whatever path the server requests.
+/// The agent only sends what it shares. Any other path is rejected.
 async fn check_not_shared(trial: &Trial, scenario: &mut Scenario) -> anyhow::Result<()> {
     scenario.connect(0).await?;
     let secret = scenario.server.folder().join("secret.txt");

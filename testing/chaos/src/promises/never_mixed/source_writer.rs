@@ -19,7 +19,6 @@ use crate::tool;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WriteMethod {
-    /// Overwrites the content.
     InPlace,
     /// Writes through a memory mapping: on this disk the modification time does not change.
     Mapped,
@@ -29,7 +28,6 @@ pub(super) enum WriteMethod {
     CutAndWritten,
     /// Renames a new file over the old one.
     Replaced,
-    /// Appends cells.
     Appended,
 }
 
@@ -132,8 +130,8 @@ impl SourceWriter {
             Self::Thread { stop, thread } => {
                 drop(stop);
                 let joined = block_in_place(|| thread.join());
-                let joined = joined.map_err(|_| anyhow::anyhow!("the writer panicked"))?;
-                joined.context("the writer failed")
+                let result = joined.map_err(|_| anyhow::anyhow!("the writer panicked"))?;
+                result.context("the writer failed")
             }
             Self::Program { mut child, rate, began } => {
                 anyhow::ensure!(child.try_wait()?.is_none(), "the writer ended early");

@@ -5,7 +5,8 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use filepull_proto::v1::StartTransfer;
 
-use super::scripted_scenario::{ScriptedScenario, is_stored};
+use super::MIN_LEN;
+use crate::scripted_scenario::{ScriptedScenario, is_stored};
 use crate::trial::Trial;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,12 +55,11 @@ pub(super) async fn run(trial: &Trial, n: u32, count: u32) -> anyhow::Result<()>
         scripted.scenario.explain("a lying agent", tried)?;
         trial.counters.fault("lies");
     }
-    scripted.scenario.audit(true).await?;
-    scripted.scenario.teardown().await
+    scripted.finish().await
 }
 
 async fn send_lie(scripted: &mut ScriptedScenario, lie: Lie) -> anyhow::Result<()> {
-    let (id, order) = scripted.next_transfer().await?;
+    let (id, order) = scripted.next_transfer(MIN_LEN).await?;
     anyhow::ensure!(!is_lie_stored(scripted, &order, lie).await?, "the lie was stored");
     let again = scripted.order(&id).await?;
     scripted.scenario.audit(false).await?;

@@ -3,8 +3,9 @@
 use anyhow::Context as _;
 use filepull_testkit::ScriptedAgent;
 
-use super::scripted_scenario::{CHUNK_LEN, CLIENT, ScriptedScenario, is_stored};
+use super::MIN_LEN;
 use crate::scenario::WAIT_LIMIT;
+use crate::scripted_scenario::{CHUNK_LEN, CLIENT, ScriptedScenario, is_stored};
 use crate::trial::Trial;
 
 /// After the last byte, before the commit.
@@ -15,12 +16,11 @@ pub(super) async fn before_the_commit(trial: &Trial, n: u32, count: u32) -> anyh
         scripted.scenario.explain("flips before the commit", tried)?;
         trial.counters.fault("flips before the commit");
     }
-    scripted.scenario.audit(true).await?;
-    scripted.scenario.teardown().await
+    scripted.finish().await
 }
 
 async fn flip_before_commit(scripted: &mut ScriptedScenario) -> anyhow::Result<()> {
-    let (id, order) = scripted.next_transfer().await?;
+    let (id, order) = scripted.next_transfer(MIN_LEN).await?;
     let len = scripted.file.len();
     let upload = scripted.upload(&order, 0, scripted.chunks(0, len)).await?;
     let partial = scripted.wait_for_partial(len).await?;
@@ -40,8 +40,7 @@ pub(super) async fn before_a_resume(trial: &Trial, n: u32, count: u32) -> anyhow
         scripted.scenario.explain("flips before a resume", tried)?;
         trial.counters.fault("flips before a resume");
     }
-    scripted.scenario.audit(true).await?;
-    scripted.scenario.teardown().await
+    scripted.finish().await
 }
 
 async fn flip_before_resume(scripted: &mut ScriptedScenario) -> anyhow::Result<()> {
@@ -57,7 +56,7 @@ async fn flip_before_resume(scripted: &mut ScriptedScenario) -> anyhow::Result<(
 
 /// Uploads some chunks, ends the upload and flips one bit of the partial.
 async fn upload_half_and_flip(scripted: &mut ScriptedScenario) -> anyhow::Result<String> {
-    let (id, order) = scripted.next_transfer().await?;
+    let (id, order) = scripted.next_transfer(MIN_LEN).await?;
     let n_chunks = scripted.rng.usize(1..scripted.file.len() / CHUNK_LEN);
     let len = n_chunks * CHUNK_LEN;
     let upload = scripted.upload(&order, 0, scripted.chunks(0, len)).await?;
@@ -76,12 +75,11 @@ pub(super) async fn before_a_restart(trial: &Trial, n: u32, count: u32) -> anyho
         scripted.scenario.explain("flips before a restart", tried)?;
         trial.counters.fault("flips before a restart");
     }
-    scripted.scenario.audit(true).await?;
-    scripted.scenario.teardown().await
+    scripted.finish().await
 }
 
 async fn flip_before_restart(scripted: &mut ScriptedScenario) -> anyhow::Result<()> {
-    let (id, order) = scripted.next_transfer().await?;
+    let (id, order) = scripted.next_transfer(MIN_LEN).await?;
     let len = scripted.rng.usize(1..scripted.file.len() / CHUNK_LEN) * CHUNK_LEN;
     let _upload = scripted.upload(&order, 0, scripted.chunks(0, len)).await?;
     let partial = scripted.wait_for_partial(len).await?;

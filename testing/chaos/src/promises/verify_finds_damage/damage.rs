@@ -20,12 +20,10 @@ pub(super) enum DownloadDamage {
         download: PathBuf,
         at: usize,
     },
-    /// The file is truncated.
     Cut {
         download: PathBuf,
         len: usize,
     },
-    /// A byte is appended.
     Grow {
         download: PathBuf,
     },

@@ -47,13 +47,13 @@ async fn record(trial: &Trial, scenario: &mut Scenario) -> anyhow::Result<Publis
     scenario.client_setting(0, "MAX_RATE", SLOW);
     scenario.connect(0).await?;
     let id = scenario.trigger(0).await?;
-    let ordered = (recorder.now()?, serde_json::json!({ "id": id }));
-    let done = scenario.wait_until_done(&id).await?;
-    let done = (recorder.now()?, done);
+    let accepted = (recorder.now()?, serde_json::json!({ "id": id }));
+    let transfer = scenario.wait_until_done(&id).await?;
+    let done = (recorder.now()?, transfer);
     scenario.end().await?;
     let recording = recorder.stop().await?;
     let place = |(place, answer): (u64, Value)| (recording.steps_until(place), answer);
-    let answers = [ordered, done].map(place).to_vec();
+    let answers = [accepted, done].map(place).to_vec();
     Ok(Publish { mounted: recording.steps_until(mounted), recording, answers })
 }
 

@@ -17,24 +17,21 @@ use crate::scenario::{Scenario, WAIT_LIMIT, poll};
 use crate::test_pattern::TestPattern;
 use crate::trial::Trial;
 
-pub(super) const CLIENT: &str = "scripted";
-pub(super) const CHUNK_LEN: usize = 16 << 10;
-/// At least three chunks.
-const SHORTEST: usize = 3 * CHUNK_LEN;
-const LONGEST: usize = 200_000;
+pub(crate) const CLIENT: &str = "scripted";
+pub(crate) const CHUNK_LEN: usize = 16 << 10;
+const MAX_LEN: usize = 200_000;
 
 /// A server, and a scripted agent that uploads one file after another.
-pub(super) struct ScriptedScenario {
-    pub(super) scenario: Scenario,
-    pub(super) agent: ScriptedAgent,
-    pub(super) rng: Rng,
-    /// The current file.
-    pub(super) file: Bytes,
-    pub(super) n_files: u32,
+pub(crate) struct ScriptedScenario {
+    pub(crate) scenario: Scenario,
+    pub(crate) agent: ScriptedAgent,
+    pub(crate) rng: Rng,
+    pub(crate) file: Bytes,
+    pub(crate) n_files: u32,
 }
 
 impl ScriptedScenario {
-    pub(super) async fn prepare(trial: &Trial, name: &str) -> anyhow::Result<Self> {
+    pub(crate) async fn prepare(trial: &Trial, name: &str) -> anyhow::Result<Self> {
         // A scripted agent does not answer pings.
         let settings = [("SHUTDOWN_GRACE", "50ms"), ("DEAD_AFTER", "15m")];
         let mut scenario = Scenario::prepare(trial, &settings).await?;
@@ -45,10 +42,14 @@ impl ScriptedScenario {
         Ok(Self { scenario, agent, rng, file: Bytes::new(), n_files: 0 })
     }
 
-    /// Triggers a pull of a new file. Returns the transfer id and the order.
-    pub(super) async fn next_transfer(&mut self) -> anyhow::Result<(String, StartTransfer)> {
+    /// Triggers a pull of a new file of `min_len` to 200,000 bytes. Returns the transfer id and the
+    /// order.
+    pub(crate) async fn next_transfer(
+        &mut self,
+        min_len: usize,
+    ) -> anyhow::Result<(String, StartTransfer)> {
         self.n_files += 1;
-        let len = self.rng.usize(SHORTEST..LONGEST);
+        let len = self.rng.usize(min_len..MAX_LEN);
         self.file = TestPattern::new(CLIENT, self.n_files, len).bytes().into();
         let id = self.scenario.trigger_with(&json!({ "client": CLIENT, "queue": "1h" })).await?;
         let order = self.order(&id).await?;
@@ -56,7 +57,7 @@ impl ScriptedScenario {
     }
 
     /// Waits for the next order and checks that it belongs to this transfer.
-    pub(super) async fn order(&mut self, id: &str) -> anyhow::Result<StartTransfer> {
+    pub(crate) async fn order(&mut self, id: &str) -> anyhow::Result<StartTransfer> {
         let order = self.agent.order().await?;
         anyhow::ensure!(
             order.transfer_id == id,
@@ -67,13 +68,13 @@ impl ScriptedScenario {
     }
 
     /// Returns the chunks from `from` to `to`, each with its offset.
-    pub(super) fn chunks(&self, from: usize, to: usize) -> Vec<(u64, Bytes)> {
+    pub(crate) fn chunks(&self, from: usize, to: usize) -> Vec<(u64, Bytes)> {
         let starts = (from..to).step_by(CHUNK_LEN);
         starts.map(|at| (at as u64, self.file.slice(at..to.min(at + CHUNK_LEN)))).collect()
     }
 
     /// Starts an upload and sends these chunks. The server may end it early.
-    pub(super) async fn upload(
+    pub(crate) async fn upload(
         &self,
         order: &StartTransfer,
         offset: u64,
@@ -86,8 +87,18 @@ impl ScriptedScenario {
         Ok(upload)
     }
 
+    /// Uploads the whole file with its trailer. The server may end the upload early.
+    pub(crate) async fn upload_whole(
+        &self,
+        order: &StartTransfer,
+    ) -> anyhow::Result<ScriptedUpload> {
+        let upload = self.upload(order, 0, self.chunks(0, self.file.len())).await?;
+        let _ = upload.trailer(&self.file).await;
+        Ok(upload)
+    }
+
     /// Uploads the file as an honest agent does. Returns whether the server stored it.
-    pub(super) async fn upload_honestly(&self, order: &StartTransfer) -> anyhow::Result<bool> {
+    pub(crate) async fn upload_honestly(&self, order: &StartTransfer) -> anyhow::Result<bool> {
         let len = self.file.len();
         let offset = usize::try_from(order.offset)?;
         let prefix = self.file.get(..offset).context("the server holds more than the file")?;
@@ -99,7 +110,7 @@ impl ScriptedScenario {
     }
 
     /// Checks that the transfer ends with the right file and that all files are right.
-    pub(super) async fn check_end(&mut self, id: &str) -> anyhow::Result<()> {
+    pub(crate) async fn check_end(&mut self, id: &str) -> anyhow::Result<()> {
         self.scenario.wait_until_done(id).await?;
         self.scenario.audit(false).await?;
         let n_files = self.scenario.oracle.n_downloads();
@@ -107,8 +118,14 @@ impl ScriptedScenario {
         self.scenario.oracle.delete_old_downloads(&self.scenario.data_dir(), 3)
     }
 
+    /// Checks all files and ends the programs.
+    pub(crate) async fn finish(&mut self) -> anyhow::Result<()> {
+        self.scenario.audit(true).await?;
+        self.scenario.teardown().await
+    }
+
     /// Waits until the partial has `len` bytes. Returns its path.
-    pub(super) async fn wait_for_partial(&self, len: usize) -> anyhow::Result<PathBuf> {
+    pub(crate) async fn wait_for_partial(&self, len: usize) -> anyhow::Result<PathBuf> {
         let folder = self.scenario.data_dir().join(CLIENT);
         let what = format!("a partial of {len} bytes in {}", folder.display());
         poll(&what, async || {
@@ -123,7 +140,7 @@ impl ScriptedScenario {
     }
 
     /// Flips one bit of the first `len` bytes of a partial.
-    pub(super) fn flip(&mut self, partial: &std::path::Path, len: usize) -> anyhow::Result<()> {
+    pub(crate) fn flip(&mut self, partial: &std::path::Path, len: usize) -> anyhow::Result<()> {
         use std::os::unix::fs::FileExt as _;
         let file = std::fs::OpenOptions::new().read(true).write(true).open(partial)?;
         let at = self.rng.u64(0..len as u64);
@@ -134,15 +151,20 @@ impl ScriptedScenario {
     }
 }
 
-/// Waits for the end of an upload. Returns whether the server stored it.
-pub(super) async fn is_stored(mut upload: ScriptedUpload) -> bool {
-    let limit = Duration::from_secs(20);
+/// Returns the last message of the server in an upload, or `None` if it sends none for `limit`.
+pub(crate) async fn final_answer(upload: &mut ScriptedUpload, limit: Duration) -> Option<Answer> {
+    let mut last = None;
     while let Ok(Some(answer)) = upload.response(limit).await {
-        match answer {
-            Answer::Stored(_) => return true,
-            Answer::Error(_) => return false,
-            Answer::Ack(_) => {}
+        last = Some(answer);
+        if matches!(last, Some(Answer::Stored(_) | Answer::Error(_))) {
+            break;
         }
     }
-    false
+    last
+}
+
+/// Waits for the end of an upload. Returns whether the server stored it.
+pub(crate) async fn is_stored(mut upload: ScriptedUpload) -> bool {
+    let answer = final_answer(&mut upload, Duration::from_secs(20)).await;
+    matches!(answer, Some(Answer::Stored(_)))
 }
