@@ -57,17 +57,17 @@ fn error_code(answer: Option<Answer>) -> Option<ErrorCode> {
     }
 }
 
-/// A bed whose client is a liar that has been ordered to send its file.
+/// A server whose client is a liar that has been ordered to send its file.
 async fn ordered() -> anyhow::Result<(TestServer, ScriptedAgent, StartTransfer, String)> {
     ordered_by(TestServer::start()).await
 }
 
 async fn ordered_by(
-    bed: impl Future<Output = anyhow::Result<TestServer>>,
+    server: impl Future<Output = anyhow::Result<TestServer>>,
 ) -> anyhow::Result<(TestServer, ScriptedAgent, StartTransfer, String)> {
-    let bed = bed.await?;
-    let mut liar = ScriptedAgent::connect(bed.grpc(), "client4", DEADLINE).await?;
-    let made = bed
+    let server = server.await?;
+    let mut liar = ScriptedAgent::connect(server.grpc(), "client4", DEADLINE).await?;
+    let made = server
         .send(
             hyper::Method::POST,
             "/api/v1/transfers",
@@ -77,33 +77,33 @@ async fn ordered_by(
         .await?;
     assert_eq!(made.status, 201, "{}", made.text());
     let order = liar.order().await?;
-    Ok((bed, liar, order, made.header("location").to_owned()))
+    Ok((server, liar, order, made.header("location").to_owned()))
 }
 
 #[tokio::test]
 async fn an_honest_upload_is_published_under_a_harmless_name() -> anyhow::Result<()> {
-    let (bed, liar, order, _) = ordered().await?;
+    let (server, liar, order, _) = ordered().await?;
     let answer =
         upload(&liar, vec![header(&order, 4), chunk(0, b"data"), trailer(4, b"data")]).await?;
     assert!(matches!(answer, Some(Answer::Stored(_))), "{answer:?}");
-    let downloads = bed.downloads("client4")?;
+    let downloads = server.downloads("client4")?;
     assert_eq!(downloads.len(), 1);
     assert_eq!(std::fs::read(&downloads[0])?, b"data");
-    assert!(bed.leftovers("client4")?.is_empty());
+    assert!(server.leftovers("client4")?.is_empty());
     // Its header says what the client has, whether or not the acceptance came before.
-    let client = bed.json("/api/v1/clients/client4").await?;
+    let client = server.json("/api/v1/clients/client4").await?;
     assert_eq!(client["default_file"]["size"], 4, "{client}");
     Ok(())
 }
 
 #[tokio::test]
 async fn the_end_of_the_stream_publishes_nothing() -> anyhow::Result<()> {
-    let (bed, mut liar, order, _) = ordered().await?;
+    let (server, mut liar, order, _) = ordered().await?;
     // Every byte has come, and no trailer.
     upload(&liar, vec![header(&order, 4), chunk(0, b"data")]).await?;
     let again = liar.order().await?;
     assert_eq!((again.attempt, again.offset), (2, 4), "what came is kept");
-    assert!(bed.downloads("client4")?.is_empty());
+    assert!(server.downloads("client4")?.is_empty());
     Ok(())
 }
 
@@ -126,7 +126,7 @@ async fn empty_chunks_are_no_bytes() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_flipped_bit_never_gets_a_final_name() -> anyhow::Result<()> {
-    let (bed, mut liar, order, location) = ordered().await?;
+    let (server, mut liar, order, location) = ordered().await?;
     let damaged =
         |order: &StartTransfer| vec![header(order, 4), chunk(0, b"dat\x60"), trailer(4, b"data")];
     let answer = upload(&liar, damaged(&order)).await?;
@@ -134,21 +134,21 @@ async fn a_flipped_bit_never_gets_a_final_name() -> anyhow::Result<()> {
     let again = liar.order().await?;
     assert_eq!(again.offset, 0, "nothing of it is kept");
     upload(&liar, damaged(&again)).await?;
-    let failed = bed.json(&format!("{location}?wait=100s")).await?;
+    let failed = server.finished(&location).await?;
     assert_eq!(failed["error"]["code"], "checksum-mismatch", "{failed}");
-    assert!(bed.downloads("client4")?.is_empty());
-    assert!(bed.leftovers("client4")?.is_empty());
+    assert!(server.downloads("client4")?.is_empty());
+    assert!(server.leftovers("client4")?.is_empty());
     Ok(())
 }
 
 #[tokio::test]
 async fn a_bit_that_flips_in_the_partial_is_not_published() -> anyhow::Result<()> {
-    let (bed, mut liar, order, _) = ordered().await?;
+    let (server, mut liar, order, _) = ordered().await?;
     let mut sent = liar.upload(&order, 0, 4).await?;
     sent.chunk(0, "data".into()).await?;
     let written = async {
         loop {
-            match &bed.leftovers("client4")?[..] {
+            match &server.leftovers("client4")?[..] {
                 [partial] if std::fs::read(partial)? == b"data" => return Ok(partial.clone()),
                 _ => tokio::task::yield_now().await,
             }
@@ -164,7 +164,7 @@ async fn a_bit_that_flips_in_the_partial_is_not_published() -> anyhow::Result<()
     assert_eq!(error_code(last), Some(ErrorCode::ChecksumMismatch));
     let again = liar.order().await?;
     assert_eq!(again.offset, 0, "nothing of it is kept");
-    assert!(bed.downloads("client4")?.is_empty());
+    assert!(server.downloads("client4")?.is_empty());
     let answer =
         upload(&liar, vec![header(&again, 4), chunk(0, b"data"), trailer(4, b"data")]).await?;
     assert!(matches!(answer, Some(Answer::Stored(_))), "{answer:?}");
@@ -179,29 +179,29 @@ async fn lost_doubled_and_surplus_chunks_are_refused() -> anyhow::Result<()> {
         vec![chunk(0, b"data"), chunk(4, b"!"), trailer(5, b"data!")],
     ];
     for pieces in wrong {
-        let (bed, mut liar, order, _) = ordered().await?;
+        let (server, mut liar, order, _) = ordered().await?;
         let answer = upload(&liar, [vec![header(&order, 4)], pieces].concat()).await?;
         assert_eq!(error_code(answer), Some(ErrorCode::OffsetMismatch));
         assert_eq!(liar.order().await?.attempt, 2);
-        assert!(bed.downloads("client4")?.is_empty());
+        assert!(server.downloads("client4")?.is_empty());
     }
     Ok(())
 }
 
 #[tokio::test]
 async fn a_short_upload_is_not_published() -> anyhow::Result<()> {
-    let (bed, mut liar, order, _) = ordered().await?;
+    let (server, mut liar, order, _) = ordered().await?;
     let pieces = vec![header(&order, 8), chunk(0, b"data"), trailer(4, b"data")];
     let answer = upload(&liar, pieces).await?;
     assert_eq!(error_code(answer), Some(ErrorCode::ChecksumMismatch));
     liar.order().await?;
-    assert!(bed.downloads("client4")?.is_empty());
+    assert!(server.downloads("client4")?.is_empty());
     Ok(())
 }
 
 #[tokio::test]
 async fn only_the_token_of_the_current_order_lets_an_upload_in() -> anyhow::Result<()> {
-    let (bed, mut liar, order, _) = ordered().await?;
+    let (server, mut liar, order, _) = ordered().await?;
     let mut forged = order.clone();
     forged.upload_token = uuid::Uuid::new_v4().as_bytes().to_vec().into();
     let pieces =
@@ -213,7 +213,7 @@ async fn only_the_token_of_the_current_order_lets_an_upload_in() -> anyhow::Resu
     let current = liar.order().await?;
     let answer = upload(&liar, pieces(&order)).await?;
     assert_eq!(error_code(answer), Some(ErrorCode::UnknownTransfer));
-    assert!(bed.downloads("client4")?.is_empty());
+    assert!(server.downloads("client4")?.is_empty());
     let answer = upload(&liar, pieces(&current)).await?;
     assert!(matches!(answer, Some(Answer::Stored(_))), "{answer:?}");
     Ok(())
@@ -221,8 +221,8 @@ async fn only_the_token_of_the_current_order_lets_an_upload_in() -> anyhow::Resu
 
 #[tokio::test]
 async fn no_agent_answers_for_another_client() -> anyhow::Result<()> {
-    let (bed, liar, order, _) = ordered_by(TestServer::start_process()).await?;
-    let other = ScriptedAgent::connect(bed.grpc(), "client5", DEADLINE).await?;
+    let (server, liar, order, _) = ordered_by(TestServer::start_process()).await?;
+    let other = ScriptedAgent::connect(server.grpc(), "client5", DEADLINE).await?;
     let refused = TransferUpdate {
         transfer_id: order.transfer_id.clone(),
         attempt: order.attempt,
@@ -232,7 +232,7 @@ async fn no_agent_answers_for_another_client() -> anyhow::Result<()> {
     // Its line is read in order: once it has said goodbye, the server has read the lie.
     let goodbye = filepull_proto::v1::Goodbye::default();
     other.send(FromAgent::Goodbye(goodbye)).await?;
-    bed.server()?.says("\"reason\":\"stopped\"").await?;
+    server.server()?.says("\"reason\":\"stopped\"").await?;
     let answer =
         upload(&liar, vec![header(&order, 4), chunk(0, b"data"), trailer(4, b"data")]).await?;
     assert!(matches!(answer, Some(Answer::Stored(_))), "{answer:?}");
@@ -241,28 +241,28 @@ async fn no_agent_answers_for_another_client() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_size_that_nobody_could_store_is_refused_before_the_first_byte() -> anyhow::Result<()> {
-    let (bed, liar, order, location) = ordered().await?;
+    let (server, liar, order, location) = ordered().await?;
     let answer = upload(&liar, vec![header(&order, u64::MAX)]).await?;
     assert_eq!(error_code(answer), Some(ErrorCode::FileTooLarge));
-    let failed = bed.json(&format!("{location}?wait=100s")).await?;
+    let failed = server.finished(&location).await?;
     assert_eq!(failed["error"]["code"], "file-too-large", "{failed}");
-    assert!(bed.leftovers("client4")?.is_empty());
+    assert!(server.leftovers("client4")?.is_empty());
     Ok(())
 }
 
 #[tokio::test]
 async fn what_an_agent_says_cannot_forge_a_log_line() -> anyhow::Result<()> {
-    let (bed, liar, order, location) = ordered_by(TestServer::start_process()).await?;
+    let (server, liar, order, location) = ordered_by(TestServer::start_process()).await?;
     let forged = Error {
         code: ErrorCode::ReadFailed.into(),
         message: "gone\n{\"event\":\"forged\"}\u{1b}[31m".into(),
         ..Error::default()
     };
     upload(&liar, vec![header(&order, 4), Kind::Abort(forged)]).await?;
-    let failed = bed.json(&format!("{location}?wait=100s")).await?;
+    let failed = server.finished(&location).await?;
     assert_eq!(failed["error"]["code"], "file-unreadable", "{failed}");
-    bed.server()?.says("transfer.failed").await?;
-    for line in bed.server()?.said() {
+    server.server()?.says("transfer.failed").await?;
+    for line in server.server()?.said() {
         let forged = line.starts_with("{\"event\":\"forged\"");
         assert!(!forged && !line.contains('\u{1b}'), "{line:?}");
     }
@@ -272,36 +272,33 @@ async fn what_an_agent_says_cannot_forge_a_log_line() -> anyhow::Result<()> {
 /// The name is there, and nobody can tell whether it survives a power cut: neither done nor failed.
 #[tokio::test]
 async fn a_download_whose_name_is_not_safe_yet_is_still_under_way() -> anyhow::Result<()> {
-    let bed = TestServer::start_process().await?;
-    let before = bed.connect("client4", b"data").await?;
-    bed.pull("client4").await?;
+    let server = TestServer::start_process().await?;
+    let before = server.connect("client4", b"data").await?;
+    server.pull("client4").await?;
     drop(before);
-    let folder = bed.data_dir().join("client4").display().to_string();
+    let folder = server.data_dir().join("client4").display().to_string();
     let fails = ["-e", "trace=fsync", "-P", &folder, "-e", "inject=fsync:error=EIO"];
-    let mut client =
-        bed.client("client4", &test_data("client4", 4 << 20))?.setting("MAX_RATE", "2MiB/s");
-    client.connect().await?;
-    let started = bed.get("/trigger?id=client4").await?;
+    let _client = server.connect_at("client4", &test_data("client4", 4 << 20), "2MiB/s").await?;
+    let started = server.get("/trigger?id=client4").await?;
     let location = started.header("location").to_owned();
-    bed.server()?.says_times("transfer.started", 2).await?;
-    let Some(failing) = Strace::attach(bed.server()?.pid(), &fails).await? else {
+    server.server()?.says_times("transfer.started", 2).await?;
+    let Some(failing) = Strace::attach(server.server()?.pid(), &fails).await? else {
         println!("skipped: no strace");
         return Ok(());
     };
     let not_ready = async {
-        while bed.get("/readyz").await?.status != 503 {}
+        while server.get("/readyz").await?.status != 503 {}
         anyhow::Ok(())
     };
     soon("a probe that is red", not_ready).await??;
-    let found = bed.json(&location).await?;
+    let found = server.json(&location).await?;
     assert_eq!((&found["state"], &found["waiting_for"]), (&"waiting".into(), &"disk".into()));
-    let joined = bed.get("/trigger?id=client4").await?;
+    let joined = server.get("/trigger?id=client4").await?;
     assert_eq!(joined.header("location"), location, "{}", joined.text());
     failing.detach().await?;
-    let done = bed.json(&format!("{location}?wait=100s")).await?;
-    assert_eq!(done["state"], "done", "{done}");
-    assert_eq!(bed.downloads("client4")?.len(), 2);
-    assert_eq!(bed.get("/readyz").await?.status, 200);
+    server.done(&location).await?;
+    assert_eq!(server.downloads("client4")?.len(), 2);
+    assert_eq!(server.get("/readyz").await?.status, 200);
     Ok(())
 }
 
@@ -309,30 +306,30 @@ async fn a_download_whose_name_is_not_safe_yet_is_still_under_way() -> anyhow::R
 /// and another client's transfer runs meanwhile.
 #[tokio::test]
 async fn a_disk_that_refuses_a_name_keeps_no_turn_and_heeds_a_cancel() -> anyhow::Result<()> {
-    let bed = TestServer::process_with(&[("MAX_RUNNING", "1")]).await?;
-    let _client = bed.connect("client4", b"data").await?;
-    bed.pull("client4").await?;
-    let folder = bed.data_dir().join("client4").display().to_string();
+    let server = TestServer::process_with(&[("MAX_RUNNING", "1")]).await?;
+    let _client = server.connect("client4", b"data").await?;
+    server.pull("client4").await?;
+    let folder = server.data_dir().join("client4").display().to_string();
     let refuses = ["-e", "trace=renameat2", "-P", &folder, "-e", "inject=renameat2:error=EPERM"];
-    let Some(refusing) = Strace::attach(bed.server()?.pid(), &refuses).await? else {
+    let Some(refusing) = Strace::attach(server.server()?.pid(), &refuses).await? else {
         println!("skipped: no strace");
         return Ok(());
     };
-    let started = bed.get("/trigger?id=client4").await?;
+    let started = server.get("/trigger?id=client4").await?;
     let location = started.header("location").to_owned();
     let for_disk = |transfer: &Value| transfer["waiting_for"] == "disk";
-    soon("a file that waits for the disk", bed.until(&location, for_disk)).await??;
-    let page = bed.get(location.trim_start_matches("/api/v1")).await?;
+    server.until(&location, for_disk).await?;
+    let page = server.get(location.trim_start_matches("/api/v1")).await?;
     assert!(page.text().contains("Operation not permitted"), "{}", page.text());
-    assert_eq!(bed.leftovers("client4")?.len(), 1);
-    let _other = bed.connect("client5", b"data").await?;
-    bed.pull("client5").await?;
-    let cancel = bed.send(Method::POST, &format!("{location}/cancel"), &[], "").await?;
+    assert_eq!(server.leftovers("client4")?.len(), 1);
+    let _other = server.connect("client5", b"data").await?;
+    server.pull("client5").await?;
+    let cancel = server.send(Method::POST, &format!("{location}/cancel"), &[], "").await?;
     assert_eq!(cancel.status, 200, "{}", cancel.text());
     assert!(cancel.text().contains("cancelled"), "{}", cancel.text());
-    assert!(bed.leftovers("client4")?.is_empty());
+    assert!(server.leftovers("client4")?.is_empty());
     refusing.detach().await?;
-    bed.pull("client4").await?;
-    assert_eq!(bed.downloads("client4")?.len(), 2);
+    server.pull("client4").await?;
+    assert_eq!(server.downloads("client4")?.len(), 2);
     Ok(())
 }

@@ -3,89 +3,77 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use filepull_testkit::{
-    HttpResponse, Process, Strace, TestClient, TestServer, same_bytes, soon, test_data,
-};
+use filepull_testkit::{HttpResponse, Strace, TestClient, TestServer, same_bytes, test_data};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::Value;
 use tokio::net::TcpStream;
 
 #[tokio::test]
 async fn transfers_wait_for_their_turn() -> anyhow::Result<()> {
-    let bed = TestServer::with(&[("MAX_RUNNING", "1"), ("MAX_WAITING", "1")]).await?;
-    let mut first =
-        bed.client("client1", &test_data("client1", 2 << 20))?.setting("MAX_RATE", "1MiB/s");
-    first.connect().await?;
-    let _second = bed.connect("client2", b"second").await?;
-    let _third = bed.connect("client3", b"third").await?;
-    bed.get("/trigger?id=client1").await?;
-    let waiting = bed.get("/trigger?id=client2").await?;
+    let server = TestServer::with(&[("MAX_RUNNING", "1"), ("MAX_WAITING", "1")]).await?;
+    let _first = server.connect_at("client1", &test_data("client1", 2 << 20), "1MiB/s").await?;
+    let _second = server.connect("client2", b"second").await?;
+    let _third = server.connect("client3", b"third").await?;
+    server.get("/trigger?id=client1").await?;
+    let waiting = server.get("/trigger?id=client2").await?;
     let id = waiting.header("location").rsplit('/').next().unwrap_or_default().to_owned();
     let said =
         format!("Waiting: 1 transfer is running; client2 is number 1 in line. Transfer {id}");
     assert_eq!((waiting.status, waiting.first_line()), (202, said));
-    let busy = bed.get("/trigger?id=client3").await?;
+    let busy = server.get("/trigger?id=client3").await?;
     assert_eq!(busy.status, 503, "{}", busy.text());
     assert!(!busy.header("retry-after").is_empty());
-    let done = bed.json(&format!("{}?wait=100s", waiting.header("location"))).await?;
-    assert_eq!(done["state"], "done", "{done}");
+    server.done(waiting.header("location")).await?;
     Ok(())
 }
 
 #[tokio::test]
 async fn a_file_that_is_too_large_is_refused() -> anyhow::Result<()> {
-    let bed = TestServer::with(&[("MAX_FILE_SIZE", "1KiB")]).await?;
-    let _client = bed.connect("client4", &test_data("client4", 2048)).await?;
-    let reply = bed.get("/trigger?id=client4").await?;
-    assert_eq!(reply.status, 413, "{}", reply.text());
+    let server = TestServer::with(&[("MAX_FILE_SIZE", "1KiB")]).await?;
+    let _client = server.connect("client4", &test_data("client4", 2048)).await?;
+    let response = server.get("/trigger?id=client4").await?;
+    assert_eq!(response.status, 413, "{}", response.text());
     assert!(
-        reply.text().contains("2.0 KiB") && reply.text().contains("1.0 KiB"),
+        response.text().contains("2.0 KiB") && response.text().contains("1.0 KiB"),
         "{}",
-        reply.text()
+        response.text()
     );
-    assert!(bed.leftovers("client4")?.is_empty());
+    assert!(server.leftovers("client4")?.is_empty());
     Ok(())
 }
 
 #[tokio::test]
 async fn a_disk_that_is_almost_full_takes_nothing() -> anyhow::Result<()> {
-    let bed = TestServer::process_with(&[("MIN_FREE", "1000TiB")]).await?;
-    let _client = bed.connect("client4", b"data").await?;
-    let reply = bed.get("/trigger?id=client4").await?;
-    assert_eq!(reply.status, 507, "{}", reply.text());
+    let server = TestServer::process_with(&[("MIN_FREE", "1000TiB")]).await?;
+    let _client = server.connect("client4", b"data").await?;
+    let response = server.get("/trigger?id=client4").await?;
+    assert_eq!(response.status, 507, "{}", response.text());
     assert!(
-        reply.first_line().ends_with("1000.0 TiB must stay free. Nothing was started."),
+        response.first_line().ends_with("1000.0 TiB must stay free. Nothing was started."),
         "{}",
-        reply.text()
+        response.text()
     );
-    let ready = bed.get("/readyz?verbose").await?;
+    let ready = server.get("/readyz?verbose").await?;
     assert_eq!(ready.status, 503, "{}", ready.text());
-    bed.server()?.says("Not ready: data folder: writable, ").await?;
-    let said = bed.server()?.said();
+    server.server()?.says("Not ready: data folder: writable, ").await?;
+    let said = server.server()?.said();
     assert!(!said.iter().any(|line| line == "Ready."), "{said:?}");
     Ok(())
 }
 
 #[tokio::test]
-async fn a_server_that_can_take_pulls_says_so() -> anyhow::Result<()> {
-    let bed = TestServer::start_process().await?;
-    bed.server()?.says("Ready.").await?;
-    Ok(())
-}
-
-#[tokio::test]
 async fn a_file_that_cannot_fit_is_refused_by_the_first_answer() -> anyhow::Result<()> {
-    let bed = TestServer::with(&[("MAX_FILE_SIZE", "1PiB")]).await?;
-    let client = bed.connect("client4", b"data").await?;
+    let server = TestServer::with(&[("MAX_FILE_SIZE", "1PiB")]).await?;
+    let client = server.connect("client4", b"data").await?;
     // All hole: larger than what is free here, and takes no room itself.
     std::fs::File::options().write(true).open(client.data())?.set_len(8 << 40)?;
-    let reply = bed.get("/trigger?id=client4").await?;
-    assert_eq!(reply.status, 507, "{}", reply.text());
-    assert!(reply.first_line().contains("the file needs 8.0 TiB"), "{}", reply.text());
-    assert!(bed.leftovers("client4")?.is_empty());
+    let response = server.get("/trigger?id=client4").await?;
+    assert_eq!(response.status, 507, "{}", response.text());
+    assert!(response.first_line().contains("the file needs 8.0 TiB"), "{}", response.text());
+    assert!(server.leftovers("client4")?.is_empty());
     // The agent was told, and sends the next one.
     std::fs::write(client.data(), "small")?;
-    bed.pull("client4").await?;
+    server.pull("client4").await?;
     Ok(())
 }
 
@@ -93,45 +81,42 @@ async fn a_file_that_cannot_fit_is_refused_by_the_first_answer() -> anyhow::Resu
 async fn a_write_error_ends_the_transfer_and_leaves_nothing() -> anyhow::Result<()> {
     // No file of the server may grow past 1 MiB: what comes after that fails to be written.
     let ignore = "trap '' XFSZ; ulimit -f 2048; exec \"$@\"";
-    let bed = TestServer::launched_by(&["sh", "-c", ignore, "sh"], &[]).await?;
-    let client = bed.connect("client4", &test_data("client4", 8 << 20)).await?;
-    let reply = bed.get("/trigger?id=client4&wait=100s").await?;
-    assert_eq!(reply.status, 500, "{}", reply.text());
-    let last = bed.json("/api/v1/transfers?limit=1").await?;
+    let server = TestServer::launched_by(&["sh", "-c", ignore, "sh"], &[]).await?;
+    let client = server.connect("client4", &test_data("client4", 8 << 20)).await?;
+    let response = server.get("/trigger?id=client4&wait=100s").await?;
+    assert_eq!(response.status, 500, "{}", response.text());
+    let last = server.json("/api/v1/transfers?limit=1").await?;
     assert_eq!(last["items"][0]["error"]["code"], "storage-failed", "{last}");
-    assert!(bed.downloads("client4")?.is_empty());
-    assert!(bed.leftovers("client4")?.is_empty());
+    assert!(server.downloads("client4")?.is_empty());
+    assert!(server.leftovers("client4")?.is_empty());
     // The next one, which fits, succeeds.
     std::fs::write(client.data(), "small")?;
-    bed.pull("client4").await?;
+    server.pull("client4").await?;
     Ok(())
 }
 
 #[tokio::test]
 async fn a_server_without_descriptors_goes_on_with_what_runs() -> anyhow::Result<()> {
     let few = "ulimit -n 64; exec \"$@\"";
-    let bed = TestServer::launched_by(&["sh", "-c", few, "sh"], &[]).await?;
-    let client =
-        bed.client("client4", &test_data("client4", 12 << 20))?.setting("MAX_RATE", "3MiB/s");
-    let mut client = client;
-    client.connect().await?;
-    bed.get("/trigger?id=client4").await?;
-    bed.server()?.says("transfer.started").await?;
+    let server = TestServer::launched_by(&["sh", "-c", few, "sh"], &[]).await?;
+    let client = server.connect_at("client4", &test_data("client4", 12 << 20), "3MiB/s").await?;
+    server.get("/trigger?id=client4").await?;
+    server.server()?.says("transfer.started").await?;
     // Connections alone cannot take them all: each listener has a limit.
     let mut held = Vec::new();
     for _ in 0..80 {
-        held.push(TcpStream::connect(bed.http()).await?);
+        held.push(TcpStream::connect(server.http()).await?);
     }
-    bed.server()?.says("connection_limit.reached").await?;
-    let pid = bed.server()?.pid();
+    server.server()?.says("connection_limit.reached").await?;
+    let pid = server.server()?.pid();
     let n_open = std::fs::read_dir(format!("/proc/{pid}/fd"))?.count();
     limit_open_files(pid, u64::try_from(n_open.saturating_sub(4))?)?;
-    held.push(TcpStream::connect(bed.http()).await?);
-    bed.server()?.says("accept.failed").await?;
+    held.push(TcpStream::connect(server.http()).await?);
+    server.server()?.says("accept.failed").await?;
     limit_open_files(pid, 64)?;
-    bed.server()?.says("transfer.done").await?;
-    assert!(same_bytes(&bed.downloads("client4")?[0], &client.data())?);
-    assert!(bed.leftovers("client4")?.is_empty());
+    server.server()?.says("transfer.done").await?;
+    assert!(same_bytes(&server.downloads("client4")?[0], &client.data())?);
+    assert!(server.leftovers("client4")?.is_empty());
     Ok(())
 }
 
@@ -156,71 +141,30 @@ async fn a_changed_file_needs_no_room_beside_what_it_replaces() -> anyhow::Resul
         println!("skipped: this machine does not let us mount a disk of our own");
         return Ok(());
     }
-    let bed = TestServer::launched_by(&launcher, &[]).await?;
-    let proxy = bed.proxy().await?;
-    let client = bed.client("client4", &test_data("old", 32 << 20))?.setting("MAX_RATE", "16MiB/s");
-    let mut client = client.dialling(proxy.addr());
-    client.connect().await?;
-    let started = bed.get("/trigger?id=client4").await?;
+    let server = TestServer::launched_by(&launcher, &[]).await?;
+    let proxy = server.proxy().await?;
+    let mut client = server
+        .client("client4", &test_data("old", 32 << 20))?
+        .setting("MAX_RATE", "16MiB/s")
+        .dialling(proxy.addr())
+        .connected()
+        .await?;
+    let started = server.get("/trigger?id=client4").await?;
     proxy.sent_at_least(8 << 20).await?;
-    client.take_agent()?.kill().await?;
+    client.kill().await?;
     std::fs::write(client.data(), test_data("new", 32 << 20))?;
     client.connect().await?;
-    let done = bed.json(&format!("{}?wait=100s", started.header("location"))).await?;
-    assert_eq!(done["state"], "done", "{done}");
-    Ok(())
-}
-
-#[tokio::test]
-async fn one_folder_serves_one_server() -> anyhow::Result<()> {
-    let bed = TestServer::start_process().await?;
-    let data_dir = bed.data_dir().display().to_string();
-    let pid = bed.server()?.pid();
-    let settings = [
-        ("DATA_DIR", data_dir.clone()),
-        ("HTTP_ADDR", "127.0.0.1:0".into()),
-        ("GRPC_ADDR", "127.0.0.1:0".into()),
-    ];
-    let mut second = Process::start(&[], "e2e-filepull", "server", &settings)?;
-    assert_eq!(second.ended().await?.code(), Some(1));
-    second.says(&format!("{data_dir} is in use by process {pid}")).await?;
-    Ok(())
-}
-
-#[tokio::test]
-async fn the_server_tells_its_settings_as_they_are() -> anyhow::Result<()> {
-    let bed = TestServer::with(&[("MAX_FILE_SIZE", "1GiB"), ("STALL_TIMEOUT", "90s")]).await?;
-    let settings = bed.json("/api/v1/server").await?["settings"].take();
-    assert_eq!(settings["http_addr"], bed.http().to_string(), "{settings}");
-    assert_eq!(settings["grpc_addr"], bed.grpc().to_string(), "{settings}");
-    assert_eq!((&settings["http_auth"], &settings["agent_auth"]), (&"auto".into(), &"auto".into()));
-    assert_eq!((&settings["log_level"], &settings["log_format"]), (&"info".into(), &"json".into()));
-    assert_eq!(settings["max_file_size"], 1 << 30, "{settings}");
-    assert_eq!(settings["stall_timeout"], 90, "{settings}");
-    let words = bed.get("/server").await?.text();
-    assert!(words.contains("1.0 GiB") && words.contains("1 min 30 s"), "{words}");
-    Ok(())
-}
-
-#[tokio::test]
-async fn nobody_is_exposed_by_accident() -> anyhow::Result<()> {
-    let folder = tempfile::tempdir()?;
-    let data_dir = folder.path().join("server-data").display().to_string();
-    let settings = [("DATA_DIR", data_dir), ("HTTP_ADDR", "0.0.0.0:0".into())];
-    let mut server = Process::start(&[], "e2e-filepull", "server", &settings)?;
-    assert_eq!(server.ended().await?.code(), Some(2));
-    server.says("HTTP_AUTH=none").await?;
-    assert!(!folder.path().join("server-data").exists());
+    server.done(started.header("location")).await?;
     Ok(())
 }
 
 #[tokio::test]
 async fn a_low_open_file_limit_is_used_completely_and_logged() -> anyhow::Result<()> {
-    let bed = TestServer::launched_by(&["prlimit", "--nofile=40:512"], &[]).await?;
-    let said = bed.server()?.says("connection_limit.lowered").await?;
+    let server = TestServer::launched_by(&["prlimit", "--nofile=40:512"], &[]).await?;
+    let said = server.server()?.says("connection_limit.lowered").await?;
     assert!(said.contains("room for 256 clients: the open file limit is 512"), "{said}");
     assert!(said.contains("LimitNOFILE") && said.contains("ulimit -n"), "{said}");
-    let limits = std::fs::read_to_string(format!("/proc/{}/limits", bed.server()?.pid()))?;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.server()?.pid()))?;
     let open_files = limits.lines().find(|line| line.starts_with("Max open files"));
     let words: Vec<_> = open_files.unwrap_or_default().split_whitespace().collect();
     assert_eq!(words, ["Max", "open", "files", "512", "512", "files"]);
@@ -228,24 +172,24 @@ async fn a_low_open_file_limit_is_used_completely_and_logged() -> anyhow::Result
     // More clients than the limit that the server was started with.
     let mut clients = Vec::new();
     for number in 1..=40 {
-        clients.push(bed.connect(&format!("client{number}"), b"data").await?);
+        clients.push(server.connect(&format!("client{number}"), b"data").await?);
     }
-    bed.pull("client40").await?;
+    server.pull("client40").await?;
     Ok(())
 }
 
 #[tokio::test]
 async fn connections_of_agents_leave_room_for_files() -> anyhow::Result<()> {
-    let bed = TestServer::launched_by(&["prlimit", "--nofile=128:128"], &[]).await?;
-    let mut client = bed.client("client4", b"data")?.setting("DATA_CONN", "shared");
-    client.connect().await?;
+    let server = TestServer::launched_by(&["prlimit", "--nofile=128:128"], &[]).await?;
+    let _client =
+        server.client("client4", b"data")?.setting("DATA_CONN", "shared").connected().await?;
     let mut others = Vec::new();
     for _ in 0..128 {
-        others.push(TcpStream::connect(bed.grpc()).await?);
+        others.push(TcpStream::connect(server.grpc()).await?);
     }
-    bed.server()?.says("connection_limit.reached").await?;
-    bed.pull("client4").await?;
-    let said = bed.server()?.said();
+    server.server()?.says("connection_limit.reached").await?;
+    server.pull("client4").await?;
+    let said = server.server()?.said();
     assert!(!said.iter().any(|line| line.contains("Too many open files")), "{said:#?}");
     Ok(())
 }
@@ -253,93 +197,90 @@ async fn connections_of_agents_leave_room_for_files() -> anyhow::Result<()> {
 #[tokio::test]
 async fn a_disk_that_does_not_report_its_space_costs_one_thread_and_no_answer() -> anyhow::Result<()>
 {
-    let bed = TestServer::start_process().await?;
-    let _client = bed.connect("client4", b"data").await?;
-    let pid = bed.server()?.pid();
+    let server = TestServer::start_process().await?;
+    let _client = server.connect("client4", b"data").await?;
+    let pid = server.server()?.pid();
     let hang = ["-e", "trace=fstatfs", "-e", "inject=fstatfs:delay_enter=600000000"];
     let Some(hanging) = Strace::attach(pid, &hang).await? else {
         println!("skipped: no strace");
         return Ok(());
     };
-    let hung =
-        |reply: &HttpResponse| reply.text().contains("data folder   the disk has not answered for");
-    let first = bed.get("/readyz?verbose").await?;
+    let hung = |response: &HttpResponse| {
+        response.text().contains("data folder   the disk has not answered for")
+    };
+    let first = server.get("/readyz?verbose").await?;
     assert!(first.status == 503 && hung(&first), "{}", first.text());
     let n_threads =
         || Ok::<_, anyhow::Error>(std::fs::read_dir(format!("/proc/{pid}/task"))?.count());
     let before = n_threads()?;
-    let many = (0..30).map(|_| bed.get("/readyz?verbose"));
-    for reply in futures::future::try_join_all(many).await? {
-        assert!(hung(&reply), "{}", reply.text());
+    let many = (0..30).map(|_| server.get("/readyz?verbose"));
+    for response in futures::future::try_join_all(many).await? {
+        assert!(hung(&response), "{}", response.text());
     }
     // Each of two workers would be held by one of these.
-    let pulls = (0..4).map(|_| bed.get("/trigger?id=client4&fresh"));
-    for reply in futures::future::try_join_all(pulls).await? {
-        assert_eq!(reply.status, 202, "{}", reply.text());
+    let pulls = (0..4).map(|_| server.get("/trigger?id=client4&fresh"));
+    for response in futures::future::try_join_all(pulls).await? {
+        assert_eq!(response.status, 202, "{}", response.text());
     }
-    assert_eq!(bed.get("/livez").await?.status, 200);
+    assert_eq!(server.get("/livez").await?.status, 200);
     assert!(n_threads()? < before + 20, "one thread for each reader");
-    bed.server()?.says("transfer.done").await?;
+    server.server()?.says("transfer.done").await?;
     hanging.detach().await?;
     Ok(())
 }
 
 /// A transfer that receives at 4 MiB/s and has a checkpoint.
-async fn half_way(bed: &TestServer) -> anyhow::Result<(TestClient, String, PathBuf)> {
-    let client =
-        bed.client("client4", &test_data("client4", 24 << 20))?.setting("MAX_RATE", "4MiB/s");
-    let mut client = client;
-    client.connect().await?;
-    let started = bed.get("/trigger?id=client4").await?;
+async fn half_way(server: &TestServer) -> anyhow::Result<(TestClient, String, PathBuf)> {
+    let client = server.connect_at("client4", &test_data("client4", 24 << 20), "4MiB/s").await?;
+    let started = server.get("/trigger?id=client4").await?;
     let location = started.header("location").to_owned();
     let far = |transfer: &Value| 8 << 20 < transfer["bytes_done"].as_u64().unwrap_or_default();
-    soon("8 MiB", bed.until(&location, far)).await??;
-    let partial = bed.leftovers("client4")?.pop().context("no partial")?;
+    server.until(&location, far).await?;
+    let partial = server.leftovers("client4")?.pop().context("no partial")?;
     Ok((client, location, partial))
 }
 
 #[tokio::test]
 async fn a_disk_that_fills_up_in_the_middle_costs_neither_the_transfer_nor_its_bytes()
 -> anyhow::Result<()> {
-    let bed = TestServer::start_process().await?;
-    let (client, location, partial) = half_way(&bed).await?;
+    let server = TestServer::start_process().await?;
+    let (client, location, partial) = half_way(&server).await?;
     let partial = partial.display().to_string();
     let full = ["-P", &partial, "-e", "trace=writev", "-e", "inject=writev:error=ENOSPC"];
-    let Some(full) = Strace::attach(bed.server()?.pid(), &full).await? else {
+    let Some(full) = Strace::attach(server.server()?.pid(), &full).await? else {
         println!("skipped: no strace");
         return Ok(());
     };
     let waits = |transfer: &Value| transfer["waiting_for"] == "disk";
-    let waiting = soon("the disk", bed.until(&location, waits)).await??;
+    let waiting = server.until(&location, waits).await?;
     assert!(0 < waiting["bytes_done"].as_u64().unwrap_or_default(), "{waiting}");
     assert!(waiting["expires_at"].is_string(), "{waiting}");
-    let page = bed.get(&location.replace("/api/v1", "")).await?.text();
+    let page = server.get(&location.replace("/api/v1", "")).await?.text();
     assert!(page.contains("client4's file waits for the server's disk, until "), "{page}");
     assert!(page.contains(": The server's disk is full."), "{page}");
     full.detach().await?;
-    let done = bed.json(&format!("{location}?wait=100s")).await?;
-    assert_eq!(done["state"], "done", "{done}");
-    assert!(same_bytes(&bed.downloads("client4")?[0], &client.data())?);
-    bed.server()?.says("transfer.resumed").await?;
+    server.done(&location).await?;
+    assert!(same_bytes(&server.downloads("client4")?[0], &client.data())?);
+    server.server()?.says("transfer.resumed").await?;
     Ok(())
 }
 
 #[tokio::test]
 async fn a_disk_that_stalls_is_not_taken_for_a_silent_agent() -> anyhow::Result<()> {
-    let bed = TestServer::process_with(&[("STALL_TIMEOUT", "2s")]).await?;
-    let (client, location, partial) = half_way(&bed).await?;
+    let server = TestServer::process_with(&[("STALL_TIMEOUT", "2s")]).await?;
+    let (client, location, partial) = half_way(&server).await?;
     let partial = partial.display().to_string();
     let stall = "inject=writev:delay_enter=8000000:when=1";
     let stalls = ["-P", &partial, "-e", "trace=writev", "-e", stall];
-    let Some(stalling) = Strace::attach(bed.server()?.pid(), &stalls).await? else {
+    let Some(stalling) = Strace::attach(server.server()?.pid(), &stalls).await? else {
         println!("skipped: no strace");
         return Ok(());
     };
     let waits = |transfer: &Value| transfer["waiting_for"] == "disk";
-    soon("the disk", bed.until(&location, waits)).await??;
-    let done = bed.json(&format!("{location}?wait=100s")).await?;
+    server.until(&location, waits).await?;
+    let done = server.finished(&location).await?;
     assert_eq!((&done["state"], &done["attempt"]), (&"done".into(), &1.into()), "{done}");
-    assert!(same_bytes(&bed.downloads("client4")?[0], &client.data())?);
+    assert!(same_bytes(&server.downloads("client4")?[0], &client.data())?);
     stalling.detach().await?;
     Ok(())
 }

@@ -18,27 +18,27 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 #[tokio::test]
 async fn idle_connections_lock_no_operator_out() -> anyhow::Result<()> {
-    let bed = TestServer::launched_by(FEW_FILES, &[]).await?;
-    let _client = bed.connect("client4", b"data").await?;
+    let server = TestServer::launched_by(FEW_FILES, &[]).await?;
+    let _client = server.connect("client4", b"data").await?;
     let mut idle = Vec::new();
     for _ in 0..100 {
-        idle.push(TcpStream::connect(bed.http()).await?);
+        idle.push(TcpStream::connect(server.http()).await?);
     }
-    bed.pull("client4").await?;
-    bed.server()?.says("connection_limit.reached").await?;
+    server.pull("client4").await?;
+    server.server()?.says("connection_limit.reached").await?;
     Ok(())
 }
 
 #[tokio::test]
 async fn callers_that_wait_lock_no_operator_out() -> anyhow::Result<()> {
-    let bed = TestServer::launched_by(FEW_FILES, &[]).await?;
-    let _client = bed.connect("client4", b"data").await?;
-    let mut gone = bed.connect("gone", b"data").await?;
-    gone.take_agent()?.kill().await?;
-    bed.until("/api/v1/clients/gone", |client| client["online"] == false).await?;
+    let server = TestServer::launched_by(FEW_FILES, &[]).await?;
+    let _client = server.connect("client4", b"data").await?;
+    let mut gone = server.connect("gone", b"data").await?;
+    gone.kill().await?;
+    server.until("/api/v1/clients/gone", |client| client["online"] == false).await?;
     let mut waiting = Vec::new();
     for number in 1..=60 {
-        let mut caller = TcpStream::connect(bed.http()).await?;
+        let mut caller = TcpStream::connect(server.http()).await?;
         let query = format!("id=gone&path=file{number}&queue=1h&wait=10m");
         let request = format!("GET /trigger?{query} HTTP/1.1\r\nhost: x\r\n\r\n");
         caller.write_all(request.as_bytes()).await?;
@@ -46,32 +46,33 @@ async fn callers_that_wait_lock_no_operator_out() -> anyhow::Result<()> {
         // Callers that wait take all permits but one.
         if number < 16 {
             let waits = |server: &Value| server["transfers"]["waiting"] == number;
-            bed.until("/api/v1/server", waits).await?;
+            server.until("/api/v1/server", waits).await?;
         }
     }
-    bed.pull("client4").await?;
+    server.pull("client4").await?;
     Ok(())
 }
 
 #[tokio::test]
 async fn connections_without_a_stream_lock_no_agent_out() -> anyhow::Result<()> {
-    let bed = TestServer::launched_by(FEW_FILES, &[]).await?;
+    let server = TestServer::launched_by(FEW_FILES, &[]).await?;
     let mut squatters = Vec::new();
     for _ in 0..100 {
-        let mut squatter = TcpStream::connect(bed.grpc()).await?;
+        let mut squatter = TcpStream::connect(server.grpc()).await?;
         squatter.write_all(PREFACE).await?;
         squatters.push(squatter);
     }
-    let _client = bed.connect("client4", b"data").await?;
-    bed.pull("client4").await?;
+    let _client = server.connect("client4", b"data").await?;
+    server.pull("client4").await?;
     Ok(())
 }
 
 #[tokio::test]
 async fn a_newcomer_is_read_while_it_is_judged() -> anyhow::Result<()> {
-    let bed = TestServer::start_process().await?;
+    let server = TestServer::start_process().await?;
     // The old session answers no ping, so the newcomer is judged for two seconds.
-    let first = ScriptedAgent::connect(bed.grpc(), "client4", filepull_testkit::DEADLINE).await?;
+    let first =
+        ScriptedAgent::connect(server.grpc(), "client4", filepull_testkit::DEADLINE).await?;
     let hello = Hello {
         client_id: "client4".into(),
         instance_id: vec![7; 16].into(),
@@ -87,36 +88,35 @@ async fn a_newcomer_is_read_while_it_is_judged() -> anyhow::Result<()> {
     let answer = soon("an end", heard.message()).await??.and_then(|message| message.kind);
     let Some(ToAgent::End(end)) = answer else { anyhow::bail!("admitted: {answer:?}") };
     assert_eq!(end.error.unwrap_or_default().code(), ErrorCode::Protocol);
-    let said = bed.server()?.says("session.rejected").await?;
+    let said = server.server()?.says("session.rejected").await?;
     assert!(said.contains("a message arrived before the welcome"), "{said}");
     Ok(())
 }
 
 #[tokio::test]
 async fn a_rejected_clone_takes_over_soon_after_the_first_machine_fails() -> anyhow::Result<()> {
-    let bed = TestServer::process_with(&[("HEARTBEAT", "500ms"), ("DEAD_AFTER", "2s")]).await?;
-    let proxy = bed.proxy().await?;
-    let mut first = bed.client("client4", b"first")?.dialling(proxy.addr());
-    first.connect().await?;
+    let server = TestServer::process_with(&[("HEARTBEAT", "500ms"), ("DEAD_AFTER", "2s")]).await?;
+    let proxy = server.proxy().await?;
+    let mut first = server.client("client4", b"first")?.dialling(proxy.addr()).connected().await?;
     let other = TestServer::start_process().await?;
-    let mut clone = other.client("client4", b"clone")?.dialling(bed.grpc());
+    let mut clone = other.client("client4", b"clone")?.dialling(server.grpc());
     clone.start()?;
     clone.agent()?.says("is connected right now from another machine").await?;
     // No FIN reaches the server.
     proxy.freeze();
-    first.take_agent()?.kill().await?;
+    first.kill().await?;
     clone.agent()?.says("waiting for pulls").await?;
-    let download = bed.pull("client4").await?;
+    let download = server.pull("client4").await?;
     assert_eq!(std::fs::read(download)?, b"clone");
     Ok(())
 }
 
 #[tokio::test]
 async fn an_agent_cannot_report_an_error_of_the_server() -> anyhow::Result<()> {
-    let bed = TestServer::start().await?;
+    let server = TestServer::start().await?;
     let mut agent =
-        ScriptedAgent::connect(bed.grpc(), "client4", filepull_testkit::DEADLINE).await?;
-    let asked = bed.get("/trigger?id=client4").await?;
+        ScriptedAgent::connect(server.grpc(), "client4", filepull_testkit::DEADLINE).await?;
+    let asked = server.get("/trigger?id=client4").await?;
     let order = agent.order().await?;
     let error = Error {
         code: ErrorCode::StorageFull.into(),
@@ -126,7 +126,7 @@ async fn an_agent_cannot_report_an_error_of_the_server() -> anyhow::Result<()> {
     let (transfer_id, attempt) = (order.transfer_id, order.attempt);
     let state = Some(State::Failed(error));
     agent.send(FromAgent::Transfer(TransferUpdate { transfer_id, attempt, state })).await?;
-    let failed = bed.json(&format!("{}?wait=100s", asked.header("location"))).await?;
+    let failed = server.finished(asked.header("location")).await?;
     assert_eq!(failed["error"]["code"], "agent-error", "{failed}");
     Ok(())
 }

@@ -11,15 +11,14 @@ fn read_up_to(last: &str) -> [String; 3] {
 
 #[tokio::test]
 async fn a_log_that_nobody_reads_stops_nothing() -> anyhow::Result<()> {
-    let server = read_up_to("server.ready");
-    let bed = TestServer::launched_by(&server.each_ref().map(String::as_str), &[]).await?;
+    let process = read_up_to("server.ready");
+    let server = TestServer::launched_by(&process.each_ref().map(String::as_str), &[]).await?;
     let agent = read_up_to("connected in");
     let agent = agent.each_ref().map(String::as_str);
     let file = test_data("client4", 1000);
-    let mut client = bed.client("client4", &file)?.launched_by(&agent);
-    client.connect().await?;
+    let _client = server.client("client4", &file)?.launched_by(&agent).connected().await?;
     for _ in 0..2 {
-        let download = bed.pull("client4").await?;
+        let download = server.pull("client4").await?;
         assert_eq!(std::fs::read(download)?, file);
     }
     Ok(())
@@ -27,35 +26,34 @@ async fn a_log_that_nobody_reads_stops_nothing() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn the_log_names_who_asked_for_which_path() -> anyhow::Result<()> {
-    let bed = TestServer::start_process().await?;
-    let client = bed.client("client4", b"data")?.setting("SHARE", "logs/*.log");
-    let mut client = client;
-    client.connect().await?;
-    bed.get("/trigger?id=client4&path=logs/pos.log&wait=100s").await?;
-    let created = bed.server()?.says("transfer.created").await?;
+    let server = TestServer::start_process().await?;
+    let mut client =
+        server.client("client4", b"data")?.setting("SHARE", "logs/*.log").connected().await?;
+    server.get("/trigger?id=client4&path=logs/pos.log&wait=100s").await?;
+    let created = server.server()?.says("transfer.created").await?;
     for part in ["INFO", "logs/pos.log", "127.0.0.1", "request_id"] {
         assert!(created.contains(part), "{part}: {created}");
     }
-    client.take_agent()?.kill().await?;
-    bed.server()?.says("client.disconnected").await?;
-    bed.get("/trigger?id=client4&path=logs/pos.log&queue=1h").await?;
-    let queued = bed.server()?.says("transfer.queued").await?;
+    client.kill().await?;
+    server.server()?.says("client.disconnected").await?;
+    server.get("/trigger?id=client4&path=logs/pos.log&queue=1h").await?;
+    let queued = server.server()?.says("transfer.queued").await?;
     assert!(queued.contains("logs/pos.log"), "{queued}");
     Ok(())
 }
 
 #[tokio::test]
 async fn rejected_requests_are_logged_and_a_flood_of_them_is_summed_up() -> anyhow::Result<()> {
-    let bed = TestServer::start_process().await?;
-    bed.get("/trigger?id=nobody").await?;
-    let rejected = bed.server()?.says("client-unknown").await?;
+    let server = TestServer::start_process().await?;
+    server.get("/trigger?id=nobody").await?;
+    let rejected = server.server()?.says("client-unknown").await?;
     for part in ["http.request", "/trigger", "404", "127.0.0.1"] {
         assert!(rejected.contains(part), "{part}: {rejected}");
     }
-    try_join_all((0..400).map(|_| bed.get("/trigger?id=nobody"))).await?;
-    let omitted = bed.server()?.says("http.requests_omitted").await?;
+    try_join_all((0..400).map(|_| server.get("/trigger?id=nobody"))).await?;
+    let omitted = server.server()?.says("http.requests_omitted").await?;
     assert!(omitted.contains("count"), "{omitted}");
-    let said = bed.server()?.said();
+    let said = server.server()?.said();
     let logged = said.iter().filter(|line| line.contains("client-unknown")).count();
     assert!(logged < 300, "{logged} of 401 rejected requests were logged");
     Ok(())

@@ -40,8 +40,8 @@ async fn the_commands_of_the_readme_do_what_it_says() -> anyhow::Result<()> {
     let curl = r#"curl "localhost:8080/trigger?id=client4&wait""#;
     assert!(demo_commands.contains(&curl), "{demo_commands:?}");
     // Not by curl itself: a machine that only builds and tests need not have it.
-    let reply = HttpClient::new(http.parse()?).get("/trigger?id=client4&wait").await?;
-    let said = reply.text();
+    let response = HttpClient::new(http.parse()?).get("/trigger?id=client4&wait").await?;
+    let said = response.text();
     assert!(said.starts_with("Done: client4 sent data.txt, 1.0 MiB in "), "{said}");
     let compare = "sha256sum server-data/client4/download-*.txt client-data/client4/data.txt";
     assert!(demo_commands.contains(&compare), "{demo_commands:?}");
@@ -61,12 +61,12 @@ async fn the_commands_of_the_readme_do_what_it_says() -> anyhow::Result<()> {
 /// Every URL of the table "Commands you will use" is answered, and every option is known.
 #[tokio::test]
 async fn every_command_of_the_table_is_answered() -> anyhow::Result<()> {
-    let bed = TestServer::start().await?;
-    let mut client = bed.client("client1", b"data")?.setting("SHARE", "logs/*.log");
+    let server = TestServer::start().await?;
+    let mut client = server.client("client1", b"data")?.setting("SHARE", "logs/*.log");
     std::fs::create_dir(client.files.join("logs"))?;
     std::fs::write(client.files.join("logs/pos.log"), "log")?;
     client.connect().await?;
-    bed.pull("client1").await?;
+    server.pull("client1").await?;
     let readme = readme()?;
     let table: Vec<_> =
         readme.lines().filter(|line| line.starts_with("| ") && line.contains("curl ")).collect();
@@ -77,8 +77,8 @@ async fn every_command_of_the_table_is_answered() -> anyhow::Result<()> {
             continue; // cancelling has a test of its own
         }
         let path = command.split("localhost:8080").nth(1).unwrap_or_default().trim_matches('"');
-        let reply = bed.get(path).await?;
-        assert!(reply.status < 300, "{command}: {} {}", reply.status, reply.text());
+        let response = server.get(path).await?;
+        assert!(response.status < 300, "{command}: {} {}", response.status, response.text());
     }
     Ok(())
 }

@@ -17,8 +17,8 @@ use uuid::Uuid;
 
 /// A server with this many known clients, all offline. A transfer waits for the first of them.
 async fn server(n_clients: u32, n_waiting: u32) -> anyhow::Result<TestServer> {
-    let mut bed = TestServer::in_folder(tempfile::tempdir()?, Programs::default(), &[]);
-    let records = Records::open(&bed.data_dir().join(".filepull")).await?;
+    let mut server = TestServer::in_folder(tempfile::tempdir()?, Programs::default(), &[]);
+    let records = Records::open(&server.data_dir().join(".filepull")).await?;
     at_once((0..n_clients).map(async |number| {
         let greeting = greeting(number)?;
         anyhow::Ok(records.client_connected(&greeting, Utc::now()).await.map(drop)?)
@@ -31,8 +31,8 @@ async fn server(n_clients: u32, n_waiting: u32) -> anyhow::Result<TestServer> {
     }))
     .await?;
     records.close().await?;
-    bed.start_server().await?;
-    Ok(bed)
+    server.start_server().await?;
+    Ok(server)
 }
 
 async fn at_once(
@@ -58,8 +58,8 @@ fn greeting(number: u32) -> anyhow::Result<Greeting> {
 }
 
 /// Returns the CPU time of the server so far.
-fn cpu_time(bed: &TestServer) -> anyhow::Result<Duration> {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", bed.server()?.pid()))?;
+fn cpu_time(server: &TestServer) -> anyhow::Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", server.server()?.pid()))?;
     let (_, fields) = stat.rsplit_once(')').context("no name")?;
     let fields: Vec<&str> = fields.split_whitespace().collect();
     // Fields 14 and 15 of proc_pid_stat(5), in ticks of 10 ms.
@@ -67,25 +67,25 @@ fn cpu_time(bed: &TestServer) -> anyhow::Result<Duration> {
     Ok(Duration::from_millis(10 * ticks))
 }
 
-fn resident_kib(bed: &TestServer) -> anyhow::Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{}/status", bed.server()?.pid()))?;
+fn resident_kib(server: &TestServer) -> anyhow::Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{}/status", server.server()?.pid()))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
     Ok(line.trim().trim_end_matches("kB").trim().parse()?)
 }
 
 /// Returns the CPU time of many equal requests.
 async fn cost(
-    bed: &TestServer,
+    server: &TestServer,
     n_requests: u32,
     path: &str,
     status: u16,
 ) -> anyhow::Result<Duration> {
-    let before = cpu_time(bed)?;
+    let before = cpu_time(server)?;
     for _ in 0..n_requests {
-        let answer = bed.get(path).await?;
+        let answer = server.get(path).await?;
         assert_eq!(answer.status, status, "{}", answer.text());
     }
-    Ok(cpu_time(bed)? - before)
+    Ok(cpu_time(server)? - before)
 }
 
 #[tokio::test]
@@ -118,8 +118,8 @@ async fn known_clients_make_no_mistyped_id_dearer_and_cost_no_memory() -> anyhow
     // For a debug build, in which comparing 20,000 ids takes longer than this for each request.
     assert!(took < Duration::from_secs(2), "{took:?} for 20");
 
-    for bed in [&few, &many] {
-        let clients = bed.json("/api/v1/clients?limit=10").await?;
+    for server in [&few, &many] {
+        let clients = server.json("/api/v1/clients?limit=10").await?;
         assert_eq!(clients["items"].as_array().map(Vec::len), Some(10));
     }
     let kib = resident_kib(&many)?.saturating_sub(resident_kib(&few)?);

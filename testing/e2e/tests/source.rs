@@ -8,125 +8,122 @@ use filepull_testkit::{HttpResponse, TestClient, TestServer, same_bytes, test_da
 
 /// A trigger that must fail at once, without `wait`.
 async fn refused(
-    bed: &TestServer,
+    server: &TestServer,
     url: &str,
     status: u16,
     code: &str,
 ) -> anyhow::Result<HttpResponse> {
-    let reply = bed.get(url).await?;
-    assert_eq!(reply.status, status, "{}", reply.text());
-    let last = bed.json("/api/v1/transfers?limit=1").await?;
+    let response = server.get(url).await?;
+    assert_eq!(response.status, status, "{}", response.text());
+    let last = server.json("/api/v1/transfers?limit=1").await?;
     assert_eq!(last["items"][0]["error"]["code"], code, "{last}");
-    assert!(bed.downloads("client4")?.is_empty());
-    assert!(bed.leftovers("client4")?.is_empty());
-    Ok(reply)
+    assert!(server.downloads("client4")?.is_empty());
+    assert!(server.leftovers("client4")?.is_empty());
+    Ok(response)
 }
 
-async fn client(bed: &TestServer) -> anyhow::Result<TestClient> {
-    bed.connect("client4", b"data").await
+async fn client(server: &TestServer) -> anyhow::Result<TestClient> {
+    server.connect("client4", b"data").await
 }
 
 #[tokio::test]
 async fn a_missing_file_is_not_invented() -> anyhow::Result<()> {
-    let bed = TestServer::start().await?;
-    let client = client(&bed).await?;
+    let server = TestServer::start().await?;
+    let client = client(&server).await?;
     fs::remove_file(client.data())?;
-    let reply = refused(&bed, "/trigger?id=client4", 404, "file-missing").await?;
-    assert!(reply.first_line().starts_with("client4 has no file at "), "{}", reply.text());
+    let response = refused(&server, "/trigger?id=client4", 404, "file-missing").await?;
+    assert!(response.first_line().starts_with("client4 has no file at "), "{}", response.text());
     Ok(())
 }
 
 #[tokio::test]
 async fn a_directory_is_no_file() -> anyhow::Result<()> {
-    let bed = TestServer::start().await?;
-    let client = client(&bed).await?;
+    let server = TestServer::start().await?;
+    let client = client(&server).await?;
     fs::remove_file(client.data())?;
     fs::create_dir(client.data())?;
-    let reply = refused(&bed, "/trigger?id=client4", 409, "not-a-file").await?;
-    assert!(reply.first_line().contains("directory"), "{}", reply.text());
+    let response = refused(&server, "/trigger?id=client4", 409, "not-a-file").await?;
+    assert!(response.first_line().contains("directory"), "{}", response.text());
     Ok(())
 }
 
 #[tokio::test]
 async fn a_pipe_is_no_file_and_blocks_nobody() -> anyhow::Result<()> {
-    let bed = TestServer::start().await?;
-    let client = client(&bed).await?;
+    let server = TestServer::start().await?;
+    let client = client(&server).await?;
     fs::remove_file(client.data())?;
     let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
     rustix::fs::mknodat(rustix::fs::CWD, client.data(), rustix::fs::FileType::Fifo, mode, 0)?;
-    let reply = refused(&bed, "/trigger?id=client4", 409, "not-a-file").await?;
-    assert!(reply.first_line().contains("pipe"), "{}", reply.text());
+    let response = refused(&server, "/trigger?id=client4", 409, "not-a-file").await?;
+    assert!(response.first_line().contains("pipe"), "{}", response.text());
     Ok(())
 }
 
 #[tokio::test]
 async fn an_unreadable_file_says_why() -> anyhow::Result<()> {
-    let bed = TestServer::start_process().await?;
-    let mut client = bed.client("client4", b"data")?;
+    let server = TestServer::start_process().await?;
+    let mut client = server.client("client4", b"data")?;
     if rustix::process::geteuid().is_root() {
         // Root reads everything: the agent runs as nobody, who may enter the folder.
         client = client.launched_by(&["setpriv", "--reuid=65534", "--clear-groups"]);
-        bed.open_to_all()?;
+        server.open_to_all()?;
     }
     client.connect().await?;
     fs::set_permissions(client.data(), fs::Permissions::from_mode(0o000))?;
-    let reply = refused(&bed, "/trigger?id=client4", 502, "file-unreadable").await?;
-    assert!(reply.text().to_lowercase().contains("permission denied"), "{}", reply.text());
+    let response = refused(&server, "/trigger?id=client4", 502, "file-unreadable").await?;
+    assert!(response.text().to_lowercase().contains("permission denied"), "{}", response.text());
     Ok(())
 }
 
 #[tokio::test]
 async fn a_link_to_outside_its_share_is_not_followed() -> anyhow::Result<()> {
-    let bed = TestServer::start().await?;
-    let client = client(&bed).await?;
-    let secret = bed.data_dir().join("secret");
+    let server = TestServer::start().await?;
+    let client = client(&server).await?;
+    let secret = server.data_dir().join("secret");
     fs::write(&secret, "secret")?;
     fs::remove_file(client.data())?;
     symlink(&secret, client.data())?;
-    let reply = refused(&bed, "/trigger?id=client4", 403, "path-not-shared").await?;
-    assert!(reply.first_line().contains("link"), "{}", reply.text());
+    let response = refused(&server, "/trigger?id=client4", 403, "path-not-shared").await?;
+    assert!(response.first_line().contains("link"), "{}", response.text());
     Ok(())
 }
 
 #[tokio::test]
 async fn a_path_that_is_not_shared_is_refused_with_what_is() -> anyhow::Result<()> {
-    let bed = TestServer::start().await?;
-    let mut client = bed.client("client4", b"data")?.setting("SHARE", "logs/*.log");
-    client.connect().await?;
+    let server = TestServer::start().await?;
+    let _client =
+        server.client("client4", b"data")?.setting("SHARE", "logs/*.log").connected().await?;
     let url = "/trigger?id=client4&path=C:%5CWindows%5Cwin.ini";
-    let reply = refused(&bed, url, 403, "path-not-shared").await?;
+    let response = refused(&server, url, 403, "path-not-shared").await?;
     let said = "client4 does not share C:\\Windows\\win.ini. It shares: data.txt, logs/*.log";
-    assert_eq!(reply.first_line(), said);
-    let climbing = bed.get("/trigger?id=client4&path=../secret").await?;
+    assert_eq!(response.first_line(), said);
+    let climbing = server.get("/trigger?id=client4&path=../secret").await?;
     assert_eq!(climbing.status, 400, "{}", climbing.text());
     Ok(())
 }
 
 #[tokio::test]
 async fn a_shared_path_is_sent() -> anyhow::Result<()> {
-    let bed = TestServer::start().await?;
-    let mut client = bed.client("client4", b"data")?.setting("SHARE", "logs/*.log");
+    let server = TestServer::start().await?;
+    let mut client = server.client("client4", b"data")?.setting("SHARE", "logs/*.log");
     fs::create_dir(client.files.join("logs"))?;
     fs::write(client.files.join("logs/pos.log"), "log")?;
     client.connect().await?;
-    let reply = bed.get("/trigger?id=client4&path=logs/pos.log&wait=100s").await?;
+    let response = server.get("/trigger?id=client4&path=logs/pos.log&wait=100s").await?;
     assert!(
-        reply.first_line().starts_with("Done: client4 sent pos.log, 3 B in"),
+        response.first_line().starts_with("Done: client4 sent pos.log, 3 B in"),
         "{}",
-        reply.text()
+        response.text()
     );
-    let downloads = bed.downloads("client4")?;
+    let downloads = server.downloads("client4")?;
     assert!(downloads[0].extension().is_some_and(|extension| extension == "log"));
     Ok(())
 }
 
 #[tokio::test]
 async fn a_file_that_never_holds_still_is_refused() -> anyhow::Result<()> {
-    let bed = TestServer::start().await?;
-    let client =
-        bed.client("client4", &test_data("client4", 8 << 20))?.setting("MAX_RATE", "32MiB/s");
-    let mut client = client;
-    client.connect().await?;
+    let server = TestServer::start().await?;
+    let client = server.connect_at("client4", &test_data("client4", 8 << 20), "32MiB/s").await?;
     let path = client.data();
     let (stop, stopped) = std::sync::mpsc::channel::<()>();
     let writer = std::thread::spawn(move || {
@@ -139,46 +136,41 @@ async fn a_file_that_never_holds_still_is_refused() -> anyhow::Result<()> {
             file.write_all_at(&version.to_be_bytes(), 4 << 20).unwrap();
         }
     });
-    let reply = bed.get("/trigger?id=client4&wait=100s").await?;
+    let response = server.get("/trigger?id=client4&wait=100s").await?;
     drop(stop);
     writer.join().unwrap();
-    assert_eq!(reply.status, 409, "{}", reply.text());
-    let last = bed.json("/api/v1/transfers?limit=1").await?;
+    assert_eq!(response.status, 409, "{}", response.text());
+    let last = server.json("/api/v1/transfers?limit=1").await?;
     assert_eq!(last["items"][0]["error"]["code"], "file-changed", "{last}");
     assert_eq!(last["items"][0]["attempt"], 3, "{last}");
-    assert!(bed.downloads("client4")?.is_empty());
-    assert!(bed.leftovers("client4")?.is_empty());
+    assert!(server.downloads("client4")?.is_empty());
+    assert!(server.leftovers("client4")?.is_empty());
     Ok(())
 }
 
 #[tokio::test]
 async fn a_file_that_grows_is_sent_as_it_was() -> anyhow::Result<()> {
-    let bed = TestServer::start().await?;
+    let server = TestServer::start().await?;
     let data = test_data("client4", 2 << 20);
-    let client = bed.client("client4", &data)?.setting("MAX_RATE", "2MiB/s");
-    let mut client = client;
-    client.connect().await?;
-    let started = bed.get("/trigger?id=client4").await?;
+    let client = server.connect_at("client4", &data, "2MiB/s").await?;
+    let started = server.get("/trigger?id=client4").await?;
     let mut file = fs::OpenOptions::new().append(true).open(client.data())?;
     std::io::Write::write_all(&mut file, b"one more line\n")?;
-    let done = bed.json(&format!("{}?wait=100s", started.header("location"))).await?;
+    let done = server.finished(started.header("location")).await?;
     assert_eq!((&done["state"], &done["attempt"]), (&"done".into(), &1.into()), "{done}");
-    assert_eq!(fs::read(&bed.downloads("client4")?[0])?, data);
+    assert_eq!(fs::read(&server.downloads("client4")?[0])?, data);
     Ok(())
 }
 
 #[tokio::test]
 async fn a_file_that_shrinks_is_sent_again_as_it_is_then() -> anyhow::Result<()> {
-    let bed = TestServer::start().await?;
-    let client =
-        bed.client("client4", &test_data("client4", 4 << 20))?.setting("MAX_RATE", "4MiB/s");
-    let mut client = client;
-    client.connect().await?;
-    let started = bed.get("/trigger?id=client4").await?;
+    let server = TestServer::start().await?;
+    let client = server.connect_at("client4", &test_data("client4", 4 << 20), "4MiB/s").await?;
+    let started = server.get("/trigger?id=client4").await?;
     fs::OpenOptions::new().write(true).open(client.data())?.set_len(1 << 20)?;
-    let done = bed.json(&format!("{}?wait=100s", started.header("location"))).await?;
+    let done = server.finished(started.header("location")).await?;
     assert_eq!((&done["state"], &done["attempt"]), (&"done".into(), &2.into()), "{done}");
-    assert!(same_bytes(&bed.downloads("client4")?[0], &client.data())?);
-    assert!(bed.leftovers("client4")?.is_empty());
+    assert!(same_bytes(&server.downloads("client4")?[0], &client.data())?);
+    assert!(server.leftovers("client4")?.is_empty());
     Ok(())
 }

@@ -38,14 +38,13 @@ fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) -> anyhow::Result<()> 
 }
 
 /// Pulls from a few clients until there are 200 downloads.
-async fn two_hundred(bed: &TestServer) -> anyhow::Result<Vec<PathBuf>> {
+async fn two_hundred(server: &TestServer) -> anyhow::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for client in 0..4 {
         let id = format!("client{client}");
-        let mut client = bed.client(&id, &test_data(&id, 70_000))?;
-        client.connect().await?;
+        let _client = server.connect(&id, &test_data(&id, 70_000)).await?;
         for _ in 0..50 {
-            paths.push(bed.pull(&id).await?);
+            paths.push(server.pull(&id).await?);
         }
     }
     Ok(paths)
@@ -53,27 +52,25 @@ async fn two_hundred(bed: &TestServer) -> anyhow::Result<Vec<PathBuf>> {
 
 #[tokio::test]
 async fn one_flipped_bit_in_two_hundred_downloads_is_found() -> anyhow::Result<()> {
-    let mut bed = TestServer::start_process().await?;
-    let paths = two_hundred(&bed).await?;
-    let (code, said) = verify(&bed.data_dir()).await?;
+    let mut server = TestServer::start_process().await?;
+    let paths = two_hundred(&server).await?;
+    let (code, said) = verify(&server.data_dir()).await?;
     assert_eq!((code, said.len()), (Some(0), 1), "{said:?}");
     assert!(said[0].starts_with("200 downloads: 200 as they arrived. 13.4 MiB read"), "{said:?}");
 
     change(&paths[123], |bytes| bytes[40_000] ^= 0b100)?;
-    let (code, said) = verify(&bed.data_dir()).await?;
+    let (code, said) = verify(&server.data_dir()).await?;
     let named = format!("changed     {}  its SHA-256 is ", paths[123].display());
     assert_eq!((code, said.len()), (Some(1), 2), "{said:?}");
     assert!(said[0].starts_with(&named), "{said:?}");
     assert!(said[1].starts_with("200 downloads: 199 as they arrived, 1 changed. "), "{said:?}");
 
     // The same without a server, and with more that went wrong.
-    let mut server = bed.take_server()?;
-    server.terminate()?;
-    server.ended().await?;
+    server.stop().await?;
     change(&paths[3], |bytes| bytes.reverse())?;
     fs::remove_file(&paths[60])?;
     fs::write(paths[60].with_file_name("notes.txt"), "mine")?;
-    let (code, said) = verify_with(&bed.data_dir(), &["--json"]).await?;
+    let (code, said) = verify_with(&server.data_dir(), &["--json"]).await?;
     let report: Value = serde_json::from_str(&said.join("\n"))?;
     let found: Vec<_> = report["findings"].as_array().into_iter().flatten().collect();
     let found: Vec<_> = found.iter().map(|found| (&found["kind"], &found["path"])).collect();
@@ -89,33 +86,33 @@ async fn one_flipped_bit_in_two_hundred_downloads_is_found() -> anyhow::Result<(
     assert_eq!((code, found), (Some(1), expected.to_vec()), "{report}");
     assert_eq!((&report["same"], &report["downloads"]), (&197.into(), &200.into()));
 
-    let (code, said) = verify_with(&bed.data_dir(), &["--client", "client3"]).await?;
+    let (code, said) = verify_with(&server.data_dir(), &["--client", "client3"]).await?;
     assert_eq!(code, Some(0), "{said:?}");
     assert!(said[0].starts_with("50 downloads: 50 as they arrived. "), "{said:?}");
-    let (code, said) = verify_with(&bed.data_dir(), &["--client", "client9"]).await?;
+    let (code, said) = verify_with(&server.data_dir(), &["--client", "client9"]).await?;
     assert_eq!(code, Some(4), "{said:?}");
     Ok(())
 }
 
 #[tokio::test]
 async fn nothing_pulled_is_nothing_wrong() -> anyhow::Result<()> {
-    let mut bed = TestServer::start_process().await?;
-    let (code, said) = verify(&bed.data_dir()).await?;
+    let mut server = TestServer::start_process().await?;
+    let (code, said) = verify(&server.data_dir()).await?;
     let none = "0 downloads: 0 as they arrived. 0 B read in ";
     assert_eq!((code, said.len()), (Some(0), 1), "{said:?}");
     assert!(said[0].starts_with(none), "{said:?}");
     // A killed server leaves a log beside its records: it is read too.
     let path = {
-        let _client = bed.connect("client4", b"data").await?;
-        bed.pull("client4").await?
+        let _client = server.connect("client4", b"data").await?;
+        server.pull("client4").await?
     };
-    bed.take_server()?.kill().await?;
+    server.kill().await?;
     fs::remove_file(&path)?;
-    let (code, said) = verify(&bed.data_dir()).await?;
+    let (code, said) = verify(&server.data_dir()).await?;
     assert_eq!((code, said.len()), (Some(1), 2), "{said:?}");
     assert!(said[0].starts_with(&format!("missing     {}", path.display())), "{said:?}");
-    bed.start_server().await?;
-    let elsewhere = bed.data_dir().join("elsewhere");
+    server.start_server().await?;
+    let elsewhere = server.data_dir().join("elsewhere");
     let (code, said) = verify(&elsewhere).await?;
     assert_eq!(code, Some(2), "{said:?}");
     assert!(said[0].starts_with("filepull: no records in DATA_DIR="), "{said:?}");
@@ -126,19 +123,18 @@ async fn nothing_pulled_is_nothing_wrong() -> anyhow::Result<()> {
 /// What is published while it looks raises no alarm, and what it does hinders nobody.
 #[tokio::test]
 async fn a_busy_server_raises_no_alarm() -> anyhow::Result<()> {
-    let bed = TestServer::start().await?;
-    let mut client = bed.client("client4", &test_data("client4", 300_000))?;
-    client.connect().await?;
+    let server = TestServer::start().await?;
+    let _client = server.connect("client4", &test_data("client4", 300_000)).await?;
     let pulls = async {
         for _ in 0..30 {
-            bed.pull("client4").await?;
+            server.pull("client4").await?;
         }
         anyhow::Ok(())
     };
     tokio::pin!(pulls);
     let mut rounds = 0;
     loop {
-        let data_dir = bed.data_dir();
+        let data_dir = server.data_dir();
         let verifying = verify(&data_dir);
         tokio::pin!(verifying);
         let pulled = tokio::select! {
@@ -156,19 +152,19 @@ async fn a_busy_server_raises_no_alarm() -> anyhow::Result<()> {
         }
     }
     assert_ne!(rounds, 0, "the pulls were over before one look was");
-    let (code, said) = verify(&bed.data_dir()).await?;
+    let (code, said) = verify(&server.data_dir()).await?;
     assert!(code == Some(0) && said[0].starts_with("30 downloads: 30 as"), "{said:?}");
     Ok(())
 }
 
 #[tokio::test]
 async fn what_is_no_folder_of_a_client_is_told_as_what_it_is() -> anyhow::Result<()> {
-    let bed = TestServer::start_process().await?;
-    let _linked = bed.connect("linked", b"linked").await?;
-    let _client = bed.connect("client4", b"client4").await?;
-    let download = bed.pull("linked").await?;
-    bed.pull("client4").await?;
-    let folder = bed.data_dir();
+    let server = TestServer::start_process().await?;
+    let _linked = server.connect("linked", b"linked").await?;
+    let _client = server.connect("client4", b"client4").await?;
+    let download = server.pull("linked").await?;
+    server.pull("client4").await?;
+    let folder = server.data_dir();
     fs::write(folder.join("README.md"), "hello")?;
     std::os::unix::fs::symlink("/tmp", folder.join("disk2"))?;
     let (code, said) = verify(&folder).await?;
@@ -181,11 +177,11 @@ async fn what_is_no_folder_of_a_client_is_told_as_what_it_is() -> anyhow::Result
     foreign("disk2", "a symbolic link, which filepull does not follow");
     assert!(said[2].starts_with("2 downloads: 2 as they arrived, 2 foreign."), "{said:?}");
     // A folder that was moved to another disk and linked: its downloads cannot be reached.
-    fs::rename(folder.join("linked"), bed.folder().join("moved"))?;
-    std::os::unix::fs::symlink(bed.folder().join("moved"), folder.join("linked"))?;
-    bed.get("/trigger?id=linked&wait=100s&fresh").await?;
+    fs::rename(folder.join("linked"), server.folder().join("moved"))?;
+    std::os::unix::fs::symlink(server.folder().join("moved"), folder.join("linked"))?;
+    server.get("/trigger?id=linked&wait=100s&fresh").await?;
     let message = "linked: it is a symbolic link, which filepull does not follow";
-    bed.server()?.says(message).await?;
+    server.server()?.says(message).await?;
     let (code, said) = verify_with(&folder, &["--client", "linked"]).await?;
     assert_eq!(code, Some(1), "{said:?}");
     let lost = said.iter().find(|line| line.starts_with("unreadable")).cloned().unwrap_or_default();

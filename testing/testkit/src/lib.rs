@@ -32,7 +32,7 @@ pub use process::Process;
 pub use program::Programs;
 pub use proxy::{Direction, Proxy};
 pub use scripted_agent::{ScriptedAgent, ScriptedUpload};
-pub use server::{TestServer, same_bytes, test_data};
+pub use server::{TestServer, same_bytes, settings_in, test_data};
 pub use strace::Strace;
 
 /// Maximum time of every wait: a busy machine with two cores is slow.

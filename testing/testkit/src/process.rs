@@ -144,8 +144,15 @@ impl Process {
 
     /// Waits until `times` lines contain `text`, and returns the last of them.
     pub async fn says_times(&self, text: &str, times: usize) -> anyhow::Result<String> {
-        let line = soon(&format!("the line {text:?}"), self.output.line(text, times)).await;
-        line.with_context(|| self.last_output())
+        let line = async {
+            tokio::select! {
+                line = self.output.line(text, times) => Some(line),
+                () = self.output.closed() => self.output.nth(text, times),
+            }
+        };
+        let line = soon(&format!("the line {text:?}"), line).await;
+        let missing = || format!("no line {text:?}; {}", self.last_output());
+        line.with_context(missing)?.with_context(missing)
     }
 
     /// Waits for a line that contains `text`. Fails if the process ends before.
@@ -272,6 +279,14 @@ impl Process {
         let ended = soon("the end of the process", self.child.wait()).await;
         Ok(ended.with_context(|| self.last_output())??)
     }
+
+    /// Waits for the end, and checks the exit code and that a line contains `text`. Returns the line.
+    pub async fn fails_with(mut self, code: i32, text: &str) -> anyhow::Result<String> {
+        let status = self.ended().await?;
+        let output = self.last_output();
+        anyhow::ensure!(status.code() == Some(code), "{status} instead of {code}; {output}");
+        self.says(text).await
+    }
 }
 
 impl Drop for Process {
@@ -288,13 +303,16 @@ impl Output {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    fn nth(&self, text: &str, times: usize) -> Option<String> {
+        self.lines().into_iter().filter(|line| line.contains(text)).nth(times - 1)
+    }
+
     /// Waits until `times` lines contain `text`, and returns the last of them.
     async fn line(&self, text: &str, times: usize) -> String {
         let mut n_lines = self.n_lines.subscribe();
         loop {
             n_lines.borrow_and_update();
-            let nth = self.lines().into_iter().filter(|line| line.contains(text)).nth(times - 1);
-            if let Some(line) = nth {
+            if let Some(line) = self.nth(text, times) {
                 return line;
             }
             if n_lines.changed().await.is_err() {

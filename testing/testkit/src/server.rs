@@ -183,6 +183,16 @@ impl TestServer {
         self.client(id, data)?.connected().await
     }
 
+    /// Creates a client with a `MAX_RATE` such as `2MiB/s`, and connects its agent.
+    pub async fn connect_at(
+        &self,
+        id: &str,
+        data: &[u8],
+        rate: &str,
+    ) -> anyhow::Result<TestClient> {
+        self.client(id, data)?.setting("MAX_RATE", rate).connected().await
+    }
+
     /// Sends a GET request.
     pub async fn get(&self, path: &str) -> anyhow::Result<HttpResponse> {
         HttpClient::new(self.http).get(path).await
@@ -202,6 +212,16 @@ impl TestServer {
         body: &str,
     ) -> anyhow::Result<HttpResponse> {
         HttpClient::new(self.http).send(method, path, headers, body).await
+    }
+
+    /// Sends a POST request with a JSON body.
+    pub async fn post(&self, path: &str, json: &Value) -> anyhow::Result<HttpResponse> {
+        HttpClient::new(self.http).post(path, json).await
+    }
+
+    /// Cancels the transfer at `location`.
+    pub async fn cancel(&self, location: &str) -> anyhow::Result<HttpResponse> {
+        self.send(Method::POST, &format!("{location}/cancel"), &[], "").await
     }
 
     /// Polls a JSON resource until `wanted` returns true.
@@ -265,6 +285,20 @@ impl TestServer {
         found.sort();
         Ok(found)
     }
+}
+
+/// Returns the environment of a server or a demo on free ports whose folders are in `folder`. `more`
+/// adds or replaces settings.
+pub fn settings_in<'a>(folder: &Path, more: &[(&'a str, &str)]) -> Vec<(&'a str, String)> {
+    let path = |name: &str| folder.join(name).display().to_string();
+    let mut settings = vec![
+        ("HTTP_ADDR", "127.0.0.1:0".to_owned()),
+        ("GRPC_ADDR", "127.0.0.1:0".to_owned()),
+        ("DATA_DIR", path("server-data")),
+        ("CLIENT_DIR", path("client-data")),
+    ];
+    settings.extend(more.iter().map(|&(name, value)| (name, value.to_owned())));
+    settings
 }
 
 /// Whether two files have equal contents.
