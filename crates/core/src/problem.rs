@@ -129,9 +129,9 @@ catalogue! {
     RecordsFailed = "records-failed", 503, exit 7, "The server cannot use its records",
         "Check the folder .filepull in DATA_DIR and the server's log; if its files were moved or \
          replaced, put them back and restart the server.";
-    /// The queue of waiting transfers is full.
-    ServerBusy = "server-busy", 503, exit 7, "Too many transfers are waiting",
-        "Try again later, or raise MAX_WAITING.";
+    /// A limit of the server is reached: waiting transfers, open files, or the time for an answer.
+    ServerBusy = "server-busy", 503, exit 7, "The server is busy",
+        "Try again later.";
     /// The server is shutting down.
     ServerStopping = "server-stopping", 503, exit 7, "The server is restarting",
         "Try again in 10 s.";

@@ -124,7 +124,8 @@ impl ActiveTransfers {
         if max_open <= index.len() {
             let n_open = index.len();
             let detail = format!("{n_open} transfers are running or waiting; no more may wait.");
-            return Err(Problem::new(Code::ServerBusy, detail));
+            let hint = "Try again later, or raise MAX_WAITING.";
+            return Err(Problem::new(Code::ServerBusy, detail).hint(hint));
         }
         let n_waiting = index.n_waiting(&handle.client);
         if max_waiting_per_client <= n_waiting {
