@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use axum::extract::{MatchedPath, Request};
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
-use filepull_core::problem::Code;
 use filepull_process::Lifecycle;
 use tokio::time::sleep;
 use tracing::{debug, info};
@@ -102,7 +101,8 @@ fn log_rejected(entry: &RequestLogEntry, caller: &Caller, response: &Response) {
     let method = &entry.method;
     let route = entry.route();
     let status = response.status().as_u16();
-    let code = response.extensions().get::<Rejection>().map(Rejection::code).map(Code::as_str);
+    let code =
+        response.extensions().get::<Rejection>().map(|rejection| rejection.problem.code.as_str());
     let duration_seconds = entry.started.elapsed().as_secs_f64();
     let requested_by = caller.name();
     if status < 500 {

@@ -12,35 +12,35 @@ use super::rejection::{Rejection, invalid};
 
 /// The client id in the path of a URL.
 #[derive(Debug)]
-pub(crate) struct ClientIn(pub(crate) ClientId);
+pub(crate) struct ClientParam(pub(crate) ClientId);
 
 /// The transfer id in the path of a URL.
 #[derive(Debug)]
-pub(crate) struct TransferIn(pub(crate) TransferId);
+pub(crate) struct TransferParam(pub(crate) TransferId);
 
 /// The variable part of a path, percent-decoded.
 #[derive(Debug)]
-pub(crate) struct TextIn(pub(crate) String);
+pub(crate) struct TextParam(pub(crate) String);
 
-impl<S: Send + Sync> FromRequestParts<S> for ClientIn {
+impl<S: Send + Sync> FromRequestParts<S> for ClientParam {
     type Rejection = Rejection;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Rejection> {
-        let TextIn(text) = TextIn::from_request_parts(parts, state).await?;
+        let TextParam(text) = TextParam::from_request_parts(parts, state).await?;
         Ok(Self(parse_client(&text)?))
     }
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for TransferIn {
+impl<S: Send + Sync> FromRequestParts<S> for TransferParam {
     type Rejection = Rejection;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Rejection> {
-        let TextIn(text) = TextIn::from_request_parts(parts, state).await?;
+        let TextParam(text) = TextParam::from_request_parts(parts, state).await?;
         Ok(Self(parse_transfer(&text)?))
     }
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for TextIn {
+impl<S: Send + Sync> FromRequestParts<S> for TextParam {
     type Rejection = Rejection;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Rejection> {

@@ -21,10 +21,6 @@ impl Rejection {
         self
     }
 
-    pub(crate) fn code(&self) -> &Code {
-        &self.problem.code
-    }
-
     pub(crate) fn status(&self) -> StatusCode {
         let status = self.problem.code.status();
         StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)

@@ -10,7 +10,7 @@ use chrono::Utc;
 
 use crate::http::App;
 use crate::http::request::caller::Caller;
-use crate::http::request::extract::ClientIn;
+use crate::http::request::extract::ClientParam;
 use crate::http::request::params::{NoParams, Params};
 use crate::http::request::rejection::Rejection;
 use crate::http::response::problem::records_failed;
@@ -44,7 +44,7 @@ pub(crate) async fn show(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     _: NoParams,
-    ClientIn(id): ClientIn,
+    ClientParam(id): ClientParam,
 ) -> Result<Response, Rejection> {
     let client = app.clients.known(&id, records_failed).await?;
     let last = app.records.newest(&id).await.map_err(|error| records_failed(&error))?;

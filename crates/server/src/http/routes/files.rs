@@ -24,14 +24,14 @@ use tracing::{error, info};
 
 use crate::http::App;
 use crate::http::request::caller::Caller;
-use crate::http::request::extract::{ClientIn, TransferIn};
+use crate::http::request::extract::{ClientParam, TransferParam};
 use crate::http::request::params::{NoParams, Params, encode};
 use crate::http::request::pull::shared_path;
 use crate::http::request::rejection::Rejection;
 use crate::http::response::problem::records_failed;
 use crate::http::response::text;
 use crate::records::RecordedTransfer;
-use conditions::{Precondition, Version};
+use conditions::{FileVersion, Precondition};
 use stored::StoredFile;
 
 /// A request for the bytes of a download.
@@ -47,7 +47,7 @@ struct FileRequest {
 pub(crate) async fn newest_of_client(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
-    ClientIn(client): ClientIn,
+    ClientParam(client): ClientParam,
     RawQuery(query): RawQuery,
     method: Method,
     headers: HeaderMap,
@@ -83,7 +83,7 @@ async fn no_download(app: &App, client: &ClientId, path: Option<&SharedPath>) ->
 pub(crate) async fn of_transfer(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
-    TransferIn(id): TransferIn,
+    TransferParam(id): TransferParam,
     _: NoParams,
     method: Method,
     headers: HeaderMap,
@@ -120,7 +120,7 @@ async fn serve_file(
     let FileRequest { caller, method, headers, changes } = request;
     let modified_at = transfer.finished_at.map_or(SystemTime::UNIX_EPOCH, SystemTime::from);
     let etag = headers::etag(download);
-    let version = Version { etag, modified_at, size: download.size, changes };
+    let version = FileVersion { etag, modified_at, size: download.size, changes };
     let file_response = |range: Option<RangeInclusive<u64>>| {
         file_response(opened, range, download.size).map_err(|error| unreadable(&error.to_string()))
     };

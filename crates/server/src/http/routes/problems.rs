@@ -7,7 +7,7 @@ use filepull_core::problem::{Code, Problem};
 use serde::Serialize;
 
 use crate::http::request::caller::Caller;
-use crate::http::request::extract::TextIn;
+use crate::http::request::extract::TextParam;
 use crate::http::request::params::NoParams;
 use crate::http::request::rejection::Rejection;
 use crate::http::request::suggest::did_you_mean;
@@ -51,7 +51,7 @@ pub(crate) async fn list(Extension(caller): Extension<Caller>, _: NoParams) -> R
 pub(crate) async fn show(
     Extension(caller): Extension<Caller>,
     _: NoParams,
-    TextIn(name): TextIn,
+    TextParam(name): TextParam,
 ) -> Result<Response, Rejection> {
     let found = Code::ALL.iter().copied().find(|code| code.as_str() == name);
     let Some(code) = found else { return Err(unknown(&name).into()) };

@@ -16,7 +16,7 @@ use super::{files, wait};
 use crate::http::App;
 use crate::http::request::body::RequestParams;
 use crate::http::request::caller::{Caller, Format};
-use crate::http::request::extract::{self, ClientIn, TransferIn};
+use crate::http::request::extract::{self, ClientParam, TransferParam};
 use crate::http::request::headers::{PreferenceApplied, idempotency_key};
 use crate::http::request::params::Params;
 use crate::http::request::pull::{self, PullRequest};
@@ -94,7 +94,7 @@ pub(crate) async fn list(
 pub(crate) async fn show(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
-    TransferIn(id): TransferIn,
+    TransferParam(id): TransferParam,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Rejection> {
@@ -125,7 +125,7 @@ pub(crate) async fn show(
 pub(crate) async fn cancel(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
-    TransferIn(id): TransferIn,
+    TransferParam(id): TransferParam,
     RequestParams(params): RequestParams,
 ) -> Result<Response, Rejection> {
     params.only(&[])?;
@@ -138,7 +138,7 @@ pub(crate) async fn cancel(
 pub(crate) async fn cancel_of_client(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
-    ClientIn(client): ClientIn,
+    ClientParam(client): ClientParam,
     RequestParams(params): RequestParams,
 ) -> Result<Response, Rejection> {
     params.only(&[])?;

@@ -17,7 +17,7 @@ use filepull_core::problem::{Code, Problem};
 use super::wait;
 use crate::http::request::body::RequestParams;
 use crate::http::request::caller::{Caller, Format};
-use crate::http::request::extract::TextIn;
+use crate::http::request::extract::TextParam;
 use crate::http::request::headers::PreferenceApplied;
 use crate::http::request::pull::{self, PullRequest};
 use crate::http::request::rejection::Rejection;
@@ -68,7 +68,7 @@ pub(crate) async fn by_parameter(
 pub(crate) async fn by_path(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
-    TextIn(id): TextIn,
+    TextParam(id): TextParam,
     headers: HeaderMap,
     RequestParams(mut params): RequestParams,
 ) -> Result<Response, Rejection> {

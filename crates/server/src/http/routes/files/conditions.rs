@@ -31,7 +31,7 @@ pub(crate) enum Precondition {
 
 /// The current version of the file at a URL.
 #[derive(Clone, Debug)]
-pub(crate) struct Version {
+pub(crate) struct FileVersion {
     pub(crate) etag: ETag,
     pub(crate) modified_at: SystemTime,
     pub(crate) size: u64,
@@ -40,7 +40,11 @@ pub(crate) struct Version {
 }
 
 /// Evaluates the conditions of a request in the order of RFC 9110, 13.2.2.
-pub(crate) fn evaluate(method: &Method, headers: &HeaderMap, version: &Version) -> Precondition {
+pub(crate) fn evaluate(
+    method: &Method,
+    headers: &HeaderMap,
+    version: &FileVersion,
+) -> Precondition {
     if !is_wanted(headers, version) {
         return Precondition::OtherVersion;
     }
@@ -60,7 +64,7 @@ pub(crate) fn evaluate(method: &Method, headers: &HeaderMap, version: &Version) 
 
 /// Returns whether `If-Match` and `If-Unmodified-Since` allow this version. An invalid `If-Match`
 /// allows none.
-fn is_wanted(headers: &HeaderMap, version: &Version) -> bool {
+fn is_wanted(headers: &HeaderMap, version: &FileVersion) -> bool {
     match headers.typed_try_get::<IfMatch>() {
         Ok(Some(tags)) => tags.precondition_passes(&version.etag),
         Err(_) => false,
@@ -71,7 +75,7 @@ fn is_wanted(headers: &HeaderMap, version: &Version) -> bool {
 }
 
 /// Returns whether the caller has this version, by `If-None-Match` or `If-Modified-Since`.
-fn is_known(headers: &HeaderMap, version: &Version) -> bool {
+fn is_known(headers: &HeaderMap, version: &FileVersion) -> bool {
     match headers.typed_try_get::<IfNoneMatch>() {
         Ok(Some(tags)) => !tags.precondition_passes(&version.etag),
         Err(_) => false,
@@ -84,7 +88,7 @@ fn is_known(headers: &HeaderMap, version: &Version) -> bool {
 /// Returns whether the caller continues this version; `None` if it names no version. A time in
 /// `If-Range` counts as another version: the response is then the whole file, which is safe.
 /// [`is_wanted`] has checked `If-Match`.
-fn continues(headers: &HeaderMap, version: &Version) -> Option<bool> {
+fn continues(headers: &HeaderMap, version: &FileVersion) -> Option<bool> {
     if headers.contains_key(IF_RANGE) {
         let named = headers.typed_get::<IfRange>();
         return Some(named.is_some_and(|named| !named.is_modified(Some(&version.etag), None)));
@@ -136,6 +140,9 @@ mod tests {
     use axum::http::header::{IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_UNMODIFIED_SINCE};
     use axum::http::{HeaderName, HeaderValue};
 
+    use super::Precondition::{
+        NotModified, OtherVersion, Range, UnnamedVersion, Unsatisfiable, Whole,
+    };
     use super::*;
 
     const ETAG: &str = "\"9f86\"";
@@ -145,121 +152,121 @@ mod tests {
     const BEFORE: &str = "Thu, 12 Jun 2025 14:23:24 GMT";
     const AFTER: &str = "Thu, 12 Jun 2025 14:23:26 GMT";
 
-    fn version(size: u64, changes: bool) -> Version {
+    fn version(size: u64, changes: bool) -> FileVersion {
         let modified_at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_749_738_205_400);
-        Version { etag: ETAG.parse().unwrap(), modified_at, size, changes }
+        FileVersion { etag: ETAG.parse().unwrap(), modified_at, size, changes }
     }
 
-    fn evaluated(pairs: &[(HeaderName, &'static str)], version: &Version) -> Precondition {
+    /// A file of 4 bytes at a URL that always serves this file.
+    fn stable() -> FileVersion {
+        version(4, false)
+    }
+
+    /// A file of 4 bytes at a URL that serves another file later.
+    fn changing() -> FileVersion {
+        version(4, true)
+    }
+
+    /// Checks the result of a GET with these headers.
+    fn check(pairs: &[(HeaderName, &'static str)], version: &FileVersion, expected: Precondition) {
         let mut headers = HeaderMap::new();
         for (name, value) in pairs {
             headers.append(name, HeaderValue::from_static(value));
         }
-        evaluate(&Method::GET, &headers, version)
+        let found = evaluate(&Method::GET, &headers, version);
+        assert_eq!(found, expected, "{pairs:?} {version:?}");
     }
 
     #[test]
     fn a_caller_that_has_this_version_gets_304() {
-        let check = |name: HeaderName, value, expected| {
-            assert_eq!(evaluated(&[(name, value)], &version(4, true)), expected, "{value}");
-        };
-        check(IF_NONE_MATCH, "\"9f86\"", Precondition::NotModified);
-        check(IF_NONE_MATCH, "W/\"9f86\"", Precondition::NotModified);
-        check(IF_NONE_MATCH, "\"other\", \"9f86\"", Precondition::NotModified);
-        check(IF_NONE_MATCH, "*", Precondition::NotModified);
-        check(IF_NONE_MATCH, "\"other\"", Precondition::Whole);
-        check(IF_NONE_MATCH, "9f86", Precondition::Whole);
-        check(IF_MODIFIED_SINCE, AT, Precondition::NotModified);
-        check(IF_MODIFIED_SINCE, AFTER, Precondition::NotModified);
-        check(IF_MODIFIED_SINCE, BEFORE, Precondition::Whole);
-        check(IF_MODIFIED_SINCE, "yesterday", Precondition::Whole);
+        for (name, value, expected) in [
+            (IF_NONE_MATCH, "\"9f86\"", NotModified),
+            (IF_NONE_MATCH, "W/\"9f86\"", NotModified),
+            (IF_NONE_MATCH, "\"other\", \"9f86\"", NotModified),
+            (IF_NONE_MATCH, "*", NotModified),
+            (IF_NONE_MATCH, "\"other\"", Whole),
+            (IF_NONE_MATCH, "9f86", Whole),
+            (IF_MODIFIED_SINCE, AT, NotModified),
+            (IF_MODIFIED_SINCE, AFTER, NotModified),
+            (IF_MODIFIED_SINCE, BEFORE, Whole),
+            (IF_MODIFIED_SINCE, "yesterday", Whole),
+        ] {
+            check(&[(name, value)], &changing(), expected);
+        }
         let both = [(IF_NONE_MATCH, "\"other\""), (IF_MODIFIED_SINCE, AFTER)];
-        assert_eq!(evaluated(&both, &version(4, true)), Precondition::Whole);
+        check(&both, &changing(), Whole);
     }
 
     #[test]
     fn entity_tags_in_several_headers_are_one_list() {
         let pairs = [(IF_NONE_MATCH, "\"other\""), (IF_NONE_MATCH, "\"9f86\"")];
-        assert_eq!(evaluated(&pairs, &version(4, false)), Precondition::NotModified);
+        check(&pairs, &stable(), NotModified);
     }
 
     #[test]
     fn a_condition_for_another_version_fails() {
-        let check = |name: HeaderName, value, expected| {
-            assert_eq!(evaluated(&[(name, value)], &version(4, false)), expected, "{value}");
-        };
-        check(IF_MATCH, "\"9f86\"", Precondition::Whole);
-        check(IF_MATCH, "*", Precondition::Whole);
-        check(IF_MATCH, "\"other\"", Precondition::OtherVersion);
-        check(IF_MATCH, "W/\"9f86\"", Precondition::OtherVersion);
-        check(IF_MATCH, "9f86", Precondition::OtherVersion);
-        check(IF_UNMODIFIED_SINCE, AFTER, Precondition::Whole);
-        check(IF_UNMODIFIED_SINCE, BEFORE, Precondition::OtherVersion);
+        for (name, value, expected) in [
+            (IF_MATCH, "\"9f86\"", Whole),
+            (IF_MATCH, "*", Whole),
+            (IF_MATCH, "\"other\"", OtherVersion),
+            (IF_MATCH, "W/\"9f86\"", OtherVersion),
+            (IF_MATCH, "9f86", OtherVersion),
+            (IF_UNMODIFIED_SINCE, AFTER, Whole),
+            (IF_UNMODIFIED_SINCE, BEFORE, OtherVersion),
+        ] {
+            check(&[(name, value)], &stable(), expected);
+        }
     }
 
     #[test]
     fn a_range_of_another_version_returns_the_whole_file() {
-        for changes in [false, true] {
-            let check = |tag, expected| {
-                let pairs = [(RANGE, "bytes=1-"), (IF_RANGE, tag)];
-                assert_eq!(evaluated(&pairs, &version(4, changes)), expected, "{tag}");
-            };
-            check("\"9f86\"", Precondition::Range(1..=3));
-            check("\"other\"", Precondition::Whole);
-            check("W/\"9f86\"", Precondition::Whole);
-            check(AT, Precondition::Whole);
-            check("9f86", Precondition::Whole);
+        for version in [stable(), changing()] {
+            check(&[(RANGE, "bytes=1-"), (IF_RANGE, "\"9f86\"")], &version, Range(1..=3));
+            for other in ["\"other\"", "W/\"9f86\"", AT, "9f86"] {
+                check(&[(RANGE, "bytes=1-"), (IF_RANGE, other)], &version, Whole);
+            }
         }
     }
 
     #[test]
     fn a_range_of_a_changing_url_must_name_the_version() {
-        let check = |pairs: &[_], expected| {
-            assert_eq!(evaluated(pairs, &version(4, true)), expected, "{pairs:?}");
-        };
-        check(&[(RANGE, "bytes=1-")], Precondition::UnnamedVersion);
-        check(&[(RANGE, "bytes=9-")], Precondition::UnnamedVersion);
-        check(&[(RANGE, "lines=1-")], Precondition::Whole);
-        check(&[(RANGE, "bytes=1-"), (IF_MATCH, "\"9f86\"")], Precondition::Range(1..=3));
-        check(&[(RANGE, "bytes=1-"), (IF_NONE_MATCH, "\"9f86\"")], Precondition::NotModified);
-        assert_eq!(
-            evaluated(&[(RANGE, "bytes=1-")], &version(4, false)),
-            Precondition::Range(1..=3)
-        );
+        check(&[(RANGE, "bytes=1-")], &changing(), UnnamedVersion);
+        check(&[(RANGE, "bytes=9-")], &changing(), UnnamedVersion);
+        check(&[(RANGE, "lines=1-")], &changing(), Whole);
+        check(&[(RANGE, "bytes=1-"), (IF_MATCH, "\"9f86\"")], &changing(), Range(1..=3));
+        check(&[(RANGE, "bytes=1-"), (IF_NONE_MATCH, "\"9f86\"")], &changing(), NotModified);
+        check(&[(RANGE, "bytes=1-")], &stable(), Range(1..=3));
     }
 
     #[test]
     fn a_range_is_limited_to_the_bytes_of_the_file() {
-        let check = |range, size, expected| {
-            assert_eq!(
-                evaluated(&[(RANGE, range)], &version(size, false)),
-                expected,
-                "{range} {size}"
-            );
-        };
-        check("bytes=1-2", 4, Precondition::Range(1..=2));
-        check("bytes=0-", 4, Precondition::Range(0..=3));
-        check("bytes=3-3", 4, Precondition::Range(3..=3));
-        check("bytes=2-99", 4, Precondition::Range(2..=3));
-        check("bytes=4-", 4, Precondition::Unsatisfiable);
-        check("bytes=9-12", 4, Precondition::Unsatisfiable);
-        check("bytes=-1", 4, Precondition::Range(3..=3));
-        check("bytes=-4", 4, Precondition::Range(0..=3));
-        check("bytes=-99", 4, Precondition::Range(0..=3));
-        check("bytes=-0", 4, Precondition::Unsatisfiable);
-        check("bytes=-0", 0, Precondition::Unsatisfiable);
-        check("bytes=0-", 0, Precondition::Unsatisfiable);
-        check("bytes=0-0", 0, Precondition::Unsatisfiable);
-        check("bytes=-5", 0, Precondition::Whole);
+        for (range, size, expected) in [
+            ("bytes=1-2", 4, Range(1..=2)),
+            ("bytes=0-", 4, Range(0..=3)),
+            ("bytes=3-3", 4, Range(3..=3)),
+            ("bytes=2-99", 4, Range(2..=3)),
+            ("bytes=4-", 4, Unsatisfiable),
+            ("bytes=9-12", 4, Unsatisfiable),
+            ("bytes=-1", 4, Range(3..=3)),
+            ("bytes=-4", 4, Range(0..=3)),
+            ("bytes=-99", 4, Range(0..=3)),
+            ("bytes=-0", 4, Unsatisfiable),
+            ("bytes=-0", 0, Unsatisfiable),
+            ("bytes=0-", 0, Unsatisfiable),
+            ("bytes=0-0", 0, Unsatisfiable),
+            ("bytes=-5", 0, Whole),
+        ] {
+            check(&[(RANGE, range)], &version(size, false), expected);
+        }
         for ignored in ["lines=1-2", "bytes 1-2", "bytes=", "bytes=2-1", "bytes=0-0,2-3", "bytes=x"]
         {
-            check(ignored, 4, Precondition::Whole);
+            check(&[(RANGE, ignored)], &stable(), Whole);
         }
     }
 
     #[test]
     fn a_range_is_ignored_unless_the_method_is_get() {
         let headers = HeaderMap::from_iter([(RANGE, HeaderValue::from_static("bytes=1-2"))]);
-        assert_eq!(evaluate(&Method::HEAD, &headers, &version(4, true)), Precondition::Whole);
+        assert_eq!(evaluate(&Method::HEAD, &headers, &changing()), Whole);
     }
 }

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use filepull_core::transfer::{Download, Transfer};
 use headers::{AcceptRanges, ETag, HeaderMapExt as _, LastModified};
 
-use super::conditions::Version;
+use super::conditions::FileVersion;
 
 const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
 
@@ -23,7 +23,7 @@ pub(crate) fn set_headers(
     headers: &mut HeaderMap,
     transfer: &Transfer,
     download: &Download,
-    version: &Version,
+    version: &FileVersion,
 ) {
     headers.typed_insert(version.etag.clone());
     headers.typed_insert(LastModified::from(version.modified_at));
@@ -66,7 +66,7 @@ mod tests {
         let download = Download { source, name, size: 4, digest: Digest::of(b"test"), inode: 1 };
         let mut headers = HeaderMap::new();
         let modified_at = std::time::UNIX_EPOCH;
-        let version = Version { etag: etag(&download), modified_at, size: 4, changes: false };
+        let version = FileVersion { etag: etag(&download), modified_at, size: 4, changes: false };
         set_headers(&mut headers, &transfer, &download, &version);
         let check = |name: HeaderName, value: &str| assert_eq!(headers[name], value);
         check(ETAG, "\"9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08\"");
