@@ -1,8 +1,8 @@
 //! The HTTP listener for operators: `/trigger`, the pages, the API under `/api/v1` and the probes.
 //!
 //! A URL that a person can open answers in plain text or in JSON, as the request asks; the API
-//! always answers in JSON. A handler parses the request, calls `transfers` or `registry`, and
-//! formats the result. It owns no state, so that a caller that disconnects changes nothing. A
+//! always answers in JSON. A handler parses the request, calls `transfers`, `known_clients`,
+//! `records` or `store`, and formats the result. It owns no state, so that a caller that disconnects changes nothing. A
 //! handler that fails returns a [`Rejection`](request::rejection::Rejection), which `middleware`
 //! renders.
 

@@ -1,12 +1,10 @@
-//! A connection of an operator, with a timeout for writes and one for the body of a request.
+//! A connection of an operator, with a timeout for blocked writes.
 
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::BoxError;
-use hyper::body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
@@ -41,9 +39,10 @@ impl<S> HttpConnection<S> {
             return written;
         }
         let deadline = self.write_deadline.get_or_insert_with(|| Box::pin(sleep(WRITE_LIMIT)));
-        let stalled =
-            || io::Error::new(io::ErrorKind::TimedOut, "the caller did not read for 30 s");
-        deadline.as_mut().poll(context).map(|()| Err(stalled()))
+        deadline.as_mut().poll(context).map(|()| {
+            let reason = format!("the caller did not read for {} s", WRITE_LIMIT.as_secs());
+            Err(io::Error::new(io::ErrorKind::TimedOut, reason))
+        })
     }
 }
 
@@ -89,63 +88,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for HttpConnection<S> {
     }
 }
 
-/// How long the body of a request may take, counted from the first read. A body is a small form.
-const BODY_LIMIT: Duration = Duration::from_secs(10);
-
-/// The body of a request. It fails after [`BODY_LIMIT`].
-#[derive(Debug)]
-pub(crate) struct TimedBody<B> {
-    body: B,
-    deadline: Option<Pin<Box<Sleep>>>,
-}
-
-impl<B> TimedBody<B> {
-    pub(crate) fn new(body: B) -> Self {
-        Self { body, deadline: None }
-    }
-}
-
-/// Why the body of a request cannot be read.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum BodyError {
-    #[error("the body did not arrive within {} s", BODY_LIMIT.as_secs())]
-    TooSlow,
-    #[error(transparent)]
-    Connection(BoxError),
-}
-
-impl<B: Body + Unpin> Body for TimedBody<B>
-where
-    B::Error: Into<BoxError>,
-{
-    type Data = B::Data;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<B::Data>, BodyError>>> {
-        let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep(BODY_LIMIT)));
-        if deadline.as_mut().poll(context).is_ready() {
-            return Poll::Ready(Some(Err(BodyError::TooSlow)));
-        }
-        Pin::new(&mut self.body)
-            .poll_frame(context)
-            .map_err(|error| BodyError::Connection(error.into()))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use http_body_util::{BodyExt as _, StreamBody};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio_util::sync::CancellationToken;
 
@@ -168,17 +112,5 @@ mod tests {
         written.unwrap();
         let error = connection.write_all(&[0; 1]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_body_that_arrives_too_slowly_times_out() {
-        let one_byte_per_second = futures::stream::unfold((), |()| async {
-            sleep(Duration::from_secs(1)).await;
-            let byte = Frame::data(hyper::body::Bytes::from_static(b"a"));
-            Some((Ok::<_, io::Error>(byte), ()))
-        });
-        let body = TimedBody::new(StreamBody::new(Box::pin(one_byte_per_second)));
-        let error = body.collect().await.unwrap_err();
-        assert!(matches!(error, BodyError::TooSlow), "{error}");
     }
 }

@@ -21,7 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tower::ServiceExt as _;
 use tracing::debug;
 
-use super::connection::{HttpConnection, TimedBody};
+use super::connection::HttpConnection;
 use crate::connection_limit::{ConnectionLimit, ConnectionPermit};
 use crate::guarded_body::GuardedBody;
 use crate::listener;
@@ -98,7 +98,7 @@ fn service(
     service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
         let in_use = permit.begin();
-        let response = router.clone().oneshot(request.map(TimedBody::new));
+        let response = router.clone().oneshot(request);
         // The connection is in use until the whole response has been sent.
         let guarded = |body| Body::new(GuardedBody::new(body, in_use));
         response.map_ok(|response| response.map(guarded))

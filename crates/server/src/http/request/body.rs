@@ -20,7 +20,7 @@ use super::rejection::{Rejection, invalid};
 /// Maximum length of a body in bytes. A few parameters are some hundred bytes.
 const MAX_LEN: usize = 64 * 1024;
 
-/// How long a body of at most [`MAX_LEN`] may take.
+/// How long a body may take, counted from the first read. It is a small form.
 const READ_LIMIT: Duration = Duration::from_secs(10);
 
 /// The parameters of the query and of the body. A name must not occur in both.
@@ -153,6 +153,16 @@ mod tests {
         headers.insert(CONTENT_TYPE, media_type.parse().unwrap());
         parse(&headers, &Bytes::from_static(body.as_bytes()), "{}")
             .map_err(|problem| problem.detail)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_arrives_too_slowly_times_out() {
+        let one_byte_per_second = futures::stream::unfold((), |()| async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Some((Ok::<_, std::io::Error>("a"), ()))
+        });
+        let problem = read(Body::from_stream(one_byte_per_second)).await.unwrap_err();
+        assert_eq!(problem.detail, "The body did not arrive within 10 s.");
     }
 
     #[test]

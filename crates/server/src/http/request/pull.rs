@@ -163,9 +163,13 @@ fn plus_command(host: &str, request: &PullRequest, path: &str) -> String {
 
 fn queue_command(host: &str, request: &PullRequest) -> String {
     let client = &request.client;
-    let path = request.path.as_ref().map(|path| format!("&path={}", encode(path.as_str())));
-    let path_param = path.unwrap_or_default();
+    let path_param = path_param(request.path.as_ref());
     format!("pull when it returns: curl \"{host}/trigger?id={client}{path_param}&queue=24h\"")
+}
+
+/// Returns `&path=logs/pos.log` for a trigger URL, or an empty text for the default file.
+pub(crate) fn path_param(path: Option<&SharedPath>) -> String {
+    path.map(|path| format!("&path={}", encode(path.as_str()))).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -36,9 +36,8 @@ impl<T> ListPage<T> {
 pub(crate) fn limit(params: &Params) -> Result<u32, Problem> {
     let Some(text) = params.get("limit") else { return Ok(DEFAULT_LIMIT) };
     let limit = text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit));
-    let bad =
-        || invalid(format!("limit is a number from 1 to {MAX_LIMIT}."), "For example: limit=100");
-    limit.ok_or_else(bad)
+    let detail = || format!("limit is a number from 1 to {MAX_LIMIT}.");
+    limit.ok_or_else(|| invalid(detail(), "For example: limit=100"))
 }
 
 /// Parses the start of the page with `parse`: the `next_cursor` of an earlier page.
@@ -47,13 +46,9 @@ pub(crate) fn cursor<'a, T>(
     parse: impl Fn(&'a str) -> Option<T>,
 ) -> Result<Option<T>, Problem> {
     let Some(text) = params.get("cursor") else { return Ok(None) };
-    let bad = || {
-        invalid(
-            "cursor: this is not a cursor of this list.",
-            "Use the next_cursor of the previous page.",
-        )
-    };
-    parse(text).map(Some).ok_or_else(bad)
+    let hint = "Use the next_cursor of the previous page.";
+    let cursor = parse(text);
+    cursor.map(Some).ok_or_else(|| invalid("cursor: this is not a cursor of this list.", hint))
 }
 
 #[derive(Debug, Serialize)]

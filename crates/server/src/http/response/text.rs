@@ -65,7 +65,7 @@ pub(crate) fn waits(view: &View, waiting_for: WaitingFor, place: Option<usize>) 
     }
 }
 
-/// Returns a sentence as a part of another one.
+/// Removes the full stop, so that the sentence can be a part of another one.
 fn without_stop(sentence: &str) -> &str {
     sentence.trim_end_matches('.')
 }

@@ -6,6 +6,8 @@ mod conditions;
 mod headers;
 mod stored;
 
+use std::fs::File;
+use std::io;
 use std::ops::RangeInclusive;
 use std::time::SystemTime;
 
@@ -15,6 +17,7 @@ use axum::body::Body;
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
+use filepull_core::human;
 use filepull_core::id::ClientId;
 use filepull_core::path::SharedPath;
 use filepull_core::problem::{Code, Problem};
@@ -25,8 +28,8 @@ use tracing::{error, info};
 use crate::http::App;
 use crate::http::request::caller::Caller;
 use crate::http::request::extract::{ClientParam, TransferParam};
-use crate::http::request::params::{NoParams, Params, encode};
-use crate::http::request::pull::shared_path;
+use crate::http::request::params::{NoParams, Params};
+use crate::http::request::pull::{path_param, shared_path};
 use crate::http::request::rejection::Rejection;
 use crate::http::response::problem::records_failed;
 use crate::http::response::text;
@@ -72,8 +75,7 @@ async fn no_download(app: &App, client: &ClientId, path: Option<&SharedPath>) ->
         return unknown;
     }
     let of_path = path.map(|path| format!(" of {}", text::name(path.as_str()))).unwrap_or_default();
-    let path_param =
-        path.map(|path| format!("&path={}", encode(path.as_str()))).unwrap_or_default();
+    let path_param = path_param(path);
     let detail = format!("{client} has no finished download{of_path} yet.");
     let hint = format!("pull one: curl \"localhost:8080/trigger?id={client}{path_param}&wait\"");
     Problem::new(Code::TransferUnknown, detail).hint(hint)
@@ -122,7 +124,7 @@ async fn serve_file(
     let etag = headers::etag(download);
     let version = FileVersion { etag, modified_at, size: download.size, changes };
     let file_response = |range: Option<RangeInclusive<u64>>| {
-        file_response(opened, range, download.size).map_err(|error| unreadable(&error.to_string()))
+        file_response(opened, range, download.size).map_err(|error| unreadable(&error))
     };
     let mut response = match conditions::evaluate(&method, &headers, &version) {
         Precondition::Whole => file_response(None)?,
@@ -144,10 +146,10 @@ async fn serve_file(
 
 /// Returns the response with the whole file, or with the bytes of `range`.
 fn file_response(
-    file: std::fs::File,
+    file: File,
     range: Option<RangeInclusive<u64>>,
     size: u64,
-) -> std::io::Result<Response> {
+) -> io::Result<Response> {
     let (mut response, len) = match range {
         None if size == 0 => (Body::empty().into_response(), 0),
         None => (stored::body(file, &(0..=size - 1))?.into_response(), size),
@@ -207,11 +209,8 @@ async fn find(app: &App, transfer: &Transfer, download: &Download) -> Result<Sto
     let store = app.store.clone();
     let transfer = transfer.clone();
     let download = download.clone();
-    match spawn_blocking(move || stored::find(&store, &transfer, &download)).await {
-        Ok(Ok(found)) => Ok(found),
-        Ok(Err(error)) => Err(unreadable(&error.to_string())),
-        Err(error) => Err(unreadable(&error.to_string())),
-    }
+    let found = spawn_blocking(move || stored::find(&store, &transfer, &download)).await;
+    found.map_err(io::Error::from).and_then(|found| found).map_err(|error| unreadable(&error))
 }
 
 /// Returns the problem for a download that was deleted or changed.
@@ -222,15 +221,15 @@ fn deleted(transfer: &Transfer, stored: &StoredFile) -> Problem {
         StoredFile::Other => "was changed or replaced after it arrived",
         StoredFile::Missing | StoredFile::Unchanged(_) => "was removed from the data folder",
     };
-    let path = transfer.path.as_ref().map(|path| format!("&path={}", encode(path.as_str())));
-    let path_param = path.unwrap_or_default();
+    let path_param = path_param(transfer.path.as_ref());
     let hint =
         format!("pull it again: curl \"localhost:8080/trigger?id={client}{path_param}&wait\"");
     let detail = format!("{name}, which {client} sent, {reason}.");
     Problem::new(Code::DownloadDeleted, detail).hint(hint)
 }
 
-fn unreadable(error: &str) -> Problem {
-    error!(event = "store.failed", error, "a download cannot be read");
+/// Logs a disk error and returns a generic problem.
+fn unreadable(error: &io::Error) -> Problem {
+    error!(event = "store.failed", error = %human::chain(error), "a download cannot be read");
     Problem::new(Code::StorageFailed, "The server could not read the file from its disk.")
 }

@@ -41,9 +41,8 @@ pub(crate) async fn create(
     let applied = PreferenceApplied::apply(&headers, &mut params);
     if params.get("client").is_none_or(str::is_empty) {
         params.only(CREATE_PARAMS)?;
-        return Err(pull::which_client(&app.clients, "Add \"client\" to the JSON body.")
-            .await
-            .into());
+        let how = "Add \"client\" to the JSON body.";
+        return Err(pull::which_client(&app.clients, how).await.into());
     }
     let request = PullRequest::parse(&params, "client", CREATE_PARAMS)?;
     let pull = Pull { key: idempotency_key(&headers)?, ..request.pull(&caller) };
