@@ -5,7 +5,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed={root}");
     let files = ["filepull/v1/control.proto", "filepull/v1/transfer.proto"];
     let descriptors = protox::compile(files, [root])?;
-    // `bytes` as `Bytes`: a received chunk is a view of the receive buffer, not a copy of it.
+    // `bytes` fields become `Bytes`: a received chunk is a view of the receive buffer, not a copy.
     let build = tonic_prost_build::configure().bytes(".").codec_path("crate::codec::SmallCodec");
     build.compile_fds(descriptors)?;
     Ok(())

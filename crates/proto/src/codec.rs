@@ -1,4 +1,4 @@
-//! The codec of both services: prost, with buffers that fit what mostly travels.
+//! The codec of both services: prost, with buffers for small messages.
 
 use std::marker::PhantomData;
 
@@ -6,11 +6,11 @@ use prost::Message;
 use tonic::codec::{BufferSettings, Codec};
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
-/// tonic begins with 8 KiB for each direction of a stream, and a session keeps its streams for
-/// days. Its messages have a few hundred bytes; for larger ones the buffers grow.
+/// Initial length of a buffer. tonic's default is 8 KiB for each direction of a stream, and a session
+/// keeps its streams for days. Most messages have a few hundred bytes; for larger ones a buffer grows.
 const BUFFER_LEN: usize = 512;
 
-/// Messages that are ready are sent together, up to this many bytes. tonic's default.
+/// Maximum length of messages that are sent together. tonic's default.
 const SEND_LEN: usize = 32 * 1024;
 
 /// Encodes `T` and decodes `U`.

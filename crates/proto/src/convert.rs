@@ -1,5 +1,5 @@
-//! The conversions between the wire and the domain. What comes from another machine is made
-//! printable and bounded here, so that nobody behind this file has to think of it.
+//! The conversions between wire and domain. Text from another machine becomes printable and bounded
+//! here, so that no other code has to check it.
 
 use std::time::Duration;
 
@@ -11,10 +11,11 @@ use filepull_core::source::Source;
 
 use crate::v1::{self, ErrorCode};
 
-/// The longest message of an [`v1::Error`], in characters: longer ones break header limits.
+/// Maximum length of the message of a [`v1::Error`], in characters. Longer messages exceed header
+/// limits.
 const MAX_MESSAGE: usize = 512;
 
-/// The longest file name: what every common file system allows.
+/// Maximum length of a file name, in characters: the limit of common file systems.
 const MAX_NAME: usize = 255;
 
 impl From<&Source> for v1::SourceInfo {
@@ -62,18 +63,18 @@ impl From<v1::ReconnectPolicy> for ReconnectPolicy {
     }
 }
 
-/// The range of time in which a disconnected agent dials again.
+/// Returns the earliest and the latest time after which a drained agent dials again.
 pub fn drain_times(drain: v1::Drain) -> (Duration, Duration) {
     let time = |ms: u32| Duration::from_millis(ms.into());
     bounds::drain(time(drain.reconnect_min_ms), time(drain.reconnect_max_ms))
 }
 
-/// Minimum wait of a rejected agent. With zero the agent decides.
+/// Returns the minimum wait of a rejected agent. With zero the agent decides.
 pub fn retry_after(error: &v1::Error) -> Duration {
     bounds::retry_after(Duration::from_millis(error.retry_after_ms.into()))
 }
 
-/// Milliseconds for the wire; a time too long for it becomes the longest it can say (49 days).
+/// Returns a time in milliseconds for the wire. The maximum is 49 days; a longer time becomes that.
 pub fn millis(time: Duration) -> u32 {
     u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
 }
@@ -95,17 +96,17 @@ const FILE_ERRORS: std::ops::RangeInclusive<i32> =
 /// Returns the problem that an agent reports. The other codes are reserved for the server: from an
 /// agent they count as an internal error of the agent.
 pub fn reported(error: &v1::Error) -> Problem {
-    let of_a_file = FILE_ERRORS.contains(&error.code);
-    let code = if of_a_file { problem_code(error.code()) } else { Code::AgentError };
+    let is_of_a_file = FILE_ERRORS.contains(&error.code);
+    let code = if is_of_a_file { problem_code(error.code()) } else { Code::AgentError };
     Problem::new(code, human::printable(&error.message, MAX_MESSAGE))
 }
 
-/// Returns the problem with which a server answers an upload.
+/// Returns the problem in a server's answer to an upload.
 pub fn answered(error: &v1::Error) -> Problem {
     Problem::new(problem_code(error.code()), human::printable(&error.message, MAX_MESSAGE))
 }
 
-/// The one problem of the catalogue that a wire code stands for.
+/// Returns the problem of the catalogue for a wire code.
 fn problem_code(code: ErrorCode) -> Code {
     match code {
         ErrorCode::FileNotFound => Code::FileMissing,
@@ -133,7 +134,7 @@ fn problem_code(code: ErrorCode) -> Code {
     }
 }
 
-/// The wire code that stands for a problem; those that never travel are `INTERNAL`.
+/// Returns the wire code for a problem. A problem that is never sent to an agent becomes `INTERNAL`.
 fn wire_code(code: Code) -> ErrorCode {
     match code {
         Code::FileMissing => ErrorCode::FileNotFound,
@@ -172,17 +173,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_agent_reports_errors_of_the_file_and_never_the_servers_own() {
+    fn an_agent_can_report_errors_of_a_file_only() {
         for number in 0..=100 {
             let code = reported(&v1::Error { code: number, ..v1::Error::default() }).code;
             assert_eq!(code != Code::AgentError, (20..=25).contains(&number), "{number}: {code}");
         }
         for &code in Code::ALL {
             let error = v1::Error::from(&Problem::new(code, "why"));
-            let travels = wire_code(code) != ErrorCode::Internal;
+            let is_sent = wire_code(code) != ErrorCode::Internal;
             // For an agent the records are part of the server's storage.
             let code = if code == Code::RecordsFailed { Code::StorageFailed } else { code };
-            assert_eq!(answered(&error).code, if travels { code } else { Code::AgentError });
+            assert_eq!(answered(&error).code, if is_sent { code } else { Code::AgentError });
             let of_the_file = (20..=25).contains(&error.code);
             assert_eq!(reported(&error).code, if of_the_file { code } else { Code::AgentError });
         }

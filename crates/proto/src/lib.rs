@@ -1,12 +1,12 @@
-//! The wire contract: what `proto/filepull/v1` generates, and the only conversions between it and
-//! the domain.
+//! The wire contract: code generated from `proto/filepull/v1`, and the only conversions between wire
+//! and domain.
 
 pub mod codec;
 mod convert;
 
 pub use convert::{answered, drain_times, millis, reported, retry_after};
 
-/// Generated from `proto/filepull/v1`; every message and field is described there.
+/// Generated from `proto/filepull/v1`, where every message and field has a comment.
 #[allow(
     missing_docs,
     clippy::all,
