@@ -65,7 +65,12 @@ pub fn start(level: &str, format: LogFormat) -> Result<(), LogError> {
         LogFormat::Json => true,
     };
     let started = if json {
-        let log = log.json().flatten_event(true).with_timer(WallClock).with_target(false);
+        let log = log
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_timer(WallClock)
+            .with_target(false);
         log.with_writer(|| JsonLines(io::stderr())).try_init()
     } else {
         let colours = io::stderr().is_terminal() && !no_color();

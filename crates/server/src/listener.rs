@@ -66,7 +66,7 @@ pub(crate) fn set_options(stream: &TcpStream) {
         io::Result::Ok(())
     };
     if let Err(error) = set() {
-        debug!(event = "socket_options.failed", %error, "cannot set the socket options");
+        debug!(event = "socket.option_failed", %error, "cannot set the socket options");
     }
 }
 

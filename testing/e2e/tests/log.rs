@@ -1,7 +1,9 @@
 //! The log, and who reads it.
 
+use anyhow::Context as _;
 use filepull_testkit::{TestServer, test_data};
 use futures::future::try_join_all;
+use serde_json::Value;
 
 /// Runs a program whose log is read up to the line that contains `last`; then the pipe is closed,
 /// as when the program at its other end has ended.
@@ -56,5 +58,35 @@ async fn rejected_requests_are_logged_and_a_flood_of_them_is_summed_up() -> anyh
     let said = server.server()?.said();
     let logged = said.iter().filter(|line| line.contains("client-unknown")).count();
     assert!(logged < 300, "{logged} of 401 rejected requests were logged");
+    Ok(())
+}
+
+/// Returns the fields of the span `name` of a JSON log line. The event must not repeat them.
+fn span_of(line: &str, name: &str) -> anyhow::Result<Value> {
+    let event: Value = serde_json::from_str(line)?;
+    let mut spans = event["spans"].as_array().into_iter().flatten();
+    let span = spans.find(|span| span["name"] == name);
+    let span = span.with_context(|| format!("no span {name}: {line}"))?;
+    for key in ["id", "client"] {
+        anyhow::ensure!(event.get(key).is_none(), "{key} is repeated: {line}");
+    }
+    Ok(span.clone())
+}
+
+#[tokio::test]
+async fn json_lines_carry_the_fields_of_their_spans() -> anyhow::Result<()> {
+    let bed = TestServer::process_with(&[("LOG_FORMAT", "json")]).await?;
+    let mut client = bed.connect("client4", b"data").await?;
+    let server = bed.server()?;
+    let session = span_of(&server.says("client.connected").await?, "session")?;
+    assert_eq!(session["client"], "client4");
+
+    let rejected = bed.get("/trigger?id=unknown").await?;
+    let request = span_of(&server.says("http.request_rejected").await?, "request")?;
+    assert_eq!(request["id"].as_str(), Some(rejected.headers["x-request-id"].to_str()?));
+
+    client.take_agent()?.kill().await?;
+    let disconnected = span_of(&server.says("client.disconnected").await?, "session")?;
+    assert_eq!(disconnected, session);
     Ok(())
 }
