@@ -50,7 +50,7 @@ pub fn warn_misspelt<P: Parser>() {
     let set = env::vars_os().filter(|(_, value)| !value.is_empty());
     for (found, meant) in misspelt(&known, set.map(|(name, _)| name)) {
         tracing::warn!(
-            event = "config.warning",
+            event = "setting.misspelt",
             "{found} is set, but there is no such setting. Did you mean {meant}?"
         );
     }
