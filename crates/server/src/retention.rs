@@ -1,8 +1,7 @@
-//! Lets old transfers leave the records, a few at a time.
+//! Removes old transfers from the records, a few at a time.
 //!
-//! A transfer stays for as long as its download lies on the disk, whatever its age: its record is
-//! what the file is served by, and what it can be verified against. Which files stay is not decided
-//! here.
+//! A transfer of any age stays on record as long as its download exists, because serving and
+//! verifying the file need the record. This module never deletes a download.
 
 use std::str::FromStr;
 use std::time::{Duration, Instant};
@@ -19,18 +18,18 @@ use tracing::{info, warn};
 use crate::records::{OldTransfers, Records, RecordsError};
 use crate::store::Store;
 
-/// How many records leave in one commit: a trigger that comes meanwhile waits for them.
-const AT_ONCE: u32 = 32;
+/// Maximum number of records that one commit removes. A new trigger waits for the commit.
+const BATCH_LEN: u32 = 32;
 
-/// Between two looks at the most.
+/// Maximum time between two passes.
 const DAY: Duration = Duration::from_hours(24);
 
-/// How long the record of a final transfer is kept.
+/// How long the record of a finished transfer is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keep {
-    /// For this time.
+    /// Until this time after the end of the transfer.
     For(Duration),
-    /// Nothing leaves.
+    /// Old records are never removed.
     Forever,
 }
 
@@ -47,23 +46,24 @@ impl FromStr for Keep {
     }
 }
 
-/// What one look at all old records came to.
+/// The result of one pass over the old records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct RetentionPass {
+    /// Number of records that were removed.
     forgotten: usize,
-    /// Their downloads are still there.
+    /// Number of old records whose downloads exist.
     kept: usize,
 }
 
-/// Where the scan for old records is.
+/// The position of the scan for old records.
 #[derive(Debug)]
 struct ScanPosition {
     old: OldTransfers,
     n_passes: u32,
 }
 
-/// Number of passes after which the scan begins again with the oldest record: downloads may have
-/// been deleted meanwhile. With the default that is once in 30 days.
+/// Number of passes after which the scan restarts at the oldest record, because downloads may have
+/// been deleted since. With the default of `KEEP_RECORDS` it restarts every 30 days.
 const PASSES_PER_SCAN: u32 = 30;
 
 impl ScanPosition {
@@ -79,44 +79,49 @@ impl ScanPosition {
     }
 }
 
-/// Looks for old records again and again. Ends when nothing new may begin.
+/// Removes old records periodically. Ends when `drain` is cancelled.
 pub(crate) async fn run(records: Records, store: Store, keep: Keep, drain: CancellationToken) {
     let mut scan = ScanPosition::new(&records);
     loop {
-        let began = Instant::now();
+        let started = Instant::now();
         match drain.run_until_cancelled(pass(&records, &store, keep, &mut scan)).await {
             None => return,
             Some(Ok(RetentionPass { forgotten, kept })) if 0 < forgotten => {
-                let seconds = began.elapsed().as_secs_f64();
                 info!(
                     event = "records.forgotten",
                     transfers = forgotten,
                     kept,
-                    duration_seconds = seconds,
-                    "old transfers left the records"
+                    duration_seconds = started.elapsed().as_secs_f64(),
+                    "removed old transfers from the records"
                 );
             }
             Some(Ok(_)) => {}
             Some(Err(error)) => {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
-                warn!(event = "records.forget_failed", %error, cause, "old records stay for now");
+                warn!(
+                    event = "records.forget_failed",
+                    %error,
+                    cause,
+                    "cannot remove old records; the next pass tries again"
+                );
             }
         }
-        if drain.run_until_cancelled(sleep(every(keep))).await.is_none() {
+        if drain.run_until_cancelled(sleep(interval(keep))).await.is_none() {
             return;
         }
     }
 }
 
-/// Once a day, which is a thirtieth of the default: so much longer may a record stay.
-fn every(keep: Keep) -> Duration {
+/// Returns the time between two passes: at most a day, the default. A record may stay this much
+/// longer than `keep`.
+fn interval(keep: Keep) -> Duration {
     match keep {
         Keep::For(time) => (time / 30).min(DAY),
         Keep::Forever => DAY,
     }
 }
 
-/// Checks the transfers that have become too old since the last pass.
+/// Removes the transfers that have become too old since the last pass, and expired keys.
 async fn pass(
     records: &Records,
     store: &Store,
@@ -124,18 +129,18 @@ async fn pass(
     scan: &mut ScanPosition,
 ) -> Result<RetentionPass, RecordsError> {
     let now = Utc::now();
-    while records.forget_keys(now, AT_ONCE).await? {}
+    while records.forget_keys(now, BATCH_LEN).await? {}
     let mut pass = RetentionPass::default();
-    // What is kept for longer than time goes back is kept for ever.
-    let before = match keep {
+    // A duration that is longer than the calendar allows keeps the records forever.
+    let oldest_kept = match keep {
         Keep::For(time) => TimeDelta::from_std(time).ok().and_then(|t| now.checked_sub_signed(t)),
         Keep::Forever => None,
     };
-    let Some(before) = before else { return Ok(pass) };
+    let Some(before) = oldest_kept else { return Ok(pass) };
     scan.begin_pass(records);
     loop {
-        let began = Instant::now();
-        let Some(transfers) = scan.old.next(before, AT_ONCE).await? else { return Ok(pass) };
+        let started = Instant::now();
+        let Some(transfers) = scan.old.next(before, BATCH_LEN).await? else { return Ok(pass) };
         let n_old = transfers.len();
         let gone = without_download(store, transfers).await;
         if !gone.is_empty() {
@@ -143,15 +148,15 @@ async fn pass(
         }
         pass.forgotten += gone.len();
         pass.kept += n_old - gone.len();
-        // Half of the time is for others: nobody waits for this.
-        sleep(began.elapsed()).await;
+        // Uses at most half of the time, because no caller waits for this and other writes do.
+        sleep(started.elapsed()).await;
     }
 }
 
-/// Those whose download, if they had one, certainly lies on the disk no more.
+/// Returns the transfers that have no download, or whose download certainly does not exist.
 async fn without_download(store: &Store, transfers: Vec<Transfer>) -> Vec<TransferId> {
     let store = store.clone();
-    let look = spawn_blocking(move || {
+    let job = spawn_blocking(move || {
         let is_gone = |transfer: &Transfer| {
             let Some(download) = transfer.download() else { return true };
             let found = store.has_download(&transfer.client, &download.name);
@@ -159,8 +164,8 @@ async fn without_download(store: &Store, transfers: Vec<Transfer>) -> Vec<Transf
         };
         transfers.into_iter().filter(is_gone).map(|transfer| transfer.id).collect()
     });
-    // A look that was cut short has seen nothing.
-    look.await.unwrap_or_default()
+    // If the job was cancelled, every record stays.
+    job.await.unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! Reads published downloads again and holds them against the records. Changes nothing, and needs no
-//! server; beside one, what it publishes meanwhile raises no alarm.
+//! Reads published downloads and compares them with the records. Changes no file, and needs no
+//! server. Downloads that a running server publishes meanwhile are no findings.
 
 mod finding;
 
@@ -22,10 +22,11 @@ use crate::records::{DownloadTotals, RecordsError, RecordsReader};
 use crate::store::{self, Store, StoreError};
 pub use finding::{Finding, FindingKind, VerifyEvent};
 
-/// Records looked up at once.
+/// Number of records that are read at once.
 const PAGE_LEN: u32 = 256;
 
-/// The partial of a transfer goes right after its end is on record, not in the same moment.
+/// How long the partial of an ended transfer may exist. The server removes it after it has recorded
+/// the end.
 const JUST_ENDED: TimeDelta = TimeDelta::minutes(1);
 
 /// A data folder that can be verified.
@@ -35,7 +36,7 @@ pub struct Verification {
     store: Store,
 }
 
-/// Why it cannot go on.
+/// Why a verification ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
     /// The records cannot be read at all.
@@ -47,16 +48,16 @@ pub enum VerifyError {
 }
 
 impl Verification {
-    /// Opens the records in a data folder.
+    /// Opens a data folder and its records.
     ///
     /// # Errors
-    /// There are none, or they cannot be read.
+    /// The folder has no records, or they cannot be read.
     pub async fn open(data_dir: &Path) -> Result<Self, VerifyError> {
         let records = RecordsReader::open(&data_dir.join(RECORDS_FOLDER)).await?;
         Ok(Self { records, store: Store::open(data_dir)? })
     }
 
-    /// Is the client on record, or does it have a folder?
+    /// Returns whether the client is on record or has a folder.
     ///
     /// # Errors
     /// The records cannot be read.
@@ -65,7 +66,7 @@ impl Verification {
         Ok(has_folder || self.records.has_client(client).await?)
     }
 
-    /// How much there is to read: of one client, or of all.
+    /// Returns how much there is to read, for one client or for all clients.
     ///
     /// # Errors
     /// The records cannot be read.
@@ -73,7 +74,7 @@ impl Verification {
         Ok(self.records.totals(only).await?)
     }
 
-    /// Verifies the downloads of one client, or of all.
+    /// Verifies the downloads of one client or of all clients. Sends every result to `events`.
     ///
     /// # Errors
     /// The records or the data folder cannot be read.
@@ -92,7 +93,7 @@ impl Verification {
         Ok(())
     }
 
-    /// Those on record and those with a folder.
+    /// Returns the clients that are on record or have a folder.
     async fn clients(
         &self,
         events: &mpsc::Sender<VerifyEvent>,
@@ -101,7 +102,7 @@ impl Verification {
         for client in self.records.clients().await? {
             match client {
                 Ok(client) => _ = clients.insert(client),
-                Err(error) => tell(events, self.unreadable_record(&error)).await,
+                Err(error) => send(events, self.unreadable_record(&error)).await,
             }
         }
         Ok(clients)
@@ -112,17 +113,18 @@ impl Verification {
         client: ClientId,
         events: &mpsc::Sender<VerifyEvent>,
     ) -> Result<(), VerifyError> {
-        // The folder first, then the records: whatever has its name by now is on record by then.
+        // The folder is read before the records, because the server records a download before it
+        // gives it its name.
         let mut unknown = match self.store.entries(&client) {
             Ok(names) => names.into_iter().collect(),
             Err(error) => {
                 let path = self.store.root().join(client.as_str());
                 let (kind, detail) = match store::not_a_folder(&path) {
-                    // The record tells whether a download is lost with it.
+                    // If a download is lost with the folder, its record leads to another finding.
                     Some(what) => (FindingKind::Foreign, what.to_owned()),
                     None => (FindingKind::Unreadable, chain(&error)),
                 };
-                tell(events, Finding::new(kind, path, None, detail)).await;
+                send(events, Finding { kind, path, transfer: None, detail }).await;
                 HashSet::new()
             }
         };
@@ -131,22 +133,26 @@ impl Verification {
             for transfer in page {
                 match transfer {
                     Ok(transfer) => self.transfer(transfer, &mut unknown, events).await,
-                    Err(error) => tell(events, self.unreadable_record(&error)).await,
+                    Err(error) => send(events, self.unreadable_record(&error)).await,
                 }
             }
         }
         for name in BTreeSet::from_iter(unknown) {
-            // What is gone again was on its way: a partial that has its name now.
+            // An entry that is gone by now was a partial that the server has published since.
             if self.store.has_entry(&client, &name).unwrap_or(true) {
-                let path = self.store.root().join(client.as_str()).join(name);
-                let detail = "no download on record has this name".to_owned();
-                tell(events, Finding::new(FindingKind::Foreign, path, None, detail)).await;
+                let finding = Finding {
+                    kind: FindingKind::Foreign,
+                    path: self.store.root().join(client.as_str()).join(name),
+                    transfer: None,
+                    detail: "no download on record has this name".to_owned(),
+                };
+                send(events, finding).await;
             }
         }
         Ok(())
     }
 
-    /// Verifies what a transfer has left, and strikes off what is its own.
+    /// Verifies the download of a transfer, and removes the transfer's entries from `unknown`.
     async fn transfer(
         &self,
         transfer: Transfer,
@@ -160,7 +166,7 @@ impl Verification {
         let download = match &transfer.phase {
             Phase::Done(published) => published.download().clone(),
             Phase::Sealed(sealed) => {
-                // Whole, but whether it has its name is not said yet.
+                // Complete, but the file may not have its name yet.
                 unknown.remove(OsStr::new(&sealed.download().name.to_string()));
                 return;
             }
@@ -169,27 +175,32 @@ impl Verification {
             }
         };
         unknown.remove(OsStr::new(&download.name.to_string()));
-        let (store, told) = (self.store.clone(), events.clone());
-        let look = spawn_blocking(move || match check(&store, &transfer, &download, &told) {
+        let store = self.store.clone();
+        let sender = events.clone();
+        let job = spawn_blocking(move || match check(&store, &transfer, &download, &sender) {
             Ok(()) => VerifyEvent::Same,
             Err((kind, detail)) => {
                 let path = store.download_path(&transfer.client, &download.name);
-                VerifyEvent::Found(Finding::new(kind, path, Some(transfer.id), detail))
+                VerifyEvent::Found(Finding { kind, path, transfer: Some(transfer.id), detail })
             }
         });
-        if let Ok(event) = look.await {
-            // Whoever does not listen any more does not want to know.
+        if let Ok(event) = job.await {
+            // Fails if the receiver was dropped, which needs no more events.
             let _ = events.send(event).await;
         }
     }
 
     fn unreadable_record(&self, error: &RecordsError) -> Finding {
-        let path = self.store.root().join(RECORDS_FOLDER).join("records.db");
-        Finding::new(FindingKind::Record, path, None, error.to_string())
+        Finding {
+            kind: FindingKind::Record,
+            path: self.store.root().join(RECORDS_FOLDER).join("records.db"),
+            transfer: None,
+            detail: error.to_string(),
+        }
     }
 }
 
-/// Reads a download. What counts is its bytes: one that was put back from a backup is the same.
+/// Compares the bytes of a download with its record. A file restored from a backup is the same.
 fn check(
     store: &Store,
     transfer: &Transfer,
@@ -197,8 +208,7 @@ fn check(
     events: &mpsc::Sender<VerifyEvent>,
 ) -> Result<(), (FindingKind, String)> {
     let unreadable = |error: &dyn std::error::Error| (FindingKind::Unreadable, chain(error));
-    let found = store.find_download(&transfer.client, &download.name);
-    let found = found.map_err(|error| {
+    let found = store.find_download(&transfer.client, &download.name).map_err(|error| {
         match store::not_a_folder(&store.root().join(transfer.client.as_str())) {
             Some(what) => {
                 (FindingKind::Unreadable, format!("the folder of {} is {what}", transfer.client))
@@ -214,8 +224,8 @@ fn check(
         return Err((FindingKind::Changed, "this is not a file".to_owned()));
     }
     if stat.len() != download.size {
-        let (found, expected) = (stat.len(), download.size);
-        return Err((FindingKind::Changed, format!("{found} bytes instead of {expected}")));
+        let detail = format!("{} bytes instead of {}", stat.len(), download.size);
+        return Err((FindingKind::Changed, detail));
     }
     let mut hasher = Hasher::default();
     let read = read_from_disk(&file, &mut |bytes| {
@@ -223,18 +233,19 @@ fn check(
         let _ = events.blocking_send(VerifyEvent::Read(bytes.len() as u64));
     });
     read.map_err(|error| unreadable(&error))?;
-    let (found, expected) = (hasher.digest(), download.digest);
+    let found = hasher.digest();
+    let expected = download.digest;
     if found == expected {
         return Ok(());
     }
     Err((FindingKind::Changed, format!("its SHA-256 is {found}, not {expected}")))
 }
 
-/// What the system still has in memory of a file says nothing about the disk, so it is let go
-/// first; and afterwards, since nobody else asked for it.
+/// Reads a file from the disk. Drops it from the system's cache before, because cached bytes may
+/// differ from the disk, and after, because no other program needs them.
 fn read_from_disk(file: &File, take: &mut impl FnMut(&[u8])) -> std::io::Result<()> {
     let advise = |advice| {
-        // Advice: where it is not taken, the file is read all the same.
+        // Errors are ignored, because the file can be read without the advice.
         let _ = rustix::fs::fadvise(file, 0, None, advice);
     };
     advise(Advice::DontNeed);
@@ -248,11 +259,11 @@ fn transfer_of(name: &OsStr) -> Option<TransferId> {
     name.to_str().and_then(store::transfer_of)
 }
 
-async fn tell(events: &mpsc::Sender<VerifyEvent>, finding: Finding) {
+async fn send(events: &mpsc::Sender<VerifyEvent>, finding: Finding) {
     let _ = events.send(VerifyEvent::Found(finding)).await;
 }
 
-/// An error and its causes, in one line that no file name can forge.
+/// Formats an error and its causes as one line. A file name cannot add a line.
 fn chain(error: &dyn std::error::Error) -> String {
     human::printable(&human::chain(error), 500)
 }

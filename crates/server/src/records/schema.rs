@@ -117,7 +117,7 @@ fn read_only(file: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Returns the URI that tells SQLite that no process changes the file.
+/// Returns the URI with which SQLite opens a file that no process changes.
 fn immutable(file: &Path) -> PathBuf {
     let mut uri = "file:".to_owned();
     for &byte in file.as_os_str().as_bytes() {

@@ -15,20 +15,18 @@ use crate::records::TransferFilter;
 
 const DAYS: TimeDelta = TimeDelta::days(30);
 
-/// Made and ended at this time.
+/// Returns a transfer that was created and ended at this time.
 fn transfer(at: DateTime<Utc>, phase: Phase) -> Transfer {
     let client = ClientId::parse("client4").unwrap();
-    let made = Transfer::new(client, None, "curl".to_owned(), at);
-    Transfer { id: TransferId::first_at(at), finished_at: Some(at), phase, ..made }
+    let new = Transfer::new(client, None, "curl".to_owned(), at);
+    Transfer { id: TransferId::first_at(at), finished_at: Some(at), phase, ..new }
 }
 
 fn done(at: DateTime<Utc>) -> Transfer {
     let source = Source { name: "menu.txt".to_owned(), size: 3, modified_ns: 0 };
-    let (name, digest) = (DownloadName::new(at, "menu.txt"), Digest::of(b"abc"));
-    transfer(
-        at,
-        Phase::Done(Published::from_record(Download { source, name, size: 3, digest, inode: 1 })),
-    )
+    let name = DownloadName::new(at, "menu.txt");
+    let download = Download { source, name, size: 3, digest: Digest::of(b"abc"), inode: 1 };
+    transfer(at, Phase::Done(Published::from_record(download)))
 }
 
 fn failed(at: DateTime<Utc>) -> Transfer {
@@ -80,71 +78,71 @@ async fn old_records_go_unless_their_download_is_there() {
     let long_ago = |n| now - DAYS - TimeDelta::seconds(n);
     let [kept, gone, missing] = [done(long_ago(3)), done(long_ago(2)), failed(long_ago(1))];
     let young = failed(now - DAYS + TimeDelta::hours(1));
-    let bed = RetentionFixture::new(&[&kept, &gone, &missing, &young]).await;
-    bed.put_download(&kept);
+    let fixture = RetentionFixture::new(&[&kept, &gone, &missing, &young]).await;
+    fixture.put_download(&kept);
     let keep = Keep::For(DAYS.to_std().unwrap());
-    assert_eq!(bed.pass(keep).await, RetentionPass { forgotten: 2, kept: 1 });
-    assert_eq!(bed.left().await, [young.id, kept.id]);
-    // Once the file goes, its record does.
-    fs::remove_dir_all(bed.folder.path().join("client4")).unwrap();
-    assert_eq!(bed.pass(keep).await, RetentionPass { forgotten: 1, kept: 0 });
-    assert_eq!(bed.left().await, [young.id]);
+    assert_eq!(fixture.pass(keep).await, RetentionPass { forgotten: 2, kept: 1 });
+    assert_eq!(fixture.left().await, [young.id, kept.id]);
+    // Once the file is deleted, its record is removed.
+    fs::remove_dir_all(fixture.folder.path().join("client4")).unwrap();
+    assert_eq!(fixture.pass(keep).await, RetentionPass { forgotten: 1, kept: 0 });
+    assert_eq!(fixture.left().await, [young.id]);
 }
 
 #[tokio::test]
-async fn what_cannot_be_looked_at_counts_as_there() {
+async fn a_download_that_cannot_be_checked_counts_as_existing() {
     let kept = done(Utc::now() - DAYS - TimeDelta::seconds(1));
-    let bed = RetentionFixture::new(&[&kept]).await;
-    // Not a folder: nobody can tell whether the download is in it.
-    fs::write(bed.folder.path().join("client4"), "").unwrap();
+    let fixture = RetentionFixture::new(&[&kept]).await;
+    // Not a folder, so the server cannot check whether the download exists.
+    fs::write(fixture.folder.path().join("client4"), "").unwrap();
     let keep = Keep::For(DAYS.to_std().unwrap());
-    assert_eq!(bed.pass(keep).await, RetentionPass { forgotten: 0, kept: 1 });
+    assert_eq!(fixture.pass(keep).await, RetentionPass { forgotten: 0, kept: 1 });
 }
 
 #[tokio::test]
-async fn forever_is_for_ever() {
+async fn a_very_long_time_is_forever() {
     let old = failed(DateTime::from_timestamp_millis(1).unwrap());
-    let bed = RetentionFixture::new(&[&old]).await;
+    let fixture = RetentionFixture::new(&[&old]).await;
     for keep in [Keep::Forever, Keep::For(Duration::MAX)] {
-        assert_eq!(bed.pass(keep).await, RetentionPass::default());
+        assert_eq!(fixture.pass(keep).await, RetentionPass::default());
     }
-    assert_eq!(bed.left().await, [old.id]);
+    assert_eq!(fixture.left().await, [old.id]);
 }
 
 #[tokio::test]
-async fn more_than_one_batch_goes_in_one_pass() {
+async fn one_pass_removes_more_than_one_batch() {
     let ago = |n| Utc::now() - DAYS - TimeDelta::seconds(n);
-    let transfers: Vec<_> = (1..=i64::from(AT_ONCE) * 2 + 1).map(|n| failed(ago(n))).collect();
-    let bed = RetentionFixture::new(&transfers.iter().collect::<Vec<_>>()).await;
-    let pass = bed.pass(Keep::For(DAYS.to_std().unwrap())).await;
+    let transfers: Vec<_> = (1..=i64::from(BATCH_LEN) * 2 + 1).map(|n| failed(ago(n))).collect();
+    let fixture = RetentionFixture::new(&transfers.iter().collect::<Vec<_>>()).await;
+    let pass = fixture.pass(Keep::For(DAYS.to_std().unwrap())).await;
     assert_eq!(pass, RetentionPass { forgotten: transfers.len(), kept: 0 });
-    assert!(bed.left().await.is_empty());
+    assert!(fixture.left().await.is_empty());
 }
 
 #[test]
-fn a_time_to_keep_is_read_as_it_is_typed() {
+fn a_time_or_forever_is_parsed() {
     assert_eq!("30d".parse(), Ok(Keep::For(Duration::from_hours(30 * 24))));
     assert_eq!("forever".parse(), Ok(Keep::Forever));
-    assert!("never".parse::<Keep>().is_err_and(|said| said.ends_with("Or write forever.")));
+    assert!("never".parse::<Keep>().is_err_and(|error| error.ends_with("Or write forever.")));
 }
 
 #[tokio::test]
-async fn what_was_kept_is_not_looked_at_in_each_pass() {
+async fn a_kept_record_is_not_checked_in_each_pass() {
     let ago = |n| Utc::now() - DAYS - TimeDelta::seconds(n);
     let kept = done(ago(100));
-    let bed = RetentionFixture::new(&[&kept]).await;
-    bed.put_download(&kept);
+    let fixture = RetentionFixture::new(&[&kept]).await;
+    fixture.put_download(&kept);
     let keep = Keep::For(DAYS.to_std().unwrap());
-    let mut scan = ScanPosition::new(&bed.records);
-    assert_eq!(bed.pass_of(&mut scan, keep).await, RetentionPass { forgotten: 0, kept: 1 });
-    fs::remove_dir_all(bed.folder.path().join("client4")).unwrap();
+    let mut scan = ScanPosition::new(&fixture.records);
+    assert_eq!(fixture.pass_of(&mut scan, keep).await, RetentionPass { forgotten: 0, kept: 1 });
+    fs::remove_dir_all(fixture.folder.path().join("client4")).unwrap();
     let next = failed(ago(50));
-    bed.records.save(&next).await.unwrap();
-    assert_eq!(bed.pass_of(&mut scan, keep).await, RetentionPass { forgotten: 1, kept: 0 });
-    assert_eq!(bed.left().await, [kept.id]);
+    fixture.records.save(&next).await.unwrap();
+    assert_eq!(fixture.pass_of(&mut scan, keep).await, RetentionPass { forgotten: 1, kept: 0 });
+    assert_eq!(fixture.left().await, [kept.id]);
     for _ in 2..PASSES_PER_SCAN {
-        assert_eq!(bed.pass_of(&mut scan, keep).await, RetentionPass::default());
+        assert_eq!(fixture.pass_of(&mut scan, keep).await, RetentionPass::default());
     }
-    assert_eq!(bed.pass_of(&mut scan, keep).await, RetentionPass { forgotten: 1, kept: 0 });
-    assert!(bed.left().await.is_empty());
+    assert_eq!(fixture.pass_of(&mut scan, keep).await, RetentionPass { forgotten: 1, kept: 0 });
+    assert!(fixture.left().await.is_empty());
 }

@@ -206,7 +206,7 @@ impl Partial {
     /// Returns when the partial was last changed, by any program. With a kernel before 6.13, two
     /// changes within one clock tick look like one.
     pub(crate) fn last_change(&self) -> Result<LastChange, StoreError> {
-        let found = self.file.metadata().map_err(|error| self.place.failed("look at", error))?;
+        let found = self.file.metadata().map_err(|error| self.place.failed("stat", error))?;
         let modified = (found.mtime(), found.mtime_nsec());
         let changed = (found.ctime(), found.ctime_nsec());
         Ok(LastChange { len: found.len(), modified, changed })

@@ -1,52 +1,52 @@
-//! What a verification tells.
+//! The events and findings of a verification.
 
 use std::path::PathBuf;
 
 use filepull_core::id::TransferId;
 use serde::Serialize;
 
-/// What is told while a verification runs.
+/// An event of a running verification.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VerifyEvent {
-    /// So many bytes more have been read.
+    /// This number of bytes was read since the last event.
     Read(u64),
-    /// A download is as it arrived.
+    /// A download is unchanged since it arrived.
     Same,
-    /// Something is not as it should be.
+    /// A download, a record or a folder differs from what is expected.
     Found(Finding),
 }
 
-/// Something that is not as it should be.
+/// A difference between the disk and the records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// What is wrong.
+    /// The kind of the difference.
     pub kind: FindingKind,
-    /// Where, as the data folder was given.
+    /// The path, which begins with the data folder as it was given.
     pub path: PathBuf,
-    /// The transfer that brought it.
+    /// The transfer of the download, if it is known.
     pub transfer: Option<TransferId>,
-    /// What was found, in words.
+    /// The details as text, such as both digests.
     pub detail: String,
 }
 
-/// What is wrong.
+/// The kind of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FindingKind {
-    /// A download that is not what arrived.
+    /// A download that differs from what arrived.
     Changed,
-    /// A download that is not there.
+    /// A download that does not exist.
     Missing,
     /// A download that cannot be read.
     Unreadable,
     /// A record that cannot be read.
     Record,
-    /// Something in a client's folder that the records do not know.
+    /// An entry of a client's folder that is not on record.
     Foreign,
 }
 
 impl FindingKind {
-    /// The word for it.
+    /// Returns the name of the kind, as reports show it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Changed => "changed",
@@ -57,23 +57,11 @@ impl FindingKind {
         }
     }
 
-    /// A download on record is not certainly what it was. A file that somebody else put there is
-    /// only worth a word.
+    /// Returns whether a download may be lost. A foreign file is no loss.
     pub fn is_loss(self) -> bool {
         match self {
             Self::Changed | Self::Missing | Self::Unreadable | Self::Record => true,
             Self::Foreign => false,
         }
-    }
-}
-
-impl Finding {
-    pub(super) fn new(
-        kind: FindingKind,
-        path: PathBuf,
-        transfer: Option<TransferId>,
-        detail: String,
-    ) -> Self {
-        Self { kind, path, transfer, detail }
     }
 }

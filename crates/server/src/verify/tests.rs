@@ -89,13 +89,13 @@ impl VerifyFixture {
     }
 }
 
-/// Every event but how much has been read.
+/// Returns every event except `Read`.
 async fn verify(data_dir: &Path) -> Vec<VerifyEvent> {
     let verification = Verification::open(data_dir).await.unwrap();
-    let (events, mut told) = mpsc::channel(1000);
-    verification.run(None, events).await.unwrap();
+    let (sender, mut events) = mpsc::channel(1000);
+    verification.run(None, sender).await.unwrap();
     let mut all = Vec::new();
-    while let Some(event) = told.recv().await {
+    while let Some(event) = events.recv().await {
         all.push(event);
     }
     all.retain(|event| !matches!(event, VerifyEvent::Read(_)));
@@ -111,14 +111,14 @@ fn found(events: Vec<VerifyEvent>) -> Vec<(FindingKind, PathBuf)> {
 }
 
 #[tokio::test]
-async fn what_is_not_as_it_arrived_is_named_and_nothing_else() {
-    let bed = VerifyFixture::new().await;
-    assert_eq!(bed.verify().await, []);
+async fn exactly_the_changed_downloads_are_found() {
+    let fixture = VerifyFixture::new().await;
+    assert_eq!(fixture.verify().await, []);
     let mut paths = Vec::new();
     for seconds in 0..8 {
-        paths.push(bed.done(seconds).await);
+        paths.push(fixture.done(seconds).await);
     }
-    assert_eq!(bed.verify().await, vec![VerifyEvent::Same; 8]);
+    assert_eq!(fixture.verify().await, vec![VerifyEvent::Same; 8]);
     let mut flipped = bytes(1);
     flipped[3] ^= 1;
     fs::write(&paths[1], flipped).unwrap();
@@ -140,80 +140,88 @@ async fn what_is_not_as_it_arrived_is_named_and_nothing_else() {
     // The same bytes in another file are the same download.
     fs::remove_file(&paths[7]).unwrap();
     fs::write(&paths[7], bytes(7)).unwrap();
-    let kinds =
-        [FindingKind::Changed, FindingKind::Changed, FindingKind::Missing, FindingKind::Changed];
-    let kinds = kinds.into_iter().chain([FindingKind::Unreadable, FindingKind::Changed]);
-    let expected: Vec<_> = kinds.zip(paths[1..7].to_vec()).collect();
-    assert_eq!(bed.found().await, expected);
+    let kinds = [
+        FindingKind::Changed,
+        FindingKind::Changed,
+        FindingKind::Missing,
+        FindingKind::Changed,
+        FindingKind::Unreadable,
+        FindingKind::Changed,
+    ];
+    let expected: Vec<_> = kinds.into_iter().zip(paths[1..7].to_vec()).collect();
+    assert_eq!(fixture.found().await, expected);
 }
 
 #[tokio::test]
-async fn what_no_record_knows_is_foreign() {
-    let bed = VerifyFixture::new().await;
-    bed.done(1).await;
-    let orphan = bed.put(&format!("{}-1.tmp", TransferId::generate()), b"");
-    let notes = bed.put("notes.txt", b"");
+async fn an_entry_without_a_record_is_foreign() {
+    let fixture = VerifyFixture::new().await;
+    fixture.done(1).await;
+    let orphan = fixture.put(&format!("{}-1.tmp", TransferId::generate()), b"");
+    let notes = fixture.put("notes.txt", b"");
     let ended = transfer(2, failed());
-    bed.records.save(&ended).await.unwrap();
-    let left = bed.put(&format!("{}-1.tmp", ended.id), b"");
-    let stranger = bed.folder.path().join("client9");
+    fixture.records.save(&ended).await.unwrap();
+    let left = fixture.put(&format!("{}-1.tmp", ended.id), b"");
+    let stranger = fixture.folder.path().join("client9");
     fs::create_dir(&stranger).unwrap();
     fs::write(stranger.join("x"), "").unwrap();
-    fs::write(bed.folder.path().join(".gitkeep"), "").unwrap();
+    fs::write(fixture.folder.path().join(".gitkeep"), "").unwrap();
     let mut expected = vec![orphan, notes, left];
     expected.sort();
     expected.push(stranger.join("x"));
     let expected: Vec<_> = expected.into_iter().map(|path| (FindingKind::Foreign, path)).collect();
-    assert_eq!(bed.found().await, expected);
+    assert_eq!(fixture.found().await, expected);
 }
 
 #[tokio::test]
-async fn what_is_on_its_way_is_not_foreign() {
-    let bed = VerifyFixture::new().await;
+async fn a_file_of_an_unfinished_transfer_is_not_foreign() {
+    let fixture = VerifyFixture::new().await;
     let running = transfer(1, receiving());
     let sealed = transfer(2, Phase::Sealed(Sealed::from_record(download(2))));
     let just_ended = Transfer { finished_at: Some(Utc::now()), ..transfer(3, failed()) };
     for transfer in [&running, &sealed, &just_ended] {
-        bed.records.save(transfer).await.unwrap();
-        bed.put(&format!("{}-1.tmp", transfer.id), b"");
+        fixture.records.save(transfer).await.unwrap();
+        fixture.put(&format!("{}-1.tmp", transfer.id), b"");
     }
-    // The name may be there before the records say so.
-    bed.put(&download(2).name.to_string(), &bytes(2));
-    assert_eq!(bed.verify().await, []);
+    // The name may exist before the record says that the transfer is done.
+    fixture.put(&download(2).name.to_string(), &bytes(2));
+    assert_eq!(fixture.verify().await, []);
 }
 
 #[tokio::test]
-async fn it_needs_no_server_and_changes_nothing() {
-    let bed = VerifyFixture::new().await;
-    bed.done(1).await;
-    bed.records.close().await.unwrap();
-    let records = bed.folder.path().join(RECORDS_FOLDER);
+async fn a_verification_needs_no_server_and_changes_no_file() {
+    let fixture = VerifyFixture::new().await;
+    fixture.done(1).await;
+    fixture.records.close().await.unwrap();
+    let records = fixture.folder.path().join(RECORDS_FOLDER);
     let before = fs::read(records.join("records.db")).unwrap();
-    assert_eq!(bed.verify().await, [VerifyEvent::Same]);
+    assert_eq!(fixture.verify().await, [VerifyEvent::Same]);
     assert_eq!(fs::read(records.join("records.db")).unwrap(), before);
     Records::open(&records).await.unwrap().close().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_record_that_cannot_be_read_is_named() {
-    let bed = VerifyFixture::new().await;
-    let path = bed.done(1).await;
-    bed.done(2).await;
-    bed.records.close().await.unwrap();
-    let database = bed.folder.path().join(RECORDS_FOLDER).join("records.db");
+async fn a_record_that_cannot_be_read_is_found() {
+    let fixture = VerifyFixture::new().await;
+    let path = fixture.done(1).await;
+    fixture.done(2).await;
+    fixture.records.close().await.unwrap();
+    let database = fixture.folder.path().join(RECORDS_FOLDER).join("records.db");
     let connection = rusqlite::Connection::open(&database).unwrap();
     let damage = "UPDATE transfers SET download_digest = 'x' WHERE download_name = $1";
     assert_eq!(connection.execute(damage, [download(1).name.to_string()]).unwrap(), 1);
     connection.close().unwrap();
-    // Whose file it was cannot be told any more.
-    assert_eq!(bed.found().await, [(FindingKind::Record, database), (FindingKind::Foreign, path)]);
+    // Without its record the file belongs to no transfer.
+    assert_eq!(
+        fixture.found().await,
+        [(FindingKind::Record, database), (FindingKind::Foreign, path)]
+    );
 }
 
 #[tokio::test]
-async fn a_folder_without_records_is_refused_and_left_as_it_is() {
+async fn a_folder_without_records_is_rejected_and_unchanged() {
     let folder = TempDir::new().unwrap();
-    let refused = Verification::open(folder.path()).await.unwrap_err();
-    let is_folder = matches!(refused, VerifyError::Records(RecordsError::Folder { .. }));
-    assert!(is_folder, "{refused}");
+    let error = Verification::open(folder.path()).await.unwrap_err();
+    let is_folder = matches!(error, VerifyError::Records(RecordsError::Folder { .. }));
+    assert!(is_folder, "{error}");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
