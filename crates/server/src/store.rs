@@ -106,7 +106,7 @@ impl Store {
     /// Opens the data folder. Creates it, durably, if it is missing.
     pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
         let failed = |step| move |source| StoreError { step, path: path.to_owned(), source };
-        std::fs::create_dir_all(path).map_err(failed("make"))?;
+        std::fs::create_dir_all(path).map_err(failed("create"))?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder = rustix::fs::open(path, flags, Mode::empty())
             .map_err(|errno| failed("open")(errno.into()))?;
@@ -224,13 +224,13 @@ impl Store {
         if let Some(folder) = self.open_folder(client)? {
             return Ok(folder);
         }
-        let failed = |errno| self.folder_failed("make", client, errno);
+        let failed = |errno| self.folder_failed("create", client, errno);
         let mode = Mode::RWXU | Mode::RGRP | Mode::XGRP;
         match rustix::fs::mkdirat(&self.root.folder, client.as_str(), mode) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(Errno::NOSPC) if lacks_inodes(&self.root.folder) => {
                 let path = self.root.path.join(client.as_str());
-                return Err(StoreError { step: "make", path, source: no_inodes() });
+                return Err(StoreError { step: "create", path, source: no_inodes() });
             }
             Err(errno) => return Err(failed(errno)),
         }
