@@ -27,11 +27,11 @@ use tokio::runtime::Builder;
 #[command(name = "filepull", version, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
-    command: Action,
+    command: OperatorCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Action {
+enum OperatorCommand {
     /// Run the server: agents connect to it, operators send it HTTP requests.
     Server(Box<filepull_server::Args>),
     /// Try filepull: run a server and five clients with generated files in one process.
@@ -56,15 +56,15 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(command: Action) -> anyhow::Result<ExitCode> {
+fn run(command: OperatorCommand) -> anyhow::Result<ExitCode> {
     let built = match command {
-        Action::Server(_) | Action::Demo(_) => {
+        OperatorCommand::Server(_) | OperatorCommand::Demo(_) => {
             let workers = thread::available_parallelism().map_or(1, NonZero::get);
             open_files::require(OPEN_FILES)?;
             threads::require(workers + OTHER_THREADS)?;
             Builder::new_multi_thread().worker_threads(workers).enable_all().build()
         }
-        Action::Health(_) | Action::Verify(_) | Action::Version => {
+        OperatorCommand::Health(_) | OperatorCommand::Verify(_) | OperatorCommand::Version => {
             Builder::new_current_thread().enable_all().build()
         }
     };
@@ -82,21 +82,21 @@ const OPEN_FILES: u64 = 32;
 /// Threads besides the workers of the runtime, for the records and the disk.
 const OTHER_THREADS: usize = 5;
 
-async fn perform(command: Action) -> anyhow::Result<ExitCode> {
+async fn perform(command: OperatorCommand) -> anyhow::Result<ExitCode> {
     match command {
-        Action::Server(args) => {
+        OperatorCommand::Server(args) => {
             telemetry::start(&args.log_level, args.log_format)?;
             environment::warn_misspelt::<Cli>();
             server::run(*args).await?;
         }
-        Action::Demo(args) => {
+        OperatorCommand::Demo(args) => {
             telemetry::start(&args.log_level, telemetry::LogFormat::Text)?;
             environment::warn_misspelt::<Cli>();
             demo::run(args).await?;
         }
-        Action::Health(args) => return health::run(&args).await,
-        Action::Verify(args) => return verify::run(args).await,
-        Action::Version => print(&format!("filepull {VERSION}"))?,
+        OperatorCommand::Health(args) => return health::run(&args).await,
+        OperatorCommand::Verify(args) => return verify::run(args).await,
+        OperatorCommand::Version => print(&format!("filepull {VERSION}"))?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -62,7 +62,10 @@ async fn a_misspelt_variable_of_the_server_gets_a_hint() -> anyhow::Result<()> {
     for (found, meant) in [("HTTPADDR", "HTTP_ADDR"), ("MAX_RUNING", "MAX_RUNNING")] {
         let hint = format!("{found} is set, but there is no such setting. Did you mean {meant}?");
         let event: Value = serde_json::from_str(&process.says(&hint).await?)?;
-        assert_eq!((&event["level"], &event["event"]), (&"WARN".into(), &"setting.misspelt".into()));
+        assert_eq!(
+            (&event["level"], &event["event"]),
+            (&"WARN".into(), &"setting.misspelt".into())
+        );
     }
     assert_eq!(process.count("setting.misspelt"), 2, "{}", process.last_output());
     Ok(())
