@@ -81,6 +81,11 @@ async fn json_lines_carry_the_fields_of_their_spans() -> anyhow::Result<()> {
     let session = span_of(&server.says("client.connected").await?, "session")?;
     assert_eq!(session["client"], "client4");
 
+    bed.pull("client4").await?;
+    let transfer = span_of(&server.says("transfer.created").await?, "transfer")?;
+    assert_eq!(transfer["client"], "client4");
+    assert_eq!(span_of(&server.says("transfer.done").await?, "transfer")?, transfer);
+
     let rejected = bed.get("/trigger?id=unknown").await?;
     let request = span_of(&server.says("http.request_rejected").await?, "request")?;
     assert_eq!(request["id"].as_str(), Some(rejected.headers["x-request-id"].to_str()?));
