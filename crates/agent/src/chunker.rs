@@ -18,8 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::read::{ReadError, Reader, SinkClosed, Step};
 
-/// One block waits while another one is split into chunks. If the queue is full the reader waits, so
-/// the network slows the disk down.
+/// One block waits while another one is split into chunks. If the queue is full the reader waits,
+/// so the network slows the disk down.
 const QUEUE_LEN: usize = 1;
 
 /// Runs a reader, and sends its steps to a [`Chunker`].

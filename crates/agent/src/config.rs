@@ -1,5 +1,5 @@
-//! The settings: [`Args`] as parsed by clap, [`Config`] after validation. Only this module reads the
-//! environment.
+//! The settings: [`Args`] as parsed by clap, [`Config`] after validation. Only this module reads
+//! the environment.
 
 use std::env;
 use std::net::IpAddr;
@@ -32,8 +32,8 @@ pub struct Args {
     #[arg(long, env, global = true, default_value = "client-data/data.txt")]
     pub(crate) file_path: PathBuf,
     /// More files that may be requested: comma-separated paths or globs, such as
-    /// `logs/*.{log,txt},logs/**`. A relative one lies beneath the folder of FILE_PATH. Write a comma
-    /// in a name as `[,]`.
+    /// `logs/*.{log,txt},logs/**`. A relative one lies beneath the folder of FILE_PATH. Write a
+    /// comma in a name as `[,]`.
     #[arg(long, env, global = true)]
     pub(crate) share: Vec<String>,
     /// Maximum rate of an upload, such as 10MiB/s; at least 1KiB/s [default: unlimited].
@@ -118,8 +118,8 @@ pub struct Config {
     pub client: ClientId,
     /// The server to dial, from `SERVER_ADDR`.
     pub server: ServerAddr,
-    /// The address to dial from; `None` lets the system choose. Not a setting: an address has at most
-    /// 28,000 ports, and the bench runs more agents than that on loopback.
+    /// The address to dial from; `None` lets the system choose. Not a setting: an address has at
+    /// most 28,000 ports, and the bench runs more agents than that on loopback.
     pub source_addr: Option<IpAddr>,
     /// The files that may be requested.
     pub shares: Shares,
@@ -228,8 +228,8 @@ impl Args {
         }
     }
 
-    /// Returns the folder of `status.json`: `STATE_DIR`, else the package's folder if it is writable,
-    /// else a folder of this user and client.
+    /// Returns the folder of `status.json`: `STATE_DIR`, else the package's folder if it is
+    /// writable, else a folder of this user and client.
     pub(crate) fn status_dir(&self) -> Option<PathBuf> {
         if let Some(dir) = &self.state_dir {
             return Some(dir.clone());

@@ -159,8 +159,8 @@ impl Supervisor {
         }
     }
 
-    /// Returns the current metadata of the default file. Logs each new reason why it cannot be sent:
-    /// a person who has just set a wrong path reads the log now.
+    /// Returns the current metadata of the default file. Logs each new reason why it cannot be
+    /// sent: a person who has just set a wrong path reads the log now.
     async fn check_default_file(&self) -> Result<Source, DefaultFileError> {
         let shares = Arc::clone(&self.shares);
         let client = self.config.client.clone();

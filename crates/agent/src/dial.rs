@@ -125,8 +125,8 @@ impl fmt::Display for ServerAddr {
 
 type SocketTuning = fn(TokioIo<TcpStream>) -> TokioIo<TcpStream>;
 
-/// Limits unsent bytes to 128 KiB. A ping waits behind them, so with megabytes of unsent data a slow
-/// uplink would look dead.
+/// Limits unsent bytes to 128 KiB. A ping waits behind them, so with megabytes of unsent data a
+/// slow uplink would look dead.
 fn tune_session_socket(connection: TokioIo<TcpStream>) -> TokioIo<TcpStream> {
     limit_unsent(connection, 128 * 1024)
 }

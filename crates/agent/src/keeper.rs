@@ -1,5 +1,5 @@
-//! Keeps `status.json` up to date with the [`StatusLog`]. The disk may be slow or hang, so writes run
-//! on a blocking thread, one at a time. The agent waits only for the final write.
+//! Keeps `status.json` up to date with the [`StatusLog`]. The disk may be slow or hang, so writes
+//! run on a blocking thread, one at a time. The agent waits only for the final write.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
-//! The agent: runs on a client, dials the server, keeps a session open, and sends a shared file when
-//! the server orders it.
+//! The agent: runs on a client, dials the server, keeps a session open, and sends a shared file
+//! when the server orders it.
 //!
-//! Reading order: [`config`], `connect` (dials, and dials again), `session` (one session), `uploads`
-//! and `upload` (one file), `read` (the disk), [`share`] (the files that may be opened).
+//! Reading order: [`config`], `connect` (dials, and dials again), `session` (one session),
+//! `uploads` and `upload` (one file), `read` (the disk), [`share`] (the files that may be opened).
 //!
 //! Unix only: `share`, `read` and `dial` use Unix system calls.
 
@@ -66,7 +66,8 @@ impl Agent {
     /// [`StateLockError`]: another agent uses the same state folder.
     pub async fn run_until(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let status_log = StatusLog::new(&self.config);
-        // Locks the folder before the first message, which would replace the status of another agent.
+        // Locks the folder before the first message, which would replace the status of another
+        // agent.
         let mut keeper = Keeper::open(self.config.state_dir.as_deref(), status_log.clone()).await?;
         status_log.log_start(&self.config.server);
         let lifecycle = Lifecycle::new();

@@ -41,7 +41,8 @@ impl TryFrom<v1::StartTransfer> for SendOrder {
         };
         let resume = match Digest::try_from(&start.prefix_sha256[..]) {
             Ok(digest) if start.offset != 0 => Some(Prefix { len: start.offset, digest }),
-            // Without a digest the prefix cannot be compared. Sending from the start is always right.
+            // Without a digest the prefix cannot be compared. Sending from the start is always
+            // right.
             _ => None,
         };
         let transfer = TransferId::parse(&start.transfer_id)

@@ -7,8 +7,8 @@ use rustix::process::{Pid, test_kill_process};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
-/// Identifies one process among all processes that ever ran on this machine. A field is empty if the
-/// system does not report it.
+/// Identifies one process among all processes that ever ran on this machine. A field is empty if
+/// the system does not report it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ProcessId {
     /// The PID in the namespace of the process.

@@ -58,8 +58,8 @@ fn start(args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Number of open files that an agent needs: for the runtime, two connections, the state folder, and
-/// two source files.
+/// Number of open files that an agent needs: for the runtime, two connections, the state folder,
+/// and two source files.
 const MIN_OPEN_FILES: u64 = 24;
 
 fn run(config: Config) -> anyhow::Result<ExitCode> {
@@ -71,8 +71,8 @@ fn run(config: Config) -> anyhow::Result<ExitCode> {
     if config.state_dir.is_none() {
         warn!("no folder for status.json, so `filepull-agent status` cannot report: set STATE_DIR");
     }
-    // One thread for the network, and one for the disk while a file is read. More threads were slower
-    // in a measurement, and a small machine has other work.
+    // One thread for the network, and one for the disk while a file is read. More threads were
+    // slower in a measurement, and a small machine has other work.
     let mut builder = runtime::Builder::new_current_thread();
     // Each heartbeat uses a blocking thread, so the keep-alive keeps one of them: at the limit of
     // threads no new one could be started.

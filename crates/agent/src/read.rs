@@ -1,8 +1,8 @@
 //! Reads a file for one upload: compares the prefix with the bytes of the server, reads the rest,
 //! and checks that the file did not change meanwhile.
 //!
-//! Reading blocks, so it needs its own thread. Every read uses the same file descriptor, and ends at
-//! the size that the file had when it was opened.
+//! Reading blocks, so it needs its own thread. Every read uses the same file descriptor, and ends
+//! at the size that the file had when it was opened.
 
 use std::collections::VecDeque;
 use std::io;
@@ -77,8 +77,8 @@ pub(crate) struct Reader {
 pub(crate) type StepSink<'a> = dyn FnMut(Step) -> Result<(), SinkClosed> + 'a;
 
 impl Reader {
-    /// Passes a header, the blocks and a trailer to `sink`. An abort replaces the trailer if the file
-    /// cannot be sent.
+    /// Passes a header, the blocks and a trailer to `sink`. An abort replaces the trailer if the
+    /// file cannot be sent.
     ///
     /// A trailer is sent only for a file that stayed unchanged, or whose content was read at open.
     /// If the reader panics no trailer is sent, and the server keeps the partial.

@@ -58,8 +58,8 @@ impl Serialize for Health {
 }
 
 impl StatusReport {
-    /// Reads the status in each of `dirs`. With a `client` only its agents are selected. Without one
-    /// all are, because the caller may not know how the agent was started.
+    /// Reads the status in each of `dirs`. With a `client` only its agents are selected. Without
+    /// one all are, because the caller may not know how the agent was started.
     pub fn read(dirs: &[PathBuf], client: Option<&str>) -> Self {
         let mut found = Vec::new();
         let mut unreadable = Vec::new();
@@ -82,7 +82,8 @@ impl StatusReport {
         !self.agents.is_empty()
     }
 
-    /// Returns whether an agent is selected, and all selected agents run, respond and are connected.
+    /// Returns whether an agent is selected, and all selected agents run, respond and are
+    /// connected.
     pub fn is_connected(&self) -> bool {
         self.is_known() && self.agents.iter().all(|agent| agent.connected)
     }

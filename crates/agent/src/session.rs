@@ -92,7 +92,8 @@ impl SessionTask {
     /// Opens the session and runs it. Ends with the session, or soon after the process drains.
     pub(crate) async fn run(self) {
         let drain = self.lifecycle.drain();
-        // Closes the outgoing stream at the end of this function, although uploads still have senders.
+        // Closes the outgoing stream at the end of this function, although uploads still have
+        // senders.
         let ended = CancellationToken::new();
         let _ended = ended.clone().drop_guard();
         let outcome = match drain.run_until_cancelled(self.open(ended)).await {
@@ -164,7 +165,8 @@ impl OpenSession<'_> {
                     None => continue,
                     Some(LivenessError::Suspended) => return SessionOutcome::Suspended,
                     Some(LivenessError::Silence(time)) => {
-                        return SessionOutcome::Lost(format!("no heartbeat for {}", human::span(time)));
+                        let reason = format!("no heartbeat for {}", human::span(time));
+                        return SessionOutcome::Lost(reason);
                     }
                 },
             };

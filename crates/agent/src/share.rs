@@ -44,8 +44,8 @@ struct ShareEntry {
     text: String,
     glob: GlobMatcher,
     is_glob: bool,
-    /// The folders before the first glob, as they appear in a requested path. Nothing outside of them
-    /// is ever opened.
+    /// The folders before the first glob, as they appear in a requested path. Nothing outside of
+    /// them is ever opened.
     prefix: PathBuf,
     /// The folder of `FILE_PATH`; for an absolute entry, its prefix.
     root: Arc<ShareRoot>,
@@ -61,8 +61,8 @@ pub(crate) struct DefaultFileError {
 }
 
 impl Shares {
-    /// Shares `file`, and the paths and globs of `entries`. A relative entry lies beneath the folder
-    /// of `file`.
+    /// Shares `file`, and the paths and globs of `entries`. A relative entry lies beneath the
+    /// folder of `file`.
     ///
     /// # Errors
     /// Names each invalid entry.
@@ -175,7 +175,8 @@ impl Shares {
             _ => &self.default.text,
         };
         let mut entries = [&self.default].into_iter().chain(&self.entries);
-        // A relative glob such as `**` would match an absolute path, which lies beneath another root.
+        // A relative glob such as `**` would match an absolute path, which lies beneath another
+        // root.
         let entry = entries.find(|entry| {
             entry.is_absolute() == requested.starts_with('/') && entry.glob.is_match(requested)
         })?;

@@ -46,8 +46,8 @@ impl UploadConnections {
         Self { dialer, data_conn, lifecycle, current: Mutex::default() }
     }
 
-    /// Returns a connection for an upload of `len_bytes`. `session` is the connection of the session
-    /// that received the order.
+    /// Returns a connection for an upload of `len_bytes`. `session` is the connection of the
+    /// session that received the order.
     pub(crate) fn acquire(&self, session: &Channel, len_bytes: u64) -> UploadConnection {
         // A file that fits into one chunk delays an order by one chunk only, and dialing would take
         // longer than sending it.

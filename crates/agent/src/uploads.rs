@@ -43,8 +43,8 @@ impl Uploads {
         Self { context: Arc::new(context), lifecycle, running: Arc::default() }
     }
 
-    /// Starts the upload of an order. It replaces an earlier attempt of the same transfer. A repeated
-    /// order changes nothing.
+    /// Starts the upload of an order. It replaces an earlier attempt of the same transfer. A
+    /// repeated order changes nothing.
     ///
     /// The task ends with the upload, when the order is cancelled, or when the process drains.
     pub(crate) fn start(

@@ -1,4 +1,5 @@
-//! How long an agent waits before it dials again: exponential backoff with full jitter, without end.
+//! How long an agent waits before it dials again: exponential backoff with full jitter, without
+//! end.
 
 use std::time::Duration;
 
@@ -9,7 +10,8 @@ pub struct ReconnectPolicy {
     pub base: Duration,
     /// The limit of the doubled wait.
     pub cap: Duration,
-    /// The maximum wait after a healthy session was lost. The server sets it by the size of its fleet.
+    /// The maximum wait after a healthy session was lost. The server sets it by the size of its
+    /// fleet.
     pub spread: Duration,
     /// A session that was open for this long was healthy.
     pub stable: Duration,
@@ -134,7 +136,8 @@ mod tests {
         ) {
             let mut backoff = Backoff::default();
             for seconds in uptimes {
-                let wait = backoff.next(RetryCause::Lost { lived: Duration::from_secs(seconds) }, random);
+                let lost = RetryCause::Lost { lived: Duration::from_secs(seconds) };
+                let wait = backoff.next(lost, random);
                 prop_assert!((Backoff::FLOOR..=Duration::from_secs(10)).contains(&wait));
             }
         }

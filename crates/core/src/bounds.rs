@@ -1,8 +1,8 @@
 //! The bounds of every number that another machine or an operator chooses.
 //!
 //! A number from the wire is clamped where it is received: no server keeps an agent away for days,
-//! and no agent makes a server store more than these limits. A setting outside its range is rejected
-//! at the start instead, because a person can correct it.
+//! and no agent makes a server store more than these limits. A setting outside its range is
+//! rejected at the start instead, because a person can correct it.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -30,7 +30,8 @@ pub const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(15);
 /// The maximum silence if the server sends 0.
 pub const DEFAULT_DEAD_AFTER: Duration = Duration::from_secs(45);
 
-/// The shortest chunk that a server may request, in bytes. The overhead of a shorter one is too high.
+/// The shortest chunk that a server may request, in bytes. The overhead of a shorter one is too
+/// high.
 const MIN_CHUNK_LEN: u32 = 4096;
 
 /// The lowest rate that a server may set for an upload, in bytes per second. With a lower one a
@@ -130,7 +131,10 @@ mod tests {
         }
 
         #[test]
-        fn no_server_makes_a_session_fail_at_once_or_never(heartbeat_ms in any::<u32>(), dead_after_ms in any::<u32>()) {
+        fn no_server_makes_a_session_fail_at_once_or_never(
+            heartbeat_ms in any::<u32>(),
+            dead_after_ms in any::<u32>(),
+        ) {
             let (heartbeat, dead_after) = heartbeats(heartbeat_ms, dead_after_ms);
             prop_assert!(HEARTBEAT.contains(&heartbeat) && DEAD_AFTER.contains(&dead_after));
             prop_assert!(heartbeat * 2 <= dead_after);

@@ -23,7 +23,8 @@ pub fn rate(bytes_per_second: u64) -> String {
     format!("{}/s", size(bytes_per_second))
 }
 
-/// Formats a duration with tenths of a second: `under 0.1 s`, `19.8 s`, `2 min 5 s`, `2 h 13 min`, `3 d 4 h`.
+/// Formats a duration with tenths of a second: `under 0.1 s`, `19.8 s`, `2 min 5 s`, `2 h 13 min`,
+/// `3 d 4 h`.
 pub fn took(time: Duration) -> String {
     if time < NO_TIME {
         "under 0.1 s".to_owned()
@@ -88,8 +89,8 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         .map_err(|_| format!("{text:?} is not a size. Write 10GiB, 512MiB or a number of bytes."))
 }
 
-/// Parses a count such as `20`. A number that does not fit becomes the maximum, which is out of range
-/// for every setting.
+/// Parses a count such as `20`. A number that does not fit becomes the maximum, which is out of
+/// range for every setting.
 ///
 /// # Errors
 /// Names the valid form.

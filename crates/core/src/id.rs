@@ -10,9 +10,9 @@ use uuid::{Builder, Uuid};
 
 /// Identifies a client: the id that operators type, and the folder of its downloads.
 ///
-/// 1 to 64 letters, digits, dots, dashes or underscores. The first character is a letter or a digit.
-/// The id is safe as a folder name on every file system: it has no trailing dot, is no device name
-/// of Windows, and has no suffix `.tmp`, which partials have.
+/// 1 to 64 letters, digits, dots, dashes or underscores. The first character is a letter or a
+/// digit. The id is safe as a folder name on every file system: it has no trailing dot, is no
+/// device name of Windows, and has no suffix `.tmp`, which partials have.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct ClientId(Arc<str>);

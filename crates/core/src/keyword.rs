@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-/// A short keyword of lowercase letters, digits and dashes. It is stored inline, so that an enum with
-/// a keyword is still `Copy`.
+/// A short keyword of lowercase letters, digits and dashes. It is stored inline, so that an enum
+/// with a keyword is still `Copy`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Keyword {
     len: u8,

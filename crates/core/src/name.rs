@@ -21,9 +21,10 @@ impl DownloadName {
     /// Creates the name of a download that finished at `now`. `source_name` is the name of the file
     /// on its client.
     ///
-    /// The time is UTC, because an hour of local time repeats each year. The extension is the one of
-    /// the source, unless it is longer than 16 characters, not plain ASCII, or `tmp`, which partials
-    /// have. `.tar.gz` counts as one extension: `.gz` alone would hide that the content is a tar file.
+    /// The time is UTC, because an hour of local time repeats each year. The extension is the one
+    /// of the source, unless it is longer than 16 characters, not plain ASCII, or `tmp`, which
+    /// partials have. `.tar.gz` counts as one extension: `.gz` alone would hide that the content is
+    /// a tar file.
     pub fn new(now: DateTime<Utc>, source_name: &str) -> Self {
         let extension = extension_of(source_name).to_owned();
         Self { stem: now.format("download-%Y%m%d-%H%M%S").to_string(), number: 1, extension }

@@ -88,9 +88,9 @@ impl SourceRead {
     /// Compares the metadata `after` the last byte was read with the metadata at open.
     ///
     /// If the file is read twice, growth alone is accepted: only the bytes that existed at open are
-    /// sent, and the second reading shows that they stayed unchanged. A new owner, mode or name, as a
-    /// backup sets them, is accepted too. Without a second reading every change is rejected, because
-    /// a file that was rewritten in place has grown, too.
+    /// sent, and the second reading shows that they stayed unchanged. A new owner, mode or name, as
+    /// a backup sets them, is accepted too. Without a second reading every change is rejected,
+    /// because a file that was rewritten in place has grown, too.
     ///
     /// # Errors
     /// The file shrank, or was written to without growing; with [`Consistency::Stat`], any change.

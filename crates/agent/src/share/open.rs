@@ -48,9 +48,9 @@ impl SharePlace<'_> {
 
     /// Opens the regular file at this place.
     ///
-    /// On Linux this is one `openat2` with `RESOLVE_BENEATH` (checked with strace), so no link leads
-    /// outside the root, even if it changes meanwhile. On kernels older than 5.6 cap-std walks the
-    /// path itself.
+    /// On Linux this is one `openat2` with `RESOLVE_BENEATH` (checked with strace), so no link
+    /// leads outside the root, even if it changes meanwhile. On kernels older than 5.6 cap-std
+    /// walks the path itself.
     pub(crate) fn open(&self) -> Result<OpenFile, OpenError> {
         let folder = self.open_folder()?;
         // O_NONBLOCK and O_NOCTTY: do not block on a pipe without a writer, and do not take a

@@ -1,10 +1,10 @@
 //! A configured folder beneath which files are opened.
 //!
-//! The folder must still lead where it led when it was first resolved, or nothing is opened: a link that
-//! replaces it, or a folder above it, is never followed. A folder that is missing at the start, or
-//! is replaced by another real folder or a mounted drive, needs no restart. A handle that stays
-//! open would not allow that: it shows a deleted folder forever, hides a drive that is mounted
-//! later, and keeps a drive from being unmounted.
+//! The folder must still lead where it led when it was first resolved, or nothing is opened: a link
+//! that replaces it, or a folder above it, is never followed. A folder that is missing at the
+//! start, or is replaced by another real folder or a mounted drive, needs no restart. A handle that
+//! stays open would not allow that: it shows a deleted folder forever, hides a drive that is
+//! mounted later, and keeps a drive from being unmounted.
 
 use std::fs;
 use std::io;
