@@ -1,7 +1,5 @@
 //! Problems as responses, in text and in JSON (RFC 9457).
 
-use std::borrow::Cow;
-
 use axum::http::HeaderValue;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::response::{IntoResponse as _, Response};
@@ -23,35 +21,37 @@ pub(crate) const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("10");
 
 /// Renders a rejection in the format that the caller accepts.
 pub(crate) fn render(rejection: &Rejection, caller: &Caller) -> Response {
-    let code = rejection.problem.code;
+    let Rejection { problem, members } = rejection;
     let status = rejection.status();
-    let problem = with_host(&rejection.problem, &caller.host);
     let mut response = match caller.format {
-        Format::Text => plain_text(status, to_text(&problem)),
+        Format::Text => plain_text(status, to_text(problem, &caller.host)),
         Format::Json => {
-            let request_id = Some(caller.request_id.to_string());
-            let body = ProblemJson { request_id, ..ProblemJson::new(&problem, &rejection.members) };
+            let body = ProblemJson {
+                members: Some(members),
+                request_id: Some(caller.request_id.to_string()),
+                ..ProblemJson::new(problem, &caller.host)
+            };
             (status, [(CONTENT_TYPE, PROBLEM)], pretty(&body)).into_response()
         }
     };
-    if matches!(code, Code::ServerStopping | Code::ServerBusy) {
+    if matches!(problem.code, Code::ServerStopping | Code::ServerBusy) {
         response.headers_mut().insert(RETRY_AFTER, RETRY_SECONDS);
     }
     response
 }
 
-/// Returns the problem with `host` in the commands of its hint. The catalogue and the records contain
-/// `localhost:8080`, as they do not know the host that a caller uses.
-pub(crate) fn with_host(problem: &Problem, host: &str) -> Problem {
-    Problem { hint: problem.hint.replace("localhost:8080", host), ..problem.clone() }
-}
-
-/// Returns two lines: the detail and the hint.
-pub(crate) fn to_text(problem: &Problem) -> String {
+/// Returns two lines: the detail, and the hint for a caller that reaches this server as `host`.
+pub(crate) fn to_text(problem: &Problem, host: &str) -> String {
     // Some of these texts contain text from an agent.
     let detail = human::printable(&problem.detail, 2000);
-    let hint = human::printable(&problem.hint, 2000);
+    let hint = human::printable(&hint(problem, host), 2000);
     format!("{detail}\n{hint}\n")
+}
+
+/// Returns the hint with `host` in its commands. The catalogue and the records contain
+/// `localhost:8080`, as they do not know the host that a caller uses.
+fn hint(problem: &Problem, host: &str) -> String {
+    problem.hint.replace("localhost:8080", host)
 }
 
 /// Logs a database error and returns a generic problem.
@@ -69,7 +69,7 @@ pub(crate) struct ProblemJson<'a> {
     title: &'static str,
     status: u16,
     detail: &'a str,
-    hint: Cow<'a, str>,
+    hint: String,
     #[serde(flatten)]
     members: Option<&'a Map<String, Value>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -77,18 +77,8 @@ pub(crate) struct ProblemJson<'a> {
 }
 
 impl<'a> ProblemJson<'a> {
-    /// Returns the problem with `host` in the commands of its hint.
-    pub(crate) fn with_host(problem: &'a Problem, host: &str) -> Self {
-        Self { hint: Cow::Owned(with_host(problem, host).hint), ..Self::from(problem) }
-    }
-
-    fn new(problem: &'a Problem, members: &'a Map<String, Value>) -> Self {
-        Self { members: Some(members), ..Self::from(problem) }
-    }
-}
-
-impl<'a> From<&'a Problem> for ProblemJson<'a> {
-    fn from(problem: &'a Problem) -> Self {
+    /// `host`: the host that the caller used, for the commands of the hint.
+    pub(crate) fn new(problem: &'a Problem, host: &str) -> Self {
         let code = problem.code;
         Self {
             page: format!("/problems/{code}"),
@@ -96,7 +86,7 @@ impl<'a> From<&'a Problem> for ProblemJson<'a> {
             title: code.title(),
             status: code.status(),
             detail: &problem.detail,
-            hint: Cow::Borrowed(&problem.hint),
+            hint: hint(problem, host),
             members: None,
             request_id: None,
         }

@@ -66,7 +66,7 @@ impl<'a> TransferJson<'a> {
             finished_at: transfer.finished_at.map(rfc3339),
             expires_at: view.expires_at.filter(|_| is_active).map(rfc3339),
             download: transfer.download().map(|d| DownloadJson::new(view, d, data_dir)),
-            error: transfer.problem().map(|problem| ProblemJson::with_host(problem, host)),
+            error: transfer.problem().map(|problem| ProblemJson::new(problem, host)),
         }
     }
 

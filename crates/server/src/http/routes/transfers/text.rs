@@ -5,7 +5,7 @@ use filepull_core::human;
 use filepull_core::transfer::Phase;
 
 use crate::http::response::paging::ListPage;
-use crate::http::response::problem::{to_text, with_host};
+use crate::http::response::problem::to_text;
 use crate::http::response::resource::DAMAGED;
 use crate::http::response::text::{self, table};
 use crate::records::DamagedTransfer;
@@ -23,7 +23,6 @@ pub(crate) fn transfer(
     let path = transfer.path.as_ref().map_or("the default file".to_owned(), ToString::to_string);
     let created = text::second(transfer.created_at);
     let requested_by = text::name(&transfer.requested_by);
-    let explain = |problem| to_text(&with_host(problem, host));
     let head = match &transfer.phase {
         Phase::Done(published) if !stored => {
             text::done_and_deleted(view, published.download(), data_dir)
@@ -32,8 +31,8 @@ pub(crate) fn transfer(
             let done = text::done(view, published.download(), data_dir);
             format!("{done}  file    curl -OJ {host}/transfers/{}/file\n", transfer.id)
         }
-        Phase::Failed(failure) => format!("Failed: {}", explain(&failure.problem)),
-        Phase::Cancelled(failure) => explain(&failure.problem),
+        Phase::Failed(failure) => format!("Failed: {}", to_text(&failure.problem, host)),
+        Phase::Cancelled(failure) => to_text(&failure.problem, host),
         Phase::Queued | Phase::Receiving(_) | Phase::Sealed(_) => {
             let id = transfer.id;
             let cancel = format!("curl -X POST {host}/transfers/{id}/cancel");
@@ -51,11 +50,13 @@ pub(crate) fn transfer(
 pub(crate) fn cancelled(view: &View, data_dir: &str, host: &str) -> String {
     let transfer = &view.transfer;
     let id = transfer.id;
-    let explain = |problem| to_text(&with_host(problem, host));
     match &transfer.phase {
-        Phase::Cancelled(failure) => explain(&failure.problem),
+        Phase::Cancelled(failure) => to_text(&failure.problem, host),
         Phase::Failed(failure) => {
-            format!("Nothing to cancel: the transfer has failed.\n{}", explain(&failure.problem))
+            format!(
+                "Nothing to cancel: the transfer has failed.\n{}",
+                to_text(&failure.problem, host)
+            )
         }
         Phase::Done(published) => {
             format!("Nothing to cancel. {}", text::done(view, published.download(), data_dir))
