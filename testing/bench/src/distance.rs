@@ -1,4 +1,4 @@
-//! One file over a long line, with the product's flow-control window and with that of tonic, in
+//! One file over a long link, with the product's flow-control window and with tonic's default, in
 //! turn with a plain TCP connection.
 
 use std::time::Duration;
@@ -9,43 +9,42 @@ use serde::Serialize;
 
 use crate::Bench;
 use crate::product::Product;
-use crate::report::{BenchReport, Table, print, tell, write_json};
+use crate::report::{BenchReport, Table, log_progress, print, write_json};
 use crate::setup::Setup;
 use crate::source::{self, SourceFile};
 use crate::stats::Sorted;
 use crate::targets;
 
-/// What was typed.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Round trips, comma separated.
+    /// Round trip times, comma separated.
     #[arg(long, default_value = "40ms,100ms", value_delimiter = ',', value_parser = parse_duration)]
     rtt: Vec<Duration>,
-    /// Rates of the line, comma separated, such as 1Gbit; none is as fast as the machine.
+    /// Rates of the link, comma separated, such as 1Gbit; `none` is unlimited.
     #[arg(long, default_value = "1Gbit,none", value_delimiter = ',', value_parser = parse_rate)]
     rate: Vec<Option<u64>>,
-    /// What the router keeps of a sender that is too fast, as the time it takes to send it.
+    /// Buffer of the router for a sender that is too fast, as the time to send it.
     #[arg(long, default_value = "100ms", value_parser = parse_duration)]
     queue: Duration,
     /// Size of the file.
     #[arg(long, default_value = "100MiB", value_parser = parse_size)]
     size: u64,
-    /// Measured runs of each; before them one on a new connection, which is shown by itself.
+    /// Measured runs of each, after one run on a new connection that is shown separately.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
     #[command(flatten)]
     hosts: Hosts,
 }
 
-/// What hyper's server grants a stream, and a connection, if tonic tells it nothing.
+/// The window of a stream and a connection in hyper's server, unless tonic sets it.
 const DEFAULT_WINDOW: &str = "1MiB";
 
-/// One line.
+/// The figures of one link.
 #[derive(Debug, Serialize)]
 struct DistanceMeasurement {
-    line: Link,
+    link: Link,
     bytes: u64,
-    /// As it came out, with the machine's own share.
+    /// As measured, including the time of the machine itself.
     rtt_seconds: f64,
     product: DistanceSeries,
     default_window: DistanceSeries,
@@ -59,21 +58,20 @@ struct DistanceSeries {
     rest: Vec<f64>,
 }
 
-/// Measures, prints and writes.
 pub(crate) async fn run(args: &Args, bench: &Bench) -> anyhow::Result<()> {
     let folder = source::folder(&bench.folder)?;
     let head = bench.head(folder.path()).await?;
     print(&head);
-    let source = SourceFile::make(&folder.path().join("source"), args.size)?;
+    let source = SourceFile::create(&folder.path().join("source"), args.size)?;
     let network = Network::create(&args.hosts).await?;
     let mut measured = Vec::new();
     for &rtt in &args.rtt {
         for &rate in &args.rate {
-            let line = Link { rtt, rate, loss_percent: 0.0, queue: args.queue };
-            tell(line.to_string());
-            let place = folder.path().join(measured.len().to_string());
-            let rig = Setup { bench, network: &network, source: &source, folder: &place };
-            measured.push(measure(&rig, line, args.runs).await?);
+            let link = Link { rtt, rate, loss_percent: 0.0, queue: args.queue };
+            log_progress(link.to_string());
+            let run_folder = folder.path().join(measured.len().to_string());
+            let setup = Setup { bench, network: &network, source: &source, folder: &run_folder };
+            measured.push(measure(&setup, link, args.runs).await?);
         }
     }
     print(format!("\n{}", table(&measured, args.size)));
@@ -89,42 +87,46 @@ struct DistanceResults<'a> {
 }
 
 const NOTES: &str = "\
-MB is 10^6 bytes; rates are medians. `first` is a transfer that has to dial its connection, the
-others find one that has been used before. Time: from the HTTP request to the answer `done`, as in
-`throughput`. plain TCP: one connection, from the moment it is accepted, to memory, no disk and no
-digest. 1 MiB is what hyper's server grants each stream if tonic is told nothing.";
+MB is 10^6 bytes; rates are medians. `first`: a transfer on a new connection; the others use an existing
+one. Time: from the HTTP request to the answer `done`, as in `throughput`. TCP: one plain connection,
+from its acceptance, into memory, without disk and digest. 1 MiB: the window of a stream in hyper's
+server, unless tonic sets it.";
 
-/// Measures one line.
-async fn measure(rig: &Setup<'_>, line: Link, n_runs: u32) -> anyhow::Result<DistanceMeasurement> {
-    // Started before the line is there, or everything would wait for it.
-    let product = rig.start("product", &[], &[]).await?;
-    let other = rig.start(DEFAULT_WINDOW, &[("STREAM_WINDOW", DEFAULT_WINDOW)], &[]).await?;
-    let laid = line.apply(rig.network).await?;
+async fn measure(
+    setup: &Setup<'_>,
+    link: Link,
+    n_runs: u32,
+) -> anyhow::Result<DistanceMeasurement> {
+    // Started before the link has its delay: the start would wait for it.
+    let product = setup.start("product", &[], &[]).await?;
+    let other = setup.start(DEFAULT_WINDOW, &[("STREAM_WINDOW", DEFAULT_WINDOW)], &[]).await?;
+    let linked = link.apply(setup.network).await?;
     let mut measured = DistanceMeasurement {
-        line,
-        bytes: rig.source.size,
-        rtt_seconds: rig.network.round_trip().await?,
-        product: DistanceSeries { first: pull(rig, &product).await?, rest: Vec::new() },
-        default_window: DistanceSeries { first: pull(rig, &other).await?, rest: Vec::new() },
+        link,
+        bytes: setup.source.size,
+        rtt_seconds: setup.network.round_trip().await?,
+        product: DistanceSeries { first: pull(setup, &product).await?, rest: Vec::new() },
+        default_window: DistanceSeries { first: pull(setup, &other).await?, rest: Vec::new() },
         plain_tcp: Vec::new(),
     };
     for round in 1..=n_runs {
-        tell(format!("round {round} of {n_runs}"));
-        measured.product.rest.push(pull(rig, &product).await?);
-        measured.default_window.rest.push(pull(rig, &other).await?);
-        let (size, limit) = (rig.source.size, rig.source.limit());
-        measured.plain_tcp.push(measure_sender(rig.network, size, limit).await?);
+        log_progress(format!("round {round} of {n_runs}"));
+        measured.product.rest.push(pull(setup, &product).await?);
+        measured.default_window.rest.push(pull(setup, &other).await?);
+        let size = setup.source.size;
+        let limit = setup.source.limit();
+        measured.plain_tcp.push(measure_sender(setup.network, size, limit).await?);
     }
-    laid.remove(rig.network).await?;
+    linked.remove(setup.network).await?;
     product.end().await?;
     other.end().await?;
     Ok(measured)
 }
 
-/// Pulls the file once; the seconds it took.
-async fn pull(rig: &Setup<'_>, product: &Product) -> anyhow::Result<f64> {
-    source::settle(rig.folder)?;
-    Ok(product.pull(rig.source).await?.as_secs_f64())
+/// Pulls the file once. Returns the seconds.
+async fn pull(setup: &Setup<'_>, product: &Product) -> anyhow::Result<f64> {
+    source::settle(setup.folder)?;
+    Ok(product.pull(setup.source).await?.as_secs_f64())
 }
 
 fn table(measured: &[DistanceMeasurement], size: u64) -> String {
@@ -152,21 +154,21 @@ impl DistanceMeasurement {
             |series: &DistanceSeries| rate(Sorted::of(series.rest.iter().copied()).median());
         let plain =
             Sorted::of(self.plain_tcp.iter().map(SendReport::megabytes_per_second)).median();
-        let (ours, other) = (median(&self.product), median(&self.default_window));
+        let ours = median(&self.product);
+        let other = median(&self.default_window);
         let rates = [ours, rate(self.product.first), other, rate(self.default_window.first), plain];
-        let mut cells = vec![self.line.to_string(), format!("{:.1} ms", self.rtt_seconds * 1e3)];
+        let mut cells = vec![self.link.to_string(), format!("{:.1} ms", self.rtt_seconds * 1e3)];
         cells.extend(rates.map(|rate| format!("{rate:.1}")));
         cells.push(self.compared(ours / other, ours / plain));
         cells
     }
 
-    /// The floor is set for one distance and one size, and for a line that does not itself stand in
-    /// the way.
+    /// The target is for one round trip and one size, and for a link without a rate limit.
     fn compared(&self, over_default: f64, over_plain: f64) -> String {
-        let Link { rtt, rate, .. } = self.line;
+        let Link { rtt, rate, .. } = self.link;
         let judged = rtt == targets::FAR && rate.is_none() && self.bytes == targets::SIZE;
-        let verdict = judged.then(|| targets::OVER_DEFAULT_WINDOW.verdict(over_default));
-        let verdict = verdict.unwrap_or_default();
+        let verdict =
+            if judged { targets::OVER_DEFAULT_WINDOW.verdict(over_default) } else { String::new() };
         format!("{over_default:.1} x 1 MiB, {over_plain:.2} x TCP {verdict}")
     }
 }

@@ -1,37 +1,33 @@
-//! How long an operator waits for an answer: whether the agent accepted, and a small file whole.
+//! How long an operator waits for an answer: until the agent has accepted, and until a small file
+//! is complete.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use filepull_testkit::HttpResponse;
 use hyper::StatusCode;
 use serde::Serialize;
 
 use crate::Bench;
-use crate::http::BenchResponse;
 use crate::machine::Machine;
 use crate::product::{CLIENT, Product};
-use crate::report::{BenchReport, Table, print, tell, write_json};
+use crate::report::{BenchReport, Table, log_progress, print, write_json};
 use crate::source::{self, SourceFile};
 use crate::stats::Sorted;
 
-/// What was typed.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Measured runs of each question on each file system.
+    /// Measured runs of each request on each file system.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
 }
 
-/// The file that is sent.
+/// The size of the file.
 const SIZE: u64 = 1024;
 
 const N_WARM_UP: u32 = 20;
 
-/// No single answer takes as long.
-const LIMIT: Duration = Duration::from_secs(30);
-
-/// The answers on one file system, in seconds.
+/// Response times on one file system, in seconds.
 #[derive(Debug, Serialize)]
 struct LatencyMeasurement {
     file_system: String,
@@ -39,17 +35,18 @@ struct LatencyMeasurement {
     done_seconds: Vec<f64>,
 }
 
-/// Measures, prints and writes.
 pub(crate) async fn run(args: &Args, bench: &Bench) -> anyhow::Result<()> {
     let head = bench.head(&bench.folder).await?;
     print(&head);
     let mut measured = Vec::new();
     let shared_memory = PathBuf::from("/dev/shm");
     for parent in [&bench.folder, &shared_memory] {
-        tell(format!("{} runs of each in {}", args.runs, parent.display()));
+        log_progress(format!("{} runs of each in {}", args.runs, parent.display()));
         match measure(args.runs, bench, parent).await {
             Ok(found) => measured.push(found),
-            Err(error) if parent == &shared_memory => tell(format!("without tmpfs: {error:#}")),
+            Err(error) if parent == &shared_memory => {
+                log_progress(format!("skipped tmpfs: {error:#}"))
+            }
             Err(error) => return Err(error),
         }
     }
@@ -62,24 +59,24 @@ pub(crate) async fn run(args: &Args, bench: &Bench) -> anyhow::Result<()> {
 }
 
 const NOTES: &str = "\
-Each run opens a connection, as curl does, and measures until the whole answer is there.
-accepted: GET /trigger?id=client1, answered once the transfer is recorded durably and the agent has
-opened the file and said its name and size. The first chunk is on its way then; the API does not
-show when it arrives.
-done: GET /trigger?id=client1&wait, answered once a file of 1 KiB is recorded, sent, read twice,
+Each run opens a new connection, as curl does. The time ends when the complete answer has arrived.
+accepted: GET /trigger?id=client1, answered when the transfer is durably recorded and the agent has
+opened the file and sent its name and size. The API does not show when the first chunk arrives.
+done: GET /trigger?id=client1&wait, answered when a file of 1 KiB is recorded, sent, read twice,
 verified, synced, renamed, and recorded as done. Downloads are deleted between the runs.";
 
 async fn measure(n_runs: u32, bench: &Bench, parent: &Path) -> anyhow::Result<LatencyMeasurement> {
     let folder = source::folder(parent)?;
-    let source = SourceFile::make(&folder.path().join("source"), SIZE)?;
+    let source = SourceFile::create(&folder.path().join("source"), SIZE)?;
     let product = Product::start(&bench.programs, folder.path(), &source).await?;
     let mut measured = LatencyMeasurement {
-        file_system: Machine::look(folder.path()).file_system,
+        file_system: Machine::describe(folder.path()).file_system,
         accepted_seconds: Vec::new(),
         done_seconds: Vec::new(),
     };
     for round in 0..N_WARM_UP + n_runs {
-        let (accepted, done) = (accepted(&product).await?, done(&product).await?);
+        let accepted = measure_accepted(&product).await?;
+        let done = measure_done(&product).await?;
         product.delete_downloads()?;
         if N_WARM_UP <= round {
             measured.accepted_seconds.push(accepted.as_secs_f64());
@@ -90,35 +87,35 @@ async fn measure(n_runs: u32, bench: &Bench, parent: &Path) -> anyhow::Result<La
     Ok(measured)
 }
 
-/// The time until the agent has accepted. Waits for the end of the transfer before it returns: the
-/// next trigger must not join this one.
-async fn accepted(product: &Product) -> anyhow::Result<Duration> {
+/// Returns the time until the agent has accepted. Waits for the end of the transfer, so that the
+/// next trigger does not join it.
+async fn measure_accepted(product: &Product) -> anyhow::Result<Duration> {
     let began = Instant::now();
-    let answer = product.http.get(&format!("/trigger?id={CLIENT}"), LIMIT).await?;
+    let answer = product.http.get(&format!("/trigger?id={CLIENT}")).await?;
     let took = began.elapsed();
     if answer.status == StatusCode::OK {
-        // So small a file may be here before the answer is written.
+        // A small file may be complete before the answer is written.
         return Ok(took);
     }
     let accepted = answer.status == StatusCode::ACCEPTED && answer.text().starts_with("Started");
-    anyhow::ensure!(accepted, refused(&answer));
-    let location = answer.location.as_deref().context("a 202 says where to look")?;
-    let transfer = product.http.get(&format!("{location}?wait=20s"), LIMIT).await?.json()?;
+    anyhow::ensure!(accepted, unexpected(&answer));
+    let location = answer.header("location");
+    let transfer = product.http.get(&format!("{location}?wait=20s")).await?.success_json()?;
     anyhow::ensure!(transfer["state"] == "done", "the transfer is not done: {transfer:#}");
     Ok(took)
 }
 
-/// The time until a file is here.
-async fn done(product: &Product) -> anyhow::Result<Duration> {
+/// Returns the time until the file is complete.
+async fn measure_done(product: &Product) -> anyhow::Result<Duration> {
     let began = Instant::now();
-    let answer = product.http.get(&format!("/trigger?id={CLIENT}&wait=20s"), LIMIT).await?;
+    let answer = product.http.get(&format!("/trigger?id={CLIENT}&wait=20s")).await?;
     let took = began.elapsed();
-    anyhow::ensure!(answer.status == StatusCode::OK, refused(&answer));
+    anyhow::ensure!(answer.status == StatusCode::OK, unexpected(&answer));
     Ok(took)
 }
 
-fn refused(answer: &BenchResponse) -> String {
-    format!("the trigger was answered {}: {}", answer.status, answer.text())
+fn unexpected(answer: &HttpResponse) -> String {
+    format!("unexpected answer to the trigger: {}, {}", answer.status, answer.text())
 }
 
 fn table(measured: &[LatencyMeasurement]) -> String {

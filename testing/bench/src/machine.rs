@@ -1,4 +1,4 @@
-//! The machine a measurement was made on: figures without it mean nothing.
+//! The machine of a measurement: figures have no meaning without it.
 
 use std::fs;
 use std::path::Path;
@@ -7,22 +7,23 @@ use std::thread;
 use filepull_core::human;
 use serde::Serialize;
 
-/// What a reader must know to compare the figures with others.
+/// What a reader needs to compare the figures.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Machine {
     pub(crate) cpu: String,
     pub(crate) cores: usize,
     pub(crate) memory: String,
     pub(crate) kernel: String,
-    /// Type and device of the file system the files are on.
+    /// Type and device of the file system of the data.
     pub(crate) file_system: String,
-    /// Over 1, 5 and 15 minutes, before the measurement: above nought, others were at work.
+    /// Load averages over 1, 5 and 15 minutes before the measurement. Above zero, other programs
+    /// were running.
     pub(crate) load: String,
 }
 
 impl Machine {
-    /// Looks at this machine; the files will be in `folder`.
-    pub(crate) fn look(folder: &Path) -> Self {
+    /// Describes this machine; the data will be in `folder`.
+    pub(crate) fn describe(folder: &Path) -> Self {
         let read = |path| fs::read_to_string(path).unwrap_or_default();
         let unknown = || "unknown".to_owned();
         let kib = field(&read("/proc/meminfo"), "MemTotal").and_then(|text| {
@@ -39,28 +40,29 @@ impl Machine {
         }
     }
 
-    /// One line.
-    pub(crate) fn in_words(&self) -> String {
+    pub(crate) fn description(&self) -> String {
         let Self { cpu, cores, memory, kernel, file_system, load } = self;
         format!("{cpu}, {cores} cores, {memory}; Linux {kernel}; {file_system}; load {load}")
     }
 }
 
-/// The value of the first line `NAME : VALUE`.
+/// Returns the value of the first line `NAME : VALUE`.
 fn field(text: &str, name: &str) -> Option<String> {
     let mut pairs = text.lines().filter_map(|line| line.split_once(':'));
     let (_, value) = pairs.find(|(found, _)| found.trim() == name)?;
     Some(value.trim().to_owned())
 }
 
-/// `ext4 on /dev/sda1`: the mount that `folder` is on, of all in `mounts` the deepest, and of
-/// several in one place the last.
+/// Returns `ext4 on /dev/sda1` for the mount that contains `folder`: the deepest one, and the last
+/// one of several at the same path.
 fn file_system(mounts: &str, folder: &Path) -> Option<String> {
     let folder = folder.canonicalize().ok()?;
     let mounts = mounts.lines().filter_map(|line| {
-        let mut words = line.split(' ');
-        let (device, place, kind) = (words.next()?, words.next()?, words.next()?);
-        folder.starts_with(place).then(|| (place.len(), format!("{kind} on {device}")))
+        let mut fields = line.split(' ');
+        let device = fields.next()?;
+        let path = fields.next()?;
+        let kind = fields.next()?;
+        folder.starts_with(path).then(|| (path.len(), format!("{kind} on {device}")))
     });
     mounts.max_by_key(|(depth, _)| *depth).map(|(_, text)| text)
 }

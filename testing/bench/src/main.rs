@@ -1,10 +1,9 @@
-//! `filepull-bench`: what filepull costs, measured from outside.
+//! `filepull-bench` measures the throughput, latency and resources of filepull.
 
 mod agent;
 mod competitor;
 mod distance;
 mod fleet;
-mod http;
 mod latency;
 mod machine;
 mod memory;
@@ -29,57 +28,57 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use filepull_process::signal;
-use filepull_testkit::tool;
+use filepull_testkit::{Programs, tool};
 use tokio::runtime;
 use tokio::time::sleep;
 
 use machine::Machine;
-use product::Programs;
-use report::{Head, tell};
+use report::{ReportHead, log_progress};
 
-/// The version of this build, which is that of the product beside it.
+/// The version of this build, and of the programs beside it.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Measure filepull: a release server and a release agent, as processes, over loopback.
+/// Measures filepull: a release server and release agents, as processes, over loopback.
 ///
-/// Every run uses throw-away folders and free ports; whatever was started is killed at the end, by
-/// Ctrl-C too. Absolute figures move by 30 % from hour to hour on most machines: compare only
-/// within one run, on a machine that does nothing else.
+/// Every run uses temporary folders and free ports, and kills all its processes at the end and on
+/// Ctrl-C. Absolute figures vary by 30 % from hour to hour on most machines. Compare only figures
+/// of one run, on an idle machine.
 #[derive(Debug, Parser)]
 #[command(name = "filepull-bench", version, after_help = EXAMPLES)]
 struct Cli {
     #[command(subcommand)]
     mode: Mode,
-    /// Where `filepull` and `filepull-agent` are [default: the folder of this program].
+    /// Folder of `filepull` and `filepull-agent` [default: the folder of this program].
     #[arg(long, global = true)]
     bin_dir: Option<PathBuf>,
-    /// Where the files go, and so which disk is measured [default: a folder in target/].
+    /// Folder for the data; it determines the disk that is measured [default: a folder in target/].
     #[arg(long, global = true)]
     dir: Option<PathBuf>,
-    /// Write every single run to this file.
+    /// Writes all raw figures to this file, as JSON.
     #[arg(long, global = true)]
     json: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Mode {
-    /// MB/s and CPU-seconds per GB of one file, from trigger to done.
+    /// Throughput (MB/s) and CPU seconds per GB of one file, from trigger to done.
     Throughput(throughput::Args),
-    /// Milliseconds from a trigger to its answer, on disk and on tmpfs.
+    /// Time (ms) from a trigger to its answer, on disk and on tmpfs.
     Latency(latency::Args),
-    /// Peak memory of both ends, in small and in large transfers, one and many at once.
+    /// Peak memory of server and agent, for small and large transfers, one and many concurrently.
     Memory(memory::Args),
-    /// Many clients on one server: memory and CPU of a client, at rest, connecting and sending.
+    /// Many clients on one server: memory and CPU of each client, while idle, connecting and
+    /// sending.
     Fleet(fleet::Args),
-    /// Many transfers on record: the size of the database, and how long who waits.
+    /// Many transfers on record: database size, and response times.
     #[command(hide = true)]
     Records(records::Args),
-    /// Milliseconds of single requests, memory and start of a server with a million records, 100,000
-    /// known clients and 10,000 waiting transfers.
+    /// Response times (ms), memory and start time of a server with a million records, 100,000 known
+    /// clients and 10,000 waiting transfers.
     Scale(scale::Args),
-    /// MB/s over a long line, with the product's window and with tonic's (needs root).
+    /// Throughput (MB/s) over a long link, with the product's window and with tonic's (needs root).
     Distance(distance::Args),
-    /// How long control messages take while a file uses a slow uplink (needs root).
+    /// Response time of control messages while a file uses a slow uplink (needs root).
     Uplink(uplink::Args),
 }
 
@@ -95,14 +94,13 @@ Then:    cargo run --release -p filepull-bench -- throughput --peers --json thro
          sudo target/release/filepull-bench uplink --rate 5Mbit,2Mbit --loss-percent 1
 Peers:   apt-get install rsync openssh-server nginx-light";
 
-/// Long enough for killed processes to be gone.
-const COLLECT: Duration = Duration::from_millis(100);
+/// Enough time for killed processes to end.
+const REAP_TIME: Duration = Duration::from_millis(100);
 
-/// What every measurement needs.
 #[derive(Debug)]
 pub(crate) struct Bench {
     programs: Programs,
-    /// Where folders for files are made.
+    /// The parent of all temporary folders.
     folder: PathBuf,
     json: Option<PathBuf>,
 }
@@ -111,9 +109,9 @@ fn main() -> ExitCode {
     if let Some(code) = tool::run() {
         return code;
     }
-    let ended = start(&Cli::parse());
-    ended.unwrap_or_else(|error| {
-        tell(format!("filepull-bench: {error:#}"));
+    let result = start(&Cli::parse());
+    result.unwrap_or_else(|error| {
+        log_progress(format!("filepull-bench: {error:#}"));
         ExitCode::FAILURE
     })
 }
@@ -121,19 +119,20 @@ fn main() -> ExitCode {
 fn start(cli: &Cli) -> anyhow::Result<ExitCode> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let ended = run_until_asked_to_stop(cli).await;
-        // The runtime collects the processes that were killed by a drop; then nobody else has to.
-        sleep(COLLECT).await;
-        ended
+        let result = run_until_signal(cli).await;
+        // The runtime reaps the processes that were killed by a drop.
+        sleep(REAP_TIME).await;
+
+        result
     })
 }
 
-async fn run_until_asked_to_stop(cli: &Cli) -> anyhow::Result<ExitCode> {
-    let asked_to_stop = signal::shutdown()?;
-    // Whoever loses is dropped, and with it every process and folder it made.
+async fn run_until_signal(cli: &Cli) -> anyhow::Result<ExitCode> {
+    let shutdown = signal::shutdown()?;
+    // On a signal the run is dropped, with all its processes and folders.
     tokio::select! {
-        ended = run(cli) => ended.map(|()| ExitCode::SUCCESS),
-        () = asked_to_stop => Ok(ExitCode::from(130)),
+        result = run(cli) => result.map(|()| ExitCode::SUCCESS),
+        () = shutdown => Ok(ExitCode::from(130)),
     }
 }
 
@@ -160,24 +159,28 @@ impl Bench {
         Ok(Self { programs, folder, json: cli.json.clone() })
     }
 
-    /// The machine and the programs under test; the files are in `folder`.
-    async fn head(&self, folder: &Path) -> anyhow::Result<Head> {
-        let versions = self.programs.versions().await?;
-        Ok(Head { machine: Machine::look(folder), versions, command: command(env::args()) })
+    /// Describes the machine and the programs; the data is in `folder`.
+    async fn head(&self, folder: &Path) -> anyhow::Result<ReportHead> {
+        let versions = product::versions(&self.programs).await?;
+        Ok(ReportHead {
+            machine: Machine::describe(folder),
+            versions,
+            command: command(env::args()),
+        })
     }
 }
 
-/// What was typed, without the places of files: they are those of this machine.
-fn command(mut typed: impl Iterator<Item = String>) -> String {
-    // Whatever the program was called by.
-    let _ = typed.next();
+/// Returns the command line without the paths, which are specific to this machine.
+fn command(mut args: impl Iterator<Item = String>) -> String {
+    // The name of this program.
+    let _ = args.next();
     let mut command = "filepull-bench".to_owned();
-    while let Some(word) = typed.next() {
-        let is_place = |flag| word == flag || word.strip_prefix(flag).is_some_and(is_value);
-        if !["--bin-dir", "--dir", "--json"].into_iter().any(is_place) {
-            command = format!("{command} {word}");
-        } else if !word.contains('=') {
-            let _ = typed.next();
+    while let Some(arg) = args.next() {
+        let is_path = |flag| arg == flag || arg.strip_prefix(flag).is_some_and(is_value);
+        if !["--bin-dir", "--dir", "--json"].into_iter().any(is_path) {
+            command = format!("{command} {arg}");
+        } else if !arg.contains('=') {
+            let _ = args.next();
         }
     }
     command
@@ -192,9 +195,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_command_is_quoted_without_the_places_of_files() {
-        let typed = "/a/filepull-bench --dir /b fleet --clients 1,2 --json=/c --bin-dir /d --x";
-        let typed = typed.split(' ').map(str::to_owned);
-        assert_eq!(command(typed), "filepull-bench fleet --clients 1,2 --x");
+    fn a_command_line_is_shown_without_paths() {
+        let line = "/a/filepull-bench --dir /b fleet --clients 1,2 --json=/c --bin-dir /d --x";
+        let args = line.split(' ').map(str::to_owned);
+        assert_eq!(command(args), "filepull-bench fleet --clients 1,2 --x");
     }
 }

@@ -1,5 +1,5 @@
-//! The programs filepull is compared to. Each is asked to do the same work on the same disk, in its
-//! own throw-away set-up; a file below holds what is particular to it.
+//! The programs that filepull is compared with. Each does the same work on the same disk, in a
+//! temporary setup of its own.
 
 mod disk;
 mod nginx;
@@ -23,38 +23,38 @@ use crate::targets::Target;
 /// A program that is ready to copy files.
 pub(crate) struct Peer {
     pub(crate) facts: Facts,
-    /// Where it puts the copies.
+    /// The folder of the copies.
     inbox: PathBuf,
-    /// The end that is dialled, if there are two ends.
+    /// The process that accepts connections, if the program has two processes.
     daemon: Option<Process>,
-    /// The command that copies a source to a new file of that name in the inbox.
+    /// Returns the command that copies a source to a new file with this name in the inbox.
     copy: Box<CopyCommand>,
 }
 
 type CopyCommand = dyn Fn(&SourceFile, &str) -> Command;
 
-/// What a reader must know of a peer to judge its figures.
+/// What a reader needs to compare the figures of a peer.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Facts {
     pub(crate) name: &'static str,
     pub(crate) version: String,
-    /// What is certain about the copy when it says it is done.
-    pub(crate) assures: &'static str,
-    /// How many times as fast filepull must be in a release (PERFORMANCE.md).
-    pub(crate) must: Option<Target>,
+    /// What the program guarantees when it reports success.
+    pub(crate) guarantees: &'static str,
+    /// Required ratio of filepull's throughput to this program's (PERFORMANCE.md).
+    pub(crate) target: Option<Target>,
 }
 
-/// One copy: the time it took, and the CPU of both ends.
+/// The time and CPU of one copy.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CopyResult {
-    pub(crate) took: Duration,
-    /// The end that was dialled.
+    pub(crate) duration: Duration,
+    /// Of the process that accepts the connection.
     pub(crate) server_cpu: Duration,
-    /// The end that dialled.
+    /// Of the process that opens the connection.
     pub(crate) client_cpu: Duration,
 }
 
-/// Starts every peer that is installed; the others, each with the reason why it is missing.
+/// Starts every peer that is installed. Also returns why the others are missing.
 pub(crate) async fn start_all(folder: &Path) -> (Vec<Peer>, Vec<String>) {
     let started = [
         ("write and fsync", disk::start(folder).await),
@@ -62,7 +62,8 @@ pub(crate) async fn start_all(folder: &Path) -> (Vec<Peer>, Vec<String>) {
         ("scp", scp::start(folder).await),
         ("curl -T to nginx", nginx::start(folder).await),
     ];
-    let (mut peers, mut missing) = (Vec::new(), Vec::new());
+    let mut peers = Vec::new();
+    let mut missing = Vec::new();
     for (name, peer) in started {
         match peer {
             Ok(peer) => peers.push(peer),
@@ -73,8 +74,7 @@ pub(crate) async fn start_all(folder: &Path) -> (Vec<Peer>, Vec<String>) {
 }
 
 impl Peer {
-    /// Copies the source to a new file. The copy is checked by its size and deleted, both after
-    /// the clock has stopped.
+    /// Copies the source to a new file. Afterwards checks the size of the copy and deletes it.
     pub(crate) async fn copy(&self, source: &SourceFile) -> anyhow::Result<CopyResult> {
         let name = format!("copy-{}", fastrand::u64(..));
         let command = (self.copy)(source, &name);
@@ -82,21 +82,21 @@ impl Peer {
         let client_before = proc_files::reaped_by_us()?;
         let began = Instant::now();
         process::finish(command, source.limit()).await.with_context(|| self.last_words())?;
-        let took = began.elapsed();
+        let duration = began.elapsed();
         let client_cpu = proc_files::reaped_by_us()?.saturating_sub(client_before);
         let server_cpu = match (&self.daemon, daemon_before) {
             (Some(daemon), Some(before)) => {
-                at_rest(daemon, before.n_processes).await?.saturating_sub(before.cpu)
+                cpu_after_exit(daemon, before.n_processes).await?.saturating_sub(before.cpu)
             }
             _ => Duration::ZERO,
         };
         let copy = self.inbox.join(name);
         source.check_copy(&copy)?;
         std::fs::remove_file(&copy)?;
-        Ok(CopyResult { took, server_cpu, client_cpu })
+        Ok(CopyResult { duration, server_cpu, client_cpu })
     }
 
-    /// Ends its daemon and waits until it is gone.
+    /// Kills the daemon and waits for its end.
     pub(crate) async fn end(self) -> anyhow::Result<()> {
         match self.daemon {
             Some(daemon) => daemon.kill().await,
@@ -109,8 +109,8 @@ impl Peer {
     }
 }
 
-/// The CPU of a daemon once the processes it made for a connection have ended and been counted.
-async fn at_rest(daemon: &Process, n_processes: usize) -> anyhow::Result<Duration> {
+/// Returns the CPU time of a daemon after the processes for its connections have ended.
+async fn cpu_after_exit(daemon: &Process, n_processes: usize) -> anyhow::Result<Duration> {
     let deadline = Instant::now() + DEADLINE;
     loop {
         let usage = daemon.usage()?;
@@ -121,21 +121,21 @@ async fn at_rest(daemon: &Process, n_processes: usize) -> anyhow::Result<Duratio
     }
 }
 
-/// Where a program is, or that it is not installed.
+/// Returns the path of a program; fails if it is not installed.
 fn find(program: &str) -> anyhow::Result<PathBuf> {
     process::installed(program).with_context(|| format!("{program} is not installed"))
 }
 
-/// The first words of what a program says of itself when asked with `flag`.
+/// Returns the first words of the version that a program prints for `flag`.
 async fn version(program: &Path, flag: &str, n_words: usize) -> anyhow::Result<String> {
     let mut command = process::command(program);
     command.arg(flag);
-    let said = process::finish(command, DEADLINE).await?;
-    let words: Vec<&str> = said.split_whitespace().take(n_words).collect();
+    let text = process::finish(command, DEADLINE).await?;
+    let words: Vec<&str> = text.split_whitespace().take(n_words).collect();
     Ok(words.join(" ").trim_end_matches(',').to_owned())
 }
 
-/// A folder of its own for a peer, with a folder for the copies in it.
+/// Creates a folder for a peer, and a folder for the copies in it.
 fn folders(parent: &Path, name: &str) -> anyhow::Result<(PathBuf, PathBuf)> {
     let home = parent.join(name);
     let inbox = home.join("inbox");
@@ -143,7 +143,7 @@ fn folders(parent: &Path, name: &str) -> anyhow::Result<(PathBuf, PathBuf)> {
     Ok((home, inbox))
 }
 
-/// A port that was free a moment ago. These daemons cannot take port 0 and say which they got.
+/// Returns a port that is free now. These daemons cannot report which port they got for port 0.
 fn free_port() -> anyhow::Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }

@@ -1,40 +1,38 @@
-//! What many transfers on record cost: room on the disk, and time for whoever asks.
+//! The cost of many transfers on record: disk space and response times.
 
-mod ask;
-pub(crate) mod fill;
+pub(crate) mod generate;
+mod queries;
 
 use filepull_core::human;
 
 use crate::Bench;
-use crate::report::{BenchReport, Table, mib, print, tell, write_json};
+use crate::report::{BenchReport, Table, log_progress, mib, print, write_json};
 use crate::source;
 use crate::stats::Sorted;
-use ask::RecordsMeasurement;
+use queries::RecordsMeasurement;
 
-/// What was typed.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Transfers on record, comma separated; each number is measured by itself.
+    /// Transfers on record, comma separated. Each number is measured separately.
     #[arg(long, default_value = "1000,30000,1000000", value_delimiter = ',',
         value_parser = clap::value_parser!(u32).range(1000..=100_000_000))]
     transfers: Vec<u32>,
-    /// Clients that the transfers are of.
+    /// Number of clients of these transfers.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     clients: u32,
 }
 
-/// Measures, prints and writes.
 pub(crate) async fn run(args: &Args, bench: &Bench) -> anyhow::Result<()> {
     let head = bench.head(&bench.folder).await?;
     print(&head);
     let mut measured = Vec::new();
     for &n_transfers in &args.transfers {
         let folder = source::folder(&bench.folder)?;
-        tell(format!("making {n_transfers} transfers of {} clients", args.clients));
-        let filled = fill::fill(folder.path(), n_transfers, args.clients).await?;
+        log_progress(format!("creating {n_transfers} transfers of {} clients", args.clients));
+        let filled = generate::fill(folder.path(), n_transfers, args.clients).await?;
         source::settle(folder.path())?;
-        tell(format!("asking a server with {n_transfers} transfers on record"));
-        measured.push(ask::measure(bench, folder.path(), filled).await?);
+        log_progress(format!("querying a server with {n_transfers} transfers on record"));
+        measured.push(queries::measure(bench, folder.path(), filled).await?);
     }
     print(format!("\n{}", table(&measured)));
     print(NOTES);
@@ -45,14 +43,15 @@ pub(crate) async fn run(args: &Args, bench: &Bench) -> anyhow::Result<()> {
 }
 
 const NOTES: &str = "\
-Made through the records' own code, one row for each transfer, spread evenly over the last 60 days
-and over the clients: 90 % done, 8 % failed, 2 % cancelled. One download in ten lies on the disk, as
-an empty file.
+The records are created through the code of the server: one for each transfer, spread evenly over the
+last 60 days and the clients; 90 % done, 8 % failed, 2 % cancelled. One download in ten is on the disk,
+as an empty file.
 Start: from the start of the process until \"Ready.\". Lists: GET, as JSON, the first page of 100.
-Trigger: POST /api/v1/transfers for a client that is offline, with `queue`: answered once its record
-is durable. Each is cancelled before the next. All on one connection that is kept; ms are p50, and
-the longest behind it.
-Old ones: a server with KEEP_RECORDS=30d on the same records, which lets the older half go; then as many are made again.";
+Trigger: POST /api/v1/transfers for an offline client, with `queue`, answered when the record is
+durable, then cancelled. All requests use one connection. Figures in ms are the median and, in
+parentheses, the maximum.
+Old records: a server with KEEP_RECORDS=30d on the same records deletes the older half; then the same
+number is created again.";
 
 fn table(measured: &[RecordsMeasurement]) -> String {
     let sizes: Vec<String> = measured.iter().map(|one| one.filled.transfers.to_string()).collect();
@@ -66,25 +65,27 @@ fn table(measured: &[RecordsMeasurement]) -> String {
     row("  bytes for each", &|one| {
         (one.filled.bytes / u64::from(one.filled.transfers)).to_string()
     });
-    row("made at, records/s", &|one| {
+    row("created, records/s", &|one| {
         format!("{:.0}", f64::from(one.filled.transfers) / one.filled.seconds)
     });
     row("start of the server, ms", &|one| ms(&one.start_seconds));
     row("trigger, ms", &|one| ms(&one.trigger_seconds));
-    for (idx, name) in ask::QUESTIONS.iter().map(|(name, _)| name).enumerate() {
-        row(&format!("{name}, ms"), &|one| ms(&one.question_seconds[idx]));
+    for (idx, name) in queries::QUERIES.iter().map(|(name, _)| name).enumerate() {
+        row(&format!("{name}, ms"), &|one| ms(&one.query_seconds[idx]));
     }
-    row("old ones that left", &|one| one.thinned.forgotten.to_string());
-    row("  that stayed with their file", &|one| one.thinned.kept.to_string());
-    row("  took, s", &|one| format!("{:.1}", one.thinned.seconds));
-    row("  trigger meanwhile, ms", &|one| ms(&one.thinned.trigger_seconds));
-    row("  records.db afterwards, MiB", &|one| format!("{:.1}", mib(one.thinned.bytes)));
-    row("  and with as many made again", &|one| format!("{:.1}", mib(one.thinned.bytes_refilled)));
+    row("old records deleted", &|one| one.retention.forgotten.to_string());
+    row("  kept with their download", &|one| one.retention.kept.to_string());
+    row("  duration, s", &|one| format!("{:.1}", one.retention.seconds));
+    row("  trigger meanwhile, ms", &|one| ms(&one.retention.trigger_seconds));
+    row("  records.db afterwards, MiB", &|one| format!("{:.1}", mib(one.retention.bytes)));
+    row("    and after as many new records", &|one| {
+        format!("{:.1}", mib(one.retention.bytes_refilled))
+    });
     row("server, peak memory", &|one| human::size(one.peak_rss));
     table.to_string()
 }
 
-/// `0.82 (1.75)`: the middle one, and the longest.
+/// `0.82 (1.75)`: median and maximum.
 fn ms(seconds: &[f64]) -> String {
     let sorted = Sorted::of(seconds.iter().map(|seconds| seconds * 1e3));
     format!("{:.2} ({:.2})", sorted.percentile(50), sorted.max())

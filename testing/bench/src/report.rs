@@ -1,4 +1,4 @@
-//! What is printed and what is written: the head, aligned tables, and the raw figures as JSON.
+//! Output: the header, aligned tables, and the raw figures as JSON.
 
 use std::fmt;
 use std::fs;
@@ -10,25 +10,25 @@ use serde::Serialize;
 
 use crate::machine::Machine;
 
-/// What stands before every figure.
+/// The header of every report.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Head {
+pub(crate) struct ReportHead {
     pub(crate) machine: Machine,
     pub(crate) versions: Vec<String>,
-    /// How to measure it again.
+    /// The command that repeats the measurement.
     pub(crate) command: String,
 }
 
-/// A whole measurement, as it is written to a file.
+/// A complete measurement, as written to the JSON file.
 #[derive(Debug, Serialize)]
 pub(crate) struct BenchReport<'a, T> {
     pub(crate) mode: &'static str,
-    pub(crate) head: &'a Head,
+    pub(crate) head: &'a ReportHead,
     pub(crate) results: T,
 }
 
-/// Rows under headings. The first column and those whose heading starts with a blank hold text,
-/// which stands on the left.
+/// Rows under headings. The first column and columns whose heading starts with a space contain
+/// text, aligned left.
 #[derive(Clone, Debug)]
 pub(crate) struct Table {
     rows: Vec<Vec<String>>,
@@ -72,31 +72,30 @@ impl fmt::Display for Table {
     }
 }
 
-impl fmt::Display for Head {
+impl fmt::Display for ReportHead {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "machine   {}", self.machine.in_words())?;
+        writeln!(f, "machine   {}", self.machine.description())?;
         write!(f, "versions  {}", self.versions.join("; "))
     }
 }
 
-/// Writes the raw figures, if a file was asked for.
+/// Writes the raw figures if `--json` was given.
 pub(crate) fn write_json(file: Option<&Path>, report: &impl Serialize) -> anyhow::Result<()> {
     let Some(file) = file else { return Ok(()) };
     let text = serde_json::to_string_pretty(report)? + "\n";
     fs::write(file, text).with_context(|| file.display().to_string())
 }
 
-/// Figures go to standard output. Whoever read it may be gone; the file of `--json` still comes.
+/// Prints figures to standard output. If the reader is gone, the JSON file is still written.
 pub(crate) fn print(text: impl fmt::Display) {
     let _ = writeln!(io::stdout(), "{text}");
 }
 
-/// Talk goes to standard error: a measurement takes a while, and whoever waits is told.
-pub(crate) fn tell(text: impl fmt::Display) {
+/// Prints progress to standard error.
+pub(crate) fn log_progress(text: impl fmt::Display) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
-/// Bytes as MiB.
 pub(crate) fn mib(bytes: u64) -> f64 {
     #[allow(clippy::cast_precision_loss, reason = "one digit after the point is printed")]
     let bytes = bytes as f64;
@@ -108,11 +107,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn figures_stand_on_the_right_and_text_on_the_left() {
-        let mut table = Table::new(&["what", "MB/s", " assures"]);
+    fn figures_are_aligned_right_and_text_left() {
+        let mut table = Table::new(&["what", "MB/s", " guarantees"]);
         table.row(["filepull".into(), "1050".into(), "all".into()]);
         table.row(["scp".into(), "9".into(), "nothing".into()]);
-        let expected = "what      MB/s   assures\nfilepull  1050  all\nscp          9  nothing\n";
+        let expected =
+            "what      MB/s   guarantees\nfilepull  1050  all\nscp          9  nothing\n";
         assert_eq!(table.to_string(), expected);
     }
 }

@@ -1,52 +1,50 @@
 //! Single requests to a server with very many clients, records and waiting transfers.
 
-mod ask;
 mod data;
+mod requests;
 
 use serde::Serialize;
 
 use crate::Bench;
-use crate::report::{BenchReport, Table, print, tell, write_json};
+use crate::report::{BenchReport, Table, log_progress, print, write_json};
 use crate::stats::Sorted;
 use crate::targets;
-use ask::{Answers, Start};
-use data::{Cache, Size};
+use data::{DataCache, DataSize};
+use requests::{RequestTimes, StartTimes};
 
-/// What was typed.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Transfers on record that have ended.
+    /// Finished transfers on record.
     #[arg(long, default_value_t = 1_000_000,
         value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
     records: u32,
-    /// Known clients, all offline.
+    /// Known clients, which are all offline.
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(10..=1_000_000))]
     clients: u32,
     /// Transfers that wait for their clients, one for each of the first clients.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     waiting: u32,
-    /// Requests of each kind, by one caller and by all of several together.
+    /// Requests of each kind, by one caller and by several callers together.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    asks: u32,
+    requests: u32,
 }
 
-/// The measurements.
 #[derive(Debug, Serialize)]
 struct ScaleMeasurement {
-    starts: Vec<Start>,
-    answers: Vec<Answers>,
-    memory: Memory,
+    starts: Vec<StartTimes>,
+    answers: Vec<RequestTimes>,
+    memory: IdleMemory,
 }
 
-/// Resident memory of a server at rest, in bytes.
+/// Resident memory of an idle server, in bytes.
 #[derive(Clone, Copy, Debug, Serialize)]
-struct Memory {
+struct IdleMemory {
     without_clients: u64,
     with_clients: u64,
     clients: u32,
 }
 
-impl Memory {
+impl IdleMemory {
     fn kib_for_each(self) -> f64 {
         let more = self.with_clients.saturating_sub(self.without_clients);
         #[allow(clippy::cast_precision_loss, reason = "memory has fewer than 2^52 bytes")]
@@ -55,25 +53,24 @@ impl Memory {
     }
 }
 
-/// Measures, prints and writes.
 pub(crate) async fn run(args: &Args, bench: &Bench) -> anyhow::Result<()> {
-    let &Args { records, clients, waiting, asks: _ } = args;
+    let &Args { records, clients, waiting, requests: _ } = args;
     anyhow::ensure!(waiting < clients, "--waiting must be less than --clients");
     let head = bench.head(&bench.folder).await?;
     print(&head);
-    let cache = Cache::open(&bench.folder.join("scale"), &bench.programs.server).await?;
-    let whole = cache.data(Size { records, clients, waiting }).await?;
-    let only_clients = cache.data(Size { records: 0, clients, waiting: 0 }).await?;
-    let nothing = cache.data(Size { records: 0, clients: 0, waiting: 0 }).await?;
+    let cache = DataCache::open(&bench.folder.join("scale"), &bench.programs.server).await?;
+    let complete = cache.data(DataSize { records, clients, waiting }).await?;
+    let only_clients = cache.data(DataSize { records: 0, clients, waiting: 0 }).await?;
+    let nothing = cache.data(DataSize { records: 0, clients: 0, waiting: 0 }).await?;
     let program = &bench.programs.server;
-    tell("starting servers".to_owned());
-    let starts = ask::starts(program, &whole, waiting).await?;
-    let memory = Memory {
-        without_clients: ask::rss_at_rest(program, &nothing).await?,
-        with_clients: ask::rss_at_rest(program, &only_clients).await?,
+    log_progress("starting servers".to_owned());
+    let starts = requests::starts(program, &complete, waiting).await?;
+    let memory = IdleMemory {
+        without_clients: requests::rss_at_rest(program, &nothing).await?,
+        with_clients: requests::rss_at_rest(program, &only_clients).await?,
         clients,
     };
-    let answers = ask::all(program, &whole, args).await?;
+    let answers = requests::all(program, &complete, args).await?;
     let measured = ScaleMeasurement { starts, answers, memory };
     print(format!("\n{}", table(&measured)));
     print(figures(&measured));
@@ -85,18 +82,20 @@ pub(crate) async fn run(args: &Args, bench: &Bench) -> anyhow::Result<()> {
 }
 
 const NOTES: &str = "\
-Made through the records' own code and copied into the schema of the program under test; kept in the
-folder `scale` of --dir for the next run. One download in ten lies on the disk, as an empty file.
-Trigger: POST /api/v1/transfers for a client that is offline, with `queue`: answered once its record is
-durable; cancelled before the next. Join: POST for a client whose transfer waits. Every caller keeps one
-connection. A kind of request ends after 20 s even if not all were sent.
-Memory: resident after the first page of clients, with these clients on record and nothing else, less
-that of a server on an empty folder.";
+The records are created through the code of the server, copied into the schema of the program under
+test, and kept in the folder `scale` of --dir for the next run. One download in ten is on the disk, as
+an empty file.
+Trigger: POST /api/v1/transfers for an offline client, with `queue`, answered when the record is durable,
+then cancelled. Join: POST for a client with a waiting transfer. Every caller uses one connection. A kind
+of request ends after 20 s even if not all requests were sent.
+Memory: resident after the first page of clients, with only these clients on record, minus the memory of
+a server with an empty data folder.";
 
 fn table(measured: &ScaleMeasurement) -> String {
     let mut table = Table::new(&["ms", "alone: p50", "p99", "8 callers: p50", "p99", "  p99"]);
-    for Answers { name, alone, together } in &measured.answers {
-        let (alone, together) = (millis(alone), millis(together));
+    for RequestTimes { name, alone, together } in &measured.answers {
+        let alone = millis(alone);
+        let together = millis(together);
         let worst = alone.percentile(99).max(together.percentile(99));
         let figures = [&alone, &together].into_iter().flat_map(|sorted| {
             [50, 99].map(|percent| format!("{:.2}", sorted.percentile(percent)))
@@ -113,7 +112,7 @@ fn millis(seconds: &[f64]) -> Sorted {
 
 fn figures(measured: &ScaleMeasurement) -> String {
     let slowest =
-        |seconds: fn(&Start) -> f64| Sorted::of(measured.starts.iter().map(seconds)).max();
+        |seconds: fn(&StartTimes) -> f64| Sorted::of(measured.starts.iter().map(seconds)).max();
     let answered = slowest(|start| start.answered_seconds);
     let kib = measured.memory.kib_for_each();
     format!(

@@ -1,52 +1,52 @@
-//! One server, as a process, as an operator would start it.
+//! One server, as a process.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use filepull_testkit::Process;
-use filepull_testkit::process;
+use filepull_testkit::{Process, process};
 use serde_json::Value;
 
 /// A server that is ready.
 #[derive(Debug)]
 pub(crate) struct ServerProcess {
     pub(crate) process: Process,
-    /// Where operators ask, such as `http://127.0.0.1:8080`.
-    pub(crate) http: String,
-    /// Where agents dial.
-    pub(crate) agents: String,
+    pub(crate) http: SocketAddr,
+    pub(crate) agents: SocketAddr,
     pub(crate) data_dir: PathBuf,
 }
 
 impl ServerProcess {
-    /// Starts one on free ports; its files go to `server-data` in `folder`.
+    /// Starts a server on free ports. Its files are in `server-data` in `folder`.
     pub(crate) async fn start(program: &Path, folder: &Path) -> anyhow::Result<Self> {
         Self::start_with(&[], program, folder).await
     }
 
-    /// Starts one with these settings on top of, or instead of, the usual ones.
+    /// Starts a server with these settings, which override the defaults of the bench.
     pub(crate) async fn start_with(
         settings: &[(&str, &str)],
         program: &Path,
         folder: &Path,
     ) -> anyhow::Result<Self> {
-        let places = [("HTTP_ADDR", "127.0.0.1:0"), ("GRPC_ADDR", "127.0.0.1:0")];
-        Self::start_set(&[&places, settings].concat(), program, folder).await
+        let ports = [("HTTP_ADDR", "127.0.0.1:0"), ("GRPC_ADDR", "127.0.0.1:0")];
+        Self::start_on(&[&ports, settings].concat(), program, folder).await
     }
 
-    /// Starts one in the place of an earlier one that has ended: same ports, same files.
+    /// Starts a server that replaces an earlier one: same ports, same files.
     pub(crate) async fn start_again(
-        http: &str,
-        agents: &str,
+        http: SocketAddr,
+        agents: SocketAddr,
         program: &Path,
         folder: &Path,
     ) -> anyhow::Result<Self> {
-        let http = http.strip_prefix("http://").unwrap_or(http);
-        Self::start_set(&[("HTTP_ADDR", http), ("GRPC_ADDR", agents)], program, folder).await
+        let http = http.to_string();
+        let agents = agents.to_string();
+        let ports = [("HTTP_ADDR", http.as_str()), ("GRPC_ADDR", agents.as_str())];
+        Self::start_on(&ports, program, folder).await
     }
 
-    /// The last of several values for one setting counts.
-    async fn start_set(
+    /// Of several values for one setting the last counts.
+    async fn start_on(
         settings: &[(&str, &str)],
         program: &Path,
         folder: &Path,
@@ -60,9 +60,8 @@ impl ServerProcess {
         let ready: Value = serde_json::from_str(&process.says("\"server.ready\"").await?)?;
         let addr = |key: &str| {
             let text = ready[key].as_str().with_context(|| format!("no {key} in {ready}"))?;
-            anyhow::Ok(text.to_owned())
+            anyhow::Ok(text.parse::<SocketAddr>()?)
         };
-        let http = format!("http://{}", addr("http_addr")?);
-        Ok(Self { process, http, agents: addr("grpc_addr")?, data_dir })
+        Ok(Self { http: addr("http_addr")?, agents: addr("grpc_addr")?, process, data_dir })
     }
 }

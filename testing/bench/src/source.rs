@@ -1,4 +1,4 @@
-//! The files that are sent, and the folders in which a measurement happens.
+//! The files that are sent, and the temporary folders of a measurement.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -8,7 +8,6 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tempfile::TempDir;
 
-/// A file to be sent.
 #[derive(Clone, Debug)]
 pub(crate) struct SourceFile {
     pub(crate) path: PathBuf,
@@ -16,9 +15,9 @@ pub(crate) struct SourceFile {
 }
 
 impl SourceFile {
-    /// Makes a file of `size` noughts, which take no room: neither here, nor where many copies of it
-    /// go if that file system compresses. For measurements in which the contents play no part.
-    pub(crate) fn noughts(folder: &Path, size: u64) -> anyhow::Result<Self> {
+    /// Creates a sparse file of `size` zero bytes: it uses no disk space, and its copies use none
+    /// on a file system that compresses. For measurements that do not depend on the content.
+    pub(crate) fn zeros(folder: &Path, size: u64) -> anyhow::Result<Self> {
         fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
         let path = folder.join(format!("{size}.bin"));
         File::create(&path)
@@ -27,58 +26,57 @@ impl SourceFile {
         Ok(Self { path, size })
     }
 
-    /// Makes a file of `size` random bytes, which no program can compress, in `folder`, and waits
-    /// until it is on the disk.
-    pub(crate) fn make(folder: &Path, size: u64) -> anyhow::Result<Self> {
+    /// Creates a file of `size` random bytes in `folder`, which cannot be compressed, and syncs it.
+    pub(crate) fn create(folder: &Path, size: u64) -> anyhow::Result<Self> {
         fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
         let path = folder.join(format!("{size}.bin"));
-        let make = || {
+        let write = || {
             let mut file = File::create(&path)?;
             let mut block = vec![0; 1 << 20];
-            let mut left = size;
-            while 0 < left {
+            let mut remaining = size;
+            while 0 < remaining {
                 fastrand::fill(&mut block);
-                let len = usize::try_from(left).unwrap_or(usize::MAX).min(block.len());
+                let len = usize::try_from(remaining).unwrap_or(usize::MAX).min(block.len());
                 file.write_all(&block[..len])?;
-                left -= len as u64;
+                remaining -= len as u64;
             }
             file.sync_all()
         };
-        make().with_context(|| path.display().to_string())?;
+        write().with_context(|| path.display().to_string())?;
         Ok(Self { path, size })
     }
 
-    /// The name without its folder.
+    /// The file name without the folder.
     pub(crate) fn name(&self) -> String {
         self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
-    /// How long one transfer may take before the measurement is given up: whoever is slower than
-    /// 10 MB/s on loopback is stuck.
+    /// Maximum time for one transfer. Less than 10 MB/s over loopback means that a program hangs.
     pub(crate) fn limit(&self) -> Duration {
         Duration::from_secs(30 + self.size / 10_000_000)
     }
 
-    /// Does the copy have the size of the source? What its bytes are is for the tests.
+    /// Checks the size of a copy. (The tests check its content.)
     pub(crate) fn check_copy(&self, copy: &Path) -> anyhow::Result<()> {
         let found = fs::metadata(copy).with_context(|| copy.display().to_string())?.len();
-        let (path, size) = (copy.display(), self.size);
+        let path = copy.display();
+        let size = self.size;
         anyhow::ensure!(found == size, "{path} has {found} bytes instead of {size}");
         Ok(())
     }
 }
 
-/// Makes a folder in `parent` that is deleted at the end.
+/// Creates a folder in `parent` that is deleted when it is dropped.
 pub(crate) fn folder(parent: &Path) -> anyhow::Result<TempDir> {
     fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
-    // Servers with their own idea of the current folder are given paths of it.
+    // Programs with another current folder get paths in this folder.
     let parent = parent.canonicalize()?;
-    let made = tempfile::Builder::new().prefix("filepull-bench-").tempdir_in(&parent);
-    made.with_context(|| format!("making a folder in {}", parent.display()))
+    let created = tempfile::Builder::new().prefix("filepull-bench-").tempdir_in(&parent);
+    created.with_context(|| format!("creating a folder in {}", parent.display()))
 }
 
-/// Waits until the disk of `folder` has nothing more to write: what one program left behind must
-/// not be paid by the next.
+/// Waits until the disk of `folder` has written everything, so that one program's writes do not
+/// slow down the next program.
 pub(crate) fn settle(folder: &Path) -> anyhow::Result<()> {
     rustix::fs::syncfs(File::open(folder)?).with_context(|| folder.display().to_string())
 }

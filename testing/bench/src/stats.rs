@@ -1,11 +1,11 @@
-//! The few figures that stand for many measurements.
+//! Statistics of a series of measurements.
 
-/// Measurements in ascending order.
+/// Measurements, sorted in ascending order.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Sorted(Vec<f64>);
 
 impl Sorted {
-    /// Sorts what was measured. Without any measurement every figure is "not a number".
+    /// Without measurements every statistic is NaN.
     pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Self {
         let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_by(f64::total_cmp);
@@ -20,14 +20,14 @@ impl Sorted {
         self.at(self.0.len().wrapping_sub(1))
     }
 
-    /// The middle one, or the mean of the two in the middle.
+    /// The middle value, or the mean of the two middle values.
     pub(crate) fn median(&self) -> f64 {
         let n_values = self.0.len();
         self.at(n_values.wrapping_sub(1) / 2).midpoint(self.at(n_values / 2))
     }
 
-    /// The least value that `percent` of all values do not exceed (nearest rank): always one that
-    /// was measured.
+    /// The smallest value that at least `percent` % of all values do not exceed (nearest rank). It
+    /// is always a measured value.
     pub(crate) fn percentile(&self, percent: usize) -> f64 {
         let rank = (self.0.len() * percent).div_ceil(100);
         self.at(rank.saturating_sub(1))
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_median_is_the_middle_whatever_the_order() {
+    fn the_median_does_not_depend_on_the_order() {
         let check = |values: &[f64], median: f64| {
             assert_eq!(Sorted::of(values.iter().copied()).median(), median, "{values:?}");
         };
@@ -63,13 +63,13 @@ mod tests {
     }
 
     #[test]
-    fn the_ends_are_the_least_and_the_greatest() {
+    fn the_extremes_are_the_smallest_and_the_largest() {
         let sorted = Sorted::of([3.0, 1.0, 2.0]);
         assert_eq!((sorted.min(), sorted.max()), (1.0, 3.0));
     }
 
     #[test]
-    fn nothing_measured_is_not_a_number() {
+    fn a_series_without_measurements_is_nan() {
         let none = Sorted::of([]);
         assert!(none.median().is_nan() && none.max().is_nan() && none.percentile(50).is_nan());
     }

@@ -1,4 +1,4 @@
-//! One file from trigger to `done`, again and again, in turn with the peers.
+//! One file from trigger to `done`, repeatedly, in turn with other programs.
 
 use std::path::Path;
 
@@ -7,24 +7,23 @@ use filepull_core::human::{self, parse_size};
 use serde::Serialize;
 
 use crate::Bench;
-use crate::competitor::{self, Competitor, Run};
+use crate::competitor::{self, Competitor, TransferRun};
 use crate::peers::{self, Facts};
-use crate::product::{Ends, Product};
-use crate::report::{BenchReport, Table, mib, print, tell, write_json};
+use crate::product::{BothEnds, Product};
+use crate::report::{BenchReport, Table, log_progress, mib, print, write_json};
 use crate::source::{self, SourceFile};
 use crate::stats::Sorted;
 use crate::targets;
 
-/// What was typed.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Measured runs of each; before them one of the first size warms up.
+    /// Measured runs of each program and size, after one run that does not count.
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
-    /// Sizes of the file, comma separated.
+    /// File sizes, comma separated.
     #[arg(long, default_value = "100MiB", value_delimiter = ',', value_parser = parse_size)]
     size: Vec<u64>,
-    /// Run the other programs that are installed in turn with filepull: dd, rsync, scp, nginx.
+    /// Also measures the other programs that are installed: dd, rsync, scp, nginx.
     #[arg(long)]
     peers: bool,
 }
@@ -35,48 +34,47 @@ struct ThroughputSeries {
     #[serde(flatten)]
     facts: Facts,
     bytes: u64,
-    runs: Vec<Run>,
+    runs: Vec<TransferRun>,
 }
 
 #[derive(Debug, Serialize)]
 struct ThroughputResults {
     series: Vec<ThroughputSeries>,
     missing: Vec<String>,
-    peak_rss_bytes: Ends<u64>,
+    peak_rss_bytes: BothEnds<u64>,
 }
 
-/// Measures, prints and writes.
 pub(crate) async fn run(args: &Args, bench: &Bench) -> anyhow::Result<()> {
     let folder = source::folder(&bench.folder)?;
     let mut head = bench.head(folder.path()).await?;
     let mut sources = Vec::new();
     for &size in &args.size {
-        sources.push(SourceFile::make(&folder.path().join("source"), size)?);
+        sources.push(SourceFile::create(&folder.path().join("source"), size)?);
     }
     let first = sources.first().context("a size is needed")?;
     let product = Product::start(&bench.programs, folder.path(), first).await?;
-    let mut contestants = vec![Competitor::Product(Box::new(product))];
+    let mut competitors = vec![Competitor::Product(Box::new(product))];
     let mut missing = Vec::new();
     if args.peers {
         let started = peers::start_all(folder.path()).await;
-        contestants.extend(started.0.into_iter().map(|peer| Competitor::Peer(Box::new(peer))));
+        competitors.extend(started.0.into_iter().map(|peer| Competitor::Peer(Box::new(peer))));
         missing = started.1;
     }
-    let contestants = competitor::warm_up(contestants, first, &mut missing).await?;
+    let competitors = competitor::warm_up(competitors, first, &mut missing).await?;
 
-    head.versions.extend(contestants.iter().skip(1).map(|peer| peer.facts().version));
+    head.versions.extend(competitors.iter().skip(1).map(|peer| peer.facts().version));
     print(&head);
     for missing in &missing {
         print(format!("missing   {missing}"));
     }
     let mut series = Vec::new();
     for source in &sources {
-        let measured = in_turn(&contestants, source, args.runs, folder.path()).await?;
+        let measured = measure_in_turn(&competitors, source, args.runs, folder.path()).await?;
         print(format!("\n{}", table(&measured, source)));
         series.extend(measured);
     }
-    let peak_rss_bytes = competitor::end(contestants).await?;
-    let Ends { server, agent } = peak_rss_bytes.map(mib);
+    let peak_rss_bytes = competitor::end(competitors).await?;
+    let BothEnds { server, agent } = peak_rss_bytes.map(mib);
     print(format!(
         "filepull, peak memory of all runs: server {server:.1} MiB, agent {agent:.1} MiB"
     ));
@@ -86,32 +84,32 @@ pub(crate) async fn run(args: &Args, bench: &Bench) -> anyhow::Result<()> {
 }
 
 const NOTES: &str = "
-MB is 10^6 bytes; rates are the median, the least and the greatest of the runs.
-Time: filepull from the HTTP request (POST /api/v1/transfers?wait) to the answer that says `done`:
-recorded, sent, read twice at the source, SHA-256 at both ends, fsync, rename, fsync of the folder;
-the others from the start of their client program to its end. `server` is the end that is dialled.
-CPU: user and system, of whole processes and their children; the mean of all runs, because the
-clock behind it ticks every 10 ms.
-`filepull is`: its median rate over that program's. Before each run the disk is synced; each copy is
-checked by its size, then deleted.";
+MB is 10^6 bytes. The rates are the median, the minimum and the maximum of the runs.
+Time of filepull: from the HTTP request (POST /api/v1/transfers?wait) to the answer `done`: recorded,
+sent, read twice at the source, SHA-256 at both ends, fsync, rename, fsync of the folder. Time of the
+others: from the start of their client program to its end. `server` accepts the connection.
+CPU: user and system time of the processes and their children, as the mean of all runs, because its
+clock has a resolution of 10 ms.
+`filepull is`: its median rate divided by the rate of that program. The disk is synced before each run.
+Each copy is checked by its size, then deleted.";
 
-async fn in_turn(
-    contestants: &[Competitor],
+async fn measure_in_turn(
+    competitors: &[Competitor],
     source: &SourceFile,
     n_runs: u32,
     folder: &Path,
 ) -> anyhow::Result<Vec<ThroughputSeries>> {
-    let new = |contestant: &Competitor| ThroughputSeries {
-        facts: contestant.facts(),
+    let new = |competitor: &Competitor| ThroughputSeries {
+        facts: competitor.facts(),
         bytes: source.size,
         runs: Vec::new(),
     };
-    let mut series: Vec<ThroughputSeries> = contestants.iter().map(new).collect();
+    let mut series: Vec<ThroughputSeries> = competitors.iter().map(new).collect();
     for round in 1..=n_runs {
-        tell(format!("{}: round {round} of {n_runs}", human::size(source.size)));
-        for (contestant, series) in contestants.iter().zip(&mut series) {
+        log_progress(format!("{}: round {round} of {n_runs}", human::size(source.size)));
+        for (competitor, series) in competitors.iter().zip(&mut series) {
             source::settle(folder)?;
-            series.runs.push(contestant.measure(source).await?);
+            series.runs.push(competitor.measure(source).await?);
         }
     }
     Ok(series)
@@ -128,7 +126,7 @@ impl ThroughputSeries {
         Sorted::of(self.runs.iter().map(|run| self.megabytes() / run.seconds))
     }
 
-    /// CPU-seconds per GB: the server's, the client's.
+    /// Returns the CPU seconds per GB of server and client.
     fn cpu(&self) -> [f64; 2] {
         let gigabytes = self.runs.iter().map(|_| self.megabytes() / 1e3).sum::<f64>();
         let server = self.runs.iter().map(|run| run.server_cpu_seconds).sum::<f64>();
@@ -147,11 +145,11 @@ fn table(measured: &[ThroughputSeries], source: &SourceFile) -> String {
         "CPU-s/GB",
         "server",
         "client",
-        " assures",
+        " guarantees",
         " filepull is",
     ]);
     let Some((ours, peers)) = measured.split_first() else { return String::new() };
-    table.row(ours.cells(cpu_judged(ours)));
+    table.row(ours.cells(cpu_verdict(ours)));
     for peer in peers {
         let ratio = ours.rates().median() / peer.rates().median();
         table.row(peer.cells(compared(peer, ratio)));
@@ -161,26 +159,26 @@ fn table(measured: &[ThroughputSeries], source: &SourceFile) -> String {
 
 impl ThroughputSeries {
     fn cells(&self, last: String) -> impl Iterator<Item = String> {
-        let rates = self.rates();
-        let rates = [rates.median(), rates.min(), rates.max()].map(|rate| format!("{rate:.0}"));
+        let sorted = self.rates();
+        let rates = [sorted.median(), sorted.min(), sorted.max()].map(|rate| format!("{rate:.0}"));
         let [server, client] = self.cpu();
         let cpu = [server + client, server, client].map(|cpu| format!("{cpu:.2}"));
         let name = [self.facts.name.to_owned()];
-        name.into_iter().chain(rates).chain(cpu).chain([self.facts.assures.to_owned(), last])
+        name.into_iter().chain(rates).chain(cpu).chain([self.facts.guarantees.to_owned(), last])
     }
 }
 
-/// The floors are set for one size; other sizes are shown without a verdict.
-fn cpu_judged(ours: &ThroughputSeries) -> String {
+/// The targets are for one file size; other sizes have no verdict.
+fn cpu_verdict(ours: &ThroughputSeries) -> String {
     let cpu: f64 = ours.cpu().iter().sum();
     let judged = || format!("CPU {}", targets::CPU_PER_GB.verdict(cpu));
     if ours.bytes == targets::SIZE { judged() } else { String::new() }
 }
 
-/// `2.05 x (must be 1.3 or more: kept)`
+/// Returns text such as `2.05 x (target: at least 1.3: met)`.
 fn compared(peer: &ThroughputSeries, ratio: f64) -> String {
-    let must = peer.facts.must.filter(|_| peer.bytes == targets::SIZE);
-    let verdict = must.map(|must| must.verdict(ratio)).unwrap_or_default();
+    let target = peer.facts.target.filter(|_| peer.bytes == targets::SIZE);
+    let verdict = target.map(|target| target.verdict(ratio)).unwrap_or_default();
     format!("{ratio:.2} x {verdict}")
 }
 
@@ -191,15 +189,16 @@ mod tests {
 
     #[test]
     fn rates_are_in_millions_of_bytes_and_cpu_is_per_billion() {
-        let must = Some(Target::AtLeast(1.3));
-        let facts = Facts { name: "x", version: String::new(), assures: "", must };
-        let run = |seconds| Run { seconds, server_cpu_seconds: 0.1, client_cpu_seconds: 0.3 };
+        let target = Some(Target::AtLeast(1.3));
+        let facts = Facts { name: "x", version: String::new(), guarantees: "", target };
+        let run =
+            |seconds| TransferRun { seconds, server_cpu_seconds: 0.1, client_cpu_seconds: 0.3 };
         let runs = vec![run(0.1), run(0.2), run(0.4)];
         let series = ThroughputSeries { facts, bytes: 100_000_000, runs };
         assert_eq!(series.rates().median().round(), 500.0);
         assert_eq!(series.cpu().map(f64::round), [1.0, 3.0]);
-        assert_eq!(compared(&series, 1.25), "1.25 x ", "the floor is for another size");
+        assert_eq!(compared(&series, 1.25), "1.25 x ", "the target is for another size");
         let series = ThroughputSeries { bytes: targets::SIZE, ..series };
-        assert_eq!(compared(&series, 1.25), "1.25 x (must be 1.3 or more: MISSED)");
+        assert_eq!(compared(&series, 1.25), "1.25 x (target: at least 1.3: MISSED)");
     }
 }

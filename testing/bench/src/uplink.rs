@@ -1,11 +1,10 @@
-//! Control messages on a slow and lossy uplink: how long they take while nothing else is sent, and
-//! while a file is, on a connection of its own and on theirs.
+//! Response times of control messages on a slow and lossy uplink: without an upload, and with an
+//! upload on a separate or on the same connection.
 
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use filepull_core::human::parse_duration;
-use filepull_testkit::DEADLINE;
 use filepull_testkit::net::{
     Hosts, Link, Namespace, Network, SendReport, measure_sender, parse_rate,
 };
@@ -16,53 +15,52 @@ use tokio::time::sleep;
 use crate::Bench;
 use crate::agent::AgentProcess;
 use crate::product::{CLIENT, Product};
-use crate::report::{BenchReport, Table, print, tell, write_json};
+use crate::report::{BenchReport, Table, log_progress, print, write_json};
 use crate::server::ServerProcess;
 use crate::setup::Setup;
 use crate::source::{self, SourceFile};
 use crate::stats::Sorted;
 use crate::targets;
 
-/// What was typed.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The round trip.
+    /// Round trip time.
     #[arg(long, default_value = "100ms", value_parser = parse_duration)]
     rtt: Duration,
     /// Rates of the uplink, comma separated.
     #[arg(long, default_value = "5Mbit,2Mbit", value_delimiter = ',', value_parser = parse_rate)]
     rate: Vec<Option<u64>>,
-    /// Packets lost, of a hundred, on either way.
+    /// Packet loss in percent, in each direction.
     #[arg(long, default_value_t = 1.0)]
     loss_percent: f64,
-    /// What the router keeps of a sender that is too fast, as the time it takes to send it.
+    /// Buffer of the router for a sender that is too fast, as the time to send it.
     #[arg(long, default_value = "100ms", value_parser = parse_duration)]
     queue: Duration,
-    /// How long each is measured.
+    /// Duration of each measurement.
     #[arg(long, default_value = "40s", value_parser = parse_duration)]
     time: Duration,
     #[command(flatten)]
     hosts: Hosts,
 }
 
-/// Never sent to its end.
+/// Larger than what can be sent during a measurement.
 const SIZE: u64 = 1 << 30;
 
-/// The server pings this often, give or take 20 %.
+/// Interval of the server's pings, ± 20 %.
 const HEARTBEAT: &str = "200ms";
 
-/// And this often on a connection that carries a file: HTTP/2 takes turns frame by frame, so that a
-/// pong waits for a chunk. More pings than chunks would only wait for each other.
+/// Interval of pings on a connection that carries a file. HTTP/2 sends frames in turn, so a pong
+/// waits for a chunk, and more pings than chunks would wait for each other.
 const SHARED_HEARTBEAT: &str = "1s";
 
-/// Clients that are pinged: one packet of a hundred decides about the figure that is judged, so many
-/// are needed. They use a few percent of the line.
+/// Clients that are pinged. The 99th percentile needs many samples. Their pings use a few percent
+/// of the link.
 const N_CLIENTS: u32 = 8;
 
-/// Between the first bytes of an upload and the measurement: it has found its pace by then.
+/// Time from the first bytes of an upload to the measurement, until its rate is stable.
 const SETTLE: Duration = Duration::from_secs(5);
 
-/// What is sent meanwhile.
+/// The upload during the measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 enum UplinkMode {
     None,
@@ -86,37 +84,36 @@ impl UplinkMode {
     }
 }
 
-/// One line.
+/// The figures of one link.
 #[derive(Debug, Serialize)]
 struct UplinkMeasurement {
-    line: Link,
-    cases: Vec<Case>,
+    link: Link,
+    cases: Vec<UplinkCase>,
     plain_tcp: SendReport,
 }
 
 #[derive(Debug, Serialize)]
-struct Case {
+struct UplinkCase {
     upload: UplinkMode,
     round_trip_ms: Vec<f64>,
-    /// Of the file.
+    /// What arrived of the file.
     received: SendReport,
 }
 
-/// Measures, prints and writes.
 pub(crate) async fn run(args: &Args, bench: &Bench) -> anyhow::Result<()> {
     let folder = source::folder(&bench.folder)?;
     let head = bench.head(folder.path()).await?;
     print(&head);
-    let source = SourceFile::make(&folder.path().join("source"), SIZE)?;
+    let source = SourceFile::create(&folder.path().join("source"), SIZE)?;
     let network = Network::create(&args.hosts).await?;
     let mut measured = Vec::new();
     for &rate in &args.rate {
         let Args { rtt, loss_percent, queue, .. } = *args;
-        let line = Link { rtt, rate, loss_percent, queue };
-        tell(line.to_string());
-        let place = folder.path().join(measured.len().to_string());
-        let rig = Setup { bench, network: &network, source: &source, folder: &place };
-        measured.push(measure(&rig, line, args.time).await?);
+        let link = Link { rtt, rate, loss_percent, queue };
+        log_progress(link.to_string());
+        let run_folder = folder.path().join(measured.len().to_string());
+        let setup = Setup { bench, network: &network, source: &source, folder: &run_folder };
+        measured.push(measure(&setup, link, args.time).await?);
     }
     print(format!("\n{}", table(&measured)));
     print(NOTES);
@@ -131,45 +128,48 @@ struct UplinkResults<'a> {
 }
 
 const NOTES: &str = "\
-Round trip: from the server's ping on the session to the agent's pong, every single one, as the
-server logs it. It pings eight clients on the same line every 200 ms, so that there are enough of
-them; with shared only the one that sends, every second, because there a pong takes turns with
-chunks. Lost packets delay pings at rest too. separate: the file travels on a connection of its own,
-which is the default; shared: on that of the session (DATA_CONN=shared). MB/s: what arrived of the
-file meanwhile; plain TCP: one connection and nothing else on the line.";
+Round trip: from a ping of the server on the session to the pong of the agent, as logged by the server.
+It pings eight clients on the same link every 200 ms; with `shared` only the client that sends, every
+second, because its pongs and chunks are sent in turn. Lost packets delay pings without an upload too.
+separate: the file has its own connection (the default). shared: the file uses the connection of the
+session (DATA_CONN=shared). MB/s: what arrived of the file meanwhile. Plain TCP: one connection, alone on
+the link.";
 
-/// Measures one line.
-async fn measure(rig: &Setup<'_>, line: Link, time: Duration) -> anyhow::Result<UplinkMeasurement> {
+async fn measure(
+    setup: &Setup<'_>,
+    link: Link,
+    time: Duration,
+) -> anyhow::Result<UplinkMeasurement> {
     let mut cases = Vec::new();
-    std::fs::create_dir_all(rig.folder)?;
+    std::fs::create_dir_all(setup.folder)?;
     for upload in [UplinkMode::None, UplinkMode::Separate, UplinkMode::Shared] {
-        tell(format!("upload: {upload:?}"));
-        cases.push(case(rig, line, upload, time).await?);
+        log_progress(format!("upload: {upload:?}"));
+        cases.push(case(setup, link, upload, time).await?);
     }
-    let laid = line.apply(rig.network).await?;
-    let plain_tcp = measure_sender(rig.network, u64::MAX, time / 2).await?;
-    laid.remove(rig.network).await?;
-    Ok(UplinkMeasurement { line, cases, plain_tcp })
+    let linked = link.apply(setup.network).await?;
+    let plain_tcp = measure_sender(setup.network, u64::MAX, time / 2).await?;
+    linked.remove(setup.network).await?;
+    Ok(UplinkMeasurement { link, cases, plain_tcp })
 }
 
 async fn case(
-    rig: &Setup<'_>,
-    line: Link,
+    setup: &Setup<'_>,
+    link: Link,
     upload: UplinkMode,
     time: Duration,
-) -> anyhow::Result<Case> {
-    // Started before the line is there, or everything would wait for it.
-    let of_server = [
+) -> anyhow::Result<UplinkCase> {
+    // Started before the link has its delay: the start would wait for it.
+    let server_settings = [
         ("HEARTBEAT", upload.heartbeat()),
         ("LOG_LEVEL", "info,filepull_server::grpc::session=trace"),
     ];
-    let of_agent = [("DATA_CONN", upload.data_conn())];
-    let product = rig.start("product", &of_server, &of_agent).await?;
-    let others = start_others(rig, &product.server, upload).await?;
-    let laid = line.apply(rig.network).await?;
+    let agent_settings = [("DATA_CONN", upload.data_conn())];
+    let product = setup.start("product", &server_settings, &agent_settings).await?;
+    let others = start_others(setup, &product.server, upload).await?;
+    let linked = link.apply(setup.network).await?;
     let transfer = match upload {
         UplinkMode::None => None,
-        UplinkMode::Separate | UplinkMode::Shared => Some(begin(&product).await?),
+        UplinkMode::Separate | UplinkMode::Shared => Some(start_transfer(&product).await?),
     };
     sleep(SETTLE).await;
     let n_before = pongs(&product)?.len();
@@ -179,54 +179,54 @@ async fn case(
     let bytes = received(&product, transfer.as_deref()).await? - bytes_before;
     let seconds = began.elapsed().as_secs_f64();
     let round_trip_ms = pongs(&product)?.split_off(n_before);
-    laid.remove(rig.network).await?;
+    linked.remove(setup.network).await?;
     for agent in others {
         agent.process.kill().await?;
     }
     product.end().await?;
-    std::fs::remove_dir_all(rig.folder.join("product"))?;
-    Ok(Case { upload, round_trip_ms, received: SendReport { bytes, seconds } })
+    std::fs::remove_dir_all(setup.folder.join("product"))?;
+    Ok(UplinkCase { upload, round_trip_ms, received: SendReport { bytes, seconds } })
 }
 
-/// The clients that send nothing. With [`Upload::Shared`] there are none: what counts there is
-/// the line that the file is on.
+/// Starts the clients that send nothing. With [`UplinkMode::Shared`] there are none, because only
+/// the connection that carries the file is measured.
 async fn start_others(
-    rig: &Setup<'_>,
+    setup: &Setup<'_>,
     server: &ServerProcess,
     upload: UplinkMode,
 ) -> anyhow::Result<Vec<AgentProcess>> {
     let mut others = Vec::new();
     for number in (2..=N_CLIENTS).filter(|_| upload != UplinkMode::Shared) {
         let client = format!("client{number}");
-        let folder = rig.folder.join("product").join(&client);
+        let folder = setup.folder.join("product").join(&client);
         std::fs::create_dir_all(&folder)?;
-        let program = rig.network.command_in(Namespace::Agent, &rig.bench.programs.agent);
-        others.push(AgentProcess::start(program, &client, server, rig.source, &folder).await?);
+        let program = setup.network.command_in(Namespace::Agent, &setup.bench.programs.agent);
+        others.push(AgentProcess::start(program, &client, server, setup.source, &folder).await?);
     }
     Ok(others)
 }
 
-/// Starts a transfer; its id, once bytes of it arrive.
-async fn begin(product: &Product) -> anyhow::Result<String> {
-    let order = json!({ "client": CLIENT });
-    let transfer = product.http.post("/api/v1/transfers", &order, DEADLINE).await?.json()?;
+/// Starts a transfer. Returns its id after its first bytes have arrived.
+async fn start_transfer(product: &Product) -> anyhow::Result<String> {
+    let body = json!({ "client": CLIENT });
+    let transfer = product.http.post("/api/v1/transfers", &body).await?.success_json()?;
     let id = transfer["id"].as_str().context("a transfer has an id")?.to_owned();
     let process = &product.server.process;
     let has_begun = async || received(product, Some(&id)).await.is_ok_and(|bytes| 0 < bytes);
-    process.until("receive anything", has_begun).await?;
+    process.until("the first bytes", has_begun).await?;
     Ok(id)
 }
 
-/// How many bytes of the file have arrived.
+/// Returns how many bytes of the file have arrived.
 async fn received(product: &Product, transfer: Option<&str>) -> anyhow::Result<u64> {
     let Some(id) = transfer else { return Ok(0) };
     let path = format!("/api/v1/transfers/{id}");
-    let transfer = product.http.get(&path, DEADLINE).await?.json()?;
+    let transfer = product.http.get(&path).await?.success_json()?;
     anyhow::ensure!(transfer["state"] == "running", "the transfer does not run: {transfer:#}");
     transfer["bytes_done"].as_u64().context("a transfer has bytes")
 }
 
-/// Every round trip that the server has logged so far, in milliseconds.
+/// Returns every round trip in the server's log, in milliseconds.
 fn pongs(product: &Product) -> anyhow::Result<Vec<f64>> {
     Ok(product.server.process.said().iter().filter_map(|line| pong(line)).collect())
 }
@@ -240,25 +240,25 @@ fn pong(line: &str) -> Option<f64> {
 fn table(measured: &[UplinkMeasurement]) -> String {
     let mut table =
         Table::new(&["round trip, ms", " upload", "pings", "p50", "p99", "max", "MB/s", " p99 is"]);
-    for UplinkMeasurement { line, cases, plain_tcp } in measured {
+    for UplinkMeasurement { link, cases, plain_tcp } in measured {
         let rest = cases.first().map_or(f64::NAN, |idle| idle.sorted().percentile(99));
         for case in cases {
-            table.row([line.to_string()].into_iter().chain(case.cells(rest)));
+            table.row([link.to_string()].into_iter().chain(case.cells(rest)));
         }
         let rate = format!("{:.3}", plain_tcp.megabytes_per_second());
         let [none, names] = ["", "plain TCP"].map(str::to_owned);
         let blank = || none.clone();
-        table.row([line.to_string(), names, blank(), blank(), blank(), blank(), rate]);
+        table.row([link.to_string(), names, blank(), blank(), blank(), blank(), rate]);
     }
     table.to_string()
 }
 
-impl Case {
+impl UplinkCase {
     fn sorted(&self) -> Sorted {
         Sorted::of(self.round_trip_ms.iter().copied())
     }
 
-    /// `rest`: the 99th percentile while nothing is sent.
+    /// `rest`: the 99th percentile without an upload.
     fn cells(&self, rest: f64) -> [String; 7] {
         let sorted = self.sorted();
         let p99 = sorted.percentile(99);

@@ -1,6 +1,6 @@
 //! The command line: which promises to test, with which seed and counts.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use clap::Parser;
 use filepull_process::signal;
-use filepull_testkit::{Programs, process, tool};
+use filepull_testkit::{Programs, tool};
 use tokio::runtime::Builder;
 use tokio::time::timeout;
 
@@ -112,7 +112,7 @@ fn select(names: &[String]) -> anyhow::Result<Vec<&'static Promise>> {
 async fn run_trials(args: &Args, selected: &[&'static Promise]) -> anyhow::Result<ExitCode> {
     let own = std::env::current_exe()?;
     let own_folder = own.parent().context("a program is in a folder")?;
-    let programs = find_programs(args.bin_dir.as_deref().unwrap_or(own_folder))?;
+    let programs = Programs::in_folder(args.bin_dir.as_deref().unwrap_or(own_folder))?;
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(0..1_000_000));
     let mut rows = Vec::new();
     for &promise in selected {
@@ -160,11 +160,6 @@ async fn run_trial(row: &mut ReportRow, trial: Trial) {
         Ok(Err(error)) => PromiseVerdict::Broken(format!("{error:#}")),
         Err(_) => PromiseVerdict::Broken(format!("not finished after {} s", limit.as_secs())),
     };
-}
-
-fn find_programs(folder: &Path) -> anyhow::Result<Programs> {
-    let find = |name| anyhow::Ok(process::built(folder, name)?.canonicalize()?);
-    Ok(Programs { server: find("filepull")?, agent: find("filepull-agent")? })
 }
 
 fn exit_code(rows: &[ReportRow]) -> ExitCode {

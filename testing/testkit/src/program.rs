@@ -1,12 +1,13 @@
 //! A program under test: a task of the test, or a process of its own.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::{Process, soon};
+use crate::process::{self, Process};
+use crate::soon;
 
 /// The paths of both programs.
 #[derive(Clone, Debug)]
@@ -15,6 +16,14 @@ pub struct Programs {
     pub server: PathBuf,
     /// The path of `filepull-agent`.
     pub agent: PathBuf,
+}
+
+impl Programs {
+    /// Returns the programs in the build folder `folder`. Fails if one is missing.
+    pub fn in_folder(folder: &Path) -> anyhow::Result<Self> {
+        let find = |name| anyhow::Ok(process::built(folder, name)?.canonicalize()?);
+        Ok(Self { server: find("filepull")?, agent: find("filepull-agent")? })
+    }
 }
 
 impl Default for Programs {

@@ -1,4 +1,4 @@
-//! What is measured of one fleet, in the order of its life.
+//! The measurement of one fleet, in chronological order.
 
 use std::time::{Duration, Instant};
 
@@ -8,76 +8,74 @@ use tokio::time::sleep;
 use super::pulls::{Pulls, pull_all};
 use super::setup::FleetSetup;
 use crate::Bench;
-use crate::product::Ends;
-use crate::report::{mib, tell};
+use crate::product::BothEnds;
+use crate::report::{log_progress, mib};
 use crate::source::{self, SourceFile};
 
-/// Between the last connection and the time at rest.
+/// Time between the last connection and the idle period.
 const SETTLE: Duration = Duration::from_secs(3);
 
-/// Long enough for every client to be pinged at least once (every 15 s, give or take 20 %).
-pub(super) const REST: Duration = Duration::from_secs(32);
+/// Long enough to ping every client at least once (every 15 s, ± 20 %).
+pub(super) const IDLE_TIME: Duration = Duration::from_secs(32);
 
-/// One fleet.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct FleetMeasurement {
     pub(super) clients: u32,
-    /// Before the first agent dialled.
-    pub(super) empty_rss_bytes: Ends<u64>,
+    /// Before the first agent dials.
+    pub(super) empty_rss_bytes: BothEnds<u64>,
     pub(super) connect: Connect,
-    /// After the time at rest.
-    pub(super) rest_rss_bytes: Ends<u64>,
-    pub(super) rest_cpu_percent: Ends<f64>,
-    /// KiB for each client that a smaller fleet, the one measured before, did not have.
-    pub(super) added_kib: Option<Ends<f64>>,
-    /// From the word to kill the server until the next one was ready.
+    /// At the end of the idle period.
+    pub(super) rest_rss_bytes: BothEnds<u64>,
+    pub(super) rest_cpu_percent: BothEnds<f64>,
+    /// KiB for each client that the previous, smaller fleet did not have.
+    pub(super) added_kib: Option<BothEnds<f64>>,
+    /// From the kill of the server until the next one was ready.
     pub(super) restart_seconds: f64,
     pub(super) reconnect: Connect,
     pub(super) pulls: Pulls,
     /// Of the server since its restart, of the agents since their start.
-    pub(super) peak_rss_bytes: Ends<u64>,
+    pub(super) peak_rss_bytes: BothEnds<u64>,
 }
 
-/// All agents coming in.
+/// The connections of all agents.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct Connect {
     pub(super) seconds: f64,
-    pub(super) cpu_seconds: Ends<f64>,
-    /// Lines that broke, or had to be opened twice.
-    pub(super) lost_lines: usize,
+    pub(super) cpu_seconds: BothEnds<f64>,
+    /// Sessions that broke or were opened twice.
+    pub(super) lost_sessions: usize,
 }
 
-/// Measures one fleet from its start to its end.
 pub(super) async fn measure(bench: &Bench, n_clients: u32) -> anyhow::Result<FleetMeasurement> {
     let folder = source::folder(&bench.folder)?;
-    let source = SourceFile::make(&folder.path().join("source"), super::SIZE)?;
-    let mut rig =
+    let source = SourceFile::create(&folder.path().join("source"), super::SIZE)?;
+    let mut setup =
         FleetSetup::start(&bench.programs.server, folder.path(), &source, n_clients).await?;
-    let empty_rss_bytes = rig.rss()?;
-    tell(format!("{n_clients} clients connect"));
-    let before = rig.cpu_seconds()?;
+    let empty_rss_bytes = setup.rss()?;
+    log_progress(format!("{n_clients} clients connect"));
+    let before = setup.cpu_seconds()?;
     let began = Instant::now();
-    rig.dial().await?;
-    let mut connect = completed(&rig, began, before).await?;
+    setup.dial().await?;
+    let mut connect = completed(&setup, began, before).await?;
     sleep(SETTLE).await;
-    tell(format!("{n_clients} clients at rest"));
-    let rest_cpu_percent = at_rest(&rig).await?;
-    let rest_rss_bytes = rig.rss()?;
-    connect.lost_lines = rig.lost_lines()?;
+    log_progress(format!("{n_clients} clients idle"));
+    let rest_cpu_percent = idle_cpu_percent(&setup).await?;
+    let rest_rss_bytes = setup.rss()?;
+    connect.lost_sessions = setup.lost_sessions()?;
 
-    tell(format!("{n_clients} clients lose the server"));
+    log_progress(format!("{n_clients} clients lose the server"));
     let killed = Instant::now();
-    rig.replace_server().await?;
+    setup.replace_server().await?;
     let restart_seconds = killed.elapsed().as_secs_f64();
-    let mut reconnect = completed(&rig, Instant::now(), rig.cpu_seconds()?).await?;
+    let mut reconnect = completed(&setup, Instant::now(), setup.cpu_seconds()?).await?;
     sleep(SETTLE).await;
-    reconnect.lost_lines = rig.lost_lines()?;
+    reconnect.lost_sessions = setup.lost_sessions()?;
 
-    tell(format!("{n_clients} clients send a file each"));
+    log_progress(format!("{n_clients} clients send a file each"));
     source::settle(folder.path())?;
-    let pulls = pull_all(&rig, &source).await?;
-    let peak_rss_bytes = rig.peak_rss()?;
-    rig.end().await?;
+    let pulls = pull_all(&setup, &source).await?;
+    let peak_rss_bytes = setup.peak_rss()?;
+    setup.end().await?;
     Ok(FleetMeasurement {
         clients: n_clients,
         empty_rss_bytes,
@@ -93,37 +91,42 @@ pub(super) async fn measure(bench: &Bench, n_clients: u32) -> anyhow::Result<Fle
 }
 
 impl FleetMeasurement {
-    /// Memory of each client at rest, in KiB.
-    pub(super) fn kib(&self) -> Ends<f64> {
+    /// Memory of each idle client, in KiB.
+    pub(super) fn kib(&self) -> BothEnds<f64> {
         let grown = self.rest_rss_bytes.map(kib).less(self.empty_rss_bytes.map(kib));
         grown.map(|grown| grown / f64::from(self.clients))
     }
 
-    /// Memory at rest of each client that a smaller fleet did not have, in KiB.
-    pub(super) fn added_kib(&self, smaller: &Self) -> Ends<f64> {
+    /// Memory of each idle client that the smaller fleet did not have, in KiB.
+    pub(super) fn added_kib(&self, smaller: &Self) -> BothEnds<f64> {
         let n_added = f64::from(self.clients) - f64::from(smaller.clients);
         let added = self.rest_rss_bytes.map(kib).less(smaller.rest_rss_bytes.map(kib));
         added.map(|added| added / n_added)
     }
 
-    /// What all together took, as milliseconds for each client.
+    /// Returns the milliseconds for each client.
     pub(super) fn each_ms(&self, seconds: f64) -> f64 {
         seconds * 1e3 / f64::from(self.clients)
     }
 }
 
-async fn completed(rig: &FleetSetup, began: Instant, before: Ends<f64>) -> anyhow::Result<Connect> {
-    rig.complete().await?;
+async fn completed(
+    setup: &FleetSetup,
+    began: Instant,
+    before: BothEnds<f64>,
+) -> anyhow::Result<Connect> {
+    setup.wait_until_online().await?;
     let seconds = began.elapsed().as_secs_f64();
-    let cpu_seconds = rig.cpu_seconds()?.less(before);
-    Ok(Connect { seconds, cpu_seconds, lost_lines: 0 })
+    let cpu_seconds = setup.cpu_seconds()?.less(before);
+    Ok(Connect { seconds, cpu_seconds, lost_sessions: 0 })
 }
 
-/// Percent of a core while nobody wants anything.
-async fn at_rest(rig: &FleetSetup) -> anyhow::Result<Ends<f64>> {
-    let (before, began) = (rig.cpu_seconds()?, Instant::now());
-    sleep(REST).await;
-    let used = rig.cpu_seconds()?.less(before);
+/// Returns the CPU of the idle fleet, in percent of one core.
+async fn idle_cpu_percent(setup: &FleetSetup) -> anyhow::Result<BothEnds<f64>> {
+    let before = setup.cpu_seconds()?;
+    let began = Instant::now();
+    sleep(IDLE_TIME).await;
+    let used = setup.cpu_seconds()?.less(before);
     let seconds = began.elapsed().as_secs_f64();
     Ok(used.map(|used| used / seconds * 100.0))
 }

@@ -1,16 +1,16 @@
-//! The figures as they are printed: a row for each, a column for each size of the fleet.
+//! The table: a row for each figure, a column for each size of the fleet.
 
 use super::measure::FleetMeasurement;
-use crate::product::Ends;
+use crate::product::BothEnds;
 use crate::report::{Table, mib};
 use crate::stats::Sorted;
 use crate::targets::{self, Target};
 
-/// A figure: its name, how many digits after the point, its floor.
+/// A figure: name, decimals and target.
 struct FleetRow {
     name: &'static str,
     digits: usize,
-    must: Option<Target>,
+    target: Option<Target>,
     figure: fn(&FleetMeasurement) -> f64,
 }
 
@@ -18,25 +18,26 @@ pub(super) fn table(measured: &[FleetMeasurement]) -> String {
     let sizes: Vec<String> = measured.iter().map(|fleet| fleet.clients.to_string()).collect();
     let mut headings = vec!["clients"];
     headings.extend(sizes.iter().map(String::as_str));
-    headings.push(" must");
+    headings.push(" target");
     let mut table = Table::new(&headings);
     let judged = measured.iter().find(|fleet| fleet.clients == targets::FLEET);
-    for FleetRow { name, digits, must, figure } in rows() {
+    for FleetRow { name, digits, target, figure } in rows() {
         let cells = measured.iter().map(|fleet| cell(figure(fleet), digits));
-        let verdict = must.zip(judged).map(|(must, fleet)| must.verdict(figure(fleet)));
+        let verdict = target.zip(judged).map(|(target, fleet)| target.verdict(figure(fleet)));
         table.row([name.to_owned()].into_iter().chain(cells).chain(verdict));
     }
     table.to_string()
 }
 
-/// Nothing, where there is nothing to say.
+/// Returns an empty text for NaN.
 fn cell(figure: f64, digits: usize) -> String {
     if figure.is_nan() { String::new() } else { format!("{figure:.digits$}") }
 }
 
 fn rows() -> Vec<FleetRow> {
-    let row = |name, digits, figure| FleetRow { name, digits, must: None, figure };
-    let judged = |name, digits, must, figure| FleetRow { name, digits, must: Some(must), figure };
+    let row = |name, digits, figure| FleetRow { name, digits, target: None, figure };
+    let judged =
+        |name, digits, target, figure| FleetRow { name, digits, target: Some(target), figure };
     vec![
         judged("server, KiB for each", 1, targets::CLIENT_KIB, |f| f.kib().server),
         row("  added, KiB for each", 1, |f| added(f).server),
@@ -45,15 +46,15 @@ fn rows() -> Vec<FleetRow> {
         judged("connected, s", 2, targets::CONNECT_SECONDS, |f| f.connect.seconds),
         row("  server, CPU ms for each", 3, |f| f.each_ms(f.connect.cpu_seconds.server)),
         row("  agents, CPU ms for each", 3, |f| f.each_ms(f.connect.cpu_seconds.agent)),
-        judged("  lines lost", 0, targets::NONE_LOST, |f| count(f.connect.lost_lines)),
-        judged("at rest, server, % of a core", 2, targets::REST_PERCENT, |f| {
+        judged("  sessions lost", 0, targets::NONE_LOST, |f| count(f.connect.lost_sessions)),
+        judged("idle, server, % of a core", 2, targets::REST_PERCENT, |f| {
             f.rest_cpu_percent.server
         }),
         row("  agents, % of a core", 2, |f| f.rest_cpu_percent.agent),
-        row("server lost, s until it is ready", 2, |f| f.restart_seconds),
+        row("server lost, s until the new one is ready", 2, |f| f.restart_seconds),
         row("  connected again, s", 2, |f| f.reconnect.seconds),
         row("  server, CPU ms for each", 3, |f| f.each_ms(f.reconnect.cpu_seconds.server)),
-        judged("  lines lost", 0, targets::NONE_LOST, |f| count(f.reconnect.lost_lines)),
+        judged("  sessions lost", 0, targets::NONE_LOST, |f| count(f.reconnect.lost_sessions)),
         judged("pulls, files/s", 0, targets::FILES_PER_SECOND, files_per_second),
         row("  p50, ms", 1, |f| pull_ms(f).percentile(50)),
         row("  p99, ms", 1, |f| pull_ms(f).percentile(99)),
@@ -64,8 +65,8 @@ fn rows() -> Vec<FleetRow> {
     ]
 }
 
-fn added(fleet: &FleetMeasurement) -> Ends<f64> {
-    fleet.added_kib.unwrap_or(Ends { server: f64::NAN, agent: f64::NAN })
+fn added(fleet: &FleetMeasurement) -> BothEnds<f64> {
+    fleet.added_kib.unwrap_or(BothEnds { server: f64::NAN, agent: f64::NAN })
 }
 
 fn files_per_second(fleet: &FleetMeasurement) -> f64 {

@@ -1,7 +1,7 @@
-//! The worst case: every upload that may run does, and the disk takes nothing any more.
+//! The worst case: the maximum number of uploads, while the disk accepts no more writes.
 //!
-//! The disk is a file with a file system of its own, which is frozen: whoever writes to it waits in
-//! the kernel, as for a disk that does not answer.
+//! The disk is an image with a file system that is frozen: a write waits in the kernel, as for a
+//! disk that does not respond.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -11,93 +11,100 @@ use filepull_testkit::{DEADLINE, process};
 use serde::Serialize;
 use tokio::time::sleep;
 
-use super::crowd::Crowd;
+use super::many_clients::ManyClients;
 use crate::Bench;
-use crate::product::Ends;
-use crate::report::tell;
+use crate::product::BothEnds;
+use crate::report::log_progress;
 use crate::source::{self, SourceFile};
 
-/// Uploads at once: MAX_RUNNING, as it is by default.
+/// Concurrent uploads: the default of MAX_RUNNING.
 pub(super) const N_CLIENTS: u32 = 20;
 
-/// STREAM_WINDOW, as it is by default.
+/// The default of STREAM_WINDOW.
 pub(super) const WINDOW: u64 = 16 << 20;
 
-/// What each of so many uploads holds besides what its window allows: a batch that is being
-/// written, and one that waits.
+/// Memory of each upload besides its window: a batch that is being written, and a batch that waits.
 pub(super) const BATCHES: u64 = 2 * (256 << 10);
 
-/// Large enough that no upload ends before all have begun.
+/// Large enough that no upload ends before all have started.
 const SIZE: u64 = 1 << 30;
 
-/// Room for all of it, though little of it is ever written.
+/// Space for all files, though only a small part is written.
 const DISK: u64 = 64 << 30;
 
-/// The memory of the server must not have grown for this long.
-const CALM: Duration = Duration::from_secs(5);
+/// The memory of the server must not grow for this time.
+const STABLE_TIME: Duration = Duration::from_secs(5);
 
-/// Less than the server waits for a byte until it gives an upload up.
+/// Shorter than the timeout of the server for an upload without progress.
 const LIMIT: Duration = Duration::from_secs(45);
 
-/// The folder of a disk, before the number of the process.
+/// The name of the mount folder, without the process id.
 const NAME: &str = "stalling-disk-";
 
-/// One way of connecting.
+/// The figures of one kind of data connection.
 #[derive(Debug, Serialize)]
-pub(super) struct Stalled {
+pub(super) struct StalledMeasurement {
     pub(super) data_conn: &'static str,
-    /// Connected, before the transfers.
-    pub(super) before: Ends<u64>,
-    pub(super) peak: Ends<u64>,
+    /// After the connections, before the transfers.
+    pub(super) before: BothEnds<u64>,
+    pub(super) peak: BothEnds<u64>,
 }
 
-/// A disk that can be stopped.
+/// A disk that can be frozen.
 #[derive(Debug)]
 struct StalledDisk {
     mount: PathBuf,
 }
 
-/// Lets the disk stall under all uploads, and waits until the server holds as much as it ever will.
-pub(super) async fn measure(bench: &Bench, data_conn: &'static str) -> anyhow::Result<Stalled> {
-    anyhow::ensure!(rustix::process::getuid().is_root(), "a disk of our own needs root");
+/// Freezes the disk during all uploads, and waits until the memory of the server stops growing.
+pub(super) async fn measure(
+    bench: &Bench,
+    data_conn: &'static str,
+) -> anyhow::Result<StalledMeasurement> {
+    anyhow::ensure!(rustix::process::getuid().is_root(), "a separate disk needs root");
     let folder = source::folder(&bench.folder)?;
-    let source = SourceFile::make(&folder.path().join("source"), SIZE)?;
+    let source = SourceFile::create(&folder.path().join("source"), SIZE)?;
     remove_leftovers(&bench.folder)?;
     let disk = StalledDisk::make(folder.path()).await?;
-    let places = (disk.mount.as_path(), folder.path());
-    let crowd = Crowd::start(&bench.programs, places, &source, N_CLIENTS, data_conn).await?;
-    let before = crowd.peak_rss()?;
-    let ids = crowd.begin_all().await?;
-    let process = &crowd.server.process;
-    let all_run = async || match crowd.written(&ids).await {
+    let folders = (disk.mount.as_path(), folder.path());
+    let many_clients =
+        ManyClients::start(&bench.programs, folders, &source, N_CLIENTS, data_conn).await?;
+    let before = many_clients.peak_rss()?;
+    let ids = many_clients.begin_all().await?;
+    let process = &many_clients.server.process;
+    let all_run = async || match many_clients.written(&ids).await {
         Ok(written) => written.iter().all(|&bytes| 0 < bytes),
         Err(_) => false,
     };
-    process.until("receive from all", all_run).await?;
+    process.until("bytes from every agent", all_run).await?;
     disk.freeze().await?;
-    tell(format!("the disk stalls under {N_CLIENTS} uploads, data connection {data_conn}"));
-    calm(&crowd).await?;
-    let peak = crowd.peak_rss()?;
-    let written = crowd.written(&ids).await?;
-    sleep(CALM).await;
-    anyhow::ensure!(written == crowd.written(&ids).await?, "the disk does not stall");
+    log_progress(format!("the disk stalls under {N_CLIENTS} uploads, data connection {data_conn}"));
+    wait_until_stable(&many_clients).await?;
+    let peak = many_clients.peak_rss()?;
+    let written = many_clients.written(&ids).await?;
+    sleep(STABLE_TIME).await;
+    anyhow::ensure!(written == many_clients.written(&ids).await?, "the disk does not stall");
     disk.thaw().await?;
-    crowd.end().await?;
-    Ok(Stalled { data_conn, before, peak })
+    many_clients.end().await?;
+    Ok(StalledMeasurement { data_conn, before, peak })
 }
 
-/// Waits until the server has stopped growing.
-async fn calm(crowd: &Crowd) -> anyhow::Result<()> {
+/// Waits until the memory of the server stops growing.
+async fn wait_until_stable(many_clients: &ManyClients) -> anyhow::Result<()> {
     let began = Instant::now();
-    let mut most = crowd.server.process.rss()?;
+    let mut highest = many_clients.server.process.rss()?;
     let mut grown = Instant::now();
-    while grown.elapsed() < CALM {
+    while grown.elapsed() < STABLE_TIME {
         sleep(Duration::from_millis(100)).await;
-        let now = crowd.server.process.rss()?;
-        if most < now {
-            (most, grown) = (now, Instant::now());
+        let now = many_clients.server.process.rss()?;
+        if highest < now {
+            highest = now;
+            grown = Instant::now();
         }
-        anyhow::ensure!(began.elapsed() < LIMIT, "the server does not stop growing: {most} bytes");
+        anyhow::ensure!(
+            began.elapsed() < LIMIT,
+            "the server does not stop growing: {highest} bytes"
+        );
     }
     Ok(())
 }
@@ -128,14 +135,15 @@ impl Drop for StalledDisk {
     }
 }
 
-/// Thaws it first, or whoever waits for it could not even be killed. It may be thawed already.
+/// Thaws the disk first: a process that waits for it cannot even be killed. The disk may be thawed
+/// already.
 fn unmount(mount: &Path) {
     for (tool, flag) in [("fsfreeze", "-u"), ("umount", "-l")] {
         let _ = std::process::Command::new(tool).arg(flag).arg(mount).output();
     }
 }
 
-/// Unmounts the disks of runs that were killed.
+/// Unmounts the disks of earlier runs that were killed.
 fn remove_leftovers(folder: &Path) -> anyhow::Result<()> {
     let folder = folder.canonicalize()?;
     let mounts = std::fs::read_to_string("/proc/self/mounts")?;
@@ -145,7 +153,7 @@ fn remove_leftovers(folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Every disk of ours beneath `folder`, and which process mounted it.
+/// Returns every mounted disk of this program in `folder`, with the process that mounted it.
 fn leftovers<'a>(mounts: &'a str, folder: &Path) -> impl Iterator<Item = (&'a Path, u32)> {
     mounts.lines().filter_map(move |line| {
         let mount = Path::new(line.split(' ').nth(1)?);
@@ -165,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_disks_of_ours_are_leftovers() {
+    fn only_disks_of_this_program_are_leftovers() {
         let mounts = "/dev/loop0 /b/filepull-bench-x/stalling-disk-42 ext4 rw 0 0\n\
                       /dev/loop1 /c/stalling-disk-43 ext4 rw 0 0\n\
                       /dev/loop2 /b/data ext4 rw 0 0\n";

@@ -1,5 +1,5 @@
-//! The disk itself: `dd` copies the file and syncs it, no network at all. Whoever syncs cannot be
-//! much faster, and where this is slow nobody else's fsync is to blame.
+//! The disk alone: `dd` copies the file and calls fsync, without a network. It is the upper bound
+//! for every program that calls fsync.
 
 use std::path::Path;
 
@@ -14,8 +14,8 @@ pub(super) async fn start(folder: &Path) -> anyhow::Result<Peer> {
     let facts = Facts {
         name: "dd conv=fsync, no network",
         version: version(&program, "--version", 3).await?,
-        assures: "synced",
-        must: None,
+        guarantees: "synced",
+        target: None,
     };
     let target = inbox.clone();
     let copy = move |source: &SourceFile, name: &str| {

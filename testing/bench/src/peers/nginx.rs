@@ -1,4 +1,4 @@
-//! `curl -T` to nginx: the file is put by HTTP/1.1 and renamed at the end.
+//! `curl -T` to nginx: an HTTP/1.1 PUT, and a rename at the end.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,8 @@ use crate::source::SourceFile;
 use crate::targets::Target;
 
 pub(super) async fn start(folder: &Path) -> anyhow::Result<Peer> {
-    let (nginx, curl) = (find("nginx")?, find("curl")?);
+    let nginx = find("nginx")?;
+    let curl = find("curl")?;
     let (home, inbox) = folders(folder, "nginx")?;
     let port = free_port()?;
     let config_path = home.join("nginx.conf");
@@ -24,8 +25,8 @@ pub(super) async fn start(folder: &Path) -> anyhow::Result<Peer> {
     let facts = Facts {
         name: "curl -T to nginx",
         version: versions.join("; "),
-        assures: "nothing, not synced",
-        must: Some(Target::AtLeast(0.6)),
+        guarantees: "nothing, not synced",
+        target: Some(Target::AtLeast(0.6)),
     };
     let copy = move |source: &SourceFile, name: &str| {
         let mut command = process::command(&curl);
@@ -36,7 +37,7 @@ pub(super) async fn start(folder: &Path) -> anyhow::Result<Peer> {
     Ok(Peer { facts, inbox, daemon: Some(daemon), copy: Box::new(copy) })
 }
 
-/// One process, so that no worker outlives it. The buffer is large to its advantage.
+/// A single process, so that no worker survives it. The large buffer is to nginx's advantage.
 fn config(home: &Path, port: u16) -> String {
     let home = home.display();
     format!(

@@ -1,5 +1,4 @@
-//! An rsync daemon, from which the file is pulled whole and under a new name: no delta, no
-//! compression.
+//! An rsync daemon. The complete file is pulled under a new name, without delta and compression.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +13,7 @@ pub(super) async fn start(folder: &Path) -> anyhow::Result<Peer> {
     let program = find("rsync")?;
     let (home, inbox) = folders(folder, "rsync")?;
     let port = free_port()?;
-    // As root it would become `nobody`, who may not see our folder; others cannot become anybody.
+    // As root, rsync would switch to an unprivileged user, who may not read this folder.
     let user = if rustix::process::getuid().is_root() { "uid = 0\ngid = 0\n" } else { "" };
     let shared = folder.display();
     let config = format!(
@@ -31,10 +30,11 @@ pub(super) async fn start(folder: &Path) -> anyhow::Result<Peer> {
     let facts = Facts {
         name: "rsync daemon",
         version: version(&program, "--version", 3).await?,
-        assures: "its own checksum, not synced",
-        must: Some(Target::AtLeast(1.3)),
+        guarantees: "its own checksum, not synced",
+        target: Some(Target::AtLeast(1.3)),
     };
-    let (root, target) = (folder.to_owned(), inbox.clone());
+    let root = folder.to_owned();
+    let target = inbox.clone();
     let copy = move |source: &SourceFile, name: &str| {
         let path = source.path.strip_prefix(&root).unwrap_or(&source.path);
         let mut command = process::command(&program);

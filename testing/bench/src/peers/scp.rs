@@ -1,4 +1,4 @@
-//! scp from an sshd of our own, with keys of our own, and the fastest cipher both have.
+//! scp from a separate sshd with its own keys, and the fastest common cipher.
 
 use std::fs;
 use std::path::Path;
@@ -9,11 +9,14 @@ use super::{Facts, Peer, find, folders, free_port, version};
 use crate::source::SourceFile;
 use crate::targets::Target;
 
-/// In hardware on every machine of the last ten years; the default is slower.
+/// Supported by the CPUs of the last ten years; faster than the default.
 const CIPHER: &str = "aes128-gcm@openssh.com";
 
 pub(super) async fn start(folder: &Path) -> anyhow::Result<Peer> {
-    let (scp, ssh, sshd, keygen) = (find("scp")?, find("ssh")?, find("sshd")?, find("ssh-keygen")?);
+    let scp = find("scp")?;
+    let ssh = find("ssh")?;
+    let sshd = find("sshd")?;
+    let keygen = find("ssh-keygen")?;
     let (home, inbox) = folders(folder, "ssh")?;
     for key in ["host_key", "user_key"] {
         let mut command = process::command(&keygen);
@@ -24,7 +27,7 @@ pub(super) async fn start(folder: &Path) -> anyhow::Result<Peer> {
     let config_path = home.join("sshd_config");
     fs::write(&config_path, config(&home, port))?;
     if rustix::process::getuid().is_root() {
-        // sshd refuses to run as root without this empty folder; its service makes it, too.
+        // sshd does not run as root without this empty folder, which its service creates.
         fs::create_dir_all("/run/sshd")?;
     }
     let mut command = process::command(&sshd);
@@ -35,10 +38,11 @@ pub(super) async fn start(folder: &Path) -> anyhow::Result<Peer> {
     let facts = Facts {
         name: "scp",
         version: version(&ssh, "-V", 1).await?,
-        assures: "encrypted, not synced",
-        must: Some(Target::AtLeast(3.0)),
+        guarantees: "encrypted, not synced",
+        target: Some(Target::AtLeast(3.0)),
     };
-    let (key, target) = (home.join("user_key"), inbox.clone());
+    let key = home.join("user_key");
+    let target = inbox.clone();
     let copy = move |source: &SourceFile, name: &str| {
         let mut command = process::command(&scp);
         command.args(["-q", "-B", "-F", "/dev/null", "-c", CIPHER, "-P", &port.to_string()]);

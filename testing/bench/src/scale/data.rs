@@ -1,6 +1,5 @@
 //! Data folders of a given size, generated once for each schema and kept for the next run.
 
-use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -12,19 +11,19 @@ use filepull_server::data_folder::RECORDS_FOLDER;
 use filepull_server::records::Records;
 use rusqlite::Connection;
 
-use crate::records::fill::{at_once, client, fill_records, store};
-use crate::report::tell;
+use crate::records::generate::{client, create_downloads, fill_records, run_all};
+use crate::report::log_progress;
 use crate::server::ServerProcess;
 
-/// What a data folder holds.
+/// The content of a data folder.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Size {
+pub(super) struct DataSize {
     pub(super) records: u32,
     pub(super) clients: u32,
     pub(super) waiting: u32,
 }
 
-impl Size {
+impl DataSize {
     fn name(self) -> String {
         let Self { records, clients, waiting } = self;
         format!("{records}-{clients}-{waiting}")
@@ -37,15 +36,15 @@ const TABLES: [&str; 2] = ["clients", "transfers"];
 /// A deadline far ahead: a waiting transfer must not end while the folder is kept.
 const QUEUE: TimeDelta = TimeDelta::days(365);
 
-/// Data folders for one program.
-pub(super) struct Cache {
+/// Data folders for one version of the program.
+pub(super) struct DataCache {
     folder: PathBuf,
     program: PathBuf,
     /// The digest of the definitions that the program creates.
     schema: String,
 }
 
-impl Cache {
+impl DataCache {
     /// Starts the program once, to read its schema.
     pub(super) async fn open(folder: &Path, program: &Path) -> anyhow::Result<Self> {
         fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
@@ -57,38 +56,38 @@ impl Cache {
     }
 
     /// Returns the data folder of this size, in which a server can run.
-    pub(super) async fn data(&self, size: Size) -> anyhow::Result<PathBuf> {
-        let place = self.folder.join(format!("{}-{}", size.name(), self.schema));
-        if place.is_dir() {
-            return Ok(place);
+    pub(super) async fn data(&self, size: DataSize) -> anyhow::Result<PathBuf> {
+        let path = self.folder.join(format!("{}-{}", size.name(), self.schema));
+        if path.is_dir() {
+            return Ok(path);
         }
         let filled = self.filled(size).await?;
-        tell(format!("copying {} into this program's schema", size.name()));
+        log_progress(format!("copying {} into this program's schema", size.name()));
         // Complete before it gets its name.
         let building = tempfile::tempdir_in(&self.folder)?;
         let server = ServerProcess::start(&self.program, building.path()).await?;
         server.process.kill().await?;
         copy(&filled, &database(building.path()))?;
-        store(&building.path().join("server-data"), size.records, size.clients)?;
-        fs::rename(building.keep(), &place)?;
-        Ok(place)
+        create_downloads(&building.path().join("server-data"), size.records, size.clients)?;
+        fs::rename(building.keep(), &path)?;
+        Ok(path)
     }
 
-    /// A database of this size, in the schema that this program is linked with.
-    async fn filled(&self, size: Size) -> anyhow::Result<PathBuf> {
-        let place = self.folder.join(format!("filled-{}", size.name()));
-        if !place.is_dir() {
-            tell(format!("making {} (records, clients, waiting)", size.name()));
+    /// Returns a database of this size, in the schema of this program's library.
+    async fn filled(&self, size: DataSize) -> anyhow::Result<PathBuf> {
+        let path = self.folder.join(format!("filled-{}", size.name()));
+        if !path.is_dir() {
+            log_progress(format!("creating {} (records, clients, waiting)", size.name()));
             let building = tempfile::tempdir_in(&self.folder)?;
             fill(building.path(), size).await?;
-            fs::rename(building.keep(), &place)?;
+            fs::rename(building.keep(), &path)?;
         }
-        Ok(place.join("records.db"))
+        Ok(path.join("records.db"))
     }
 }
 
 /// Fills a database in `folder`.
-async fn fill(folder: &Path, size: Size) -> anyhow::Result<()> {
+async fn fill(folder: &Path, size: DataSize) -> anyhow::Result<()> {
     let records = Records::open(folder).await?;
     fill_records(&records, size.records, size.clients).await?;
     let waiting = (0..size.waiting).map(|number| {
@@ -100,28 +99,26 @@ async fn fill(folder: &Path, size: Size) -> anyhow::Result<()> {
             anyhow::Ok(records.save(&transfer).await?)
         }
     });
-    at_once(waiting).await?;
+    run_all(waiting).await?;
     records.close().await?;
-    // All clients disconnected long ago.
+    // All clients are offline.
     let connection = Connection::open(folder.join("records.db"))?;
     connection.execute("UPDATE clients SET connected = 0", ())?;
     connection.close().map_err(|(_, error)| error)?;
     Ok(())
 }
 
-/// Copies the rows of one database into another, whose tables may have fewer or more columns.
+/// Copies the rows of one database into another. Copies only the columns that both tables have.
 fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
     let connection = Connection::open(to)?;
-    let from = from.to_str().context("the path of the cache is no text")?;
+    let from = from.to_str().context("the path of the cache is not UTF-8")?;
     connection.execute("ATTACH DATABASE ?1 AS filled", [from])?;
     for table in TABLES {
-        let (theirs, ours) =
-            (columns(&connection, "filled", table)?, columns(&connection, "main", table)?);
-        let known: HashSet<&String> = theirs.iter().collect();
-        let common: Vec<&str> =
-            ours.iter().filter(|name| known.contains(name)).map(String::as_str).collect();
-        anyhow::ensure!(!common.is_empty(), "there is no table {table}");
-        let common = common.join(", ");
+        let filled = columns(&connection, "filled", table)?;
+        let mut names = columns(&connection, "main", table)?;
+        names.retain(|name| filled.contains(name));
+        anyhow::ensure!(!names.is_empty(), "there is no table {table}");
+        let common = names.join(", ");
         let insert =
             format!("INSERT INTO main.{table} ({common}) SELECT {common} FROM filled.{table}");
         connection.execute(&insert, ())?;
@@ -138,8 +135,8 @@ fn columns(connection: &Connection, database: &str, table: &str) -> rusqlite::Re
 fn schema(connection: &Connection) -> rusqlite::Result<String> {
     let definitions = "SELECT name, COALESCE(sql, '') FROM sqlite_schema ORDER BY name";
     let mut prepared = connection.prepare(definitions)?;
-    let rows = prepared.query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let rows = rows.collect::<rusqlite::Result<Vec<(String, String)>>>()?;
+    let mapped = prepared.query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let rows = mapped.collect::<rusqlite::Result<Vec<(String, String)>>>()?;
     let mut digest = Digest::of(format!("{rows:?}").as_bytes()).to_string();
     digest.truncate(12);
     Ok(digest)
@@ -159,7 +156,7 @@ mod tests {
     async fn every_record_can_be_read_after_the_copy() -> anyhow::Result<()> {
         let folder = tempfile::tempdir()?;
         let [from, to] = ["from", "to"].map(|name| folder.path().join(name));
-        fill(&from, Size { records: 200, clients: 50, waiting: 5 }).await?;
+        fill(&from, DataSize { records: 200, clients: 50, waiting: 5 }).await?;
         Records::open(&to).await?.close().await?;
         copy(&from.join("records.db"), &to.join("records.db"))?;
         let records = Records::open(&to).await?;

@@ -1,23 +1,21 @@
 //! Starts servers on a generated data folder, and sends requests to one of them.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use filepull_testkit::HttpClient;
 use futures::future::try_join_all;
 use hyper::StatusCode;
 use serde::Serialize;
 use serde_json::json;
 
 use super::Args;
-use crate::http::Http;
-use crate::records::fill::client;
-use crate::report::tell;
+use crate::records::generate::client;
+use crate::report::log_progress;
 use crate::server::ServerProcess;
-
-/// Maximum time to wait for one answer.
-const LIMIT: Duration = Duration::from_secs(60);
 
 /// Maximum time for the requests of one kind.
 const KIND_LIMIT: Duration = Duration::from_secs(20);
@@ -25,7 +23,7 @@ const KIND_LIMIT: Duration = Duration::from_secs(20);
 /// The first start warms the cache and does not count.
 const N_STARTS: u32 = 4;
 
-/// Callers of one kind at the same time.
+/// Concurrent callers of one kind.
 const N_CALLERS: u32 = 8;
 
 /// The kinds of requests, with their names in the table.
@@ -50,7 +48,7 @@ enum RequestKind {
 
 /// The response times of one kind of request, in seconds.
 #[derive(Debug, Serialize)]
-pub(super) struct Answers {
+pub(super) struct RequestTimes {
     pub(super) name: &'static str,
     pub(super) alone: Vec<f64>,
     pub(super) together: Vec<f64>,
@@ -58,7 +56,7 @@ pub(super) struct Answers {
 
 /// The time that a start took.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub(super) struct Start {
+pub(super) struct StartTimes {
     pub(super) ready_seconds: f64,
     pub(super) answered_seconds: f64,
 }
@@ -68,19 +66,19 @@ pub(super) async fn starts(
     program: &Path,
     folder: &Path,
     waiting: u32,
-) -> anyhow::Result<Vec<Start>> {
+) -> anyhow::Result<Vec<StartTimes>> {
     let mut starts = Vec::new();
     for number in 0..N_STARTS {
         let began = Instant::now();
         let server = start(program, folder, waiting).await?;
         let ready_seconds = began.elapsed().as_secs_f64();
-        let http = Http::new(server.http.clone());
-        let answer = http.get("/api/v1/transfers?state=waiting&limit=1", LIMIT).await?;
+        let http = HttpClient::new(server.http);
+        let answer = http.get("/api/v1/transfers?state=waiting&limit=1").await?;
         let answered_seconds = began.elapsed().as_secs_f64();
-        anyhow::ensure!(answer.json()?["total"] == waiting, "{}", answer.text());
+        anyhow::ensure!(answer.success_json()?["total"] == waiting, "{}", answer.text());
         server.process.kill().await?;
         if 0 < number {
-            starts.push(Start { ready_seconds, answered_seconds });
+            starts.push(StartTimes { ready_seconds, answered_seconds });
         }
     }
     Ok(starts)
@@ -89,8 +87,8 @@ pub(super) async fn starts(
 /// Returns the memory of a server that has shown one page of clients.
 pub(super) async fn rss_at_rest(program: &Path, folder: &Path) -> anyhow::Result<u64> {
     let server = start(program, folder, 0).await?;
-    let http = Http::new(server.http.clone());
-    http.get("/api/v1/clients?limit=100", LIMIT).await?.json()?;
+    let http = HttpClient::new(server.http);
+    http.get("/api/v1/clients?limit=100").await?.success_json()?;
     let rss = server.process.rss()?;
     server.process.kill().await?;
     Ok(rss)
@@ -102,21 +100,21 @@ pub(super) async fn all(
     program: &Path,
     folder: &Path,
     args: &Args,
-) -> anyhow::Result<Vec<Answers>> {
+) -> anyhow::Result<Vec<RequestTimes>> {
     let server = start(program, folder, args.waiting).await?;
-    let http = Http::new(server.http.clone());
-    let first = http.get("/api/v1/transfers?state=done&limit=1000", LIMIT).await?.json()?;
-    let ids = first["items"].as_array().context("a list has items")?;
-    let ids = ids.iter().filter_map(|item| item["id"].as_str()).map(str::to_owned).collect();
-    let asker =
-        Asker { base: server.http.clone(), args: args.clone(), ids, asked: AtomicU32::new(0) };
+    let http = HttpClient::new(server.http);
+    let first = http.get("/api/v1/transfers?state=done&limit=1000").await?.success_json()?;
+    let items = first["items"].as_array().context("a list has items")?;
+    let ids = items.iter().filter_map(|item| item["id"].as_str()).map(str::to_owned).collect();
+    let sender =
+        RequestSender { server: server.http, args: args.clone(), ids, n_sent: AtomicU32::new(0) };
     let mut answers = Vec::new();
     for (name, kind) in KINDS {
-        tell(format!("asking: {name}"));
-        let alone = asker.ask(kind, args.asks).await?;
-        let callers = (0..N_CALLERS).map(|_| asker.ask(kind, args.asks.div_ceil(N_CALLERS)));
+        log_progress(format!("sending: {name}"));
+        let alone = sender.send(kind, args.requests).await?;
+        let callers = (0..N_CALLERS).map(|_| sender.send(kind, args.requests.div_ceil(N_CALLERS)));
         let together = try_join_all(callers).await?.concat();
-        answers.push(Answers { name, alone, together });
+        answers.push(RequestTimes { name, alone, together });
     }
     server.process.kill().await?;
     Ok(answers)
@@ -129,59 +127,58 @@ async fn start(program: &Path, folder: &Path, waiting: u32) -> anyhow::Result<Se
 }
 
 /// Sends requests of one kind, each for a different item.
-struct Asker {
-    base: String,
+struct RequestSender {
+    server: SocketAddr,
     args: Args,
-    /// Finished transfers.
     ids: Vec<String>,
-    asked: AtomicU32,
+    n_sent: AtomicU32,
 }
 
-impl Asker {
+impl RequestSender {
     /// Sends requests over one connection. Returns the response times.
-    async fn ask(&self, kind: RequestKind, n_asks: u32) -> anyhow::Result<Vec<f64>> {
-        let http = Http::keeping(1, self.base.clone());
-        let (mut seconds, began) = (Vec::new(), Instant::now());
-        while seconds.len() < n_asks as usize && began.elapsed() < KIND_LIMIT {
+    async fn send(&self, kind: RequestKind, n_requests: u32) -> anyhow::Result<Vec<f64>> {
+        let http = HttpClient::keep_alive(self.server, 1);
+        let mut seconds = Vec::new();
+        let began = Instant::now();
+        while seconds.len() < n_requests as usize && began.elapsed() < KIND_LIMIT {
             seconds.push(self.one(kind, &http).await?);
         }
         Ok(seconds)
     }
 
-    async fn one(&self, kind: RequestKind, http: &Http) -> anyhow::Result<f64> {
-        let number = self.asked.fetch_add(1, Ordering::Relaxed);
+    async fn one(&self, kind: RequestKind, http: &HttpClient) -> anyhow::Result<f64> {
+        let number = self.n_sent.fetch_add(1, Ordering::Relaxed);
         let Args { clients, waiting, .. } = self.args;
         let began = Instant::now();
         let (answer, expected) = match kind {
             RequestKind::Trigger => {
                 let client = client(waiting + number % (clients - waiting))?;
                 let order = json!({ "client": client.as_str(), "queue": "24h" });
-                (http.post("/api/v1/transfers", &order, LIMIT).await?, StatusCode::CREATED)
+                (http.post("/api/v1/transfers", &order).await?, StatusCode::CREATED)
             }
             RequestKind::Join => {
                 let order = json!({ "client": client(number % waiting)?.as_str() });
-                (http.post("/api/v1/transfers", &order, LIMIT).await?, StatusCode::OK)
+                (http.post("/api/v1/transfers", &order).await?, StatusCode::OK)
             }
             RequestKind::Mistyped => {
                 let typed = client(number % clients)?.as_str().replacen("sto", "sot", 1);
-                (http.get(&format!("/trigger?id={typed}"), LIMIT).await?, StatusCode::NOT_FOUND)
+                (http.get(&format!("/trigger?id={typed}")).await?, StatusCode::NOT_FOUND)
             }
-            RequestKind::Clients => (http.get("/clients?limit=100", LIMIT).await?, StatusCode::OK),
-            RequestKind::Waiting => {
-                (http.get("/transfers?state=waiting", LIMIT).await?, StatusCode::OK)
-            }
+            RequestKind::Clients => (http.get("/clients?limit=100").await?, StatusCode::OK),
+            RequestKind::Waiting => (http.get("/transfers?state=waiting").await?, StatusCode::OK),
             RequestKind::Transfer => {
-                let id = self.ids.get(number as usize % self.ids.len().max(1));
-                let id = id.context("no finished transfer is on record")?;
-                (http.get(&format!("/transfers/{id}"), LIMIT).await?, StatusCode::OK)
+                let nth = self.ids.get(number as usize % self.ids.len().max(1));
+                let id = nth.context("no finished transfer is on record")?;
+                (http.get(&format!("/transfers/{id}")).await?, StatusCode::OK)
             }
         };
         let took = began.elapsed().as_secs_f64();
         anyhow::ensure!(answer.status == expected, "{}: {}", answer.status, answer.text());
         if let RequestKind::Trigger = kind {
-            let id = answer.json()?["id"].as_str().context("a transfer has an id")?.to_owned();
+            let id =
+                answer.success_json()?["id"].as_str().context("a transfer has an id")?.to_owned();
             let cancel = format!("/api/v1/transfers/{id}/cancel");
-            http.post(&cancel, &json!({}), LIMIT).await?.json()?;
+            http.post(&cancel, &json!({})).await?.success_json()?;
         }
         Ok(took)
     }

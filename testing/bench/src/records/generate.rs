@@ -1,4 +1,4 @@
-//! Makes records as a server would have them after two months.
+//! Creates the records that a server would have after two months.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -20,22 +20,21 @@ use uuid::{ContextV7, Timestamp, Uuid};
 
 use crate::VERSION;
 
-/// The transfers were made in the days before the measurement.
+/// The transfers were created in this time before the measurement.
 const SPAN: TimeDelta = TimeDelta::days(60);
 
-/// Of so many downloads one lies on the disk.
-const ONE_STORED_IN: usize = 10;
+/// One of this number of downloads is on the disk.
+const STORED_RATIO: usize = 10;
 
-/// Saves at once: more than one commit takes.
-const AT_ONCE: usize = 1000;
+/// Concurrent saves: more than one commit takes.
+const N_CONCURRENT: usize = 1000;
 
-/// What was made.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct FilledDatabase {
     pub(crate) transfers: u32,
     pub(crate) clients: u32,
     pub(crate) seconds: f64,
-    /// The size of the database.
+    /// Size of the database file, in bytes.
     pub(crate) bytes: u64,
 }
 
@@ -50,12 +49,12 @@ pub(crate) async fn fill(
     let records = Records::open(&records_folder).await?;
     let seconds = fill_records(&records, transfers, clients).await?;
     records.close().await?;
-    store(&data_dir, transfers, clients)?;
+    create_downloads(&data_dir, transfers, clients)?;
     let bytes = fs::metadata(records_folder.join("records.db"))?.len();
     Ok(FilledDatabase { transfers, clients, seconds, bytes })
 }
 
-/// Records the clients, then the transfers. Returns how long the transfers took.
+/// Records the clients, then the transfers. Returns the seconds for the transfers.
 pub(crate) async fn fill_records(
     records: &Records,
     transfers: u32,
@@ -64,31 +63,37 @@ pub(crate) async fn fill_records(
     let connects = (0..clients).map(|number| async move {
         anyhow::Ok(records.client_connected(&greeting(number)?, Utc::now()).await.map(drop)?)
     });
-    at_once(connects).await?;
-    let (made, ids) = (GeneratedRecords::new(transfers, clients), ContextV7::new());
+    run_all(connects).await?;
+    let generated = GeneratedRecords::new(transfers, clients);
+    let ids = ContextV7::new();
     let began = Instant::now();
     let saves = (0..transfers).map(|number| {
-        let made = made.transfer(number, &ids);
-        async move { anyhow::Ok(records.save(&made?).await?) }
+        let transfer = generated.transfer(number, &ids);
+        async move { anyhow::Ok(records.save(&transfer?).await?) }
     });
-    at_once(saves).await?;
+    run_all(saves).await?;
     Ok(began.elapsed().as_secs_f64())
 }
 
-/// Waits for many writes, one batch at a time.
-pub(crate) async fn at_once(
+/// Runs many writes, at most [`N_CONCURRENT`] concurrently.
+pub(crate) async fn run_all(
     writes: impl Iterator<Item = impl Future<Output = anyhow::Result<()>>>,
 ) -> anyhow::Result<()> {
-    let mut writes = stream::iter(writes).buffer_unordered(AT_ONCE);
+    let mut writes = stream::iter(writes).buffer_unordered(N_CONCURRENT);
     while writes.try_next().await?.is_some() {}
     Ok(())
 }
 
 /// Creates files for some of the downloads.
-pub(crate) fn store(data_dir: &Path, transfers: u32, clients: u32) -> anyhow::Result<()> {
-    let (made, ids) = (GeneratedRecords::new(transfers, clients), ContextV7::new());
-    for number in (0..transfers).step_by(ONE_STORED_IN) {
-        let transfer = made.transfer(number, &ids)?;
+pub(crate) fn create_downloads(
+    data_dir: &Path,
+    transfers: u32,
+    clients: u32,
+) -> anyhow::Result<()> {
+    let generated = GeneratedRecords::new(transfers, clients);
+    let ids = ContextV7::new();
+    for number in (0..transfers).step_by(STORED_RATIO) {
+        let transfer = generated.transfer(number, &ids)?;
         let Some(download) = transfer.download() else { continue };
         let folder = data_dir.join(transfer.client.as_str());
         fs::create_dir_all(&folder)?;
@@ -97,7 +102,6 @@ pub(crate) fn store(data_dir: &Path, transfers: u32, clients: u32) -> anyhow::Re
     Ok(())
 }
 
-/// Which transfers are made.
 struct GeneratedRecords {
     since: DateTime<Utc>,
     every: TimeDelta,
@@ -106,8 +110,7 @@ struct GeneratedRecords {
 
 impl GeneratedRecords {
     fn new(transfers: u32, clients: u32) -> Self {
-        // Rounded to the day, so that a later step on that day generates files for the same
-        // transfers.
+        // Rounded to the day, so that a later call on the same day generates the same transfers.
         let today = Utc::now().date_naive().and_time(NaiveTime::MIN).and_utc();
         let every = SPAN / transfers.max(1).cast_signed();
         Self { since: today - SPAN, every, clients }
@@ -115,7 +118,8 @@ impl GeneratedRecords {
 
     fn transfer(&self, number: u32, ids: &ContextV7) -> anyhow::Result<Transfer> {
         let created_at = self.since + self.every * number.cast_signed();
-        let (seconds, nanos) = (created_at.timestamp(), created_at.timestamp_subsec_nanos());
+        let seconds = created_at.timestamp();
+        let nanos = created_at.timestamp_subsec_nanos();
         let id = Timestamp::from_unix(ids, u64::try_from(seconds)?, nanos);
         let source = source();
         let phase = match number % 100 {
@@ -149,7 +153,7 @@ impl GeneratedRecords {
     }
 }
 
-/// The id of one of the clients.
+/// Returns the id of the client with this number.
 pub(crate) fn client(number: u32) -> anyhow::Result<ClientId> {
     Ok(ClientId::parse(&format!("store-{number:05}"))?)
 }

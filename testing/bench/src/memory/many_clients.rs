@@ -1,28 +1,26 @@
-//! A server and several agents, each a process, that send at once.
+//! A server and several agents, each a process, that send concurrently.
 
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use filepull_testkit::{DEADLINE, process};
+use filepull_testkit::{HttpClient, Programs, process};
 use futures::future::try_join_all;
 use serde_json::json;
 
 use crate::agent::AgentProcess;
-use crate::http::Http;
-use crate::product::{Ends, Programs, pull};
+use crate::product::{BothEnds, pull};
 use crate::server::ServerProcess;
 use crate::source::SourceFile;
 
-/// All of them, connected.
 #[derive(Debug)]
-pub(super) struct Crowd {
+pub(super) struct ManyClients {
     pub(super) server: ServerProcess,
     agents: Vec<AgentProcess>,
 }
 
-impl Crowd {
-    /// Starts all; the files of the server go to `disk`, whatever the agents write to `folder`.
+impl ManyClients {
+    /// Starts all processes. The server's files are in `disk`, the agents' files in `folder`.
     pub(super) async fn start(
         programs: &Programs,
         (disk, folder): (&Path, &Path),
@@ -30,8 +28,8 @@ impl Crowd {
         n_clients: u32,
         data_conn: &str,
     ) -> anyhow::Result<Self> {
-        let at_once = n_clients.to_string();
-        let settings = [("MAX_RUNNING", at_once.as_str())];
+        let max_running = n_clients.to_string();
+        let settings = [("MAX_RUNNING", max_running.as_str())];
         let server = ServerProcess::start_with(&settings, &programs.server, disk).await?;
         let mut agents = Vec::new();
         for client in clients(n_clients) {
@@ -44,7 +42,7 @@ impl Crowd {
         Ok(Self { server, agents })
     }
 
-    /// Brings the file over from all agents at once.
+    /// Pulls the file from all agents concurrently.
     pub(super) async fn pull_all(&self, source: &SourceFile) -> anyhow::Result<()> {
         let limit = source.limit() * self.n_clients();
         let names: Vec<String> = clients(self.n_clients()).collect();
@@ -52,41 +50,42 @@ impl Crowd {
         Ok(())
     }
 
-    /// Starts a transfer from each agent; their ids.
+    /// Starts a transfer from each agent. Returns the ids.
     pub(super) async fn begin_all(&self) -> anyhow::Result<Vec<String>> {
-        let http = Http::new(self.server.http.clone());
+        let http = HttpClient::new(self.server.http);
         let mut ids = Vec::new();
         for client in clients(self.n_clients()) {
             let order = json!({ "client": client });
-            let transfer = http.post("/api/v1/transfers", &order, DEADLINE).await?.json()?;
+            let transfer = http.post("/api/v1/transfers", &order).await?.success_json()?;
             ids.push(transfer["id"].as_str().context("a transfer has an id")?.to_owned());
         }
         Ok(ids)
     }
 
-    /// How much of each transfer has been written.
+    /// Returns how many bytes of each transfer are written.
     pub(super) async fn written(&self, ids: &[String]) -> anyhow::Result<Vec<u64>> {
-        let http = Http::new(self.server.http.clone());
+        // The server must answer while its disk does not.
+        let http = HttpClient::new(self.server.http).limit(Duration::from_secs(2));
         let mut written = Vec::new();
         for id in ids {
             let path = format!("/api/v1/transfers/{id}");
-            let transfer = http.get(&path, Duration::from_secs(2)).await?.json()?;
+            let transfer = http.get(&path).await?.success_json()?;
             anyhow::ensure!(transfer["state"] == "running", "it does not run: {transfer:#}");
             written.push(transfer["bytes_done"].as_u64().context("a transfer has bytes")?);
         }
         Ok(written)
     }
 
-    /// The most memory that the server, and any of the agents, ever had resident, in bytes.
-    pub(super) fn peak_rss(&self) -> anyhow::Result<Ends<u64>> {
-        let mut peak = Ends { server: self.server.process.peak_rss()?, agent: 0 };
+    /// Returns the peak resident memory of the server, and the highest of all agents, in bytes.
+    pub(super) fn peak_rss(&self) -> anyhow::Result<BothEnds<u64>> {
+        let mut peak = BothEnds { server: self.server.process.peak_rss()?, agent: 0 };
         for agent in &self.agents {
             peak.agent = peak.agent.max(agent.process.peak_rss()?);
         }
         Ok(peak)
     }
 
-    /// Ends all and waits until they are gone.
+    /// Kills all processes and waits for their end.
     pub(super) async fn end(self) -> anyhow::Result<()> {
         for agent in self.agents {
             agent.process.kill().await?;

@@ -1,33 +1,30 @@
-//! Asks a server that has many transfers on record.
+//! Sends requests to a server with many transfers on record.
 
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Context as _;
 use filepull_server::data_folder::RECORDS_FOLDER;
+use filepull_testkit::HttpClient;
 use hyper::StatusCode;
 use serde::Serialize;
 use serde_json::json;
 
-use super::fill::{FilledDatabase, client, fill};
+use super::generate::{FilledDatabase, client, fill};
 use crate::Bench;
-use crate::http::Http;
 use crate::server::ServerProcess;
-
-/// Nobody waits longer for one answer.
-const LIMIT: Duration = Duration::from_secs(60);
 
 const N_STARTS: u32 = 3;
 
 const N_TRIGGERS: u32 = 300;
 
-const N_ASKS: u32 = 30;
+const N_REPEATS: u32 = 30;
 
-const TRIGGERS_BETWEEN_LOOKS: u32 = 50;
+const TRIGGERS_BETWEEN_CHECKS: u32 = 50;
 
-/// What is asked: as the table calls it, and its path.
-pub(super) const QUESTIONS: [(&str, &str); 10] = [
+/// The requests: name in the table, and path.
+pub(super) const QUERIES: [(&str, &str); 10] = [
     ("/transfers", "transfers"),
     ("  ?state=done", "transfers?state=done"),
     ("  ?state=failed&since=1d", "transfers?state=failed&since=1d"),
@@ -40,33 +37,33 @@ pub(super) const QUESTIONS: [(&str, &str); 10] = [
     ("/server", "server"),
 ];
 
-/// What one number of transfers costs.
+/// The figures for one number of transfers.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct RecordsMeasurement {
     pub(super) filled: FilledDatabase,
     pub(super) start_seconds: Vec<f64>,
     pub(super) trigger_seconds: Vec<f64>,
-    /// In the order of [`QUESTIONS`].
-    pub(super) question_seconds: Vec<Vec<f64>>,
+    /// In the order of [`QUERIES`].
+    pub(super) query_seconds: Vec<Vec<f64>>,
     pub(super) peak_rss: u64,
-    pub(super) thinned: Thinned,
+    pub(super) retention: RetentionMeasurement,
 }
 
-/// What it took to let old records go, beside triggers.
+/// How long the server took to delete old records, and the triggers meanwhile.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Thinned {
+pub(super) struct RetentionMeasurement {
     pub(super) forgotten: u64,
-    /// Their download is on the disk.
+    /// Old records that stayed because their download is on the disk.
     pub(super) kept: u64,
     pub(super) seconds: f64,
     pub(super) trigger_seconds: Vec<f64>,
-    /// The size of the database afterwards.
+    /// Size of the database afterwards.
     pub(super) bytes: u64,
-    /// Its size after as many have been made again.
+    /// Size of the database after the same number of new records.
     pub(super) bytes_refilled: u64,
 }
 
-/// Starts servers on a filled folder and asks the last of them.
+/// Starts servers on a filled folder and sends requests to the last one.
 pub(super) async fn measure(
     bench: &Bench,
     folder: &Path,
@@ -75,31 +72,31 @@ pub(super) async fn measure(
     let program = &bench.programs.server;
     let mut start_seconds = Vec::new();
     for _ in 1..N_STARTS {
-        let (server, took) = start(program, folder).await?;
-        start_seconds.push(took);
+        let (server, seconds) = start(program, folder).await?;
+        start_seconds.push(seconds);
         server.process.kill().await?;
     }
-    let (server, took) = start(program, folder).await?;
-    start_seconds.push(took);
-    let http = Http::keeping(1, server.http.clone());
+    let (server, seconds) = start(program, folder).await?;
+    start_seconds.push(seconds);
+    let http = HttpClient::keep_alive(server.http, 1);
     let mut trigger_seconds = Vec::new();
     for number in 0..N_TRIGGERS {
         trigger_seconds.push(trigger(&http, number % filled.clients).await?);
     }
-    let mut question_seconds = Vec::new();
-    for (_, path) in QUESTIONS {
-        question_seconds.push(ask(&http, &format!("/api/v1/{path}")).await?);
+    let mut query_seconds = Vec::new();
+    for (_, path) in QUERIES {
+        query_seconds.push(query(&http, &format!("/api/v1/{path}")).await?);
     }
     let peak_rss = server.process.peak_rss()?;
     server.process.kill().await?;
-    let thinned = thin(program, folder, filled.clients).await?;
+    let retention = measure_retention(program, folder, filled.clients).await?;
     Ok(RecordsMeasurement {
         filled,
         start_seconds,
         trigger_seconds,
-        question_seconds,
+        query_seconds,
         peak_rss,
-        thinned,
+        retention,
     })
 }
 
@@ -109,52 +106,58 @@ async fn start(program: &Path, folder: &Path) -> anyhow::Result<(ServerProcess, 
     Ok((server, began.elapsed().as_secs_f64()))
 }
 
-/// Starts a server that keeps half of the records, and pulls until the other half is gone.
-async fn thin(program: &Path, folder: &Path, clients: u32) -> anyhow::Result<Thinned> {
+/// Starts a server that keeps half of the records, and sends triggers until the other half is
+/// deleted.
+async fn measure_retention(
+    program: &Path,
+    folder: &Path,
+    clients: u32,
+) -> anyhow::Result<RetentionMeasurement> {
     let server = ServerProcess::start_with(&[("KEEP_RECORDS", "30d")], program, folder).await?;
-    let http = Http::keeping(1, server.http.clone());
+    let http = HttpClient::keep_alive(server.http, 1);
     let mut trigger_seconds = Vec::new();
-    let said = loop {
-        for number in 0..TRIGGERS_BETWEEN_LOOKS {
+    let event = loop {
+        for number in 0..TRIGGERS_BETWEEN_CHECKS {
             trigger_seconds.push(trigger(&http, number % clients).await?);
         }
         if let Some(line) = server.process.find(r#""event":"records.forgotten""#) {
             break serde_json::from_str::<serde_json::Value>(&line)?;
         }
     };
-    let figure = |name: &str| said[name].as_u64().with_context(|| format!("{name} in {said}"));
+    let figure = |name: &str| event[name].as_u64().with_context(|| format!("{name} in {event}"));
     let bytes = fs::metadata(server.data_dir.join(RECORDS_FOLDER).join("records.db"))?.len();
-    let (forgotten, kept) = (figure("transfers")?, figure("kept")?);
+    let forgotten = figure("transfers")?;
+    let kept = figure("kept")?;
     server.process.kill().await?;
     let refilled = fill(folder, u32::try_from(forgotten)?, clients).await?;
-    Ok(Thinned {
+    Ok(RetentionMeasurement {
         forgotten,
         kept,
-        seconds: said["duration_seconds"].as_f64().context("duration_seconds")?,
+        seconds: event["duration_seconds"].as_f64().context("duration_seconds")?,
         trigger_seconds,
         bytes,
         bytes_refilled: refilled.bytes,
     })
 }
 
-/// The time until a new transfer is durable. It is cancelled afterwards.
-async fn trigger(http: &Http, number: u32) -> anyhow::Result<f64> {
+/// Returns the time until a new transfer is durable. Cancels it afterwards.
+async fn trigger(http: &HttpClient, number: u32) -> anyhow::Result<f64> {
     let order = json!({ "client": client(number)?.as_str(), "queue": "24h" });
     let began = Instant::now();
-    let answer = http.post("/api/v1/transfers", &order, LIMIT).await?;
+    let answer = http.post("/api/v1/transfers", &order).await?;
     let took = began.elapsed().as_secs_f64();
     anyhow::ensure!(answer.status == StatusCode::CREATED, "{}: {}", answer.status, answer.text());
-    let id = answer.json()?["id"].as_str().context("a transfer has an id")?.to_owned();
-    let cancelled = http.post(&format!("/api/v1/transfers/{id}/cancel"), &json!({}), LIMIT).await?;
-    anyhow::ensure!(cancelled.status == StatusCode::OK, cancelled.text().into_owned());
+    let id = answer.success_json()?["id"].as_str().context("a transfer has an id")?.to_owned();
+    let cancelled = http.post(&format!("/api/v1/transfers/{id}/cancel"), &json!({})).await?;
+    anyhow::ensure!(cancelled.status == StatusCode::OK, cancelled.text());
     Ok(took)
 }
 
-async fn ask(http: &Http, path: &str) -> anyhow::Result<Vec<f64>> {
+async fn query(http: &HttpClient, path: &str) -> anyhow::Result<Vec<f64>> {
     let mut seconds = Vec::new();
-    for _ in 0..N_ASKS {
+    for _ in 0..N_REPEATS {
         let began = Instant::now();
-        let answer = http.get(path, LIMIT).await?;
+        let answer = http.get(path).await?;
         seconds.push(began.elapsed().as_secs_f64());
         anyhow::ensure!(answer.status == StatusCode::OK, "{path}: {}", answer.text());
     }
