@@ -20,7 +20,7 @@ struct KnownClientsFixture {
 }
 
 /// Keeps a client connected until it is dropped.
-struct OpenSession {
+struct ConnectedClient {
     guard: SessionGuard,
     _heard: watch::Sender<LastHeard>,
 }
@@ -43,7 +43,7 @@ impl KnownClientsFixture {
     }
 
     /// Connects a client whose last message arrived at this minute.
-    async fn connect(&self, client: &str, minute: i64) -> OpenSession {
+    async fn connect(&self, client: &str, minute: i64) -> ConnectedClient {
         let agent = AgentInfo { hostname: format!("POS-{client}"), ..AgentInfo::default() };
         let greeting = Greeting {
             client: id(client),
@@ -62,11 +62,11 @@ impl KnownClientsFixture {
             watch::channel(LastHeard { at: time(minute), round_trip: None });
         let (session, _messages) = SessionHandle::new(epoch, &greeting, heard);
         let guard = self.registry.enter(greeting, session, last_disconnect, time(minute)).unwrap();
-        OpenSession { guard, _heard: heard_sender }
+        ConnectedClient { guard, _heard: heard_sender }
     }
 
     /// Ends a session without a record of its end.
-    fn leave(&self, connected: &OpenSession) -> ClientRecord {
+    fn leave(&self, connected: &ConnectedClient) -> ClientRecord {
         let reason = DisconnectReason::Reset;
         let reset = Disconnect { at: time(99), reason, detail: String::new() };
         connected.guard.leave(&reset).unwrap()
