@@ -1,7 +1,7 @@
-//! The disk port: everything that a transfer does to the place where its bytes are kept.
+//! The disk port: all operations of a transfer on the storage of its bytes.
 //!
-//! A folder of files implements it, and so does the model in `tests/transfer_model`; an object store
-//! can. All methods block. A method that returns [`Durable`] returns it only when its work survives
+//! The server implements it for a folder of files, and `tests/transfer_model` for a model of a disk.
+//! An object store could implement it too. All methods block. A method that returns [`Durable`] returns it only when its work survives
 //! a power cut. A transfer requires one for every change that depends on it, so a record is never
 //! ahead of the disk.
 
@@ -11,10 +11,10 @@ use crate::name::DownloadName;
 use crate::receive::{Prefix, Receiver};
 use crate::source::Fingerprint;
 
-/// Keeps partials and downloads.
+/// Stores partials and downloads.
 ///
 /// After an error of [`append`](Self::append) or [`sync`](Self::sync) the partial must not be used
-/// any more: an operating system reports a lost write only once. [`resume`](Self::resume) it.
+/// any more, because an operating system reports a lost write only once. [`resume`](Self::resume) it.
 pub trait Disk {
     /// A partial that can be written to. A clone is a second handle, to sync beside the appends.
     type Partial: Clone;
@@ -22,10 +22,10 @@ pub trait Disk {
     type Error;
 
     /// Creates an empty partial, reserves `size` bytes for it and makes its entry durable. Replaces
-    /// a partial with the same key: it is a leftover, because no record names it yet.
+    /// a partial with the same key: no record names it yet, so it is left over.
     ///
     /// # Errors
-    /// There is no space, or the disk failed. Nothing refers to the partial, so it is of no use.
+    /// There is no space, or the disk failed. The partial must not be used.
     fn begin(
         &mut self,
         key: &PartialKey,
@@ -35,14 +35,14 @@ pub trait Disk {
     /// Appends chunks, in order.
     ///
     /// # Errors
-    /// There is no space, or the disk failed. How much was written is then unknown.
+    /// There is no space, or the disk failed. The number of written bytes is unknown.
     fn append<B: AsRef<[u8]>>(
         &mut self,
         partial: &mut Self::Partial,
         chunks: &[B],
     ) -> Result<(), DiskError<Self::Error>>;
 
-    /// Makes what was appended durable.
+    /// Makes the appended bytes durable.
     ///
     /// # Errors
     /// The disk failed, or a delayed write found no space.
@@ -56,8 +56,8 @@ pub trait Disk {
     /// durable. Replaces nothing.
     ///
     /// # Errors
-    /// [`NotDone`](DiskError::NotDone): the name is certainly not there.
-    /// [`Unknown`](DiskError::Unknown): it may be there, and may disappear again in a power cut.
+    /// [`NotDone`](DiskError::NotDone): the name certainly does not exist.
+    /// [`Unknown`](DiskError::Unknown): the name may exist, and may disappear again in a power cut.
     fn commit(
         &mut self,
         partial: &Self::Partial,
@@ -67,15 +67,15 @@ pub trait Disk {
     /// Removes a partial, if there is one; `partial` is its handle, where one is open.
     ///
     /// # Errors
-    /// The disk failed. The partial is of no use, and a later sweep removes it.
+    /// The disk failed. A later sweep removes the partial.
     fn abort(
         &mut self,
         key: &PartialKey,
         partial: Option<&Self::Partial>,
     ) -> Result<(), DiskError<Self::Error>>;
 
-    /// Opens a partial that was begun earlier, cuts it to `len` bytes and passes them to `take`.
-    /// The next append follows them. Returns none if it is missing or shorter.
+    /// Opens an existing partial, cuts it to `len` bytes and passes these bytes to `take`.
+    /// The next append follows them. Returns none if the partial is missing or shorter.
     ///
     /// # Errors
     /// The disk failed.
@@ -87,10 +87,10 @@ pub trait Disk {
     ) -> Result<Option<Self::Partial>, DiskError<Self::Error>>;
 
     /// Checks whether the download has its name: the same file, with the same bytes. If so, makes
-    /// that durable. Anything else under the name is not an error.
+    /// the name durable. Another entry with the name is not an error.
     ///
     /// # Errors
-    /// The disk failed: whether the name is there is unknown.
+    /// The disk failed, so it is unknown whether the name exists.
     fn find(
         &mut self,
         client: &ClientId,
@@ -98,14 +98,14 @@ pub trait Disk {
     ) -> Result<Option<Durable>, DiskError<Self::Error>>;
 }
 
-/// Names a partial: bytes of two generations never share one.
+/// Names a partial. Bytes of two generations never share a partial.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PartialKey {
     /// The client that sends it.
     pub client: ClientId,
     /// The transfer that owns it.
     pub transfer: TransferId,
-    /// Which of the transfer's partials.
+    /// The number of the partial, counted from 1.
     pub generation: u32,
 }
 
@@ -124,7 +124,7 @@ pub enum Extent {
 pub struct Durable(());
 
 impl Durable {
-    /// Promises that the work is on the disk: a [`Disk`] calls this after its last sync succeeded.
+    /// Creates the proof. A [`Disk`] calls this after its last sync succeeded.
     pub fn promise() -> Self {
         Self(())
     }
@@ -133,9 +133,9 @@ impl Durable {
 /// The outcome of a [`commit`](Disk::commit).
 #[derive(Debug)]
 pub enum CommitResult {
-    /// It has the name.
+    /// The partial has the name now.
     Named(Durable),
-    /// Something else has the name. Nothing changed.
+    /// Another entry has the name. Nothing changed.
     Taken,
 }
 
@@ -157,25 +157,25 @@ impl<E> DiskError<E> {
     }
 }
 
-/// A partial that was resumed, with the state of its content.
+/// An existing partial that was opened, with the state of its content.
 #[derive(Debug)]
 pub struct ResumedPartial<P> {
-    /// The partial.
+    /// The handle of the partial.
     pub partial: P,
-    /// Has received what the partial holds, and expects nothing more.
+    /// Has received the bytes of the partial, and expects no more.
     pub receiver: Receiver,
-    /// The fingerprint of what the partial holds.
+    /// The fingerprint of the bytes in the partial.
     pub fingerprint: Fingerprint,
 }
 
-/// Where a sealed download is, complete and with the correct digest.
+/// The location of a sealed download that is complete and has the correct digest.
 #[derive(Debug)]
 pub enum SealedLocation<P> {
-    /// Under its name.
+    /// The download has its name.
     Named(Durable),
-    /// Only in its partial.
+    /// The download is still a partial.
     Unnamed(ResumedPartial<P>),
-    /// Nowhere: the file must be sent again.
+    /// The download is lost: the file must be sent again.
     Lost,
 }
 
@@ -203,7 +203,7 @@ pub fn resume<D: Disk>(
 /// Searches for a sealed download after a crash or an error: under its name, then in its partial.
 ///
 /// # Errors
-/// The disk failed: where the download is remains unknown.
+/// The disk failed, so the location of the download is unknown.
 pub fn find_sealed<D: Disk>(
     disk: &mut D,
     key: &PartialKey,

@@ -1,8 +1,9 @@
-//! Judges an upload chunk by chunk: is it the next one, does it fit, and is the whole undamaged?
+//! Checks an upload chunk by chunk: each chunk is the next one and fits, and the complete file is
+//! undamaged.
 
 use crate::digest::{Digest, Hasher};
 
-/// What has been received of a source, and what may come next.
+/// The received bytes of a source, and what may follow.
 #[derive(Clone, Debug)]
 pub struct Receiver {
     announced: u64,
@@ -10,24 +11,24 @@ pub struct Receiver {
     hasher: Hasher,
 }
 
-/// The first bytes of a file, by their number and digest: what one side shows the other as proof
-/// that both hold the same.
+/// Identifies the first bytes of a file by their number and digest. Equal prefixes prove that both
+/// sides have the same bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prefix {
-    /// How many bytes.
+    /// The number of bytes.
     pub len: u64,
-    /// Their SHA-256.
+    /// The SHA-256 of these bytes.
     pub digest: Digest,
 }
 
 impl Prefix {
-    /// The prefix of no bytes.
+    /// Returns the prefix of zero bytes.
     pub fn empty() -> Self {
         Self { len: 0, digest: Digest::of(b"") }
     }
 }
 
-/// Proof that an upload was whole and undamaged. Only [`Receiver::finish`] makes one.
+/// Proof that an upload was complete and undamaged. Only [`Receiver::finish`] creates it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verified {
     size: u64,
@@ -35,50 +36,50 @@ pub struct Verified {
 }
 
 impl Verified {
-    /// The size of the whole file, in bytes.
+    /// Returns the size of the complete file in bytes.
     pub fn size(&self) -> u64 {
         self.size
     }
 
-    /// The SHA-256 that both sides computed.
+    /// Returns the SHA-256 that both sides computed.
     pub fn digest(&self) -> Digest {
         self.digest
     }
 }
 
-/// Why an upload cannot go on.
+/// Why an upload cannot continue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReceiveError {
-    /// A chunk was lost, doubled or swapped.
+    /// A chunk was lost, repeated or swapped.
     #[error("expected the byte at {expected}, found a chunk at {found}")]
     Gap {
-        /// The offset that must come next.
+        /// The offset of the next byte.
         expected: u64,
-        /// The offset that came.
+        /// The offset of the chunk.
         found: u64,
     },
-    /// More bytes than were announced.
+    /// The upload has more bytes than announced.
     #[error("{announced} bytes were announced, a chunk ends at {end}")]
     Overrun {
-        /// The announced size.
+        /// The announced size in bytes.
         announced: u64,
-        /// Where the chunk ends.
+        /// The end of the chunk as an offset.
         end: u64,
     },
     /// The agent ended the upload before the last byte.
     #[error("{announced} bytes were announced, {received} were received at the end")]
     Short {
-        /// The announced size.
+        /// The announced size in bytes.
         announced: u64,
-        /// What had arrived.
+        /// The number of received bytes.
         received: u64,
     },
-    /// The bytes are not those that the agent read.
+    /// The received bytes differ from the bytes that the agent read.
     #[error("the agent sent {sent}, the server received {received}")]
     Damaged {
-        /// The digest of what the agent read.
+        /// The digest of the bytes that the agent read.
         sent: Digest,
-        /// The digest of what arrived.
+        /// The digest of the received bytes.
         received: Digest,
     },
 }
@@ -89,10 +90,10 @@ impl Receiver {
         Self { announced, received: 0, hasher: Hasher::default() }
     }
 
-    /// Goes on after the bytes received so far, now expecting `announced` bytes in all.
+    /// Continues after the received bytes, and expects `announced` bytes in all.
     ///
     /// # Errors
-    /// More than that is already here.
+    /// More bytes are received already.
     pub fn expect(&mut self, announced: u64) -> Result<(), ReceiveError> {
         if announced < self.received {
             return Err(ReceiveError::Overrun { announced, end: self.received });
@@ -101,10 +102,10 @@ impl Receiver {
         Ok(())
     }
 
-    /// Accepts the next chunk, or says why it cannot be the next one.
+    /// Accepts the next chunk, or returns why it cannot be the next one.
     ///
     /// # Errors
-    /// It leaves a gap, repeats bytes, or runs past the announced end. Nothing was taken.
+    /// The chunk leaves a gap, repeats bytes, or exceeds the announced size. The receiver is unchanged.
     pub fn chunk(&mut self, offset: u64, bytes: &[u8]) -> Result<(), ReceiveError> {
         if offset != self.received {
             return Err(ReceiveError::Gap { expected: self.received, found: offset });
@@ -118,22 +119,22 @@ impl Receiver {
         Ok(())
     }
 
-    /// How many bytes have been received.
+    /// Returns the number of received bytes.
     pub fn received(&self) -> u64 {
         self.received
     }
 
-    /// How many bytes there will be in all.
+    /// Returns the announced size in bytes.
     pub fn announced(&self) -> u64 {
         self.announced
     }
 
-    /// What has been received, as proof for the agent.
+    /// Returns the received bytes as a prefix, as proof for the agent.
     pub fn prefix(&self) -> Prefix {
         Prefix { len: self.received, digest: self.hasher.digest() }
     }
 
-    /// Judges the whole: every announced byte is here, and is the byte that the agent read.
+    /// Checks that every announced byte was received, and equals the byte that the agent read.
     ///
     /// # Errors
     /// Bytes are missing or damaged. The partial must not be published.
@@ -156,8 +157,8 @@ mod tests {
 
     use super::*;
 
-    /// A file and the places where it is cut into chunks.
-    fn cut_file() -> impl Strategy<Value = (Vec<u8>, Vec<(usize, usize)>)> {
+    /// Generates a file, and its split into chunks.
+    fn split_file() -> impl Strategy<Value = (Vec<u8>, Vec<(usize, usize)>)> {
         (prop::collection::vec(any::<u8>(), 1..2000), prop::collection::vec(0usize..2000, 0..12))
             .prop_map(|(file, mut cuts)| {
                 cuts.retain(|&cut| 0 < cut && cut < file.len());
@@ -179,27 +180,27 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_cut_of_a_file_is_accepted((file, chunks) in cut_file()) {
+        fn any_split_of_a_file_is_accepted((file, chunks) in split_file()) {
             let verified = feed(&file, &chunks).unwrap();
             prop_assert_eq!(verified.digest(), Digest::of(&file));
         }
 
         #[test]
-        fn any_lost_chunk_is_refused((file, mut chunks) in cut_file(), pick: prop::sample::Index) {
+        fn any_lost_chunk_is_rejected((file, mut chunks) in split_file(), pick: prop::sample::Index) {
             chunks.remove(pick.index(chunks.len()));
             prop_assert!(feed(&file, &chunks).is_err());
         }
 
         #[test]
-        fn any_doubled_chunk_is_refused((file, mut chunks) in cut_file(), pick: prop::sample::Index) {
+        fn any_repeated_chunk_is_rejected((file, mut chunks) in split_file(), pick: prop::sample::Index) {
             let chunk_idx = pick.index(chunks.len());
             chunks.insert(chunk_idx, chunks[chunk_idx]);
             prop_assert!(feed(&file, &chunks).is_err());
         }
 
         #[test]
-        fn any_swapped_pair_is_refused(
-            (file, mut chunks) in cut_file().prop_filter("no pair", |(_, chunks)| 2 <= chunks.len()),
+        fn any_swapped_pair_is_rejected(
+            (file, mut chunks) in split_file().prop_filter("no pair", |(_, chunks)| 2 <= chunks.len()),
             pick: prop::sample::Index,
         ) {
             let chunk_idx = pick.index(chunks.len() - 1);
@@ -208,28 +209,28 @@ mod tests {
         }
 
         #[test]
-        fn any_flipped_bit_is_refused((file, chunks) in cut_file(), pick: prop::sample::Index) {
+        fn any_flipped_bit_is_rejected((file, chunks) in split_file(), pick: prop::sample::Index) {
             let sent = Digest::of(&file);
-            let mut file = file;
-            let byte_idx = pick.index(file.len());
-            file[byte_idx] ^= 1;
-            let mut receiver = Receiver::new(file.len() as u64);
+            let mut damaged = file;
+            let byte_idx = pick.index(damaged.len());
+            damaged[byte_idx] ^= 1;
+            let mut receiver = Receiver::new(damaged.len() as u64);
             for (start, end) in chunks {
-                receiver.chunk(start as u64, &file[start..end]).unwrap();
+                receiver.chunk(start as u64, &damaged[start..end]).unwrap();
             }
-            let judged = receiver.finish(file.len() as u64, sent);
-            prop_assert!(matches!(judged, Err(ReceiveError::Damaged { .. })), "{:?}", judged);
+            let finished = receiver.finish(damaged.len() as u64, sent);
+            prop_assert!(matches!(finished, Err(ReceiveError::Damaged { .. })), "{:?}", finished);
         }
     }
 
     #[test]
-    fn an_empty_file_is_whole_without_a_chunk() {
+    fn an_empty_file_is_complete_without_a_chunk() {
         let verified = feed(b"", &[]).unwrap();
         assert_eq!((verified.size(), verified.digest()), (0, Digest::of(b"")));
     }
 
     #[test]
-    fn a_chunk_at_the_end_of_the_number_line_is_refused() {
+    fn a_chunk_at_the_maximum_offset_is_rejected() {
         let mut receiver = Receiver { received: u64::MAX, ..Receiver::new(u64::MAX) };
         receiver.announced = 5;
         assert!(receiver.chunk(u64::MAX, b"x").is_err());

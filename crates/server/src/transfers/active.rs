@@ -1,8 +1,8 @@
-//! The unfinished transfers: who may join which, and how many there may be.
+//! The unfinished transfers: which pull may join which transfer, and how many may wait.
 //!
-//! A view changes before its index does, in one step ([`ViewSender`]): a transfer that is seen
-//! waiting has a position. So the lock of the index may be taken while a view is locked, and no
-//! view is ever read under the lock of the index.
+//! [`ViewSender`] changes a view and its index in one step, the view first: a transfer that is shown
+//! as waiting has a position. Lock order: the index may be locked while a view is locked. No view is
+//! read while the index is locked.
 
 mod index;
 mod queue;
@@ -31,19 +31,21 @@ pub(crate) struct TaskHandle {
     pub(crate) created_at: DateTime<Utc>,
     pub(crate) view: watch::Receiver<View>,
     pub(crate) commands: mpsc::Sender<Command>,
-    /// The first order may have gone out: from then on the source may be open.
+    /// The first order may have been sent. From then on the source may be open.
     pub(crate) ordered: Arc<AtomicBool>,
 }
 
-/// All unfinished transfers; cheap to clone.
+/// All unfinished transfers. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ActiveTransfers {
     index: Arc<Mutex<Index>>,
 }
 
-/// Whether a new transfer was needed.
+/// The transfer that a pull gets.
 pub(crate) enum JoinResult {
+    /// A transfer that was active already.
     Other(TaskHandle),
+    /// The new transfer.
     Inserted(TaskHandle),
 }
 
@@ -52,15 +54,15 @@ pub(crate) enum JoinResult {
 pub(crate) struct ViewSender {
     id: TransferId,
     view: watch::Sender<View>,
-    open: ActiveTransfers,
+    active: ActiveTransfers,
 }
 
 impl ViewSender {
-    /// The first view, and what others see of it.
-    pub(crate) fn new(open: ActiveTransfers, first: View) -> (Self, watch::Receiver<View>) {
+    /// Creates the view of a transfer, and its receiver.
+    pub(crate) fn new(active: ActiveTransfers, first: View) -> (Self, watch::Receiver<View>) {
         let id = first.transfer.id;
-        let (view, seen) = watch::channel(first);
-        (Self { id, view, open }, seen)
+        let (view, receiver) = watch::channel(first);
+        (Self { id, view, active }, receiver)
     }
 
     pub(crate) fn borrow(&self) -> watch::Ref<'_, View> {
@@ -74,7 +76,7 @@ impl ViewSender {
             change(view);
             let standing = Standing::of(view);
             if standing != before {
-                self.open.lock().place(self.id, standing);
+                self.active.lock().place(self.id, standing);
             }
         });
     }
@@ -98,7 +100,7 @@ impl ActiveTransfers {
         self.lock().remove(id);
     }
 
-    /// The transfer that a pull of this file joins.
+    /// Returns the transfer that a pull of this file joins.
     pub(crate) fn join(
         &self,
         client: &ClientId,
@@ -108,12 +110,12 @@ impl ActiveTransfers {
         self.lock().joinable(client, path, fresh).cloned()
     }
 
-    /// Inserts a new transfer unless one has come meanwhile that it can join.
+    /// Inserts a new transfer, unless another pull has inserted one meanwhile that it can join.
     pub(crate) fn join_or_insert(
         &self,
         handle: TaskHandle,
         fresh: bool,
-        max_open: usize,
+        max_active: usize,
         max_waiting_per_client: usize,
     ) -> Result<JoinResult, Problem> {
         let standing = Standing::of(&handle.view.borrow());
@@ -121,9 +123,9 @@ impl ActiveTransfers {
         if let Some(other) = index.joinable(&handle.client, handle.path.as_ref(), fresh) {
             return Ok(JoinResult::Other(other.clone()));
         }
-        if max_open <= index.len() {
-            let n_open = index.len();
-            let detail = format!("{n_open} transfers are running or waiting; no more may wait.");
+        if max_active <= index.len() {
+            let n_active = index.len();
+            let detail = format!("{n_active} transfers are running or waiting; no more may wait.");
             let hint = "Try again later, or raise MAX_WAITING.";
             return Err(Problem::new(Code::ServerBusy, detail).hint(hint));
         }
@@ -152,7 +154,7 @@ impl ActiveTransfers {
         self.lock().others_wait(client)
     }
 
-    /// Its place among those that wait for the same: the server's turn, or their client's.
+    /// Returns the position among the transfers that wait for the same permit, counted from 1.
     pub(crate) fn place_in_line(&self, id: TransferId) -> Option<usize> {
         self.lock().place_in_line(id)
     }

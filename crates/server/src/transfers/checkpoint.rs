@@ -80,8 +80,8 @@ async fn checkpoint(
     prefix: Prefix,
 ) -> CheckpointResult {
     let mut store = context.store.clone();
-    let synced = run(move || store.sync(&partial, Extent::Prefix)).await;
-    let synced = synced.map_err(|error| classify(&error.into_cause()))?;
+    let result = run(move || store.sync(&partial, Extent::Prefix)).await;
+    let synced = result.map_err(|error| classify(&error.into_cause()))?;
     let receiving = transfer.receiving()?.with_checkpoint(prefix, synced);
     let next = Transfer { phase: Phase::Receiving(receiving.clone()), ..transfer };
     // If the records fail, or the rest of the transfer has changed meanwhile, the next checkpoint

@@ -91,6 +91,24 @@ impl TransferTask {
         Err(Outcome::Interrupted { reason, progress: true })
     }
 
+    /// The agent could not send the file.
+    pub(crate) async fn aborted(
+        &mut self,
+        problem: Problem,
+        progress: bool,
+    ) -> Result<(), Outcome> {
+        let reason = problem.detail.clone();
+        if problem.code == Code::Cancelled {
+            // The agent stops. The received bytes stay.
+            return Err(Outcome::Interrupted { reason, progress });
+        }
+        if problem.code == Code::FileChanged && self.retry.source_changed() {
+            self.start_over().await?;
+            return Err(Outcome::Interrupted { reason, progress: true });
+        }
+        Err(problem.into())
+    }
+
     /// Records the sealed phase, under the first name that is not on record for another download of
     /// the client. Returns the phase with that name.
     async fn record_sealed(&mut self, sealed: Sealed) -> Result<Sealed, Outcome> {

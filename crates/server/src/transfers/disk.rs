@@ -138,8 +138,8 @@ impl TransferTask {
     ) -> Result<(Receiving, ReceivedPartial), Outcome> {
         let key = self.transfer.next_partial();
         let size = source.size;
-        let begun = self.on_disk(move |store| store.begin(&key, size)).await;
-        let (partial, begun) = begun.map_err(|error| classify(&error.into_cause()))?;
+        let result = self.on_disk(move |store| store.begin(&key, size)).await;
+        let (partial, begun) = result.map_err(|error| classify(&error.into_cause()))?;
         let partial = ReceivedPartial::new(self.context.store.clone(), partial, size);
         let mut next = self.start_change();
         next.receive(source, begun)?;
@@ -181,8 +181,8 @@ impl TransferTask {
     ) -> Result<(), Outcome> {
         let handle = partial.partial.clone();
         let prefix = partial.receiver.prefix();
-        let synced = self.on_disk(move |store| store.sync(&handle, Extent::Prefix)).await;
-        let synced = synced.map_err(|error| classify(&error.into_cause()))?;
+        let result = self.on_disk(move |store| store.sync(&handle, Extent::Prefix)).await;
+        let synced = result.map_err(|error| classify(&error.into_cause()))?;
         let mut next = self.start_change();
         next.phase = Phase::Receiving(receiving.with_checkpoint(prefix, synced));
         self.finish_change(next).await

@@ -1,8 +1,7 @@
-//! A pull that comes again under the same key is the same pull.
-
+//! Idempotency keys: a repeated request gets the original transfer.
 //!
-//! Requests with one key may come at once: the record decides which of them has it. The transfer of
-//! another one is discarded before anything else knows it.
+//! Several requests may have the same key at once. The record decides which transfer the key leads
+//! to. The transfer of each other request is discarded before any caller learns of it.
 
 use filepull_core::digest::Digest;
 use filepull_core::problem::{Code, Problem};
@@ -12,24 +11,24 @@ use super::pull::{Pull, PullResult};
 use super::{Transfers, now, records_failed};
 use crate::records::{KeyOutcome, RequestKey};
 
-/// The key of a pull, if it has one.
+/// Returns the key of a pull, if it has one.
 pub(crate) fn request_key(pull: &Pull) -> Option<RequestKey> {
     let key = pull.key.clone()?;
     Some(RequestKey { key, request: digest(pull) })
 }
 
 impl Transfers {
-    /// The transfer that a key leads to, if a request had it before.
+    /// Returns the transfer of an earlier request with this key, if there was one.
     pub(crate) async fn keyed(&self, key: &RequestKey) -> Result<Option<PullResult>, Problem> {
-        let known = self.context.records.find_key(&key.key, now()).await;
-        match known.map_err(|error| records_failed(&error))? {
+        let found = self.context.records.find_key(&key.key, now()).await;
+        match found.map_err(|error| records_failed(&error))? {
             None => Ok(None),
-            Some(keyed) => self.led(key, keyed).await.map(Some),
+            Some(keyed) => self.transfer_of(key, keyed).await.map(Some),
         }
     }
 
-    /// Makes a key lead to a transfer that was under way already. Returns the transfer to which the
-    /// key leads then: another request with this key may have been first.
+    /// Records that a key leads to an active transfer. Returns the transfer that the key leads to:
+    /// another request with this key may have been first.
     pub(crate) async fn keep_key(
         &self,
         key: &RequestKey,
@@ -40,11 +39,15 @@ impl Transfers {
         if keyed.transfer == pulled.id && keyed.request == key.request {
             Ok(pulled)
         } else {
-            self.led(key, keyed).await
+            self.transfer_of(key, keyed).await
         }
     }
 
-    async fn led(&self, key: &RequestKey, keyed: KeyOutcome) -> Result<PullResult, Problem> {
+    async fn transfer_of(
+        &self,
+        key: &RequestKey,
+        keyed: KeyOutcome,
+    ) -> Result<PullResult, Problem> {
         if keyed.request != key.request {
             return Err(mismatch());
         }

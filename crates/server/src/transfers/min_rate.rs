@@ -1,4 +1,4 @@
-//! Whether an upload is slower than the minimum rate, over a sliding window. No clock, no task.
+//! Checks the minimum rate of an upload over a sliding window. No clock, no task.
 
 use std::collections::VecDeque;
 
@@ -16,7 +16,8 @@ pub(crate) struct MinRate {
 }
 
 impl MinRate {
-    /// For an upload that has received this many bytes. Zero bytes per second switch it off.
+    /// Starts a window for an upload that has received this many bytes. Zero bytes per second: no
+    /// minimum.
     pub(crate) fn new(
         bytes_per_second: u64,
         window: Duration,
@@ -26,13 +27,13 @@ impl MinRate {
         Self { bytes_per_second, window, samples: VecDeque::from([(now, received)]) }
     }
 
-    /// When to call [`is_missed`](Self::is_missed) next; `None` if it is off.
+    /// Returns when to call [`is_missed`](Self::is_missed) next; `None` without a minimum.
     pub(crate) fn next_check(&self) -> Option<Instant> {
         let (last, _) = self.samples.back()?;
         (self.bytes_per_second != 0).then_some(*last + self.window / N_STEPS)
     }
 
-    /// Notes how much has been received, and returns whether the last window brought too little.
+    /// Adds the number of received bytes, and returns whether the last window was too slow.
     pub(crate) fn is_missed(&mut self, received: u64, now: Instant) -> bool {
         self.samples.push_back((now, received));
         // Keep as the oldest sample the last one that is at least a window old.
@@ -45,7 +46,7 @@ impl MinRate {
         self.window <= elapsed && u128::from(received.saturating_sub(before)) < required
     }
 
-    /// Starts a new window: what has passed does not count.
+    /// Starts a new window. The time before does not count.
     pub(crate) fn restart(&mut self, received: u64, now: Instant) {
         self.samples = VecDeque::from([(now, received)]);
     }
@@ -57,7 +58,8 @@ mod tests {
 
     const WINDOW: Duration = Duration::from_secs(300);
 
-    /// The second at which an upload misses 1 KiB/s, if it receives `rate(second)` in each second.
+    /// Returns the second at which an upload misses 1 KiB/s, if it receives `rate(second)` bytes in each
+    /// second.
     fn missed_at(rate: impl Fn(u64) -> u64) -> Option<u64> {
         let start = Instant::now();
         let mut min_rate = MinRate::new(1024, WINDOW, 0, start);
@@ -88,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn no_rate_is_required_when_it_is_off() {
+    fn a_rate_of_zero_means_no_minimum() {
         let start = Instant::now();
         assert_eq!(MinRate::new(0, WINDOW, 0, start).next_check(), None);
     }

@@ -86,7 +86,7 @@ impl Transfers {
         key: Option<RequestKey>,
     ) -> Result<Option<PullResult>, Problem> {
         let context = &self.context;
-        let max_open = context.limits.max_running + context.limits.max_waiting;
+        let max_active = context.limits.max_running + context.limits.max_waiting;
         loop {
             let client = context.clients.known(&pull.client, records_failed).await?;
             let joined = context.active.join(&pull.client, pull.path.as_ref(), pull.fresh);
@@ -110,7 +110,7 @@ impl Transfers {
             transfer.queue_until = queue_until.or(expected_until);
             let (mut task, handle) = TransferTask::new(context, transfer);
             let max_waiting = context.limits.max_waiting_per_client;
-            match context.active.join_or_insert(handle, pull.fresh, max_open, max_waiting)? {
+            match context.active.join_or_insert(handle, pull.fresh, max_active, max_waiting)? {
                 JoinResult::Other(handle) => match self.extend(&handle, pull.queue).await? {
                     ExtendResult::Yes => return self.joined(&handle, key.as_ref(), &pull).await,
                     ExtendResult::Ended => {}

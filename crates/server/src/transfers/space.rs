@@ -1,4 +1,4 @@
-//! Whether the disk has space for a file: by the measurements of the disk sampler.
+//! Checks whether a file fits on the disk, with the measurements of the disk sampler.
 
 use std::time::Duration;
 
@@ -8,21 +8,22 @@ use filepull_core::problem::{Code, Problem};
 use super::TaskContext;
 use crate::store::FreeSpace;
 
-/// A result with enough space serves every trigger within this time: a thousand triggers at once
-/// need one measurement. It serves an upload too, if as many files of its size fit as may arrive at
-/// once.
-const SERVES: Duration = Duration::from_millis(100);
+/// How long a measurement with enough space stays valid, so that a thousand triggers at once need one
+/// measurement. It is valid for an upload if files of its size fit for the maximum of running
+/// transfers.
+const VALID_FOR: Duration = Duration::from_millis(100);
 
 /// A file, the folder of a new client and the journal of the records each take one.
 const MIN_FREE_INODES: u64 = 4;
 
 impl TaskContext {
-    /// Rejects a file of which `needed` bytes do not fit, by a measurement made after this call.
+    /// Checks that `needed` bytes more fit. A rejection is based on a measurement made after this call.
     pub(crate) async fn check_space_for(&self, needed: u64) -> Result<(), Problem> {
         let max_running = u64::try_from(self.limits.max_running).unwrap_or(u64::MAX);
-        let by_all = needed.saturating_mul(max_running);
-        let enough = |space: FreeSpace| shortage(space, by_all, self.limits.min_free).is_none();
-        if self.disk.space(SERVES).await.is_ok_and(enough) {
+        let needed_by_all = needed.saturating_mul(max_running);
+        let enough =
+            |space: FreeSpace| shortage(space, needed_by_all, self.limits.min_free).is_none();
+        if self.disk.space(VALID_FOR).await.is_ok_and(enough) {
             return Ok(());
         }
         match self.disk.space(Duration::ZERO).await {
@@ -30,13 +31,13 @@ impl TaskContext {
                 Some(detail) => Err(Problem::new(Code::ServerFull, detail)),
                 None => Ok(()),
             },
-            // A file system that does not report its space reports it when the bytes come.
+            // A file system that does not report its space fails the write if the file does not fit.
             Err(_) => Ok(()),
         }
     }
 }
 
-/// Why `needed` bytes more do not fit, as a sentence.
+/// Returns why `needed` bytes more do not fit, as a sentence; none if they fit.
 pub(crate) fn shortage(space: FreeSpace, needed: u64, min_free: u64) -> Option<String> {
     if let Some(inodes) = space.inodes
         && inodes < MIN_FREE_INODES

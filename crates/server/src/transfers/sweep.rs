@@ -1,9 +1,8 @@
-//! Removes the partials that no unfinished transfer owns, in the background: the start of the
-//! server does not wait for any client's folder.
+//! Removes the partials that no unfinished transfer owns. Runs in the background, so that the start
+//! of the server does not wait for the disk.
 //!
-//! The record decides, one partial at a time: it names the partial before anything depends on it. A
-//! partial that was begun since the start of this process is never removed, because its record may
-//! still be on its way.
+//! The record of each transfer decides: it names the partial before the upload begins. A partial that
+//! this process created is never removed, because its record may not be durable yet.
 
 use std::sync::Arc;
 
@@ -18,28 +17,28 @@ use super::disk::run;
 use crate::records::RecordedTransfer;
 use crate::store::StoreError;
 
-/// Ends when every folder was read once, or when the process takes no new work.
+/// Ends when every folder was read once, or when the server drains.
 pub(crate) async fn sweep(context: Arc<TaskContext>) {
     let drain = context.lifecycle.drain().clone();
     let swept = async {
-        let n_removed = all(&context).await;
+        let n_removed = sweep_all(&context).await;
         context.store.end_sweep();
         if 0 < n_removed {
             info!(event = "store.swept", n_removed, "removed partials that no transfer owns");
         } else {
-            debug!(event = "store.swept", n_removed, "no partial was left over");
+            debug!(event = "store.swept", n_removed, "no leftover partial found");
         }
     };
     let _ = drain.run_until_cancelled(swept).await;
 }
 
-async fn all(context: &TaskContext) -> usize {
+async fn sweep_all(context: &TaskContext) -> usize {
     let mut n_removed = 0;
     let store = context.store.clone();
-    for client in found(run(move || store.clients()).await) {
+    for client in entries_or_none(run(move || store.clients()).await) {
         let store = context.store.clone();
         let folder = client.clone();
-        for partial in found(run(move || store.partials(&folder)).await) {
+        for partial in entries_or_none(run(move || store.partials(&folder)).await) {
             if !is_wanted(context, &partial).await && remove(context, partial).await {
                 n_removed += 1;
             }
@@ -49,7 +48,7 @@ async fn all(context: &TaskContext) -> usize {
 }
 
 /// A folder or a record that cannot be read is skipped: the sweep continues.
-fn found<T>(read: Result<Vec<T>, StoreError>) -> Vec<T> {
+fn entries_or_none<T>(read: Result<Vec<T>, StoreError>) -> Vec<T> {
     read.unwrap_or_else(|error| {
         warn!(event = "store.sweep_failed", error = %chain(&error), "a folder was not swept");
         Vec::new()
@@ -70,7 +69,8 @@ async fn is_wanted(context: &TaskContext, partial: &PartialKey) -> bool {
 }
 
 async fn remove(context: &TaskContext, partial: PartialKey) -> bool {
-    let (store, client): (_, ClientId) = (context.store.clone(), partial.client.clone());
+    let store = context.store.clone();
+    let client: ClientId = partial.client.clone();
     match run(move || store.remove_leftover(&partial)).await {
         Ok(removed) => removed,
         Err(error) => {

@@ -1,120 +1,24 @@
 //! One upload of a transfer, from its header to its end.
 
-use std::sync::Arc;
+mod active_upload;
 
 use filepull_core::human;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::source::Source;
-use filepull_core::transfer::{BeginError, Phase, Receiving, Transfer, UploadStart};
+use filepull_core::transfer::{BeginError, Phase, Receiving, UploadStart};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::sleep_until;
 use tracing::info;
 
 use super::active::ViewSender;
-use super::checkpoint::Checkpoints;
 use super::commit::CompleteUpload;
 use super::disk::run;
-use super::min_rate::MinRate;
 use super::outcome::{Outcome, classify};
-use super::progress::Progress;
 use super::task::TransferTask;
-use super::{Activity, Answer, Command, Limits, Reply, TaskContext, Upload, WaitingFor, refuse};
-use crate::receive::{
-    self, BatchWriter, ReceivedPartial, UploadEnd, UploadStream, WriteEvent, sleep_until_some,
-};
+use super::{Activity, Answer, Command, Reply, Upload, WaitingFor, refuse};
+use crate::receive::{self, ReceivedPartial, UploadEnd, WriteEvent, sleep_until_some};
 use crate::registry::SessionHandle;
-
-/// An upload that may write. It owns its partial.
-struct ActiveUpload {
-    writer: BatchWriter,
-    /// The phase on record, with the source of this upload.
-    receiving: Receiving,
-    replies: mpsc::Sender<Reply>,
-    progress: Progress,
-    min_rate: MinRate,
-    checkpoints: Checkpoints,
-    /// How many received bytes survive a power cut.
-    durable: u64,
-    limits: Limits,
-}
-
-impl ActiveUpload {
-    fn new(
-        stream: UploadStream,
-        partial: ReceivedPartial,
-        receiving: Receiving,
-        replies: mpsc::Sender<Reply>,
-        limits: Limits,
-    ) -> Self {
-        let now = Instant::now();
-        let Limits { min_rate, min_rate_window, stall_timeout, checkpoint_every, .. } = limits;
-        let receiver = &partial.receiver;
-        Self {
-            progress: Progress::new(receiver, stall_timeout, now),
-            min_rate: MinRate::new(min_rate, min_rate_window, receiver.received(), now),
-            checkpoints: Checkpoints::new(checkpoint_every),
-            durable: 0,
-            writer: BatchWriter::new(stream, partial),
-            receiving,
-            replies,
-            limits,
-        }
-    }
-
-    /// Shows and acknowledges the bytes that were written, and starts a checkpoint if one is due.
-    fn on_progress(&mut self, context: &Arc<TaskContext>, transfer: &Transfer, view: &ViewSender) {
-        let Some(partial) = self.writer.partial() else { return };
-        let update = self.progress.on_write(&partial.receiver, Instant::now());
-        let received = update.received;
-        if update.is_shown {
-            view.send_modify(|view| {
-                view.bytes_done = received;
-                view.bytes_per_second = update.bytes_per_second.or(view.bytes_per_second);
-            });
-        }
-        if update.ack_due {
-            // If the queue is full, the agent has not read the last ack yet.
-            let _ = self.replies.try_send(Reply::Ack { received, durable: self.durable });
-        }
-        self.checkpoints.start_if_due(context, transfer, &self.receiving, partial);
-    }
-
-    /// The stall timer has run out. Returns the end of the upload, unless the agent waits for this
-    /// server.
-    fn check_stall(&mut self) -> Option<UploadEnd> {
-        if self.writer.is_writing() {
-            self.progress.renew(Instant::now());
-            return None;
-        }
-        let limit = human::span(self.limits.stall_timeout);
-        Some(UploadEnd::Broken(format!("no byte came for {limit}")))
-    }
-
-    /// Returns whether the upload is too slow. Time does not count while the agent waits for this
-    /// server, or reads its file again.
-    fn is_too_slow(&mut self) -> bool {
-        let received = self.progress.received();
-        let now = Instant::now();
-        if self.writer.is_writing() || self.progress.is_complete() {
-            self.min_rate.restart(received, now);
-            return false;
-        }
-        self.min_rate.is_missed(received, now)
-    }
-
-    /// Ends a slow upload in favour of others, and sends the reason to the agent. The received bytes
-    /// stay.
-    fn end_slow(&self) -> UploadEnd {
-        let Limits { min_rate, min_rate_window, .. } = self.limits;
-        let rate = human::rate(min_rate);
-        let window = human::span(min_rate_window);
-        let reason = format!("slower than {rate} for {window} while others wait");
-        let detail = format!("The upload was {reason}; it continues when it is its turn again.");
-        let problem = Problem::new(Code::ServerBusy, detail);
-        refuse(&self.replies, problem, Some(self.progress.received()));
-        UploadEnd::Broken(reason)
-    }
-}
+use active_upload::ActiveUpload;
 
 impl TransferTask {
     /// Receives an upload, and returns how it ended.
@@ -272,20 +176,6 @@ impl TransferTask {
                 Err(outcome)
             }
         }
-    }
-
-    /// The agent could not send the file.
-    async fn aborted(&mut self, problem: Problem, progress: bool) -> Result<(), Outcome> {
-        let reason = problem.detail.clone();
-        if problem.code == Code::Cancelled {
-            // The agent stops. The received bytes stay.
-            return Err(Outcome::Interrupted { reason, progress });
-        }
-        if problem.code == Code::FileChanged && self.retry.source_changed() {
-            self.start_over().await?;
-            return Err(Outcome::Interrupted { reason, progress: true });
-        }
-        Err(problem.into())
     }
 
     /// Receives the bytes of an upload until it ends, or until the server ends it.

@@ -116,8 +116,8 @@ impl TransferTask {
         let client = &self.transfer.client;
         // Optional: only adds a detail to the problem.
         let found = self.context.clients.client(client).await.unwrap_or_default();
-        let last_seen = found.map(|found| registry::last_seen(&found, Utc::now()));
-        let last_seen = last_seen.unwrap_or_default();
+        let last_seen =
+            found.map(|found| registry::last_seen(&found, Utc::now())).unwrap_or_default();
         Problem::new(Code::ClientGone, format!("{client} did not return in time. {last_seen}"))
             .hint(format!("look at it: curl localhost:8080/clients/{client}"))
     }
@@ -127,10 +127,10 @@ impl TransferTask {
         &mut self,
         session: &SessionHandle,
     ) -> Result<Permits, Outcome> {
-        let client = Arc::clone(&self.slot.send_permit);
-        let client = self.wait_for_permit(client, WaitingFor::OtherFile, session).await?;
-        let server = Arc::clone(&self.context.permits);
-        let server = self.wait_for_permit(server, WaitingFor::Turn, session).await?;
+        let of_client = Arc::clone(&self.slot.send_permit);
+        let client = self.wait_for_permit(of_client, WaitingFor::OtherFile, session).await?;
+        let of_server = Arc::clone(&self.context.permits);
+        let server = self.wait_for_permit(of_server, WaitingFor::Turn, session).await?;
         Ok(Permits { _client: client, _server: server })
     }
 

@@ -1,4 +1,4 @@
-//! The unfinished transfers by id, by client and by what they do. No lock, no task.
+//! The unfinished transfers by id, by client and by activity. No lock, no task.
 //!
 //! The cost of a query depends on the size of its result, not on the number of waiting transfers:
 //! 10,000 transfers may wait while a trigger joins one.
@@ -62,7 +62,7 @@ struct ActiveEntry {
     standing: Standing,
 }
 
-/// On record, and not final.
+/// Transfers on record that are not final.
 #[derive(Debug, Default)]
 struct Group {
     waiting: Queue,
@@ -125,7 +125,8 @@ impl Index {
     pub(crate) fn place(&mut self, id: TransferId, standing: Standing) {
         let Some(entry) = self.by_id.get_mut(&id) else { return };
         let before = std::mem::replace(&mut entry.standing, standing);
-        let (client, at) = (entry.handle.client.clone(), entry.at);
+        let client = entry.handle.client.clone();
+        let at = entry.at;
         self.leave_queues(&client, at, before);
         self.join_queues(&client, at, standing);
     }
@@ -157,7 +158,7 @@ impl Index {
         let Self { all, turn, by_client, .. } = self;
         let of_client = by_client.entry(client.clone()).or_default();
         let OfClient { group, other_file, .. } = of_client;
-        let (common, own, line) = match standing {
+        let (common, own, permit) = match standing {
             Standing::Unrecorded | Standing::Final => (None, None, None),
             Standing::Running => (Some(&mut all.running), Some(&mut group.running), None),
             Standing::Starting | Standing::Waiting(WaitingFor::Client | WaitingFor::Disk) => {
@@ -170,12 +171,12 @@ impl Index {
                 (Some(&mut all.waiting), Some(&mut group.waiting), Some(other_file))
             }
         };
-        [common, own, line].into_iter().flatten()
+        [common, own, permit].into_iter().flatten()
     }
 
-    /// The newest unfinished transfer of the same file that may be joined. A fresh pull joins only
-    /// one whose source cannot be open yet: what it gets is then opened after it was asked for. That
-    /// need not be the newest of all: clocks are set back.
+    /// Returns the newest unfinished transfer of the same file that a pull may join. A fresh pull
+    /// joins only a transfer whose source cannot be open yet, so that the source is opened after the
+    /// pull. That may be an older transfer, because clocks are set back.
     pub(crate) fn joinable(
         &self,
         client: &ClientId,
@@ -229,11 +230,11 @@ impl Index {
         })
     }
 
-    /// How many transfers of a client wait, or are about to.
+    /// Returns how many transfers of a client wait, or are not on record yet.
     pub(crate) fn n_waiting(&self, client: &ClientId) -> usize {
         let Some(of_client) = self.by_client.get(client) else { return 0 };
-        let n_open: usize = of_client.by_path.values().map(Queue::len).sum();
-        n_open - of_client.group.running.len()
+        let n_active: usize = of_client.by_path.values().map(Queue::len).sum();
+        n_active - of_client.group.running.len()
     }
 
     /// Returns whether a transfer waits for a permit of the server, or for the permit of this

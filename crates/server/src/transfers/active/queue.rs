@@ -1,4 +1,4 @@
-//! Transfers in the order in which they were made.
+//! Transfers in the order of their creation.
 
 use std::collections::VecDeque;
 
@@ -75,7 +75,7 @@ impl Queue {
     }
 }
 
-/// Returns the indexes of the transfers that were requested within a time range.
+/// The indexes of the transfers that were requested within a time range.
 struct TimeRange {
     start: usize,
     end: usize,
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_counts_those_that_were_made_before() {
+    fn a_position_counts_the_transfers_created_before() {
         let (mut queue, positions) = queue(&[3, 0, 4, 1, 2]);
         let places: Vec<_> = positions.iter().map(|at| queue.place(*at)).collect();
         assert_eq!(places, [Some(1), Some(2), Some(3), Some(4), Some(5)]);
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_show_each_once_and_only_those_of_the_time() {
+    fn pages_show_each_transfer_of_the_time_range_once() {
         let (queue, positions) = queue(&[0, 1, 2, 3, 4, 5, 6]);
         for (since, until, expected) in [
             (None, None, 0..7),
