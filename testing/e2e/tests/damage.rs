@@ -1,31 +1,30 @@
-//! Agents that lie, and uploads that end wrongly: nothing of them is ever published.
+//! Agents that send wrong data, and uploads that end early: neither is ever published.
 
 use filepull_core::digest::Digest;
 use filepull_proto::v1::agent_message::Kind as FromAgent;
 use filepull_proto::v1::agent_transfer_client::AgentTransferClient;
 use filepull_proto::v1::transfer_update::State;
 use filepull_proto::v1::upload_request::Kind;
-use filepull_proto::v1::upload_response::Kind as Answer;
+use filepull_proto::v1::upload_response::Kind as Response;
 use filepull_proto::v1::{
     DataChunk, Error, ErrorCode, SourceInfo, StartTransfer, TransferUpdate, UploadHeader,
     UploadRequest, UploadTrailer,
 };
-use filepull_testkit::{DEADLINE, ScriptedAgent, Strace, TestServer, soon, test_data};
-use hyper::Method;
-use serde_json::Value;
+use filepull_testkit::{DEADLINE, ScriptedAgent, Strace, TestServer, poll, soon, test_data};
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 
-/// Uploads these pieces, ends the stream, and returns the last word of the server, if any.
-async fn upload(liar: &ScriptedAgent, pieces: Vec<Kind>) -> anyhow::Result<Option<Answer>> {
-    let pieces = pieces.into_iter().map(|kind| UploadRequest { kind: Some(kind) });
-    let mut transfer = AgentTransferClient::new(liar.channel());
-    let answers = transfer.upload(tokio_stream::iter(pieces.collect::<Vec<_>>())).await?;
-    let mut answers = answers.into_inner();
+/// Sends these messages, closes the stream, and returns the last response of the server.
+async fn upload(agent: &ScriptedAgent, messages: Vec<Kind>) -> anyhow::Result<Option<Response>> {
+    let requests = messages.into_iter().map(|kind| UploadRequest { kind: Some(kind) });
+    let mut transfer = AgentTransferClient::new(agent.channel());
+    let stream = tokio_stream::iter(requests.collect::<Vec<_>>());
+    let mut responses = transfer.upload(stream).await?.into_inner();
     let mut last = None;
-    while let Ok(Some(answer)) = soon("the server's answer", answers.message()).await? {
-        last = answer.kind;
+    while let Ok(Some(response)) = soon("a response to the upload", responses.message()).await? {
+        last = response.kind;
     }
     Ok(last)
 }
@@ -50,14 +49,20 @@ fn trailer(total_size: u64, of: &[u8]) -> Kind {
     Kind::Trailer(UploadTrailer { total_size, sha256 })
 }
 
-fn error_code(answer: Option<Answer>) -> Option<ErrorCode> {
-    match answer {
-        Some(Answer::Error(error)) => Some(error.code()),
-        Some(Answer::Ack(_) | Answer::Stored(_)) | None => None,
+/// A correct upload of the file `data`.
+fn whole_file(order: &StartTransfer) -> Vec<Kind> {
+    vec![header(order, 4), chunk(0, b"data"), trailer(4, b"data")]
+}
+
+fn error_code(response: Option<Response>) -> Option<ErrorCode> {
+    match response {
+        Some(Response::Error(error)) => Some(error.code()),
+        Some(Response::Ack(_) | Response::Stored(_)) | None => None,
     }
 }
 
-/// A server whose client is a liar that has been ordered to send its file.
+/// Starts a server and a scripted agent that has received an order. Also returns the location of
+/// the transfer.
 async fn ordered() -> anyhow::Result<(TestServer, ScriptedAgent, StartTransfer, String)> {
     ordered_by(TestServer::start()).await
 }
@@ -66,31 +71,23 @@ async fn ordered_by(
     server: impl Future<Output = anyhow::Result<TestServer>>,
 ) -> anyhow::Result<(TestServer, ScriptedAgent, StartTransfer, String)> {
     let server = server.await?;
-    let mut liar = ScriptedAgent::connect(server.grpc(), "client4", DEADLINE).await?;
-    let made = server
-        .send(
-            hyper::Method::POST,
-            "/api/v1/transfers",
-            &[("content-type", "application/json")],
-            r#"{"client":"client4"}"#,
-        )
-        .await?;
-    assert_eq!(made.status, 201, "{}", made.text());
-    let order = liar.order().await?;
-    Ok((server, liar, order, made.header("location").to_owned()))
+    let mut agent = ScriptedAgent::connect(server.grpc(), "client4", DEADLINE).await?;
+    let created = server.post("/api/v1/transfers", &json!({"client": "client4"})).await?;
+    assert_eq!(created.status, 201, "{}", created.text());
+    let order = agent.order().await?;
+    Ok((server, agent, order, created.header("location").to_owned()))
 }
 
 #[tokio::test]
 async fn an_honest_upload_is_published_under_a_harmless_name() -> anyhow::Result<()> {
-    let (server, liar, order, _) = ordered().await?;
-    let answer =
-        upload(&liar, vec![header(&order, 4), chunk(0, b"data"), trailer(4, b"data")]).await?;
-    assert!(matches!(answer, Some(Answer::Stored(_))), "{answer:?}");
+    let (server, agent, order, _) = ordered().await?;
+    let response = upload(&agent, whole_file(&order)).await?;
+    assert!(matches!(response, Some(Response::Stored(_))), "{response:?}");
     let downloads = server.downloads("client4")?;
     assert_eq!(downloads.len(), 1);
     assert_eq!(std::fs::read(&downloads[0])?, b"data");
     assert!(server.leftovers("client4")?.is_empty());
-    // Its header says what the client has, whether or not the acceptance came before.
+    // The header updates the default file of the client.
     let client = server.json("/api/v1/clients/client4").await?;
     assert_eq!(client["default_file"]["size"], 4, "{client}");
     Ok(())
@@ -98,42 +95,42 @@ async fn an_honest_upload_is_published_under_a_harmless_name() -> anyhow::Result
 
 #[tokio::test]
 async fn the_end_of_the_stream_publishes_nothing() -> anyhow::Result<()> {
-    let (server, mut liar, order, _) = ordered().await?;
-    // Every byte has come, and no trailer.
-    upload(&liar, vec![header(&order, 4), chunk(0, b"data")]).await?;
-    let again = liar.order().await?;
-    assert_eq!((again.attempt, again.offset), (2, 4), "what came is kept");
+    let (server, mut agent, order, _) = ordered().await?;
+    // All bytes have arrived, but no trailer.
+    upload(&agent, vec![header(&order, 4), chunk(0, b"data")]).await?;
+    let again = agent.order().await?;
+    assert_eq!((again.attempt, again.offset), (2, 4), "the bytes are kept");
     assert!(server.downloads("client4")?.is_empty());
     Ok(())
 }
 
 #[tokio::test]
-async fn empty_chunks_are_no_bytes() -> anyhow::Result<()> {
-    let (_bed, mut liar, order, _) =
+async fn empty_chunks_are_no_progress() -> anyhow::Result<()> {
+    let (_bed, mut agent, order, _) =
         ordered_by(TestServer::with(&[("STALL_TIMEOUT", "1s")])).await?;
-    let (pieces, sent) = mpsc::channel(8);
-    pieces.send(header(&order, 4)).await?;
-    pieces.send(chunk(0, b"da")).await?;
+    let (messages, sent) = mpsc::channel(8);
+    messages.send(header(&order, 4)).await?;
+    messages.send(chunk(0, b"da")).await?;
     let requests = ReceiverStream::new(sent).map(|kind| UploadRequest { kind: Some(kind) });
-    let mut transfer = AgentTransferClient::new(liar.channel());
+    let mut transfer = AgentTransferClient::new(agent.channel());
     let _answers = transfer.upload(requests).await?;
-    let hung_up = async { while pieces.send(chunk(2, b"")).await.is_ok() {} };
-    soon("the end of the upload", hung_up).await?;
-    let again = liar.order().await?;
+    let until_closed = async { while messages.send(chunk(2, b"")).await.is_ok() {} };
+    soon("the end of the upload", until_closed).await?;
+    let again = agent.order().await?;
     assert_eq!((again.attempt, again.offset), (2, 2));
     Ok(())
 }
 
 #[tokio::test]
 async fn a_flipped_bit_never_gets_a_final_name() -> anyhow::Result<()> {
-    let (server, mut liar, order, location) = ordered().await?;
+    let (server, mut agent, order, location) = ordered().await?;
     let damaged =
         |order: &StartTransfer| vec![header(order, 4), chunk(0, b"dat\x60"), trailer(4, b"data")];
-    let answer = upload(&liar, damaged(&order)).await?;
-    assert_eq!(error_code(answer), Some(ErrorCode::ChecksumMismatch));
-    let again = liar.order().await?;
-    assert_eq!(again.offset, 0, "nothing of it is kept");
-    upload(&liar, damaged(&again)).await?;
+    let response = upload(&agent, damaged(&order)).await?;
+    assert_eq!(error_code(response), Some(ErrorCode::ChecksumMismatch));
+    let again = agent.order().await?;
+    assert_eq!(again.offset, 0, "no byte is kept");
+    upload(&agent, damaged(&again)).await?;
     let failed = server.finished(&location).await?;
     assert_eq!(failed["error"]["code"], "checksum-mismatch", "{failed}");
     assert!(server.downloads("client4")?.is_empty());
@@ -143,46 +140,41 @@ async fn a_flipped_bit_never_gets_a_final_name() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_bit_that_flips_in_the_partial_is_not_published() -> anyhow::Result<()> {
-    let (server, mut liar, order, _) = ordered().await?;
-    let mut sent = liar.upload(&order, 0, 4).await?;
+    let (server, mut agent, order, _) = ordered().await?;
+    let mut sent = agent.upload(&order, 0, 4).await?;
     sent.chunk(0, "data".into()).await?;
-    let written = async {
-        loop {
-            match &server.leftovers("client4")?[..] {
-                [partial] if std::fs::read(partial)? == b"data" => return Ok(partial.clone()),
-                _ => tokio::task::yield_now().await,
-            }
-        }
+    let complete_partial = async || match &server.leftovers("client4")?[..] {
+        [partial] if std::fs::read(partial)? == b"data" => Ok(Some(partial.clone())),
+        _ => Ok(None),
     };
-    let written: anyhow::Result<_> = soon("the bytes on the disk", written).await?;
-    std::fs::write(written?, b"dat\x60")?;
+    let partial = poll("the bytes on the disk", complete_partial).await?;
+    std::fs::write(partial, b"dat\x60")?;
     sent.trailer(b"data").await?;
     let mut last = None;
-    while let Ok(Some(answer)) = sent.response(DEADLINE).await {
-        last = Some(answer);
+    while let Ok(Some(response)) = sent.response(DEADLINE).await {
+        last = Some(response);
     }
     assert_eq!(error_code(last), Some(ErrorCode::ChecksumMismatch));
-    let again = liar.order().await?;
-    assert_eq!(again.offset, 0, "nothing of it is kept");
+    let again = agent.order().await?;
+    assert_eq!(again.offset, 0, "no byte is kept");
     assert!(server.downloads("client4")?.is_empty());
-    let answer =
-        upload(&liar, vec![header(&again, 4), chunk(0, b"data"), trailer(4, b"data")]).await?;
-    assert!(matches!(answer, Some(Answer::Stored(_))), "{answer:?}");
+    let response = upload(&agent, whole_file(&again)).await?;
+    assert!(matches!(response, Some(Response::Stored(_))), "{response:?}");
     Ok(())
 }
 
 #[tokio::test]
-async fn lost_doubled_and_surplus_chunks_are_refused() -> anyhow::Result<()> {
+async fn lost_repeated_and_surplus_chunks_are_rejected() -> anyhow::Result<()> {
     let wrong = [
         vec![chunk(0, b"da"), chunk(3, b"a"), trailer(4, b"data")],
         vec![chunk(0, b"da"), chunk(0, b"da"), trailer(4, b"data")],
         vec![chunk(0, b"data"), chunk(4, b"!"), trailer(5, b"data!")],
     ];
-    for pieces in wrong {
-        let (server, mut liar, order, _) = ordered().await?;
-        let answer = upload(&liar, [vec![header(&order, 4)], pieces].concat()).await?;
-        assert_eq!(error_code(answer), Some(ErrorCode::OffsetMismatch));
-        assert_eq!(liar.order().await?.attempt, 2);
+    for messages in wrong {
+        let (server, mut agent, order, _) = ordered().await?;
+        let response = upload(&agent, [vec![header(&order, 4)], messages].concat()).await?;
+        assert_eq!(error_code(response), Some(ErrorCode::OffsetMismatch));
+        assert_eq!(agent.order().await?.attempt, 2);
         assert!(server.downloads("client4")?.is_empty());
     }
     Ok(())
@@ -190,38 +182,37 @@ async fn lost_doubled_and_surplus_chunks_are_refused() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_short_upload_is_not_published() -> anyhow::Result<()> {
-    let (server, mut liar, order, _) = ordered().await?;
-    let pieces = vec![header(&order, 8), chunk(0, b"data"), trailer(4, b"data")];
-    let answer = upload(&liar, pieces).await?;
-    assert_eq!(error_code(answer), Some(ErrorCode::ChecksumMismatch));
-    liar.order().await?;
+    let (server, mut agent, order, _) = ordered().await?;
+    let messages = vec![header(&order, 8), chunk(0, b"data"), trailer(4, b"data")];
+    let response = upload(&agent, messages).await?;
+    assert_eq!(error_code(response), Some(ErrorCode::ChecksumMismatch));
+    agent.order().await?;
     assert!(server.downloads("client4")?.is_empty());
     Ok(())
 }
 
 #[tokio::test]
-async fn only_the_token_of_the_current_order_lets_an_upload_in() -> anyhow::Result<()> {
-    let (server, mut liar, order, _) = ordered().await?;
+async fn only_the_token_of_the_current_order_admits_an_upload() -> anyhow::Result<()> {
+    let (server, mut agent, order, _) = ordered().await?;
     let mut forged = order.clone();
     forged.upload_token = uuid::Uuid::new_v4().as_bytes().to_vec().into();
-    let pieces =
-        |order: &StartTransfer| vec![header(order, 4), chunk(0, b"data"), trailer(4, b"data")];
-    let answer = upload(&liar, pieces(&forged)).await?;
-    assert_eq!(error_code(answer), Some(ErrorCode::UnknownTransfer));
-    // The current order is ended by an upload that breaks off; its token is worth nothing after.
-    upload(&liar, vec![header(&order, 4), chunk(0, b"da")]).await?;
-    let current = liar.order().await?;
-    let answer = upload(&liar, pieces(&order)).await?;
-    assert_eq!(error_code(answer), Some(ErrorCode::UnknownTransfer));
+    let messages = |order: &StartTransfer| whole_file(order);
+    let response = upload(&agent, messages(&forged)).await?;
+    assert_eq!(error_code(response), Some(ErrorCode::UnknownTransfer));
+    // An interrupted upload ends the current order and invalidates its token.
+    upload(&agent, vec![header(&order, 4), chunk(0, b"da")]).await?;
+    let current = agent.order().await?;
+    let response = upload(&agent, messages(&order)).await?;
+    assert_eq!(error_code(response), Some(ErrorCode::UnknownTransfer));
     assert!(server.downloads("client4")?.is_empty());
-    let answer = upload(&liar, pieces(&current)).await?;
-    assert!(matches!(answer, Some(Answer::Stored(_))), "{answer:?}");
+    let response = upload(&agent, messages(&current)).await?;
+    assert!(matches!(response, Some(Response::Stored(_))), "{response:?}");
     Ok(())
 }
 
 #[tokio::test]
-async fn no_agent_answers_for_another_client() -> anyhow::Result<()> {
-    let (server, liar, order, _) = ordered_by(TestServer::start_process()).await?;
+async fn no_agent_can_report_for_another_client() -> anyhow::Result<()> {
+    let (server, agent, order, _) = ordered_by(TestServer::start_process()).await?;
     let other = ScriptedAgent::connect(server.grpc(), "client5", DEADLINE).await?;
     let refused = TransferUpdate {
         transfer_id: order.transfer_id.clone(),
@@ -229,21 +220,20 @@ async fn no_agent_answers_for_another_client() -> anyhow::Result<()> {
         state: Some(State::Failed(Error::default())),
     };
     other.send(FromAgent::Transfer(refused)).await?;
-    // Its line is read in order: once it has said goodbye, the server has read the lie.
+    // The server reads a session in order: after the goodbye it has read the wrong update.
     let goodbye = filepull_proto::v1::Goodbye::default();
     other.send(FromAgent::Goodbye(goodbye)).await?;
     server.server()?.says("\"reason\":\"stopped\"").await?;
-    let answer =
-        upload(&liar, vec![header(&order, 4), chunk(0, b"data"), trailer(4, b"data")]).await?;
-    assert!(matches!(answer, Some(Answer::Stored(_))), "{answer:?}");
+    let response = upload(&agent, whole_file(&order)).await?;
+    assert!(matches!(response, Some(Response::Stored(_))), "{response:?}");
     Ok(())
 }
 
 #[tokio::test]
-async fn a_size_that_nobody_could_store_is_refused_before_the_first_byte() -> anyhow::Result<()> {
-    let (server, liar, order, location) = ordered().await?;
-    let answer = upload(&liar, vec![header(&order, u64::MAX)]).await?;
-    assert_eq!(error_code(answer), Some(ErrorCode::FileTooLarge));
+async fn an_impossible_size_is_rejected_before_the_first_byte() -> anyhow::Result<()> {
+    let (server, agent, order, location) = ordered().await?;
+    let response = upload(&agent, vec![header(&order, u64::MAX)]).await?;
+    assert_eq!(error_code(response), Some(ErrorCode::FileTooLarge));
     let failed = server.finished(&location).await?;
     assert_eq!(failed["error"]["code"], "file-too-large", "{failed}");
     assert!(server.leftovers("client4")?.is_empty());
@@ -251,14 +241,14 @@ async fn a_size_that_nobody_could_store_is_refused_before_the_first_byte() -> an
 }
 
 #[tokio::test]
-async fn what_an_agent_says_cannot_forge_a_log_line() -> anyhow::Result<()> {
-    let (server, liar, order, location) = ordered_by(TestServer::start_process()).await?;
+async fn an_agent_cannot_forge_a_log_line() -> anyhow::Result<()> {
+    let (server, agent, order, location) = ordered_by(TestServer::start_process()).await?;
     let forged = Error {
         code: ErrorCode::ReadFailed.into(),
         message: "gone\n{\"event\":\"forged\"}\u{1b}[31m".into(),
         ..Error::default()
     };
-    upload(&liar, vec![header(&order, 4), Kind::Abort(forged)]).await?;
+    upload(&agent, vec![header(&order, 4), Kind::Abort(forged)]).await?;
     let failed = server.finished(&location).await?;
     assert_eq!(failed["error"]["code"], "file-unreadable", "{failed}");
     server.server()?.says("transfer.failed").await?;
@@ -269,9 +259,9 @@ async fn what_an_agent_says_cannot_forge_a_log_line() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The name is there, and nobody can tell whether it survives a power cut: neither done nor failed.
+/// The name exists, but may not survive a power cut: the transfer is neither done nor failed.
 #[tokio::test]
-async fn a_download_whose_name_is_not_safe_yet_is_still_under_way() -> anyhow::Result<()> {
+async fn a_download_with_an_unsynced_name_is_not_done() -> anyhow::Result<()> {
     let server = TestServer::start_process().await?;
     let before = server.connect("client4", b"data").await?;
     server.pull("client4").await?;
@@ -286,11 +276,8 @@ async fn a_download_whose_name_is_not_safe_yet_is_still_under_way() -> anyhow::R
         println!("skipped: no strace");
         return Ok(());
     };
-    let not_ready = async {
-        while server.get("/readyz").await?.status != 503 {}
-        anyhow::Ok(())
-    };
-    soon("a probe that is red", not_ready).await??;
+    let not_ready = async || Ok((server.get("/readyz").await?.status == 503).then_some(()));
+    poll("status 503 of /readyz", not_ready).await?;
     let found = server.json(&location).await?;
     assert_eq!((&found["state"], &found["waiting_for"]), (&"waiting".into(), &"disk".into()));
     let joined = server.get("/trigger?id=client4").await?;
@@ -302,10 +289,10 @@ async fn a_download_whose_name_is_not_safe_yet_is_still_under_way() -> anyhow::R
     Ok(())
 }
 
-/// The disk refuses to name a whole file: the transfer waits with its bytes, without its permit,
-/// and another client's transfer runs meanwhile.
+/// The disk rejects the rename of a complete file: the transfer keeps its bytes and releases its
+/// permit, so the transfer of another client can run.
 #[tokio::test]
-async fn a_disk_that_refuses_a_name_keeps_no_turn_and_heeds_a_cancel() -> anyhow::Result<()> {
+async fn a_disk_that_rejects_a_name_keeps_no_permit_and_allows_a_cancel() -> anyhow::Result<()> {
     let server = TestServer::process_with(&[("MAX_RUNNING", "1")]).await?;
     let _client = server.connect("client4", b"data").await?;
     server.pull("client4").await?;
@@ -324,7 +311,7 @@ async fn a_disk_that_refuses_a_name_keeps_no_turn_and_heeds_a_cancel() -> anyhow
     assert_eq!(server.leftovers("client4")?.len(), 1);
     let _other = server.connect("client5", b"data").await?;
     server.pull("client5").await?;
-    let cancel = server.send(Method::POST, &format!("{location}/cancel"), &[], "").await?;
+    let cancel = server.cancel(&location).await?;
     assert_eq!(cancel.status, 200, "{}", cancel.text());
     assert!(cancel.text().contains("cancelled"), "{}", cancel.text());
     assert!(server.leftovers("client4")?.is_empty());

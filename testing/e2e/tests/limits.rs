@@ -1,4 +1,4 @@
-//! Bounds: of turns, of sizes, of the disk, and of who may listen where.
+//! Limits: of transfers, of file sizes, of the disk and of open files.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 
 #[tokio::test]
-async fn transfers_wait_for_their_turn() -> anyhow::Result<()> {
+async fn transfers_wait_for_a_permit() -> anyhow::Result<()> {
     let server = TestServer::with(&[("MAX_RUNNING", "1"), ("MAX_WAITING", "1")]).await?;
     let _first = server.connect_at("client1", &test_data("client1", 2 << 20), "1MiB/s").await?;
     let _second = server.connect("client2", b"second").await?;
@@ -17,9 +17,8 @@ async fn transfers_wait_for_their_turn() -> anyhow::Result<()> {
     server.get("/trigger?id=client1").await?;
     let waiting = server.get("/trigger?id=client2").await?;
     let id = waiting.header("location").rsplit('/').next().unwrap_or_default().to_owned();
-    let said =
-        format!("Waiting: 1 transfer is running; client2 is number 1 in line. Transfer {id}");
-    assert_eq!((waiting.status, waiting.first_line()), (202, said));
+    let line = "Waiting: 1 transfer is running; client2 is number 1 in line. Transfer ";
+    assert_eq!((waiting.status, waiting.first_line()), (202, format!("{line}{id}")));
     let busy = server.get("/trigger?id=client3").await?;
     assert_eq!(busy.status, 503, "{}", busy.text());
     assert!(!busy.header("retry-after").is_empty());
@@ -28,7 +27,7 @@ async fn transfers_wait_for_their_turn() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
-async fn a_file_that_is_too_large_is_refused() -> anyhow::Result<()> {
+async fn a_file_that_is_too_large_is_rejected() -> anyhow::Result<()> {
     let server = TestServer::with(&[("MAX_FILE_SIZE", "1KiB")]).await?;
     let _client = server.connect("client4", &test_data("client4", 2048)).await?;
     let response = server.get("/trigger?id=client4").await?;
@@ -43,7 +42,7 @@ async fn a_file_that_is_too_large_is_refused() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
-async fn a_disk_that_is_almost_full_takes_nothing() -> anyhow::Result<()> {
+async fn a_server_with_an_almost_full_disk_accepts_no_pull() -> anyhow::Result<()> {
     let server = TestServer::process_with(&[("MIN_FREE", "1000TiB")]).await?;
     let _client = server.connect("client4", b"data").await?;
     let response = server.get("/trigger?id=client4").await?;
@@ -56,22 +55,22 @@ async fn a_disk_that_is_almost_full_takes_nothing() -> anyhow::Result<()> {
     let ready = server.get("/readyz?verbose").await?;
     assert_eq!(ready.status, 503, "{}", ready.text());
     server.server()?.says("Not ready: data folder: writable, ").await?;
-    let said = server.server()?.said();
-    assert!(!said.iter().any(|line| line == "Ready."), "{said:?}");
+    let lines = server.server()?.said();
+    assert!(!lines.iter().any(|line| line == "Ready."), "{lines:?}");
     Ok(())
 }
 
 #[tokio::test]
-async fn a_file_that_cannot_fit_is_refused_by_the_first_answer() -> anyhow::Result<()> {
+async fn a_file_that_cannot_fit_is_rejected_by_the_first_response() -> anyhow::Result<()> {
     let server = TestServer::with(&[("MAX_FILE_SIZE", "1PiB")]).await?;
     let client = server.connect("client4", b"data").await?;
-    // All hole: larger than what is free here, and takes no room itself.
+    // A sparse file: larger than the free space, and without blocks of its own.
     std::fs::File::options().write(true).open(client.data())?.set_len(8 << 40)?;
     let response = server.get("/trigger?id=client4").await?;
     assert_eq!(response.status, 507, "{}", response.text());
     assert!(response.first_line().contains("the file needs 8.0 TiB"), "{}", response.text());
     assert!(server.leftovers("client4")?.is_empty());
-    // The agent was told, and sends the next one.
+    // The agent knows about the rejection and accepts the next order.
     std::fs::write(client.data(), "small")?;
     server.pull("client4").await?;
     Ok(())
@@ -79,9 +78,9 @@ async fn a_file_that_cannot_fit_is_refused_by_the_first_answer() -> anyhow::Resu
 
 #[tokio::test]
 async fn a_write_error_ends_the_transfer_and_leaves_nothing() -> anyhow::Result<()> {
-    // No file of the server may grow past 1 MiB: what comes after that fails to be written.
-    let ignore = "trap '' XFSZ; ulimit -f 2048; exec \"$@\"";
-    let server = TestServer::launched_by(&["sh", "-c", ignore, "sh"], &[]).await?;
+    // Every write beyond 1 MiB of a file fails.
+    let limit_file_size = "trap '' XFSZ; ulimit -f 2048; exec \"$@\"";
+    let server = TestServer::launched_by(&["sh", "-c", limit_file_size, "sh"], &[]).await?;
     let client = server.connect("client4", &test_data("client4", 8 << 20)).await?;
     let response = server.get("/trigger?id=client4&wait=100s").await?;
     assert_eq!(response.status, 500, "{}", response.text());
@@ -89,29 +88,29 @@ async fn a_write_error_ends_the_transfer_and_leaves_nothing() -> anyhow::Result<
     assert_eq!(last["items"][0]["error"]["code"], "storage-failed", "{last}");
     assert!(server.downloads("client4")?.is_empty());
     assert!(server.leftovers("client4")?.is_empty());
-    // The next one, which fits, succeeds.
+    // A smaller file succeeds.
     std::fs::write(client.data(), "small")?;
     server.pull("client4").await?;
     Ok(())
 }
 
 #[tokio::test]
-async fn a_server_without_descriptors_goes_on_with_what_runs() -> anyhow::Result<()> {
-    let few = "ulimit -n 64; exec \"$@\"";
-    let server = TestServer::launched_by(&["sh", "-c", few, "sh"], &[]).await?;
+async fn a_server_without_file_descriptors_completes_running_transfers() -> anyhow::Result<()> {
+    let limit_files = "ulimit -n 64; exec \"$@\"";
+    let server = TestServer::launched_by(&["sh", "-c", limit_files, "sh"], &[]).await?;
     let client = server.connect_at("client4", &test_data("client4", 12 << 20), "3MiB/s").await?;
     server.get("/trigger?id=client4").await?;
     server.server()?.says("transfer.started").await?;
-    // Connections alone cannot take them all: each listener has a limit.
-    let mut held = Vec::new();
+    // Each listener has a limit, so connections cannot use all file descriptors.
+    let mut connections = Vec::new();
     for _ in 0..80 {
-        held.push(TcpStream::connect(server.http()).await?);
+        connections.push(TcpStream::connect(server.http()).await?);
     }
     server.server()?.says("connection_limit.reached").await?;
     let pid = server.server()?.pid();
     let n_open = std::fs::read_dir(format!("/proc/{pid}/fd"))?.count();
     limit_open_files(pid, u64::try_from(n_open.saturating_sub(4))?)?;
-    held.push(TcpStream::connect(server.http()).await?);
+    connections.push(TcpStream::connect(server.http()).await?);
     server.server()?.says("accept.failed").await?;
     limit_open_files(pid, 64)?;
     server.server()?.says("transfer.done").await?;
@@ -127,18 +126,19 @@ fn limit_open_files(pid: u32, soft: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The disk holds one of both versions, not two.
+/// The disk has space for one version of the file, not for two.
 #[tokio::test]
-async fn a_changed_file_needs_no_room_beside_what_it_replaces() -> anyhow::Result<()> {
-    let own_disk = "mkdir -p \"$DATA_DIR\" && mount -t tmpfs -o size=48m tmpfs \"$DATA_DIR\" \
+async fn a_new_version_needs_no_space_beside_the_old_one() -> anyhow::Result<()> {
+    let mount_disk = "mkdir -p \"$DATA_DIR\" && mount -t tmpfs -o size=48m tmpfs \"$DATA_DIR\" \
                     && exec \"$@\"";
-    let launcher = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", own_disk, "sh"];
+    let launcher =
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount_disk, "sh"];
     let may_mount = "mount -t tmpfs tmpfs /tmp";
-    let tried = std::process::Command::new("unshare")
+    let probe = std::process::Command::new("unshare")
         .args(["--user", "--map-root-user", "--mount", "sh", "-c", may_mount])
         .output();
-    if !tried.is_ok_and(|tried| tried.status.success()) {
-        println!("skipped: this machine does not let us mount a disk of our own");
+    if !probe.is_ok_and(|output| output.status.success()) {
+        println!("skipped: this machine does not allow mounts in a user namespace");
         return Ok(());
     }
     let server = TestServer::launched_by(&launcher, &[]).await?;
@@ -161,15 +161,15 @@ async fn a_changed_file_needs_no_room_beside_what_it_replaces() -> anyhow::Resul
 #[tokio::test]
 async fn a_low_open_file_limit_is_used_completely_and_logged() -> anyhow::Result<()> {
     let server = TestServer::launched_by(&["prlimit", "--nofile=40:512"], &[]).await?;
-    let said = server.server()?.says("connection_limit.lowered").await?;
-    assert!(said.contains("room for 256 clients: the open file limit is 512"), "{said}");
-    assert!(said.contains("LimitNOFILE") && said.contains("ulimit -n"), "{said}");
+    let event = server.server()?.says("connection_limit.lowered").await?;
+    assert!(event.contains("room for 256 clients: the open file limit is 512"), "{event}");
+    assert!(event.contains("LimitNOFILE") && event.contains("ulimit -n"), "{event}");
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.server()?.pid()))?;
     let open_files = limits.lines().find(|line| line.starts_with("Max open files"));
     let words: Vec<_> = open_files.unwrap_or_default().split_whitespace().collect();
     assert_eq!(words, ["Max", "open", "files", "512", "512", "files"]);
 
-    // More clients than the limit that the server was started with.
+    // More clients than the soft limit at the start.
     let mut clients = Vec::new();
     for number in 1..=40 {
         clients.push(server.connect(&format!("client{number}"), b"data").await?);
@@ -179,7 +179,7 @@ async fn a_low_open_file_limit_is_used_completely_and_logged() -> anyhow::Result
 }
 
 #[tokio::test]
-async fn connections_of_agents_leave_room_for_files() -> anyhow::Result<()> {
+async fn connections_of_agents_leave_file_descriptors_for_files() -> anyhow::Result<()> {
     let server = TestServer::launched_by(&["prlimit", "--nofile=128:128"], &[]).await?;
     let _client =
         server.client("client4", b"data")?.setting("DATA_CONN", "shared").connected().await?;
@@ -189,14 +189,13 @@ async fn connections_of_agents_leave_room_for_files() -> anyhow::Result<()> {
     }
     server.server()?.says("connection_limit.reached").await?;
     server.pull("client4").await?;
-    let said = server.server()?.said();
-    assert!(!said.iter().any(|line| line.contains("Too many open files")), "{said:#?}");
+    let process = server.server()?;
+    assert_eq!(process.count("Too many open files"), 0, "{}", process.last_output());
     Ok(())
 }
 
 #[tokio::test]
-async fn a_disk_that_does_not_report_its_space_costs_one_thread_and_no_answer() -> anyhow::Result<()>
-{
+async fn a_disk_that_does_not_report_its_space_blocks_one_thread() -> anyhow::Result<()> {
     let server = TestServer::start_process().await?;
     let _client = server.connect("client4", b"data").await?;
     let pid = server.server()?.pid();
@@ -217,20 +216,23 @@ async fn a_disk_that_does_not_report_its_space_costs_one_thread_and_no_answer() 
     for response in futures::future::try_join_all(many).await? {
         assert!(hung(&response), "{}", response.text());
     }
-    // Each of two workers would be held by one of these.
+    // More pulls than the runtime has workers: a blocked worker would be noticed.
     let pulls = (0..4).map(|_| server.get("/trigger?id=client4&fresh"));
     for response in futures::future::try_join_all(pulls).await? {
         assert_eq!(response.status, 202, "{}", response.text());
     }
     assert_eq!(server.get("/livez").await?.status, 200);
-    assert!(n_threads()? < before + 20, "one thread for each reader");
+    assert!(n_threads()? < before + 20, "every request blocks a thread");
     server.server()?.says("transfer.done").await?;
     hanging.detach().await?;
     Ok(())
 }
 
-/// A transfer that receives at 4 MiB/s and has a checkpoint.
-async fn half_way(server: &TestServer) -> anyhow::Result<(TestClient, String, PathBuf)> {
+/// Starts a transfer at 4 MiB/s and waits until it has a checkpoint. Returns the client, the
+/// location of the transfer and the path of the partial.
+async fn transfer_with_checkpoint(
+    server: &TestServer,
+) -> anyhow::Result<(TestClient, String, PathBuf)> {
     let client = server.connect_at("client4", &test_data("client4", 24 << 20), "4MiB/s").await?;
     let started = server.get("/trigger?id=client4").await?;
     let location = started.header("location").to_owned();
@@ -241,13 +243,12 @@ async fn half_way(server: &TestServer) -> anyhow::Result<(TestClient, String, Pa
 }
 
 #[tokio::test]
-async fn a_disk_that_fills_up_in_the_middle_costs_neither_the_transfer_nor_its_bytes()
--> anyhow::Result<()> {
+async fn a_transfer_survives_a_disk_that_fills_up() -> anyhow::Result<()> {
     let server = TestServer::start_process().await?;
-    let (client, location, partial) = half_way(&server).await?;
-    let partial = partial.display().to_string();
-    let full = ["-P", &partial, "-e", "trace=writev", "-e", "inject=writev:error=ENOSPC"];
-    let Some(full) = Strace::attach(server.server()?.pid(), &full).await? else {
+    let (client, location, path) = transfer_with_checkpoint(&server).await?;
+    let partial = path.display().to_string();
+    let args = ["-P", &partial, "-e", "trace=writev", "-e", "inject=writev:error=ENOSPC"];
+    let Some(full) = Strace::attach(server.server()?.pid(), &args).await? else {
         println!("skipped: no strace");
         return Ok(());
     };
@@ -266,10 +267,10 @@ async fn a_disk_that_fills_up_in_the_middle_costs_neither_the_transfer_nor_its_b
 }
 
 #[tokio::test]
-async fn a_disk_that_stalls_is_not_taken_for_a_silent_agent() -> anyhow::Result<()> {
+async fn a_stalled_disk_is_not_treated_as_a_silent_agent() -> anyhow::Result<()> {
     let server = TestServer::process_with(&[("STALL_TIMEOUT", "2s")]).await?;
-    let (client, location, partial) = half_way(&server).await?;
-    let partial = partial.display().to_string();
+    let (client, location, path) = transfer_with_checkpoint(&server).await?;
+    let partial = path.display().to_string();
     let stall = "inject=writev:delay_enter=8000000:when=1";
     let stalls = ["-P", &partial, "-e", "trace=writev", "-e", stall];
     let Some(stalling) = Strace::attach(server.server()?.pid(), &stalls).await? else {

@@ -5,7 +5,7 @@ use filepull_proto::v1::agent_message::Kind as FromAgent;
 use filepull_proto::v1::server_message::Kind as ToAgent;
 use filepull_proto::v1::transfer_update::State;
 use filepull_proto::v1::{AgentMessage, Error, ErrorCode, Hello, Pong, TransferUpdate};
-use filepull_testkit::{ScriptedAgent, TestServer, soon};
+use filepull_testkit::{DEADLINE, ScriptedAgent, TestServer, soon};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
@@ -33,9 +33,8 @@ async fn idle_connections_lock_no_operator_out() -> anyhow::Result<()> {
 async fn callers_that_wait_lock_no_operator_out() -> anyhow::Result<()> {
     let server = TestServer::launched_by(FEW_FILES, &[]).await?;
     let _client = server.connect("client4", b"data").await?;
-    let mut gone = server.connect("gone", b"data").await?;
-    gone.kill().await?;
-    server.until("/api/v1/clients/gone", |client| client["online"] == false).await?;
+    server.connect("gone", b"data").await?.kill().await?;
+    server.until_offline("gone").await?;
     let mut waiting = Vec::new();
     for number in 1..=60 {
         let mut caller = TcpStream::connect(server.http()).await?;
@@ -43,7 +42,7 @@ async fn callers_that_wait_lock_no_operator_out() -> anyhow::Result<()> {
         let request = format!("GET /trigger?{query} HTTP/1.1\r\nhost: x\r\n\r\n");
         caller.write_all(request.as_bytes()).await?;
         waiting.push(caller);
-        // Callers that wait take all permits but one.
+        // Up to 15 callers wait, because the server has 16 connections for operators.
         if number < 16 {
             let waits = |server: &Value| server["transfers"]["waiting"] == number;
             server.until("/api/v1/server", waits).await?;
@@ -56,11 +55,11 @@ async fn callers_that_wait_lock_no_operator_out() -> anyhow::Result<()> {
 #[tokio::test]
 async fn connections_without_a_stream_lock_no_agent_out() -> anyhow::Result<()> {
     let server = TestServer::launched_by(FEW_FILES, &[]).await?;
-    let mut squatters = Vec::new();
+    let mut connections = Vec::new();
     for _ in 0..100 {
-        let mut squatter = TcpStream::connect(server.grpc()).await?;
-        squatter.write_all(PREFACE).await?;
-        squatters.push(squatter);
+        let mut connection = TcpStream::connect(server.grpc()).await?;
+        connection.write_all(PREFACE).await?;
+        connections.push(connection);
     }
     let _client = server.connect("client4", b"data").await?;
     server.pull("client4").await?;
@@ -68,11 +67,10 @@ async fn connections_without_a_stream_lock_no_agent_out() -> anyhow::Result<()> 
 }
 
 #[tokio::test]
-async fn a_newcomer_is_read_while_it_is_judged() -> anyhow::Result<()> {
+async fn a_message_before_the_welcome_is_rejected() -> anyhow::Result<()> {
     let server = TestServer::start_process().await?;
-    // The old session answers no ping, so the newcomer is judged for two seconds.
-    let first =
-        ScriptedAgent::connect(server.grpc(), "client4", filepull_testkit::DEADLINE).await?;
+    // The old session answers no ping, so the server decides after two seconds.
+    let first = ScriptedAgent::connect(server.grpc(), "client4", DEADLINE).await?;
     let hello = Hello {
         client_id: "client4".into(),
         instance_id: vec![7; 16].into(),
@@ -83,18 +81,18 @@ async fn a_newcomer_is_read_while_it_is_judged() -> anyhow::Result<()> {
     let kinds = [FromAgent::Hello(hello), FromAgent::Pong(Pong::default())];
     let messages = kinds.map(|kind| AgentMessage { kind: Some(kind) });
     let mut control = AgentControlClient::new(first.channel());
-    let said = futures::stream::iter(messages);
-    let mut heard = soon("an answer", control.session(said)).await??.into_inner();
-    let answer = soon("an end", heard.message()).await??.and_then(|message| message.kind);
-    let Some(ToAgent::End(end)) = answer else { anyhow::bail!("admitted: {answer:?}") };
+    let messages = futures::stream::iter(messages);
+    let mut responses = soon("a response", control.session(messages)).await??.into_inner();
+    let response = soon("an end", responses.message()).await??.and_then(|message| message.kind);
+    let Some(ToAgent::End(end)) = response else { anyhow::bail!("admitted: {response:?}") };
     assert_eq!(end.error.unwrap_or_default().code(), ErrorCode::Protocol);
-    let said = server.server()?.says("session.rejected").await?;
-    assert!(said.contains("a message arrived before the welcome"), "{said}");
+    let event = server.server()?.says("session.rejected").await?;
+    assert!(event.contains("a message arrived before the welcome"), "{event}");
     Ok(())
 }
 
 #[tokio::test]
-async fn a_rejected_clone_takes_over_soon_after_the_first_machine_fails() -> anyhow::Result<()> {
+async fn a_rejected_clone_replaces_a_first_machine_that_fails() -> anyhow::Result<()> {
     let server = TestServer::process_with(&[("HEARTBEAT", "500ms"), ("DEAD_AFTER", "2s")]).await?;
     let proxy = server.proxy().await?;
     let mut first = server.client("client4", b"first")?.dialling(proxy.addr()).connected().await?;
@@ -114,19 +112,21 @@ async fn a_rejected_clone_takes_over_soon_after_the_first_machine_fails() -> any
 #[tokio::test]
 async fn an_agent_cannot_report_an_error_of_the_server() -> anyhow::Result<()> {
     let server = TestServer::start().await?;
-    let mut agent =
-        ScriptedAgent::connect(server.grpc(), "client4", filepull_testkit::DEADLINE).await?;
-    let asked = server.get("/trigger?id=client4").await?;
+    let mut agent = ScriptedAgent::connect(server.grpc(), "client4", DEADLINE).await?;
+    let started = server.get("/trigger?id=client4").await?;
     let order = agent.order().await?;
     let error = Error {
         code: ErrorCode::StorageFull.into(),
         message: "The server is full, honest!".into(),
         ..Error::default()
     };
-    let (transfer_id, attempt) = (order.transfer_id, order.attempt);
-    let state = Some(State::Failed(error));
-    agent.send(FromAgent::Transfer(TransferUpdate { transfer_id, attempt, state })).await?;
-    let failed = server.finished(asked.header("location")).await?;
+    let update = TransferUpdate {
+        transfer_id: order.transfer_id,
+        attempt: order.attempt,
+        state: Some(State::Failed(error)),
+    };
+    agent.send(FromAgent::Transfer(update)).await?;
+    let failed = server.finished(started.header("location")).await?;
     assert_eq!(failed["error"]["code"], "agent-error", "{failed}");
     Ok(())
 }

@@ -1,24 +1,27 @@
-//! The log, and who reads it.
+//! The log: its contents, and a reader that disappears.
 
 use anyhow::Context as _;
 use filepull_testkit::{TestServer, test_data};
 use futures::future::try_join_all;
 use serde_json::Value;
 
-/// Runs a program whose log is read up to the line that contains `last`; then the pipe is closed,
-/// as when the program at its other end has ended.
+/// Returns a launcher that reads the log of a program up to the line that contains `last`, and then
+/// closes the pipe.
 fn read_up_to(last: &str) -> [String; 3] {
     ["sh".into(), "-c".into(), format!("\"$0\" \"$@\" 2>&1 | sed -u '/{last}/q'")]
 }
 
 #[tokio::test]
-async fn a_log_that_nobody_reads_stops_nothing() -> anyhow::Result<()> {
-    let process = read_up_to("server.ready");
-    let server = TestServer::launched_by(&process.each_ref().map(String::as_str), &[]).await?;
-    let agent = read_up_to("connected in");
-    let agent = agent.each_ref().map(String::as_str);
+async fn a_closed_log_stops_no_program() -> anyhow::Result<()> {
+    let launcher = read_up_to("server.ready");
+    let server = TestServer::launched_by(&launcher.each_ref().map(String::as_str), &[]).await?;
+    let agent_launcher = read_up_to("connected in");
     let file = test_data("client4", 1000);
-    let _client = server.client("client4", &file)?.launched_by(&agent).connected().await?;
+    let _client = server
+        .client("client4", &file)?
+        .launched_by(&agent_launcher.each_ref().map(String::as_str))
+        .connected()
+        .await?;
     for _ in 0..2 {
         let download = server.pull("client4").await?;
         assert_eq!(std::fs::read(download)?, file);
@@ -27,7 +30,7 @@ async fn a_log_that_nobody_reads_stops_nothing() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
-async fn the_log_names_who_asked_for_which_path() -> anyhow::Result<()> {
+async fn the_log_names_the_caller_and_the_path() -> anyhow::Result<()> {
     let server = TestServer::start_process().await?;
     let mut client =
         server.client("client4", b"data")?.setting("SHARE", "logs/*.log").connected().await?;
@@ -45,18 +48,17 @@ async fn the_log_names_who_asked_for_which_path() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
-async fn rejected_requests_are_logged_and_a_flood_of_them_is_summed_up() -> anyhow::Result<()> {
+async fn rejected_requests_are_logged_and_a_flood_is_summarized() -> anyhow::Result<()> {
     let server = TestServer::start_process().await?;
-    server.get("/trigger?id=nobody").await?;
+    server.get("/trigger?id=unknown").await?;
     let rejected = server.server()?.says("client-unknown").await?;
     for part in ["http.request", "/trigger", "404", "127.0.0.1"] {
         assert!(rejected.contains(part), "{part}: {rejected}");
     }
-    try_join_all((0..400).map(|_| server.get("/trigger?id=nobody"))).await?;
+    try_join_all((0..400).map(|_| server.get("/trigger?id=unknown"))).await?;
     let omitted = server.server()?.says("http.requests_omitted").await?;
     assert!(omitted.contains("count"), "{omitted}");
-    let said = server.server()?.said();
-    let logged = said.iter().filter(|line| line.contains("client-unknown")).count();
+    let logged = server.server()?.count("client-unknown");
     assert!(logged < 300, "{logged} of 401 rejected requests were logged");
     Ok(())
 }

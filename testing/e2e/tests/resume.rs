@@ -1,25 +1,20 @@
-//! Interruptions cost little and damage nothing.
+//! Interrupted transfers resume: few bytes are sent again, and none is corrupted.
 
-use filepull_testkit::{Proxy, TestClient, TestServer, same_bytes, soon, test_data};
+use filepull_testkit::{Proxy, TestClient, TestServer, same_bytes, test_data};
 use serde_json::Value;
 
-/// The window of an upload: what may be in flight when a line is cut.
+/// The window of an upload: maximum bytes in flight when a connection is cut.
 const WINDOW: u64 = 16 << 20;
 
-/// A client behind a wire, sending at a rate that leaves time to do things to it.
-async fn behind(
+/// Connects a client through the proxy, with a rate that leaves time for a fault.
+async fn connect_through(
     proxy: &Proxy,
     server: &TestServer,
     data: &[u8],
     rate: &str,
 ) -> anyhow::Result<TestClient> {
-    let client = server
-        .client("client4", data)?
-        .setting("MAX_RATE", rate)
-        .dialling(proxy.addr())
-        .connected()
-        .await?;
-    Ok(client)
+    let client = server.client("client4", data)?.setting("MAX_RATE", rate);
+    client.dialling(proxy.addr()).connected().await
 }
 
 async fn trigger(server: &TestServer) -> anyhow::Result<String> {
@@ -28,13 +23,13 @@ async fn trigger(server: &TestServer) -> anyhow::Result<String> {
     Ok(started.header("location").to_owned())
 }
 
-/// Waits for the end of the transfer, and checks that the one download is the client's file.
-async fn arrives(
+/// Waits until the transfer is done, and checks that the only download is the client's file.
+async fn check_arrival(
     server: &TestServer,
     client: &TestClient,
     location: &str,
 ) -> anyhow::Result<Value> {
-    let done = server.done(&location).await?;
+    let done = server.done(location).await?;
     let downloads = server.downloads("client4")?;
     assert_eq!(downloads.len(), 1);
     assert!(same_bytes(&downloads[0], &client.data())?, "the download is not the client's file");
@@ -43,48 +38,50 @@ async fn arrives(
 }
 
 #[tokio::test]
-async fn a_cut_upload_goes_on_where_it_was() -> anyhow::Result<()> {
+async fn a_cut_upload_resumes() -> anyhow::Result<()> {
     let server = TestServer::start().await?;
     let proxy = server.proxy().await?;
     let size = 48 << 20;
-    let client = behind(&proxy, &server, &test_data("client4", size), "24MiB/s").await?;
+    let client = connect_through(&proxy, &server, &test_data("client4", size), "24MiB/s").await?;
     let location = trigger(&server).await?;
     proxy.sent_at_least(30 << 20).await?;
     proxy.cut_uploads();
-    let done = arrives(&server, &client, &location).await?;
+    let done = check_arrival(&server, &client, &location).await?;
     assert_eq!(done["attempt"], 2, "{done}");
     let sent_again = proxy.sent() - size as u64;
     assert!(sent_again < WINDOW, "{sent_again} bytes were sent again");
     Ok(())
 }
 
-/// Its line is up, and no upload gets through: a firewall that is being changed, a full table.
+/// The session stays up, and every upload connection fails, as behind a misconfigured firewall.
 #[tokio::test]
-async fn a_data_path_that_comes_back_finds_the_transfer_waiting() -> anyhow::Result<()> {
+async fn a_transfer_waits_for_its_upload_connection() -> anyhow::Result<()> {
     let server = TestServer::start_process().await?;
     let proxy = server.proxy().await?;
-    let client = behind(&proxy, &server, &test_data("client4", 16 << 20), "8MiB/s").await?;
+    let client =
+        connect_through(&proxy, &server, &test_data("client4", 16 << 20), "8MiB/s").await?;
     let location = trigger(&server).await?;
     proxy.sent_at_least(4 << 20).await?;
-    let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
-    proxy.retarget(nobody);
+    let closed_port = tokio::net::TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
+    proxy.retarget(closed_port);
     proxy.cut_uploads();
-    // More often than a transfer may be fruitless before its time is up.
+    // More interruptions than a transfer survives without `RESUME_WITHIN`.
     server.server()?.says_times("transfer.interrupted", 7).await?;
     proxy.retarget(server.grpc());
-    arrives(&server, &client, &location).await?;
+    check_arrival(&server, &client, &location).await?;
     Ok(())
 }
 
 #[tokio::test]
-async fn a_data_path_that_does_not_come_back_fails_the_transfer() -> anyhow::Result<()> {
+async fn a_transfer_fails_if_its_upload_connection_does_not_return() -> anyhow::Result<()> {
     let server = TestServer::with(&[("RESUME_WITHIN", "1s")]).await?;
     let proxy = server.proxy().await?;
-    let _client = behind(&proxy, &server, &test_data("client4", 16 << 20), "8MiB/s").await?;
+    let _client =
+        connect_through(&proxy, &server, &test_data("client4", 16 << 20), "8MiB/s").await?;
     let location = trigger(&server).await?;
     proxy.sent_at_least(4 << 20).await?;
-    let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
-    proxy.retarget(nobody);
+    let closed_port = tokio::net::TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
+    proxy.retarget(closed_port);
     proxy.cut_uploads();
     let failed = server.finished(&location).await?;
     assert_eq!(failed["error"]["code"], "transfer-stalled", "{failed}");
@@ -92,10 +89,11 @@ async fn a_data_path_that_does_not_come_back_fails_the_transfer() -> anyhow::Res
 }
 
 #[tokio::test]
-async fn a_restarted_agent_goes_on() -> anyhow::Result<()> {
+async fn a_restarted_agent_resumes() -> anyhow::Result<()> {
     let server = TestServer::start_process().await?;
     let proxy = server.proxy().await?;
-    let mut client = behind(&proxy, &server, &test_data("client4", 16 << 20), "16MiB/s").await?;
+    let mut client =
+        connect_through(&proxy, &server, &test_data("client4", 16 << 20), "16MiB/s").await?;
     let location = trigger(&server).await?;
     proxy.sent_at_least(8 << 20).await?;
     client.kill().await?;
@@ -104,24 +102,24 @@ async fn a_restarted_agent_goes_on() -> anyhow::Result<()> {
     assert_eq!(waiting["state"], "waiting", "{waiting}");
     assert!(0 < waiting["bytes_done"].as_u64().unwrap_or_default(), "{waiting}");
     client.connect().await?;
-    let done = arrives(&server, &client, &location).await?;
+    let done = check_arrival(&server, &client, &location).await?;
     assert!(2 <= done["attempt"].as_u64().unwrap_or_default(), "{done}");
     Ok(())
 }
 
 #[tokio::test]
-async fn a_killed_server_goes_on_from_its_last_checkpoint() -> anyhow::Result<()> {
+async fn a_killed_server_resumes_from_its_last_checkpoint() -> anyhow::Result<()> {
     let mut server = TestServer::start_process().await?;
     let proxy = server.proxy().await?;
     let size = 48 << 20;
-    let client = behind(&proxy, &server, &test_data("client4", size), "12MiB/s").await?;
+    let client = connect_through(&proxy, &server, &test_data("client4", size), "12MiB/s").await?;
     let location = trigger(&server).await?;
-    // At this rate two checkpoints at least.
+    // At this rate the server has written at least two checkpoints.
     proxy.sent_at_least(36 << 20).await?;
     server.kill().await?;
     server.start_server().await?;
     proxy.retarget(server.grpc());
-    let done = arrives(&server, &client, &location).await?;
+    let done = check_arrival(&server, &client, &location).await?;
     assert_eq!(done["attempt"], 2, "{done}");
     let sent_again = proxy.sent() - size as u64;
     assert!(sent_again < (24 << 20) + WINDOW, "{sent_again} bytes were sent again");
@@ -129,26 +127,27 @@ async fn a_killed_server_goes_on_from_its_last_checkpoint() -> anyhow::Result<()
 }
 
 #[tokio::test]
-async fn two_versions_of_a_file_are_never_glued_together() -> anyhow::Result<()> {
+async fn two_versions_of_a_file_are_never_mixed() -> anyhow::Result<()> {
     let server = TestServer::start_process().await?;
     let proxy = server.proxy().await?;
-    let mut client = behind(&proxy, &server, &test_data("old", 16 << 20), "16MiB/s").await?;
+    let mut client =
+        connect_through(&proxy, &server, &test_data("old", 16 << 20), "16MiB/s").await?;
     let location = trigger(&server).await?;
     proxy.sent_at_least(8 << 20).await?;
     client.kill().await?;
     std::fs::write(client.data(), test_data("new", 16 << 20))?;
     client.connect().await?;
-    arrives(&server, &client, &location).await?;
+    check_arrival(&server, &client, &location).await?;
     Ok(())
 }
 
 #[tokio::test]
-async fn a_partial_that_was_damaged_while_the_server_was_down_is_not_built_on() -> anyhow::Result<()>
-{
+async fn a_partial_damaged_while_the_server_was_down_is_not_resumed() -> anyhow::Result<()> {
     use std::os::unix::fs::FileExt as _;
     let mut server = TestServer::start_process().await?;
     let proxy = server.proxy().await?;
-    let client = behind(&proxy, &server, &test_data("client4", 36 << 20), "12MiB/s").await?;
+    let client =
+        connect_through(&proxy, &server, &test_data("client4", 36 << 20), "12MiB/s").await?;
     let location = trigger(&server).await?;
     proxy.sent_at_least(30 << 20).await?;
     server.kill().await?;
@@ -158,12 +157,12 @@ async fn a_partial_that_was_damaged_while_the_server_was_down_is_not_built_on() 
     partial.write_all_at(b"flipped", 1000)?;
     server.start_server().await?;
     proxy.retarget(server.grpc());
-    arrives(&server, &client, &location).await?;
+    check_arrival(&server, &client, &location).await?;
     Ok(())
 }
 
 #[tokio::test]
-async fn partials_that_belong_to_no_transfer_are_swept_at_the_start() -> anyhow::Result<()> {
+async fn partials_without_a_transfer_are_deleted_at_the_start() -> anyhow::Result<()> {
     let mut server = TestServer::start_process().await?;
     let _client = server.connect("client4", b"data").await?;
     server.pull("client4").await?;
@@ -178,7 +177,7 @@ async fn partials_that_belong_to_no_transfer_are_swept_at_the_start() -> anyhow:
 }
 
 #[tokio::test]
-async fn a_partial_whose_record_was_cut_off_is_not_in_the_way() -> anyhow::Result<()> {
+async fn a_partial_without_a_recorded_generation_is_deleted() -> anyhow::Result<()> {
     let mut server = TestServer::start_process().await?;
     let proxy = server.proxy().await?;
     let mut client = server.client("client4", b"data")?.dialling(proxy.addr()).connected().await?;
@@ -188,7 +187,7 @@ async fn a_partial_whose_record_was_cut_off_is_not_in_the_way() -> anyhow::Resul
     let queued = server.get("/trigger?id=client4&queue=1h").await?;
     let location = queued.header("location").to_owned();
     server.kill().await?;
-    // As a server leaves it that is killed between the first two effects of an upload.
+    // The state after a kill between the first two effects of an upload.
     let id = location.rsplit('/').next().unwrap_or_default();
     std::fs::write(server.data_dir().join(format!("client4/{id}-1.tmp")), "half")?;
     server.start_server().await?;
@@ -200,13 +199,15 @@ async fn a_partial_whose_record_was_cut_off_is_not_in_the_way() -> anyhow::Resul
     Ok(())
 }
 
-/// Ten cuts, two kills of the agent and two of the server, at random bytes of 100 MiB.
+/// Injects ten cuts, two kills of the agent and two kills of the server at random bytes.
 #[tokio::test]
-async fn a_hundred_mebibytes_arrive_through_everything() -> anyhow::Result<()> {
+async fn a_hundred_mebibytes_arrive_despite_cuts_and_kills() -> anyhow::Result<()> {
     let mut server = TestServer::start_process().await?;
     let proxy = server.proxy().await?;
-    let (size, rate) = (100 << 20, 40 << 20);
-    let mut client = behind(&proxy, &server, &test_data("client4", size), "40MiB/s").await?;
+    let size = 100 << 20;
+    let rate = 40 << 20;
+    let mut client =
+        connect_through(&proxy, &server, &test_data("client4", size), "40MiB/s").await?;
     let seed = fastrand::u64(..);
     let mut random = fastrand::Rng::with_seed(seed);
     let mut faults = [
@@ -235,13 +236,13 @@ async fn a_hundred_mebibytes_arrive_through_everything() -> anyhow::Result<()> {
             }
         }
     }
-    let done = soon("the file", arrives(&server, &client, &location)).await??;
+    let done = check_arrival(&server, &client, &location).await?;
     let attempts = done["attempt"].as_u64().unwrap_or_default();
-    // Each fault cost an attempt; one that came before the order was out was not counted twice.
+    // Most faults end an attempt. Two faults before the next order count once.
     assert!(10 < attempts, "{done}");
     let sent = proxy.sent();
     println!("{size} bytes, {sent} sent, {attempts} attempts");
-    // R10: a window for each interruption, and two seconds of transfer for each kill of the server.
+    // R10: one window per interruption, and two seconds of transfer per kill of the server.
     assert!(sent <= size as u64 + 14 * WINDOW + 2 * 2 * rate, "{sent} bytes were sent");
     Ok(())
 }

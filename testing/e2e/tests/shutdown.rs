@@ -1,30 +1,29 @@
-//! The end of both programs: asked for, it comes; what runs is finished or kept.
+//! Both programs stop when told to; running transfers are completed or kept.
 
-use filepull_testkit::{Strace, TestServer, same_bytes, soon, test_data};
-use hyper::Method;
+use filepull_testkit::{Strace, TestServer, poll, same_bytes, test_data};
 use rustix::process::Signal;
 use serde_json::Value;
 use tokio::net::TcpStream;
 
-/// A grace that no test waits for: whoever does wait for it fails by the deadline.
-const ENDLESS: [(&str, &str); 1] = [("SHUTDOWN_GRACE", "1h")];
+/// A grace period longer than the deadline of a test.
+const LONG_GRACE: [(&str, &str); 1] = [("SHUTDOWN_GRACE", "1h")];
 
 #[tokio::test]
-async fn an_idle_server_ends_when_it_is_asked_to() -> anyhow::Result<()> {
-    let mut server = TestServer::process_with(&ENDLESS).await?;
+async fn an_idle_server_stops_at_once() -> anyhow::Result<()> {
+    let mut server = TestServer::process_with(&LONG_GRACE).await?;
     let client = server.connect("client4", b"data").await?;
     let mut process = server.take_server()?;
     process.terminate()?;
     assert!(process.ended().await?.success());
     process.says("server.stopped").await?;
-    // Sent away, it dials again before its line ends, or hears that the process stops.
+    // The drained agent dials again, or receives the end of its session.
     client.agent()?.says("WARN").await?;
     Ok(())
 }
 
 #[tokio::test]
-async fn connections_that_never_speak_do_not_hold_the_server() -> anyhow::Result<()> {
-    let mut server = TestServer::process_with(&ENDLESS).await?;
+async fn silent_connections_do_not_delay_the_shutdown() -> anyhow::Result<()> {
+    let mut server = TestServer::with(&LONG_GRACE).await?;
     let _silent =
         [TcpStream::connect(server.grpc()).await?, TcpStream::connect(server.http()).await?];
     server.stop().await?;
@@ -33,7 +32,7 @@ async fn connections_that_never_speak_do_not_hold_the_server() -> anyhow::Result
 
 #[tokio::test]
 async fn a_running_transfer_may_finish_before_the_server_ends() -> anyhow::Result<()> {
-    let mut server = TestServer::process_with(&ENDLESS).await?;
+    let mut server = TestServer::process_with(&LONG_GRACE).await?;
     let client = server.connect_at("client4", &test_data("client4", 4 << 20), "2MiB/s").await?;
     server.get("/trigger?id=client4").await?;
     let mut process = server.take_server()?;
@@ -46,16 +45,12 @@ async fn a_running_transfer_may_finish_before_the_server_ends() -> anyhow::Resul
 }
 
 #[tokio::test]
-async fn a_transfer_that_was_cut_short_goes_on_after_the_restart() -> anyhow::Result<()> {
-    let mut server = TestServer::process_with(&[("SHUTDOWN_GRACE", "0s")]).await?;
+async fn an_unfinished_transfer_resumes_after_the_restart() -> anyhow::Result<()> {
+    let mut server = TestServer::with(&[("SHUTDOWN_GRACE", "0s")]).await?;
     let proxy = server.proxy().await?;
     let size = 16 << 20;
-    let client = server
-        .client("client4", &test_data("client4", size))?
-        .setting("MAX_RATE", "8MiB/s")
-        .dialling(proxy.addr())
-        .connected()
-        .await?;
+    let client = server.client("client4", &test_data("client4", size))?.dialling(proxy.addr());
+    let client = client.setting("MAX_RATE", "8MiB/s").connected().await?;
     let started = server.get("/trigger?id=client4").await?;
     proxy.sent_at_least(10 << 20).await?;
     server.stop().await?;
@@ -64,7 +59,7 @@ async fn a_transfer_that_was_cut_short_goes_on_after_the_restart() -> anyhow::Re
     let done = server.finished(started.header("location")).await?;
     assert_eq!((&done["state"], &done["attempt"]), (&"done".into(), &2.into()), "{done}");
     assert!(same_bytes(&server.downloads("client4")?[0], &client.data())?);
-    // What had come was made durable at the end, not only at the last checkpoint.
+    // The server synced the received bytes when it stopped, after the last checkpoint.
     let sent_again = proxy.sent() - size as u64;
     assert!(sent_again < 6 << 20, "{sent_again} bytes were sent again");
     Ok(())
@@ -72,7 +67,7 @@ async fn a_transfer_that_was_cut_short_goes_on_after_the_restart() -> anyhow::Re
 
 #[tokio::test]
 async fn a_second_signal_ends_a_server_at_once() -> anyhow::Result<()> {
-    let mut server = TestServer::process_with(&ENDLESS).await?;
+    let mut server = TestServer::process_with(&LONG_GRACE).await?;
     let _client = server.connect_at("client4", &test_data("client4", 1 << 20), "1KiB").await?;
     server.get("/trigger?id=client4").await?;
     let mut process = server.take_server()?;
@@ -84,13 +79,13 @@ async fn a_second_signal_ends_a_server_at_once() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A terminal that closes sends SIGHUP twice: from the kernel, and from the shell.
 /// Starts a program that does not ignore SIGHUP, even if the tests run under `nohup`.
 const WITH_SIGHUP: [&str; 2] = ["env", "--default-signal=HUP"];
 
+/// A terminal that closes sends SIGHUP twice: from the kernel, and from the shell.
 #[tokio::test]
-async fn a_hang_up_lets_both_programs_finish_and_so_do_two() -> anyhow::Result<()> {
-    let mut server = TestServer::launched_by(&WITH_SIGHUP, &ENDLESS).await?;
+async fn both_programs_shut_down_cleanly_after_one_or_two_hangups() -> anyhow::Result<()> {
+    let mut server = TestServer::launched_by(&WITH_SIGHUP, &LONG_GRACE).await?;
     let mut client = server
         .client("client4", &test_data("client4", 4 << 20))?
         .launched_by(&WITH_SIGHUP)
@@ -114,8 +109,8 @@ async fn a_hang_up_lets_both_programs_finish_and_so_do_two() -> anyhow::Result<(
 }
 
 #[tokio::test]
-async fn a_hang_up_does_not_end_an_agent_under_nohup() -> anyhow::Result<()> {
-    let server = TestServer::start_process().await?;
+async fn a_hangup_does_not_end_an_agent_under_nohup() -> anyhow::Result<()> {
+    let server = TestServer::start().await?;
     let mut client = server.client("client4", b"data")?.launched_by(&["nohup"]).connected().await?;
     client.agent()?.signal(Signal::HUP)?;
     server.pull("client4").await?;
@@ -127,7 +122,7 @@ async fn a_hang_up_does_not_end_an_agent_under_nohup() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
-async fn an_agent_says_goodbye() -> anyhow::Result<()> {
+async fn a_stopped_agent_sends_a_goodbye() -> anyhow::Result<()> {
     let server = TestServer::start_process().await?;
     let mut client = server.connect("client4", b"data").await?;
     client.stop().await?;
@@ -136,8 +131,8 @@ async fn an_agent_says_goodbye() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
-async fn an_agent_ends_without_its_server() -> anyhow::Result<()> {
-    let server = TestServer::start_process().await?;
+async fn an_agent_stops_without_its_server() -> anyhow::Result<()> {
+    let server = TestServer::start().await?;
     let proxy = server.proxy().await?;
     let mut client = server.client("client4", b"data")?.dialling(proxy.addr()).connected().await?;
     proxy.freeze();
@@ -146,7 +141,7 @@ async fn an_agent_ends_without_its_server() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
-async fn a_disk_that_hangs_holds_neither_a_cancel_nor_the_end() -> anyhow::Result<()> {
+async fn a_hanging_disk_delays_neither_a_cancel_nor_the_shutdown() -> anyhow::Result<()> {
     let mut server = TestServer::process_with(&[("SHUTDOWN_GRACE", "0s")]).await?;
     let _client = server.connect_at("client4", &test_data("client4", 64 << 20), "4MiB/s").await?;
     let started = server.get("/trigger?id=client4").await?;
@@ -156,24 +151,18 @@ async fn a_disk_that_hangs_holds_neither_a_cancel_nor_the_end() -> anyhow::Resul
         println!("skipped: no strace");
         return Ok(());
     };
-    // At this rate: long after the checkpoint that hangs has begun.
+    // At this rate the hanging checkpoint started long before.
     let far = |transfer: &Value| 12 << 20 < transfer["bytes_done"].as_u64().unwrap_or_default();
     server.until(started.header("location"), far).await?;
-    let cancel = format!("{}/cancel", started.header("location"));
-    let cancelled = server.send(Method::POST, &cancel, &[], "").await?;
+    let cancelled = server.cancel(started.header("location")).await?;
     assert_eq!(cancelled.status, 202, "{}", cancelled.text());
     let mut process = server.take_server()?;
     process.terminate()?;
     process.says("server.stopped").await?;
-    // It has ended but for the thread that strace holds.
+    // Only the thread that strace traces has not ended.
     let stat = format!("/proc/{}/stat", process.pid());
     let is_zombie = || std::fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") Z "));
-    soon("the exit", async {
-        while !is_zombie() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await?;
+    poll("the exit", async || Ok(is_zombie().then_some(()))).await?;
     hanging.detach().await?;
     process.ended().await?;
     Ok(())

@@ -1,13 +1,13 @@
-//! Files on the client that cannot be sent as they are: each has a sentence of its own, in the same
-//! answer, and leaves nothing on the server's disk.
+//! Files that a client cannot send: the response gives the reason, and nothing stays on the server's
+//! disk.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use filepull_testkit::{HttpResponse, TestClient, TestServer, same_bytes, test_data};
 
-/// A trigger that must fail at once, without `wait`.
-async fn refused(
+/// Checks that a trigger fails at once, without `wait`, and returns the response.
+async fn rejected(
     server: &TestServer,
     url: &str,
     status: u16,
@@ -27,50 +27,50 @@ async fn client(server: &TestServer) -> anyhow::Result<TestClient> {
 }
 
 #[tokio::test]
-async fn a_missing_file_is_not_invented() -> anyhow::Result<()> {
+async fn a_missing_file_is_reported() -> anyhow::Result<()> {
     let server = TestServer::start().await?;
     let client = client(&server).await?;
     fs::remove_file(client.data())?;
-    let response = refused(&server, "/trigger?id=client4", 404, "file-missing").await?;
+    let response = rejected(&server, "/trigger?id=client4", 404, "file-missing").await?;
     assert!(response.first_line().starts_with("client4 has no file at "), "{}", response.text());
     Ok(())
 }
 
 #[tokio::test]
-async fn a_directory_is_no_file() -> anyhow::Result<()> {
+async fn a_directory_is_rejected() -> anyhow::Result<()> {
     let server = TestServer::start().await?;
     let client = client(&server).await?;
     fs::remove_file(client.data())?;
     fs::create_dir(client.data())?;
-    let response = refused(&server, "/trigger?id=client4", 409, "not-a-file").await?;
+    let response = rejected(&server, "/trigger?id=client4", 409, "not-a-file").await?;
     assert!(response.first_line().contains("directory"), "{}", response.text());
     Ok(())
 }
 
 #[tokio::test]
-async fn a_pipe_is_no_file_and_blocks_nobody() -> anyhow::Result<()> {
+async fn a_pipe_is_rejected_without_blocking() -> anyhow::Result<()> {
     let server = TestServer::start().await?;
     let client = client(&server).await?;
     fs::remove_file(client.data())?;
     let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
     rustix::fs::mknodat(rustix::fs::CWD, client.data(), rustix::fs::FileType::Fifo, mode, 0)?;
-    let response = refused(&server, "/trigger?id=client4", 409, "not-a-file").await?;
+    let response = rejected(&server, "/trigger?id=client4", 409, "not-a-file").await?;
     assert!(response.first_line().contains("pipe"), "{}", response.text());
     Ok(())
 }
 
 #[tokio::test]
-async fn an_unreadable_file_says_why() -> anyhow::Result<()> {
-    let server = TestServer::start_process().await?;
+async fn an_unreadable_file_is_reported_with_the_reason() -> anyhow::Result<()> {
+    let server = TestServer::start().await?;
     let mut client = server.client("client4", b"data")?;
     if rustix::process::geteuid().is_root() {
-        // Root reads everything: the agent runs as nobody, who may enter the folder.
+        // Root can read every file, so the agent runs as another user.
         client = client.launched_by(&["setpriv", "--reuid=65534", "--clear-groups"]);
         server.open_to_all()?;
     }
     client.connect().await?;
     fs::set_permissions(client.data(), fs::Permissions::from_mode(0o000))?;
-    let response = refused(&server, "/trigger?id=client4", 502, "file-unreadable").await?;
+    let response = rejected(&server, "/trigger?id=client4", 502, "file-unreadable").await?;
     assert!(response.text().to_lowercase().contains("permission denied"), "{}", response.text());
     Ok(())
 }
@@ -83,20 +83,20 @@ async fn a_link_to_outside_its_share_is_not_followed() -> anyhow::Result<()> {
     fs::write(&secret, "secret")?;
     fs::remove_file(client.data())?;
     symlink(&secret, client.data())?;
-    let response = refused(&server, "/trigger?id=client4", 403, "path-not-shared").await?;
+    let response = rejected(&server, "/trigger?id=client4", 403, "path-not-shared").await?;
     assert!(response.first_line().contains("link"), "{}", response.text());
     Ok(())
 }
 
 #[tokio::test]
-async fn a_path_that_is_not_shared_is_refused_with_what_is() -> anyhow::Result<()> {
+async fn a_path_outside_the_shares_is_rejected_with_a_list_of_them() -> anyhow::Result<()> {
     let server = TestServer::start().await?;
     let _client =
         server.client("client4", b"data")?.setting("SHARE", "logs/*.log").connected().await?;
     let url = "/trigger?id=client4&path=C:%5CWindows%5Cwin.ini";
-    let response = refused(&server, url, 403, "path-not-shared").await?;
-    let said = "client4 does not share C:\\Windows\\win.ini. It shares: data.txt, logs/*.log";
-    assert_eq!(response.first_line(), said);
+    let response = rejected(&server, url, 403, "path-not-shared").await?;
+    let line = "client4 does not share C:\\Windows\\win.ini. It shares: data.txt, logs/*.log";
+    assert_eq!(response.first_line(), line);
     let climbing = server.get("/trigger?id=client4&path=../secret").await?;
     assert_eq!(climbing.status, 400, "{}", climbing.text());
     Ok(())
@@ -121,7 +121,7 @@ async fn a_shared_path_is_sent() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
-async fn a_file_that_never_holds_still_is_refused() -> anyhow::Result<()> {
+async fn a_file_that_always_changes_is_rejected() -> anyhow::Result<()> {
     let server = TestServer::start().await?;
     let client = server.connect_at("client4", &test_data("client4", 8 << 20), "32MiB/s").await?;
     let path = client.data();
@@ -130,7 +130,7 @@ async fn a_file_that_never_holds_still_is_refused() -> anyhow::Result<()> {
         use std::os::unix::fs::FileExt as _;
         let file = fs::OpenOptions::new().write(true).open(path).unwrap();
         let mut version = 0u64;
-        // As fast as the disk allows, so that every reading sees at least one change.
+        // As fast as the disk allows, so that the file changes during every read.
         while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
             version += 1;
             file.write_all_at(&version.to_be_bytes(), 4 << 20).unwrap();
@@ -149,7 +149,7 @@ async fn a_file_that_never_holds_still_is_refused() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
-async fn a_file_that_grows_is_sent_as_it_was() -> anyhow::Result<()> {
+async fn a_growing_file_is_sent_up_to_its_first_size() -> anyhow::Result<()> {
     let server = TestServer::start().await?;
     let data = test_data("client4", 2 << 20);
     let client = server.connect_at("client4", &data, "2MiB/s").await?;
@@ -163,7 +163,7 @@ async fn a_file_that_grows_is_sent_as_it_was() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
-async fn a_file_that_shrinks_is_sent_again_as_it_is_then() -> anyhow::Result<()> {
+async fn a_file_that_shrinks_is_sent_again() -> anyhow::Result<()> {
     let server = TestServer::start().await?;
     let client = server.connect_at("client4", &test_data("client4", 4 << 20), "4MiB/s").await?;
     let started = server.get("/trigger?id=client4").await?;

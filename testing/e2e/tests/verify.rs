@@ -1,13 +1,14 @@
-//! `filepull verify`: exactly what is not as it arrived is named.
+//! `filepull verify` reports exactly the downloads that differ from the records.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use filepull_testkit::process::{command, test_program};
 use filepull_testkit::{TestServer, test_data};
 use serde_json::Value;
 
-/// Runs `filepull verify` on a data folder: its exit code, and all that it said.
+/// Runs `filepull verify` on a data folder. Returns its exit code and its output.
 async fn verify(data_dir: &Path) -> anyhow::Result<(Option<i32>, Vec<String>)> {
     verify_with(data_dir, &[]).await
 }
@@ -16,16 +17,13 @@ async fn verify_with(
     data_dir: &Path,
     options: &[&str],
 ) -> anyhow::Result<(Option<i32>, Vec<String>)> {
-    let program = filepull_testkit::process::test_program("e2e-filepull")?;
-    let mut command = tokio::process::Command::new(program);
-    command.arg("verify").args(options).env_clear().env("DATA_DIR", data_dir);
-    let output = command.output().await?;
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8(said)?.lines().map(str::to_owned).collect();
-    Ok((output.status.code(), said))
+    let mut command = command(test_program("e2e-filepull")?);
+    let output = command.arg("verify").args(options).env("DATA_DIR", data_dir).output().await?;
+    let text = String::from_utf8([output.stdout, output.stderr].concat())?;
+    Ok((output.status.code(), text.lines().map(str::to_owned).collect()))
 }
 
-/// Changes a download as only its owner can, and hides it as well as possible.
+/// Changes a download without a change of its mode and its time of modification.
 fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) -> anyhow::Result<()> {
     let stat = fs::metadata(path)?;
     let mut bytes = fs::read(path)?;
@@ -52,30 +50,31 @@ async fn two_hundred(server: &TestServer) -> anyhow::Result<Vec<PathBuf>> {
 
 #[tokio::test]
 async fn one_flipped_bit_in_two_hundred_downloads_is_found() -> anyhow::Result<()> {
-    let mut server = TestServer::start_process().await?;
+    let mut server = TestServer::start().await?;
     let paths = two_hundred(&server).await?;
-    let (code, said) = verify(&server.data_dir()).await?;
-    assert_eq!((code, said.len()), (Some(0), 1), "{said:?}");
-    assert!(said[0].starts_with("200 downloads: 200 as they arrived. 13.4 MiB read"), "{said:?}");
+    let (code, lines) = verify(&server.data_dir()).await?;
+    assert_eq!((code, lines.len()), (Some(0), 1), "{lines:?}");
+    assert!(lines[0].starts_with("200 downloads: 200 as they arrived. 13.4 MiB read"), "{lines:?}");
 
     change(&paths[123], |bytes| bytes[40_000] ^= 0b100)?;
-    let (code, said) = verify(&server.data_dir()).await?;
+    let (code, lines) = verify(&server.data_dir()).await?;
     let named = format!("changed     {}  its SHA-256 is ", paths[123].display());
-    assert_eq!((code, said.len()), (Some(1), 2), "{said:?}");
-    assert!(said[0].starts_with(&named), "{said:?}");
-    assert!(said[1].starts_with("200 downloads: 199 as they arrived, 1 changed. "), "{said:?}");
+    assert_eq!((code, lines.len()), (Some(1), 2), "{lines:?}");
+    assert!(lines[0].starts_with(&named), "{lines:?}");
+    assert!(lines[1].starts_with("200 downloads: 199 as they arrived, 1 changed. "), "{lines:?}");
 
-    // The same without a server, and with more that went wrong.
+    // More damage, without a running server.
     server.stop().await?;
     change(&paths[3], |bytes| bytes.reverse())?;
     fs::remove_file(&paths[60])?;
     fs::write(paths[60].with_file_name("notes.txt"), "mine")?;
-    let (code, said) = verify_with(&server.data_dir(), &["--json"]).await?;
-    let report: Value = serde_json::from_str(&said.join("\n"))?;
-    let found: Vec<_> = report["findings"].as_array().into_iter().flatten().collect();
-    let found: Vec<_> = found.iter().map(|found| (&found["kind"], &found["path"])).collect();
+    let (code, lines) = verify_with(&server.data_dir(), &["--json"]).await?;
+    let report: Value = serde_json::from_str(&lines.join("\n"))?;
+    let findings = report["findings"].as_array().into_iter().flatten();
+    let found: Vec<_> = findings.map(|finding| (&finding["kind"], &finding["path"])).collect();
     let path = |path: &Path| Value::from(path.display().to_string());
-    let (changed, missing) = (Value::from("changed"), Value::from("missing"));
+    let changed = Value::from("changed");
+    let missing = Value::from("missing");
     let foreign = (Value::from("foreign"), path(&paths[60].with_file_name("notes.txt")));
     let expected = [
         (&changed, &path(&paths[3])),
@@ -86,43 +85,43 @@ async fn one_flipped_bit_in_two_hundred_downloads_is_found() -> anyhow::Result<(
     assert_eq!((code, found), (Some(1), expected.to_vec()), "{report}");
     assert_eq!((&report["same"], &report["downloads"]), (&197.into(), &200.into()));
 
-    let (code, said) = verify_with(&server.data_dir(), &["--client", "client3"]).await?;
-    assert_eq!(code, Some(0), "{said:?}");
-    assert!(said[0].starts_with("50 downloads: 50 as they arrived. "), "{said:?}");
-    let (code, said) = verify_with(&server.data_dir(), &["--client", "client9"]).await?;
-    assert_eq!(code, Some(4), "{said:?}");
+    let (code, lines) = verify_with(&server.data_dir(), &["--client", "client3"]).await?;
+    assert_eq!(code, Some(0), "{lines:?}");
+    assert!(lines[0].starts_with("50 downloads: 50 as they arrived. "), "{lines:?}");
+    let (code, lines) = verify_with(&server.data_dir(), &["--client", "client9"]).await?;
+    assert_eq!(code, Some(4), "{lines:?}");
     Ok(())
 }
 
 #[tokio::test]
-async fn nothing_pulled_is_nothing_wrong() -> anyhow::Result<()> {
+async fn verify_without_downloads_succeeds() -> anyhow::Result<()> {
     let mut server = TestServer::start_process().await?;
-    let (code, said) = verify(&server.data_dir()).await?;
+    let (code, lines) = verify(&server.data_dir()).await?;
     let none = "0 downloads: 0 as they arrived. 0 B read in ";
-    assert_eq!((code, said.len()), (Some(0), 1), "{said:?}");
-    assert!(said[0].starts_with(none), "{said:?}");
-    // A killed server leaves a log beside its records: it is read too.
+    assert_eq!((code, lines.len()), (Some(0), 1), "{lines:?}");
+    assert!(lines[0].starts_with(none), "{lines:?}");
+    // `verify` also reads the write-ahead log of a killed server.
     let path = {
         let _client = server.connect("client4", b"data").await?;
         server.pull("client4").await?
     };
     server.kill().await?;
     fs::remove_file(&path)?;
-    let (code, said) = verify(&server.data_dir()).await?;
-    assert_eq!((code, said.len()), (Some(1), 2), "{said:?}");
-    assert!(said[0].starts_with(&format!("missing     {}", path.display())), "{said:?}");
+    let (code, lines) = verify(&server.data_dir()).await?;
+    assert_eq!((code, lines.len()), (Some(1), 2), "{lines:?}");
+    assert!(lines[0].starts_with(&format!("missing     {}", path.display())), "{lines:?}");
     server.start_server().await?;
     let elsewhere = server.data_dir().join("elsewhere");
-    let (code, said) = verify(&elsewhere).await?;
-    assert_eq!(code, Some(2), "{said:?}");
-    assert!(said[0].starts_with("filepull: no records in DATA_DIR="), "{said:?}");
+    let (code, lines) = verify(&elsewhere).await?;
+    assert_eq!(code, Some(2), "{lines:?}");
+    assert!(lines[0].starts_with("filepull: no records in DATA_DIR="), "{lines:?}");
     assert!(!elsewhere.exists());
     Ok(())
 }
 
-/// What is published while it looks raises no alarm, and what it does hinders nobody.
+/// Downloads that are published during a run are not reported, and no pull fails.
 #[tokio::test]
-async fn a_busy_server_raises_no_alarm() -> anyhow::Result<()> {
+async fn verify_beside_a_busy_server_reports_nothing() -> anyhow::Result<()> {
     let server = TestServer::start().await?;
     let _client = server.connect("client4", &test_data("client4", 300_000)).await?;
     let pulls = async {
@@ -140,8 +139,8 @@ async fn a_busy_server_raises_no_alarm() -> anyhow::Result<()> {
         let pulled = tokio::select! {
             pulled = &mut pulls => Some(pulled),
             verified = &mut verifying => {
-                let (code, said) = verified?;
-                assert_eq!((code, said.len()), (Some(0), 1), "{said:?}");
+                let (code, lines) = verified?;
+                assert_eq!((code, lines.len()), (Some(0), 1), "{lines:?}");
                 rounds += 1;
                 None
             }
@@ -151,14 +150,14 @@ async fn a_busy_server_raises_no_alarm() -> anyhow::Result<()> {
             break;
         }
     }
-    assert_ne!(rounds, 0, "the pulls were over before one look was");
-    let (code, said) = verify(&server.data_dir()).await?;
-    assert!(code == Some(0) && said[0].starts_with("30 downloads: 30 as"), "{said:?}");
+    assert_ne!(rounds, 0, "no run ended before the pulls");
+    let (code, lines) = verify(&server.data_dir()).await?;
+    assert!(code == Some(0) && lines[0].starts_with("30 downloads: 30 as"), "{lines:?}");
     Ok(())
 }
 
 #[tokio::test]
-async fn what_is_no_folder_of_a_client_is_told_as_what_it_is() -> anyhow::Result<()> {
+async fn a_foreign_entry_is_reported_with_its_kind() -> anyhow::Result<()> {
     let server = TestServer::start_process().await?;
     let _linked = server.connect("linked", b"linked").await?;
     let _client = server.connect("client4", b"client4").await?;
@@ -167,25 +166,26 @@ async fn what_is_no_folder_of_a_client_is_told_as_what_it_is() -> anyhow::Result
     let folder = server.data_dir();
     fs::write(folder.join("README.md"), "hello")?;
     std::os::unix::fs::symlink("/tmp", folder.join("disk2"))?;
-    let (code, said) = verify(&folder).await?;
-    assert_eq!((code, said.len()), (Some(0), 3), "{said:?}");
+    let (code, lines) = verify(&folder).await?;
+    assert_eq!((code, lines.len()), (Some(0), 3), "{lines:?}");
     let foreign = |name: &str, what: &str| {
         let line = format!("foreign     {}  {what}", folder.join(name).display());
-        assert!(said.iter().any(|said| said.starts_with(&line)), "{name}: {said:?}");
+        assert!(lines.iter().any(|found| found.starts_with(&line)), "{name}: {lines:?}");
     };
     foreign("README.md", "not a folder");
     foreign("disk2", "a symbolic link, which filepull does not follow");
-    assert!(said[2].starts_with("2 downloads: 2 as they arrived, 2 foreign."), "{said:?}");
-    // A folder that was moved to another disk and linked: its downloads cannot be reached.
+    assert!(lines[2].starts_with("2 downloads: 2 as they arrived, 2 foreign."), "{lines:?}");
+    // The downloads of a folder that was moved and linked are unreadable.
     fs::rename(folder.join("linked"), server.folder().join("moved"))?;
     std::os::unix::fs::symlink(server.folder().join("moved"), folder.join("linked"))?;
     server.get("/trigger?id=linked&wait=100s&fresh").await?;
     let message = "linked: it is a symbolic link, which filepull does not follow";
     server.server()?.says(message).await?;
-    let (code, said) = verify_with(&folder, &["--client", "linked"]).await?;
-    assert_eq!(code, Some(1), "{said:?}");
-    let lost = said.iter().find(|line| line.starts_with("unreadable")).cloned().unwrap_or_default();
-    assert!(lost.contains(&download.display().to_string()), "{said:?}");
+    let (code, lines) = verify_with(&folder, &["--client", "linked"]).await?;
+    assert_eq!(code, Some(1), "{lines:?}");
+    let lost =
+        lines.iter().find(|line| line.starts_with("unreadable")).cloned().unwrap_or_default();
+    assert!(lost.contains(&download.display().to_string()), "{lines:?}");
     assert!(
         lost.contains("the folder of linked is a symbolic link, which filepull does not follow"),
         "{lost}"
