@@ -38,11 +38,11 @@ pub(crate) struct Args {
 
 const EXIT_CODES: &str = "\
 Each finding is one line: `changed`, `missing` or `unreadable` names a download; `record` names a \
-record that cannot be read; `foreign` names an entry of a client's folder that no record knows, \
-which is not a failure.
+record that cannot be read; `foreign` names an entry of a client's folder that is not on \
+record, which is not a failure.
 
-Exit codes: 0 every download is unchanged; 1 a download is changed, missing or unreadable, or a \
-check failed; 2 DATA_DIR has no records; 4 no such client.
+Exit codes: 0 every download is unchanged; 1 a download is changed, missing or unreadable, a \
+record is unreadable, or the check failed; 2 DATA_DIR has no records; 4 no such client.
 
 It changes no download and no record, reads every byte from the disk, and may run beside the \
 server.";

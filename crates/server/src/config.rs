@@ -58,8 +58,8 @@ pub struct Args {
     /// An upload that receives no byte for this long is restarted.
     #[arg(long, env = "STALL_TIMEOUT", default_value = "60s", value_parser = parse_duration)]
     pub stall_timeout: Duration,
-    /// An upload that is slower over five minutes pauses while others wait, keeps its bytes, and
-    /// continues later; 0 disables this.
+    /// Minimum rate of an upload over five minutes; a slower upload pauses while others wait, keeps
+    /// its bytes, and continues later; 0 disables this.
     #[arg(long, env = "MIN_RATE", default_value = "1KiB/s", value_parser = parse_min_rate)]
     pub min_rate: u64,
     /// How long an interrupted transfer waits for its client.

@@ -114,7 +114,7 @@ impl Verification {
         events: &mpsc::Sender<VerifyEvent>,
     ) -> Result<(), VerifyError> {
         // The folder is read before the records, because the server records a download before it
-        // gives it its name.
+        // publishes the file.
         let mut unknown = match self.store.entries(&client) {
             Ok(names) => names.into_iter().collect(),
             Err(error) => {
@@ -185,7 +185,7 @@ impl Verification {
             }
         });
         if let Ok(event) = job.await {
-            // Fails if the receiver was dropped, which needs no more events.
+            // Fails if the receiver was dropped. Then the event is not needed.
             let _ = events.send(event).await;
         }
     }
