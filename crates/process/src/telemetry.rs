@@ -214,7 +214,7 @@ mod tests {
         tracing::subscriber::with_default(layer(lines.clone()), || {
             let name = "gpj.\u{202e}\u{200b}\u{e0041}\u{7f}\nERROR forged";
             let _span = tracing::error_span!("transfer", id = 7, client = name).entered();
-            tracing::info!(event = "upload.refused", name, path = ?name, "no file {name}");
+            tracing::info!(event = "upload.rejected", name, path = ?name, "no file {name}");
         });
         let bytes = lines.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()

@@ -26,7 +26,7 @@ pub(crate) async fn sweep(context: Arc<TaskContext>) {
         if 0 < n_removed {
             info!(event = "store.swept", n_removed, "removed partials that no transfer owns");
         } else {
-            debug!(event = "store.swept", n_removed, "no leftover partial found");
+            debug!(event = "store.sweep_finished", "no leftover partial found");
         }
     };
     let _ = drain.run_until_cancelled(swept).await;
