@@ -41,7 +41,7 @@ pub(crate) struct LastHeard {
 pub(crate) enum Message {
     /// Requests an answer, which proves that the agent is alive.
     Ping,
-    /// Requests a file. Boxed: the outbox of every idle session holds 64 messages.
+    /// Requests a file. Boxed: the outbox of an idle session allocates slots for 32 messages.
     Start(Box<SendOrder>),
     /// Takes back the order for a transfer.
     Cancel {
