@@ -1,19 +1,20 @@
-//! The client's machine: a source file that changes when it likes, and the agent that reads it.
+//! A model of the client: a source file that changes at any time, and the agent that reads it.
 
 use filepull_core::digest::Digest;
 use filepull_core::id::TransferId;
 use filepull_core::receive::Prefix;
 use filepull_core::source::{Consistency, Fingerprint, Source, SourceChanged, SourceRead, Stat};
 
-/// A cell says which version wrote it and where it belongs: torn and shifted files show.
+/// The length of a cell in bytes. A cell holds its version and its position, so that mixed and
+/// shifted files are detected.
 pub(crate) const CELL_LEN: usize = 8;
-/// Not a divisor of every file's length, so that last chunks are short.
+/// Not a divisor of each file length, so that last chunks are short.
 const CHUNK_LEN: usize = 2 * CELL_LEN;
 
-/// The source as a path: every version it ever had, and the files that still can be read.
+/// The source: all versions of its path, and the files that can still be read.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
-    /// The last one has the path; the others are open in an upload at most.
+    /// The last file has the path. The others may only be open in an upload.
     files: Vec<File>,
     consistency: Consistency,
     pub(crate) versions: Vec<Vec<u8>>,
@@ -41,14 +42,14 @@ pub(crate) enum Change {
     Revert { pick: usize },
 }
 
-/// Which times a mutation leaves behind.
+/// Which file times a mutation changes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Trace {
-    /// Both, as `write` does.
+    /// Both times, as `write` does.
     Both,
     /// The modification time was set back, as `touch -d` does.
     SetBack,
-    /// None at all, as a store through `mmap`.
+    /// No time, as a store through `mmap`.
     Nothing,
 }
 
@@ -59,7 +60,7 @@ impl Client {
         Self { files: vec![file], consistency, versions: vec![bytes] }
     }
 
-    /// The number of the version that has the path now.
+    /// Returns the number of the current version.
     pub(crate) fn version(&self) -> usize {
         self.versions.len() - 1
     }
@@ -114,7 +115,7 @@ fn cells(version: usize, indices: std::ops::Range<usize>) -> Vec<u8> {
     indices.flat_map(|index| [word(version), word(index)].concat()).collect()
 }
 
-/// What the server asks for: the attempt's number, and the bytes it already holds.
+/// An order of the server: the attempt, and the bytes that the server already has.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Order {
     pub(crate) id: TransferId,
@@ -123,22 +124,22 @@ pub(crate) struct Order {
     pub(crate) token: usize,
 }
 
-/// How an agent can be wrong about what it sends.
+/// A bug of an agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lie {
-    /// The trailer's digest is of other bytes.
+    /// The digest of the trailer belongs to other bytes.
     Digest,
-    /// It goes on after the server's bytes without having compared them.
+    /// It continues after the server's bytes without comparing them.
     Proof,
-    /// It starts where the server's bytes do not end.
+    /// It starts at an offset that is not the end of the server's bytes.
     Offset,
-    /// It leaves out a chunk.
+    /// It omits a chunk.
     Gap,
     /// It ends before the last byte.
     Short,
 }
 
-/// One attempt, as the agent makes it.
+/// One attempt of the agent.
 #[derive(Clone, Debug)]
 pub(crate) struct Upload {
     pub(crate) order: Order,
@@ -159,7 +160,7 @@ enum Stage {
     Again(Fingerprint),
 }
 
-/// What the agent sends next.
+/// The next message of the agent.
 #[derive(Debug)]
 pub(crate) enum Message {
     Nothing,
@@ -185,7 +186,7 @@ impl Upload {
         }
     }
 
-    /// Does one small thing; the source may change before the next.
+    /// Takes one small step. The source may change before the next step.
     pub(crate) fn next(&mut self, client: &Client) -> Message {
         match self.stage {
             Stage::Proving => self.prove(client),
@@ -253,8 +254,8 @@ impl Upload {
     }
 
     fn trailer(&self) -> Message {
-        let told_wrong = self.lie == Some(Lie::Digest);
-        let digest = if told_wrong { Digest::of(b"a lie") } else { self.reading.digest() };
+        let is_wrong = self.lie == Some(Lie::Digest);
+        let digest = if is_wrong { Digest::of(b"a lie") } else { self.reading.digest() };
         Message::Trailer { size: self.before.size, digest }
     }
 

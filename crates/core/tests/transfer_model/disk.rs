@@ -1,7 +1,8 @@
-//! One client's folder on a disk that can lose power: what was not synced may be lost in part.
+//! A model of one client's folder on a disk that can lose power. Changes that are not synced may be
+//! lost in part.
 //!
-//! Bytes are safe once their file is synced, entries once the folder is. A power cut keeps any of
-//! the rest, but for one entry never a later change without the earlier ones.
+//! Bytes are safe once their file is synced, and entries once the folder is synced. After a power cut
+//! any other change may survive. For one entry, a later change survives only with the earlier ones.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,7 +23,7 @@ pub(crate) struct Disk {
 struct File {
     bytes: Vec<u8>,
     safe_bytes: Vec<u8>,
-    /// What the next sync brings to the disk, if it succeeds; if it fails, nothing ever does.
+    /// The writes of the next sync. If that sync fails, they are lost.
     unsynced: Vec<Write>,
 }
 
@@ -32,31 +33,32 @@ enum Write {
     Cut(usize),
 }
 
-/// What a power cut keeps: two bits for each unsynced thing, zero (lost) once they run out.
+/// What survives a power cut: two bits for each unsynced change. Zero means lost, also once the bits
+/// run out.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fate(pub(crate) u64);
 
-enum Kept {
+enum Survival {
     Nothing,
-    /// The file has grown, the bytes did not make it.
+    /// The file has its new length, and the new bytes are zero.
     Zeros,
     All,
 }
 
 impl Fate {
-    fn next(&mut self) -> Kept {
+    fn next(&mut self) -> Survival {
         let bits = self.0 & 3;
         self.0 >>= 2;
         match bits {
-            0 => Kept::Nothing,
-            1 => Kept::Zeros,
-            _ => Kept::All,
+            0 => Survival::Nothing,
+            1 => Survival::Zeros,
+            _ => Survival::All,
         }
     }
 }
 
 impl Disk {
-    /// Creates an empty file; the lowest free inode number is used again, as real disks do.
+    /// Creates an empty file. Reuses the lowest free inode number, as real disks do.
     pub(crate) fn create(&mut self, name: &str) -> Inode {
         assert!(!self.folder.contains_key(name), "{name} exists already");
         let inode = (1..).find(|inode| !self.files.contains_key(inode)).expect("inodes never end");
@@ -76,7 +78,8 @@ impl Disk {
         self.change(vec![(from.to_owned(), None), (to.to_owned(), Some(inode))]);
     }
 
-    /// A second entry; to name the first as well keeps its later unlink behind this change.
+    /// Adds a second entry. The change lists the first entry too, so that its later unlink follows this
+    /// change.
     pub(crate) fn link(&mut self, from: &str, to: &str) {
         let inode = self.folder[from];
         self.change(vec![(to.to_owned(), Some(inode)), (from.to_owned(), Some(inode))]);
@@ -97,8 +100,7 @@ impl Disk {
         }
     }
 
-    /// A sync that fails: what it was to bring to the disk never gets there, although later syncs
-    /// succeed.
+    /// Fails a sync: its writes are lost, although later syncs succeed.
     pub(crate) fn fail_sync(&mut self, name: &str) {
         self.file_mut(name).unsynced.clear();
     }
@@ -109,8 +111,8 @@ impl Disk {
         self.forget_unlinked();
     }
 
-    /// Damages one bit, for readers and on the disk itself: the same one, or a recovery that reads
-    /// from memory would rightly find nothing wrong.
+    /// Damages one bit, in memory and on the disk. A recovery that reads from memory would otherwise
+    /// correctly find no damage.
     pub(crate) fn flip_bit(&mut self, name: &str, pick: usize) {
         let file = self.file_mut(name);
         let bits = file.bytes.len() * 8;
@@ -133,7 +135,7 @@ impl Disk {
         Some(&self.files[&self.inode(name)?].bytes)
     }
 
-    /// The folder as a reader sees it.
+    /// Returns the folder as a reader sees it.
     pub(crate) fn contents(&self) -> BTreeMap<String, (Inode, Vec<u8>)> {
         let entry = |(name, inode): (&String, &Inode)| {
             (name.clone(), (*inode, self.files[inode].bytes.clone()))
@@ -145,7 +147,7 @@ impl Disk {
         let mut lost = BTreeSet::new();
         for change in std::mem::take(&mut self.unsynced) {
             let follows_a_lost_one = change.iter().any(|(name, _)| lost.contains(name));
-            if matches!(fate.next(), Kept::All) && !follows_a_lost_one {
+            if matches!(fate.next(), Survival::All) && !follows_a_lost_one {
                 apply(&mut self.safe_folder, change);
             } else {
                 lost.extend(change.into_iter().map(|(name, _)| name));
@@ -193,9 +195,9 @@ impl File {
     fn power_cut(&mut self, fate: &mut Fate) {
         for write in std::mem::take(&mut self.unsynced) {
             match fate.next() {
-                Kept::Nothing => {}
-                Kept::Zeros => write.grow(&mut self.safe_bytes),
-                Kept::All => write.apply(&mut self.safe_bytes),
+                Survival::Nothing => {}
+                Survival::Zeros => write.grow(&mut self.safe_bytes),
+                Survival::All => write.apply(&mut self.safe_bytes),
             }
         }
         self.bytes.clone_from(&self.safe_bytes);

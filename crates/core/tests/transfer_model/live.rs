@@ -1,4 +1,4 @@
-//! One transfer in a server process, and how it drives the core's rules.
+//! One transfer in a server process. Applies the rules of the core.
 
 use filepull_core::digest::Digest;
 use filepull_core::disk::{
@@ -13,10 +13,10 @@ use filepull_core::transfer::{
 };
 
 use crate::agent::Order;
-use crate::machine::{Machine, Said, Stop, partial_name};
+use crate::machine::{Event, Machine, Stop, partial_name};
 use crate::server::NOW;
 
-/// How often a disk may refuse a name before the deadline of the transfer passes.
+/// How often a disk may reject a name before the deadline of the transfer passes.
 const MAX_REFUSED: usize = 2;
 
 #[derive(Clone, Debug)]
@@ -24,30 +24,30 @@ pub(crate) struct Live {
     pub(crate) transfer: Transfer,
     /// While a partial of the current generation exists.
     pub(crate) receiver: Option<Receiver>,
-    /// A checkpoint in the making, beside the upload.
-    making: Option<Making>,
+    /// A running checkpoint, concurrent with the upload.
+    checkpoint_job: Option<CheckpointJob>,
 }
 
-/// A checkpoint that has begun: the transfer as it is to be on record.
+/// A running checkpoint.
 #[derive(Clone, Debug)]
-enum Making {
-    /// The prefix that the sync covers: appends may follow before it.
+enum CheckpointJob {
+    /// The prefix that the sync covers. Appends may come before the sync.
     Begun(Prefix),
-    /// The checkpoint to put on record.
+    /// The synced checkpoint, not on record yet.
     Synced(Box<Transfer>),
 }
 
 impl Live {
     pub(crate) fn new(transfer: Transfer) -> Self {
-        Self { transfer, receiver: None, making: None }
+        Self { transfer, receiver: None, checkpoint_job: None }
     }
 
     pub(crate) fn recover(&mut self, machine: &mut Machine) -> Result<(), Stop> {
         match self.transfer.recovery() {
             Recovery::Nothing => Ok(()),
             Recovery::ReadPrefix(checkpoint) => {
-                let resumed = disk::resume(machine, &self.transfer.partial(), checkpoint);
-                let resumed = self.judge(machine, resumed)?;
+                let result = disk::resume(machine, &self.transfer.partial(), checkpoint);
+                let resumed = self.check(machine, result)?;
                 self.receiver = resumed.map(|resumed| resumed.receiver);
                 if self.receiver.is_some() { Ok(()) } else { self.start_over(machine) }
             }
@@ -58,8 +58,8 @@ impl Live {
         }
     }
 
-    /// What fails on the disk ends the transfer, as long as it is not sealed on record.
-    fn judge<T>(
+    /// A disk error ends the transfer, unless it is sealed on record.
+    fn check<T>(
         &mut self,
         machine: &mut Machine,
         done: Result<T, DiskError<Stop>>,
@@ -73,22 +73,25 @@ impl Live {
         }
     }
 
-    /// Begins a checkpoint, syncs it, or puts it on record.
+    /// Begins a checkpoint, syncs it, or records it.
     pub(crate) fn checkpoint_step(&mut self, machine: &mut Machine) -> Result<(), Stop> {
-        match self.making.take() {
-            None => self.making = self.receiver.as_ref().map(|of| Making::Begun(of.prefix())),
-            Some(Making::Begun(prefix)) => {
-                let synced = machine.sync(&self.transfer.partial(), Extent::Prefix);
-                let synced = self.judge(machine, synced)?;
+        match self.checkpoint_job.take() {
+            None => {
+                self.checkpoint_job =
+                    self.receiver.as_ref().map(|of| CheckpointJob::Begun(of.prefix()))
+            }
+            Some(CheckpointJob::Begun(prefix)) => {
+                let result = machine.sync(&self.transfer.partial(), Extent::Prefix);
+                let synced = self.check(machine, result)?;
                 let mut noted = self.transfer.clone();
                 let receiving = noted.receiving().expect("an upload is active");
                 noted.phase = Phase::Receiving(receiving.with_checkpoint(prefix, synced));
-                self.making = Some(Making::Synced(Box::new(noted)));
+                self.checkpoint_job = Some(CheckpointJob::Synced(Box::new(noted)));
             }
-            Some(Making::Synced(noted)) => {
+            Some(CheckpointJob::Synced(noted)) => {
                 // If the records fail, the last checkpoint still holds.
                 if machine.save(&noted)? {
-                    machine.said.push(Said::Durable(noted.id, noted.durable()));
+                    machine.events.push(Event::Durable(noted.id, noted.durable()));
                     self.transfer.phase = noted.phase;
                 }
             }
@@ -96,9 +99,9 @@ impl Live {
         Ok(())
     }
 
-    /// Ends the checkpoint in the making, if there is one.
+    /// Finishes the running checkpoint, if there is one.
     pub(crate) fn settle(&mut self, machine: &mut Machine) -> Result<(), Stop> {
-        while self.making.is_some() {
+        while self.checkpoint_job.is_some() {
             self.checkpoint_step(machine)?;
         }
         Ok(())
@@ -124,15 +127,15 @@ impl Live {
                     break;
                 }
                 UploadStart::Restart => {
-                    // Only an agent that could not prove the server's bytes may have them dropped.
+                    // Only an agent that could not prove the server's bytes may cause their removal.
                     if offset == 0 {
-                        machine.said.push(Said::Lapsed(order.id));
+                        machine.events.push(Event::Lapsed(order.id));
                     }
                     self.start_over(machine)?;
                 }
                 UploadStart::Create => {
                     let begun = machine.begin(&self.transfer.next_partial(), size);
-                    let (_, begun) = self.judge(machine, begun)?;
+                    let (_, begun) = self.check(machine, begun)?;
                     self.transfer.receive(source.clone(), begun).expect("it is queued");
                     machine.record(&self.transfer)?;
                     self.receiver = Some(Receiver::new(size));
@@ -140,7 +143,7 @@ impl Live {
                 }
             }
         }
-        machine.said.push(Said::Began(order.id, order.attempt));
+        machine.events.push(Event::Began(order.id, order.attempt));
         Ok(())
     }
 
@@ -153,10 +156,10 @@ impl Live {
     ) -> Result<(), Stop> {
         self.receiver_of(order)?.chunk(offset, bytes).map_err(|_| Stop::Refused)?;
         let done = machine.append(&mut self.transfer.partial(), &[bytes]);
-        self.judge(machine, done)
+        self.check(machine, done)
     }
 
-    /// The agent says that this was the whole file.
+    /// The agent has sent the complete file.
     pub(crate) fn trailer(
         &mut self,
         machine: &mut Machine,
@@ -169,10 +172,10 @@ impl Live {
         match self.receiver_of(order)?.finish(size, digest) {
             Ok(proof) => {
                 let partial = self.transfer.partial();
-                let inode = machine.disk.inode(&partial_name(&partial));
-                let inode = inode.expect("the partial is there");
-                let synced = machine.sync(&partial, Extent::Whole);
-                let synced = self.judge(machine, synced)?;
+                let name = partial_name(&partial);
+                let inode = machine.disk.inode(&name).expect("the partial exists");
+                let result = machine.sync(&partial, Extent::Whole);
+                let synced = self.check(machine, result)?;
                 let name = DownloadName::new(NOW, "data.bin");
                 let receiving = self.transfer.receiving().expect("an upload is active");
                 let sealed = receiving.seal(proof, name, inode, synced);
@@ -195,7 +198,7 @@ impl Live {
         }
     }
 
-    /// The agent says that the source did not hold still.
+    /// The agent reports that the source has changed.
     pub(crate) fn changed(&mut self, machine: &mut Machine, order: &Order) -> Result<(), Stop> {
         self.receiver_of(order)?;
         self.settle(machine)?;
@@ -204,14 +207,14 @@ impl Live {
         self.set_back(machine, too_often, Code::FileChanged)
     }
 
-    /// Only the upload of the current attempt may do anything.
+    /// Returns the receiver of the current attempt. Rejects other attempts.
     fn receiver_of(&mut self, order: &Order) -> Result<&mut Receiver, Stop> {
         let is_current = order.attempt == self.transfer.attempt;
         self.receiver.as_mut().filter(|_| is_current).ok_or(Stop::Refused)
     }
 
     fn set_back(&mut self, machine: &mut Machine, too_often: bool, code: Code) -> Result<(), Stop> {
-        machine.said.push(Said::Lapsed(self.transfer.id));
+        machine.events.push(Event::Lapsed(self.transfer.id));
         if too_often {
             return self.fail(machine, code);
         }
@@ -226,8 +229,8 @@ impl Live {
     }
 
     pub(crate) fn fail(&mut self, machine: &mut Machine, code: Code) -> Result<(), Stop> {
-        machine.said.push(Said::Lapsed(self.transfer.id));
-        self.making = None;
+        machine.events.push(Event::Lapsed(self.transfer.id));
+        self.checkpoint_job = None;
         let received = self.receiver.take().map_or(0, |receiver| receiver.received());
         let reached = LastProgress { source: self.transfer.source().cloned(), received };
         let problem = Problem::new(code, "in the model");

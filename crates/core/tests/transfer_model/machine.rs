@@ -1,4 +1,4 @@
-//! What survives a server process: the disk, behind the same port as the real one, and the records.
+//! What survives a server process: the records, and the disk behind the same port as the real one.
 
 use std::collections::BTreeMap;
 
@@ -15,11 +15,11 @@ pub(crate) struct Machine {
     pub(crate) disk: Disk,
     /// Durable at once, as with `synchronous=FULL`.
     pub(crate) records: BTreeMap<TransferId, Transfer>,
-    /// What was promised to somebody, for the oracle.
-    pub(crate) said: Vec<Said>,
-    /// How many more acts the process lives for, if a crash is planned.
+    /// The promises and events since the last check, for the oracle.
+    pub(crate) events: Vec<Event>,
+    /// How many more disk operations the process runs, if a crash is planned.
     pub(crate) fuse: Option<usize>,
-    /// What goes wrong while the process lives on, if that is planned.
+    /// The planned failure, if there is one. The process survives it.
     pub(crate) fault: Option<Fault>,
     /// How many server processes there have been.
     pub(crate) n_starts: usize,
@@ -30,37 +30,37 @@ pub(crate) struct Machine {
 /// A failure of the disk or of the records.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fault {
-    pub(crate) what: Fails,
-    /// How many of these acts still succeed.
+    pub(crate) what: Failing,
+    /// How many of these operations still succeed.
     pub(crate) after: usize,
-    /// How many fail then.
+    /// How many fail afterwards.
     pub(crate) times: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fails {
-    /// A record, which may be durable all the same.
+pub(crate) enum Failing {
+    /// A record. It may be durable all the same.
     Record { durable: bool },
-    /// The sync of a file: what it was to bring to the disk never gets there.
+    /// The sync of a file: its writes are lost.
     SyncFile,
     /// The sync of the folder.
     SyncFolder,
     /// A new file, or a write into one.
-    Room,
-    /// Why a whole file has no name: the disk certainly refused it.
+    Space,
+    /// The name of a complete file: the disk certainly rejected it.
     Name,
 }
 
-/// What somebody has been told, or a reason why an earlier promise no longer counts.
+/// A promise to a caller or an agent, or a reason why an earlier promise no longer counts.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Said {
-    /// 202: the transfer will end, whatever happens.
+pub(crate) enum Event {
+    /// 202: the transfer will end after any failure.
     Accepted(TransferId),
-    /// The bytes up to here will never have to be sent again.
+    /// The agent never sends these bytes again.
     Durable(TransferId, u64),
-    /// What was received is of no use: the source changed, or the bytes were damaged.
+    /// The received bytes are useless: the source changed, or the bytes were damaged.
     Lapsed(TransferId),
-    /// An order went out.
+    /// An order was sent.
     Ordered(TransferId, u32),
     /// An upload may write.
     Began(TransferId, u32),
@@ -68,14 +68,14 @@ pub(crate) enum Said {
     Restarted,
 }
 
-/// Why an act did not succeed.
+/// Why an operation failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stop {
-    /// The server process is gone.
+    /// The server process has ended.
     Crashed,
     /// The server ends this upload.
     Refused,
-    /// The disk did not do what it was asked for.
+    /// The disk failed.
     Failed,
 }
 
@@ -95,7 +95,7 @@ pub(crate) fn is_partial(name: &str) -> bool {
 }
 
 impl Machine {
-    /// Counts one act that a crash may precede.
+    /// Counts one operation. A crash may precede it.
     pub(crate) fn tick(&mut self) -> Result<(), Stop> {
         match &mut self.fuse {
             None => Ok(()),
@@ -107,8 +107,8 @@ impl Machine {
         }
     }
 
-    /// Whether the next act of this kind fails.
-    fn fails(&mut self, is_planned: impl Fn(Fails) -> bool) -> Option<Fails> {
+    /// Returns whether the next operation of this kind fails.
+    fn fails(&mut self, is_planned: impl Fn(Failing) -> bool) -> Option<Failing> {
         let fault = self.fault.as_mut().filter(|fault| is_planned(fault.what))?;
         if 0 < fault.after {
             fault.after -= 1;
@@ -119,25 +119,25 @@ impl Machine {
         Some(fault.what)
     }
 
-    /// Is there room for one more write?
-    fn room(&mut self) -> Result<(), Stop> {
-        match self.fails(|what| what == Fails::Room) {
+    /// Checks that there is space for one more write.
+    fn check_space(&mut self) -> Result<(), Stop> {
+        match self.fails(|what| what == Failing::Space) {
             Some(_) => Err(Stop::Failed),
             None => Ok(()),
         }
     }
 
-    /// Puts a transfer on record; false if that failed.
+    /// Records a transfer. Returns false if that failed.
     pub(crate) fn save(&mut self, of: &Transfer) -> Result<bool, Stop> {
         self.tick()?;
-        let failed = self.fails(|what| matches!(what, Fails::Record { .. }));
-        if failed != Some(Fails::Record { durable: false }) {
+        let failed = self.fails(|what| matches!(what, Failing::Record { .. }));
+        if failed != Some(Failing::Record { durable: false }) {
             self.records.insert(of.id, of.clone());
         }
         Ok(failed.is_none())
     }
 
-    /// Puts a transfer on record. Retries until that works.
+    /// Records a transfer. Retries until that succeeds.
     pub(crate) fn record(&mut self, of: &Transfer) -> Result<(), Stop> {
         while !self.save(of)? {}
         Ok(())
@@ -145,7 +145,7 @@ impl Machine {
 
     fn sync_folder(&mut self) -> Result<Durable, DiskError<Stop>> {
         self.tick().map_err(DiskError::Unknown)?;
-        if self.fails(|what| what == Fails::SyncFolder).is_some() {
+        if self.fails(|what| what == Failing::SyncFolder).is_some() {
             return Err(DiskError::Unknown(Stop::Failed));
         }
         self.disk.sync_folder();
@@ -165,7 +165,7 @@ impl Machine {
 
     /// Damages a bit of a partial, if there is one that is not also a download.
     pub(crate) fn flip_bit(&mut self, pick: usize) {
-        let Self { disk, records, said, .. } = self;
+        let Self { disk, records, events, .. } = self;
         let is_only_name = |name: &str| {
             disk.names().filter(|other| disk.inode(other) == disk.inode(name)).count() == 1
         };
@@ -173,7 +173,7 @@ impl Machine {
         let damaged = records.values().find(|of| is_only_name(&partial(of)));
         if let Some(of) = damaged {
             disk.flip_bit(&partial(of), pick);
-            said.push(Said::Lapsed(of.id));
+            events.push(Event::Lapsed(of.id));
         }
     }
 }
@@ -188,7 +188,7 @@ impl disk::Disk for Machine {
         _size: u64,
     ) -> Result<(PartialKey, Durable), DiskError<Stop>> {
         self.tick().map_err(DiskError::NotDone)?;
-        self.room().map_err(DiskError::NotDone)?;
+        self.check_space().map_err(DiskError::NotDone)?;
         let name = partial_name(key);
         self.disk.unlink(&name);
         self.disk.create(&name);
@@ -203,7 +203,7 @@ impl disk::Disk for Machine {
         }
     }
 
-    /// A disk that becomes full writes the first half of a chunk.
+    /// A disk without space writes the first half of a chunk.
     fn append<B: AsRef<[u8]>>(
         &mut self,
         partial: &mut PartialKey,
@@ -211,11 +211,13 @@ impl disk::Disk for Machine {
     ) -> Result<(), DiskError<Stop>> {
         for chunk in chunks {
             self.tick().map_err(DiskError::Unknown)?;
-            let (name, bytes, room) = (partial_name(partial), chunk.as_ref(), self.room());
+            let name = partial_name(partial);
+            let bytes = chunk.as_ref();
+            let space = self.check_space();
             let at = self.disk.bytes(&name).map_or(0, <[u8]>::len);
-            let len = if room.is_ok() { bytes.len() } else { bytes.len() / 2 };
+            let len = if space.is_ok() { bytes.len() } else { bytes.len() / 2 };
             self.disk.write(&name, at, &bytes[..len]);
-            room.map_err(DiskError::Unknown)?;
+            space.map_err(DiskError::Unknown)?;
         }
         Ok(())
     }
@@ -223,7 +225,7 @@ impl disk::Disk for Machine {
     fn sync(&mut self, partial: &PartialKey, _extent: Extent) -> Result<Durable, DiskError<Stop>> {
         self.tick().map_err(DiskError::Unknown)?;
         let name = partial_name(partial);
-        if self.fails(|what| what == Fails::SyncFile).is_some() {
+        if self.fails(|what| what == Failing::SyncFile).is_some() {
             self.disk.fail_sync(&name);
             return Err(DiskError::Unknown(Stop::Failed));
         }
@@ -238,7 +240,7 @@ impl disk::Disk for Machine {
     ) -> Result<CommitResult, DiskError<Stop>> {
         self.tick().map_err(DiskError::NotDone)?;
         let name = name.to_string();
-        if self.fails(|what| what == Fails::Name).is_some() {
+        if self.fails(|what| what == Failing::Name).is_some() {
             return Err(DiskError::NotDone(Stop::Failed));
         }
         if self.disk.inode(&name).is_some() {
@@ -290,7 +292,7 @@ impl disk::Disk for Machine {
     }
 }
 
-/// Do these bytes have the length and the digest of the download?
+/// Returns whether these bytes have the length and the digest of the download.
 pub(crate) fn is(download: &Download, bytes: &[u8]) -> bool {
     bytes.len() as u64 == download.size && Digest::of(bytes) == download.digest
 }

@@ -1,12 +1,12 @@
-//! The core's rules in a world that goes wrong: the real [`Transfer`], [`Receiver`] and [`Reading`]
-//! between a model of a disk that loses power, a server that is killed between any two steps,
-//! and an agent whose file changes under its hands.
+//! Tests the rules of the core under random failures: the real [`Transfer`], [`Receiver`] and
+//! [`SourceRead`] with models of a disk that loses power, of a server that is killed between any two
+//! steps, and of an agent whose file changes while it is read.
 //!
-//! `world` runs the steps, `oracle` holds the invariants of RELIABILITY.md 3.6 against it.
+//! `world` runs the steps. `oracle` checks the invariants of RELIABILITY.md 3.6 after each step.
 //!
 //! [`Transfer`]: filepull_core::transfer::Transfer
 //! [`Receiver`]: filepull_core::receive::Receiver
-//! [`Reading`]: filepull_core::source::Reading
+//! [`SourceRead`]: filepull_core::source::SourceRead
 
 mod agent;
 mod disk;
@@ -21,16 +21,16 @@ use proptest::prelude::*;
 
 use agent::{Change, Lie, Mutation, Trace};
 use disk::Fate;
-use machine::{Fails, Fault};
+use machine::{Failing, Fault};
 use world::{Crash, Op, Step, World};
 
-/// What the server and its machine go through; the source and the agent are blameless.
+/// An operation in which the source does not change and the agent is correct.
 fn server_op() -> impl Strategy<Value = Op> {
     prop_oneof![
         1 => Just(Op::Idle),
         2 => any::<bool>().prop_map(|fresh| Op::Trigger { fresh }),
-        10 => (1usize..12).prop_map(|n_beats| Op::Deliver { n_beats }),
-        2 => Just(Op::DropLine),
+        10 => (1usize..12).prop_map(|n_steps| Op::Deliver { n_steps }),
+        2 => Just(Op::DropConnection),
         1 => Just(Op::KillAgent),
         1 => Just(Op::Checkpoint),
         6 => Just(Op::CheckpointStep),
@@ -62,7 +62,7 @@ fn mutation() -> impl Strategy<Value = Mutation> {
     (change, trace).prop_map(|(change, trace)| Mutation { change, trace })
 }
 
-/// A write that neither grows the file nor hides its time.
+/// A write that does not grow the file and does not hide its time.
 fn plain_write() -> impl Strategy<Value = Op> {
     let change = prop_oneof![
         3 => (0usize..10, 1usize..4).prop_map(|(from, n_cells)| Change::InPlace { from, n_cells }),
@@ -72,14 +72,14 @@ fn plain_write() -> impl Strategy<Value = Op> {
     (change, trace).prop_map(|(change, trace)| Op::Mutate(Mutation { change, trace }))
 }
 
-/// A disk or records that fail in every eighth step.
+/// A failure of the disk or of the records in every eighth step.
 fn any_fault() -> impl Strategy<Value = Option<Fault>> {
     let what = prop_oneof![
-        any::<bool>().prop_map(|durable| Fails::Record { durable }),
-        Just(Fails::SyncFile),
-        Just(Fails::SyncFolder),
-        Just(Fails::Room),
-        Just(Fails::Name),
+        any::<bool>().prop_map(|durable| Failing::Record { durable }),
+        Just(Failing::SyncFile),
+        Just(Failing::SyncFolder),
+        Just(Failing::Space),
+        Just(Failing::Name),
     ];
     let fault =
         (what, 0usize..3, 1usize..4).prop_map(|(what, after, times)| Fault { what, after, times });
@@ -87,64 +87,64 @@ fn any_fault() -> impl Strategy<Value = Option<Fault>> {
 }
 
 fn records_fault() -> impl Strategy<Value = Option<Fault>> {
-    any_fault().prop_map(|fault| fault.filter(|of| matches!(of.what, Fails::Record { .. })))
+    any_fault().prop_map(|fault| fault.filter(|of| matches!(of.what, Failing::Record { .. })))
 }
 
-/// Steps of which every fifth ends in a crash, which may damage a partial as `flip` says.
+/// Generates steps. Every fifth step ends in a crash, which may damage a partial with `flip`.
 fn story(
     op: impl Strategy<Value = Op>,
     flip: impl Strategy<Value = Option<usize>>,
     fault: impl Strategy<Value = Option<Fault>>,
 ) -> impl Strategy<Value = Vec<Step>> {
     let power_cut = prop::option::of(any::<u64>().prop_map(Fate));
-    // Most cases take two or three steps at a time; recoveries and deliveries take more.
+    // Most operations take two or three disk operations; recoveries and deliveries take more.
     let after = prop_oneof![2 => 0usize..3, 1 => 0usize..12];
     let crash = (after, power_cut, flip).prop_map(|(after, power_cut, flip)| Crash {
         after,
         power_cut,
         flip,
     });
-    let step = (op, prop::option::weighted(0.2, crash), fault);
-    let step = step.prop_map(|(op, crash, fault)| Step { op, crash, fault });
+    let parts = (op, prop::option::weighted(0.2, crash), fault);
+    let step = parts.prop_map(|(op, crash, fault)| Step { op, crash, fault });
     prop::collection::vec(step, 1..40)
 }
 
 fn run(n_cells: usize, links: bool, story: &[Step]) -> World {
-    tell(World::new(n_cells, Consistency::DoubleRead, links), story)
+    replay(World::new(n_cells, Consistency::DoubleRead, links), story)
 }
 
-fn tell(mut world: World, story: &[Step]) -> World {
+fn replay(mut world: World, story: &[Step]) -> World {
     world.step(&Step { op: Op::Trigger { fresh: false }, crash: None, fault: None });
     story.iter().for_each(|step| world.step(step));
     world.settle();
     world
 }
 
-/// `PROPTEST_CASES` asks for more.
+/// 2,000 cases, or more with `PROPTEST_CASES`.
 fn config() -> ProptestConfig {
     let config = ProptestConfig::default();
     ProptestConfig { cases: config.cases.max(2_000), max_shrink_iters: 20_000, ..config }
 }
 
-/// Two checkpoints, a lost line, a source that changes, a name that is taken, a second transfer.
+/// Two checkpoints, a lost connection, a changed source, a taken name, and a second transfer.
 fn eventful_story() -> Vec<Op> {
     let replace = Mutation { change: Change::Replace { n_cells: 3 }, trace: Trace::Both };
     vec![
-        Op::Deliver { n_beats: 4 },
+        Op::Deliver { n_steps: 4 },
         Op::Checkpoint,
-        Op::Deliver { n_beats: 1 },
+        Op::Deliver { n_steps: 1 },
         Op::Checkpoint,
-        Op::DropLine,
-        Op::Deliver { n_beats: 5 },
+        Op::DropConnection,
+        Op::Deliver { n_steps: 5 },
         Op::Mutate(replace),
         Op::NameTaken { n_names: 1, same_bytes: true },
-        Op::DropLine,
-        Op::Deliver { n_beats: 5 },
+        Op::DropConnection,
+        Op::Deliver { n_steps: 5 },
         Op::Checkpoint,
         Op::Trigger { fresh: true },
-        Op::Deliver { n_beats: 6 },
-        Op::Deliver { n_beats: 4 },
-        Op::Deliver { n_beats: 20 },
+        Op::Deliver { n_steps: 6 },
+        Op::Deliver { n_steps: 4 },
+        Op::Deliver { n_steps: 20 },
     ]
 }
 
@@ -170,31 +170,31 @@ fn survive(step_idx: usize, crash: Crash) {
 }
 
 #[test]
-fn a_cancelled_transfer_keeps_its_file_and_how_far_it_came() {
+fn a_cancelled_transfer_keeps_its_source_and_its_progress() {
     let crash = Crash { after: 0, power_cut: Some(Fate(0)), flip: None };
     for crash in [None, Some(crash)] {
         let story = [
-            Step { op: Op::Deliver { n_beats: 4 }, crash: None, fault: None },
+            Step { op: Op::Deliver { n_steps: 4 }, crash: None, fault: None },
             Step { op: Op::Checkpoint, crash: None, fault: None },
             Step { op: Op::Idle, crash, fault: None },
             Step { op: Op::Cancel, crash: None, fault: None },
         ];
         let world = run(8, false, &story);
-        let cancelled = world.records().next().expect("it was asked for");
+        let cancelled = world.records().next().expect("one was triggered");
         assert!(cancelled.problem().is_some(), "{cancelled:?}");
         assert!(cancelled.source().is_some() && 0 < cancelled.received(), "{cancelled:?}");
     }
 }
 
 #[test]
-fn an_upload_that_starts_after_its_own_end_is_refused() {
+fn an_upload_that_starts_after_its_own_end_is_rejected() {
     let shrink = Mutation { change: Change::Truncate { n_cells: 1 }, trace: Trace::Both };
     let story = [
-        Op::Deliver { n_beats: 4 },
-        Op::DropLine,
+        Op::Deliver { n_steps: 4 },
+        Op::DropConnection,
         Op::Mutate(shrink),
         Op::Lie(Lie::Proof),
-        Op::Deliver { n_beats: 3 },
+        Op::Deliver { n_steps: 3 },
     ];
     run(4, false, &story.map(|op| Step { op, crash: None, fault: None }));
 }
@@ -212,15 +212,15 @@ proptest! {
     }
 
     #[test]
-    fn size_and_times_alone_find_a_writer_that_leaves_them(
+    fn size_and_times_detect_a_writer_that_changes_them(
         n_cells in 0usize..10,
         story in story(prop_oneof![8 => server_op(), 4 => plain_write()], Just(None), any_fault()),
     ) {
-        tell(World::new(n_cells, Consistency::Stat, false), &story);
+        replay(World::new(n_cells, Consistency::Stat, false), &story);
     }
 
     #[test]
-    fn neither_crashes_nor_records_that_fail_keep_a_file_from_arriving(
+    fn a_file_arrives_despite_crashes_and_failing_records(
         n_cells in 0usize..10,
         links: bool,
         story in story(server_op(), Just(None), records_fault()),

@@ -1,4 +1,4 @@
-//! Remembers everything promised and everything seen, and fails on the first contradiction.
+//! Records every promise and every state, and fails on the first contradiction.
 //!
 //! I1 to I15 are the invariants of RELIABILITY.md 3.6.
 
@@ -11,25 +11,25 @@ use filepull_core::transfer::{Download, Phase, Transfer};
 use crate::agent::{CELL_LEN, Client};
 use crate::disk::Inode;
 use crate::live::Live;
-use crate::machine::{Machine, Said, is, is_partial, partial_name};
+use crate::machine::{Event, Machine, is, is_partial, partial_name};
 use crate::server::Server;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Oracle {
-    /// The records when they were last looked at.
+    /// The records after the previous step.
     seen: BTreeMap<TransferId, Transfer>,
     accepted: BTreeSet<TransferId>,
     durable: BTreeMap<TransferId, u64>,
     ordered: BTreeMap<TransferId, u32>,
-    /// Files that must stay as they are, for ever: downloads that are done, and other people's.
+    /// Files that must never change: downloads that are done, and files of other programs.
     kept: BTreeMap<String, (Inode, Digest)>,
     intruders: BTreeSet<String>,
-    /// The version that the source had when the transfer was asked for.
+    /// The version of the source when the transfer was triggered.
     asked: BTreeMap<TransferId, usize>,
     commits: Vec<Commit>,
 }
 
-/// The agent has read a file twice, alike, between two versions of its path.
+/// The agent has read a file twice with the same result, between two versions of its path.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Commit {
     pub(crate) id: TransferId,
@@ -56,9 +56,9 @@ impl Oracle {
         self.commits.push(commit);
     }
 
-    /// Holds the world against everything known so far.
+    /// Compares the current state with everything recorded so far.
     pub(crate) fn check(&mut self, machine: &mut Machine, server: Option<&Server>) {
-        std::mem::take(&mut machine.said).into_iter().for_each(|said| self.hear(said));
+        std::mem::take(&mut machine.events).into_iter().for_each(|event| self.record(event));
         for (id, now) in &machine.records {
             if let Some(before) = self.seen.get(id) {
                 check_history(before, now);
@@ -69,7 +69,7 @@ impl Oracle {
         }
         self.seen.clone_from(&machine.records);
         let lost = self.accepted.iter().find(|id| !machine.records.contains_key(id));
-        assert_eq!(lost, None, "I15: accepted and then forgotten");
+        assert_eq!(lost, None, "I15: accepted and then lost");
         self.check_names(machine);
         if let Some(server) = server {
             let found = machine.disk.names().filter(|name| is_partial(name));
@@ -78,7 +78,7 @@ impl Oracle {
         }
     }
 
-    /// Is what is done the source as it stood at one instant, after it was asked for?
+    /// Checks that each download equals the source at one instant after its trigger.
     pub(crate) fn check_truth(&self, machine: &Machine, client: &Client) {
         for done in machine.records.values() {
             let Some(download) = done.download() else { continue };
@@ -90,7 +90,7 @@ impl Oracle {
             let mut commits = self.commits.iter().filter(is_its).peekable();
             assert!(commits.peek().is_some(), "I9: published without a commit: {done:?}");
             let is_true = |commit: &Commit| {
-                // One that was refused and got on record all the same promises nobody anything.
+                // A rejected trigger may be on record all the same. It is no promise.
                 let is_fresh = self.asked.get(&done.id) <= Some(&commit.opened);
                 is_fresh && stood(&client.versions[commit.opened..=commit.closed], bytes)
             };
@@ -98,17 +98,17 @@ impl Oracle {
         }
     }
 
-    fn hear(&mut self, said: Said) {
-        match said {
-            Said::Accepted(id) => _ = self.accepted.insert(id),
-            Said::Durable(id, len) => _ = self.durable.insert(id, len),
-            Said::Lapsed(id) => _ = self.durable.remove(&id),
-            Said::Ordered(id, attempt) => {
+    fn record(&mut self, event: Event) {
+        match event {
+            Event::Accepted(id) => _ = self.accepted.insert(id),
+            Event::Durable(id, len) => _ = self.durable.insert(id, len),
+            Event::Lapsed(id) => _ = self.durable.remove(&id),
+            Event::Ordered(id, attempt) => {
                 let before = self.ordered.insert(id, attempt);
                 assert!(before < Some(attempt), "I2: attempt {attempt} was ordered before");
             }
-            Said::Restarted => self.ordered.clear(),
-            Said::Began(id, attempt) => {
+            Event::Restarted => self.ordered.clear(),
+            Event::Began(id, attempt) => {
                 let newest = Some(&attempt) == self.ordered.get(&id);
                 assert!(newest, "I2: an upload of a superseded attempt may write");
             }
@@ -129,23 +129,22 @@ impl Oracle {
     fn done(&mut self, machine: &Machine, done: &Transfer) {
         let name = done.download().expect("it is done").name.to_string();
         assert!(machine.disk.inode(&name).is_some(), "I15: done and not there: {done:?}");
-        assert!(!self.kept.contains_key(&name), "I3: {name} belongs to somebody else");
+        assert!(!self.kept.contains_key(&name), "I3: {name} belongs to another program");
         self.keep(machine, &name);
     }
 
     fn check_names(&self, machine: &Machine) {
         for (name, kept) in &self.kept {
             let now = machine.disk.inode(name).zip(machine.disk.bytes(name).map(Digest::of));
-            assert_eq!(now, Some(*kept), "I3: {name} did not stay as it was");
+            assert_eq!(now, Some(*kept), "I3: {name} has changed");
         }
         for name in machine.disk.names() {
             if is_partial(name) || self.intruders.contains(name) {
                 continue;
             }
             let inode = machine.disk.inode(name);
-            let owners: Vec<_> =
-                machine.records.values().filter_map(|of| of.phase.complete_file()).collect();
-            let owners = owners.iter().filter(|download| {
+            let owners = machine.records.values().filter_map(|of| of.phase.complete_file());
+            let owners = owners.filter(|download| {
                 download.name.to_string() == name && Some(download.inode) == inode
             });
             let owners: Vec<_> = owners.collect();
@@ -171,7 +170,7 @@ impl Oracle {
                 assert!(checkpoint <= receiver.received(), "I6: {transfer:?}");
                 assert!(receiver.received() <= receiving.source().size, "I8: more than announced");
             }
-            Phase::Sealed(_) => panic!("a sealed transfer was left alone: {transfer:?}"),
+            Phase::Sealed(_) => panic!("a sealed transfer was not continued: {transfer:?}"),
             Phase::Done(_) | Phase::Failed(_) | Phase::Cancelled(_) => {
                 assert_eq!(Some(transfer), machine.records.get(&transfer.id), "I15");
             }
@@ -187,7 +186,7 @@ fn check_history(before: &Transfer, now: &Transfer) {
     assert!(before.attempt <= now.attempt, "I2: {before:?} became {now:?}");
     if now.problem().is_some() {
         let size = now.source().map_or(0, |source| source.size);
-        assert!(now.received() <= size, "more came than there was: {now:?}");
+        assert!(now.received() <= size, "more bytes than the source has: {now:?}");
     }
     let same_generation = before.generation == now.generation;
     if let (Phase::Receiving(before), Phase::Receiving(now)) = (&before.phase, &now.phase)
@@ -197,14 +196,14 @@ fn check_history(before: &Transfer, now: &Transfer) {
     }
 }
 
-/// Were these bytes the beginning of one version? A byte that changed and changed back between two
-/// readings is beyond what reading twice can see: then each cell was there at some time.
+/// Returns whether these bytes are the beginning of one version. Reading twice cannot detect a byte
+/// that changed and changed back in between. Then each cell must have existed at some time.
 fn stood(versions: &[Vec<u8>], bytes: &[u8]) -> bool {
     let is_one_version = versions.iter().any(|version| version.starts_with(bytes));
     is_one_version || came_back(versions) && is_patchwork(versions, bytes)
 }
 
-/// Is there a version that an earlier one equals, at some cell, with another one between them?
+/// Returns whether a cell of one version returned in a later version, after another one.
 fn came_back(versions: &[Vec<u8>]) -> bool {
     let cells: BTreeSet<&[u8]> = versions.iter().flat_map(|v| v.chunks(CELL_LEN)).collect();
     cells.into_iter().any(|cell| {

@@ -1,4 +1,4 @@
-//! A server process: its transfers, and what it is asked to do with them.
+//! A model of a server process and its transfers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,15 +10,15 @@ use filepull_core::transfer::{LastProgress, Phase, Transfer};
 
 use crate::agent::Order;
 use crate::live::Live;
-use crate::machine::{Machine, Said, Stop, is_partial, partial_name};
+use crate::machine::{Event, Machine, Stop, is_partial, partial_name};
 
-/// The clock stands still, so that every name is fought over.
+/// The clock does not move, so that all downloads compete for one name.
 pub(crate) const NOW: DateTime<Utc> = DateTime::UNIX_EPOCH;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Server {
     transfers: BTreeMap<TransferId, Live>,
-    /// In every order of this process, and of no other.
+    /// The token of all orders of this process. Each process has another one.
     token: usize,
 }
 
@@ -31,7 +31,7 @@ impl Server {
             transfers.insert(transfer.id, Live::new(transfer));
         }
         let mut server = Self { transfers, token: machine.n_starts };
-        // Before anything is recovered, as the server does it: by what is on record.
+        // Before any recovery, and based on the records, as in the server.
         let owned = server.partials();
         let found: Vec<_> = machine.disk.names().map(str::to_owned).collect();
         for leftover in found.iter().filter(|name| is_partial(name) && !owned.contains(*name)) {
@@ -40,12 +40,12 @@ impl Server {
         }
         for live in server.transfers.values_mut() {
             match live.recover(machine) {
-                // A transfer that fails over it has ended.
+                // A failed recovery has ended the transfer.
                 Ok(()) | Err(Stop::Refused) => {}
                 Err(stop) => return Err(stop),
             }
         }
-        machine.said.push(Said::Restarted);
+        machine.events.push(Event::Restarted);
         Ok(server)
     }
 
@@ -66,13 +66,14 @@ impl Server {
         self.transfers.values_mut().filter(|live| !live.transfer.is_final())
     }
 
-    /// Does it know this transfer?
+    /// Returns whether the process has this transfer.
     pub(crate) fn knows(&self, id: TransferId) -> bool {
         self.transfers.contains_key(&id)
     }
 
-    /// Joins the open transfer, or makes one; a fresh one joins only what was not ordered yet.
-    /// Answers whether the source will be opened after this trigger; nothing if none was made.
+    /// Joins the unfinished transfer, or creates one. A fresh trigger joins only a transfer without an
+    /// order. Returns whether the source will be opened after this trigger; none if no transfer was
+    /// created.
     pub(crate) fn trigger(
         &mut self,
         machine: &mut Machine,
@@ -80,27 +81,27 @@ impl Server {
     ) -> Result<Option<(TransferId, bool)>, Stop> {
         let joinable = self.open().rfind(|live| !fresh || live.transfer.attempt == 0);
         if let Some(Live { transfer, .. }) = joinable {
-            machine.said.push(Said::Accepted(transfer.id));
+            machine.events.push(Event::Accepted(transfer.id));
             return Ok(Some((transfer.id, transfer.attempt == 0)));
         }
-        let client = ClientId::parse("client4").expect("it is an id");
+        let client = ClientId::parse("client4").expect("a valid id");
         let mut transfer = Transfer::new(client, None, "test".to_owned(), NOW);
         let id = format!("00000000-0000-7000-8000-{:012}", machine.records.len());
-        transfer.id = TransferId::parse(&id).expect("it is an id");
+        transfer.id = TransferId::parse(&id).expect("a valid id");
         if !machine.save(&transfer)? {
-            // Whoever asked is told that nothing was started. It may be on record all the same.
+            // The caller learns that nothing was started. The transfer may be on record all the same.
             let problem = Problem::new(Code::StorageFailed, "in the model");
             transfer.fail(problem, LastProgress::default(), NOW).expect("it is not final");
             machine.save(&transfer)?;
             return Ok(None);
         }
-        machine.said.push(Said::Accepted(transfer.id));
+        machine.events.push(Event::Accepted(transfer.id));
         let id = transfer.id;
         self.transfers.insert(id, Live::new(transfer));
         Ok(Some((id, true)))
     }
 
-    /// Orders the oldest open transfer, if there is one. The attempt is not recorded, so the next
+    /// Orders the oldest unfinished transfer, if there is one. The attempt is not recorded, so the next
     /// process may count it again: the token tells the two orders apart.
     pub(crate) fn order(&mut self, machine: &mut Machine) -> Result<Option<Order>, Stop> {
         let token = self.token;
@@ -108,18 +109,18 @@ impl Server {
         live.settle(machine)?;
         let Live { transfer, receiver, .. } = live;
         let attempt = transfer.next_attempt(NOW);
-        machine.said.push(Said::Ordered(transfer.id, attempt));
+        machine.events.push(Event::Ordered(transfer.id, attempt));
         let held = receiver.as_ref().map_or_else(Prefix::empty, Receiver::prefix);
         Ok(Some(Order { id: transfer.id, attempt, held, token }))
     }
 
-    /// The transfer that `order` was for, if it is an order of this process.
+    /// Returns the transfer of `order`, if this process sent the order.
     pub(crate) fn live(&mut self, order: &Order) -> Result<&mut Live, Stop> {
         let is_ours = order.token == self.token;
         self.transfers.get_mut(&order.id).filter(|_| is_ours).ok_or(Stop::Refused)
     }
 
-    /// Makes what was received of the oldest open transfer survive a power cut.
+    /// Makes the received bytes of the oldest unfinished transfer durable.
     pub(crate) fn checkpoint(&mut self, machine: &mut Machine) -> Result<(), Stop> {
         let Some(live) = self.open().next() else { return Ok(()) };
         live.settle(machine)?;
@@ -127,7 +128,7 @@ impl Server {
         live.settle(machine)
     }
 
-    /// Takes a checkpoint one step further; chunks may come before the next.
+    /// Advances a checkpoint by one step. Chunks may arrive before the next step.
     pub(crate) fn checkpoint_step(&mut self, machine: &mut Machine) -> Result<(), Stop> {
         match self.open().next() {
             Some(live) => live.checkpoint_step(machine),

@@ -1,4 +1,4 @@
-//! Everything together, one step at a time; and what a step is.
+//! The complete model, one step at a time.
 
 use filepull_core::name::DownloadName;
 use filepull_core::source::{Consistency, Source};
@@ -21,8 +21,8 @@ pub(crate) struct Step {
 pub(crate) enum Op {
     Idle,
     Trigger { fresh: bool },
-    Deliver { n_beats: usize },
-    DropLine,
+    Deliver { n_steps: usize },
+    DropConnection,
     KillAgent,
     Checkpoint,
     CheckpointStep,
@@ -33,14 +33,14 @@ pub(crate) enum Op {
     StaleUpload { pick: usize },
 }
 
-/// The end of a server process, at the latest when the step ends.
+/// A crash of the server process, at the end of the step or earlier.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Crash {
-    /// How many steps remain.
+    /// How many operations remain.
     pub(crate) after: usize,
     /// None: only the process is killed.
     pub(crate) power_cut: Option<Fate>,
-    /// Damages a partial while nobody looks.
+    /// Damages a partial while no process runs.
     pub(crate) flip: Option<usize>,
 }
 
@@ -50,11 +50,11 @@ pub(crate) struct World {
     server: Option<Server>,
     client: Client,
     upload: Option<Upload>,
-    /// What the next upload will be wrong about.
+    /// The bug of the next upload.
     lie: Option<Lie>,
-    /// Nobody has lied or damaged anything.
+    /// No agent had a bug, and no byte was damaged.
     is_honest: bool,
-    /// The openings of uploads that may arrive once more, late.
+    /// The headers of uploads. They may arrive again later.
     begun: Vec<(Upload, u64, Source)>,
     oracle: Oracle,
 }
@@ -81,7 +81,7 @@ impl World {
         match step.crash {
             Some(crash) => self.crash(crash),
             None if step.fault.is_some() && stop == Err(Stop::Refused) => {}
-            None => assert_eq!(stop, Ok(()), "nothing was to go wrong in {step:?}"),
+            None => assert_eq!(stop, Ok(()), "no failure was planned in {step:?}"),
         }
         self.check();
         self.check_power_cut(Fate(0));
@@ -90,28 +90,28 @@ impl World {
         }
     }
 
-    /// I11: once nothing goes wrong any more, every transfer ends.
+    /// I11: once no failure occurs, every transfer ends.
     pub(crate) fn settle(&mut self) {
         let limit = 1000 * (1 + self.machine.records.len());
-        // A trigger that was refused may be on record: the next process takes it up.
+        // A rejected trigger may be on record: the next process continues it.
         let is_known = |id: &_| self.server.as_ref().is_some_and(|server| server.knows(*id));
         if !self.machine.records.iter().all(|(id, of)| of.is_final() || is_known(id)) {
             (self.server, self.upload) = (None, None);
         }
         for _ in 0..limit {
-            assert_eq!(self.beat(), Ok(()), "nothing goes wrong any more");
+            assert_eq!(self.advance(), Ok(()), "no failure is planned");
             if self.machine.records.values().all(|transfer| transfer.is_final()) {
                 return self.check();
             }
         }
-        panic!("I11: no end in {limit} beats: {:?}", self.machine.records);
+        panic!("I11: no end in {limit} steps: {:?}", self.machine.records);
     }
 
     pub(crate) fn all_are_done(&self) -> bool {
         self.records().all(|transfer| transfer.download().is_some())
     }
 
-    /// All but those whose trigger was told that nothing was started.
+    /// Returns whether all transfers are done, except those with a rejected trigger.
     pub(crate) fn all_accepted_are_done(&self) -> bool {
         let accepted = |transfer: &&Transfer| self.oracle.was_accepted(transfer.id);
         self.records().filter(accepted).all(|transfer| transfer.download().is_some())
@@ -125,12 +125,13 @@ impl World {
         self.oracle.check(&mut self.machine, self.server.as_ref());
         self.oracle.check_truth(&self.machine, &self.client);
         let is_damaged = self.machine.records.values().any(|of| of.setbacks.damaged != 0);
-        assert!(!(is_damaged && self.is_honest), "a change of the source passed for damage");
+        assert!(!(is_damaged && self.is_honest), "a change of the source was reported as damage");
     }
 
-    /// What if the power went out now? Everything must hold after a recovery, and after two.
+    /// Cuts the power in a copy of the world. All invariants must hold after one and two recoveries.
     fn check_power_cut(&self, fate: Fate) {
-        let (mut machine, mut oracle) = (self.machine.clone(), self.oracle.clone());
+        let mut machine = self.machine.clone();
+        let mut oracle = self.oracle.clone();
         machine.disk.power_cut(fate);
         let mut recover = || {
             let server = Server::start(&mut machine).expect("no crash was planned");
@@ -138,7 +139,7 @@ impl World {
             (machine.disk.contents(), machine.records.clone())
         };
         let once = recover();
-        assert_eq!(once, recover(), "I13: a second recovery went further");
+        assert_eq!(once, recover(), "I13: a second recovery changed more");
     }
 
     fn crash(&mut self, Crash { power_cut, flip, .. }: Crash) {
@@ -156,8 +157,8 @@ impl World {
         match *op {
             Op::Idle => {}
             Op::Trigger { fresh } => self.trigger(fresh)?,
-            Op::Deliver { n_beats } => (0..n_beats).try_for_each(|_| self.beat())?,
-            Op::DropLine => self.upload = None,
+            Op::Deliver { n_steps } => (0..n_steps).try_for_each(|_| self.advance())?,
+            Op::DropConnection => self.upload = None,
             Op::KillAgent => (self.upload, self.begun) = (None, Vec::new()),
             Op::Checkpoint => {
                 let (server, machine) = self.running()?;
@@ -203,7 +204,7 @@ impl World {
         Ok(())
     }
 
-    /// Somebody else puts files where the next downloads would go.
+    /// Another program creates files with the names of the next downloads.
     fn intrude(&mut self, n_names: usize, same_bytes: bool) {
         let mut name = DownloadName::new(NOW, "data.bin");
         let bytes = if same_bytes { &self.client.versions[self.client.version()] } else { &vec![] };
@@ -220,8 +221,8 @@ impl World {
         }
     }
 
-    /// The agent does one small thing, and the server what follows from it.
-    fn beat(&mut self) -> Result<(), Stop> {
+    /// The agent takes one small step, and the server handles it.
+    fn advance(&mut self) -> Result<(), Stop> {
         self.running()?;
         let Some(upload) = &mut self.upload else {
             let (server, machine) = self.running()?;
@@ -236,14 +237,14 @@ impl World {
         }
         let ends = matches!(message, Message::Trailer { .. } | Message::Changed);
         let upload = upload.clone();
-        let heard = self.deliver(&upload, message);
-        if ends || heard == Err(Stop::Refused) {
+        let outcome = self.deliver(&upload, message);
+        if ends || outcome == Err(Stop::Refused) {
             self.upload = None;
         }
-        if heard == Err(Stop::Refused) { Ok(()) } else { heard }
+        if outcome == Err(Stop::Refused) { Ok(()) } else { outcome }
     }
 
-    /// The opening of an earlier upload arrives once more.
+    /// The header of an earlier upload arrives again.
     fn replay(&mut self, pick: usize) -> Result<(), Stop> {
         if self.begun.is_empty() {
             return Ok(());
@@ -260,7 +261,8 @@ impl World {
     fn deliver(&mut self, upload: &Upload, message: Message) -> Result<(), Stop> {
         let order = &upload.order;
         if let Message::Trailer { digest, .. } = message {
-            let (opened, closed) = (upload.opened, self.client.version());
+            let opened = upload.opened;
+            let closed = self.client.version();
             self.oracle.committed(Commit { id: order.id, digest, opened, closed });
         }
         let (server, machine) = self.running()?;

@@ -1,5 +1,5 @@
-//! Transfers over a real disk and real records, with an agent played by the test. What goes wrong
-//! here is the server's own.
+//! Transfers with a real disk and real records. The test acts as the agent, and the server's own
+//! resources fail.
 
 use std::path::PathBuf;
 
@@ -36,14 +36,14 @@ pub(crate) const LIMITS: Limits = Limits {
     checkpoint_every: Duration::from_mins(1),
 };
 
-/// A server in a folder, and the line of its one client.
+/// A server in a folder, and the session of its only client.
 struct TransfersFixture {
     folder: tempfile::TempDir,
     records: Records,
     transfers: Transfers,
     orders: mpsc::Receiver<Message>,
-    _seat: SessionGuard,
-    _pulse: watch::Sender<LastHeard>,
+    _guard: SessionGuard,
+    _last_heard: watch::Sender<LastHeard>,
 }
 
 fn client() -> ClientId {
@@ -54,9 +54,9 @@ fn source(size: usize) -> Source {
     Source { name: "data.txt".to_owned(), size: size as u64, modified_ns: 0 }
 }
 
-/// Fails a test that waits for what does not come.
+/// Waits for a result, and fails the test after a minute.
 async fn soon<T>(happens: impl Future<Output = T>) -> T {
-    timeout(Duration::from_mins(1), happens).await.expect("it did not happen")
+    timeout(Duration::from_mins(1), happens).await.expect("timed out")
 }
 
 impl TransfersFixture {
@@ -64,7 +64,7 @@ impl TransfersFixture {
         Self::start_with(async |_, _| {}).await
     }
 
-    /// Starts over what `prepare` leaves in the folder and in the records.
+    /// Starts a server after `prepare` has changed the folder and the records.
     async fn start_with(prepare: impl AsyncFnOnce(PathBuf, &Records)) -> Self {
         Self::start_within(LIMITS, prepare).await
     }
@@ -83,15 +83,22 @@ impl TransfersFixture {
             active_transfers: Vec::new(),
             remote_addr: ([127, 0, 0, 1], 1).into(),
         };
-        let (pulse, heard) = watch::channel(LastHeard { at: Utc::now(), round_trip: None });
+        let (last_heard, heard) = watch::channel(LastHeard { at: Utc::now(), round_trip: None });
         let (session, orders) = SessionHandle::new(1, &greeting, heard);
-        let seat = registry.enter(greeting, session, None, Utc::now()).unwrap();
+        let guard = registry.enter(greeting, session, None, Utc::now()).unwrap();
         let store = Store::open(folder.path()).unwrap();
         let lifecycle = Lifecycle::new();
         let disk = DiskSampler::start(store.clone(), &lifecycle);
         let started =
             Transfers::start(records.clone(), registry, store, disk, lifecycle, limits).await;
-        Self { folder, records, transfers: started.unwrap(), orders, _seat: seat, _pulse: pulse }
+        Self {
+            folder,
+            records,
+            transfers: started.unwrap(),
+            orders,
+            _guard: guard,
+            _last_heard: last_heard,
+        }
     }
 
     async fn pull(&self) -> Result<PullResult, Problem> {
@@ -124,16 +131,16 @@ impl TransfersFixture {
         }
     }
 
-    /// Answers an order for a file of `size` bytes with these pieces. What the server says to them
-    /// comes out.
+    /// Answers an order for a file of `size` bytes with these items. Returns the responses of the
+    /// server.
     fn upload(
         &self,
         order: &SendOrder,
         size: usize,
-        pieces: Vec<UploadItem>,
+        items: Vec<UploadItem>,
     ) -> mpsc::Receiver<Reply> {
-        let pieces = stream::iter(pieces).map(Ok).boxed();
-        self.upload_from(order.prefix.len, order, size, pieces)
+        let items = stream::iter(items).map(Ok).boxed();
+        self.upload_from(order.prefix.len, order, size, items)
     }
 
     fn upload_from(
@@ -141,22 +148,22 @@ impl TransfersFixture {
         offset: u64,
         order: &SendOrder,
         size: usize,
-        pieces: UploadItems,
+        items: UploadItems,
     ) -> mpsc::Receiver<Reply> {
-        let (replies, said) = mpsc::channel(16);
+        let (replies, received) = mpsc::channel(16);
         let upload = Upload {
             attempt: order.attempt,
             token: order.token,
             offset,
             source: source(size),
-            stream: UploadStream::new(pieces, ReadBudget::default()),
+            stream: UploadStream::new(items, ReadBudget::default()),
             replies,
         };
         self.transfers.upload(order.transfer, upload);
-        said
+        received
     }
 
-    /// Makes the records refuse a transfer that is about to be recorded like this.
+    /// Makes the records reject a transfer that matches this SQL condition.
     fn refuse(&self, when: &str) {
         self.run(&format!(
             "CREATE TRIGGER refuse BEFORE INSERT ON transfers WHEN {when} \
@@ -175,8 +182,8 @@ impl TransfersFixture {
         connection.close().unwrap();
     }
 
-    /// Waits until a transfer waits for the server's own disk or records.
-    async fn waits_for_us(&self) {
+    /// Waits until a transfer waits for the server's disk or records.
+    async fn waits_for_resource(&self) {
         let waits = async {
             while self.transfers.n_waiting_for_us() == 0 {
                 tokio::task::yield_now().await;
@@ -215,64 +222,64 @@ fn whole(bytes: &'static [u8]) -> Vec<UploadItem> {
 }
 
 #[tokio::test]
-async fn records_that_fail_when_a_file_is_whole_do_not_cost_the_file() {
-    let mut bed = TransfersFixture::start().await;
-    let id = bed.pull().await.unwrap().id;
-    bed.refuse("NEW.state = 'sealed'");
-    let order = bed.order().await;
-    let mut said = bed.upload(&order, 4, whole(b"data"));
-    bed.waits_for_us().await;
+async fn records_that_fail_when_a_file_is_complete_do_not_lose_the_file() {
+    let mut fixture = TransfersFixture::start().await;
+    let id = fixture.pull().await.unwrap().id;
+    fixture.refuse("NEW.state = 'sealed'");
+    let order = fixture.order().await;
+    let mut replies = fixture.upload(&order, 4, whole(b"data"));
+    fixture.waits_for_resource().await;
     assert_eq!(
-        bed.names(),
+        fixture.names(),
         [crate::store::partial_name(id, 1)],
         "nothing is published, nothing is lost"
     );
-    bed.accept_again();
-    assert!(bed.ended(id).await.download().is_some());
-    assert!(matches!(soon(said.recv()).await, Some(Reply::Stored { .. })));
-    assert_eq!(bed.transfers.n_waiting_for_us(), 0);
-    assert_eq!(bed.names().len(), 1);
+    fixture.accept_again();
+    assert!(fixture.ended(id).await.download().is_some());
+    assert!(matches!(soon(replies.recv()).await, Some(Reply::Stored { .. })));
+    assert_eq!(fixture.transfers.n_waiting_for_us(), 0);
+    assert_eq!(fixture.names().len(), 1);
 }
 
 #[tokio::test]
-async fn records_that_fail_between_two_attempts_do_not_cost_what_has_come() {
-    let mut bed = TransfersFixture::start().await;
-    let id = bed.pull().await.unwrap().id;
-    bed.refuse("NEW.attempt = 2");
-    let order = bed.order().await;
-    bed.upload(&order, 4, vec![chunk(0, b"da")]);
-    bed.waits_for_us().await;
-    bed.accept_again();
-    let again = bed.order().await;
+async fn records_that_fail_between_two_attempts_do_not_lose_the_received_bytes() {
+    let mut fixture = TransfersFixture::start().await;
+    let id = fixture.pull().await.unwrap().id;
+    fixture.refuse("NEW.attempt = 2");
+    let order = fixture.order().await;
+    fixture.upload(&order, 4, vec![chunk(0, b"da")]);
+    fixture.waits_for_resource().await;
+    fixture.accept_again();
+    let again = fixture.order().await;
     assert_eq!((again.attempt, again.prefix.len), (2, 2));
     let end = UploadItem::End { total_size: 4, digest: Digest::of(b"data") };
-    bed.upload(&again, 4, vec![chunk(2, b"ta"), end]);
-    assert!(bed.ended(id).await.download().is_some());
+    fixture.upload(&again, 4, vec![chunk(2, b"ta"), end]);
+    assert!(fixture.ended(id).await.download().is_some());
 }
 
 #[tokio::test]
-async fn a_cancel_is_heeded_while_the_records_fail() {
-    let mut bed = TransfersFixture::start().await;
-    let id = bed.pull().await.unwrap().id;
-    bed.refuse("NEW.state = 'sealed'");
-    let order = bed.order().await;
-    bed.upload(&order, 4, whole(b"data"));
-    bed.waits_for_us().await;
-    let cancelled = soon(bed.transfers.cancel(id, "test")).await.unwrap();
+async fn a_cancel_is_handled_while_the_records_fail() {
+    let mut fixture = TransfersFixture::start().await;
+    let id = fixture.pull().await.unwrap().id;
+    fixture.refuse("NEW.state = 'sealed'");
+    let order = fixture.order().await;
+    fixture.upload(&order, 4, whole(b"data"));
+    fixture.waits_for_resource().await;
+    let cancelled = soon(fixture.transfers.cancel(id, "test")).await.unwrap();
     assert_eq!(cancelled.state(), TransferState::Cancelled);
-    assert!(bed.names().is_empty());
+    assert!(fixture.names().is_empty());
 }
 
 #[tokio::test]
 async fn a_trigger_that_cannot_be_recorded_starts_nothing() {
-    let bed = TransfersFixture::start().await;
-    bed.refuse("NEW.state = 'queued'");
-    let problem = bed.pull().await.unwrap_err();
+    let fixture = TransfersFixture::start().await;
+    fixture.refuse("NEW.state = 'queued'");
+    let problem = fixture.pull().await.unwrap_err();
     assert_eq!(problem.code, Code::RecordsFailed);
-    assert_eq!(bed.transfers.counts(), TransferCounts::default());
+    assert_eq!(fixture.transfers.counts(), TransferCounts::default());
 }
 
-/// What an earlier process sealed, under this name, and of which it accepted a cancel.
+/// Creates a transfer that an earlier process sealed, and whose cancel it accepted.
 async fn cancelled(folder: PathBuf, records: &Records, is_named: bool) -> TransferId {
     use std::os::unix::fs::MetadataExt as _;
     std::fs::create_dir(&folder).unwrap();
@@ -299,40 +306,40 @@ async fn cancelled(folder: PathBuf, records: &Records, is_named: bool) -> Transf
 async fn an_accepted_cancel_takes_effect_after_a_restart_unless_the_name_is_there() {
     for is_named in [false, true] {
         let mut id = None;
-        let bed = TransfersFixture::start_with(async |folder, records| {
+        let fixture = TransfersFixture::start_with(async |folder, records| {
             id = Some(cancelled(folder, records, is_named).await);
         })
         .await;
-        let ended = bed.ended(id.unwrap()).await;
+        let ended = fixture.ended(id.unwrap()).await;
         let problem = ended.problem().map(|problem| problem.detail.as_str());
         assert_eq!(problem, (!is_named).then_some("Cancelled by test."));
-        assert_eq!(bed.names().len(), usize::from(is_named), "{:?}", bed.names());
+        assert_eq!(fixture.names().len(), usize::from(is_named), "{:?}", fixture.names());
     }
 }
 
 #[tokio::test]
 async fn a_cancel_of_a_file_that_may_have_its_name_is_on_record_before_its_answer() {
     let mut id = None;
-    let bed = TransfersFixture::start_with(async |folder, records| {
+    let fixture = TransfersFixture::start_with(async |folder, records| {
         id = Some(sealed(folder, records).await.id);
     })
     .await;
     let id = id.unwrap();
-    bed.waits_for_us().await;
-    let view = soon(bed.transfers.cancel(id, "test")).await.unwrap();
+    fixture.waits_for_resource().await;
+    let view = soon(fixture.transfers.cancel(id, "test")).await.unwrap();
     assert_eq!(view.state(), TransferState::Waiting(WaitingFor::Disk));
-    assert_eq!(bed.records.cancels().await.unwrap().len(), 1);
-    // The partial cannot be found and the name can: the cancel came too late.
-    let folder = bed.folder.path().join("client4");
+    assert_eq!(fixture.records.cancels().await.unwrap().len(), 1);
+    // The file has its name, so the cancel came too late.
+    let folder = fixture.folder.path().join("client4");
     std::fs::remove_file(&folder).unwrap();
     std::fs::rename(folder.with_extension("aside"), &folder).unwrap();
-    assert!(bed.ended(id).await.download().is_some());
+    assert!(fixture.ended(id).await.download().is_some());
 }
 
 #[tokio::test]
-async fn leftovers_are_swept_beside_the_work_and_an_unexpected_entry_stops_nothing() {
+async fn leftover_partials_are_removed_in_the_background_despite_unexpected_entries() {
     let mut wanted = None;
-    let bed = TransfersFixture::start_with(async |folder, records| {
+    let fixture = TransfersFixture::start_with(async |folder, records| {
         std::fs::create_dir(&folder).unwrap();
         let mut transfer = Transfer::new(client(), None, "test".to_owned(), now());
         transfer.generation = 2;
@@ -343,7 +350,7 @@ async fn leftovers_are_swept_beside_the_work_and_an_unexpected_entry_stops_nothi
         for generation in [1, 2] {
             std::fs::write(folder.join(name(generation)), "").unwrap();
         }
-        // A folder with the name of a partial, and a link in the place of a client's folder.
+        // A folder with the name of a partial, and a link instead of a client's folder.
         let stray = crate::store::partial_name(TransferId::generate(), 1);
         std::fs::create_dir(folder.join(stray)).unwrap();
         std::os::unix::fs::symlink(&folder, folder.with_file_name("another")).unwrap();
@@ -352,15 +359,15 @@ async fn leftovers_are_swept_beside_the_work_and_an_unexpected_entry_stops_nothi
     .await;
     let (unwanted, wanted) = wanted.unwrap();
     let swept = async {
-        while bed.names().contains(&unwanted) {
+        while fixture.names().contains(&unwanted) {
             tokio::task::yield_now().await;
         }
     };
     soon(swept).await;
-    assert!(bed.names().contains(&wanted));
+    assert!(fixture.names().contains(&wanted));
 }
 
-/// What an earlier process sealed and named, and what is in the way of finding it.
+/// Creates a transfer that an earlier process sealed and named, and makes its folder unreadable.
 async fn sealed(folder: PathBuf, records: &Records) -> Transfer {
     use std::os::unix::fs::MetadataExt as _;
     std::fs::create_dir(&folder).unwrap();
@@ -380,24 +387,24 @@ async fn sealed(folder: PathBuf, records: &Records) -> Transfer {
 }
 
 #[tokio::test]
-async fn a_sealed_download_that_cannot_be_looked_for_stays_under_way_until_it_can() {
+async fn a_sealed_download_stays_active_until_the_disk_can_be_searched() {
     let mut id = None;
-    let bed = TransfersFixture::start_with(async |folder, records| {
+    let fixture = TransfersFixture::start_with(async |folder, records| {
         id = Some(sealed(folder, records).await.id);
     })
     .await;
     let id = id.unwrap();
-    bed.waits_for_us().await;
-    let mut view = bed.transfers.watch(id).unwrap();
+    fixture.waits_for_resource().await;
+    let mut view = fixture.transfers.watch(id).unwrap();
     let waits = view.wait_for(|view| view.state() == TransferState::Waiting(WaitingFor::Disk));
     assert!(soon(waits).await.unwrap().reason.is_some());
-    let pulled = bed.pull().await.unwrap();
+    let pulled = fixture.pull().await.unwrap();
     assert_eq!((pulled.id, pulled.joined), (id, true));
-    let folder = bed.folder.path().join("client4");
+    let folder = fixture.folder.path().join("client4");
     std::fs::remove_file(&folder).unwrap();
     std::fs::rename(folder.with_extension("aside"), &folder).unwrap();
-    assert!(bed.ended(id).await.download().is_some());
-    assert_eq!(bed.transfers.n_waiting_for_us(), 0);
+    assert!(fixture.ended(id).await.download().is_some());
+    assert_eq!(fixture.transfers.n_waiting_for_us(), 0);
 }
 
 #[tokio::test]
@@ -416,13 +423,13 @@ async fn the_partial_of_a_damaged_transfer_stays_until_its_record_is_final() {
         connection.execute_batch("UPDATE transfers SET generation = 7").unwrap();
         id = Some(transfer.id);
     };
-    let bed = TransfersFixture::start_with(folder).await;
+    let fixture = TransfersFixture::start_with(folder).await;
     let id = id.unwrap();
-    assert_eq!(bed.names(), [crate::store::partial_name(id, 1)]);
-    // The transfer has ended: it is not open and does not block the next one.
-    assert_eq!(bed.transfers.counts(), TransferCounts::default());
-    let shown = bed.transfers.look_up(id).await.unwrap();
+    assert_eq!(fixture.names(), [crate::store::partial_name(id, 1)]);
+    // The transfer has ended: it is not active and does not block the next one.
+    assert_eq!(fixture.transfers.counts(), TransferCounts::default());
+    let shown = fixture.transfers.look_up(id).await.unwrap();
     assert!(matches!(shown, TransferListItem::Damaged(_)), "{shown:?}");
-    assert!(bed.records.unfinished().await.unwrap().damaged.is_empty());
-    assert!(!bed.pull().await.unwrap().joined);
+    assert!(fixture.records.unfinished().await.unwrap().damaged.is_empty());
+    assert!(!fixture.pull().await.unwrap().joined);
 }

@@ -126,9 +126,12 @@ mod tests {
             (Some(9), None, 0..0),
         ] {
             for limit in [1, 2, 3, 7, 100] {
-                let (since, until) = (since.map(time), until.map(time));
-                let mut filter =
-                    TransferFilter { since, until, limit, ..TransferFilter::default() };
+                let mut filter = TransferFilter {
+                    since: since.map(time),
+                    until: until.map(time),
+                    limit,
+                    ..TransferFilter::default()
+                };
                 assert_eq!(queue.count(&filter), expected.len());
                 let mut shown = Vec::new();
                 loop {

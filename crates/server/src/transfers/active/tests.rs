@@ -13,13 +13,13 @@ struct TestTask {
     handle: TaskHandle,
 }
 
-fn begin(open: &ActiveTransfers, client: &str, path: Option<&str>, minutes: i64) -> TestTask {
+fn begin(active: &ActiveTransfers, client: &str, path: Option<&str>, minutes: i64) -> TestTask {
     let client = ClientId::parse(client).unwrap();
     let path = path.map(|path| SharedPath::parse(path).unwrap());
     let created_at = DateTime::UNIX_EPOCH + TimeDelta::minutes(minutes);
     let transfer = Transfer::new(client.clone(), path.clone(), "test".to_owned(), created_at);
     let id = transfer.id;
-    let (view, seen) = ViewSender::new(open.clone(), View::new(transfer));
+    let (view, seen) = ViewSender::new(active.clone(), View::new(transfer));
     let (commands, _) = mpsc::channel(1);
     let ordered = Arc::default();
     let handle = TaskHandle { id, client, path, created_at, view: seen, commands, ordered };
@@ -59,7 +59,7 @@ impl Walk<'_> {
     }
 
     fn place(&self, of: &TestTask) -> Option<usize> {
-        let line = |task: &TestTask| match task.view.borrow().activity {
+        let permit = |task: &TestTask| match task.view.borrow().activity {
             _ if task.view.borrow().transfer.is_final() => None,
             Activity::Waiting(WaitingFor::Turn) => Some(None),
             Activity::Waiting(WaitingFor::OtherFile) => Some(Some(task.handle.client.clone())),
@@ -69,9 +69,9 @@ impl Walk<'_> {
             | Activity::Asked
             | Activity::Running => None,
         };
-        line(of)?;
-        let mut in_line = self.0.iter().filter(|task| line(task) == line(of));
-        in_line.position(|task| task.handle.id == of.handle.id).map(|idx| idx + 1)
+        permit(of)?;
+        let mut same_permit = self.0.iter().filter(|task| permit(task) == permit(of));
+        same_permit.position(|task| task.handle.id == of.handle.id).map(|idx| idx + 1)
     }
 
     fn joinable(&self, like: &TestTask, fresh: bool) -> Option<TransferId> {
@@ -110,7 +110,7 @@ impl Walk<'_> {
     }
 }
 
-const STAGES: [Activity; 7] = [
+const ACTIVITIES: [Activity; 7] = [
     Activity::Starting,
     Activity::Waiting(WaitingFor::Client),
     Activity::Waiting(WaitingFor::OtherFile),
@@ -121,9 +121,9 @@ const STAGES: [Activity; 7] = [
 ];
 
 #[test]
-fn the_index_answers_what_a_walk_over_all_views_would() {
+fn the_index_agrees_with_a_walk_over_all_views() {
     let mut random = fastrand::Rng::with_seed(8);
-    let open = ActiveTransfers::default();
+    let active = ActiveTransfers::default();
     let mut tasks: Vec<TestTask> = Vec::new();
     for _ in 0..2000 {
         let client = ["a", "b", "c"][random.usize(..3)];
@@ -131,14 +131,14 @@ fn the_index_answers_what_a_walk_over_all_views_would() {
         match random.u32(..10) {
             // A clock may be set back, so a later transfer may have an earlier time.
             0..4 => {
-                let task = begin(&open, client, path, random.i64(0..60));
-                open.insert(task.handle.clone());
+                let task = begin(&active, client, path, random.i64(0..60));
+                active.insert(task.handle.clone());
                 tasks.push(task);
             }
             4 if !tasks.is_empty() => {
                 let task = tasks.swap_remove(random.usize(..tasks.len()));
-                open.remove(task.handle.id);
-                assert!(open.get(task.handle.id).is_none());
+                active.remove(task.handle.id);
+                assert!(active.get(task.handle.id).is_none());
             }
             5 => random.choice(&tasks).into_iter().for_each(TestTask::end),
             6 => random
@@ -148,15 +148,15 @@ fn the_index_answers_what_a_walk_over_all_views_would() {
             _ => random
                 .choice(&tasks)
                 .into_iter()
-                .for_each(|task| task.show(STAGES[random.usize(..STAGES.len())])),
+                .for_each(|task| task.show(ACTIVITIES[random.usize(..ACTIVITIES.len())])),
         }
         let walk = Walk::of(&tasks);
-        assert_eq!(open.counts(), walk.counts());
+        assert_eq!(active.counts(), walk.counts());
         for kind in [ActivityFilter::Waiting, ActivityFilter::Running] {
             let client = ClientId::parse(client).unwrap();
             for client in [None, Some(client)] {
                 let filter = TransferFilter { client: client.clone(), ..TransferFilter::default() };
-                let page = open.page(kind, &filter);
+                let page = active.page(kind, &filter);
                 let expected = walk.page(kind, client.as_ref());
                 assert_eq!(page.total, Total::Exactly(expected.len() as u64));
                 let shown = page.items.iter().map(|item| item.as_view().unwrap().transfer.id);
@@ -164,38 +164,39 @@ fn the_index_answers_what_a_walk_over_all_views_would() {
             }
         }
         for task in &tasks {
-            assert_eq!(open.place_in_line(task.handle.id), walk.place(task));
+            assert_eq!(active.place_in_line(task.handle.id), walk.place(task));
         }
-        let like = begin(&open, client, path, 0);
+        let like = begin(&active, client, path, 0);
         for fresh in [false, true] {
-            let joined = open.join(&like.handle.client, like.handle.path.as_ref(), fresh);
+            let joined = active.join(&like.handle.client, like.handle.path.as_ref(), fresh);
             assert_eq!(joined.map(|handle| handle.id), walk.joinable(&like, fresh));
         }
-        let current = open.current(&like.handle.client);
+        let current = active.current(&like.handle.client);
         assert_eq!(current.map(|view| view.transfer.id), walk.current(&like.handle.client));
     }
     for task in tasks {
-        open.remove(task.handle.id);
+        active.remove(task.handle.id);
     }
-    assert!(open.lock().is_empty(), "nothing is kept of transfers that are gone");
+    assert!(active.lock().is_empty(), "the index keeps nothing of removed transfers");
 }
 
 #[tokio::test]
-async fn whoever_sees_that_a_transfer_waits_finds_its_place() {
-    let open = ActiveTransfers::default();
-    let task = begin(&open, "a", None, 0);
-    let (id, mut view) = (task.handle.id, task.handle.view.clone());
-    open.insert(task.handle.clone());
+async fn a_transfer_that_is_shown_as_waiting_has_a_position() {
+    let active = ActiveTransfers::default();
+    let task = begin(&active, "a", None, 0);
+    let id = task.handle.id;
+    let mut view = task.handle.view.clone();
+    active.insert(task.handle.clone());
     let is_waiting = |view: &View| view.activity == Activity::Waiting(WaitingFor::Turn);
-    let looked = tokio::task::spawn_blocking({
-        let open = open.clone();
+    let position = tokio::task::spawn_blocking({
+        let active = active.clone();
         move || {
             while !is_waiting(&view.borrow_and_update()) {
                 std::hint::spin_loop();
             }
-            open.place_in_line(id)
+            active.place_in_line(id)
         }
     });
     task.show(Activity::Waiting(WaitingFor::Turn));
-    assert_eq!(looked.await.unwrap(), Some(1));
+    assert_eq!(position.await.unwrap(), Some(1));
 }
