@@ -42,7 +42,7 @@ impl Readiness {
 
     /// Checks that no transfer waits for the disk or the records.
     fn storing(&self) -> ReadyCheck {
-        let (ok, finding) = match self.transfers.n_waiting_for_us() {
+        let (ok, finding) = match self.transfers.n_resource_waits() {
             0 => (true, "works".to_owned()),
             1 => (false, "1 transfer waits for the disk or the records".to_owned()),
             n => (false, format!("{n} transfers wait for the disk or the records")),

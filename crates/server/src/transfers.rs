@@ -284,8 +284,8 @@ impl Transfers {
     }
 
     /// Returns the position of a transfer that waits for a permit, counted from 1.
-    pub(crate) fn place_in_line(&self, id: TransferId) -> Option<usize> {
-        self.context.active.place_in_line(id)
+    pub(crate) fn queue_position(&self, id: TransferId) -> Option<usize> {
+        self.context.active.queue_position(id)
     }
 
     /// Returns how many transfers are unfinished.
@@ -294,7 +294,7 @@ impl Transfers {
     }
 
     /// Returns how many transfers wait until the server's disk or records work again.
-    pub(crate) fn n_waiting_for_us(&self) -> usize {
+    pub(crate) fn n_resource_waits(&self) -> usize {
         self.context.n_resource_waits.load(Ordering::SeqCst)
     }
 

@@ -3,7 +3,7 @@
 use super::{Phase, Receiving, Transfer};
 use crate::source::Source;
 
-/// How an upload begins.
+/// What must happen before an upload begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UploadStart {
     /// The upload continues after the bytes of the partial. The phase has the source of the upload:

@@ -26,7 +26,7 @@ pub enum Phase {
     Done(Published),
     /// The transfer ended without a download.
     Failed(Failure),
-    /// The transfer was cancelled.
+    /// The transfer ended because a caller cancelled it.
     Cancelled(Failure),
 }
 
@@ -173,9 +173,9 @@ impl Published {
 /// Why a transfer ended without a download, and how much of the file was received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// The reason.
+    /// Why the transfer ended.
     pub problem: Problem,
-    /// The progress until then.
+    /// The progress until the end.
     pub reached: LastProgress,
 }
 

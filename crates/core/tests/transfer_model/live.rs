@@ -78,7 +78,7 @@ impl Live {
         match self.checkpoint_job.take() {
             None => {
                 self.checkpoint_job =
-                    self.receiver.as_ref().map(|of| CheckpointJob::Begun(of.prefix()))
+                    self.receiver.as_ref().map(|of| CheckpointJob::Begun(of.prefix()));
             }
             Some(CheckpointJob::Begun(prefix)) => {
                 let result = machine.sync(&self.transfer.partial(), Extent::Prefix);

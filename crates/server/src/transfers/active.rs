@@ -155,8 +155,8 @@ impl ActiveTransfers {
     }
 
     /// Returns the position among the transfers that wait for the same permit, counted from 1.
-    pub(crate) fn place_in_line(&self, id: TransferId) -> Option<usize> {
-        self.lock().place_in_line(id)
+    pub(crate) fn queue_position(&self, id: TransferId) -> Option<usize> {
+        self.lock().queue_position(id)
     }
 
     /// Returns a page of the waiting or of the running transfers, newest first.

@@ -12,7 +12,7 @@ use crate::receive::UploadStream;
 /// The answer of an agent to an order.
 #[derive(Clone, Debug)]
 pub(crate) enum Answer {
-    /// The file is open.
+    /// The agent has opened the file and sends it.
     Accepted(Source),
     /// The file cannot be sent.
     Refused(Problem),
@@ -40,23 +40,23 @@ pub(crate) struct Upload {
 /// A response to an upload.
 #[derive(Clone, Debug)]
 pub(crate) enum Reply {
-    /// The progress so far.
+    /// The progress of the upload.
     Ack {
-        /// All bytes received.
+        /// The bytes received in all attempts.
         received: u64,
         /// The bytes that survive a power cut.
         durable: u64,
     },
-    /// The file is published.
+    /// The file has its final name.
     Stored {
-        /// The final name.
+        /// The name in the client's folder.
         name: String,
         /// The size and the digest.
         proof: Verified,
     },
-    /// The attempt is over.
+    /// The server ends the attempt.
     Refused {
-        /// The reason.
+        /// Why the attempt is over.
         problem: Problem,
         /// The offset that the server expects, if the upload began elsewhere.
         expected_offset: Option<u64>,

@@ -104,7 +104,7 @@ impl Retry {
         if too_often && too_long { None } else { Some(self.pause(random)) }
     }
 
-    /// Returns the next pause.
+    /// Returns the pause before the next attempt, from 250 ms to 30 s.
     pub(crate) fn pause(&mut self, random: f64) -> Duration {
         next_pause(&mut self.backoff, random)
     }

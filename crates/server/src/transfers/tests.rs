@@ -185,7 +185,7 @@ impl TransfersFixture {
     /// Waits until a transfer waits for the server's disk or records.
     async fn waits_for_resource(&self) {
         let waits = async {
-            while self.transfers.n_waiting_for_us() == 0 {
+            while self.transfers.n_resource_waits() == 0 {
                 tokio::task::yield_now().await;
             }
         };
@@ -237,7 +237,7 @@ async fn records_that_fail_when_a_file_is_complete_do_not_lose_the_file() {
     fixture.accept_again();
     assert!(fixture.ended(id).await.download().is_some());
     assert!(matches!(soon(replies.recv()).await, Some(Reply::Stored { .. })));
-    assert_eq!(fixture.transfers.n_waiting_for_us(), 0);
+    assert_eq!(fixture.transfers.n_resource_waits(), 0);
     assert_eq!(fixture.names().len(), 1);
 }
 
@@ -404,7 +404,7 @@ async fn a_sealed_download_stays_active_until_the_disk_can_be_searched() {
     std::fs::remove_file(&folder).unwrap();
     std::fs::rename(folder.with_extension("aside"), &folder).unwrap();
     assert!(fixture.ended(id).await.download().is_some());
-    assert_eq!(fixture.transfers.n_waiting_for_us(), 0);
+    assert_eq!(fixture.transfers.n_resource_waits(), 0);
 }
 
 #[tokio::test]

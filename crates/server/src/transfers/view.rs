@@ -11,13 +11,13 @@ use crate::records::DamagedTransfer;
 /// A transfer at one point in time.
 #[derive(Clone, Debug)]
 pub(crate) struct View {
-    /// The record.
+    /// The transfer as it is on record.
     pub transfer: Transfer,
     /// What it does now; not used once the transfer is final.
     pub activity: Activity,
     /// The source, once the agent has opened it.
     pub source: Option<Source>,
-    /// Bytes received so far.
+    /// The bytes received in all attempts.
     pub bytes_done: u64,
     /// The smoothed speed; none while no byte arrives.
     pub bytes_per_second: Option<u64>,
@@ -58,15 +58,15 @@ pub(crate) enum WaitingFor {
 /// The public state of a transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TransferState {
-    /// Not started, or interrupted.
+    /// The transfer has not started, or was interrupted.
     Waiting(WaitingFor),
     /// Ordered, being sent, or being published.
     Running,
-    /// The file is published.
+    /// The download has its final name.
     Done,
     /// The transfer ended with an error.
     Failed,
-    /// The transfer was cancelled.
+    /// A caller cancelled the transfer.
     Cancelled,
 }
 
@@ -99,7 +99,7 @@ impl View {
         }
     }
 
-    /// Returns the public state.
+    /// Returns the state as the API shows it.
     pub(crate) fn state(&self) -> TransferState {
         match (&self.transfer.phase, self.activity) {
             (Phase::Done(_), _) => TransferState::Done,
@@ -161,7 +161,7 @@ impl ActivityFilter {
 /// An item of a list of transfers.
 #[derive(Clone, Debug)]
 pub(crate) enum TransferListItem {
-    /// A readable transfer.
+    /// A transfer whose record can be read.
     View(Box<View>),
     /// A record that cannot be read.
     Damaged(DamagedTransfer),

@@ -79,7 +79,7 @@ pub(crate) async fn list(
     let params = Params::from_query(query.as_deref())?;
     let now = Utc::now();
     let page = list::fetch(&app, &params, now).await?;
-    let place = |item: &TransferListItem| app.transfers.place_in_line(item.as_view()?.transfer.id);
+    let place = |item: &TransferListItem| app.transfers.queue_position(item.as_view()?.transfer.id);
     let page = page.map(|item| (place(&item), item));
     // The counts are of all transfers, so they do not describe a filtered list.
     let counts = (!list::is_filtered(&params)).then(|| app.transfers.counts());
@@ -108,7 +108,7 @@ pub(crate) async fn show(
         }
     };
     let data_dir = &app.about.data_dir;
-    let place = app.transfers.place_in_line(id);
+    let place = app.transfers.queue_position(id);
     let stored = files::is_stored(&app, &view.transfer).await;
     let mut response = response::text_or_json(
         &caller,

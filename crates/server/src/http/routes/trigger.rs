@@ -119,7 +119,7 @@ fn respond(
         view,
         joined: pulled.joined,
         waited,
-        place: app.transfers.place_in_line(pulled.id),
+        place: app.transfers.queue_position(pulled.id),
         n_running: app.transfers.counts().running,
         data_dir: &app.about.data_dir,
         host: &caller.host,

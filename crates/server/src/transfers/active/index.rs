@@ -245,7 +245,7 @@ impl Index {
     }
 
     /// Returns the position among the transfers that wait for the same permit.
-    pub(crate) fn place_in_line(&self, id: TransferId) -> Option<usize> {
+    pub(crate) fn queue_position(&self, id: TransferId) -> Option<usize> {
         let ActiveEntry { handle, at, standing } = self.by_id.get(&id)?;
         match standing {
             Standing::Waiting(WaitingFor::Turn) => self.turn.place(*at),

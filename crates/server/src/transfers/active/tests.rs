@@ -164,7 +164,7 @@ fn the_index_agrees_with_a_walk_over_all_views() {
             }
         }
         for task in &tasks {
-            assert_eq!(active.place_in_line(task.handle.id), walk.place(task));
+            assert_eq!(active.queue_position(task.handle.id), walk.place(task));
         }
         let like = begin(&active, client, path, 0);
         for fresh in [false, true] {
@@ -194,7 +194,7 @@ async fn a_transfer_that_is_shown_as_waiting_has_a_position() {
             while !is_waiting(&view.borrow_and_update()) {
                 std::hint::spin_loop();
             }
-            active.place_in_line(id)
+            active.queue_position(id)
         }
     });
     task.show(Activity::Waiting(WaitingFor::Turn));
