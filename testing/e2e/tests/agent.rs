@@ -42,8 +42,8 @@ async fn a_file_of_unknown_size_is_published_whole() -> anyhow::Result<()> {
 #[tokio::test]
 async fn a_list_of_shares_is_explained_where_it_was_set() -> anyhow::Result<()> {
     let server = TestServer::start().await?;
-    let client = server.client("client4", b"data")?.as_process();
-    let mut client = client.setting("SHARE", "logs/*.{log,txt},none/*");
+    let shares = "logs/*.{log,txt},none/*";
+    let mut client = server.client("client4", b"data")?.as_process().setting("SHARE", shares);
     fs::create_dir(client.files.join("logs"))?;
     fs::write(client.files.join("logs/a.txt"), "a")?;
     client.connect().await?;

@@ -67,8 +67,8 @@ async fn rejected_requests_are_logged_and_a_flood_is_summarized() -> anyhow::Res
 fn span_of(line: &str, name: &str) -> anyhow::Result<Value> {
     let event: Value = serde_json::from_str(line)?;
     let mut spans = event["spans"].as_array().into_iter().flatten();
-    let span = spans.find(|span| span["name"] == name);
-    let span = span.with_context(|| format!("no span {name}: {line}"))?;
+    let found = spans.find(|span| span["name"] == name);
+    let span = found.with_context(|| format!("no span {name}: {line}"))?;
     for key in ["id", "client"] {
         anyhow::ensure!(event.get(key).is_none(), "{key} is repeated: {line}");
     }

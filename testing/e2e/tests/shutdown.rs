@@ -49,8 +49,8 @@ async fn an_unfinished_transfer_resumes_after_the_restart() -> anyhow::Result<()
     let mut server = TestServer::with(&[("SHUTDOWN_GRACE", "0s")]).await?;
     let proxy = server.proxy().await?;
     let size = 16 << 20;
-    let client = server.client("client4", &test_data("client4", size))?.dialling(proxy.addr());
-    let client = client.setting("MAX_RATE", "8MiB/s").connected().await?;
+    let stopped = server.client("client4", &test_data("client4", size))?.dialling(proxy.addr());
+    let client = stopped.setting("MAX_RATE", "8MiB/s").connected().await?;
     let started = server.get("/trigger?id=client4").await?;
     proxy.sent_at_least(10 << 20).await?;
     server.stop().await?;

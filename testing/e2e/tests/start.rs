@@ -152,8 +152,8 @@ async fn a_disk_that_cannot_publish_safely_is_rejected_at_the_start() -> anyhow:
     ];
     for (calls, faults, expected) in cases {
         let folder = tempfile::tempdir()?;
-        let launcher = format!("strace -f -qq -o /dev/null -e trace={calls} {faults}");
-        let launcher: Vec<&str> = launcher.split(' ').collect();
+        let strace = format!("strace -f -qq -o /dev/null -e trace={calls} {faults}");
+        let launcher: Vec<&str> = strace.split(' ').collect();
         let Ok(server) = start(&launcher, folder.path(), &[]) else {
             println!("skipped: no strace");
             return Ok(());

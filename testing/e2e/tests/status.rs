@@ -83,8 +83,8 @@ async fn a_state_folder_that_cannot_be_written_stops_no_agent() -> anyhow::Resul
     let file = server.folder().join("a-file");
     fs::write(&file, "")?;
     let setting = file.display().to_string();
-    let client = server.client("client4", b"data")?.as_process().setting("STATE_DIR", &setting);
-    let client = client.connected().await?;
+    let stopped = server.client("client4", b"data")?.as_process().setting("STATE_DIR", &setting);
+    let client = stopped.connected().await?;
     let warning = client.agent()?.says("STATE_DIR: ").await?;
     assert!(
         warning.contains("The agent works, but `filepull-agent status` cannot know"),

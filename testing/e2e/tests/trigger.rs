@@ -71,8 +71,8 @@ async fn a_thousand_triggers_at_once_make_one_transfer() -> anyhow::Result<()> {
 async fn five_clients_at_once_send_the_right_files() -> anyhow::Result<()> {
     let server = TestServer::start().await?;
     let ids = ["client1", "client2", "client3", "client4", "client5"];
-    let clients = ids.map(|id| (id, test_data(id, 20 << 20)));
-    let clients = try_join_all(clients.iter().map(|(id, data)| server.connect(id, data))).await?;
+    let files = ids.map(|id| (id, test_data(id, 20 << 20)));
+    let clients = try_join_all(files.iter().map(|(id, data)| server.connect(id, data))).await?;
     try_join_all(ids.iter().map(|id| server.pull(id))).await?;
     for client in clients {
         let downloads = server.downloads(&client.id)?;

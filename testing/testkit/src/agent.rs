@@ -126,7 +126,8 @@ impl TestClient {
                 Program::Task(ProgramTask::start(|stop| agent.run_until(stop)))
             }
             Host::Processes(programs) => {
-                Program::Process(Process::start(&self.launcher, &programs.agent, "run", settings)?)
+                let process = Process::start(&self.launcher, &programs.agent, "run", settings)?;
+                Program::Process(Box::new(process))
             }
         });
         Ok(())

@@ -27,11 +27,11 @@ pub struct HttpClient {
 /// A response whose body has been read.
 #[derive(Clone, Debug)]
 pub struct HttpResponse {
-    /// The status code.
+    /// The status code, such as 200.
     pub status: u16,
     /// All headers, with names in lower case.
     pub headers: HeaderMap,
-    /// The complete body.
+    /// The body, read to its end.
     pub body: Bytes,
 }
 
@@ -57,7 +57,7 @@ impl HttpClient {
         Self { limit, ..self }
     }
 
-    /// Sends a GET request.
+    /// Sends a GET request without extra headers.
     pub async fn get(&self, path: &str) -> anyhow::Result<HttpResponse> {
         self.send(Method::GET, path, &[], "").await
     }
@@ -68,7 +68,7 @@ impl HttpClient {
         self.send(Method::POST, path, &headers, &json.to_string()).await
     }
 
-    /// Sends any request.
+    /// Sends a request with any method, headers and body.
     pub async fn send(
         &self,
         method: Method,

@@ -27,7 +27,7 @@ pub use sender::{SendReport, measure_sender};
 /// The namespace of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Namespace {
-    /// Agents, behind the router.
+    /// The host of agents, behind the router.
     Agent,
     /// The router between agents and server.
     Router,

@@ -19,7 +19,7 @@ struct ProcessUsage {
 /// The CPU time of a process with all its descendants, ended ones included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TreeUse {
-    /// User and system time.
+    /// User time plus system time.
     pub cpu: Duration,
     /// The number of running processes.
     pub n_processes: usize,

@@ -125,7 +125,7 @@ impl Process {
         Self::spawn(command)
     }
 
-    /// Starts a [`command`].
+    /// Starts a [`command`] and collects its output.
     pub fn spawn(mut command: Command) -> anyhow::Result<Self> {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let program = command.as_std().get_program().to_owned();
@@ -262,7 +262,7 @@ impl Process {
         Some(group)
     }
 
-    /// Sends SIGTERM.
+    /// Sends SIGTERM. Fails if the process has ended.
     pub fn terminate(&self) -> anyhow::Result<()> {
         self.signal(Signal::TERM)
     }

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -12,9 +11,9 @@ use crate::soon;
 /// The paths of both programs.
 #[derive(Clone, Debug)]
 pub struct Programs {
-    /// The path of `filepull`.
+    /// `filepull`, the program with the server.
     pub server: PathBuf,
-    /// The path of `filepull-agent`.
+    /// `filepull-agent`, the program on a client.
     pub agent: PathBuf,
 }
 
@@ -38,15 +37,14 @@ impl Default for Programs {
 pub(crate) enum Host {
     /// As tasks of the test, through their libraries.
     Test,
-    /// As processes.
+    /// As processes of their own.
     Processes(Programs),
 }
 
-/// A running program.
 #[derive(Debug)]
 pub(crate) enum Program {
     Task(ProgramTask),
-    Process(Process),
+    Process(Box<Process>),
 }
 
 /// A program that runs as a task of the test. A drop stops it as SIGTERM does, without waiting.
@@ -90,15 +88,14 @@ impl Program {
 
     pub(crate) fn process(&self) -> anyhow::Result<&Process> {
         match self {
-            Self::Process(process) => Some(process),
-            Self::Task(_) => None,
+            Self::Process(process) => Ok(process),
+            Self::Task(_) => anyhow::bail!("the program runs inside the test"),
         }
-        .context("the program runs inside the test")
     }
 
     pub(crate) fn into_process(self) -> anyhow::Result<Process> {
         match self {
-            Self::Process(process) => Ok(process),
+            Self::Process(process) => Ok(*process),
             Self::Task(_) => anyhow::bail!("the program runs inside the test"),
         }
     }

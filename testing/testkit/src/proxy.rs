@@ -23,7 +23,7 @@ struct ProxyState {
     target: watch::Sender<SocketAddr>,
     /// Bytes from agents to the server, in all connections.
     sent: watch::Sender<u64>,
-    /// Accepted connections.
+    /// The number of accepted connections.
     n_connections: AtomicU64,
     /// Connections that the server has reset.
     n_resets: watch::Sender<u64>,
@@ -39,7 +39,7 @@ struct ProxyState {
     to_agents: Mutex<Corruption>,
 }
 
-/// The direction of bytes.
+/// The direction in which bytes travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// From agents to the server.
@@ -130,7 +130,7 @@ impl Proxy {
         self.shared.frozen.send_replace(true);
     }
 
-    /// Continues forwarding after [`freeze`](Self::freeze).
+    /// Ends a [`freeze`](Self::freeze) and forwards the waiting bytes.
     pub fn thaw(&self) {
         self.shared.frozen.send_replace(false);
     }

@@ -22,7 +22,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
-/// An open session.
+/// A session whose messages the test sends.
 #[derive(Debug)]
 pub struct ScriptedAgent {
     channel: Channel,
@@ -32,7 +32,7 @@ pub struct ScriptedAgent {
     limit: Duration,
 }
 
-/// An open upload.
+/// An upload whose messages the test sends.
 #[derive(Debug)]
 pub struct ScriptedUpload {
     requests: mpsc::Sender<UploadRequest>,
@@ -76,7 +76,7 @@ impl ScriptedAgent {
         Ok(message.context("the session ended")?.kind)
     }
 
-    /// Sends a message.
+    /// Sends a message in the session.
     pub async fn send(&self, message: FromAgent) -> anyhow::Result<()> {
         Ok(self.to_server.send(AgentMessage { kind: Some(message) }).await?)
     }

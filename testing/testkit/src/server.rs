@@ -115,7 +115,7 @@ impl TestServer {
                 };
                 self.http = addr("http_addr")?;
                 self.grpc = addr("grpc_addr")?;
-                Program::Process(process)
+                Program::Process(Box::new(process))
             }
         };
         self.program = Some(program);
@@ -193,7 +193,7 @@ impl TestServer {
         self.client(id, data)?.setting("MAX_RATE", rate).connected().await
     }
 
-    /// Sends a GET request.
+    /// Sends a GET request without extra headers.
     pub async fn get(&self, path: &str) -> anyhow::Result<HttpResponse> {
         HttpClient::new(self.http).get(path).await
     }
@@ -203,7 +203,7 @@ impl TestServer {
         self.send(Method::GET, path, &[("accept", "application/json")], "").await?.json()
     }
 
-    /// Sends any request.
+    /// Sends a request with any method, headers and body.
     pub async fn send(
         &self,
         method: Method,

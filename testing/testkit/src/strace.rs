@@ -22,7 +22,7 @@ impl Strace {
         }
     }
 
-    /// Ends the faults.
+    /// Ends the faults: later system calls run normally.
     pub async fn detach(self) -> anyhow::Result<()> {
         self.tracer.kill().await
     }

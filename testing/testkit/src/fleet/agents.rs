@@ -21,7 +21,7 @@ use crate::tool::{log_error, print};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The number of agents.
+    /// The number of agents to run.
     #[arg(long)]
     count: u32,
     /// The server that the agents dial.

@@ -23,7 +23,7 @@ pub(crate) struct Args {
 /// What the receiver has measured.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct SendReport {
-    /// Bytes received.
+    /// Bytes received before the limit.
     pub bytes: u64,
     /// Seconds since the connection was accepted.
     pub seconds: f64,
