@@ -45,7 +45,7 @@ pub(crate) async fn run(args: &Args, bench: &Bench) -> anyhow::Result<()> {
         match measure(args.runs, bench, parent).await {
             Ok(found) => measured.push(found),
             Err(error) if parent == &shared_memory => {
-                log_progress(format!("skipped tmpfs: {error:#}"))
+                log_progress(format!("skipped tmpfs: {error:#}"));
             }
             Err(error) => return Err(error),
         }

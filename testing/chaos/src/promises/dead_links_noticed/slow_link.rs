@@ -102,7 +102,7 @@ async fn keep_sessions(
         "    {}, measured {:.0} ms: {CLIENTS} sessions survived {:.0} s, {lost_by_server} lost by the server, \
          {lost_by_agents} by the agents; first file {} bytes in {:.0} s, then {} more, all digests \
          equal, {interruptions} uploads interrupted",
-        link.to_string(),
+        link,
         measured * 1e3,
         survived.as_secs_f64(),
         files[0].0,
