@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::read::{ReadError, Reader, SinkClosed, Step};
+use crate::read::{ClosedSink, ReadError, Reader, Step};
 
 /// One block waits while another one is split into chunks. If the queue is full the reader waits,
 /// so the network slows the disk down.
@@ -66,15 +66,15 @@ impl BlockSender {
         reader.read(&mut |step| {
             // `blocking_send` would ignore `stop` while the network is blocked.
             let sent = self.stop.run_until_cancelled(self.send(step));
-            runtime.block_on(sent).unwrap_or(Err(SinkClosed))
+            runtime.block_on(sent).unwrap_or(Err(ClosedSink))
         })
     }
 
-    async fn send(&self, step: Step) -> Result<(), SinkClosed> {
+    async fn send(&self, step: Step) -> Result<(), ClosedSink> {
         match step {
             Step::Read => Ok(()),
             step @ (Step::Send(_) | Step::Block { .. } | Step::Proving) => {
-                self.steps.send(step).await.map_err(|_| SinkClosed)
+                self.steps.send(step).await.map_err(|_| ClosedSink)
             }
         }
     }
@@ -175,6 +175,6 @@ mod tests {
         let (sender, chunker) = block_channel(4, None, CancellationToken::new());
         drop(chunker);
         let block = Step::Block { offset: 0, bytes: Bytes::from_static(b"x") };
-        assert_eq!(sender.send(block).await, Err(SinkClosed));
+        assert_eq!(sender.send(block).await, Err(ClosedSink));
     }
 }

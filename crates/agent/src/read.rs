@@ -47,7 +47,7 @@ pub(crate) enum Step {
 
 /// The sink takes no more steps, because the upload has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct SinkClosed;
+pub(crate) struct ClosedSink;
 
 /// Why a reader did not reach its trailer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,8 +57,8 @@ pub(crate) enum ReadError {
     Failed(Problem),
 }
 
-impl From<SinkClosed> for ReadError {
-    fn from(SinkClosed: SinkClosed) -> Self {
+impl From<ClosedSink> for ReadError {
+    fn from(ClosedSink: ClosedSink) -> Self {
         Self::Stopped
     }
 }
@@ -74,7 +74,7 @@ pub(crate) struct Reader {
 }
 
 /// Takes the steps of a reader.
-pub(crate) type StepSink<'a> = dyn FnMut(Step) -> Result<(), SinkClosed> + 'a;
+pub(crate) type StepSink<'a> = dyn FnMut(Step) -> Result<(), ClosedSink> + 'a;
 
 impl Reader {
     /// Passes a header, the blocks and a trailer to `sink`. An abort replaces the trailer if the
@@ -184,7 +184,7 @@ impl Reader {
     fn for_each_block(
         &self,
         range: Range<u64>,
-        mut visit: impl FnMut(u64, Bytes) -> Result<(), SinkClosed>,
+        mut visit: impl FnMut(u64, Bytes) -> Result<(), ClosedSink>,
     ) -> Result<(), ReadError> {
         let mut buffers = Buffers::default();
         let mut offset = range.start;

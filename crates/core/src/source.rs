@@ -58,7 +58,7 @@ pub enum Consistency {
 /// The file changed while it was read, so its bytes belong to no single version of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the file changed while it was read")]
-pub struct SourceChanged;
+pub struct SourceChange;
 
 /// The first reading of a source: its digest, and a fingerprint to compare with the second reading.
 #[derive(Clone, Debug)]
@@ -94,7 +94,7 @@ impl SourceRead {
     ///
     /// # Errors
     /// The file shrank, or was written to without growing; with [`Consistency::Stat`], any change.
-    pub fn check_stat(&self, after: Stat, how: Consistency) -> Result<(), SourceChanged> {
+    pub fn check_stat(&self, after: Stat, how: Consistency) -> Result<(), SourceChange> {
         let unchanged = match how {
             Consistency::Stat => after == self.before,
             Consistency::DoubleRead => {
@@ -102,7 +102,7 @@ impl SourceRead {
                 grew || after == Stat { changed_ns: after.changed_ns, ..self.before }
             }
         };
-        if unchanged { Ok(()) } else { Err(SourceChanged) }
+        if unchanged { Ok(()) } else { Err(SourceChange) }
     }
 
     /// Compares the first reading with a second reading of the same bytes.
@@ -112,8 +112,8 @@ impl SourceRead {
     ///
     /// # Errors
     /// The second reading returned other bytes.
-    pub fn check_again(&self, second: &Fingerprint) -> Result<(), SourceChanged> {
-        if self.fingerprint.agrees_with(second) { Ok(()) } else { Err(SourceChanged) }
+    pub fn check_again(&self, second: &Fingerprint) -> Result<(), SourceChange> {
+        if self.fingerprint.agrees_with(second) { Ok(()) } else { Err(SourceChange) }
     }
 }
 
@@ -170,15 +170,15 @@ mod tests {
     #[test]
     fn only_growth_is_accepted_and_only_before_a_second_reading() {
         for (how, grown) in
-            [(Consistency::Stat, Err(SourceChanged)), (Consistency::DoubleRead, Ok(()))]
+            [(Consistency::Stat, Err(SourceChange)), (Consistency::DoubleRead, Ok(()))]
         {
             let check = |after, expected| {
                 assert_eq!(SourceRead::new(BEFORE).check_stat(after, how), expected);
             };
             check(BEFORE, Ok(()));
             check(Stat { size: 11, modified_ns: 9, changed_ns: 9 }, grown);
-            check(Stat { size: 9, ..BEFORE }, Err(SourceChanged));
-            check(Stat { modified_ns: 7, ..BEFORE }, Err(SourceChanged));
+            check(Stat { size: 9, ..BEFORE }, Err(SourceChange));
+            check(Stat { modified_ns: 7, ..BEFORE }, Err(SourceChange));
         }
     }
 
@@ -186,7 +186,7 @@ mod tests {
     fn a_change_of_the_inode_alone_counts_only_without_a_second_reading() {
         let linked = Stat { changed_ns: 7, ..BEFORE };
         let check = |how| SourceRead::new(BEFORE).check_stat(linked, how);
-        assert_eq!(check(Consistency::Stat), Err(SourceChanged));
+        assert_eq!(check(Consistency::Stat), Err(SourceChange));
         assert_eq!(check(Consistency::DoubleRead), Ok(()));
     }
 
@@ -200,6 +200,6 @@ mod tests {
         assert_eq!(first.check_again(&same), Ok(()));
         let mut other = Fingerprint::default();
         other.update(b"0123456780");
-        assert_eq!(first.check_again(&other), Err(SourceChanged));
+        assert_eq!(first.check_again(&other), Err(SourceChange));
     }
 }

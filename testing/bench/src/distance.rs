@@ -12,7 +12,7 @@ use crate::product::Product;
 use crate::report::{BenchReport, Table, log_progress, print, write_json};
 use crate::setup::Setup;
 use crate::source::{self, SourceFile};
-use crate::stats::Sorted;
+use crate::stats::SortedSamples;
 use crate::targets;
 
 #[derive(Clone, Debug, clap::Args)]
@@ -151,9 +151,9 @@ impl DistanceMeasurement {
     fn cells(&self) -> Vec<String> {
         let rate = |seconds: f64| SendReport { bytes: self.bytes, seconds }.megabytes_per_second();
         let median =
-            |series: &DistanceSeries| rate(Sorted::of(series.rest.iter().copied()).median());
+            |series: &DistanceSeries| rate(SortedSamples::of(series.rest.iter().copied()).median());
         let plain =
-            Sorted::of(self.plain_tcp.iter().map(SendReport::megabytes_per_second)).median();
+            SortedSamples::of(self.plain_tcp.iter().map(SendReport::megabytes_per_second)).median();
         let ours = median(&self.product);
         let other = median(&self.default_window);
         let rates = [ours, rate(self.product.first), other, rate(self.default_window.first), plain];

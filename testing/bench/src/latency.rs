@@ -13,7 +13,7 @@ use crate::machine::Machine;
 use crate::product::{CLIENT, Product};
 use crate::report::{BenchReport, Table, log_progress, print, write_json};
 use crate::source::{self, SourceFile};
-use crate::stats::Sorted;
+use crate::stats::SortedSamples;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
@@ -123,7 +123,7 @@ fn table(measured: &[LatencyMeasurement]) -> String {
     for measured in measured {
         let rows = [("accepted", &measured.accepted_seconds), ("done", &measured.done_seconds)];
         for (name, seconds) in rows {
-            let sorted = Sorted::of(seconds.iter().map(|seconds| seconds * 1e3));
+            let sorted = SortedSamples::of(seconds.iter().map(|seconds| seconds * 1e3));
             let figures =
                 [sorted.percentile(50), sorted.percentile(99), sorted.min(), sorted.max()];
             let names = [name.to_owned(), measured.file_system.clone()];

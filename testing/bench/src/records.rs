@@ -8,7 +8,7 @@ use filepull_core::human;
 use crate::Bench;
 use crate::report::{BenchReport, Table, log_progress, mib, print, write_json};
 use crate::source;
-use crate::stats::Sorted;
+use crate::stats::SortedSamples;
 use queries::RecordsMeasurement;
 
 #[derive(Clone, Debug, clap::Args)]
@@ -87,6 +87,6 @@ fn table(measured: &[RecordsMeasurement]) -> String {
 
 /// `0.82 (1.75)`: median and maximum.
 fn ms(seconds: &[f64]) -> String {
-    let sorted = Sorted::of(seconds.iter().map(|seconds| seconds * 1e3));
+    let sorted = SortedSamples::of(seconds.iter().map(|seconds| seconds * 1e3));
     format!("{:.2} ({:.2})", sorted.percentile(50), sorted.max())
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::Bench;
 use crate::report::{BenchReport, Table, log_progress, print, write_json};
-use crate::stats::Sorted;
+use crate::stats::SortedSamples;
 use crate::targets;
 use data::{DataCache, DataSize};
 use requests::{RequestTimes, StartTimes};
@@ -106,13 +106,14 @@ fn table(measured: &ScaleMeasurement) -> String {
     table.to_string()
 }
 
-fn millis(seconds: &[f64]) -> Sorted {
-    Sorted::of(seconds.iter().map(|seconds| seconds * 1e3))
+fn millis(seconds: &[f64]) -> SortedSamples {
+    SortedSamples::of(seconds.iter().map(|seconds| seconds * 1e3))
 }
 
 fn figures(measured: &ScaleMeasurement) -> String {
-    let slowest =
-        |seconds: fn(&StartTimes) -> f64| Sorted::of(measured.starts.iter().map(seconds)).max();
+    let slowest = |seconds: fn(&StartTimes) -> f64| {
+        SortedSamples::of(measured.starts.iter().map(seconds)).max()
+    };
     let answered = slowest(|start| start.answered_seconds);
     let kib = measured.memory.kib_for_each();
     format!(

@@ -2,9 +2,9 @@
 
 /// Measurements, sorted in ascending order.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Sorted(Vec<f64>);
+pub(crate) struct SortedSamples(Vec<f64>);
 
-impl Sorted {
+impl SortedSamples {
     /// Without measurements every statistic is NaN.
     pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Self {
         let mut values: Vec<f64> = values.into_iter().collect();
@@ -45,7 +45,7 @@ mod tests {
     #[test]
     fn the_median_does_not_depend_on_the_order() {
         let check = |values: &[f64], median: f64| {
-            assert_eq!(Sorted::of(values.iter().copied()).median(), median, "{values:?}");
+            assert_eq!(SortedSamples::of(values.iter().copied()).median(), median, "{values:?}");
         };
         check(&[7.0], 7.0);
         check(&[9.0, 1.0, 5.0], 5.0);
@@ -54,23 +54,23 @@ mod tests {
 
     #[test]
     fn a_percentile_is_a_measured_value() {
-        let hundred = Sorted::of((1..=100).rev().map(f64::from));
+        let hundred = SortedSamples::of((1..=100).rev().map(f64::from));
         assert_eq!(hundred.percentile(50), 50.0);
         assert_eq!(hundred.percentile(99), 99.0);
         assert_eq!(hundred.percentile(100), 100.0);
         assert_eq!(hundred.percentile(0), 1.0);
-        assert_eq!(Sorted::of([1.0, 2.0, 3.0]).percentile(99), 3.0);
+        assert_eq!(SortedSamples::of([1.0, 2.0, 3.0]).percentile(99), 3.0);
     }
 
     #[test]
     fn the_extremes_are_the_smallest_and_the_largest() {
-        let sorted = Sorted::of([3.0, 1.0, 2.0]);
+        let sorted = SortedSamples::of([3.0, 1.0, 2.0]);
         assert_eq!((sorted.min(), sorted.max()), (1.0, 3.0));
     }
 
     #[test]
     fn a_series_without_measurements_is_nan() {
-        let none = Sorted::of([]);
+        let none = SortedSamples::of([]);
         assert!(none.median().is_nan() && none.max().is_nan() && none.percentile(50).is_nan());
     }
 }

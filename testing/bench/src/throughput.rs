@@ -12,7 +12,7 @@ use crate::peers::{self, Facts};
 use crate::product::{BothEnds, Product};
 use crate::report::{BenchReport, Table, log_progress, mib, print, write_json};
 use crate::source::{self, SourceFile};
-use crate::stats::Sorted;
+use crate::stats::SortedSamples;
 use crate::targets;
 
 #[derive(Clone, Debug, clap::Args)]
@@ -122,8 +122,8 @@ impl ThroughputSeries {
         bytes / 1e6
     }
 
-    fn rates(&self) -> Sorted {
-        Sorted::of(self.runs.iter().map(|run| self.megabytes() / run.seconds))
+    fn rates(&self) -> SortedSamples {
+        SortedSamples::of(self.runs.iter().map(|run| self.megabytes() / run.seconds))
     }
 
     /// Returns the CPU seconds per GB of server and client.

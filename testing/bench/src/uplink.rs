@@ -19,7 +19,7 @@ use crate::report::{BenchReport, Table, log_progress, print, write_json};
 use crate::server::ServerProcess;
 use crate::setup::Setup;
 use crate::source::{self, SourceFile};
-use crate::stats::Sorted;
+use crate::stats::SortedSamples;
 use crate::targets;
 
 #[derive(Clone, Debug, clap::Args)]
@@ -254,8 +254,8 @@ fn table(measured: &[UplinkMeasurement]) -> String {
 }
 
 impl UplinkCase {
-    fn sorted(&self) -> Sorted {
-        Sorted::of(self.round_trip_ms.iter().copied())
+    fn sorted(&self) -> SortedSamples {
+        SortedSamples::of(self.round_trip_ms.iter().copied())
     }
 
     /// `rest`: the 99th percentile without an upload.

@@ -240,8 +240,7 @@ fn the_events_of_the_log() {
             };
             let is_field =
                 |field: &&String| !field.starts_with("event = ") && !field.contains(": ");
-            let names = fields.iter().filter(is_field);
-            let names = names.map(|field| field_name(field));
+            let names = fields.iter().filter(is_field).map(|field| field_name(field));
             let levels = events.entry(event.trim_matches('"').to_owned()).or_default();
             levels.entry(level.to_owned()).or_default().extend(names);
         }
@@ -277,7 +276,8 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
 fn log_calls(text: &str) -> Vec<(&str, &str)> {
     let head = Regex::new(r"\b(error|warn|info|debug|trace)!\(").expect("a valid pattern");
     let calls = head.captures_iter(text).filter_map(|found| {
-        let (whole, level) = (found.get(0)?, found.get(1)?);
+        let whole = found.get(0)?;
+        let level = found.get(1)?;
         let rest = &text[whole.end()..];
         Some((level.as_str(), &rest[..end_of_arguments(rest)?]))
     });

@@ -146,9 +146,8 @@ fn function_lengths(text: &str) -> Vec<usize> {
 #[test]
 fn the_task_of_a_transfer_is_in_six_files_at_most() {
     let files = files();
-    let with_impl = files.iter().filter(|file| file.ships());
-    let with_impl = with_impl.filter(|file| file.text.contains("\nimpl TransferTask {"));
-    let names: Vec<String> = with_impl.map(TextFile::name).collect();
+    let has_impl = |file: &&TextFile| file.ships() && file.text.contains("\nimpl TransferTask {");
+    let names: Vec<String> = files.iter().filter(has_impl).map(TextFile::name).collect();
     assert!((1..=6).contains(&names.len()), "{names:?}");
 }
 
@@ -181,8 +180,8 @@ fn a_name_is_not_bound_again_on_the_next_line() {
     for file in files().iter().filter(|file| file.is_rust()) {
         let mut last = None;
         for (index, line) in file.text.lines().enumerate() {
-            let bound = binding.captures(line);
-            let bound = bound.map(|found| (found[1].to_owned(), found[2].to_owned()));
+            let found = binding.captures(line);
+            let bound = found.map(|found| (found[1].to_owned(), found[2].to_owned()));
             if bound.is_some() && bound == last {
                 hits.push(format!("{}:{}", file.name(), index + 1));
             }

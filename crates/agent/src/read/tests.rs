@@ -225,7 +225,7 @@ fn a_reader_whose_sink_is_closed_stops_without_a_trailer() {
     let mut steps = 0;
     let result = fixture.reader(None).read(&mut |_| {
         steps += 1;
-        if steps == 3 { Err(SinkClosed) } else { Ok(()) }
+        if steps == 3 { Err(ClosedSink) } else { Ok(()) }
     });
     assert_eq!((result, steps), (Err(ReadError::Stopped), 3));
 }

@@ -3,7 +3,7 @@
 use filepull_core::digest::Digest;
 use filepull_core::id::TransferId;
 use filepull_core::receive::Prefix;
-use filepull_core::source::{Consistency, Fingerprint, Source, SourceChanged, SourceRead, Stat};
+use filepull_core::source::{Consistency, Fingerprint, Source, SourceChange, SourceRead, Stat};
 
 /// The length of a cell in bytes. A cell holds its version and its position, so that mixed and
 /// shifted files are detected.
@@ -218,7 +218,7 @@ impl Upload {
         Message::Begin { offset, source: Source { name: "data.bin".to_owned(), size, modified_ns } }
     }
 
-    fn send(&mut self, client: &Client) -> Result<Message, SourceChanged> {
+    fn send(&mut self, client: &Client) -> Result<Message, SourceChange> {
         let offset = self.at as u64;
         if offset < self.before.size && self.lie == Some(Lie::Short) {
             return Ok(self.trailer());
@@ -242,9 +242,9 @@ impl Upload {
         }
     }
 
-    fn read_again(&mut self, client: &Client) -> Result<Message, SourceChanged> {
+    fn read_again(&mut self, client: &Client) -> Result<Message, SourceChange> {
         let bytes = self.read(client, usize::MAX)?;
-        let Stage::Again(fingerprint) = &mut self.stage else { return Err(SourceChanged) };
+        let Stage::Again(fingerprint) = &mut self.stage else { return Err(SourceChange) };
         if !bytes.is_empty() {
             fingerprint.update(&bytes);
             return Ok(Message::Nothing);
@@ -260,11 +260,11 @@ impl Upload {
     }
 
     /// Reads the next chunk of the file that was opened, up to `end`.
-    fn read(&mut self, client: &Client, end: usize) -> Result<Vec<u8>, SourceChanged> {
+    fn read(&mut self, client: &Client, end: usize) -> Result<Vec<u8>, SourceChange> {
         let size = usize::try_from(self.before.size).expect("model files are small");
         let start = self.at.min(size);
         let end = end.min(size).min(start + CHUNK_LEN);
-        let bytes = client.files[self.file_idx].bytes.get(start..end).ok_or(SourceChanged)?;
+        let bytes = client.files[self.file_idx].bytes.get(start..end).ok_or(SourceChange)?;
         self.at = end;
         Ok(bytes.to_vec())
     }

@@ -3,7 +3,7 @@
 use super::measure::FleetMeasurement;
 use crate::product::BothEnds;
 use crate::report::{Table, mib};
-use crate::stats::Sorted;
+use crate::stats::SortedSamples;
 use crate::targets::{self, Target};
 
 /// A figure: name, decimals and target.
@@ -73,8 +73,8 @@ fn files_per_second(fleet: &FleetMeasurement) -> f64 {
     count(fleet.pulls.each_seconds.len()) / fleet.pulls.seconds
 }
 
-fn pull_ms(fleet: &FleetMeasurement) -> Sorted {
-    Sorted::of(fleet.pulls.each_seconds.iter().map(|seconds| seconds * 1e3))
+fn pull_ms(fleet: &FleetMeasurement) -> SortedSamples {
+    SortedSamples::of(fleet.pulls.each_seconds.iter().map(|seconds| seconds * 1e3))
 }
 
 fn count(n: usize) -> f64 {

@@ -18,9 +18,9 @@ const MAX_KEY_LEN: usize = 255;
 
 /// The applied preference, for the header `Preference-Applied` of the response.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct PreferenceApplied(Option<String>);
+pub(crate) struct AppliedPreference(Option<String>);
 
-impl PreferenceApplied {
+impl AppliedPreference {
     /// Applies `Prefer: wait=30` and `Prefer: respond-async` as the parameter `wait`, unless the
     /// request has that parameter. Ignores unknown preferences, as RFC 7240 requires.
     pub(crate) fn apply(headers: &HeaderMap, params: &mut Params) -> Self {
@@ -90,8 +90,8 @@ mod tests {
     fn a_preference_counts_as_the_parameter_wait() {
         let check = |query, prefer: &[&'static str], wait: Option<&str>, applied: Option<&str>| {
             let mut params = Params::from_query(Some(query)).unwrap();
-            let preference = PreferenceApplied::apply(&headers(&PREFER, prefer), &mut params);
-            let applied = PreferenceApplied(applied.map(str::to_owned));
+            let preference = AppliedPreference::apply(&headers(&PREFER, prefer), &mut params);
+            let applied = AppliedPreference(applied.map(str::to_owned));
             assert_eq!((params.get("wait"), preference), (wait, applied), "{query} {prefer:?}");
         };
         check("", &["wait=5"], Some("5"), Some("wait=5"));

@@ -17,7 +17,7 @@ use crate::http::App;
 use crate::http::request::body::RequestParams;
 use crate::http::request::caller::{Caller, Format};
 use crate::http::request::extract::{self, ClientParam, TransferParam};
-use crate::http::request::headers::{PreferenceApplied, idempotency_key};
+use crate::http::request::headers::{AppliedPreference, idempotency_key};
 use crate::http::request::params::Params;
 use crate::http::request::pull::{self, PullRequest};
 use crate::http::request::rejection::Rejection;
@@ -38,7 +38,7 @@ pub(crate) async fn create(
     headers: HeaderMap,
     RequestParams(mut params): RequestParams,
 ) -> Result<Response, Rejection> {
-    let applied = PreferenceApplied::apply(&headers, &mut params);
+    let applied = AppliedPreference::apply(&headers, &mut params);
     if params.get("client").is_none_or(str::is_empty) {
         params.only(CREATE_PARAMS)?;
         let how = "Add \"client\" to the JSON body.";
@@ -98,7 +98,7 @@ pub(crate) async fn show(
     headers: HeaderMap,
 ) -> Result<Response, Rejection> {
     let mut params = Params::from_query(query.as_deref())?;
-    let applied = PreferenceApplied::apply(&headers, &mut params);
+    let applied = AppliedPreference::apply(&headers, &mut params);
     params.only(&["wait"])?;
     let view = match wait::find(&app, id, extract::wait(&params)?).await? {
         TransferListItem::View(view) => view,

@@ -18,7 +18,7 @@ use super::wait;
 use crate::http::request::body::RequestParams;
 use crate::http::request::caller::{Caller, Format};
 use crate::http::request::extract::TextParam;
-use crate::http::request::headers::PreferenceApplied;
+use crate::http::request::headers::AppliedPreference;
 use crate::http::request::pull::{self, PullRequest};
 use crate::http::request::rejection::Rejection;
 use crate::http::response::problem::RETRY_SECONDS;
@@ -56,7 +56,7 @@ pub(crate) async fn by_parameter(
     headers: HeaderMap,
     RequestParams(mut params): RequestParams,
 ) -> Result<Response, Rejection> {
-    let applied = PreferenceApplied::apply(&headers, &mut params);
+    let applied = AppliedPreference::apply(&headers, &mut params);
     if params.get("id").is_none_or(str::is_empty) {
         params.only(PARAMS)?;
         return Err(pull::which_client(&app.clients, "Add ?id=…").await.into());
@@ -72,7 +72,7 @@ pub(crate) async fn by_path(
     headers: HeaderMap,
     RequestParams(mut params): RequestParams,
 ) -> Result<Response, Rejection> {
-    let applied = PreferenceApplied::apply(&headers, &mut params);
+    let applied = AppliedPreference::apply(&headers, &mut params);
     params.add("id".to_owned(), id)?;
     trigger(&app, &caller, PullRequest::parse(&params, "id", PARAMS)?, applied).await
 }
@@ -81,7 +81,7 @@ async fn trigger(
     app: &App,
     caller: &Caller,
     request: PullRequest,
-    applied: PreferenceApplied,
+    applied: AppliedPreference,
 ) -> Result<Response, Rejection> {
     let received_at = Instant::now();
     let pulled = match app.transfers.pull(request.pull(caller)).await {
