@@ -175,7 +175,7 @@ fn a_let_binds_one_value() {
 
 #[test]
 fn a_name_is_not_bound_again_on_the_next_line() {
-    let binding = Regex::new(r"^(\s*)let (?:mut )?(\w+)\b.*;\s*$").unwrap();
+    let binding = Regex::new(r"^(\s*)let (?:mut )?([a-z_]\w*)\b.*;\s*$").unwrap();
     let mut hits = Vec::new();
     for file in files().iter().filter(|file| file.is_rust()) {
         let mut last = None;
