@@ -30,7 +30,7 @@ chaos *ARGS: programs
     cargo build --release -p filepull-chaos
     "${CARGO_TARGET_DIR:-target}/release/filepull-chaos" {{ARGS}}
 
-# Prove that every planted bug is caught, or one: just mutations no-joining.
+# Prove that every mutation is caught, or one: just mutations no-joining.
 mutations *ARGS: programs
     cargo run --release -p filepull-chaos -- mutations {{ARGS}}
 

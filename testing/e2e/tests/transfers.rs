@@ -57,7 +57,7 @@ async fn a_queued_pull_fails_when_its_client_does_not_return() -> anyhow::Result
     let response = server.get("/trigger?id=client4&queue=1s&wait=100s").await?;
     assert_eq!(response.status, 504, "{}", response.text());
     assert!(response.text().starts_with("client4 did not return in time."), "{}", response.text());
-    let next = format!("look at it: curl {}/clients/client4\n", server.http());
+    let next = format!("check it: curl {}/clients/client4\n", server.http());
     assert!(response.text().ends_with(&next), "{}", response.text());
     let page = server.json("/api/v1/transfers").await?["items"][0].take();
     assert_eq!(page["error"]["hint"], next.trim_end(), "{page}");

@@ -25,7 +25,7 @@ pub(crate) struct Oracle {
     kept: BTreeMap<String, (Inode, Digest)>,
     intruders: BTreeSet<String>,
     /// The version of the source when the transfer was triggered.
-    asked: BTreeMap<TransferId, usize>,
+    requested: BTreeMap<TransferId, usize>,
     commits: Vec<Commit>,
 }
 
@@ -39,8 +39,8 @@ pub(crate) struct Commit {
 }
 
 impl Oracle {
-    pub(crate) fn asked(&mut self, id: TransferId, version: usize) {
-        self.asked.insert(id, version);
+    pub(crate) fn requested(&mut self, id: TransferId, version: usize) {
+        self.requested.insert(id, version);
     }
 
     pub(crate) fn was_accepted(&self, id: TransferId) -> bool {
@@ -91,7 +91,7 @@ impl Oracle {
             assert!(commits.peek().is_some(), "I9: published without a commit: {done:?}");
             let is_true = |commit: &Commit| {
                 // A rejected trigger may be on record all the same. It is no promise.
-                let is_fresh = self.asked.get(&done.id) <= Some(&commit.opened);
+                let is_fresh = self.requested.get(&done.id) <= Some(&commit.opened);
                 is_fresh && stood(&client.versions[commit.opened..=commit.closed], bytes)
             };
             assert!(commits.any(is_true), "I10: not the source at one instant: {bytes:?}");

@@ -199,7 +199,7 @@ impl World {
         let version = self.client.version();
         let (server, machine) = self.running()?;
         if let Some((id, true)) = server.trigger(machine, fresh)? {
-            self.oracle.asked(id, version);
+            self.oracle.requested(id, version);
         }
         Ok(())
     }

@@ -39,7 +39,7 @@ impl TransferTask {
         }
         let order = self.order();
         let token = order.token;
-        self.show(Activity::Asked);
+        self.show(Activity::Ordered);
         if let Err(error) = session.send(Message::Start(Box::new(order))) {
             return Err(Outcome::no_progress(error.to_string()));
         }

@@ -37,7 +37,7 @@ pub(crate) enum Activity {
     /// It waits for a resource or for its client.
     Waiting(WaitingFor),
     /// The order was sent and has no answer yet.
-    Asked,
+    Ordered,
     /// The client has opened the file, and sends it.
     Running,
 }
@@ -50,7 +50,7 @@ pub(crate) enum WaitingFor {
     /// The client sends another file first.
     OtherFile,
     /// The maximum number of transfers runs.
-    Turn,
+    Permit,
     /// The server's disk is full, fails or does not respond.
     Disk,
 }
@@ -109,9 +109,9 @@ impl View {
             // The client has nothing more to do.
             (Phase::Sealed(_), _) => TransferState::Running,
             (_, Activity::Recording | Activity::Starting) => {
-                TransferState::Waiting(WaitingFor::Turn)
+                TransferState::Waiting(WaitingFor::Permit)
             }
-            (_, Activity::Asked | Activity::Running) => TransferState::Running,
+            (_, Activity::Ordered | Activity::Running) => TransferState::Running,
         }
     }
 

@@ -119,7 +119,7 @@ impl TransferTask {
         let last_seen =
             found.map(|found| registry::last_seen(&found, Utc::now())).unwrap_or_default();
         Problem::new(Code::ClientGone, format!("{client} did not return in time. {last_seen}"))
-            .hint(format!("look at it: curl localhost:8080/clients/{client}"))
+            .hint(format!("check it: curl localhost:8080/clients/{client}"))
     }
 
     /// Waits for the permit of the client, then for a permit of the server.
@@ -130,7 +130,7 @@ impl TransferTask {
         let of_client = Arc::clone(&self.slot.send_permit);
         let client = self.wait_for_permit(of_client, WaitingFor::OtherFile, session).await?;
         let of_server = Arc::clone(&self.context.permits);
-        let server = self.wait_for_permit(of_server, WaitingFor::Turn, session).await?;
+        let server = self.wait_for_permit(of_server, WaitingFor::Permit, session).await?;
         Ok(Permits { _client: client, _server: server })
     }
 

@@ -120,7 +120,7 @@ pub(crate) const DAMAGED: &str = "damaged";
 fn waiting_for(state: TransferState) -> Option<&'static str> {
     match state {
         TransferState::Waiting(WaitingFor::Client) => Some("client"),
-        TransferState::Waiting(WaitingFor::OtherFile | WaitingFor::Turn) => Some("turn"),
+        TransferState::Waiting(WaitingFor::OtherFile | WaitingFor::Permit) => Some("turn"),
         TransferState::Waiting(WaitingFor::Disk) => Some("disk"),
         TransferState::Running
         | TransferState::Done

@@ -32,8 +32,8 @@ pub(crate) fn sending(view: &View) -> String {
 pub(crate) fn waits(view: &View, waiting_for: WaitingFor, place: Option<usize>) -> String {
     let client = &view.transfer.client;
     match (waiting_for, place) {
-        (WaitingFor::Turn, Some(place)) => format!("{client} is number {place} in line"),
-        (WaitingFor::Turn, None) => format!("{client} is in line"),
+        (WaitingFor::Permit, Some(place)) => format!("{client} is number {place} in line"),
+        (WaitingFor::Permit, None) => format!("{client} is in line"),
         (WaitingFor::OtherFile, None | Some(1)) => {
             format!("{client} sends another file first; this is next")
         }

@@ -38,7 +38,7 @@ impl Standing {
             (TransferState::Waiting(_), Activity::Starting) => Self::Starting,
             (
                 TransferState::Waiting(waiting_for),
-                Activity::Waiting(_) | Activity::Asked | Activity::Running,
+                Activity::Waiting(_) | Activity::Ordered | Activity::Running,
             ) => Self::Waiting(waiting_for),
         }
     }
@@ -52,7 +52,7 @@ pub(crate) struct Index {
     n_unrecorded: usize,
     all: Group,
     /// The transfers that wait for a permit of the server.
-    turn: Queue,
+    permit_queue: Queue,
 }
 
 #[derive(Debug)]
@@ -86,8 +86,9 @@ impl Index {
     /// Returns whether the index is empty.
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
-        let Self { by_id, by_client, n_unrecorded, all: Group { waiting, running }, turn } = self;
-        let queues = [waiting, running, turn];
+        let Self { by_id, by_client, n_unrecorded, all: Group { waiting, running }, permit_queue } =
+            self;
+        let queues = [waiting, running, permit_queue];
         by_id.is_empty()
             && by_client.is_empty()
             && *n_unrecorded == 0
@@ -155,7 +156,7 @@ impl Index {
         client: &ClientId,
         standing: Standing,
     ) -> impl Iterator<Item = &mut Queue> {
-        let Self { all, turn, by_client, .. } = self;
+        let Self { all, permit_queue, by_client, .. } = self;
         let of_client = by_client.entry(client.clone()).or_default();
         let OfClient { group, other_file, .. } = of_client;
         let (common, own, permit) = match standing {
@@ -164,8 +165,8 @@ impl Index {
             Standing::Starting | Standing::Waiting(WaitingFor::Client | WaitingFor::Disk) => {
                 (Some(&mut all.waiting), Some(&mut group.waiting), None)
             }
-            Standing::Waiting(WaitingFor::Turn) => {
-                (Some(&mut all.waiting), Some(&mut group.waiting), Some(turn))
+            Standing::Waiting(WaitingFor::Permit) => {
+                (Some(&mut all.waiting), Some(&mut group.waiting), Some(permit_queue))
             }
             Standing::Waiting(WaitingFor::OtherFile) => {
                 (Some(&mut all.waiting), Some(&mut group.waiting), Some(other_file))
@@ -241,14 +242,14 @@ impl Index {
     /// client.
     pub(crate) fn others_wait(&self, client: &ClientId) -> bool {
         let of_client = self.by_client.get(client);
-        !self.turn.is_empty() || of_client.is_some_and(|own| !own.other_file.is_empty())
+        !self.permit_queue.is_empty() || of_client.is_some_and(|own| !own.other_file.is_empty())
     }
 
     /// Returns the position among the transfers that wait for the same permit.
     pub(crate) fn queue_position(&self, id: TransferId) -> Option<usize> {
         let ActiveEntry { handle, at, standing } = self.by_id.get(&id)?;
         match standing {
-            Standing::Waiting(WaitingFor::Turn) => self.turn.place(*at),
+            Standing::Waiting(WaitingFor::Permit) => self.permit_queue.place(*at),
             Standing::Waiting(WaitingFor::OtherFile) => {
                 self.by_client.get(&handle.client)?.other_file.place(*at)
             }

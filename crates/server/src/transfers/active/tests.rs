@@ -61,12 +61,12 @@ impl Walk<'_> {
     fn place(&self, of: &TestTask) -> Option<usize> {
         let permit = |task: &TestTask| match task.view.borrow().activity {
             _ if task.view.borrow().transfer.is_final() => None,
-            Activity::Waiting(WaitingFor::Turn) => Some(None),
+            Activity::Waiting(WaitingFor::Permit) => Some(None),
             Activity::Waiting(WaitingFor::OtherFile) => Some(Some(task.handle.client.clone())),
             Activity::Waiting(WaitingFor::Client | WaitingFor::Disk)
             | Activity::Recording
             | Activity::Starting
-            | Activity::Asked
+            | Activity::Ordered
             | Activity::Running => None,
         };
         permit(of)?;
@@ -114,9 +114,9 @@ const ACTIVITIES: [Activity; 7] = [
     Activity::Starting,
     Activity::Waiting(WaitingFor::Client),
     Activity::Waiting(WaitingFor::OtherFile),
-    Activity::Waiting(WaitingFor::Turn),
+    Activity::Waiting(WaitingFor::Permit),
     Activity::Waiting(WaitingFor::Disk),
-    Activity::Asked,
+    Activity::Ordered,
     Activity::Running,
 ];
 
@@ -187,7 +187,7 @@ async fn a_transfer_that_is_shown_as_waiting_has_a_position() {
     let id = task.handle.id;
     let mut view = task.handle.view.clone();
     active.insert(task.handle.clone());
-    let is_waiting = |view: &View| view.activity == Activity::Waiting(WaitingFor::Turn);
+    let is_waiting = |view: &View| view.activity == Activity::Waiting(WaitingFor::Permit);
     let position = tokio::task::spawn_blocking({
         let active = active.clone();
         move || {
@@ -197,6 +197,6 @@ async fn a_transfer_that_is_shown_as_waiting_has_a_position() {
             active.queue_position(id)
         }
     });
-    task.show(Activity::Waiting(WaitingFor::Turn));
+    task.show(Activity::Waiting(WaitingFor::Permit));
     assert_eq!(position.await.unwrap(), Some(1));
 }

@@ -74,7 +74,7 @@ fn unfinished(view: &View, place: Option<usize>) -> String {
         Activity::Waiting(waiting_for) => {
             format!("Waiting: {}.", text::waits(view, waiting_for, place))
         }
-        Activity::Recording | Activity::Starting | Activity::Asked => {
+        Activity::Recording | Activity::Starting | Activity::Ordered => {
             format!("Asked {}, no answer yet.", view.transfer.client)
         }
         Activity::Running => {

@@ -71,9 +71,9 @@ fn started(context: &AnswerContext<'_>) -> String {
     let id = view.transfer.id;
     let sentence = match view.activity {
         Activity::Running => format!("Started: {}.", text::sending(view)),
-        Activity::Waiting(WaitingFor::Turn) => {
+        Activity::Waiting(WaitingFor::Permit) => {
             let running = text::count(context.n_running, "transfer is", "transfers are");
-            let place = text::waits(view, WaitingFor::Turn, context.place);
+            let place = text::waits(view, WaitingFor::Permit, context.place);
             format!("Waiting: {running} running; {place}.")
         }
         Activity::Waiting(WaitingFor::Client) if view.reason.is_none() => {
@@ -82,7 +82,7 @@ fn started(context: &AnswerContext<'_>) -> String {
         Activity::Waiting(waiting_for) => {
             format!("Waiting: {}.", text::waits(view, waiting_for, context.place))
         }
-        Activity::Recording | Activity::Starting | Activity::Asked => {
+        Activity::Recording | Activity::Starting | Activity::Ordered => {
             format!("Asked {}, no answer yet.", view.transfer.client)
         }
     };
@@ -97,7 +97,7 @@ fn joined(context: &AnswerContext<'_>) -> String {
         Activity::Waiting(waiting_for) => {
             format!("Already waiting: {}", text::waits(view, waiting_for, context.place))
         }
-        Activity::Recording | Activity::Starting | Activity::Asked => {
+        Activity::Recording | Activity::Starting | Activity::Ordered => {
             format!("Already asked: {client} has not answered yet")
         }
     };
@@ -130,7 +130,7 @@ fn wait_timed_out(context: &AnswerContext<'_>, waited: Duration) -> String {
             let waits = text::waits(view, waiting_for, context.place);
             format!("Still waiting after {time}: {waits}.")
         }
-        Activity::Recording | Activity::Starting | Activity::Asked => {
+        Activity::Recording | Activity::Starting | Activity::Ordered => {
             format!("Still no answer after {time}: {client} has been asked to send the file.")
         }
     }

@@ -112,14 +112,14 @@ fn the_answer_to_a_pull_by_path_links_to_the_file_of_this_transfer() {
 
 #[test]
 fn the_answer_says_that_the_agent_has_not_answered_yet() {
-    for activity in [Activity::Asked, Activity::Starting] {
+    for activity in [Activity::Ordered, Activity::Starting] {
         check_accepted(&context(&view(activity)), "Asked client4, no answer yet. Transfer TID");
     }
 }
 
 #[test]
 fn the_answer_to_a_waiting_pull_gives_its_position() {
-    let view = view(Activity::Waiting(WaitingFor::Turn));
+    let view = view(Activity::Waiting(WaitingFor::Permit));
     let sentence = "Waiting: 20 transfers are running; client4 is number 3 in line. Transfer TID";
     check_accepted(&AnswerContext { place: Some(3), ..context(&view) }, sentence);
     let sentence = "Waiting: 1 transfer is running; client4 is number 1 in line. Transfer TID";
@@ -200,10 +200,10 @@ fn the_answer_to_a_repeated_pull_gives_the_progress_of_the_first() {
         "Already running: client4 is sending menu.txt since 2025-06-12 14:23:05 (42 %, about 12 s left). Nothing new was started.",
     );
     check_accepted(
-        &AnswerContext { joined: true, ..context(&view(Activity::Asked)) },
+        &AnswerContext { joined: true, ..context(&view(Activity::Ordered)) },
         "Already asked: client4 has not answered yet. Nothing new was started.",
     );
-    let waiting = view(Activity::Waiting(WaitingFor::Turn));
+    let waiting = view(Activity::Waiting(WaitingFor::Permit));
     check_accepted(
         &AnswerContext { joined: true, place: Some(2), ..context(&waiting) },
         "Already waiting: client4 is number 2 in line. Nothing new was started.",
@@ -251,7 +251,7 @@ fn the_answer_after_a_timed_out_wait_gives_the_progress() {
         "Still running after 50 s: 71 %, about 8 s left. The transfer continues.",
     );
     check_unfinished(
-        &AnswerContext { waited, ..context(&super::tests::view(Activity::Asked)) },
+        &AnswerContext { waited, ..context(&super::tests::view(Activity::Ordered)) },
         504,
         "Still no answer after 50 s: client4 has been asked to send the file.",
     );
@@ -269,7 +269,7 @@ fn the_answer_during_a_shutdown_says_that_the_transfer_continues() {
 
 #[test]
 fn the_answer_to_a_failed_pull_is_its_problem() {
-    let mut view = view(Activity::Asked);
+    let mut view = view(Activity::Ordered);
     let problem = Problem::new(Code::FileMissing, "client4 has no file at logs/pos.log.");
     let failure = Failure { problem: problem.clone(), reached: LastProgress::default() };
     view.transfer.phase = Phase::Failed(failure.clone());
