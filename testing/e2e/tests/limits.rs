@@ -285,3 +285,23 @@ async fn a_stalled_disk_is_not_treated_as_a_silent_agent() -> anyhow::Result<()>
     stalling.detach().await?;
     Ok(())
 }
+/// After a failed fsync the system may report the lost bytes as written.
+#[tokio::test]
+async fn a_failed_fsync_of_a_partial_is_not_repeated() -> anyhow::Result<()> {
+    let server = TestServer::start_process().await?;
+    let (_client, location, path) = transfer_with_checkpoint(&server).await?;
+    let partial = path.display().to_string();
+    let fails = ["-P", &partial, "-e", "trace=fsync", "-e", "inject=fsync:error=EIO:when=1"];
+    let Some(failing) = Strace::attach(server.server()?.pid(), &fails).await? else {
+        println!("skipped: no strace");
+        return Ok(());
+    };
+    let ended = server.finished(&location).await?;
+    assert_eq!(
+        (&ended["state"], &ended["error"]["code"]),
+        (&"failed".into(), &"storage-failed".into()),
+        "{ended}"
+    );
+    failing.detach().await?;
+    Ok(())
+}
