@@ -28,7 +28,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use filepull_process::signal;
-use filepull_testkit::{Programs, tool};
+use filepull_testkit::{Programs, run_tool};
 use tokio::runtime;
 use tokio::time::sleep;
 
@@ -106,7 +106,7 @@ pub(crate) struct Bench {
 }
 
 fn main() -> ExitCode {
-    if let Some(code) = tool::run() {
+    if let Some(code) = run_tool() {
         return code;
     }
     let result = start(&Cli::parse());

@@ -1,5 +1,6 @@
 //! The command line: which promises to test, with which seed and counts.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use clap::Parser;
 use filepull_process::signal;
-use filepull_testkit::{Programs, tool};
+use filepull_testkit::{Programs, run_tool};
 use tokio::runtime::Builder;
 use tokio::time::timeout;
 
@@ -27,7 +28,7 @@ use crate::trial::{SOAK, Trial};
 /// is missing.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "filepull-chaos", version)]
-pub(crate) struct Args {
+struct Args {
     /// Promises such as R1; `all` (except R11-slow, which takes ten minutes); `list` prints them;
     /// `mutations [NAME]...` checks that a promise or a test catches each mutation.
     #[arg(required = true)]
@@ -37,10 +38,10 @@ pub(crate) struct Args {
     seed: Option<u64>,
     /// Number of faults of each kind [default: the counts of CI].
     #[arg(long)]
-    pub(crate) count: Option<u32>,
+    count: Option<u32>,
     /// Injects 60 times as many faults as CI.
     #[arg(long)]
-    pub(crate) soak: bool,
+    soak: bool,
     /// Folder of `filepull` and `filepull-agent` [default: the folder of this program].
     #[arg(long)]
     bin_dir: Option<PathBuf>,
@@ -53,11 +54,25 @@ pub(crate) struct Args {
     skip: Vec<String>,
 }
 
+impl Args {
+    /// Returns the command that repeats a trial of this run.
+    fn repeat_command(&self, row: &ReportRow) -> String {
+        let mut command = format!("filepull-chaos {} --seed {}", row.promise.id, row.seed);
+        if let Some(count) = self.count {
+            let _ = write!(command, " --count {count}");
+        }
+        if self.soak {
+            command.push_str(" --soak");
+        }
+        command
+    }
+}
+
 /// A trial is stopped after this many times its limit, and its promise counts as broken.
 const STOP_AFTER: u32 = 3;
 
 pub(crate) fn main() -> ExitCode {
-    if let Some(code) = tool::run() {
+    if let Some(code) = run_tool() {
         return code;
     }
     let args = Args::parse();
@@ -141,8 +156,8 @@ async fn run_trials(args: &Args, selected: &[&'static Promise]) -> anyhow::Resul
             run_trial(&mut row, trial).await;
         }
         print_line(row.line());
-        if let Some(evidence) = row.evidence(args) {
-            print_line(evidence);
+        if let Some(evidence) = row.evidence() {
+            print_line(format!("    {evidence}\n    repeat with: {}", args.repeat_command(&row)));
         }
         rows.push(row);
     }

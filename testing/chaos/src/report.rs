@@ -4,7 +4,6 @@ use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
 use std::time::Duration;
 
-use crate::cli::Args;
 use crate::counters::Counters;
 use crate::promise::Promise;
 
@@ -59,17 +58,12 @@ impl ReportRow {
         line
     }
 
-    /// Returns why the promise is broken, and the command that repeats the trial.
-    pub(crate) fn evidence(&self, args: &Args) -> Option<String> {
-        let PromiseVerdict::Broken(evidence) = &self.verdict else { return None };
-        let mut command = format!("filepull-chaos {} --seed {}", self.promise.id, self.seed);
-        if let Some(count) = args.count {
-            let _ = write!(command, " --count {count}");
+    /// Returns why the promise is broken; none if it is not.
+    pub(crate) fn evidence(&self) -> Option<&str> {
+        match &self.verdict {
+            PromiseVerdict::Broken(evidence) => Some(evidence),
+            PromiseVerdict::Held | PromiseVerdict::Skipped | PromiseVerdict::Missing(_) => None,
         }
-        if args.soak {
-            command.push_str(" --soak");
-        }
-        Some(format!("    {evidence}\n    repeat with: {command}"))
     }
 }
 

@@ -5,7 +5,7 @@
 //!
 //! Parts of the kit run as processes of their own: the delay of a router, a plain sender, a fleet.
 //! Each is the program that starts it, with the name of the tool as its first argument. So a program
-//! that uses them calls [`tool::run`] before anything else.
+//! that uses them calls [`run_tool`] before anything else.
 
 mod agent;
 pub mod fleet;
@@ -18,7 +18,8 @@ mod proxy;
 mod scripted_agent;
 mod server;
 mod strace;
-pub mod tool;
+mod tool;
+mod tool_command;
 
 use std::future::Future;
 use std::time::Duration;
@@ -34,6 +35,7 @@ pub use proxy::{Direction, Proxy};
 pub use scripted_agent::{ScriptedAgent, ScriptedUpload};
 pub use server::{TestServer, same_bytes, settings_in, test_data};
 pub use strace::Strace;
+pub use tool_command::run_tool;
 
 /// Maximum time of every wait: a busy machine with two cores is slow.
 pub const DEADLINE: Duration = Duration::from_secs(120);

@@ -1,64 +1,17 @@
-//! Tools that run as processes of their own. Each is the program that uses the kit, started with
+//! The process of a tool, and how it prints. A tool is the program that uses the kit, started with
 //! [`NAME`] as its first argument.
 
-use std::env;
-use std::ffi::OsString;
 use std::fmt;
-use std::process::{ExitCode, Stdio};
+use std::process::Stdio;
 
 use anyhow::Context as _;
-use clap::Parser;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::{ChildStdin, Command};
-use tokio::runtime;
 
-use crate::fleet::agents;
-use crate::net::{delay, sender};
 use crate::process::Process;
 
 /// The first argument that makes a program a tool.
-pub const NAME: &str = "testkit";
-
-/// Threads for blocking work. Without a limit, a fleet that reads files starts one for each agent.
-const MAX_BLOCKING: usize = 64;
-
-#[derive(Clone, Debug, Parser)]
-enum Tool {
-    /// Delays and loses the packets of a router.
-    Delay(delay::Args),
-    /// Sends zeros over a plain TCP connection.
-    Sender(sender::Args),
-    /// Runs many agents in one process.
-    Agents(agents::Args),
-}
-
-/// Runs the tool that the command line names, to its end. Returns `None` if it names no tool.
-pub fn run() -> Option<ExitCode> {
-    let args: Vec<OsString> = env::args_os().skip(1).collect();
-    if args.first()? != NAME {
-        return None;
-    }
-    let result = start(Tool::parse_from(args));
-    Some(result.map_or_else(
-        |error| {
-            log_error(format!("{error:#}"));
-            ExitCode::FAILURE
-        },
-        |()| ExitCode::SUCCESS,
-    ))
-}
-
-fn start(tool: Tool) -> anyhow::Result<()> {
-    let mut builder = runtime::Builder::new_current_thread();
-    let runtime = builder.enable_all().max_blocking_threads(MAX_BLOCKING).build()?;
-    runtime.block_on(async {
-        match tool {
-            Tool::Delay(args) => delay::run(&args),
-            Tool::Sender(args) => sender::run(&args).await,
-            Tool::Agents(args) => agents::run(&args).await,
-        }
-    })
-}
+pub(crate) const NAME: &str = "testkit";
 
 /// A tool that runs until this is dropped, or until this process ends.
 #[derive(Debug)]

@@ -3,19 +3,12 @@
 //! Several requests may have the same key at once. The record decides which transfer the key leads
 //! to. The transfer of each other request is discarded before any caller learns of it.
 
-use filepull_core::digest::Digest;
 use filepull_core::problem::{Code, Problem};
 use tokio::sync::watch;
 
-use super::pull::{Pull, PullResult};
+use super::pull::PullResult;
 use super::{Transfers, now, records_failed};
 use crate::records::{KeyOutcome, RequestKey};
-
-/// Returns the key of a pull, if it has one.
-pub(crate) fn request_key(pull: &Pull) -> Option<RequestKey> {
-    let key = pull.key.clone()?;
-    Some(RequestKey { key, request: digest(pull) })
-}
 
 impl Transfers {
     /// Returns the transfer of an earlier request with this key, if there was one.
@@ -59,14 +52,6 @@ impl Transfers {
         };
         Ok(PullResult { id, joined: true, view })
     }
-}
-
-/// Returns the digest of what a pull requests, without its caller and the time that it waits.
-fn digest(pull: &Pull) -> Digest {
-    let Pull { client, path, queue, fresh, requested_by: _, request_id: _, key: _ } = pull;
-    let path = path.as_ref().map(|path| path.as_str());
-    let seconds = queue.map(|queue| queue.as_secs());
-    Digest::of(format!("{:?}", (client.as_str(), path, seconds, fresh)).as_bytes())
 }
 
 fn mismatch() -> Problem {

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use chrono::Utc;
+use filepull_core::digest::Digest;
 use filepull_core::human;
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::path::SharedPath;
@@ -17,7 +18,7 @@ use uuid::Uuid;
 use super::active::{JoinResult, TaskHandle};
 use super::task::TransferTask;
 use super::view::{Activity, View};
-use super::{Command, Transfers, idempotency, now, records_failed};
+use super::{Command, Transfers, now, records_failed};
 use crate::records::RequestKey;
 use crate::registry::{self, ClientView};
 
@@ -43,6 +44,22 @@ pub(crate) struct Pull {
     pub key: Option<String>,
 }
 
+impl Pull {
+    /// Returns the idempotency key with the digest of this request, if the pull has a key.
+    fn request_key(&self) -> Option<RequestKey> {
+        let key = self.key.clone()?;
+        Some(RequestKey { key, request: self.digest() })
+    }
+
+    /// Returns the digest of what the pull requests, without its caller.
+    fn digest(&self) -> Digest {
+        let Self { client, path, queue, fresh, requested_by: _, request_id: _, key: _ } = self;
+        let path = path.as_ref().map(|path| path.as_str());
+        let seconds = queue.map(|queue| queue.as_secs());
+        Digest::of(format!("{:?}", (client.as_str(), path, seconds, fresh)).as_bytes())
+    }
+}
+
 /// The transfer of a pull. It is on record.
 #[derive(Clone, Debug)]
 pub(crate) struct PullResult {
@@ -64,7 +81,7 @@ impl Transfers {
         if context.lifecycle.drain().is_cancelled() {
             return Err(stopping());
         }
-        let key = idempotency::request_key(&pull);
+        let key = pull.request_key();
         for _ in 0..MAX_TRIES {
             if let Some(key) = &key
                 && let Some(pulled) = self.keyed(key).await?
