@@ -155,7 +155,7 @@ impl Process {
         line.with_context(missing)?.with_context(missing)
     }
 
-    /// Waits for a line that contains `text`. Fails if the process ends before.
+    /// Waits for a line that contains `text`. Fails if the process ends without it.
     pub async fn ready(&mut self, text: &str) -> anyhow::Result<String> {
         let output = self.output.clone();
         let started = async {
@@ -167,8 +167,11 @@ impl Process {
         match soon(&format!("the line {text:?}"), started).await {
             Ok(Ok(line)) => Ok(line),
             Ok(Err(status)) => {
+                let status = status?;
                 self.output.closed().await;
-                anyhow::bail!("the process ended with {}; {}", status?, self.last_output())
+                let missing = || format!("the process ended with {status}; {}", self.last_output());
+                // The process may print the line and end before the line is read.
+                self.output.nth(text, 1).with_context(missing)
             }
             Err(late) => Err(late).with_context(|| self.last_output()),
         }
@@ -353,5 +356,18 @@ mod tests {
     fn a_process_of_another_program_is_not_ours() {
         assert!(!is_ours(1), "process 1 starts the system");
         assert!(!is_ours(u32::MAX), "there is no such process");
+    }
+
+    #[tokio::test]
+    async fn the_last_line_of_a_process_that_has_ended_counts_as_ready() -> anyhow::Result<()> {
+        for _ in 0..16 {
+            let mut command = Command::new("echo");
+            command.arg("attached");
+            let mut process = Process::spawn(command)?;
+            process.output.closed().await;
+            assert_eq!(process.ready("attached").await?, "attached");
+            assert!(process.ready("detached").await.is_err());
+        }
+        Ok(())
     }
 }
