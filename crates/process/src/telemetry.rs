@@ -144,8 +144,9 @@ where
         context.field_format().format_fields(Writer::new(&mut fields), event)?;
         for span in context.event_scope().into_iter().flat_map(|scope| scope.from_root()) {
             let extensions = span.extensions();
-            let span_fields = extensions.get::<FormattedFields<N>>().map(ToString::to_string);
-            write!(fields, " {}{{{}}}", span.name(), span_fields.unwrap_or_default())?;
+            let formatted = extensions.get::<FormattedFields<N>>();
+            let span_fields = formatted.map_or("", |formatted| formatted.fields.as_str());
+            write!(fields, " {}{{{span_fields}}}", span.name())?;
         }
         writeln!(writer, "{}", human::escaped(&fields))
     }

@@ -104,7 +104,8 @@ impl TransferTask {
     /// Spawns the task. It ends when the transfer is final, or when the process stops.
     pub(crate) fn spawn(self) {
         let Transfer { id, client, .. } = &self.transfer;
-        let span = error_span!("transfer", %id, %client);
+        // Without a parent: the transfer outlives the request that created it.
+        let span = error_span!(parent: None, "transfer", %id, %client);
         let lifecycle = self.context.lifecycle.clone();
         lifecycle.spawn(self.run().instrument(span));
     }
