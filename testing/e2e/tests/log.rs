@@ -77,13 +77,13 @@ fn span_of(line: &str, name: &str) -> anyhow::Result<Value> {
 
 #[tokio::test]
 async fn json_lines_carry_the_fields_of_their_spans() -> anyhow::Result<()> {
-    let bed = TestServer::process_with(&[("LOG_FORMAT", "json")]).await?;
-    let mut client = bed.connect("client4", b"data").await?;
-    let server = bed.server()?;
+    let test_server = TestServer::process_with(&[("LOG_FORMAT", "json")]).await?;
+    let mut client = test_server.connect("client4", b"data").await?;
+    let server = test_server.server()?;
     let session = span_of(&server.says("client.connected").await?, "session")?;
     assert_eq!(session["client"], "client4");
 
-    bed.pull("client4").await?;
+    test_server.pull("client4").await?;
     let transfer = span_of(&server.says("transfer.created").await?, "transfer")?;
     assert_eq!(transfer["client"], "client4");
     let done = server.says("transfer.done").await?;
@@ -91,7 +91,7 @@ async fn json_lines_carry_the_fields_of_their_spans() -> anyhow::Result<()> {
     // The transfer outlives the request that created it.
     assert!(span_of(&done, "request").is_err(), "{done}");
 
-    let rejected = bed.get("/trigger?id=unknown").await?;
+    let rejected = test_server.get("/trigger?id=unknown").await?;
     let request = span_of(&server.says("http.request_rejected").await?, "request")?;
     assert_eq!(request["id"].as_str(), Some(rejected.headers["x-request-id"].to_str()?));
 
