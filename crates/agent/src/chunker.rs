@@ -137,7 +137,7 @@ mod tests {
                 let bytes = Bytes::from_static(bytes.as_bytes());
                 sender.send(Step::Block { offset, bytes }).await.unwrap();
             }
-            let trailer = v1::UploadTrailer { total_size: 19, sha256: Bytes::new() };
+            let trailer = v1::UploadTrailer { total_size: 19, ..v1::UploadTrailer::default() };
             sender.send(Step::Send(Kind::Trailer(trailer))).await.unwrap();
         };
         let (requests, ()) = futures::join!(chunker.rest().collect::<Vec<_>>(), send);

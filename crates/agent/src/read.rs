@@ -106,7 +106,11 @@ impl Reader {
             self.check_unchanged(&source, sink)?;
         }
         let sha256 = Bytes::copy_from_slice(source.digest().as_bytes());
-        sink(Step::Send(Kind::Trailer(v1::UploadTrailer { total_size: self.size(), sha256 })))?;
+        sink(Step::Send(Kind::Trailer(v1::UploadTrailer {
+            total_size: self.size(),
+            sha256,
+            receipt: String::new(),
+        })))?;
         Ok(())
     }
 

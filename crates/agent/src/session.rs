@@ -202,7 +202,13 @@ impl OpenSession<'_> {
             }
             Some(FromServer::End(end)) => return Some(ended_by_server(end)),
             // A newer server may send kinds that this version does not know.
-            Some(FromServer::Welcome(_)) | None => {
+            Some(
+                FromServer::Welcome(_)
+                | FromServer::CaPins(_)
+                | FromServer::RotateKey(_)
+                | FromServer::KeyAccepted(_),
+            )
+            | None => {
                 tracing::debug!(event = "message.ignored", "unexpected kind of message ignored");
             }
         }

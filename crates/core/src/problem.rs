@@ -62,6 +62,19 @@ catalogue! {
     /// A parameter is invalid or missing.
     InvalidRequest = "invalid-request", 400, exit 2, "The request cannot be understood",
         "Correct the parameter that the answer names.";
+    /// The request has no token, or not a valid one.
+    SignedOut = "signed-out", 401, exit 3, "Sign in",
+        "Send a token: curl -H \"Authorization: Bearer TOKEN\" ...; an administrator makes one with \
+         `filepull token create NAME --role operator`.";
+    /// The role of the caller does not allow the request.
+    NotAllowed = "not-allowed", 403, exit 3, "Your role does not allow this",
+        "Use a token with the role that the answer names.";
+    /// A browser sent the request from another web site, or for a host that the server does not serve.
+    CrossSiteRequest = "cross-site-request", 403, exit 3, "The request came from another web site",
+        "Use curl or the command filepull; if the host name is right, add it to ALLOWED_HOSTS.";
+    /// Too many requests of this caller, or too many failed sign-ins.
+    TooManyRequests = "too-many-requests", 429, exit 7, "Too many requests",
+        "Wait as long as Retry-After says, then try again.";
     /// No client with this id has ever connected.
     ClientUnknown = "client-unknown", 404, exit 4, "No such client",
         "List the clients: curl localhost:8080/clients";
@@ -83,6 +96,18 @@ catalogue! {
     /// The client is known and not connected.
     ClientOffline = "client-offline", 409, exit 5, "The client is offline",
         "Add queue=24h to pull when it returns.";
+    /// The client is enrolled, and no operator has approved it yet.
+    ClientPending = "client-pending", 409, exit 5, "The client waits for approval",
+        "Compare its fingerprint, then approve it: filepull approve ID";
+    /// The client exists already, with another key.
+    ClientExists = "client-exists", 409, exit 2, "The client exists already",
+        "To replace the key of a machine that was set up again: filepull invite ID --replace";
+    /// The server knows as many clients as it may.
+    TooManyClients = "too-many-clients", 507, exit 7, "The server knows too many clients",
+        "Forget a client that is gone (filepull forget ID), or raise MAX_CLIENTS.";
+    /// The agent sent no receipt for the transfer.
+    ReceiptMissing = "receipt-missing", 404, exit 4, "There is no receipt for this transfer",
+        "Only agents that are enrolled sign receipts: filepull invite ID";
     /// The client did not return in time.
     ClientGone = "client-gone", 504, exit 5, "The client did not return in time",
         "Check the client's last_disconnect, and the agent's log on the client.";

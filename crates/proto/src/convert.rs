@@ -129,6 +129,11 @@ fn problem_code(code: ErrorCode) -> Code {
         | ErrorCode::Forbidden
         | ErrorCode::Superseded
         | ErrorCode::DuplicateId
+        | ErrorCode::Pending
+        | ErrorCode::InviteUnknown
+        | ErrorCode::InviteUsed
+        | ErrorCode::InviteExpired
+        | ErrorCode::IdTaken
         | ErrorCode::OffsetMismatch
         | ErrorCode::Internal => Code::AgentError,
     }
@@ -151,7 +156,15 @@ fn wire_code(code: Code) -> ErrorCode {
         Code::ServerBusy => ErrorCode::Overloaded,
         Code::TransferUnknown => ErrorCode::UnknownTransfer,
         Code::InvalidRequest
+        | Code::SignedOut
+        | Code::NotAllowed
+        | Code::CrossSiteRequest
+        | Code::TooManyRequests
         | Code::ClientUnknown
+        | Code::ClientPending
+        | Code::ClientExists
+        | Code::TooManyClients
+        | Code::ReceiptMissing
         | Code::DownloadDeleted
         | Code::ClientOffline
         | Code::ClientGone

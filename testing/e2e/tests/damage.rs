@@ -46,7 +46,7 @@ fn chunk(offset: u64, data: &'static [u8]) -> Kind {
 
 fn trailer(total_size: u64, of: &[u8]) -> Kind {
     let sha256 = Digest::of(of).as_bytes().to_vec().into();
-    Kind::Trailer(UploadTrailer { total_size, sha256 })
+    Kind::Trailer(UploadTrailer { total_size, sha256, ..UploadTrailer::default() })
 }
 
 /// A correct upload of the file `data`.

@@ -122,7 +122,12 @@ impl ScriptedUpload {
     /// Sends the trailer for a file with these bytes. Fails if the server has ended the upload.
     pub async fn trailer(&self, file: &[u8]) -> anyhow::Result<()> {
         let sha256 = Digest::of(file).as_bytes().to_vec().into();
-        self.send(Kind::Trailer(UploadTrailer { total_size: file.len() as u64, sha256 })).await
+        self.send(Kind::Trailer(UploadTrailer {
+            total_size: file.len() as u64,
+            sha256,
+            ..UploadTrailer::default()
+        }))
+        .await
     }
 
     /// Closes the stream to the server. Responses still arrive.

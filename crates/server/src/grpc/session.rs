@@ -175,6 +175,7 @@ fn outgoing(
         dead_after_ms: millis(settings.dead_after),
         max_chunk_bytes: u32::try_from(CHUNK_LEN).unwrap_or(u32::MAX),
         reconnect: Some(settings.reconnect.into()),
+        ca_pins: None,
     });
     let first = stream::iter([Ok(ServerMessage { kind: Some(welcome) })]);
     let session = session.clone();
@@ -273,7 +274,7 @@ impl SessionTask {
             Some(FromAgent::Pong(pong)) => round_trip = self.round_trip(&pong),
             Some(FromAgent::Transfer(update)) => self.update(update),
             Some(FromAgent::Goodbye(bye)) => goodbye = Some(human::printable(&bye.reason, 255)),
-            Some(FromAgent::Hello(_)) | None => {
+            Some(FromAgent::Hello(_) | FromAgent::PinsStored(_) | FromAgent::NewKey(_)) | None => {
                 debug!(event = "message.ignored", "message of unknown kind ignored");
             }
         }
