@@ -4,6 +4,7 @@
 
 pub mod fingerprint;
 pub mod id;
+pub mod invite;
 pub mod keyword;
 pub mod path;
 pub mod problem;
