@@ -25,6 +25,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::connection_limit::ConnectionLimit;
 use crate::records::Records;
 use crate::registry::Registry;
+use crate::tls::CaPins;
 use crate::transfers::Transfers;
 
 pub(crate) use rejection_log::RejectionLog;
@@ -54,6 +55,8 @@ pub(crate) struct Gateway {
     /// The heartbeats of all sessions are counted from this time.
     pub(crate) started: Instant,
     pub(crate) rejections: RejectionLog,
+    /// The authorities that an agent pins.
+    pub(crate) ca_pins: CaPins,
 }
 
 /// Time limit for the first message of an agent, and for every step before it.

@@ -22,6 +22,7 @@ pub mod records;
 mod registry;
 mod retention;
 mod store;
+mod tls;
 mod transfers;
 pub mod verify;
 
@@ -48,6 +49,7 @@ use readiness::Readiness;
 use records::Records;
 use registry::{EndReason, Message, Registry};
 use store::{DataFolderError, Store};
+use tls::CaPins;
 use transfers::Transfers;
 
 /// The version of this build, such as `0.4.0`.
@@ -226,6 +228,7 @@ impl Server {
             session: self.config.session,
             started: Instant::now(),
             rejections: RejectionLog::default(),
+            ca_pins: CaPins::none(),
         }
     }
 }

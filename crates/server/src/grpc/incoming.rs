@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use filepull_core::fingerprint::Fingerprint;
 use futures::Stream;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -80,6 +81,11 @@ pub(crate) struct GrpcConnection {
 pub(crate) struct ConnectionInfo {
     /// The address from which the agent dials.
     pub(crate) remote_addr: Option<SocketAddr>,
+    /// Whether the connection is encrypted.
+    pub(crate) is_tls: bool,
+    /// The key of the agent: TLS has proved that the agent has it. None without a client certificate, and
+    /// in plain text. A resumed connection has the key of the first one.
+    pub(crate) peer_key: Option<Fingerprint>,
     /// Limits how far the connection is read ahead.
     pub(crate) read_budget: ReadBudget,
     /// Counts the streams of the connection.
@@ -202,6 +208,8 @@ impl Connected for GrpcConnection {
     fn connect_info(&self) -> Self::ConnectInfo {
         ConnectionInfo {
             remote_addr: self.stream.peer_addr().ok(),
+            is_tls: false,
+            peer_key: None,
             read_budget: self.read_budget.clone(),
             permit: self.permit.clone(),
         }

@@ -32,6 +32,7 @@ use crate::records::Enrolment;
 use crate::registry::{
     EndReason, LastHeard, Message, SessionGuard, SessionHandle, SessionRejection,
 };
+use crate::tls::CaPins;
 use crate::transfers::Answer;
 
 type Outgoing = BoxStream<'static, Result<ServerMessage, Status>>;
@@ -118,7 +119,7 @@ async fn admit(
     let (session, messages) = SessionHandle::new(epoch, &greeting, last_heard);
     let span = error_span!("session", %client, id = %session.id);
     span.in_scope(|| log_connected(&greeting, epoch));
-    let outgoing = outgoing(gateway.session, protocol, &session, messages);
+    let outgoing = outgoing(gateway.session, protocol, &gateway.ca_pins, &session, messages);
     let entered = gateway.registry.enter(greeting, session, last_disconnect, now);
     Ok(AdmittedSession { guard: entered.map_err(rejected)?, outgoing, heard, span })
 }
@@ -164,6 +165,7 @@ fn log_connected(greeting: &Greeting, epoch: u64) {
 fn outgoing(
     settings: SessionSettings,
     protocol: u32,
+    ca_pins: &CaPins,
     session: &SessionHandle,
     messages: mpsc::Receiver<Message>,
 ) -> Outgoing {
@@ -175,7 +177,7 @@ fn outgoing(
         dead_after_ms: millis(settings.dead_after),
         max_chunk_bytes: u32::try_from(CHUNK_LEN).unwrap_or(u32::MAX),
         reconnect: Some(settings.reconnect.into()),
-        ca_pins: None,
+        ca_pins: ca_pins.to_wire(),
     });
     let first = stream::iter([Ok(ServerMessage { kind: Some(welcome) })]);
     let session = session.clone();
