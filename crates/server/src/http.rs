@@ -12,6 +12,7 @@ mod request;
 mod request_log;
 mod response;
 mod routes;
+mod routing;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -19,8 +20,8 @@ mod tests;
 use std::net::SocketAddr;
 
 use axum::Router;
+use axum::http::Method;
 use axum::middleware::{from_fn_with_state, map_response};
-use axum::routing::{get, post};
 use chrono::{DateTime, Utc};
 use filepull_process::Lifecycle;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -31,7 +32,9 @@ use crate::records::Records;
 use crate::store::Store;
 use crate::transfers::Transfers;
 use request_log::RequestLog;
-use routes::{clients, files, health, home, problems, server_info, transfers, trigger};
+use routes::{clients, files, health, home, problems, server_info, transfers, trigger, whoami};
+pub use routing::{Access, RouteRule};
+use routing::{OPERATOR, PUBLIC, Routes, VIEWER};
 pub(crate) use server::serve;
 
 /// The parts of the server that handlers use.
@@ -61,44 +64,59 @@ pub(crate) struct About {
 
 /// Returns all routes with their middleware.
 pub(crate) fn router(app: App) -> Router {
-    let routes = Router::new()
-        .route("/", get(home::commands_page))
-        .route("/robots.txt", get(home::robots))
-        .route("/trigger", trigger::methods(trigger::by_parameter))
-        .route("/trigger/{id}", trigger::methods(trigger::by_path))
-        .route("/problems", get(problems::list))
-        .route("/problems/{code}", get(problems::show))
-        .route("/livez", get(health::livez))
-        .route("/healthz", get(health::livez))
-        .route("/readyz", get(health::readyz))
-        .merge(resources("/api/v1"))
-        .merge(resources(""))
-        .route("/api/v1/transfers", post(transfers::create));
-    with_middleware(routes, app)
+    with_middleware(routes(), app)
+}
+
+/// Returns the access rule of each route.
+pub fn route_rules() -> Vec<RouteRule> {
+    routes().rules().to_vec()
+}
+
+/// Returns all routes with their access rules.
+fn routes() -> Routes {
+    let routes = Routes::default()
+        .add(Method::GET, "/", VIEWER, home::commands_page)
+        .add(Method::GET, "/robots.txt", PUBLIC, home::robots)
+        .add(Method::GET, "/trigger", OPERATOR, trigger::by_parameter)
+        .add(Method::POST, "/trigger", OPERATOR, trigger::by_parameter)
+        .reject_others("/trigger", trigger::reject_method)
+        .add(Method::GET, "/trigger/{id}", OPERATOR, trigger::by_path)
+        .add(Method::POST, "/trigger/{id}", OPERATOR, trigger::by_path)
+        .reject_others("/trigger/{id}", trigger::reject_method)
+        .add(Method::GET, "/problems", PUBLIC, problems::list)
+        .add(Method::GET, "/problems/{code}", PUBLIC, problems::show)
+        .add(Method::GET, "/livez", PUBLIC, health::livez)
+        .add(Method::GET, "/healthz", PUBLIC, health::livez)
+        .add(Method::GET, "/readyz", PUBLIC, health::readyz)
+        .add(Method::POST, "/api/v1/transfers", OPERATOR, transfers::create)
+        .add(Method::GET, "/api/v1/whoami", VIEWER, whoami::show);
+    resources(resources(routes, ""), "/api/v1")
+}
+
+/// Adds the routes that exist twice: as pages without a prefix, and as JSON under `/api/v1`.
+fn resources(routes: Routes, prefix: &str) -> Routes {
+    let path = |path: &str| format!("{prefix}{path}");
+    routes
+        .add(Method::GET, &path("/clients"), VIEWER, clients::list)
+        .add(Method::GET, &path("/clients/{id}"), VIEWER, clients::show)
+        .add(Method::GET, &path("/clients/{id}/file"), OPERATOR, files::newest_of_client)
+        .add(Method::POST, &path("/clients/{id}/cancel"), OPERATOR, transfers::cancel_of_client)
+        .add(Method::GET, &path("/transfers"), VIEWER, transfers::list)
+        .add(Method::GET, &path("/transfers/{id}"), VIEWER, transfers::show)
+        .add(Method::GET, &path("/transfers/{id}/file"), OPERATOR, files::of_transfer)
+        .add(Method::POST, &path("/transfers/{id}/cancel"), OPERATOR, transfers::cancel)
+        .add(Method::GET, &path("/server"), VIEWER, server_info::show)
 }
 
 /// Adds what every request needs, including a request for an unknown URL.
-fn with_middleware(routes: Router<App>, app: App) -> Router {
+fn with_middleware(routes: Routes, app: App) -> Router {
     let log = RequestLog::new(app.lifecycle.clone());
     let answered = routes
+        .into_router()
         .fallback(middleware::no_such_url)
         .method_not_allowed_fallback(middleware::method_not_allowed)
         .layer(CatchPanicLayer::custom(middleware::panicked))
         .layer(from_fn_with_state((log, app.about.http_addr), middleware::answer))
         .with_state(app);
     Router::new().fallback_service(answered).layer(map_response(middleware::render))
-}
-
-/// Returns the routes that exist twice: as pages without a prefix, and as JSON under `/api/v1`.
-fn resources(prefix: &str) -> Router<App> {
-    Router::new()
-        .route(&format!("{prefix}/clients"), get(clients::list))
-        .route(&format!("{prefix}/clients/{{id}}"), get(clients::show))
-        .route(&format!("{prefix}/clients/{{id}}/file"), get(files::newest_of_client))
-        .route(&format!("{prefix}/clients/{{id}}/cancel"), post(transfers::cancel_of_client))
-        .route(&format!("{prefix}/transfers"), get(transfers::list))
-        .route(&format!("{prefix}/transfers/{{id}}"), get(transfers::show))
-        .route(&format!("{prefix}/transfers/{{id}}/file"), get(files::of_transfer))
-        .route(&format!("{prefix}/transfers/{{id}}/cancel"), post(transfers::cancel))
-        .route(&format!("{prefix}/server"), get(server_info::show))
 }

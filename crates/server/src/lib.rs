@@ -3,6 +3,7 @@
 //! [`Server::bind`] prepares everything for the first request. [`Server::run_until`] serves until a
 //! future resolves, then shuts down in order.
 
+mod access;
 pub mod client;
 pub mod config;
 mod connection_limit;
@@ -38,11 +39,13 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout};
 use tracing::{error, info, warn};
 
+pub use access::Role;
 pub use config::{Args, Config};
 use connection_limit::ConnectionLimit;
 use data_folder::RECORDS_FOLDER;
 use disk_sampler::{DiskSampler, SampleError};
 use grpc::{Gateway, GrpcShutdown, RejectionLog};
+pub use http::{Access, RouteRule, route_rules};
 use known_clients::KnownClients;
 use open_file_limits::ConnectionLimits;
 use readiness::Readiness;

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::net::SocketAddr;
 
+use axum::Extension;
 use axum::extract::{Request, State};
 use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, HeaderName};
 use axum::http::{HeaderValue, Method, Uri};
@@ -17,6 +18,7 @@ use super::request::rejection::Rejection;
 use super::request::suggest::suggest_path;
 use super::request_log::{RequestLog, RequestLogEntry};
 use super::response::problem;
+use super::routing::Access;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -55,6 +57,23 @@ async fn answer_caller(mut request: Request, next: Next, caller: &Caller) -> Res
         headers.insert(REQUEST_ID, request_id);
     }
     response
+}
+
+/// Rejects a caller who may not use the route. It runs before the handler of every route.
+pub(crate) async fn authorize(
+    State(access): State<Access>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let checked = match access {
+        Access::Public => Ok(()),
+        Access::Needs(role) => caller.check_role(role),
+    };
+    match checked {
+        Ok(()) => next.run(request).await,
+        Err(problem) => Rejection::from(problem).into_response(),
+    }
 }
 
 /// Renders the rejection of a request. It runs outside the router, which adds `Allow` to a response

@@ -9,3 +9,4 @@ pub(crate) mod server_info;
 pub(crate) mod transfers;
 pub(crate) mod trigger;
 mod wait;
+pub(crate) mod whoami;

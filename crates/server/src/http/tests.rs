@@ -2,7 +2,6 @@
 
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode};
-use axum::routing::get;
 use chrono::Utc;
 use filepull_core::id::TransferId;
 use filepull_core::problem::{Code, Problem};
@@ -323,7 +322,8 @@ async fn a_transfer_is_cancelled_by_its_id_or_by_its_client() {
 #[tokio::test]
 async fn a_panic_of_a_handler_is_answered_with_a_problem() {
     let fixture = HttpFixture::start().await;
-    let broken = Router::new().route("/boom", get(async || -> () { panic!("a bug") }));
+    let handler = async || -> () { panic!("a bug") };
+    let broken = Routes::default().add(Method::GET, "/boom", PUBLIC, handler);
     let request = Request::get("/boom?format=json").body(Body::empty()).unwrap();
     let response = with_middleware(broken, fixture.app).oneshot(request).await.unwrap();
     assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);

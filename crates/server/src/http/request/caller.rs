@@ -6,11 +6,12 @@ use axum::extract::{ConnectInfo, Request};
 use axum::http::header::{ACCEPT, HOST};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, Uri};
-use filepull_core::problem::Problem;
+use filepull_core::problem::{Code, Problem};
 use uuid::Uuid;
 
 use super::params::Params;
 use super::rejection::invalid;
+use crate::access::{Identity, Role, Scope};
 
 /// The format of a response, for a person or for a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub(crate) struct Caller {
     pub(crate) request_id: Uuid,
     /// The address of the other end, if it is known.
     addr: Option<IpAddr>,
+    /// Who signed in, or why the caller is not signed in.
+    identity: Result<Identity, Problem>,
 }
 
 impl Caller {
@@ -46,13 +49,55 @@ impl Caller {
             host: host.filter(|host| is_host(host)).map_or(own_addr.to_string(), str::to_owned),
             request_id: Uuid::now_v7(),
             addr: peer.map(|peer| peer.0.ip().to_canonical()),
+            identity: Ok(Identity::anonymous()),
         }
     }
 
-    /// Returns the name of the caller for records and logs: its address, as there is no login.
+    /// Returns the name of the caller for records and logs: of the token or of the user, or else the
+    /// address.
     pub(crate) fn name(&self) -> String {
+        let named = self.identity.as_ref().ok().and_then(|identity| identity.name.as_deref());
+        named.map_or_else(|| self.address(), str::to_owned)
+    }
+
+    /// Returns the address of the caller as text.
+    pub(crate) fn address(&self) -> String {
         self.addr.map_or_else(|| "unknown".to_owned(), |addr| addr.to_string())
     }
+
+    /// Returns the clients that the caller may see.
+    pub(crate) fn scope(&self) -> &Scope {
+        self.identity.as_ref().map_or(&Scope::Nothing, |identity| &identity.scope)
+    }
+
+    /// Returns who signed in.
+    ///
+    /// # Errors
+    /// Why the caller is not signed in.
+    pub(crate) fn identity(&self) -> Result<&Identity, Problem> {
+        self.identity.as_ref().map_err(Problem::clone)
+    }
+
+    /// Checks that the caller has this role or a more powerful one.
+    ///
+    /// # Errors
+    /// The caller is not signed in, or has a less powerful role.
+    pub(crate) fn check_role(&self, needed: Role) -> Result<(), Problem> {
+        let identity = self.identity()?;
+        if needed <= identity.role { Ok(()) } else { Err(not_allowed(identity.role, needed)) }
+    }
+}
+
+fn not_allowed(role: Role, needed: Role) -> Problem {
+    let detail = match (role, needed) {
+        (Role::Viewer, Role::Operator) => {
+            "Your token may look but not pull: its role is viewer.".to_owned()
+        }
+        (role, _) => format!("Your role {role} does not allow this."),
+    };
+    let hint =
+        format!("Use a token with the role {needed}: filepull token create NAME --role {needed}");
+    Problem::new(Code::NotAllowed, detail).hint(hint)
 }
 
 fn format(uri: &Uri, headers: &HeaderMap) -> Format {

@@ -31,6 +31,7 @@ pub(crate) const PATHS: &[&str] = &[
     "/api/v1/transfers/{}/cancel",
     "/api/v1/transfers/{}/file",
     "/api/v1/server",
+    "/api/v1/whoami",
 ];
 
 /// Returns ` Did you mean wait?` for a mistyped `wait`, or an empty text.

@@ -6,11 +6,9 @@ use std::time::{Duration, Instant};
 
 use axum::Extension;
 use axum::extract::State;
-use axum::handler::Handler;
 use axum::http::header::{ALLOW, LOCATION, RETRY_AFTER};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get};
 use chrono::Utc;
 use filepull_core::problem::{Code, Problem};
 
@@ -33,17 +31,8 @@ const PARAMS: &[&str] = &["id", "path", "wait", "queue", "fresh"];
 /// contain a reason such as "no such file".
 const SETTLE_LIMIT: Duration = Duration::from_secs(2);
 
-/// Routes GET and POST to `pull`, and rejects all other methods. HEAD is listed because a `get` route
-/// would answer it too: a link checker would start a transfer.
-pub(crate) fn methods<H, T>(pull: H) -> MethodRouter<App>
-where
-    H: Handler<T, App> + Clone,
-    T: 'static,
-{
-    get(pull.clone()).post(pull).head(reject_method).fallback(reject_method)
-}
-
-async fn reject_method(method: Method, uri: Uri) -> Response {
+/// Rejects a method that is neither GET nor POST, also HEAD: a link checker must not start a transfer.
+pub(crate) async fn reject_method(method: Method, uri: Uri) -> Response {
     let detail = format!("{} does not take {method}; nothing was started.", uri.path());
     let rejection = Rejection::from(Problem::new(Code::MethodNotAllowed, detail));
     ([(ALLOW, HeaderValue::from_static("GET, POST"))], rejection).into_response()
