@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use filepull_process::signal;
-use filepull_server::config::AgentAuth;
+use filepull_server::config::AgentAccess;
 use filepull_server::data_folder::RECORDS_FOLDER;
 use filepull_server::readiness::{Readiness, ReadyCheck};
 use filepull_server::{Args, Config, Server, VERSION};
@@ -14,8 +14,8 @@ use crate::output::print_progress;
 
 /// Serves until Ctrl-C or SIGTERM.
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
-    let is_open = args.agent_auth == AgentAuth::Open;
     let config = Config::try_from(args)?;
+    let access = config.agent_access();
     let data_dir = config.data_dir.display().to_string();
     // Printed, because a data folder whose disk is not mounted looks like a new one.
     let is_new = !config.data_dir.join(RECORDS_FOLDER).join("records.db").exists();
@@ -24,10 +24,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let server = Server::bind(config).await?;
     let http = server.http_addr()?;
     let grpc = server.grpc_addr()?;
-    let reach = match (grpc.ip().is_loopback(), is_open) {
-        (true, _) => "this machine only; others: --grpc-addr 0.0.0.0:50051 --agent-auth open",
-        (false, true) => "any agent may take any free id",
-        (false, false) => "",
+    let reach = match (grpc.ip().is_loopback(), access) {
+        (_, AgentAccess::Enrolled) => "TLS; only agents that were enrolled with an invite",
+        (true, AgentAccess::Open) => "this machine only; others: --grpc-addr 0.0.0.0:50051",
+        (false, AgentAccess::Open) => "any agent may take any free id",
     };
     let sign_in = if http.ip().is_loopback() {
         "off, because only this machine can connect"
@@ -38,6 +38,12 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         true => format!("this-machine:{}", grpc.port()),
         false => grpc.to_string(),
     };
+    let add = match access {
+        AgentAccess::Enrolled => "filepull invite client1".to_owned(),
+        AgentAccess::Open => {
+            format!("CLIENT_ID=client1 SERVER_ADDR={dial} FILE_PATH=menu.txt filepull-agent")
+        }
+    };
     let free = free_space_text(&server).await;
     let records = if is_new { "; no records yet" } else { "" };
     print_progress(&format!(
@@ -46,7 +52,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
          \x20 agents   {grpc}  ({reach})\n\
          \x20 files    {data_dir}  ({free}{records})\n\
          \x20 sign-in  {sign_in}\n\
-         Add a client:  CLIENT_ID=client1 SERVER_ADDR={dial} FILE_PATH=menu.txt filepull-agent"
+         Add a client:  {add}"
     ));
     let readiness = server.readiness()?;
     let serving = server.run_until(shutdown);

@@ -34,8 +34,9 @@ pub struct Args {
     /// at startup, `none` allows every caller.
     #[arg(long, env = "HTTP_AUTH", default_value = "auto")]
     pub http_auth: HttpAuth,
-    /// Which agents may connect: `auto` allows loopback addresses only and rejects other addresses
-    /// at startup, `open` allows any agent to take any free id.
+    /// Which agents may connect: `invite` only agents that were enrolled with an invite, over TLS;
+    /// `open` any agent, with any free id, in plain text; `auto` is `open` on loopback and `invite`
+    /// elsewhere.
     #[arg(long, env = "AGENT_AUTH", default_value = "auto")]
     pub agent_auth: AgentAuth,
     /// Maximum number of running transfers.
@@ -109,9 +110,21 @@ pub enum HttpAuth {
 /// Which agents may connect to the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum AgentAuth {
-    /// Every agent on loopback; other listen addresses are rejected.
+    /// `Open` on loopback, `Invite` on other addresses.
     Auto,
+    /// Agents that were enrolled with an invite, over TLS.
+    Invite,
     /// Every agent, with any free id, on any address.
+    Open,
+}
+
+/// Which agents get a session. Decided by `AGENT_AUTH` and `GRPC_ADDR`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AgentAccess {
+    /// Only agents with a key on record. The listener speaks TLS.
+    Enrolled,
+    /// Every agent, except with the id of a client that has a key on record. The listener speaks plain
+    /// text.
     Open,
 }
 
@@ -140,6 +153,17 @@ pub struct Config {
     pub log_level: String,
     /// Format of the log lines. The server only shows it.
     pub log_format: LogFormat,
+}
+
+impl Config {
+    /// Returns which agents get a session.
+    pub fn agent_access(&self) -> AgentAccess {
+        match self.agent_auth {
+            AgentAuth::Open => AgentAccess::Open,
+            AgentAuth::Auto if !is_exposed(self.grpc_addr.ip()) => AgentAccess::Open,
+            AgentAuth::Auto | AgentAuth::Invite => AgentAccess::Enrolled,
+        }
+    }
 }
 
 /// All errors in the settings, one line each.
@@ -197,6 +221,11 @@ const MIN_RATE_WINDOW: Duration = Duration::from_mins(5);
 /// checkpoint.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 
+/// Returns whether other machines can reach this address.
+fn is_exposed(ip: IpAddr) -> bool {
+    !ip.to_canonical().is_loopback()
+}
+
 fn errors(args: &Args) -> Vec<String> {
     let mut errors = bounds::errors(args);
     let mut check = |is_wrong: bool, error: String| {
@@ -204,21 +233,12 @@ fn errors(args: &Args) -> Vec<String> {
             errors.push(error);
         }
     };
-    let is_exposed = |ip: IpAddr| !ip.to_canonical().is_loopback();
     check(
         args.http_auth == HttpAuth::Auto && is_exposed(args.http_addr.ip()),
         format!(
             "HTTP_ADDR={} accepts other machines without authentication. Listen on 127.0.0.1, or \
              set HTTP_AUTH=none to allow every caller.",
             args.http_addr
-        ),
-    );
-    check(
-        args.agent_auth == AgentAuth::Auto && is_exposed(args.grpc_addr.ip()),
-        format!(
-            "GRPC_ADDR={} accepts agents on other machines without authentication. Listen on \
-             127.0.0.1, or set AGENT_AUTH=open to allow any agent to take any free id.",
-            args.grpc_addr
         ),
     );
     check(
@@ -260,10 +280,23 @@ mod tests {
     fn open_access_beyond_loopback_must_be_explicit() {
         let addresses = ["--http-addr", "0.0.0.0:8080", "--grpc-addr", "0.0.0.0:50051"];
         let ConfigError(errors) = config(&addresses).unwrap_err();
-        assert!(errors[0].contains("HTTP_AUTH=none"), "{errors:?}");
-        assert!(errors[1].contains("AGENT_AUTH=open"), "{errors:?}");
-        let explicit = ["--http-auth", "none", "--agent-auth", "open"];
-        assert!(config(&[addresses.as_slice(), &explicit].concat()).is_ok());
+        assert!(errors[0].contains("HTTP_AUTH=none") && errors.len() == 1, "{errors:?}");
+        let explicit = ["--http-auth", "none"];
+        let access = |more: &[&str]| {
+            let flags = [addresses.as_slice(), &explicit, more].concat();
+            config(&flags).unwrap().agent_access()
+        };
+        assert_eq!(access(&[]), AgentAccess::Enrolled);
+        assert_eq!(access(&["--agent-auth", "invite"]), AgentAccess::Enrolled);
+        assert_eq!(access(&["--agent-auth", "open"]), AgentAccess::Open);
+    }
+
+    #[test]
+    fn agents_on_loopback_need_an_invite_only_if_the_operator_wants_it() {
+        let access = |flags: &[&str]| config(flags).unwrap().agent_access();
+        assert_eq!(access(&[]), AgentAccess::Open);
+        assert_eq!(access(&["--grpc-addr", "[::ffff:127.0.0.1]:0"]), AgentAccess::Open);
+        assert_eq!(access(&["--agent-auth", "invite"]), AgentAccess::Enrolled);
     }
 
     #[test]

@@ -27,6 +27,7 @@ mod schema;
 mod statement;
 #[cfg(test)]
 mod tests;
+mod transaction;
 mod transfer_row;
 mod transfers;
 mod walk;

@@ -1,12 +1,13 @@
 //! The only task that writes. It commits all waiting writes in one transaction, so that a thousand
-//! triggers do not need a thousand fsyncs. It does not interpret the statements.
+//! triggers do not need a thousand fsyncs. It does not interpret the statements. A write that depends on
+//! what is on record is a [decision](RecordsWriter::decide).
 //!
 //! It has its own thread and connection, so that a batch needs only two changes of threads.
 
 use std::mem;
 use std::slice;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rusqlite::{Connection, TransactionBehavior};
 use tokio::runtime::Handle;
@@ -18,6 +19,7 @@ use super::error::RecordsError;
 use super::guard::DatabaseGuard;
 use super::lock::Lock;
 use super::statement::{Row, Statement, Value};
+use super::transaction::Transaction;
 
 /// Maximum number of writes that wait, each a few KiB at most. If the queue is full the caller waits
 /// for the disk, because a trigger must not be answered before it is durable.
@@ -48,13 +50,21 @@ pub(crate) type FirstRow = Option<Row>;
 /// A column of the first row that a statement returned, and the value that it must have.
 pub(crate) type Condition = (&'static str, Value);
 
-/// Statements that become durable together or not at all, and the caller that waits for them.
-#[derive(Debug)]
+/// Work that becomes durable as a whole or not at all, and the caller that waits for it.
 struct Write {
-    statements: Vec<Statement>,
-    /// The row that the first statement must return. Otherwise the others do not run.
-    only_if: Option<Condition>,
+    work: Work,
     reply: oneshot::Sender<Result<FirstRow, RecordsError>>,
+}
+
+/// What happens in one transaction.
+enum Work {
+    Statements {
+        statements: Vec<Statement>,
+        /// The row that the first statement must return. Otherwise the others do not run.
+        only_if: Option<Condition>,
+    },
+    /// Runs again, alone, if another write of its batch fails.
+    Decision(Box<dyn Fn(&mut Transaction<'_>) -> Result<(), RecordsError> + Send>),
 }
 
 impl RecordsWriter {
@@ -83,7 +93,7 @@ impl RecordsWriter {
         &self,
         statements: Vec<Statement>,
     ) -> Result<FirstRow, RecordsError> {
-        self.queue(statements, None).await
+        self.queue(Work::Statements { statements, only_if: None }).await
     }
 
     /// Runs a statement, and the next one if the first row of the first one meets a condition. They
@@ -94,16 +104,31 @@ impl RecordsWriter {
         only_if: Condition,
         next: Statement,
     ) -> Result<FirstRow, RecordsError> {
-        self.queue(vec![first, next], Some(only_if)).await
+        let statements = vec![first, next];
+        self.queue(Work::Statements { statements, only_if: Some(only_if) }).await
     }
 
-    async fn queue(
+    /// Runs `decide`, which reads and writes in one transaction, and returns its decision once that is
+    /// durable. If `decide` fails, nothing is written. It may run twice, and must not wait.
+    pub(crate) async fn decide<T: Send + 'static>(
         &self,
-        statements: Vec<Statement>,
-        only_if: Option<Condition>,
-    ) -> Result<FirstRow, RecordsError> {
+        decide: impl Fn(&mut Transaction<'_>) -> Result<T, RecordsError> + Send + 'static,
+    ) -> Result<T, RecordsError> {
+        let decided = Arc::new(Mutex::new(None));
+        let slot = Arc::clone(&decided);
+        let decision = move |transaction: &mut Transaction<'_>| {
+            let decision = decide(transaction)?;
+            *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(decision);
+            Ok(())
+        };
+        self.queue(Work::Decision(Box::new(decision))).await?;
+        let decision = decided.lock().unwrap_or_else(PoisonError::into_inner).take();
+        decision.ok_or(RecordsError::Closed)
+    }
+
+    async fn queue(&self, work: Work) -> Result<FirstRow, RecordsError> {
         let (reply, response) = oneshot::channel();
-        let queued = self.queue.send(Write { statements, only_if, reply }).await;
+        let queued = self.queue.send(Write { work, reply }).await;
         queued.map_err(|_| RecordsError::Closed)?;
         response.await.map_err(|_| RecordsError::Closed)?
     }
@@ -138,8 +163,8 @@ struct WriterTask {
 
 /// Why a batch was not committed.
 enum WriteError {
-    /// A statement of the batch failed.
-    Statement(rusqlite::Error),
+    /// A write of the batch failed.
+    Write(RecordsError),
     /// The transaction failed to begin or to commit.
     Transaction(rusqlite::Error),
 }
@@ -178,16 +203,16 @@ impl WriterTask {
         };
         match committed {
             Ok(rows) => batch.into_iter().zip(rows).for_each(|(write, row)| write.answer(Ok(row))),
-            Err(WriteError::Statement(_)) if 1 < batch.len() => {
+            Err(WriteError::Write(_)) => {
                 // One transaction per write, so that a failed write does not fail the others.
                 for write in batch {
                     let committed = self.commit(slice::from_ref(&write));
                     let row = committed.map(|rows| rows.into_iter().next().flatten());
-                    write.answer(row.map_err(|error| error.into_inner().into()));
+                    write.answer(row.map_err(WriteError::into_inner));
                 }
             }
-            Err(error) => {
-                let error = Arc::new(error.into_inner());
+            Err(WriteError::Transaction(error)) => {
+                let error = Arc::new(error);
                 for write in batch {
                     write.answer(Err(RecordsError::Database(Arc::clone(&error))));
                 }
@@ -203,8 +228,7 @@ impl WriterTask {
         // An error drops the transaction, which rolls it back. If the rollback fails, the next
         // transaction fails to begin, and its callers get that error.
         let run = |write: &Write| write.run(&transaction);
-        let rows =
-            batch.iter().map(run).collect::<Result<_, _>>().map_err(WriteError::Statement)?;
+        let rows = batch.iter().map(run).collect::<Result<_, _>>().map_err(WriteError::Write)?;
         transaction.commit().map_err(WriteError::Transaction)?;
         self.status.commits.fetch_add(1, Ordering::Relaxed);
         Ok(rows)
@@ -223,15 +247,22 @@ impl WriterTask {
 }
 
 impl Write {
-    /// Runs the statements. Returns the first row of the first one.
-    fn run(&self, connection: &Connection) -> rusqlite::Result<FirstRow> {
-        let mut statements = self.statements.iter();
+    /// Runs the work. Returns the first row of the first statement.
+    fn run(&self, connection: &Connection) -> Result<FirstRow, RecordsError> {
+        let (statements, only_if) = match &self.work {
+            Work::Statements { statements, only_if } => (statements, only_if),
+            Work::Decision(decide) => {
+                decide(&mut Transaction::new(connection))?;
+                return Ok(None);
+            }
+        };
+        let mut statements = statements.iter();
         let Some(first) = statements.next() else { return Ok(None) };
         let row = first.run(connection)?.into_iter().next();
         let is_met = |(column, value): &Condition| {
             row.as_ref().and_then(|row| row.get(column)) == Some(value)
         };
-        if self.only_if.as_ref().is_none_or(is_met) {
+        if only_if.as_ref().is_none_or(is_met) {
             statements.try_for_each(|statement| statement.run(connection).map(drop))?;
         }
         Ok(row)
@@ -244,9 +275,10 @@ impl Write {
 }
 
 impl WriteError {
-    fn into_inner(self) -> rusqlite::Error {
+    fn into_inner(self) -> RecordsError {
         match self {
-            Self::Statement(error) | Self::Transaction(error) => error,
+            Self::Write(error) => error,
+            Self::Transaction(error) => error.into(),
         }
     }
 }
