@@ -2,6 +2,7 @@
 //!
 //! It uses no socket, disk or clock, so nothing in it can block.
 
+pub mod audit;
 pub mod fingerprint;
 pub mod id;
 pub mod invite;

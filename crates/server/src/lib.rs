@@ -22,6 +22,7 @@ mod receive;
 pub mod records;
 mod registry;
 mod retention;
+mod settings_audit;
 mod store;
 mod tls;
 mod transfers;
@@ -92,6 +93,7 @@ impl Server {
         };
         let http = listen("HTTP_ADDR", config.http_addr)?;
         let grpc = listen("GRPC_ADDR", config.grpc_addr)?;
+        settings_audit::record(&records, &config.settings()).await?;
         // The settings show the actual address, also for port 0.
         config.http_addr = http.local_addr()?;
         config.grpc_addr = grpc.local_addr()?;

@@ -4,10 +4,14 @@
 //! milliseconds. `core::transfer` has the rules for the phases of a transfer. The records enforce
 //! one of them: a final transfer never changes.
 //!
-//! Each table has one file: `transfers`, `idempotency`, `cancels` and `clients`. The SQL is the
+//! Each table has one file: `transfers`, `idempotency`, `cancels`, `clients` and `audit`. A change and
+//! its audit record are one [`Change`](change::Change). The SQL is the
 //! dialect that PostgreSQL shares, so that another engine can replace SQLite.
 
+mod audit;
+mod audit_list;
 mod cancels;
+mod change;
 mod checksum;
 mod client_list;
 mod clients;
@@ -39,6 +43,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::error;
 
+pub(crate) use audit::{Actor, AuditEntry};
+pub(crate) use audit_list::AuditFilter;
 pub(crate) use client_list::{ClientListItem, ClientOrder};
 pub use clients::Enrolment;
 pub use cursor::Cursor;

@@ -30,6 +30,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound as _, Utc};
+use filepull_core::audit::AuditAction;
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::problem::{Code, Problem};
 use filepull_process::Lifecycle;
@@ -38,7 +39,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::disk_sampler::DiskSampler;
 use crate::known_clients::KnownClients;
-use crate::records::{RecordedTransfer, Records, Total, TransferFilter, UnfinishedRecords};
+use crate::records::{
+    Actor, AuditEntry, RecordedTransfer, Records, Total, TransferFilter, UnfinishedRecords,
+};
 use crate::registry::Registry;
 use crate::store::Store;
 use active::ActiveTransfers;
@@ -242,16 +245,25 @@ impl Transfers {
         self.context.active.page(kind, filter)
     }
 
-    /// Cancels a transfer. A final transfer stays unchanged. If the returned view is not final, the
-    /// end takes longer than a caller should wait. Then the cancel is on record, and takes effect
+    /// Cancels a transfer, after the audit record of the cancel is durable. A final transfer stays
+    /// unchanged, and needs no audit record. If the returned view is not final, the end takes longer
+    /// than a caller should wait. Then the cancel is on record, and takes effect
     /// unless the download already has its name.
     ///
     /// # Errors
     /// The errors of [`find`](Self::find), or the cancel was not accepted.
-    pub(crate) async fn cancel(&self, id: TransferId, by: &str) -> Result<View, Problem> {
+    pub(crate) async fn cancel(&self, id: TransferId, by: &Actor) -> Result<View, Problem> {
         let Some(mut handle) = self.context.active.get(id) else { return self.find(id).await };
+        let entry = by.did(AuditAction::TransferCancelled, handle.client.as_str());
+        match timeout(CANCEL_LIMIT, self.audit(entry.with("transfer", id.to_string()))).await {
+            Ok(recorded) => recorded?,
+            Err(_) => {
+                let detail = "The cancel is not on record: the server's disk does not answer.";
+                return Err(Problem::new(Code::RecordsFailed, detail));
+            }
+        }
         let at = Utc::now().format("%Y-%m-%d %H:%M:%S UTC");
-        let detail = format!("Cancelled by {by} at {at}.");
+        let detail = format!("Cancelled by {} at {at}.", by.name);
         let command = Command::Cancel(Problem::new(Code::Cancelled, detail.clone()));
         // A closed queue means that the transfer ended meanwhile.
         let Ok(_) = timeout(CANCEL_LIMIT, handle.commands.send(command)).await else {
@@ -276,6 +288,14 @@ impl Transfers {
                 Err(Problem::new(Code::StorageFailed, detail))
             }
         }
+    }
+
+    /// Appends a record to the audit. An act whose record fails must not be answered as done.
+    ///
+    /// # Errors
+    /// The records cannot be written.
+    pub(crate) async fn audit(&self, entry: AuditEntry) -> Result<(), Problem> {
+        self.context.records.audit(entry).await.map_err(|error| records_failed(&error))
     }
 
     /// Returns the client's running transfer, or else the one that waits longest.

@@ -17,7 +17,12 @@ impl<'r> RowFields<'r> {
     /// Wraps the row of a `kind` of record with the column `id`.
     pub(crate) fn new(kind: &str, row: &'r Row) -> Self {
         let id = row.text("id").unwrap_or("without a readable id");
-        Self { row, record: format!("{kind} {id}") }
+        Self::named(format!("{kind} {id}"), row)
+    }
+
+    /// Wraps a row that has no column `id`.
+    pub(crate) fn named(record: String, row: &'r Row) -> Self {
+        Self { row, record }
     }
 
     pub(crate) fn text(&self, column: &'static str) -> Result<&'r str, RecordsError> {

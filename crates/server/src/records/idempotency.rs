@@ -8,6 +8,8 @@ use filepull_core::digest::Digest;
 use filepull_core::id::TransferId;
 use filepull_core::transfer::Transfer;
 
+use super::audit::AuditEntry;
+use super::change::Change;
 use super::error::{RecordsError, SaveError};
 use super::fields::RowFields;
 use super::statement::{Row, Statement};
@@ -37,8 +39,8 @@ const KEEP: &str = include_str!("keep_key.sql");
 const FIND: &str = "SELECT * FROM request_keys WHERE id = $1 AND made_at >= $2";
 
 impl Records {
-    /// Saves a new transfer and the key of its request, unless the key belongs to another transfer.
-    /// Both become durable or neither does.
+    /// Saves a new transfer, the key of its request and its audit record, unless the key belongs to
+    /// another transfer. All become durable or none does.
     ///
     /// # Errors
     /// [`SaveError::Lost`] if the key belongs to another transfer. Then nothing was written.
@@ -46,10 +48,13 @@ impl Records {
         &self,
         transfer: &Transfer,
         key: &RequestKey,
+        audit: Option<AuditEntry>,
     ) -> Result<(), SaveError> {
         let keep = keep(key, transfer.id, transfer.created_at);
-        let is_ours = ("transfer", transfer.id.to_string().into());
-        let returned = self.writer.write_if(keep, is_ours, transfer_row::save(transfer)).await?;
+        let change = Change::new(vec![keep, transfer_row::save(transfer)])
+            .if_value("transfer", transfer.id.to_string())
+            .audit(audit);
+        let returned = self.writer.apply(change).await?;
         let holder = returned.as_ref().map(read).transpose()?;
         match holder {
             Some(holder) if holder.transfer == transfer.id => Ok(()),
@@ -57,15 +62,20 @@ impl Records {
         }
     }
 
-    /// Records that a key belongs to an unfinished transfer, unless it belongs to another one.
-    /// Returns the transfer that it belongs to. After an error the key may be durable or not.
+    /// Records that a key belongs to an unfinished transfer, unless it belongs to another one, and
+    /// then an audit record. Returns the transfer that it belongs to. After an error both may be
+    /// durable or not.
     pub(crate) async fn keep_key(
         &self,
         key: &RequestKey,
         transfer: TransferId,
         now: DateTime<Utc>,
+        audit: Option<AuditEntry>,
     ) -> Result<KeyOutcome, RecordsError> {
-        let returned = self.writer.write(keep(key, transfer, now)).await?;
+        let change = Change::new(vec![keep(key, transfer, now)])
+            .if_value("transfer", transfer.to_string())
+            .audit(audit);
+        let returned = self.writer.apply(change).await?;
         read(&returned.ok_or(rusqlite::Error::QueryReturnedNoRows)?)
     }
 

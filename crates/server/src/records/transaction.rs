@@ -2,17 +2,19 @@
 
 use rusqlite::Connection;
 
+use super::audit::{AuditEntry, AuditTrail};
 use super::error::RecordsError;
 use super::statement::{Row, Statement};
 
 /// Reads and writes in one transaction. Sees its own writes; no other write happens meanwhile.
 pub(crate) struct Transaction<'a> {
     connection: &'a Connection,
+    trail: &'a mut AuditTrail,
 }
 
 impl<'a> Transaction<'a> {
-    pub(crate) fn new(connection: &'a Connection) -> Self {
-        Self { connection }
+    pub(crate) fn new(connection: &'a Connection, trail: &'a mut AuditTrail) -> Self {
+        Self { connection, trail }
     }
 
     /// Runs a statement and returns its first row.
@@ -28,5 +30,10 @@ impl<'a> Transaction<'a> {
     /// Runs a statement whose rows are not needed.
     pub(crate) fn run(&mut self, statement: &Statement) -> Result<(), RecordsError> {
         self.rows(statement).map(drop)
+    }
+
+    /// Appends a record to the audit.
+    pub(crate) fn audit(&mut self, entry: &AuditEntry) -> Result<(), RecordsError> {
+        Ok(self.trail.append(self.connection, entry)?)
     }
 }

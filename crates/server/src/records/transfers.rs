@@ -8,6 +8,8 @@ use filepull_core::name::DownloadName;
 use filepull_core::path::SharedPath;
 use filepull_core::transfer::Transfer;
 
+use super::audit::AuditEntry;
+use super::change::Change;
 use super::damaged::{DamagedTransfer, RecordedTransfer};
 use super::error::{RecordsError, SaveError};
 use super::statement::{Row, Statement};
@@ -47,7 +49,20 @@ impl Records {
     /// # Errors
     /// [`SaveError::Lost`] if the record is final or of a later attempt. Then it stays unchanged.
     pub async fn save(&self, transfer: &Transfer) -> Result<(), SaveError> {
-        self.save_unless_lost(transfer_row::save(transfer)).await
+        self.save_unless_lost(transfer_row::save(transfer).into()).await
+    }
+
+    /// Saves a transfer and an audit record durably, both or neither.
+    ///
+    /// # Errors
+    /// As [`save`](Self::save).
+    pub(crate) async fn save_audited(
+        &self,
+        transfer: &Transfer,
+        audit: AuditEntry,
+    ) -> Result<(), SaveError> {
+        let change = Change::from(transfer_row::save(transfer)).if_row().audit([audit]);
+        self.save_unless_lost(change).await
     }
 
     /// Saves the checkpoint of a transfer durably, and no other field.
@@ -56,11 +71,11 @@ impl Records {
     /// [`SaveError::Lost`] if another field of the transfer differs from the record.
     pub(crate) async fn save_checkpoint(&self, transfer: &Transfer) -> Result<(), SaveError> {
         let checkpoint = transfer_row::checkpoint(transfer).ok_or(SaveError::Lost)?;
-        self.save_unless_lost(checkpoint).await
+        self.save_unless_lost(checkpoint.into()).await
     }
 
-    async fn save_unless_lost(&self, save: Statement) -> Result<(), SaveError> {
-        self.writer.write(save).await?.map(drop).ok_or(SaveError::Lost)
+    async fn save_unless_lost(&self, save: Change) -> Result<(), SaveError> {
+        self.writer.apply(save).await?.map(drop).ok_or(SaveError::Lost)
     }
 
     /// Returns a transfer by its id.

@@ -1,6 +1,6 @@
 //! The only task that writes. It commits all waiting writes in one transaction, so that a thousand
-//! triggers do not need a thousand fsyncs. It does not interpret the statements. A write that depends on
-//! what is on record is a [decision](RecordsWriter::decide).
+//! triggers do not need a thousand fsyncs. It does not interpret the statements. A write that depends
+//! on what is on record is a [decision](RecordsWriter::decide).
 //!
 //! It has its own thread and connection, so that a batch needs only two changes of threads.
 
@@ -15,10 +15,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::audit::AuditTrail;
+use super::change::{Change, FirstRow};
 use super::error::RecordsError;
 use super::guard::DatabaseGuard;
 use super::lock::Lock;
-use super::statement::{Row, Statement, Value};
+use super::statement::Statement;
 use super::transaction::Transaction;
 
 /// Maximum number of writes that wait, each a few KiB at most. If the queue is full the caller waits
@@ -44,27 +46,13 @@ struct WriterStatus {
     close_error: OnceLock<Arc<rusqlite::Error>>,
 }
 
-/// The first row that a statement returned.
-pub(crate) type FirstRow = Option<Row>;
+/// Work in one transaction. It may run twice: again alone, if another write of its batch fails.
+type Job = Box<dyn Fn(&mut Transaction<'_>) -> Result<FirstRow, RecordsError> + Send>;
 
-/// A column of the first row that a statement returned, and the value that it must have.
-pub(crate) type Condition = (&'static str, Value);
-
-/// Work that becomes durable as a whole or not at all, and the caller that waits for it.
+/// Work that becomes durable completely or not at all, and the caller that waits for it.
 struct Write {
-    work: Work,
+    job: Job,
     reply: oneshot::Sender<Result<FirstRow, RecordsError>>,
-}
-
-/// What happens in one transaction.
-enum Work {
-    Statements {
-        statements: Vec<Statement>,
-        /// The row that the first statement must return. Otherwise the others do not run.
-        only_if: Option<Condition>,
-    },
-    /// Runs again, alone, if another write of its batch fails.
-    Decision(Box<dyn Fn(&mut Transaction<'_>) -> Result<(), RecordsError> + Send>),
 }
 
 impl RecordsWriter {
@@ -75,7 +63,8 @@ impl RecordsWriter {
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
         let status = Arc::<WriterStatus>::default();
-        let task = WriterTask { connection, lock, guard, status: Arc::clone(&status) };
+        let trail = AuditTrail::default();
+        let task = WriterTask { connection, lock, guard, trail, status: Arc::clone(&status) };
         let task_stop = stop.clone();
         tasks.spawn_blocking(move || task.run(inbox, &task_stop));
         Self { queue, stop, tasks, status }
@@ -84,7 +73,7 @@ impl RecordsWriter {
     /// Runs a statement. It is durable when this returns `Ok`. After an error it may be durable or
     /// not.
     pub(crate) async fn write(&self, statement: Statement) -> Result<FirstRow, RecordsError> {
-        self.write_all(vec![statement]).await
+        self.apply(statement.into()).await
     }
 
     /// Runs statements, which become durable together or not at all. Returns the first row of the
@@ -93,19 +82,13 @@ impl RecordsWriter {
         &self,
         statements: Vec<Statement>,
     ) -> Result<FirstRow, RecordsError> {
-        self.queue(Work::Statements { statements, only_if: None }).await
+        self.apply(Change::new(statements)).await
     }
 
-    /// Runs a statement, and the next one if the first row of the first one meets a condition. They
-    /// become durable together or not at all. Returns the first row of the first statement.
-    pub(crate) async fn write_if(
-        &self,
-        first: Statement,
-        only_if: Condition,
-        next: Statement,
-    ) -> Result<FirstRow, RecordsError> {
-        let statements = vec![first, next];
-        self.queue(Work::Statements { statements, only_if: Some(only_if) }).await
+    /// Makes a change, which becomes durable as a whole or not at all. Returns the first row of its
+    /// first statement. After an error it may be durable or not.
+    pub(crate) async fn apply(&self, change: Change) -> Result<FirstRow, RecordsError> {
+        self.queue(Box::new(move |transaction| change.run(transaction))).await
     }
 
     /// Runs `decide`, which reads and writes in one transaction, and returns its decision once that is
@@ -116,19 +99,19 @@ impl RecordsWriter {
     ) -> Result<T, RecordsError> {
         let decided = Arc::new(Mutex::new(None));
         let slot = Arc::clone(&decided);
-        let decision = move |transaction: &mut Transaction<'_>| {
+        let job: Job = Box::new(move |transaction| {
             let decision = decide(transaction)?;
             *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(decision);
-            Ok(())
-        };
-        self.queue(Work::Decision(Box::new(decision))).await?;
+            Ok(None)
+        });
+        self.queue(job).await?;
         let decision = decided.lock().unwrap_or_else(PoisonError::into_inner).take();
         decision.ok_or(RecordsError::Closed)
     }
 
-    async fn queue(&self, work: Work) -> Result<FirstRow, RecordsError> {
+    async fn queue(&self, job: Job) -> Result<FirstRow, RecordsError> {
         let (reply, response) = oneshot::channel();
-        let queued = self.queue.send(Write { work, reply }).await;
+        let queued = self.queue.send(Write { job, reply }).await;
         queued.map_err(|_| RecordsError::Closed)?;
         response.await.map_err(|_| RecordsError::Closed)?
     }
@@ -158,6 +141,7 @@ struct WriterTask {
     connection: Connection,
     lock: Lock,
     guard: DatabaseGuard,
+    trail: AuditTrail,
     status: Arc<WriterStatus>,
 }
 
@@ -222,14 +206,17 @@ impl WriterTask {
 
     /// Commits all writes or none, with one fsync.
     fn commit(&mut self, batch: &[Write]) -> Result<Vec<FirstRow>, WriteError> {
+        // Read again by the next append, unless the commit succeeds.
+        let mut trail = mem::take(&mut self.trail);
         let immediate = TransactionBehavior::Immediate;
         let begun = self.connection.transaction_with_behavior(immediate);
         let transaction = begun.map_err(WriteError::Transaction)?;
         // An error drops the transaction, which rolls it back. If the rollback fails, the next
         // transaction fails to begin, and its callers get that error.
-        let run = |write: &Write| write.run(&transaction);
+        let run = |write: &Write| (write.job)(&mut Transaction::new(&transaction, &mut trail));
         let rows = batch.iter().map(run).collect::<Result<_, _>>().map_err(WriteError::Write)?;
         transaction.commit().map_err(WriteError::Transaction)?;
+        self.trail = trail;
         self.status.commits.fetch_add(1, Ordering::Relaxed);
         Ok(rows)
     }
@@ -247,27 +234,6 @@ impl WriterTask {
 }
 
 impl Write {
-    /// Runs the work. Returns the first row of the first statement.
-    fn run(&self, connection: &Connection) -> Result<FirstRow, RecordsError> {
-        let (statements, only_if) = match &self.work {
-            Work::Statements { statements, only_if } => (statements, only_if),
-            Work::Decision(decide) => {
-                decide(&mut Transaction::new(connection))?;
-                return Ok(None);
-            }
-        };
-        let mut statements = statements.iter();
-        let Some(first) = statements.next() else { return Ok(None) };
-        let row = first.run(connection)?.into_iter().next();
-        let is_met = |(column, value): &Condition| {
-            row.as_ref().and_then(|row| row.get(column)) == Some(value)
-        };
-        if only_if.as_ref().is_none_or(is_met) {
-            statements.try_for_each(|statement| statement.run(connection).map(drop))?;
-        }
-        Ok(row)
-    }
-
     fn answer(self, result: Result<FirstRow, RecordsError>) {
         // Fails if the caller was cancelled. A committed write stays.
         let _ = self.reply.send(result);

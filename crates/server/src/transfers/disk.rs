@@ -19,7 +19,7 @@ use super::retry::{next_pause, retry_backoff};
 use super::task::TransferTask;
 use super::{Command, TaskContext};
 use crate::receive::ReceivedPartial;
-use crate::records::{RequestKey, SaveError};
+use crate::records::SaveError;
 use crate::store::{Store, StoreError};
 
 impl TransferTask {
@@ -79,13 +79,17 @@ impl TransferTask {
         }
     }
 
-    /// Records a new transfer, together with the key of its request.
+    /// Records a new transfer, together with the key of its request and its audit record.
     pub(crate) async fn record_first(&mut self) -> Result<(), Outcome> {
         let key = self.key.take();
-        let saved = match &key {
-            None => self.context.save(&self.transfer).await,
-            Some(key) => self.context.save_keyed(&self.transfer, key).await,
+        let audit = self.audit.take();
+        let records = &self.context.records;
+        let result = match (&key, audit) {
+            (Some(key), audit) => records.save_keyed(&self.transfer, key, audit).await,
+            (None, Some(audit)) => records.save_audited(&self.transfer, audit).await,
+            (None, None) => records.save(&self.transfer).await,
         };
+        let saved = self.context.classify_save(result);
         match saved {
             // The key leads to another transfer, so this one is discarded without a record.
             Err(Outcome::Stopped) if key.is_some() => Err(Outcome::Stopped),
@@ -220,11 +224,6 @@ impl TaskContext {
     /// records failed.
     pub(crate) async fn save(&self, transfer: &Transfer) -> Result<(), Outcome> {
         self.classify_save(self.records.save(transfer).await)
-    }
-
-    /// Records a new transfer with the key of its request.
-    async fn save_keyed(&self, transfer: &Transfer, key: &RequestKey) -> Result<(), Outcome> {
-        self.classify_save(self.records.save_keyed(transfer, key).await)
     }
 
     /// Records the checkpoint of a transfer.

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::pull::PullResult;
 use super::{Transfers, now, records_failed};
-use crate::records::{KeyOutcome, RequestKey};
+use crate::records::{AuditEntry, KeyOutcome, RequestKey};
 
 impl Transfers {
     /// Returns the transfer of an earlier request with this key, if there was one.
@@ -20,19 +20,22 @@ impl Transfers {
         }
     }
 
-    /// Records that a key leads to an active transfer. Returns the transfer that the key leads to:
-    /// another request with this key may have been first.
+    /// Records that a key leads to an active transfer, together with the audit record. Returns the
+    /// transfer that the key leads to: another request with this key may have been first.
     pub(crate) async fn keep_key(
         &self,
         key: &RequestKey,
         pulled: PullResult,
+        entry: AuditEntry,
     ) -> Result<PullResult, Problem> {
-        let kept = self.context.records.keep_key(key, pulled.id, now()).await;
+        let kept = self.context.records.keep_key(key, pulled.id, now(), Some(entry.clone())).await;
         let keyed = kept.map_err(|error| records_failed(&error))?;
         if keyed.transfer == pulled.id && keyed.request == key.request {
             Ok(pulled)
         } else {
-            self.transfer_of(key, keyed).await
+            let other = self.transfer_of(key, keyed).await?;
+            self.audit(entry.with("transfer", other.id.to_string())).await?;
+            Ok(other)
         }
     }
 

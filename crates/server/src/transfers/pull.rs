@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use chrono::Utc;
+use filepull_core::audit::AuditAction;
 use filepull_core::digest::Digest;
 use filepull_core::human;
 use filepull_core::id::{ClientId, TransferId};
@@ -13,13 +14,12 @@ use filepull_core::transfer::Transfer;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 use tracing::info;
-use uuid::Uuid;
 
 use super::active::{JoinResult, TaskHandle};
 use super::task::TransferTask;
 use super::view::{Activity, View};
 use super::{Command, Transfers, now, records_failed};
-use crate::records::RequestKey;
+use crate::records::{Actor, AuditEntry, RequestKey};
 use crate::registry::{self, ClientView};
 
 /// How often a pull is repeated when its transfer was discarded in favour of another request.
@@ -36,10 +36,8 @@ pub(crate) struct Pull {
     pub queue: Option<Duration>,
     /// Do not join a transfer whose source may be open already.
     pub fresh: bool,
-    /// The caller, for the record.
-    pub requested_by: String,
-    /// The id of the request in the log.
-    pub request_id: Uuid,
+    /// The caller, for the record and the audit.
+    pub requested_by: Actor,
     /// The idempotency key: a repeated request gets the original transfer.
     pub key: Option<String>,
 }
@@ -53,10 +51,22 @@ impl Pull {
 
     /// Returns the digest of what the pull requests, without its caller.
     fn digest(&self) -> Digest {
-        let Self { client, path, queue, fresh, requested_by: _, request_id: _, key: _ } = self;
+        let Self { client, path, queue, fresh, requested_by: _, key: _ } = self;
         let path = path.as_ref().map(|path| path.as_str());
         let seconds = queue.map(|queue| queue.as_secs());
         Digest::of(format!("{:?}", (client.as_str(), path, seconds, fresh)).as_bytes())
+    }
+
+    /// Returns the entry for the audit, without the transfer that the pull leads to.
+    fn audit(&self, action: AuditAction) -> AuditEntry {
+        let Self { client, path, queue, fresh, requested_by, key } = self;
+        let seconds = queue.map(|queue| queue.as_secs());
+        requested_by
+            .did(action, client.as_str())
+            .with("path", path.as_ref().map(|path| path.as_str()))
+            .with("queue_seconds", seconds)
+            .with("fresh", *fresh)
+            .with("has_key", key.is_some())
     }
 }
 
@@ -74,9 +84,24 @@ pub(crate) struct PullResult {
 impl Transfers {
     /// Joins the active transfer of the same file, or creates one and waits for its record.
     ///
+    /// The audit record of the pull is durable when this returns.
+    ///
     /// # Errors
-    /// The problem states why nothing was started.
+    /// The problem states why nothing was started. Without its audit record a pull fails.
     pub(crate) async fn pull(&self, pull: Pull) -> Result<PullResult, Problem> {
+        let rejected = match self.try_to_pull(&pull).await {
+            Ok(pulled) => return Ok(pulled),
+            Err(problem) => problem,
+        };
+        if rejected.code == Code::RecordsFailed {
+            return Err(rejected); // the audit fails too
+        }
+        let entry = pull.audit(AuditAction::TransferRejected).with("code", rejected.code.as_str());
+        self.audit(entry).await?;
+        Err(rejected)
+    }
+
+    async fn try_to_pull(&self, pull: &Pull) -> Result<PullResult, Problem> {
         let context = &self.context;
         if context.lifecycle.drain().is_cancelled() {
             return Err(stopping());
@@ -86,6 +111,7 @@ impl Transfers {
             if let Some(key) = &key
                 && let Some(pulled) = self.keyed(key).await?
             {
+                self.audit(joined_entry(pull, pulled.id)).await?;
                 return Ok(pulled);
             }
             if let Some(pulled) = self.join_or_begin(pull.clone(), key.clone()).await? {
@@ -122,7 +148,7 @@ impl Transfers {
                 context.check_space_for(0).await.map_err(nothing_started)?;
             }
             let Pull { client, path, requested_by, .. } = pull.clone();
-            let mut transfer = Transfer::new(client, path, requested_by, now());
+            let mut transfer = Transfer::new(client, path, requested_by.name, now());
             let queue_until = pull.queue.map(|queue| transfer.created_at + queue);
             transfer.queue_until = queue_until.or(expected_until);
             let (mut task, handle) = TransferTask::new(context, transfer);
@@ -135,7 +161,8 @@ impl Transfers {
                 JoinResult::Inserted(handle) => {
                     // The key is recorded with the transfer, even if this caller disconnects.
                     task.key = key;
-                    task.request_id = pull.request_id;
+                    task.request_id = pull.requested_by.request_id.unwrap_or_default();
+                    task.audit = Some(requested_entry(&pull, task.transfer.id));
                     task.spawn();
                     return self.recorded(&handle, false).await;
                 }
@@ -192,11 +219,18 @@ impl Transfers {
     ) -> Result<Option<PullResult>, Problem> {
         let pulled = match (self.recorded(handle, true).await?, key) {
             (None, _) => return Ok(None),
-            (Some(pulled), None) => pulled,
-            (Some(pulled), Some(key)) => self.keep_key(key, pulled).await?,
+            (Some(pulled), None) => {
+                self.audit(joined_entry(pull, pulled.id)).await?;
+                pulled
+            }
+            (Some(pulled), Some(key)) => {
+                let entry = joined_entry(pull, pulled.id);
+                self.keep_key(key, pulled, entry).await?
+            }
         };
         let TaskHandle { client, path, .. } = handle;
-        let Pull { requested_by, request_id, .. } = pull;
+        let Actor { name: requested_by, request_id, .. } = &pull.requested_by;
+        let request_id = request_id.unwrap_or_default();
         let path = path.as_ref().map(|path| path.as_str());
         info!(
             event = "transfer.joined", transfer = %pulled.id, %client, path, requested_by,
@@ -228,6 +262,14 @@ impl Transfers {
             _ => Ok(None),
         }
     }
+}
+
+fn requested_entry(pull: &Pull, transfer: TransferId) -> AuditEntry {
+    pull.audit(AuditAction::TransferRequested).with("transfer", transfer.to_string())
+}
+
+fn joined_entry(pull: &Pull, transfer: TransferId) -> AuditEntry {
+    pull.audit(AuditAction::TransferJoined).with("transfer", transfer.to_string())
 }
 
 /// Whether a joined transfer waits until the deadline of the pull.

@@ -20,7 +20,7 @@ use super::retry::Retry;
 use super::view::{Activity, View};
 use super::{COMMANDS_LEN, Command, TaskContext, now, refuse};
 use crate::receive::ReceivedPartial;
-use crate::records::RequestKey;
+use crate::records::{AuditEntry, RequestKey};
 use crate::registry::ClientSlot;
 
 /// One unfinished transfer and its state.
@@ -36,6 +36,8 @@ pub(crate) struct TransferTask {
     pub(crate) slot: ClientSlot,
     /// The key of the request that created the transfer, until both are on record.
     pub(crate) key: Option<RequestKey>,
+    /// The audit record of that request, until it is durable.
+    pub(crate) audit: Option<AuditEntry>,
     /// The request that created the transfer, for the log.
     pub(crate) request_id: Uuid,
     /// The record is sealed and the name may exist: only the disk determines the outcome.
@@ -82,6 +84,7 @@ impl TransferTask {
             commands,
             ordered,
             key: None,
+            audit: None,
             request_id: Uuid::nil(),
             cancel: None,
             was_admitted: false,

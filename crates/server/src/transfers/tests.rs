@@ -46,6 +46,10 @@ struct TransfersFixture {
     _last_heard: watch::Sender<LastHeard>,
 }
 
+fn actor() -> Actor {
+    Actor { name: "test".to_owned(), address: String::new(), request_id: None }
+}
+
 fn client() -> ClientId {
     ClientId::parse("client4").unwrap()
 }
@@ -115,8 +119,7 @@ impl TransfersFixture {
             path: path.map(|path| SharedPath::parse(path).unwrap()),
             queue,
             fresh: false,
-            requested_by: "test".to_owned(),
-            request_id: uuid::Uuid::nil(),
+            requested_by: actor(),
             key: None,
         };
         soon(self.transfers.pull(pull)).await
@@ -265,7 +268,7 @@ async fn a_cancel_is_handled_while_the_records_fail() {
     let order = fixture.order().await;
     fixture.upload(&order, 4, whole(b"data"));
     fixture.waits_for_resource().await;
-    let cancelled = soon(fixture.transfers.cancel(id, "test")).await.unwrap();
+    let cancelled = soon(fixture.transfers.cancel(id, &actor())).await.unwrap();
     assert_eq!(cancelled.state(), TransferState::Cancelled);
     assert!(fixture.names().is_empty());
 }
@@ -326,7 +329,7 @@ async fn a_cancel_of_a_file_that_may_have_its_name_is_on_record_before_its_answe
     .await;
     let id = id.unwrap();
     fixture.waits_for_resource().await;
-    let view = soon(fixture.transfers.cancel(id, "test")).await.unwrap();
+    let view = soon(fixture.transfers.cancel(id, &actor())).await.unwrap();
     assert_eq!(view.state(), TransferState::Waiting(WaitingFor::Disk));
     assert_eq!(fixture.records.cancels().await.unwrap().len(), 1);
     // The file has its name, so the cancel came too late.

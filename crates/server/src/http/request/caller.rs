@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::params::Params;
 use super::rejection::invalid;
 use crate::access::{Identity, Role, Scope};
+use crate::records::Actor;
 
 /// The format of a response, for a person or for a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +52,12 @@ impl Caller {
             addr: peer.map(|peer| peer.0.ip().to_canonical()),
             identity: Ok(Identity::anonymous()),
         }
+    }
+
+    /// Returns the caller for the audit.
+    pub(crate) fn actor(&self) -> Actor {
+        let request_id = Some(self.request_id);
+        Actor { name: self.name(), address: self.address(), request_id }
     }
 
     /// Returns the name of the caller for records and logs: of the token or of the user, or else the

@@ -55,8 +55,7 @@ impl PullRequest {
             path: self.path.clone(),
             queue: self.queue,
             fresh: self.fresh,
-            requested_by: caller.name(),
-            request_id: caller.request_id,
+            requested_by: caller.actor(),
             key: None,
         }
     }

@@ -128,7 +128,7 @@ pub(crate) async fn cancel(
     RequestParams(params): RequestParams,
 ) -> Result<Response, Rejection> {
     params.only(&[])?;
-    let view = app.transfers.cancel(id, &caller.name()).await?;
+    let view = app.transfers.cancel(id, &caller.actor()).await?;
     Ok(respond_to_cancel(&app, &caller, &view))
 }
 
@@ -145,7 +145,7 @@ pub(crate) async fn cancel_of_client(
         Some(view) => view.transfer.id,
         None => newest_transfer(&app, &client).await?,
     };
-    let view = app.transfers.cancel(id, &caller.name()).await?;
+    let view = app.transfers.cancel(id, &caller.actor()).await?;
     Ok(respond_to_cancel(&app, &caller, &view))
 }
 

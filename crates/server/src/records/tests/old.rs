@@ -87,7 +87,7 @@ async fn expired_keys_are_removed_a_few_at_a_time() {
     records.save(&transfer).await.unwrap();
     for n in 0..5 {
         let key = RequestKey { key: n.to_string(), request: Digest::of(b"abc") };
-        records.keep_key(&key, transfer.id, time(n)).await.unwrap();
+        records.keep_key(&key, transfer.id, time(n), None).await.unwrap();
     }
     let later = time(4) + TimeDelta::hours(24);
     let mut rounds = 0;
