@@ -48,6 +48,9 @@ pub struct Args {
     /// Whether files are sent on a separate connection.
     #[arg(long, env, global = true, value_enum, default_value = "separate")]
     pub(crate) data_conn: DataConn,
+    /// Whether the kernel closes the disk to the agent, except for its shares and its state.
+    #[arg(long, env, global = true, value_enum, default_value = "auto")]
+    pub(crate) sandbox: SandboxMode,
     /// Minimum log level: error, warn, info, debug, trace, or a filter.
     #[arg(long, env, global = true, default_value = "info")]
     pub(crate) log_level: String,
@@ -81,6 +84,17 @@ pub(crate) enum ConsistencyArg {
     DoubleRead,
     /// Compare size and times only. A file that grows meanwhile is not sent.
     Stat,
+}
+
+/// Whether the agent enters its sandbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SandboxMode {
+    /// As far as the kernel supports it.
+    Auto,
+    /// Never: for a shared folder that is replaced or mounted while the agent runs.
+    Off,
+    /// Do not start unless the kernel enforces every rule.
+    Required,
 }
 
 /// The format of the log, as an argument. The default is text, because installers read the log.
@@ -131,6 +145,8 @@ pub struct Config {
     pub data_conn: DataConn,
     /// The folder of `status.json`; `None` writes no status.
     pub state_dir: Option<PathBuf>,
+    /// Whether the program enters its sandbox. An agent inside another process never does.
+    pub sandbox: SandboxMode,
     /// Starts each log line with the client id: for a process that runs several agents.
     pub name_in_log: bool,
 }
@@ -156,6 +172,7 @@ impl Config {
             consistency: Consistency::DoubleRead,
             data_conn: DataConn::Separate,
             state_dir: None,
+            sandbox: SandboxMode::Off,
             name_in_log: true,
         }
     }
@@ -185,9 +202,10 @@ impl TryFrom<Args> for Config {
             ConsistencyArg::Stat => Consistency::Stat,
         };
         let state_dir = args.status_dir();
-        let Args { data_conn, .. } = args;
+        let Args { data_conn, sandbox, .. } = args;
         let config = Self::new(client, server, shares);
-        Ok(Self { max_rate, consistency, data_conn, state_dir, name_in_log: false, ..config })
+        let name_in_log = false;
+        Ok(Self { max_rate, consistency, data_conn, state_dir, sandbox, name_in_log, ..config })
     }
 }
 

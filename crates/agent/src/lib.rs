@@ -21,6 +21,7 @@ mod outage;
 mod process_id;
 mod program;
 mod read;
+mod sandbox;
 mod session;
 mod state_dir;
 mod status;
@@ -37,6 +38,7 @@ use filepull_process::Lifecycle;
 use crate::config::Config;
 use crate::connect::Supervisor;
 use crate::keeper::Keeper;
+use crate::sandbox::SandboxState;
 use crate::status_log::StatusLog;
 
 pub use crate::program::main;
@@ -46,6 +48,7 @@ pub use crate::state_dir::StateLockError;
 #[derive(Debug)]
 pub struct Agent {
     config: Config,
+    sandbox: Option<SandboxState>,
 }
 
 impl Agent {
@@ -54,7 +57,12 @@ impl Agent {
 
     /// Creates an agent. It starts with [`run_until`](Self::run_until).
     pub fn new(config: Config) -> Self {
-        Self { config }
+        Self { config, sandbox: None }
+    }
+
+    /// Creates an agent for a process that has entered its sandbox.
+    pub(crate) fn in_sandbox(config: Config, sandbox: SandboxState) -> Self {
+        Self { config, sandbox: Some(sandbox) }
     }
 
     /// Runs until `stop` resolves, then sends a goodbye and ends within five seconds.
@@ -65,11 +73,16 @@ impl Agent {
     /// # Errors
     /// [`StateLockError`]: another agent uses the same state folder.
     pub async fn run_until(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-        let status_log = StatusLog::new(&self.config);
+        let is_program = self.sandbox.is_some();
+        let sandbox = self.sandbox.unwrap_or_else(|| SandboxState::off("another program runs it"));
+        let status_log = StatusLog::new(&self.config, sandbox);
         // Locks the folder before the first message, which would replace the status of another
         // agent.
         let mut keeper = Keeper::open(self.config.state_dir.as_deref(), status_log.clone()).await?;
         status_log.log_start(&self.config.server);
+        if is_program {
+            status_log.log_sandbox();
+        }
         let lifecycle = Lifecycle::new();
         let supervisor = Supervisor::new(self.config, lifecycle.clone(), status_log.clone());
         tokio::select! {

@@ -12,6 +12,7 @@ use tracing::{error, warn};
 use crate::Agent;
 use crate::config::{Action, Args, Config, ConfigError};
 use crate::report::StatusReport;
+use crate::sandbox::{Sandbox, SandboxError};
 use crate::state_dir::StateLockError;
 use crate::status::HEARTBEAT_INTERVAL;
 
@@ -28,7 +29,9 @@ pub fn main() -> ExitCode {
         Err(error) => {
             error!("{error:#}");
             // A restart does not help, so a process supervisor must not try one.
-            let is_permanent = error.is::<ConfigError>() || error.is::<StateLockError>();
+            let is_permanent = error.is::<ConfigError>()
+                || error.is::<StateLockError>()
+                || error.is::<SandboxError>();
             ExitCode::from(if is_permanent { 2 } else { 1 })
         }
     }
@@ -71,6 +74,8 @@ fn run(config: Config) -> anyhow::Result<ExitCode> {
     if config.state_dir.is_none() {
         warn!("no folder for status.json, so `filepull-agent status` cannot report: set STATE_DIR");
     }
+    // Before the first thread and the first connection: threads inherit the sandbox.
+    let sandbox = Sandbox::new(&config).enter()?;
     // One thread for the network, and one for the disk while a file is read. More threads were
     // slower in a measurement, and a small machine has other work.
     let mut builder = runtime::Builder::new_current_thread();
@@ -79,7 +84,7 @@ fn run(config: Config) -> anyhow::Result<ExitCode> {
     let runtime = builder.enable_all().thread_keep_alive(HEARTBEAT_INTERVAL * 4).build()?;
     let result = runtime.block_on(async {
         let stop = signal::shutdown()?;
-        Agent::new(config).run_until(stop).await
+        Agent::in_sandbox(config, sandbox).run_until(stop).await
     });
     // A reader may hang on a network drive. The process does not wait for it.
     runtime.shutdown_timeout(Duration::from_millis(500));

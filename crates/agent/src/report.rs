@@ -195,6 +195,9 @@ impl ReportedAgent {
         if let Some(FileProblem { text: problem, at }) = &self.status.file_problem {
             let _ = writeln!(text, "{problem} Last checked at {}.", to_the_second(at));
         }
+        if let Some(sandbox) = &self.status.sandbox {
+            let _ = writeln!(text, "Sandbox {sandbox}");
+        }
         if let Some(LastTransfer { name, stored_as, at }) = &self.status.last_transfer {
             let at = to_the_second(at);
             let _ = writeln!(text, "Last sent: {name} at {at}, stored as {stored_as}.");

@@ -26,6 +26,7 @@ use self::error::OpenError;
 pub(crate) use self::list::split;
 pub(crate) use self::open::OpenFile;
 use self::open::SharePlace;
+pub(crate) use self::root::ShareFolder;
 use self::root::ShareRoot;
 pub(crate) use self::unsized_file::stat;
 
@@ -119,6 +120,17 @@ impl Shares {
         for entry in [&self.default].into_iter().chain(&self.entries) {
             entry.root.remember();
         }
+    }
+
+    /// Returns the folders that must stay readable in the sandbox. Blocks.
+    pub(crate) fn folders(&self) -> Vec<ShareFolder> {
+        let mut roots: Vec<&Arc<ShareRoot>> = Vec::new();
+        for entry in [&self.default].into_iter().chain(&self.entries) {
+            if !roots.iter().any(|root| Arc::ptr_eq(root, &entry.root)) {
+                roots.push(&entry.root);
+            }
+        }
+        roots.into_iter().filter_map(|root| root.for_sandbox()).collect()
     }
 
     /// Returns the current metadata of the default file, or why `client` cannot send it. Blocks.

@@ -12,6 +12,7 @@ use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::process_id::{ProcessId, uptime_ms};
+use crate::sandbox::SandboxState;
 
 /// How often an agent writes `status.json`, even if nothing changes.
 pub(crate) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
@@ -37,6 +38,9 @@ pub(crate) struct Status {
     /// Why the default file could not be sent when it was last checked.
     #[serde(default)]
     pub(crate) file_problem: Option<FileProblem>,
+    /// What the kernel enforces. Older agents do not report it.
+    #[serde(default)]
+    pub(crate) sandbox: Option<SandboxState>,
     /// The last file that was stored by the server.
     pub(crate) last_transfer: Option<LastTransfer>,
     /// The last ten lines of the log, newest first.
@@ -120,6 +124,7 @@ impl Status {
             state,
             since: Utc::now(),
             file_problem: None,
+            sandbox: None,
             last_transfer: None,
             lines: VecDeque::new(),
         }

@@ -13,6 +13,7 @@ use tracing::{error, info, warn};
 use crate::config::Config;
 use crate::dial::ServerAddr;
 use crate::process_id::ProcessId;
+use crate::sandbox::{SandboxLevel, SandboxState};
 use crate::status::{AgentState, FileProblem, LastTransfer, Status};
 
 /// A handle on the log and the status of one agent.
@@ -47,7 +48,7 @@ impl Drop for ConnectedGuard {
 
 impl StatusLog {
     /// Creates the status of an agent that has not dialed yet.
-    pub(crate) fn new(config: &Config) -> Self {
+    pub(crate) fn new(config: &Config, sandbox: SandboxState) -> Self {
         let status = Status {
             process: ProcessId::own(),
             heartbeat: Utc::now(),
@@ -57,6 +58,7 @@ impl StatusLog {
             state: AgentState::Connecting,
             since: Utc::now(),
             file_problem: None,
+            sandbox: Some(sandbox),
             last_transfer: None,
             lines: VecDeque::new(),
         };
@@ -101,6 +103,16 @@ impl StatusLog {
         let protection = server.protection();
         let client = self.with_status(|status| status.client_id.clone());
         self.info(&format!("agent {version} starting, {client}, server {server} ({protection})"));
+    }
+
+    /// Logs what the sandbox of the program enforces.
+    pub(crate) fn log_sandbox(&self) {
+        let Some(sandbox) = self.with_status(|status| status.sandbox.clone()) else { return };
+        let text = format!("sandbox {sandbox}");
+        match sandbox.level {
+            SandboxLevel::Full | SandboxLevel::Off => self.info(&text),
+            SandboxLevel::Partial | SandboxLevel::NotSupported => self.warn(&text),
+        }
     }
 
     /// Counts a session as open until the returned guard is dropped.

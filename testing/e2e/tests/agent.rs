@@ -4,7 +4,8 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use filepull_testkit::process::test_program;
-use filepull_testkit::{Process, TestServer};
+use filepull_testkit::{Process, TestClient, TestServer};
+use serde_json::Value;
 
 #[tokio::test]
 async fn the_folder_of_a_share_that_becomes_a_link_leaks_nothing() -> anyhow::Result<()> {
@@ -82,6 +83,7 @@ async fn an_empty_variable_is_not_set() -> anyhow::Result<()> {
         "CONSISTENCY",
         "STATE_DIR",
         "DATA_CONN",
+        "SANDBOX",
         "LOG_LEVEL",
         "LOG_FORMAT",
     ];
@@ -168,5 +170,58 @@ async fn the_log_shows_no_rate_for_an_empty_file() -> anyhow::Result<()> {
     server.pull("client4").await?;
     let line = client.agent()?.says("sent data.txt in").await?;
     assert!(!line.contains("/s)") && !line.contains(" 0.0 s"), "{line}");
+    Ok(())
+}
+
+/// Runs an agent on a kernel without Landlock.
+const WITHOUT_LANDLOCK: [&str; 6] =
+    ["strace", "-f", "-o", "/dev/null", "-e", "inject=landlock_create_ruleset:error=ENOSYS"];
+
+/// Returns the `sandbox` of the agent's `status.json`.
+fn sandbox(client: &TestClient) -> anyhow::Result<Value> {
+    let status: Value = serde_json::from_slice(&fs::read(client.state().join("status.json"))?)?;
+    Ok(status["sandbox"].clone())
+}
+
+#[allow(clippy::print_stderr, reason = "a skipped test must be seen")]
+fn skipped(reason: &str) {
+    eprintln!("SKIPPED: {reason}");
+}
+
+#[tokio::test]
+async fn an_agent_enters_its_sandbox_and_reports_it() -> anyhow::Result<()> {
+    let server = TestServer::start().await?;
+    let client = server.client("client4", b"data")?.as_process().connected().await?;
+    client.agent()?.says("sandbox ").await?;
+    server.pull("client4").await?;
+    let sandbox = sandbox(&client)?;
+    // A CI machine may have an older kernel.
+    let level = sandbox["level"].as_str().unwrap_or_default();
+    assert!(["full", "partial", "not-supported"].contains(&level), "{sandbox}");
+    if level == "not-supported" {
+        skipped(&format!("this kernel has no sandbox: {sandbox}"));
+        return Ok(());
+    }
+    let files = client.files.display();
+    let text = sandbox["text"].as_str().unwrap_or_default();
+    assert!(text.starts_with(&format!("the agent can read {files} and system files")), "{text}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_agent_runs_without_a_sandbox_where_the_kernel_has_none() -> anyhow::Result<()> {
+    let server = TestServer::start().await?;
+    let client = server.client("client4", b"data")?.launched_by(&WITHOUT_LANDLOCK);
+    let mut client = client.connected().await?;
+    client.agent()?.says("sandbox not supported: this kernel, or the container").await?;
+    server.pull("client4").await?;
+    assert_eq!(sandbox(&client)?["level"], "not-supported");
+    client.set("SANDBOX", "off");
+    client.connect().await?;
+    client.agent()?.says("sandbox off: SANDBOX=off").await?;
+    client.set("SANDBOX", "required");
+    client.start()?;
+    client.agent()?.says("SANDBOX=required: this kernel, or the container").await?;
+    assert_eq!(client.take_agent()?.ended().await?.code(), Some(2));
     Ok(())
 }

@@ -20,6 +20,8 @@ pub(crate) enum OpenError {
         first: PathBuf,
         now: PathBuf,
     },
+    /// The folder was replaced after the start, and the sandbox allows only the old one.
+    Replaced(PathBuf),
     NotAFile(&'static str),
     /// The size is unknown, and the content exceeds the limit.
     TooLong {
@@ -59,6 +61,7 @@ impl OpenError {
                 format!("there is no file at {path}")
             }
             Self::LeadsElsewhere { .. }
+            | Self::Replaced(_)
             | Self::TooLong { .. }
             | Self::Changed
             | Self::System(_) => {
@@ -86,7 +89,10 @@ impl OpenError {
             Self::Changed => {
                 (Code::FileChanged, format!("{requested} on {client} changed while it was read."))
             }
-            Self::LeadsElsewhere { .. } | Self::TooLong { .. } | Self::System(_) => {
+            Self::LeadsElsewhere { .. }
+            | Self::Replaced(_)
+            | Self::TooLong { .. }
+            | Self::System(_) => {
                 let detail = format!("{client} cannot read {}: {}.", path.display(), self.why());
                 (Code::FileUnreadable, detail)
             }
@@ -105,6 +111,11 @@ impl OpenError {
                      that is right"
                 )
             }
+            Self::Replaced(path) => format!(
+                "{} was replaced or mounted after the agent started, and the sandbox allows only \
+                 the old folder. Restart the agent, or set SANDBOX=off",
+                path.display()
+            ),
             Self::TooLong { limit_bytes } => format!(
                 "the system does not know its size, and it has more than {}",
                 human::size(*limit_bytes as u64)

@@ -1,6 +1,7 @@
 //! Opens one regular file beneath a root.
 
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
@@ -52,6 +53,17 @@ impl SharePlace<'_> {
     /// leads outside the root, even if it changes meanwhile. On kernels older than 5.6 cap-std
     /// walks the path itself.
     pub(crate) fn open(&self) -> Result<OpenFile, OpenError> {
+        self.open_beneath().map_err(|error| match error {
+            OpenError::System(error)
+                if error.kind() == io::ErrorKind::PermissionDenied && self.root.was_replaced() =>
+            {
+                OpenError::Replaced(self.root.path().to_owned())
+            }
+            error => error,
+        })
+    }
+
+    fn open_beneath(&self) -> Result<OpenFile, OpenError> {
         let folder = self.open_folder()?;
         // O_NONBLOCK and O_NOCTTY: do not block on a pipe without a writer, and do not take a
         // terminal.

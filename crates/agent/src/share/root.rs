@@ -13,7 +13,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::OnceLock;
 
 use cap_std::fs::Dir;
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::{CWD, Mode, OFlags, fstat, openat};
 
 use super::error::OpenError;
 
@@ -23,12 +23,38 @@ pub(crate) struct ShareRoot {
     path: PathBuf,
     /// Where it led when it was first resolved: a path without links.
     first: OnceLock<PathBuf>,
+    /// The folder that the sandbox allows.
+    allowed: OnceLock<FolderId>,
+}
+
+/// The device and the number of a folder.
+type FolderId = (u64, u64);
+
+/// A folder of shares that must stay readable in the sandbox.
+#[derive(Debug)]
+pub(crate) struct ShareFolder {
+    pub(crate) folder: OwnedFd,
+    /// The path of `folder`.
+    pub(crate) open_path: PathBuf,
+    /// The configured folder, if it does not exist yet: then `folder` is the nearest one above it.
+    pub(crate) missing: Option<PathBuf>,
+}
+
+impl ShareFolder {
+    /// Returns a sentence on a folder that is open only because its share does not exist yet.
+    pub(crate) fn missing(&self) -> Option<String> {
+        let path = self.missing.as_ref()?.display();
+        let open = self.open_path.display();
+        Some(format!(
+            " {open} is open because {path} does not exist yet: restart the agent once it does."
+        ))
+    }
 }
 
 impl ShareRoot {
     pub(crate) fn new(path: &Path) -> Self {
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        Self { path, first: OnceLock::new() }
+        Self { path, first: OnceLock::new(), allowed: OnceLock::new() }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -51,6 +77,31 @@ impl ShareRoot {
         // No part may be a link, so changes in between do not matter.
         let folder = open_without_links(path).map_err(OpenError::System)?;
         Ok(Dir::from_std_file(fs::File::from(folder)))
+    }
+
+    /// Returns the folder that the sandbox must allow, and remembers it. `None` if not even a folder
+    /// above it exists, except for `/`. Blocks.
+    pub(crate) fn for_sandbox(&self) -> Option<ShareFolder> {
+        let configured = self.leads_to().ok()?;
+        let found = configured.ancestors().find_map(|path| {
+            let folder = open_without_links(path).ok()?;
+            Some((path, folder))
+        });
+        let (path, folder) = found?;
+        if path == configured {
+            let _ = self.allowed.set(folder_id(&folder)?);
+        } else if path == Path::new("/") {
+            return None;
+        }
+        let missing = (path != configured).then(|| configured.to_owned());
+        Some(ShareFolder { folder, open_path: path.to_owned(), missing })
+    }
+
+    /// Returns whether the folder is another one than the sandbox allows: it was replaced, or a
+    /// drive was mounted over it. Blocks.
+    pub(crate) fn was_replaced(&self) -> bool {
+        let now = || folder_id(&open_without_links(self.leads_to().ok()?).ok()?);
+        self.allowed.get().is_some_and(|allowed| Some(*allowed) != now())
     }
 
     fn leads_to(&self) -> Result<&Path, OpenError> {
@@ -84,6 +135,11 @@ fn resolve(path: &Path, links_left: u32) -> io::Result<PathBuf> {
         Ok(_) => Err(missing),
         Err(_) => Ok(path),
     }
+}
+
+fn folder_id(folder: &OwnedFd) -> Option<FolderId> {
+    let stat = fstat(folder).ok()?;
+    Some((stat.st_dev, stat.st_ino))
 }
 
 /// Opens a folder by an absolute path of which no part may be a link.
