@@ -5,11 +5,12 @@
 //! authority, or against the roots of the system.
 //!
 //! Reading order: [`provider`], [`AgentKey`], [`client_config`], `pinned_server`, [`server_config`],
-//! [`CertificateAuthority`], [`jws`].
+//! [`CertificateAuthority`], [`jws`], [`receipt`].
 //!
 //! This crate opens no connection. It reads files only for the roots of the system and `CA_FILE`.
 
 pub mod jws;
+pub mod receipt;
 
 mod agent_key;
 mod authority;
