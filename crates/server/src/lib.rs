@@ -4,6 +4,7 @@
 //! future resolves, then shuts down in order.
 
 mod access;
+pub mod audit;
 pub mod client;
 pub mod config;
 mod connection_limit;
@@ -21,6 +22,7 @@ pub mod readiness;
 mod receive;
 pub mod records;
 mod registry;
+mod rejection_audit;
 mod retention;
 mod settings_audit;
 mod store;

@@ -10,6 +10,7 @@
 
 mod audit;
 mod audit_list;
+mod audit_walk;
 mod cancels;
 mod change;
 mod checksum;

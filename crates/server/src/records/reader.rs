@@ -65,6 +65,11 @@ impl RecordsReader {
         Ok(Self { readers: Pool::new(vec![connection]) })
     }
 
+    /// Returns the connections, for another scan.
+    pub(crate) fn pool(&self) -> Pool {
+        self.readers.clone()
+    }
+
     /// Returns whether this client has ever connected.
     pub(crate) async fn has_client(&self, client: &ClientId) -> Result<bool, RecordsError> {
         let found = self.readers.rows(Statement::new(HAS_CLIENT).bind(client.as_str())).await?;
