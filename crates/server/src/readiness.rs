@@ -40,14 +40,12 @@ impl Readiness {
         self.clients.n_online()
     }
 
-    /// Checks that no transfer waits for the disk or the records.
+    /// Checks that the records are not known to be damaged, and that no transfer waits for the disk
+    /// or the records.
     fn storing(&self) -> ReadyCheck {
-        let (ok, finding) = match self.transfers.n_resource_waits() {
-            0 => (true, "works".to_owned()),
-            1 => (false, "1 transfer waits for the disk or the records".to_owned()),
-            n => (false, format!("{n} transfers wait for the disk or the records")),
-        };
-        ReadyCheck { ok, name: "storing", finding }
+        let problem = self.transfers.storing_problem();
+        let ok = problem.is_none();
+        ReadyCheck { ok, name: "storing", finding: problem.unwrap_or_else(|| "works".to_owned()) }
     }
 
     async fn data_folder(&self) -> ReadyCheck {

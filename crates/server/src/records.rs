@@ -21,6 +21,7 @@ mod damaged;
 mod error;
 mod expired;
 mod fields;
+mod file_damage;
 mod guard;
 mod idempotency;
 mod list;
@@ -52,6 +53,7 @@ pub use cursor::Cursor;
 pub use damaged::{DamagedTransfer, RecordedTransfer};
 pub use error::{RecordsError, SaveError};
 pub(crate) use expired::OldTransfers;
+use file_damage::FileDamage;
 pub(crate) use idempotency::{KEEP_KEYS, KeyOutcome, RequestKey};
 pub use list::{Total, TransferFilter, TransferPage};
 pub use reader::DownloadTotals;
@@ -65,6 +67,7 @@ use writer::RecordsWriter;
 pub struct Records {
     writer: RecordsWriter,
     readers: Readers,
+    damage: FileDamage,
     /// The number of clients at the last count.
     n_clients: Arc<AtomicU64>,
     /// The damaged records that have been logged.
@@ -83,6 +86,12 @@ impl Records {
         // Readers first, because the last connection to close removes SQLite's log.
         self.readers.close().await;
         self.writer.stop().await
+    }
+
+    /// Returns the damage that statements have found in the file, and what to do next; none while no
+    /// damage is known.
+    pub(crate) fn file_damage(&self) -> Option<String> {
+        self.damage.finding()
     }
 
     /// Logs each damaged record once.

@@ -14,6 +14,7 @@ mod min_rate;
 mod outcome;
 mod progress;
 mod pull;
+mod resource_wait;
 mod retry;
 mod space;
 mod sweep;
@@ -26,7 +27,7 @@ mod wait;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound as _, Utc};
@@ -49,6 +50,7 @@ pub(crate) use messages::{Answer, Reply, Upload};
 use messages::{Command, refuse};
 use outcome::records_failed;
 pub(crate) use pull::{Pull, PullResult};
+use resource_wait::ResourceWaits;
 pub(crate) use space::shortage;
 use task::TransferTask;
 pub(crate) use view::{
@@ -99,8 +101,7 @@ struct TaskContext {
     /// A task takes a permit before it sends the order, so the permits limit the running transfers.
     permits: Arc<Semaphore>,
     disk: DiskSampler,
-    /// How many transfers wait until the server's disk or records work again.
-    n_resource_waits: Arc<AtomicUsize>,
+    resource_waits: ResourceWaits,
     /// When this server began to resume transfers.
     started_at: DateTime<Utc>,
     /// The last write to the records failed.
@@ -161,7 +162,7 @@ impl Transfers {
             active: ActiveTransfers::default(),
             permits: Arc::new(Semaphore::new(limits.max_running)),
             disk,
-            n_resource_waits: Arc::default(),
+            resource_waits: ResourceWaits::default(),
             started_at: now(),
             records_fail: AtomicBool::new(false),
         });
@@ -311,11 +312,6 @@ impl Transfers {
     /// Returns how many transfers are unfinished.
     pub(crate) fn counts(&self) -> TransferCounts {
         self.context.active.counts()
-    }
-
-    /// Returns how many transfers wait until the server's disk or records work again.
-    pub(crate) fn n_resource_waits(&self) -> usize {
-        self.context.n_resource_waits.load(Ordering::SeqCst)
     }
 
     /// Returns whether the server drains, so that it accepts no new transfers.

@@ -1,6 +1,7 @@
 //! When records are written, and how the server handles damaged or missing ones.
 
 use std::fs;
+use std::path::Path;
 use std::time::Instant;
 
 use filepull_testkit::{TestServer, test_data};
@@ -104,6 +105,63 @@ async fn a_damaged_record_is_shown_and_affects_no_other_record() -> anyhow::Resu
     assert!(list.text().contains("damaged") && list.text().contains("done"), "{}", list.text());
     assert_eq!(server.get("/clients").await?.status, 200);
     assert_eq!(server.server()?.count("records.damaged"), 1, "the damage is logged once");
+    Ok(())
+}
+
+/// Flips a bit of the state in the index of the states. Only a change of the state uses that entry,
+/// so a server with this damage starts and lists everything.
+fn damage_state_index(file: &Path, transfer: &str) -> anyhow::Result<()> {
+    let mut records = fs::read(file)?;
+    let state = b"queued";
+    // In the index, the state and the id are separated by a time of six bytes.
+    let n_before = state.len() + 6;
+    let is_entry = |at: &usize| {
+        records[*at..].starts_with(state)
+            && records[at + n_before..].starts_with(transfer.as_bytes())
+    };
+    let entries: Vec<usize> = (0..records.len() - n_before).filter(is_entry).collect();
+    assert_eq!(entries.len(), 1, "{entries:?}");
+    records[entries[0]] ^= 1;
+    Ok(fs::write(file, records)?)
+}
+
+#[tokio::test]
+async fn damage_that_only_a_write_finds_is_named_and_loses_nothing() -> anyhow::Result<()> {
+    let mut server = TestServer::start_process().await?;
+    let client = server.connect("client4", b"data").await?;
+    server.pull("client4").await?;
+    drop(client);
+    server.until_offline("client4").await?;
+    let location =
+        server.get("/trigger?id=client4&queue=1h&fresh").await?.header("location").to_owned();
+    let id = location.rsplit('/').next().unwrap_or_default();
+    server.stop().await?;
+    let file = server.data_dir().join(".filepull/records.db");
+    damage_state_index(&file, id)?;
+    server.start_server().await?;
+    assert_eq!(server.get("/readyz").await?.status, 200);
+
+    let client = server.connect("client4", b"again").await?;
+    let found = server.until(&location, |now| now["waiting_for"] == "disk").await?;
+    assert_eq!(found["state"], "waiting");
+    let ready = server.get("/readyz").await?;
+    assert_eq!(ready.status, 503);
+    let repair = format!("sqlite3 {} REINDEX", file.display());
+    for part in ["the records are damaged", "database disk image is malformed", &repair] {
+        assert!(ready.text().contains(part), "{part}: {}", ready.text());
+    }
+    let page = server.get(&format!("/transfers/{id}")).await?;
+    let reason = "waits for the server's disk: The server could not read or write its records.";
+    assert!(page.text().contains(reason), "{}", page.text());
+
+    drop(client);
+    server.stop().await?;
+    rusqlite::Connection::open(&file)?.execute_batch("REINDEX")?;
+    server.start_server().await?;
+    let _client = server.connect("client4", b"again").await?;
+    server.done(&location).await?;
+    assert_eq!(server.downloads("client4")?.len(), 2);
+    assert_eq!(server.get("/readyz").await?.status, 200);
     Ok(())
 }
 

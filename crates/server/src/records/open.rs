@@ -8,6 +8,7 @@ use chrono::Utc;
 use tokio::task::spawn_blocking;
 
 use super::error::RecordsError;
+use super::file_damage::FileDamage;
 use super::guard::DatabaseGuard;
 use super::lock::Lock;
 use super::readers::Readers;
@@ -32,12 +33,14 @@ fn open(folder: &Path) -> Result<Records, RecordsError> {
     clients::mark_disconnected(&connection, Utc::now())?;
     let guard = DatabaseGuard::new(&file);
     let n_clients = clients::count_now(&connection)?;
-    let readers = Readers::open(&file)?;
+    let damage = FileDamage::new(&file);
+    let readers = Readers::open(&file, &damage)?;
     // The name of a new file must be as durable as its content.
     lock.sync_folder()?;
     Ok(Records {
-        writer: RecordsWriter::start(connection, lock, guard),
+        writer: RecordsWriter::start(connection, lock, guard, damage.clone()),
         readers,
+        damage,
         n_clients: Arc::new(AtomicU64::new(n_clients)),
         logged: Arc::default(),
     })

@@ -8,6 +8,7 @@ use tokio::task::spawn_blocking;
 
 use super::clients::read_id;
 use super::error::RecordsError;
+use super::file_damage::FileDamage;
 use super::readers::Pool;
 use super::statement::Statement;
 use super::walk::RowWalk;
@@ -60,9 +61,10 @@ impl RecordsReader {
         let file = folder.join("records.db");
         let failed = |source| RecordsError::Folder { folder: folder.to_owned(), source };
         std::fs::metadata(&file).map_err(failed)?;
+        let damage = FileDamage::new(&file);
         let opened = spawn_blocking(move || schema::open_beside(&file)).await;
         let connection = opened.map_err(|_| RecordsError::Closed)??;
-        Ok(Self { readers: Pool::new(vec![connection]) })
+        Ok(Self { readers: Pool::new(vec![connection], damage) })
     }
 
     /// Returns the connections, for another scan.

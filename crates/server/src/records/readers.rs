@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
 use super::error::RecordsError;
+use super::file_damage::FileDamage;
 use super::schema;
 use super::statement::{Row, Statement};
 
@@ -28,11 +29,11 @@ pub(crate) struct Readers {
 }
 
 impl Readers {
-    /// Opens all connections to a database.
-    pub(crate) fn open(file: &Path) -> rusqlite::Result<Self> {
+    /// Opens all connections to a database, which note its damage.
+    pub(crate) fn open(file: &Path, damage: &FileDamage) -> rusqlite::Result<Self> {
         let open = |n| (0..n).map(|_| schema::open_reader(file)).collect::<Result<Vec<_>, _>>();
-        let points = Pool::new(open(N_POINT_READERS)?);
-        Ok(Self { points, lists: Pool::new(open(N_LIST_READERS)?) })
+        let points = Pool::new(open(N_POINT_READERS)?, damage.clone());
+        Ok(Self { points, lists: Pool::new(open(N_LIST_READERS)?, damage.clone()) })
     }
 
     /// Reads the first row of the result.
@@ -69,13 +70,14 @@ pub(crate) struct Pool {
     /// One permit per idle connection.
     permits: Arc<Semaphore>,
     idle: Arc<Mutex<Vec<Connection>>>,
+    damage: FileDamage,
 }
 
 impl Pool {
-    pub(crate) fn new(connections: Vec<Connection>) -> Self {
+    pub(crate) fn new(connections: Vec<Connection>, damage: FileDamage) -> Self {
         let n_connections = u32::try_from(connections.len()).unwrap_or(u32::MAX);
         let permits = Arc::new(Semaphore::new(connections.len()));
-        Self { n_connections, permits, idle: Arc::new(Mutex::new(connections)) }
+        Self { n_connections, permits, idle: Arc::new(Mutex::new(connections)), damage }
     }
 
     /// Runs a statement and returns its rows.
@@ -87,6 +89,7 @@ impl Pool {
         let acquired = Arc::clone(&self.permits).acquire_owned().await;
         let permit = acquired.map_err(|_| RecordsError::Closed)?;
         let idle = Arc::clone(&self.idle);
+        let damage = self.damage.clone();
         let job = move || {
             let take = || idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let connection = take().ok_or(RecordsError::Closed)?;
@@ -95,7 +98,8 @@ impl Pool {
             // Returned here, so that a cancelled caller does not lose the connection.
             idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
             drop(permit);
-            Ok(rows?.into_iter().flatten().collect())
+            let rows = rows.map_err(|error| damage.noted(error.into()))?;
+            Ok(rows.into_iter().flatten().collect())
         };
         spawn_blocking(job).await.map_err(|_| RecordsError::Closed)?
     }
@@ -119,7 +123,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("records.db");
         schema::open_writer(&file).unwrap();
-        let readers = Readers::open(&file).unwrap();
+        let readers = Readers::open(&file, &FileDamage::new(&file)).unwrap();
         let lists = readers.lists.permits.acquire_many(N_LIST_READERS).await.unwrap();
         let row = readers.point(Statement::new("SELECT 7 AS n")).await.unwrap().unwrap();
         assert_eq!(row.integer("n"), Some(7));
@@ -129,7 +133,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_cancelled_caller_loses_no_connection() {
-        let pool = Pool::new(vec![Connection::open_in_memory().unwrap()]);
+        let damage = FileDamage::new(Path::new("records.db"));
+        let pool = Pool::new(vec![Connection::open_in_memory().unwrap()], damage);
         for _ in 0..3 {
             let cancelled = pool.rows(Statement::new("SELECT 1"));
             drop(futures::poll!(std::pin::pin!(cancelled)));

@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use super::audit::AuditTrail;
 use super::change::{Change, FirstRow};
 use super::error::RecordsError;
+use super::file_damage::FileDamage;
 use super::guard::DatabaseGuard;
 use super::lock::Lock;
 use super::statement::Statement;
@@ -58,13 +59,19 @@ struct Write {
 impl RecordsWriter {
     /// Starts the task, which holds `lock` until it ends. It ends when it is stopped, or when the last
     /// handle is dropped.
-    pub(crate) fn start(connection: Connection, lock: Lock, guard: DatabaseGuard) -> Self {
+    pub(crate) fn start(
+        connection: Connection,
+        lock: Lock,
+        guard: DatabaseGuard,
+        damage: FileDamage,
+    ) -> Self {
         let (queue, inbox) = mpsc::channel(QUEUE_LEN);
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
         let status = Arc::<WriterStatus>::default();
         let trail = AuditTrail::default();
-        let task = WriterTask { connection, lock, guard, trail, status: Arc::clone(&status) };
+        let task =
+            WriterTask { connection, lock, guard, damage, trail, status: Arc::clone(&status) };
         let task_stop = stop.clone();
         tasks.spawn_blocking(move || task.run(inbox, &task_stop));
         Self { queue, stop, tasks, status }
@@ -141,6 +148,7 @@ struct WriterTask {
     connection: Connection,
     lock: Lock,
     guard: DatabaseGuard,
+    damage: FileDamage,
     trail: AuditTrail,
     status: Arc<WriterStatus>,
 }
@@ -192,13 +200,15 @@ impl WriterTask {
                 for write in batch {
                     let committed = self.commit(slice::from_ref(&write));
                     let row = committed.map(|rows| rows.into_iter().next().flatten());
-                    write.answer(row.map_err(WriteError::into_inner));
+                    let noted = |error: WriteError| self.damage.noted(error.into_inner());
+                    write.answer(row.map_err(noted));
                 }
             }
             Err(WriteError::Transaction(error)) => {
                 let error = Arc::new(error);
                 for write in batch {
-                    write.answer(Err(RecordsError::Database(Arc::clone(&error))));
+                    let error = RecordsError::Database(Arc::clone(&error));
+                    write.answer(Err(self.damage.noted(error)));
                 }
             }
         }

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tracing::error;
 
-use super::disk::{ResourceWait, run};
+use super::disk::run;
 use super::outcome::{Outcome, classify, log_done, store_failed};
 use super::retry::{next_pause, retry_backoff};
 use super::task::TransferTask;
@@ -177,7 +177,7 @@ impl TransferTask {
                 Err(outcome) => return Err(outcome),
             };
             if wait.is_none() {
-                wait = Some(ResourceWait::begin(&self.context));
+                wait = Some(self.context.resource_waits.begin(&problem));
                 let reason = &problem.detail;
                 error!(
                     event = "transfer.publish_delayed",

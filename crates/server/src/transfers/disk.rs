@@ -2,12 +2,12 @@
 //! effect is finished before the next one begins.
 
 use std::collections::HashSet;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 use filepull_core::disk::{self, Disk as _, DiskError, Extent};
 use filepull_core::human::chain;
 use filepull_core::name::DownloadName;
+use filepull_core::problem::Problem;
 use filepull_core::source::Source;
 use filepull_core::transfer::{Phase, Receiving, Recovery, Transfer};
 use tokio::task::spawn_blocking;
@@ -15,6 +15,7 @@ use tokio::time::{Duration, Instant, sleep, sleep_until};
 use tracing::{error, info};
 
 use super::outcome::{Outcome, classify, log_lost, records_failed, records_problem, store_failed};
+use super::resource_wait::RecordsWait;
 use super::retry::{next_pause, retry_backoff};
 use super::task::TransferTask;
 use super::{Command, TaskContext};
@@ -35,12 +36,12 @@ impl TransferTask {
         let mut backoff = retry_backoff();
         let mut wait = None;
         loop {
-            match self.save_change(&next).await {
+            let problem = match self.save_change(&next).await {
                 Ok(()) => return Ok(()),
                 Err(Outcome::Stopped) => return Err(Outcome::Stopped),
-                Err(_) => {}
-            }
-            wait.get_or_insert_with(|| ResourceWait::begin(&self.context));
+                Err(outcome) => outcome.into_record_problem(),
+            };
+            wait.get_or_insert_with(|| self.wait_for_records(&problem));
             let pause = next_pause(&mut backoff, fastrand::f64());
             self.pause_change(&mut next, pause).await?;
         }
@@ -114,16 +115,19 @@ impl TransferTask {
         loop {
             // Reads all names of that second at once: one query per name would cost quadratic time
             // in a burst of pulls.
-            match self.context.records.names_beside(&self.transfer, name).await {
+            let problem = match self.context.records.names_beside(&self.transfer, name).await {
                 Ok(taken) => return Ok(taken),
-                Err(error) => {
-                    let _logged = records_failed(&error);
-                }
-            }
-            wait.get_or_insert_with(|| ResourceWait::begin(&self.context));
+                Err(error) => records_failed(&error),
+            };
+            wait.get_or_insert_with(|| self.wait_for_records(&problem));
             let pause = next_pause(&mut backoff, fastrand::f64());
             self.or_cancelled(sleep(pause)).await?;
         }
+    }
+
+    /// Shows that the transfer waits for the records, until the result is dropped.
+    fn wait_for_records(&self, problem: &Problem) -> RecordsWait {
+        RecordsWait::begin(&self.context.resource_waits, &self.view, problem)
     }
 
     /// Runs one disk operation on the blocking pool.
@@ -248,23 +252,6 @@ impl TaskContext {
                 Err(Outcome::Deferred(records_problem(&error)))
             }
         }
-    }
-}
-
-/// Counts a transfer that waits for the server's disk or records, until it is dropped.
-#[derive(Debug)]
-pub(crate) struct ResourceWait(Arc<AtomicUsize>);
-
-impl ResourceWait {
-    pub(crate) fn begin(context: &TaskContext) -> Self {
-        context.n_resource_waits.fetch_add(1, Ordering::SeqCst);
-        Self(Arc::clone(&context.n_resource_waits))
-    }
-}
-
-impl Drop for ResourceWait {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -232,6 +232,11 @@ async fn records_that_fail_when_a_file_is_complete_do_not_lose_the_file() {
     let order = fixture.order().await;
     let mut replies = fixture.upload(&order, 4, whole(b"data"));
     fixture.waits_for_resource().await;
+    let view = fixture.transfers.find(id).await.unwrap();
+    assert_eq!(view.state(), TransferState::Waiting(WaitingFor::Disk), "{view:?}");
+    assert_eq!(view.reason.as_deref(), Some("The server could not read or write its records."));
+    let finding = fixture.transfers.storing_problem().unwrap();
+    assert!(finding.starts_with("1 transfer waits") && finding.contains("records"), "{finding}");
     assert_eq!(
         fixture.names(),
         [crate::store::partial_name(id, 1)],

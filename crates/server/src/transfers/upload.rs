@@ -337,11 +337,11 @@ async fn reserve(partial: ReceivedPartial, size: u64) -> Result<ReceivedPartial,
     Ok(partial)
 }
 
-/// Shows that the transfer waits for a disk that does not respond.
+/// Shows that the transfer waits for a disk that does not respond. A wait for the records keeps its
+/// reason.
 fn show_disk(view: &ViewSender) {
-    view.send_modify(|view| {
-        view.activity = Activity::Waiting(WaitingFor::Disk);
-        view.reason = Some("The server's disk does not answer.".to_owned());
-        view.bytes_per_second = None;
-    });
+    let waits = view.borrow().activity == Activity::Waiting(WaitingFor::Disk);
+    if !waits {
+        view.send_modify(|view| view.wait_for_disk("The server's disk does not answer."));
+    }
 }

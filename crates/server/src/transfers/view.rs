@@ -51,7 +51,7 @@ pub(crate) enum WaitingFor {
     OtherFile,
     /// The maximum number of transfers runs.
     Permit,
-    /// The server's disk is full, fails or does not respond.
+    /// The server's disk is full, fails or does not respond, or a record cannot be read or written.
     Disk,
 }
 
@@ -97,6 +97,13 @@ impl View {
             expires_at,
             reason: None,
         }
+    }
+
+    /// Shows a wait for the server's disk or records.
+    pub(crate) fn wait_for_disk(&mut self, reason: &str) {
+        self.activity = Activity::Waiting(WaitingFor::Disk);
+        self.reason = Some(reason.to_owned());
+        self.bytes_per_second = None;
     }
 
     /// Returns the state as the API shows it.

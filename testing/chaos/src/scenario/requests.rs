@@ -1,6 +1,7 @@
 //! The HTTP requests of a trial.
 
 use anyhow::Context as _;
+use filepull_testkit::HttpResponse;
 use hyper::Method;
 use serde_json::{Value, json};
 
@@ -17,10 +18,18 @@ impl Scenario {
 
     /// Triggers a pull with this JSON body.
     pub(crate) async fn trigger_with(&mut self, body: &Value) -> anyhow::Result<String> {
-        let json = [("content-type", "application/json")];
+        let response = self.post_transfer(body).await?;
+        self.record_trigger(&response)
+    }
 
-        let response =
-            self.server.send(Method::POST, "/api/v1/transfers", &json, &body.to_string()).await?;
+    /// Triggers a pull with this JSON body. Returns any response.
+    pub(crate) async fn post_transfer(&self, body: &Value) -> anyhow::Result<HttpResponse> {
+        let json = [("content-type", "application/json")];
+        self.server.send(Method::POST, "/api/v1/transfers", &json, &body.to_string()).await
+    }
+
+    /// Returns the id of the transfer in the response to a trigger. Fails if it was rejected.
+    pub(crate) fn record_trigger(&mut self, response: &HttpResponse) -> anyhow::Result<String> {
         anyhow::ensure!(
             matches!(response.status, 200 | 201),
             "{}: {}",

@@ -1,14 +1,15 @@
-//! Truncated records, and records with a flipped bit. The server reports the damage and ends, or
-//! serves only what is true. Downloads stay unchanged, and nothing panics.
+//! Truncated records, and records with a flipped bit. The server reports the damage, and ends or
+//! waits for its repair, or serves only what is true. Downloads stay unchanged, and nothing panics.
 
 use std::fs;
 use std::path::Path;
 
 use anyhow::Context as _;
 use fastrand::Rng;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::scenario::Scenario;
+use crate::oracle::is_final;
+use crate::scenario::{Scenario, poll};
 use crate::trial::Trial;
 
 const DONE: usize = 60;
@@ -75,14 +76,59 @@ async fn check_served(scenario: &mut Scenario, pull: bool) -> anyhow::Result<Rec
     }
     let transfers = page["items"].as_array().with_context(|| format!("no list: {page}"))?;
     scenario.oracle.check_downloads(transfers)?;
-    if pull {
-        scenario.connect(0).await?;
-        scenario.new_version(0)?;
-        let body = json!({ "client": "client1", "queue": "1h", "fresh": true });
-        let id = scenario.trigger_with(&body).await?;
-        scenario.wait_until_done(&id).await?;
+    if pull { check_pull(scenario).await } else { Ok(RecordFinding::Served) }
+}
+
+/// Pulls a file. Damage may show only when a row is written: then the file need not become a download,
+/// but `/readyz` must name the damage, and no answer may be wrong.
+async fn check_pull(scenario: &mut Scenario) -> anyhow::Result<RecordFinding> {
+    // An agent is admitted only once its session is on record.
+    if !connect_unless_damaged(scenario).await? {
+        return Ok(RecordFinding::Rejected);
     }
+    scenario.new_version(0)?;
+    let body = json!({ "client": "client1", "queue": "1h", "fresh": true });
+    let response = scenario.post_transfer(&body).await?;
+    if response.status == 503 {
+        let problem = response.json()?;
+        let is_reported = problem["code"] == "records-failed" && names_damage(scenario).await?;
+        anyhow::ensure!(is_reported, "rejected: {problem}");
+        return Ok(RecordFinding::Rejected);
+    }
+    let id = scenario.record_trigger(&response)?;
+    let path = format!("/api/v1/transfers/{id}");
+    let mut last = Value::Null;
+    let settled = poll(&path, async || {
+        last = scenario.server.json(&path).await?;
+        let not_on_record = last["waiting_for"] == "disk" || last["code"] == "records-failed";
+        Ok((is_final(&last) || not_on_record && names_damage(scenario).await?).then_some(()))
+    });
+    settled.await.with_context(|| format!("the last response was {last}"))?;
+    if !is_final(&last) {
+        return Ok(RecordFinding::Rejected);
+    }
+    scenario.oracle.record_answer(&last)?;
+    anyhow::ensure!(last["state"] == "done", "not done: {last}");
     Ok(RecordFinding::Served)
+}
+
+/// Starts the agent. Returns whether it is online, or the records are reported as damaged.
+async fn connect_unless_damaged(scenario: &mut Scenario) -> anyhow::Result<bool> {
+    scenario.start_agent(0)?;
+    let path = "/api/v1/clients/client1";
+    let mut last = Value::Null;
+    let settled = poll(path, async || {
+        last = scenario.server.json(path).await?;
+        let online = last["online"] == true;
+        Ok((online || names_damage(scenario).await?).then_some(online))
+    });
+    settled.await.with_context(|| format!("the last response was {last}"))
+}
+
+/// Returns whether the server says that it is not ready because its records are damaged.
+async fn names_damage(scenario: &Scenario) -> anyhow::Result<bool> {
+    let ready = scenario.server.get("/readyz").await?;
+    Ok(ready.status == 503 && ready.text().contains("the records are damaged"))
 }
 
 /// Creates 200 records and 60 downloads, and kills the server.
