@@ -8,6 +8,7 @@
 
 mod connection;
 mod middleware;
+mod rejections;
 mod request;
 mod request_log;
 mod response;
@@ -21,7 +22,7 @@ use std::net::SocketAddr;
 
 use axum::Router;
 use axum::http::Method;
-use axum::middleware::{from_fn_with_state, map_response};
+use axum::middleware::{from_fn_with_state, map_response, map_response_with_state};
 use chrono::{DateTime, Utc};
 use filepull_process::Lifecycle;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -29,12 +30,15 @@ use tower_http::catch_panic::CatchPanicLayer;
 use crate::config::Setting;
 use crate::known_clients::KnownClients;
 use crate::records::Records;
+use crate::rejection_audit::RejectionAudit;
 use crate::store::Store;
 use crate::transfers::Transfers;
 use request_log::RequestLog;
-use routes::{clients, files, health, home, problems, server_info, transfers, trigger, whoami};
+use routes::{
+    audit, clients, files, health, home, problems, server_info, transfers, trigger, whoami,
+};
+use routing::{ADMIN, OPERATOR, PUBLIC, Routes, VIEWER};
 pub use routing::{Access, RouteRule};
-use routing::{OPERATOR, PUBLIC, Routes, VIEWER};
 pub(crate) use server::serve;
 
 /// The parts of the server that handlers use.
@@ -43,6 +47,7 @@ pub(crate) struct App {
     pub(crate) transfers: Transfers,
     pub(crate) clients: KnownClients,
     pub(crate) records: Records,
+    pub(crate) rejections: RejectionAudit,
     pub(crate) store: Store,
     /// Ends every wait of a request when the server drains.
     pub(crate) lifecycle: Lifecycle,
@@ -106,11 +111,13 @@ fn resources(routes: Routes, prefix: &str) -> Routes {
         .add(Method::GET, &path("/transfers/{id}/file"), OPERATOR, files::of_transfer)
         .add(Method::POST, &path("/transfers/{id}/cancel"), OPERATOR, transfers::cancel)
         .add(Method::GET, &path("/server"), VIEWER, server_info::show)
+        .add(Method::GET, &path("/audit"), ADMIN, audit::list)
 }
 
 /// Adds what every request needs, including a request for an unknown URL.
 fn with_middleware(routes: Routes, app: App) -> Router {
     let log = RequestLog::new(app.lifecycle.clone());
+    let rejections = app.rejections.clone();
     let answered = routes
         .into_router()
         .fallback(middleware::no_such_url)
@@ -118,5 +125,8 @@ fn with_middleware(routes: Routes, app: App) -> Router {
         .layer(CatchPanicLayer::custom(middleware::panicked))
         .layer(from_fn_with_state((log, app.about.http_addr), middleware::answer))
         .with_state(app);
-    Router::new().fallback_service(answered).layer(map_response(middleware::render))
+    Router::new()
+        .fallback_service(answered)
+        .layer(map_response_with_state(rejections, rejections::record))
+        .layer(map_response(middleware::render))
 }

@@ -54,6 +54,7 @@ use open_file_limits::ConnectionLimits;
 use readiness::Readiness;
 use records::Records;
 use registry::{EndReason, Message, Registry};
+use rejection_audit::RejectionAudit;
 use store::{DataFolderError, Store};
 use tls::CaPins;
 use transfers::Transfers;
@@ -73,6 +74,7 @@ pub struct Server {
     limits: ConnectionLimits,
     registry: Registry,
     records: Records,
+    rejections: RejectionAudit,
     store: Store,
     transfers: Transfers,
     /// Runs the tasks of transfers.
@@ -111,7 +113,9 @@ impl Server {
             config.limits,
         )
         .await?;
+        let rejections = RejectionAudit::new(records.clone(), connections.clone());
         Ok(Self {
+            rejections,
             config,
             http,
             grpc,
@@ -220,6 +224,7 @@ impl Server {
             transfers: self.transfers.clone(),
             clients: KnownClients::new(self.registry.clone(), self.records.clone()),
             records: self.records.clone(),
+            rejections: self.rejections.clone(),
             store: self.store.clone(),
             lifecycle: self.connections.clone(),
             about,

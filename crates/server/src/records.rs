@@ -46,7 +46,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tracing::error;
 
 pub(crate) use audit::{Actor, AuditEntry};
-pub(crate) use audit_list::AuditFilter;
+pub(crate) use audit_list::{AuditFilter, AuditOrder, ReadAuditRecord};
 pub(crate) use client_list::{ClientListItem, ClientOrder};
 pub use clients::Enrolment;
 pub use cursor::Cursor;

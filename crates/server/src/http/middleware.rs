@@ -35,7 +35,8 @@ pub(crate) async fn answer(
     async {
         let mut response = answer_caller(request, next, &caller).await;
         log.log(&entry, &caller, &response);
-        // For `render`, which runs outside the router.
+        // For `rejections::record` and `render`, which run outside the router.
+        response.extensions_mut().insert(entry);
         response.extensions_mut().insert(caller);
         response
     }

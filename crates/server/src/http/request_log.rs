@@ -28,7 +28,7 @@ pub(crate) struct RequestLog {
 }
 
 /// The fields of a request that are logged. The URL is not one of them: it may hold any text.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct RequestLogEntry {
     method: Method,
     route: Option<MatchedPath>,
@@ -42,7 +42,12 @@ impl RequestLogEntry {
         Self { method: request.method().clone(), route, started: Instant::now() }
     }
 
-    fn route(&self) -> &str {
+    pub(crate) fn method(&self) -> &Method {
+        &self.method
+    }
+
+    /// Returns the route with its parameters as names, such as `/trigger/{id}`.
+    pub(crate) fn route(&self) -> &str {
         self.route.as_ref().map_or("none", MatchedPath::as_str)
     }
 }

@@ -23,7 +23,6 @@ pub enum Access {
 pub(crate) const PUBLIC: Access = Access::Public;
 pub(crate) const VIEWER: Access = Access::Needs(Role::Viewer);
 pub(crate) const OPERATOR: Access = Access::Needs(Role::Operator);
-#[allow(dead_code, reason = "used by the first route for administrators")]
 pub(crate) const ADMIN: Access = Access::Needs(Role::Admin);
 
 /// A route and its rule.

@@ -46,10 +46,13 @@ impl Default for AuditFilter {
     }
 }
 
-/// A page of audit records. A record that cannot be read is an error in the list.
+/// A record of the audit, or why it cannot be read.
+pub(crate) type ReadAuditRecord = Result<AuditRecord, RecordsError>;
+
+/// A page of audit records.
 #[derive(Debug)]
 pub(crate) struct AuditPage {
-    pub(crate) items: Vec<Result<AuditRecord, RecordsError>>,
+    pub(crate) items: Vec<ReadAuditRecord>,
     /// The `after` of the next page, if there is one.
     pub(crate) next: Option<u64>,
 }

@@ -112,8 +112,10 @@ fn format(uri: &Uri, headers: &HeaderMap) -> Format {
         return Format::Json;
     }
     match format_param(uri).as_deref() {
-        Some("json") => Format::Json,
+        // The problems of a request for JSON lines are JSON.
+        Some("json" | "jsonl") => Format::Json,
         Some(_) => Format::Text,
+        None if accepts_lines(headers) => Format::Json,
         None => {
             let accept = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
             if prefers_json(accept) { Format::Json } else { Format::Text }
@@ -126,10 +128,26 @@ fn format_param(uri: &Uri) -> Option<String> {
     params.get("format").map(str::to_owned)
 }
 
+/// Returns whether the caller of the audit wants JSON lines.
+pub(crate) fn wants_lines(params: &Params, headers: &HeaderMap) -> bool {
+    params.get("format").map_or_else(|| accepts_lines(headers), |format| format == "jsonl")
+}
+
+fn accepts_lines(headers: &HeaderMap) -> bool {
+    let mut accept = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    accept.any(|value| value.trim().starts_with("application/x-ndjson"))
+}
+
+/// The only page that is also sent as JSON lines.
+fn has_lines(uri: &Uri) -> bool {
+    matches!(uri.path(), "/audit" | "/api/v1/audit")
+}
+
 /// Rejects an unknown value of `format`.
 pub(crate) fn check_format(uri: &Uri) -> Result<(), Problem> {
     match format_param(uri).as_deref() {
         None | Some("json" | "text") => Ok(()),
+        Some("jsonl") if has_lines(uri) => Ok(()),
         Some(other) => {
             Err(invalid(format!("There is no format {other:?}."), "Formats are: json, text."))
         }

@@ -22,6 +22,8 @@ pub(crate) const PATHS: &[&str] = &[
     "/livez",
     "/readyz",
     "/healthz",
+    "/audit",
+    "/api/v1/audit",
     "/api/v1/clients",
     "/api/v1/clients/{}",
     "/api/v1/clients/{}/file",

@@ -15,8 +15,10 @@ use ::headers::{ContentLength, ContentRange, HeaderMapExt as _};
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::{RawQuery, State};
+use axum::http::header::CONTENT_RANGE;
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
+use filepull_core::audit::AuditAction;
 use filepull_core::human;
 use filepull_core::id::ClientId;
 use filepull_core::path::SharedPath;
@@ -33,7 +35,7 @@ use crate::http::request::pull::{path_param, shared_path};
 use crate::http::request::rejection::Rejection;
 use crate::http::response::problem::records_failed;
 use crate::http::response::text;
-use crate::records::RecordedTransfer;
+use crate::records::{AuditEntry, RecordedTransfer};
 use conditions::{FileVersion, Precondition};
 use stored::StoredFile;
 
@@ -135,6 +137,9 @@ async fn serve_file(
         Precondition::Unsatisfiable => return Ok(no_such_range(download)),
     };
     if method == Method::GET && response.status().is_success() {
+        // Before the first byte leaves, so that no retrieval is without its record.
+        let entry = retrieval(&caller, transfer, download, response.headers());
+        app.records.audit(entry).await.map_err(|error| records_failed(&error))?;
         info!(
             event = "download.served", transfer = %transfer.id, client = %transfer.client,
             requested_by = caller.name(), "download served"
@@ -142,6 +147,23 @@ async fn serve_file(
     }
     headers::set_headers(response.headers_mut(), transfer, download, &version);
     Ok(response)
+}
+
+/// Returns the audit record of a retrieval, with the range of a partial response.
+fn retrieval(
+    caller: &Caller,
+    transfer: &Transfer,
+    download: &Download,
+    headers: &HeaderMap,
+) -> AuditEntry {
+    let range = headers.get(CONTENT_RANGE).and_then(|range| range.to_str().ok());
+    caller
+        .actor()
+        .did(AuditAction::DownloadRetrieved, transfer.client.as_str())
+        .with("transfer", transfer.id.to_string())
+        .with("file", download.name.to_string())
+        .with("size", download.size)
+        .with("range", range)
 }
 
 /// Returns the response with the whole file, or with the bytes of `range`.

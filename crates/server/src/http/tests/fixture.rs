@@ -24,6 +24,7 @@ use crate::disk_sampler::DiskSampler;
 use crate::known_clients::KnownClients;
 use crate::records::{Records, Total, TransferFilter};
 use crate::registry::Registry;
+use crate::rejection_audit::RejectionAudit;
 use crate::store::Store;
 use crate::transfers::Transfers;
 use crate::transfers::tests::LIMITS;
@@ -87,7 +88,8 @@ impl HttpFixture {
             data_dir: "./server-data".to_owned(),
             settings: Vec::new(),
         };
-        let app = App { transfers, clients, records, store, lifecycle, about };
+        let rejections = RejectionAudit::new(records.clone(), lifecycle.clone());
+        let app = App { transfers, clients, records, rejections, store, lifecycle, about };
         Self { app, folder }
     }
 
