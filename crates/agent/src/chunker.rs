@@ -4,6 +4,7 @@
 //! A block is one message between the two threads, however many chunks it has, because waking a
 //! thread costs as much as sending a chunk.
 
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -17,6 +18,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::read::{ClosedSink, ReadError, Reader, Step};
+use crate::transfer_log::SentBytes;
 
 /// One block waits while another one is split into chunks. If the queue is full the reader waits,
 /// so the network slows the disk down.
@@ -38,6 +40,7 @@ pub(crate) struct Chunker {
     offset: u64,
     chunk_len: usize,
     pace: Option<Pace>,
+    sent: SentBytes,
 }
 
 /// The result of [`Chunker::first`], while the prefix is compared and after that.
@@ -48,14 +51,16 @@ pub(crate) enum FirstMessage {
     Message(v1::UploadRequest),
 }
 
-/// Connects a reader with an upload. The reader stops at `stop`, or when the chunker is dropped.
+/// Connects a reader with an upload. The reader stops at `stop`, or when the chunker is dropped. `sent`
+/// counts the bytes of the chunks.
 pub(crate) fn block_channel(
     chunk_len: usize,
     pace: Option<Pace>,
+    sent: SentBytes,
     stop: CancellationToken,
 ) -> (BlockSender, Chunker) {
     let (sender, steps) = mpsc::channel(QUEUE_LEN);
-    let chunker = Chunker { steps, block: Bytes::new(), offset: 0, chunk_len, pace };
+    let chunker = Chunker { steps, block: Bytes::new(), offset: 0, chunk_len, pace, sent };
     (BlockSender { steps: sender, stop }, chunker)
 }
 
@@ -114,6 +119,7 @@ impl Chunker {
         }
         let kind = Some(Kind::Chunk(v1::DataChunk { offset: self.offset, data }));
         self.offset += len_bytes;
+        self.sent.fetch_add(len_bytes, Ordering::Relaxed);
         Some(v1::UploadRequest { kind })
     }
 
@@ -131,7 +137,8 @@ mod tests {
 
     #[tokio::test]
     async fn blocks_become_consecutive_chunks() {
-        let (sender, chunker) = block_channel(4, None, CancellationToken::new());
+        let (sender, chunker) =
+            block_channel(4, None, SentBytes::default(), CancellationToken::new());
         let send = async move {
             for (offset, bytes) in [(7, "0123456789"), (17, "ab")] {
                 let bytes = Bytes::from_static(bytes.as_bytes());
@@ -156,7 +163,8 @@ mod tests {
 
     #[tokio::test]
     async fn the_progress_of_a_proof_is_returned_before_the_first_message() {
-        let (sender, mut chunker) = block_channel(4, None, CancellationToken::new());
+        let (sender, mut chunker) =
+            block_channel(4, None, SentBytes::default(), CancellationToken::new());
         let send = async move {
             sender.send(Step::Proving).await.unwrap();
             sender.send(Step::Proving).await.unwrap();
@@ -172,7 +180,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_reader_stops_when_its_chunker_is_dropped() {
-        let (sender, chunker) = block_channel(4, None, CancellationToken::new());
+        let (sender, chunker) =
+            block_channel(4, None, SentBytes::default(), CancellationToken::new());
         drop(chunker);
         let block = Step::Block { offset: 0, bytes: Bytes::from_static(b"x") };
         assert_eq!(sender.send(block).await, Err(ClosedSink));

@@ -73,6 +73,15 @@ pub(crate) enum Action {
         #[arg(long)]
         json: bool,
     },
+    /// Print who took which file of this machine, and when.
+    Log {
+        /// Print one JSON object for each transfer.
+        #[arg(long)]
+        json: bool,
+        /// How many transfers to print, the newest ones.
+        #[arg(short = 'n', long = "number", value_name = "N", default_value_t = 50)]
+        limit: usize,
+    },
     /// Print the version of the agent.
     Version,
 }

@@ -21,6 +21,7 @@ use crate::outage::{Outage, OutageCause, OutageMessage};
 use crate::session::{SessionEvent, SessionOutcome, SessionTask};
 use crate::share::{DefaultFileError, Shares};
 use crate::status_log::StatusLog;
+use crate::transfer_log::TransferLog;
 use crate::upload::UploadContext;
 use crate::upload_connections::UploadConnections;
 use crate::uploads::Uploads;
@@ -66,7 +67,12 @@ enum Redial {
 }
 
 impl Supervisor {
-    pub(crate) fn new(config: Config, lifecycle: Lifecycle, status_log: StatusLog) -> Self {
+    pub(crate) fn new(
+        config: Config,
+        lifecycle: Lifecycle,
+        status_log: StatusLog,
+        transfer_log: TransferLog,
+    ) -> Self {
         let shares = Arc::new(config.shares.clone());
         let dialer = Dialer { server: config.server.clone(), source_addr: config.source_addr };
         let connections =
@@ -78,6 +84,7 @@ impl Supervisor {
             consistency: config.consistency,
             connections,
             status_log: status_log.clone(),
+            transfer_log,
         };
         Self {
             config,

@@ -26,6 +26,7 @@ mod session;
 mod state_dir;
 mod status;
 mod status_log;
+mod transfer_log;
 mod upload;
 mod upload_connections;
 mod uploads;
@@ -40,6 +41,7 @@ use crate::connect::Supervisor;
 use crate::keeper::Keeper;
 use crate::sandbox::SandboxState;
 use crate::status_log::StatusLog;
+use crate::transfer_log::{LogWriter, TransferLog};
 
 pub use crate::program::main;
 pub use crate::state_dir::StateLockError;
@@ -74,7 +76,8 @@ impl Agent {
     /// [`StateLockError`]: another agent uses the same state folder.
     pub async fn run_until(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let is_program = self.sandbox.is_some();
-        let sandbox = self.sandbox.unwrap_or_else(|| SandboxState::off("another program runs it"));
+        let sandbox =
+            self.sandbox.clone().unwrap_or_else(|| SandboxState::off("another program runs it"));
         let status_log = StatusLog::new(&self.config, sandbox);
         // Locks the folder before the first message, which would replace the status of another
         // agent.
@@ -84,17 +87,27 @@ impl Agent {
             status_log.log_sandbox();
         }
         let lifecycle = Lifecycle::new();
-        let supervisor = Supervisor::new(self.config, lifecycle.clone(), status_log.clone());
+        let (transfer_log, mut log_writer) = self.transfer_log(&status_log);
+        let supervisor =
+            Supervisor::new(self.config, lifecycle.clone(), status_log.clone(), transfer_log);
         tokio::select! {
             () = supervisor.run() => {}
             () = keeper.run() => {}
+            () = log_writer.run() => {}
             () = stop => {}
         }
         if let Err(error) = lifecycle.shut_down(Self::GRACE_PERIOD).await {
             tracing::debug!(event = "agent.drain_timed_out", %error, "tasks were cancelled");
         }
+        log_writer.finish().await;
         status_log.log_stop();
         keeper.finish().await;
         Ok(())
+    }
+
+    fn transfer_log(&self, status_log: &StatusLog) -> (TransferLog, LogWriter) {
+        let Config { client, server, state_dir, .. } = &self.config;
+        let dir = state_dir.as_deref();
+        TransferLog::new(dir, client.to_string(), server.to_string(), status_log.clone())
     }
 }

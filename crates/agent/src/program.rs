@@ -12,9 +12,10 @@ use tracing::{error, warn};
 use crate::Agent;
 use crate::config::{Action, Args, Config, ConfigError};
 use crate::report::StatusReport;
-use crate::sandbox::{Sandbox, SandboxError};
+use crate::sandbox::{FileSandbox, SandboxError};
 use crate::state_dir::StateLockError;
 use crate::status::HEARTBEAT_INTERVAL;
+use crate::transfer_log::LogReport;
 
 /// Parses the arguments, starts the log, and runs the command. The exit code is 2 for invalid
 /// settings, and 1 for other errors.
@@ -54,6 +55,12 @@ fn start(args: Args) -> anyhow::Result<ExitCode> {
             let succeeded = if check { report.is_connected() } else { report.is_known() };
             Ok(if succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
+        Action::Log { json, limit } => {
+            let report = LogReport::read(&args.status_dirs(), args.selected_client(), limit);
+            write!(out, "{}", if json { report.as_json()? } else { report.as_text() })?;
+            write!(io::stderr(), "{}", report.problems())?;
+            Ok(if report.is_complete() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
         Action::Version => {
             writeln!(out, "filepull-agent {}", env!("CARGO_PKG_VERSION"))?;
             Ok(ExitCode::SUCCESS)
@@ -75,7 +82,7 @@ fn run(config: Config) -> anyhow::Result<ExitCode> {
         warn!("no folder for status.json, so `filepull-agent status` cannot report: set STATE_DIR");
     }
     // Before the first thread and the first connection: threads inherit the sandbox.
-    let sandbox = Sandbox::new(&config).enter()?;
+    let sandbox = FileSandbox::new(&config).enter()?;
     // One thread for the network, and one for the disk while a file is read. More threads were
     // slower in a measurement, and a small machine has other work.
     let mut builder = runtime::Builder::new_current_thread();

@@ -86,7 +86,7 @@ const CERTIFICATE_VARIABLES: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
 
 /// Everything that stays open.
 #[derive(Debug)]
-pub(crate) struct Sandbox {
+pub(crate) struct FileSandbox {
     mode: SandboxMode,
     shares: Vec<ShareFolder>,
     /// Files and folders that are read. A missing one is skipped.
@@ -94,7 +94,7 @@ pub(crate) struct Sandbox {
     state_dir: Option<PathBuf>,
 }
 
-impl Sandbox {
+impl FileSandbox {
     /// Collects what the agent with this `config` needs. Creates the state folder: a rule needs an
     /// existing folder. Blocks.
     pub(crate) fn new(config: &Config) -> Self {
@@ -185,7 +185,7 @@ impl Sandbox {
     }
 }
 
-impl fmt::Display for Sandbox {
+impl fmt::Display for FileSandbox {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut folders: Vec<String> =
             self.shares.iter().map(|share| share.open_path.display().to_string()).collect();

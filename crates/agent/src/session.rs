@@ -218,9 +218,12 @@ impl OpenSession<'_> {
     fn start(&self, start: v1::StartTransfer) {
         let transfer = human::printable(&start.transfer_id, 64);
         let attempt = start.attempt;
-        let started = match SendOrder::try_from(start) {
+        let started = match SendOrder::try_from(start.clone()) {
             Ok(order) => self.task.uploads.start(order, self.handle.clone()),
-            Err(problem) => return self.reject(transfer, attempt, (&problem).into()),
+            Err(problem) => {
+                self.task.uploads.log_refusal(&start, &problem.detail);
+                return self.reject(transfer, attempt, (&problem).into());
+            }
         };
         if let Err(TooManyUploads) = started {
             let problem = Problem::new(Code::ServerBusy, "The agent is sending too many files.");

@@ -29,6 +29,7 @@ use crate::order::SendOrder;
 use crate::read::{KEEPALIVE_INTERVAL, ReadError, Reader};
 use crate::share::{OpenFile, Shares};
 use crate::status_log::StatusLog;
+use crate::transfer_log::{OrderText, SentBytes, TransferEvent, TransferLog};
 use crate::upload_connections::UploadConnections;
 
 /// How long the disk may take to open a file. Shorter than the 10 s within which an order must be
@@ -44,6 +45,7 @@ pub(crate) struct UploadContext {
     pub(crate) consistency: Consistency,
     pub(crate) connections: UploadConnections,
     pub(crate) status_log: StatusLog,
+    pub(crate) transfer_log: TransferLog,
 }
 
 /// The part of a session that its uploads use.
@@ -88,6 +90,7 @@ pub(crate) async fn upload(
         Ok(open_file) => open_file,
         Err(problem) => {
             status_log.warn(&rejection_text(context, &order, &problem));
+            context.transfer_log.refuse(context.text(&order, &transfer), &problem.detail);
             return session.answer(transfer, attempt, State::Failed((&problem).into())).await;
         }
     };
@@ -98,15 +101,22 @@ pub(crate) async fn upload(
     session.answer(transfer.clone(), attempt, accepted(&open_file)).await;
     // Sends the answer before the file is read: a trigger may be waiting for it.
     yield_now().await;
-    match context.send(order, open_file, &session, stop).await {
-        Ok(()) => {}
+    let sent = SentBytes::default();
+    let size = open_file.source.size;
+    let order_text = context.text(&order, &transfer);
+    let record = context.transfer_log.start(order_text, size, Arc::clone(&sent)).await;
+    match context.send(order, open_file, sent, &session, stop).await {
+        Ok(()) => record.end(TransferEvent::Sent, ""),
         Err(UploadError::Rejected(problem)) if problem.code == Code::Cancelled => {
+            record.end(TransferEvent::Stopped, "cancelled");
             status_log.info(&format!("stopped sending {name}: cancelled {about}"));
         }
         Err(UploadError::Rejected(problem)) => {
+            record.end(TransferEvent::Failed, &problem.detail);
             status_log.warn(&format!("could not send {name}: {} {about}", problem.detail));
         }
         Err(UploadError::Failed(reason)) => {
+            record.end(TransferEvent::Failed, &reason);
             status_log.warn(&format!("could not send {name} completely: {reason} {about}"));
             let problem = Problem::new(Code::AgentError, format!("the upload failed: {reason}"));
             let error = v1::Error { retryable: true, ..v1::Error::from(&problem) };
@@ -144,6 +154,11 @@ impl UploadContext {
         Problem::new(Code::FileUnreadable, detail)
     }
 
+    /// Returns what the log of transfers records about an order.
+    fn text<'a>(&'a self, order: &'a SendOrder, transfer: &'a str) -> OrderText<'a> {
+        OrderText::new(order, transfer, self.name(order))
+    }
+
     fn name<'a>(&'a self, order: &'a SendOrder) -> &'a str {
         order.path.as_ref().map_or(self.shares.default_name(), |path| path.as_str())
     }
@@ -153,6 +168,7 @@ impl UploadContext {
         &self,
         order: SendOrder,
         open_file: OpenFile,
+        sent: SentBytes,
         session: &SessionHandle,
         stop: &CancellationToken,
     ) -> Result<(), UploadError> {
@@ -166,7 +182,8 @@ impl UploadContext {
         let stop = stop.child_token();
         // The reader ends with this function, even if the future is dropped.
         let _stop_reader = stop.clone().drop_guard();
-        let (mut chunker, reader) = self.read(order, open_file, session.max_chunk, stop.clone());
+        let (mut chunker, reader) =
+            self.read(order, open_file, sent, session.max_chunk, stop.clone());
         // The rpc starts when the prefix has been compared, which takes as long as the disk needs.
         // Until then `accepted` is sent repeatedly, as a keepalive.
         let header = loop {
@@ -204,11 +221,12 @@ impl UploadContext {
         &self,
         order: SendOrder,
         open_file: OpenFile,
+        sent: SentBytes,
         max_chunk: u32,
         stop: CancellationToken,
     ) -> (Chunker, JoinHandle<Result<(), ReadError>>) {
         let chunk_len = CHUNK_LEN.min(usize::try_from(max_chunk).unwrap_or(CHUNK_LEN));
-        let (blocks, chunker) = block_channel(chunk_len, self.pace(&order), stop);
+        let (blocks, chunker) = block_channel(chunk_len, self.pace(&order), sent, stop);
         let reader = Reader {
             client: self.client.clone(),
             open_file,

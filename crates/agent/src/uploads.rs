@@ -8,10 +8,12 @@ use bytes::Bytes;
 use filepull_core::human;
 use filepull_core::id::TransferId;
 use filepull_process::Lifecycle;
+use filepull_proto::v1;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, error_span};
 
 use crate::order::SendOrder;
+use crate::transfer_log::OrderText;
 use crate::upload::{SessionHandle, UploadContext, upload};
 
 /// A handle on all uploads of this agent.
@@ -82,6 +84,13 @@ impl Uploads {
         };
         self.lifecycle.spawn(task.instrument(span));
         Ok(())
+    }
+
+    /// Records an order that the agent refused before an upload started.
+    pub(crate) fn log_refusal(&self, start: &v1::StartTransfer, reason: &str) {
+        let v1::StartTransfer { transfer_id: transfer, attempt, path, requested_by, .. } = start;
+        let order = OrderText { transfer, attempt: *attempt, path, requested_by };
+        self.context.transfer_log.refuse(order, reason);
     }
 
     /// Stops the upload of a transfer that the server has cancelled.

@@ -211,8 +211,8 @@ async fn an_agent_enters_its_sandbox_and_reports_it() -> anyhow::Result<()> {
 #[tokio::test]
 async fn an_agent_runs_without_a_sandbox_where_the_kernel_has_none() -> anyhow::Result<()> {
     let server = TestServer::start().await?;
-    let client = server.client("client4", b"data")?.launched_by(&WITHOUT_LANDLOCK);
-    let mut client = client.connected().await?;
+    let launched = server.client("client4", b"data")?.launched_by(&WITHOUT_LANDLOCK);
+    let mut client = launched.connected().await?;
     client.agent()?.says("sandbox not supported: this kernel, or the container").await?;
     server.pull("client4").await?;
     assert_eq!(sandbox(&client)?["level"], "not-supported");
@@ -223,5 +223,36 @@ async fn an_agent_runs_without_a_sandbox_where_the_kernel_has_none() -> anyhow::
     client.start()?;
     client.agent()?.says("SANDBOX=required: this kernel, or the container").await?;
     assert_eq!(client.take_agent()?.ended().await?.code(), Some(2));
+    Ok(())
+}
+
+/// Runs `filepull-agent log` with these arguments. Returns its exit code and its output.
+fn agent_log(client: &TestClient, args: &[&str]) -> anyhow::Result<(Option<i32>, String)> {
+    let program = test_program("e2e-filepull-agent")?;
+    let mut command = std::process::Command::new(program);
+    let output = command.arg("log").args(args).env("STATE_DIR", client.state()).output()?;
+    let text = [output.stdout, output.stderr].concat();
+    Ok((output.status.code(), String::from_utf8(text)?))
+}
+
+#[tokio::test]
+async fn the_owner_of_a_machine_reads_who_took_what() -> anyhow::Result<()> {
+    let server = TestServer::start().await?;
+    let client = server.client("client4", b"data")?.as_process();
+    let (code, text) = agent_log(&client, &[])?;
+    assert!(code == Some(0) && text.starts_with("No file is on record in "), "{text}");
+    let mut client = client.connected().await?;
+    server.pull("client4").await?;
+    server.get("/trigger?id=client4&path=/etc/passwd&wait=20s").await?;
+    client.stop().await?;
+    let (code, text) = agent_log(&client, &[])?;
+    assert_eq!(code, Some(0), "{text}");
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 3, "{text}");
+    assert!(lines[1].contains(" sent ") && lines[1].ends_with("data.txt"), "{text}");
+    assert!(lines[2].contains(" refused ") && lines[2].contains("/etc/passwd ("), "{text}");
+    let (_, json) = agent_log(&client, &["--json", "-n", "1"])?;
+    let record: Value = serde_json::from_str(&json)?;
+    assert_eq!((&record["event"], &record["path"]), (&"refused".into(), &"/etc/passwd".into()));
     Ok(())
 }

@@ -90,7 +90,7 @@ fn child_in_the_sandbox() {
     let Some(folder) = child_folder() else { return };
     let (changes, outside) = changes_from_outside(folder.clone());
     let config = config(&folder, "auto");
-    let state = Sandbox::new(&config).enter().unwrap();
+    let state = FileSandbox::new(&config).enter().unwrap();
     let result = folder.join("state/result");
     fs::write(&result, state.to_string()).unwrap();
     if state.level == SandboxLevel::NotSupported {
@@ -118,10 +118,10 @@ fn child_in_the_sandbox() {
 
     // The shares still open what appears in them later, and only that.
     let open = |path: &str| config.shares.open(&config.client, Some(&parse(path)));
-    changes.send(Change::NewFile).unwrap();
+    changes.send(FolderChange::NewFile).unwrap();
     outside.recv().unwrap();
     assert_eq!(open("logs/later.log").unwrap().source.size, 5);
-    changes.send(Change::ReplaceFolder).unwrap();
+    changes.send(FolderChange::ReplaceFolder).unwrap();
     outside.recv().unwrap();
     let problem = open("logs/later.log").unwrap_err();
     assert!(problem.detail.contains("the sandbox allows only the old folder"), "{problem:?}");
@@ -132,19 +132,19 @@ fn parse(path: &str) -> SharedPath {
 }
 
 /// What another program does to the shared folder.
-enum Change {
+enum FolderChange {
     NewFile,
     ReplaceFolder,
 }
 
 /// Starts a thread that stays outside the sandbox, because it started before. It makes each change
 /// that it receives, and confirms it.
-fn changes_from_outside(folder: PathBuf) -> (mpsc::Sender<Change>, mpsc::Receiver<()>) {
+fn changes_from_outside(folder: PathBuf) -> (mpsc::Sender<FolderChange>, mpsc::Receiver<()>) {
     let (changes, received) = mpsc::channel();
     let (done, confirmed) = mpsc::channel();
     thread::spawn(move || {
         for change in received {
-            if let Change::ReplaceFolder = change {
+            if let FolderChange::ReplaceFolder = change {
                 fs::rename(folder.join("shared"), folder.join("old")).unwrap();
                 fs::create_dir_all(folder.join("shared/logs")).unwrap();
             }
@@ -175,7 +175,7 @@ fn child_with_a_missing_folder() {
         fs::create_dir_all(file.parent().unwrap()).unwrap();
         fs::write(&file, "data").unwrap();
     });
-    let state = Sandbox::new(&config).enter().unwrap();
+    let state = FileSandbox::new(&config).enter().unwrap();
     fs::write(folder.join("state/result"), state.to_string()).unwrap();
     if state.level == SandboxLevel::NotSupported {
         return;
@@ -190,7 +190,7 @@ fn child_with_a_missing_folder() {
 fn what_an_older_kernel_enforces_is_reported() {
     let folder = folder();
     let check = |ruleset, landlock, level, expected: &str| {
-        let state = Sandbox::new(&config(folder.path(), "auto")).state(&ruleset, landlock);
+        let state = FileSandbox::new(&config(folder.path(), "auto")).state(&ruleset, landlock);
         assert_eq!(state.level, level, "{state}");
         assert!(state.to_string().contains(expected), "{state}");
     };
@@ -214,7 +214,7 @@ fn what_an_older_kernel_enforces_is_reported() {
 #[test]
 fn a_sandbox_that_is_switched_off_restricts_nothing() {
     let folder = folder();
-    let state = Sandbox::new(&config(folder.path(), "off")).enter().unwrap();
+    let state = FileSandbox::new(&config(folder.path(), "off")).enter().unwrap();
     assert_eq!(state.to_string(), "off: SANDBOX=off.");
     assert_eq!(fs::read(folder.path().join("outside/canary")).unwrap(), SECRET.as_bytes());
 }
