@@ -2,6 +2,7 @@
 
 mod bounds;
 mod settings;
+mod tls;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -15,8 +16,10 @@ use filepull_process::telemetry::LogFormat;
 use crate::grpc::SessionSettings;
 use crate::records::KEEP_KEYS;
 use crate::retention::Keep;
+use crate::tls::{AgentTls, CertificatePaths};
 use crate::transfers::Limits;
 pub(crate) use settings::Setting;
+pub use tls::TlsArgs;
 
 /// Command line and environment, unvalidated.
 #[derive(Clone, Debug, clap::Parser)]
@@ -39,6 +42,9 @@ pub struct Args {
     /// elsewhere.
     #[arg(long, env = "AGENT_AUTH", default_value = "auto")]
     pub agent_auth: AgentAuth,
+    /// The files of TLS.
+    #[command(flatten)]
+    pub tls: TlsArgs,
     /// Maximum number of running transfers.
     #[arg(long, env = "MAX_RUNNING", default_value = "20", value_parser = parse_count)]
     pub max_running: usize,
@@ -141,6 +147,8 @@ pub struct Config {
     pub http_auth: HttpAuth,
     /// Which agents may connect to the server.
     pub agent_auth: AgentAuth,
+    /// The files of TLS.
+    pub tls: TlsArgs,
     /// The limits that apply to transfers.
     pub limits: Limits,
     /// The settings of agent sessions.
@@ -163,6 +171,21 @@ impl Config {
             AgentAuth::Auto if !is_exposed(self.grpc_addr.ip()) => AgentAccess::Open,
             AgentAuth::Auto | AgentAuth::Invite => AgentAccess::Enrolled,
         }
+    }
+
+    /// Returns the certificate that agents see: of the operator if there is one, or else of the server's
+    /// own authority. Plain text only if every agent gets a session.
+    pub(crate) fn agent_tls(&self) -> AgentTls {
+        match (self.tls.agents(), self.agent_access()) {
+            (Some(paths), _) => AgentTls::Files(paths),
+            (None, AgentAccess::Enrolled) => AgentTls::Own,
+            (None, AgentAccess::Open) => AgentTls::Off,
+        }
+    }
+
+    /// Returns the certificate that operators see. None: plain text.
+    pub(crate) fn operator_tls(&self) -> Option<CertificatePaths> {
+        self.tls.operators()
     }
 }
 
@@ -199,6 +222,7 @@ impl TryFrom<Args> for Config {
             data_dir: args.data_dir,
             http_auth: args.http_auth,
             agent_auth: args.agent_auth,
+            tls: args.tls,
             limits,
             session: SessionSettings {
                 heartbeat: args.heartbeat,
@@ -256,6 +280,7 @@ fn errors(args: &Args) -> Vec<String> {
         matches!(args.keep_records, Keep::For(time) if time < KEEP_KEYS),
         "KEEP_RECORDS is less than 24h, the time that an Idempotency-Key is kept.".into(),
     );
+    errors.extend(args.tls.errors());
     errors.extend(check_path(&args.data_dir).err().map(|flaw| format!("DATA_DIR: {flaw}")));
     errors
 }

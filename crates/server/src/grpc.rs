@@ -17,17 +17,16 @@ use filepull_proto::v1::agent_control_server::{AgentControl, AgentControlServer}
 use filepull_proto::v1::agent_transfer_server::{AgentTransfer, AgentTransferServer};
 use filepull_proto::v1::{AgentMessage, ServerMessage, UploadRequest, UploadResponse};
 use futures::stream::BoxStream;
-use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::connection_limit::ConnectionLimit;
 use crate::records::Records;
 use crate::registry::Registry;
 use crate::tls::CaPins;
 use crate::transfers::Transfers;
 
+pub(crate) use incoming::AgentListener;
 pub(crate) use rejection_log::RejectionLog;
 pub(crate) use shutdown::GrpcShutdown;
 
@@ -65,14 +64,13 @@ const GREETING_LIMIT: Duration = Duration::from_secs(10);
 /// Serves agents until `shutdown` ends all connections.
 pub(crate) async fn serve(
     gateway: Gateway,
-    listener: TcpListener,
-    limit: ConnectionLimit,
+    agents: AgentListener,
     shutdown: GrpcShutdown,
 ) -> Result<(), tonic::transport::Error> {
     let stream_window = gateway.session.stream_window;
     let control = AgentControlServer::new(gateway.clone()).max_decoding_message_size(64 * 1024);
     let transfer = frames::Raw(AgentTransferServer::new(gateway));
-    let incoming = incoming::incoming(listener, limit, shutdown.clone());
+    let incoming = agents.incoming(shutdown.clone());
     let serving = Server::builder()
         .initial_stream_window_size(stream_window)
         // Headroom, so that a stalled upload on a shared connection cannot block the session.

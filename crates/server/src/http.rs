@@ -32,6 +32,7 @@ use crate::known_clients::KnownClients;
 use crate::records::Records;
 use crate::rejection_audit::RejectionAudit;
 use crate::store::Store;
+use crate::tls::TlsStatus;
 use crate::transfers::Transfers;
 use request_log::RequestLog;
 use routes::{
@@ -39,7 +40,7 @@ use routes::{
 };
 use routing::{ADMIN, OPERATOR, PUBLIC, Routes, VIEWER};
 pub use routing::{Access, RouteRule};
-pub(crate) use server::serve;
+pub(crate) use server::OperatorListener;
 
 /// The parts of the server that handlers use.
 #[derive(Clone, Debug)]
@@ -49,6 +50,8 @@ pub(crate) struct App {
     pub(crate) records: Records,
     pub(crate) rejections: RejectionAudit,
     pub(crate) store: Store,
+    /// The certificates of both listeners.
+    pub(crate) tls: TlsStatus,
     /// Ends every wait of a request when the server drains.
     pub(crate) lifecycle: Lifecycle,
     pub(crate) about: About,

@@ -44,10 +44,9 @@ use tracing::{error, info, warn};
 
 pub use access::Role;
 pub use config::{Args, Config};
-use connection_limit::ConnectionLimit;
 use data_folder::RECORDS_FOLDER;
 use disk_sampler::{DiskSampler, SampleError};
-use grpc::{Gateway, GrpcShutdown, RejectionLog};
+use grpc::{AgentListener, Gateway, GrpcShutdown, RejectionLog};
 pub use http::{Access, RouteRule, route_rules};
 use known_clients::KnownClients;
 use open_file_limits::ConnectionLimits;
@@ -56,7 +55,7 @@ use records::Records;
 use registry::{EndReason, Message, Registry};
 use rejection_audit::RejectionAudit;
 use store::{DataFolderError, Store};
-use tls::CaPins;
+use tls::{ServerTls, TLS_FOLDER};
 use transfers::Transfers;
 
 /// The version of this build, such as `0.4.0`.
@@ -71,6 +70,7 @@ pub struct Server {
     config: Config,
     http: TcpListener,
     grpc: TcpListener,
+    tls: ServerTls,
     limits: ConnectionLimits,
     registry: Registry,
     records: Records,
@@ -101,6 +101,14 @@ impl Server {
         // The settings show the actual address, also for port 0.
         config.http_addr = http.local_addr()?;
         config.grpc_addr = grpc.local_addr()?;
+        let tls = ServerTls::open(
+            config.agent_tls(),
+            config.operator_tls(),
+            &config.data_dir.join(RECORDS_FOLDER).join(TLS_FOLDER),
+            Vec::new(),
+            config.grpc_addr,
+        )
+        .await?;
         let registry = Registry::new();
         let work = Lifecycle::new();
         let connections = Lifecycle::new();
@@ -119,6 +127,7 @@ impl Server {
             config,
             http,
             grpc,
+            tls,
             limits,
             registry,
             records,
@@ -154,6 +163,7 @@ impl Server {
             transfers: self.transfers.clone(),
             clients: KnownClients::new(self.registry.clone(), self.records.clone()),
             grpc_addr: self.grpc_addr()?,
+            tls: self.tls.status(),
         })
     }
 
@@ -175,14 +185,37 @@ impl Server {
         let app = self.app()?;
         let gateway = self.gateway();
         let Self {
-            config, http, grpc, limits, registry, records, store, work, connections, ..
+            config,
+            http,
+            grpc,
+            tls,
+            limits,
+            registry,
+            records,
+            store,
+            work,
+            connections,
+            ..
         } = self;
         let drain = work.drain().clone();
         work.spawn(retention::run(records.clone(), store, config.keep_records, drain));
         let shutdown = GrpcShutdown::default();
         let router = http::router(app);
-        connections.spawn(http::serve(http, router, limits.operators, connections.clone()));
-        connections.spawn(serve_agents(gateway, grpc, limits.agents, shutdown.clone()));
+        let operators = http::OperatorListener {
+            listener: http,
+            limit: limits.operators,
+            tls: tls.operators(),
+            lifecycle: connections.clone(),
+        };
+        connections.spawn(operators.serve(router));
+        let agents = AgentListener {
+            listener: grpc,
+            limit: limits.agents,
+            tls: tls.agents(),
+            lifecycle: connections.clone(),
+        };
+        connections.spawn(tls.maintain(connections.clone()));
+        connections.spawn(serve_agents(gateway, agents, shutdown.clone()));
         let Config { http_addr, grpc_addr, .. } = config;
         info!(event = "server.ready", %http_addr, %grpc_addr, version = VERSION, "server ready");
         stop.await;
@@ -226,6 +259,7 @@ impl Server {
             records: self.records.clone(),
             rejections: self.rejections.clone(),
             store: self.store.clone(),
+            tls: self.tls.status(),
             lifecycle: self.connections.clone(),
             about,
         })
@@ -240,7 +274,7 @@ impl Server {
             session: self.config.session,
             started: Instant::now(),
             rejections: RejectionLog::default(),
-            ca_pins: CaPins::none(),
+            ca_pins: self.tls.pins(),
         }
     }
 }
@@ -259,14 +293,9 @@ async fn open_data(data_dir: &Path) -> anyhow::Result<(Store, Records)> {
 }
 
 /// Ends when all connections have ended after `finish`, or when the process stops.
-async fn serve_agents(
-    gateway: Gateway,
-    listener: TcpListener,
-    limit: ConnectionLimit,
-    shutdown: GrpcShutdown,
-) {
+async fn serve_agents(gateway: Gateway, agents: AgentListener, shutdown: GrpcShutdown) {
     let stop = gateway.lifecycle.stop().clone();
-    let serving = grpc::serve(gateway, listener, limit, shutdown.clone());
+    let serving = grpc::serve(gateway, agents, shutdown.clone());
     tokio::select! {
         served = serving => if let Err(error) = served {
             error!(event = "grpc.failed", %error, "the listener for agents failed");

@@ -1,13 +1,14 @@
 //! Checks whether the server can accept a pull and store a file.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use filepull_core::human;
 
 use crate::disk_sampler::SampleError;
 use crate::known_clients::{ClientCounts, KnownClients};
 use crate::store::FreeSpace;
+use crate::tls::{CertificateView, Expiry, TlsStatus};
 use crate::transfers::{Transfers, shortage};
 
 /// Runs the checks of `/readyz`.
@@ -16,6 +17,7 @@ pub struct Readiness {
     pub(crate) transfers: Transfers,
     pub(crate) clients: KnownClients,
     pub(crate) grpc_addr: SocketAddr,
+    pub(crate) tls: TlsStatus,
 }
 
 /// The result of one check.
@@ -31,8 +33,11 @@ pub struct ReadyCheck {
 
 impl Readiness {
     /// Runs all checks. The server is ready if all of them pass.
-    pub async fn check(&self) -> [ReadyCheck; 4] {
-        [self.data_folder().await, self.storing(), self.grpc().await, self.draining()]
+    pub async fn check(&self) -> Vec<ReadyCheck> {
+        let mut checks = vec![self.data_folder().await, self.storing(), self.grpc().await];
+        checks.extend(self.certificates());
+        checks.push(self.draining());
+        checks
     }
 
     /// Returns the number of connected clients.
@@ -66,6 +71,12 @@ impl Readiness {
         ReadyCheck { ok: true, name: "grpc", finding }
     }
 
+    /// Checks that no certificate has ended. Empty for a server without TLS.
+    fn certificates(&self) -> Vec<ReadyCheck> {
+        let views = self.tls.views(SystemTime::now());
+        views.into_iter().map(certificate_check).collect()
+    }
+
     fn draining(&self) -> ReadyCheck {
         let ok = !self.transfers.is_stopping();
         let finding = if ok {
@@ -77,6 +88,14 @@ impl Readiness {
         };
         ReadyCheck { ok, name: "draining", finding }
     }
+}
+
+/// A certificate of the operator that has ended locks out agents without pins. One that is about to end is
+/// reported, and the server stays ready. Agents that pin the authority ignore its dates.
+fn certificate_check(view: CertificateView) -> ReadyCheck {
+    let is_over = view.expiry == Expiry::Over && view.source != "authority";
+    let finding = view.warning.unwrap_or(view.text);
+    ReadyCheck { ok: !is_over, name: "certificate", finding }
 }
 
 fn judge(measured: Result<FreeSpace, SampleError>, min_free: u64) -> (bool, String) {

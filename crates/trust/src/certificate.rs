@@ -44,6 +44,15 @@ pub fn issuer_of(certificate: &CertificateDer<'_>) -> Result<String, Certificate
     parse(certificate).map(|parsed| shown_name(parsed.issuer()))
 }
 
+/// Returns whether a certificate names itself as its issuer, as the certificate of a root does. The
+/// signature is not checked: use this only for files of the operator.
+///
+/// # Errors
+/// The bytes are no certificate.
+pub fn is_self_issued(certificate: &CertificateDer<'_>) -> Result<bool, CertificateError> {
+    parse(certificate).map(|parsed| parsed.subject() == parsed.issuer())
+}
+
 pub(crate) fn parse<'a>(
     certificate: &'a CertificateDer<'_>,
 ) -> Result<X509Certificate<'a>, CertificateError> {

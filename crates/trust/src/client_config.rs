@@ -14,6 +14,7 @@ use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore};
 
 use crate::agent_key::AgentKey;
+use crate::certificate::fingerprint_of;
 use crate::pinned_server::PinnedServer;
 use crate::provider::provider;
 use crate::root_server::RootServer;
@@ -108,6 +109,13 @@ fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, TrustError> {
         }
     }
     if roots.is_empty() { Err(TrustError::NoRoots) } else { Ok(roots) }
+}
+
+/// Returns whether the key of a certificate is a root of this system. Reads the roots.
+pub fn is_system_root(certificate: &CertificateDer<'_>) -> bool {
+    let Ok(wanted) = fingerprint_of(certificate) else { return false };
+    let roots = rustls_native_certs::load_native_certs().certs;
+    roots.iter().any(|root| fingerprint_of(root).is_ok_and(|found| found == wanted))
 }
 
 fn certificates_in(path: &Path) -> Result<Vec<CertificateDer<'static>>, TrustError> {

@@ -24,8 +24,10 @@ mod server_config;
 
 pub use crate::agent_key::{AgentKey, AgentKeyError, SignatureError, verify_signature};
 pub use crate::authority::{AuthorityError, CertificateAuthority, IssuedCertificate};
-pub use crate::certificate::{CertificateError, fingerprint_of, issuer_of, validity_of};
-pub use crate::client_config::{ServerTrust, TrustError, client_config};
+pub use crate::certificate::{
+    CertificateError, fingerprint_of, is_self_issued, issuer_of, validity_of,
+};
+pub use crate::client_config::{ServerTrust, TrustError, client_config, is_system_root};
 pub use crate::provider::{install_provider, provider};
 pub use crate::rejection::{ServerRejection, server_rejection, tls_error};
 pub use crate::server_config::{ClientKeys, server_config};

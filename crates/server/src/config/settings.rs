@@ -1,5 +1,6 @@
 //! The settings in effect, as the server shows them.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -63,6 +64,10 @@ impl Config {
             ("data_dir", Text(self.data_dir.display().to_string())),
             ("http_auth", choice(&self.http_auth)),
             ("agent_auth", choice(&self.agent_auth)),
+            ("tls_cert", file(&self.tls.tls_cert)),
+            ("tls_key", file(&self.tls.tls_key)),
+            ("http_tls_cert", file(&self.tls.http_tls_cert)),
+            ("http_tls_key", file(&self.tls.http_tls_key)),
             ("max_running", count(limits.max_running)),
             ("max_waiting", count(limits.max_waiting)),
             ("max_waiting_per_client", count(limits.max_waiting_per_client)),
@@ -81,6 +86,11 @@ impl Config {
             ("log_format", choice(&self.log_format)),
         ]
     }
+}
+
+/// Returns a path; empty if it is not set.
+fn file(path: &Option<PathBuf>) -> Setting {
+    Setting::Text(path.as_ref().map(|path| path.display().to_string()).unwrap_or_default())
 }
 
 fn keep(keep: Keep) -> Setting {

@@ -1,6 +1,6 @@
 //! Accepts the connections of agents, and closes those that send no preface or carry no stream.
 //!
-//! Replaces tonic's own accept loop, which uses a whole core when file descriptors run out, and in
+//! Each handshake of TLS runs in a task of its own: a slow peer delays no other one. Replaces tonic's own accept loop, which uses a whole core when file descriptors run out, and in
 //! which a connection without an HTTP/2 preface blocks the shutdown (hyperium/hyper#4170).
 
 use std::io;
@@ -10,10 +10,12 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use filepull_core::fingerprint::Fingerprint;
+use filepull_process::Lifecycle;
 use futures::Stream;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
@@ -22,6 +24,7 @@ use super::{GREETING_LIMIT, GrpcShutdown};
 use crate::connection_limit::{ConnectionLimit, ConnectionPermit};
 use crate::listener;
 use crate::read_budget::ReadBudget;
+use crate::tls::{HANDSHAKE_BYTE, PeerStream, ProtocolLog, TlsAcceptor};
 
 /// Length of the HTTP/2 connection preface in bytes (RFC 9113, section 3.4).
 const PREFACE_LEN: usize = 24;
@@ -30,31 +33,95 @@ const PREFACE_LEN: usize = 24;
 /// uploads after 60 s.
 const IDLE_LIMIT: Duration = Duration::from_secs(75);
 
-/// Returns the connections of `listener` until it must stop accepting. The stream ends only at
-/// `finish`, because tonic then ends all connections.
-pub(crate) fn incoming(
-    listener: TcpListener,
-    limit: ConnectionLimit,
-    shutdown: GrpcShutdown,
-) -> impl Stream<Item = io::Result<GrpcConnection>> {
-    futures::stream::unfold((listener, limit, shutdown), |(listener, limit, shutdown)| async {
-        let next = async {
-            let (stream, _) = listener::accept(&listener, "agents").await;
-            (stream, limit.admit(&shutdown.abort).await)
-        };
-        match shutdown.stop_accepting.run_until_cancelled(next).await {
-            Some((stream, permit)) => {
-                listener::set_options(&stream);
-                let connection = GrpcConnection::new(stream, shutdown.abort.clone(), permit);
-                Some((Ok(connection), (listener, limit, shutdown)))
+/// What the listener for agents needs to accept connections.
+pub(crate) struct AgentListener {
+    pub(crate) listener: TcpListener,
+    pub(crate) limit: ConnectionLimit,
+    /// None: plain text.
+    pub(crate) tls: Option<TlsAcceptor>,
+    /// Runs the handshakes.
+    pub(crate) lifecycle: Lifecycle,
+}
+
+/// Maximum number of connections that wait for tonic. Their tasks wait when it is full.
+const QUEUE_LEN: usize = 64;
+
+impl AgentListener {
+    /// Returns the connections until the listener must stop accepting. The stream ends only at `finish`,
+    /// because tonic then ends all connections.
+    pub(crate) fn incoming(
+        self,
+        shutdown: GrpcShutdown,
+    ) -> impl Stream<Item = io::Result<GrpcConnection>> {
+        let (sender, receiver) = mpsc::channel(QUEUE_LEN);
+        self.lifecycle.clone().spawn(self.accept(sender, shutdown.clone()));
+        futures::stream::unfold((receiver, shutdown), |(mut receiver, shutdown)| async {
+            match receiver.recv().await {
+                Some(connection) => Some((Ok(connection), (receiver, shutdown))),
+                None => {
+                    shutdown.finish.cancelled().await;
+                    None
+                }
             }
-            None => {
-                drop(listener);
-                shutdown.finish.cancelled().await;
-                None
+        })
+    }
+
+    /// Accepts connections until the listener must stop.
+    async fn accept(self, connections: mpsc::Sender<GrpcConnection>, shutdown: GrpcShutdown) {
+        let log = ProtocolLog::new("agents");
+        let next = || async {
+            let (stream, peer) = listener::accept(&self.listener, "agents").await;
+            (stream, peer, self.limit.admit(&shutdown.abort).await)
+        };
+        while let Some(accepted) = shutdown.stop_accepting.run_until_cancelled(next()).await {
+            let (stream, peer, permit) = accepted;
+            listener::set_options(&stream);
+            let newcomer = Newcomer { stream, peer, permit, log: log.clone() };
+            let stop = shutdown.clone();
+            let connections = connections.clone();
+            match self.tls.clone() {
+                Some(tls) => self.lifecycle.spawn(newcomer.shake_hands(tls, connections, stop)),
+                None => {
+                    let stream = PeerStream::Plain(newcomer.stream);
+                    let connection =
+                        GrpcConnection::new(stream, stop.abort, newcomer.permit, newcomer.log);
+                    let queued = connections.send(connection);
+                    let _ = shutdown.stop_accepting.run_until_cancelled(queued).await;
+                }
             }
         }
-    })
+    }
+}
+
+/// A connection that is counted, and whose handshake is not finished.
+struct Newcomer {
+    stream: TcpStream,
+    peer: SocketAddr,
+    permit: ConnectionPermit,
+    log: ProtocolLog,
+}
+
+impl Newcomer {
+    /// Performs the handshake. Ends when it has succeeded, failed or taken too long, when another
+    /// connection needs the permit, and when the server stops accepting.
+    async fn shake_hands(
+        self,
+        tls: TlsAcceptor,
+        connections: mpsc::Sender<GrpcConnection>,
+        shutdown: GrpcShutdown,
+    ) {
+        let Self { stream, peer, permit, log } = self;
+        let closed = permit.closed().clone();
+        let accepted = closed.run_until_cancelled(tls.accept(stream));
+        let stream = match shutdown.stop_accepting.run_until_cancelled(accepted).await.flatten() {
+            Some(Ok(stream)) => stream,
+            Some(Err(error)) => return log.failed(peer, &error),
+            None => return,
+        };
+        let connection = GrpcConnection::new(stream, shutdown.abort, permit, log);
+        // Fails only if the listener has stopped.
+        let _ = connections.send(connection).await;
+    }
 }
 
 /// How long a connection is not read while its data is not consumed.
@@ -62,7 +129,7 @@ const UNTAKEN_PAUSE: Duration = Duration::from_millis(50);
 
 /// A connection that must send a preface and requests in time, and that the server can abort.
 pub(crate) struct GrpcConnection {
-    stream: TcpStream,
+    stream: PeerStream,
     /// Bytes of the preface read so far.
     preface_len: usize,
     /// When to check for progress: first for the preface, then for streams.
@@ -74,6 +141,7 @@ pub(crate) struct GrpcConnection {
     /// Runs while received data is not consumed.
     pause: Option<Pin<Box<Sleep>>>,
     permit: ConnectionPermit,
+    log: ProtocolLog,
 }
 
 /// What the handlers of requests know of their connection.
@@ -101,7 +169,12 @@ impl ConnectionInfo {
 }
 
 impl GrpcConnection {
-    fn new(stream: TcpStream, abort_all: CancellationToken, permit: ConnectionPermit) -> Self {
+    fn new(
+        stream: PeerStream,
+        abort_all: CancellationToken,
+        permit: ConnectionPermit,
+        log: ProtocolLog,
+    ) -> Self {
         let aborted = Box::pin(permit.closed().clone().cancelled_owned());
         Self {
             stream,
@@ -112,6 +185,7 @@ impl GrpcConnection {
             read_budget: ReadBudget::default(),
             pause: None,
             permit,
+            log,
         }
     }
 
@@ -147,7 +221,7 @@ impl AsyncRead for GrpcConnection {
         if self.aborted.as_mut().poll(context).is_ready() {
             if !self.abort_all.is_cancelled() {
                 // Makes the close send a reset.
-                SockRef::from(&self.stream).set_linger(Some(Duration::ZERO))?;
+                SockRef::from(self.stream.tcp()).set_linger(Some(Duration::ZERO))?;
             }
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
@@ -166,6 +240,11 @@ impl AsyncRead for GrpcConnection {
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
         let len = buffer.filled().len() - before;
         self.read_budget.consume(len);
+        let is_first = self.preface_len == 0 && 0 < len;
+        if is_first && buffer.filled()[before] == HANDSHAKE_BYTE {
+            self.log.tls_to_plain(self.stream.tcp().peer_addr().ok());
+            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+        }
         self.preface_len = self.preface_len.saturating_add(len);
         ready!(read)?;
         Poll::Ready(Ok(()))
@@ -207,9 +286,9 @@ impl Connected for GrpcConnection {
 
     fn connect_info(&self) -> Self::ConnectInfo {
         ConnectionInfo {
-            remote_addr: self.stream.peer_addr().ok(),
-            is_tls: false,
-            peer_key: None,
+            remote_addr: self.stream.tcp().peer_addr().ok(),
+            is_tls: self.stream.is_tls(),
+            peer_key: self.stream.peer_key(),
             read_budget: self.read_budget.clone(),
             permit: self.permit.clone(),
         }
@@ -231,7 +310,9 @@ mod tests {
         let (stream, _) = listener.accept().await?;
         let stop = CancellationToken::new();
         let permit = ConnectionLimit::new("agents", 1, false).admit(&stop).await;
-        let mut connection = GrpcConnection::new(stream, stop, permit);
+        let stream = PeerStream::Plain(stream);
+        let log = ProtocolLog::new("agents");
+        let mut connection = GrpcConnection::new(stream, stop, permit, log);
         let budget = connection.read_budget.clone();
         agent.write_all(&[0; 64]).await?;
         budget.begin_upload();

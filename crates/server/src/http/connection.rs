@@ -2,13 +2,14 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
 use crate::connection_limit::ConnectionPermit;
+use crate::tls::{HANDSHAKE_BYTE, ProtocolLog};
 
 /// How long a write may wait until the caller reads.
 const WRITE_LIMIT: Duration = Duration::from_secs(30);
@@ -18,13 +19,16 @@ const WRITE_LIMIT: Duration = Duration::from_secs(30);
 pub(crate) struct HttpConnection<S> {
     stream: S,
     permit: ConnectionPermit,
+    log: ProtocolLog,
+    /// Whether the peer has sent something.
+    has_begun: bool,
     /// Runs while a write is blocked.
     write_deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> HttpConnection<S> {
-    pub(crate) fn new(stream: S, permit: ConnectionPermit) -> Self {
-        Self { stream, permit, write_deadline: None }
+    pub(crate) fn new(stream: S, permit: ConnectionPermit, log: ProtocolLog) -> Self {
+        Self { stream, permit, log, has_begun: false, write_deadline: None }
     }
 
     /// Returns the result of a write, or an error if writes are blocked for too long.
@@ -52,7 +56,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for HttpConnection<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        let first = buffer.filled().get(before).copied();
+        if !std::mem::replace(&mut self.has_begun, true) && first == Some(HANDSHAKE_BYTE) {
+            self.log.tls_to_plain(None);
+            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -101,7 +112,8 @@ mod tests {
         let (mut reader, stream) = tokio::io::duplex(16);
         let limit = ConnectionLimit::new("operators", 1, true);
         let permit = limit.admit(&CancellationToken::new()).await;
-        let mut connection = HttpConnection::new(stream, permit);
+        let log = ProtocolLog::new("operators");
+        let mut connection = HttpConnection::new(stream, permit, log);
         let slow = async {
             for _ in 0..4 {
                 sleep(WRITE_LIMIT - Duration::from_secs(1)).await;

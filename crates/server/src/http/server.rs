@@ -25,6 +25,7 @@ use super::connection::HttpConnection;
 use crate::connection_limit::{ConnectionLimit, ConnectionPermit};
 use crate::guarded_body::GuardedBody;
 use crate::listener;
+use crate::tls::{HandshakeError, PeerStream, ProtocolLog, TlsAcceptor};
 
 /// Maximum number of unsent bytes of a connection: many slow readers must not fill the memory.
 const SEND_LEN: usize = 64 * 1024;
@@ -33,43 +34,97 @@ const SEND_LEN: usize = 64 * 1024;
 /// of each response. Closes connections that send nothing and unused keepalive connections.
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
 
-/// Accepts connections until the server drains. An open connection then closes after the response to
-/// its current request, or when the server stops.
-pub(crate) async fn serve(
-    listener: TcpListener,
-    router: Router,
-    limit: ConnectionLimit,
-    lifecycle: Lifecycle,
-) {
-    let drain = lifecycle.drain().clone();
-    let next = || async {
-        let accepted = listener::accept(&listener, "operators").await;
-        (accepted, limit.admit(lifecycle.stop()).await)
-    };
-    while let Some(((stream, peer), permit)) = drain.run_until_cancelled(next()).await {
-        lifecycle.spawn(serve_connection(stream, peer, permit, router.clone(), lifecycle.clone()));
+/// What the listener for operators needs to accept connections.
+pub(crate) struct OperatorListener {
+    pub(crate) listener: TcpListener,
+    pub(crate) limit: ConnectionLimit,
+    /// None: plain text.
+    pub(crate) tls: Option<TlsAcceptor>,
+    /// Runs the connections.
+    pub(crate) lifecycle: Lifecycle,
+}
+
+impl OperatorListener {
+    /// Accepts connections until the server drains. An open connection then closes after the response
+    /// to its current request, or when the server stops.
+    pub(crate) async fn serve(self, router: Router) {
+        let Self { listener, limit, tls, lifecycle } = self;
+        let log = ProtocolLog::new("operators");
+        let drain = lifecycle.drain().clone();
+        let next = || async {
+            let accepted = listener::accept(&listener, "operators").await;
+            (accepted, limit.admit(lifecycle.stop()).await)
+        };
+        while let Some(((stream, peer), permit)) = drain.run_until_cancelled(next()).await {
+            listener::set_options(&stream);
+            let newcomer = Newcomer { stream, peer, permit, log: log.clone() };
+            let served = newcomer.serve(tls.clone(), router.clone(), lifecycle.clone());
+            lifecycle.spawn(served);
+        }
     }
 }
 
-/// Serves one connection. Ends when the peer closes it, when the server drains and no request is
-/// unanswered, or at once when the server stops or another connection needs the permit.
-async fn serve_connection(
+/// A connection that is counted, and whose handshake is not finished.
+struct Newcomer {
     stream: TcpStream,
+    peer: SocketAddr,
+    permit: ConnectionPermit,
+    log: ProtocolLog,
+}
+
+impl Newcomer {
+    /// Serves the connection. Ends when the peer closes it, when the server drains and no request is
+    /// unanswered, or at once when the server stops or another connection needs the permit.
+    async fn serve(self, tls: Option<TlsAcceptor>, router: Router, lifecycle: Lifecycle) {
+        let Self { stream, peer, permit, log } = self;
+        let closed = permit.closed().clone();
+        let accepted = async {
+            match tls {
+                Some(tls) => closed.run_until_cancelled(tls.accept(stream)).await,
+                None => Some(Ok(PeerStream::Plain(stream))),
+            }
+        };
+        match lifecycle.drain().run_until_cancelled(accepted).await.flatten() {
+            Some(Ok(stream)) => {
+                let stream = HttpConnection::new(stream, permit.clone(), log);
+                serve_connection(stream, peer, permit, router, lifecycle).await;
+            }
+            Some(Err(error)) => {
+                log.failed(peer, &error);
+                if let HandshakeError::PlainText(stream) = error {
+                    reject_plain_text(&stream);
+                }
+            }
+            None => {}
+        }
+    }
+}
+
+/// The response to a request in plain text: curl shows it.
+const USE_HTTPS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\n\
+    Connection: close\r\nContent-Length: 59\r\n\r\n\
+    This port speaks HTTPS. Write https:// before the address.\n";
+
+/// Reports the mistake. The response fits into the empty send buffer, so this does not wait.
+fn reject_plain_text(stream: &TcpStream) {
+    let _ = stream.try_write(USE_HTTPS);
+    // Without this the unread request would turn the close into a reset, which drops the response.
+    let _ = stream.try_read(&mut [0; 16 * 1024]);
+}
+
+async fn serve_connection(
+    stream: HttpConnection<PeerStream>,
     peer: SocketAddr,
     permit: ConnectionPermit,
     router: Router,
     lifecycle: Lifecycle,
 ) {
-    listener::set_options(&stream);
     let closed = permit.closed().clone();
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_LIMIT)
         .max_buf_size(SEND_LEN)
-        .serve_connection(
-            TokioIo::new(HttpConnection::new(stream, permit.clone())),
-            service(router, peer, permit),
-        );
+        .serve_connection(TokioIo::new(stream), service(router, peer, permit));
     let mut connection = pin!(served);
     let until_drained = async {
         let ended = lifecycle.drain().run_until_cancelled(connection.as_mut()).await;
@@ -136,7 +191,9 @@ mod tests {
         });
         let router = Router::new().route("/", get(|| async { "hello" })).route("/wait", wait);
         let limit = ConnectionLimit::new("operators", 2, true);
-        lifecycle.spawn(serve(listener, router, limit, lifecycle.clone()));
+        let operators =
+            OperatorListener { listener, limit, tls: None, lifecycle: lifecycle.clone() };
+        lifecycle.spawn(operators.serve(router));
         HttpServer { addr, lifecycle, requested }
     }
 

@@ -43,6 +43,7 @@ fn readiness(app: &App) -> Readiness {
         transfers: app.transfers.clone(),
         clients: app.clients.clone(),
         grpc_addr: app.about.grpc_addr,
+        tls: app.tls.clone(),
     }
 }
 

@@ -26,6 +26,7 @@ use crate::records::{Records, Total, TransferFilter};
 use crate::registry::Registry;
 use crate::rejection_audit::RejectionAudit;
 use crate::store::Store;
+use crate::tls::TlsStatus;
 use crate::transfers::Transfers;
 use crate::transfers::tests::LIMITS;
 
@@ -89,7 +90,16 @@ impl HttpFixture {
             settings: Vec::new(),
         };
         let rejections = RejectionAudit::new(records.clone(), lifecycle.clone());
-        let app = App { transfers, clients, records, rejections, store, lifecycle, about };
+        let app = App {
+            transfers,
+            clients,
+            records,
+            rejections,
+            store,
+            tls: TlsStatus::default(),
+            lifecycle,
+            about,
+        };
         Self { app, folder }
     }
 

@@ -1,0 +1,193 @@
+//! TLS of this server: opened at the start, and kept up to date by one task.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use filepull_process::Lifecycle;
+use tokio::task::spawn_blocking;
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::error;
+
+use super::CaPins;
+use super::acceptor::{Alpn, TlsAcceptor};
+use super::authority_folder::AuthorityFolder;
+use super::certificate_files::{CertificateFiles, CertificatePaths};
+use super::expiry::{ExpiryWarnings, TlsStatus, WatchedCertificate};
+use super::own_authority::OwnAuthority;
+
+/// How often the files are checked for changes. A change is used at the next check after it.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// What the server presents to agents and to operators.
+#[derive(Debug)]
+pub(crate) struct ServerTls {
+    agents: AgentCertificate,
+    operators: Option<CertificateFiles>,
+}
+
+/// The certificate of the listener for agents.
+#[derive(Debug)]
+enum AgentCertificate {
+    /// Plain text.
+    None,
+    /// Issued by the server's own authority.
+    Own(OwnAuthority),
+    /// Of the operator.
+    Files(Box<CertificateFiles>),
+}
+
+/// Where the certificate for agents comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum AgentTls {
+    /// Plain text.
+    Off,
+    /// The server's own authority.
+    Own,
+    /// Files of the operator.
+    Files(CertificatePaths),
+}
+
+impl ServerTls {
+    /// Opens the certificates, and creates the authority at the first start. `hosts` are the names by
+    /// which agents reach the server.
+    ///
+    /// # Errors
+    /// The files of the authority or of the operator cannot be used.
+    pub(crate) async fn open(
+        agents: AgentTls,
+        operators: Option<CertificatePaths>,
+        folder: &Path,
+        hosts: Vec<String>,
+        grpc_addr: SocketAddr,
+    ) -> anyhow::Result<Self> {
+        let agents = match agents {
+            AgentTls::Off => AgentCertificate::None,
+            AgentTls::Own => {
+                let folder = AuthorityFolder::new(folder.to_owned());
+                let names = own_names(hosts, grpc_addr);
+                AgentCertificate::Own(OwnAuthority::open(folder, names, SystemTime::now()).await?)
+            }
+            AgentTls::Files(paths) => {
+                let files = open_files(paths, hosts, Alpn::Http2).await?;
+                AgentCertificate::Files(Box::new(files))
+            }
+        };
+        let operators = match operators {
+            Some(paths) => Some(open_files(paths, Vec::new(), Alpn::Http1).await?),
+            None => None,
+        };
+        Ok(Self { agents, operators })
+    }
+
+    /// Returns the acceptor of the listener for agents. None: plain text.
+    pub(crate) fn agents(&self) -> Option<TlsAcceptor> {
+        let presented = match &self.agents {
+            AgentCertificate::None => return None,
+            AgentCertificate::Own(authority) => authority.presented(),
+            AgentCertificate::Files(files) => files.presented(),
+        };
+        Some(TlsAcceptor::new(presented, Alpn::Http2))
+    }
+
+    /// Returns the acceptor of the listener for operators. None: plain text.
+    pub(crate) fn operators(&self) -> Option<TlsAcceptor> {
+        let presented = self.operators.as_ref()?.presented();
+        Some(TlsAcceptor::new(presented, Alpn::Http1))
+    }
+
+    /// Returns what agents pin.
+    pub(crate) fn pins(&self) -> CaPins {
+        match &self.agents {
+            AgentCertificate::None => CaPins::none(),
+            AgentCertificate::Own(authority) => authority.pins(),
+            AgentCertificate::Files(files) => files.pins(),
+        }
+    }
+
+    /// Returns the server's own authority, if it has one.
+    pub(crate) fn authority(&self) -> Option<OwnAuthority> {
+        match &self.agents {
+            AgentCertificate::Own(authority) => Some(authority.clone()),
+            AgentCertificate::None | AgentCertificate::Files(_) => None,
+        }
+    }
+
+    /// Returns what operators see, also while the certificates change.
+    pub(crate) fn status(&self) -> TlsStatus {
+        let of_files = |files: &CertificateFiles| WatchedCertificate {
+            source: files.paths().settings[0],
+            is_own: false,
+            presented: files.presented(),
+        };
+        let agents = match &self.agents {
+            AgentCertificate::None => None,
+            AgentCertificate::Own(authority) => Some(WatchedCertificate {
+                source: "own authority",
+                is_own: true,
+                presented: authority.presented(),
+            }),
+            AgentCertificate::Files(files) => Some(of_files(files)),
+        };
+        let operators = self.operators.as_ref().map(of_files);
+        TlsStatus {
+            certificates: agents.into_iter().chain(operators).collect(),
+            authority: self.authority(),
+        }
+    }
+
+    /// Renews and reloads certificates, and warns before one ends. Ends when the server drains.
+    pub(crate) async fn maintain(mut self, lifecycle: Lifecycle) {
+        let mut warnings = ExpiryWarnings::new(self.status());
+        let mut checks = interval(CHECK_INTERVAL);
+        checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let drain = lifecycle.drain().clone();
+        while drain.run_until_cancelled(checks.tick()).await.is_some() {
+            let now = SystemTime::now();
+            if let AgentCertificate::Own(authority) = &self.agents
+                && let Err(error) = authority.renew(now).await
+            {
+                error!(
+                    event = "certificate.renewal_failed", %error,
+                    "cannot renew the server's certificate"
+                );
+            }
+            // Reading files blocks. A process that stops does not need them any more.
+            let Ok(reloaded) = spawn_blocking(|| self.reload()).await else { return };
+            self = reloaded;
+            warnings.check(now);
+        }
+    }
+
+    fn reload(mut self) -> Self {
+        if let AgentCertificate::Files(files) = &mut self.agents {
+            files.reload();
+        }
+        if let Some(files) = &mut self.operators {
+            files.reload();
+        }
+        self
+    }
+}
+
+async fn open_files(
+    paths: CertificatePaths,
+    names: Vec<String>,
+    alpn: Alpn,
+) -> anyhow::Result<CertificateFiles> {
+    Ok(spawn_blocking(move || CertificateFiles::open(paths, names, alpn)).await??)
+}
+
+/// Returns the names in a certificate of the own authority: also the addresses of this machine, because a
+/// browser and `openssl` check them.
+fn own_names(hosts: Vec<String>, grpc_addr: SocketAddr) -> Vec<String> {
+    let mut names = hosts;
+    names.push("localhost".to_owned());
+    names.extend(["127.0.0.1", "::1"].map(str::to_owned));
+    if !grpc_addr.ip().is_unspecified() {
+        names.push(grpc_addr.ip().to_canonical().to_string());
+    }
+    let mut seen = std::collections::HashSet::new();
+    names.retain(|name| seen.insert(name.clone()));
+    names
+}
