@@ -5,6 +5,7 @@ mod demo_file;
 mod health;
 mod output;
 mod server;
+mod token;
 mod verify;
 
 use std::num::NonZero;
@@ -40,6 +41,8 @@ enum OperatorCommand {
     Health(health::Args),
     /// Read every download and report those that have changed since they arrived; needs no server.
     Verify(verify::Args),
+    /// Create, list and revoke the tokens of the HTTP API; needs no server.
+    Token(token::Args),
     /// Print the version of filepull.
     Version,
 }
@@ -64,9 +67,10 @@ fn run(command: OperatorCommand) -> anyhow::Result<ExitCode> {
             threads::require(workers + OTHER_THREADS)?;
             Builder::new_multi_thread().worker_threads(workers).enable_all().build()
         }
-        OperatorCommand::Health(_) | OperatorCommand::Verify(_) | OperatorCommand::Version => {
-            Builder::new_current_thread().enable_all().build()
-        }
+        OperatorCommand::Health(_)
+        | OperatorCommand::Verify(_)
+        | OperatorCommand::Token(_)
+        | OperatorCommand::Version => Builder::new_current_thread().enable_all().build(),
     };
     let runtime = built.context("starting the runtime")?;
     let result = runtime.block_on(perform(command));
@@ -96,6 +100,7 @@ async fn perform(command: OperatorCommand) -> anyhow::Result<ExitCode> {
         }
         OperatorCommand::Health(args) => return health::run(&args).await,
         OperatorCommand::Verify(args) => return verify::run(args).await,
+        OperatorCommand::Token(args) => return token::run(args).await,
         OperatorCommand::Version => print(&format!("filepull {VERSION}"))?,
     }
     Ok(ExitCode::SUCCESS)

@@ -30,3 +30,20 @@ pub(crate) fn print_progress(text: &str) {
 pub(crate) fn print_error(error: &anyhow::Error) {
     let _ = writeln!(io::stderr(), "filepull: {error:#}");
 }
+
+/// Prints a remark to standard error, so that standard output holds only the result.
+pub(crate) fn print_note(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// Formats rows as lines. Columns are as wide as their widest cell and two spaces apart.
+pub(crate) fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
+    let widths: [usize; N] = std::array::from_fn(|column| width(column).unwrap_or(0));
+    let line = |row: &[String; N]| {
+        let cells = row.iter().zip(widths);
+        let padded: Vec<String> = cells.map(|(cell, width)| format!("{cell:<width$}")).collect();
+        format!("{}\n", padded.join("  ").trim_end())
+    };
+    rows.iter().map(line).collect()
+}

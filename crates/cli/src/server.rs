@@ -16,6 +16,7 @@ use crate::output::print_progress;
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let config = Config::try_from(args)?;
     let access = config.agent_access();
+    let needs_sign_in = config.access.needs_sign_in(config.http_addr);
     let data_dir = config.data_dir.display().to_string();
     // Printed, because a data folder whose disk is not mounted looks like a new one.
     let is_new = !config.data_dir.join(RECORDS_FOLDER).join("records.db").exists();
@@ -29,10 +30,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         (true, AgentAccess::Open) => "this machine only; others: --grpc-addr 0.0.0.0:50051",
         (false, AgentAccess::Open) => "any agent may take any free id",
     };
-    let sign_in = if http.ip().is_loopback() {
-        "off, because only this machine can connect"
-    } else {
-        "off (HTTP_AUTH=none): every host that reaches this address may pull"
+    let sign_in = match (needs_sign_in, http.ip().is_loopback()) {
+        (true, _) => "with a token: filepull token create NAME --role operator",
+        (false, true) => "off, because only this machine can connect",
+        (false, false) => "off (HTTP_AUTH=none): every host that reaches this address may pull",
     };
     let dial = match grpc.ip().is_unspecified() {
         true => format!("this-machine:{}", grpc.port()),

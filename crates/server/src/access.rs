@@ -4,9 +4,18 @@
 //! access rule of the route.
 
 mod identity;
+mod keeper;
 mod role;
 mod scope;
+pub(crate) mod startup;
+mod token;
+pub mod token_editor;
+mod token_table;
+mod tokens_file;
 
 pub(crate) use identity::{Identity, SignIn};
+pub(crate) use keeper::{SignInError, Tokens, TokensKeeper};
 pub use role::Role;
 pub(crate) use scope::Scope;
+pub use token_table::parse_label;
+pub use tokens_file::TokensFileError;

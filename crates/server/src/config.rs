@@ -1,10 +1,11 @@
 //! The settings of the server: [`Args`] as given, [`Config`] validated.
 
+mod access;
 mod bounds;
 mod settings;
 mod tls;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ use crate::records::KEEP_KEYS;
 use crate::retention::Keep;
 use crate::tls::{AgentTls, CertificatePaths};
 use crate::transfers::Limits;
+pub use access::{AccessArgs, AccessConfig, HttpAuth, TriggerGet, default_tokens_file};
+pub(crate) use access::{HostList, ProxyList, is_exposed};
 pub(crate) use settings::Setting;
 pub use tls::TlsArgs;
 
@@ -33,10 +36,9 @@ pub struct Args {
     /// Folder of the downloads and the records; created if missing.
     #[arg(long, env = "DATA_DIR", default_value = "server-data")]
     pub data_dir: PathBuf,
-    /// Who may use the HTTP API: `auto` allows loopback addresses only and rejects other addresses
-    /// at startup, `none` allows every caller.
-    #[arg(long, env = "HTTP_AUTH", default_value = "auto")]
-    pub http_auth: HttpAuth,
+    /// Who may use the HTTP API.
+    #[command(flatten)]
+    pub access: AccessArgs,
     /// Which agents may connect: `invite` only agents that were enrolled with an invite, over TLS;
     /// `open` any agent, with any free id, in plain text; `auto` is `open` on loopback and `invite`
     /// elsewhere.
@@ -104,15 +106,6 @@ fn parse_min_rate(text: &str) -> Result<u64, String> {
     if text == "0" { Ok(0) } else { parse_rate(text) }
 }
 
-/// Who may use the HTTP API.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum HttpAuth {
-    /// Every caller on loopback; other listen addresses are rejected.
-    Auto,
-    /// Every caller, on any address.
-    None,
-}
-
 /// Which agents may connect to the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum AgentAuth {
@@ -144,7 +137,7 @@ pub struct Config {
     /// Folder of the downloads and the records.
     pub data_dir: PathBuf,
     /// Who may use the HTTP API.
-    pub http_auth: HttpAuth,
+    pub access: AccessConfig,
     /// Which agents may connect to the server.
     pub agent_auth: AgentAuth,
     /// The files of TLS.
@@ -219,8 +212,8 @@ impl TryFrom<Args> for Config {
         Ok(Self {
             http_addr: args.http_addr,
             grpc_addr: args.grpc_addr,
+            access: args.access.into_config(&args.data_dir),
             data_dir: args.data_dir,
-            http_auth: args.http_auth,
             agent_auth: args.agent_auth,
             tls: args.tls,
             limits,
@@ -245,26 +238,14 @@ const MIN_RATE_WINDOW: Duration = Duration::from_mins(5);
 /// checkpoint.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 
-/// Returns whether other machines can reach this address.
-fn is_exposed(ip: IpAddr) -> bool {
-    !ip.to_canonical().is_loopback()
-}
-
 fn errors(args: &Args) -> Vec<String> {
     let mut errors = bounds::errors(args);
+    errors.extend(args.access.errors());
     let mut check = |is_wrong: bool, error: String| {
         if is_wrong {
             errors.push(error);
         }
     };
-    check(
-        args.http_auth == HttpAuth::Auto && is_exposed(args.http_addr.ip()),
-        format!(
-            "HTTP_ADDR={} accepts other machines without authentication. Listen on 127.0.0.1, or \
-             set HTTP_AUTH=none to allow every caller.",
-            args.http_addr
-        ),
-    );
     check(
         args.http_addr == args.grpc_addr && args.http_addr.port() != 0,
         format!(
@@ -304,16 +285,13 @@ mod tests {
     #[test]
     fn open_access_beyond_loopback_must_be_explicit() {
         let addresses = ["--http-addr", "0.0.0.0:8080", "--grpc-addr", "0.0.0.0:50051"];
-        let ConfigError(errors) = config(&addresses).unwrap_err();
-        assert!(errors[0].contains("HTTP_AUTH=none") && errors.len() == 1, "{errors:?}");
-        let explicit = ["--http-auth", "none"];
-        let access = |more: &[&str]| {
-            let flags = [addresses.as_slice(), &explicit, more].concat();
-            config(&flags).unwrap().agent_access()
-        };
-        assert_eq!(access(&[]), AgentAccess::Enrolled);
-        assert_eq!(access(&["--agent-auth", "invite"]), AgentAccess::Enrolled);
-        assert_eq!(access(&["--agent-auth", "open"]), AgentAccess::Open);
+        let access = |more: &[&str]| config(&[addresses.as_slice(), more].concat()).unwrap();
+        let default = access(&[]);
+        assert!(default.access.needs_sign_in(default.http_addr));
+        assert_eq!(default.agent_access(), AgentAccess::Enrolled);
+        let open = access(&["--http-auth", "none", "--agent-auth", "open"]);
+        assert!(!open.access.needs_sign_in(open.http_addr));
+        assert_eq!(open.agent_access(), AgentAccess::Open);
     }
 
     #[test]
@@ -356,8 +334,29 @@ mod tests {
 
     #[test]
     fn loopback_written_as_ipv6_is_loopback() {
-        assert!(config(&["--http-addr", "[::ffff:127.0.0.1]:0"]).is_ok());
-        assert!(config(&["--http-addr", "[::ffff:192.0.2.1]:0"]).is_err());
+        let needs_sign_in = |addr| {
+            let config = config(&["--http-addr", addr]).unwrap();
+            config.access.needs_sign_in(config.http_addr)
+        };
+        assert!(!needs_sign_in("[::ffff:127.0.0.1]:0"));
+        assert!(needs_sign_in("[::ffff:192.0.2.1]:0"));
+    }
+
+    #[test]
+    fn a_proxy_that_signs_users_in_needs_both_settings() {
+        let check = |flags: &[&str], reason: &str| {
+            let ConfigError(errors) = config(flags).unwrap_err();
+            assert!(errors[0].contains(reason), "{errors:?}");
+        };
+        let header = "--auth-header=X-Forwarded-User";
+        check(&[header], "AUTH_HEADER is set without TRUSTED_PROXIES");
+        check(&["--trusted-proxies=10.0.0.1"], "TRUSTED_PROXIES is set without AUTH_HEADER");
+        check(&[header, "--trusted-proxies=0.0.0.0/0"], "contains every address");
+        let both = [header, "--trusted-proxies=127.0.0.1"];
+        check(&[both.as_slice(), &["--http-auth=none"]].concat(), "HTTP_AUTH=none ignores it");
+        check(&["--auth-header=Authorization", both[1]], "has another meaning");
+        let config = config(&both).unwrap();
+        assert!(config.access.needs_sign_in(config.http_addr));
     }
 
     #[test]

@@ -27,13 +27,15 @@ use chrono::{DateTime, Utc};
 use filepull_process::Lifecycle;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use crate::config::Setting;
+use crate::config::{Setting, TriggerGet};
 use crate::known_clients::KnownClients;
 use crate::records::Records;
 use crate::rejection_audit::RejectionAudit;
 use crate::store::Store;
 use crate::tls::TlsStatus;
 use crate::transfers::Transfers;
+use middleware::Surroundings;
+pub(crate) use request::gate::Gate;
 use request_log::RequestLog;
 use routes::{
     audit, clients, files, health, home, problems, server_info, transfers, trigger, whoami,
@@ -52,6 +54,9 @@ pub(crate) struct App {
     pub(crate) store: Store,
     /// The certificates of both listeners.
     pub(crate) tls: TlsStatus,
+    pub(crate) gate: Gate,
+    /// Whether a GET of `/trigger` starts a pull.
+    pub(crate) trigger_get: TriggerGet,
     /// Ends every wait of a request when the server drains.
     pub(crate) lifecycle: Lifecycle,
     pub(crate) about: About,
@@ -119,14 +124,18 @@ fn resources(routes: Routes, prefix: &str) -> Routes {
 
 /// Adds what every request needs, including a request for an unknown URL.
 fn with_middleware(routes: Routes, app: App) -> Router {
-    let log = RequestLog::new(app.lifecycle.clone());
+    let surroundings = Surroundings {
+        log: RequestLog::new(app.lifecycle.clone()),
+        own_addr: app.about.http_addr,
+        gate: app.gate.clone(),
+    };
     let rejections = app.rejections.clone();
     let answered = routes
         .into_router()
         .fallback(middleware::no_such_url)
         .method_not_allowed_fallback(middleware::method_not_allowed)
         .layer(CatchPanicLayer::custom(middleware::panicked))
-        .layer(from_fn_with_state((log, app.about.http_addr), middleware::answer))
+        .layer(from_fn_with_state(surroundings, middleware::answer))
         .with_state(app);
     Router::new()
         .fallback_service(answered)

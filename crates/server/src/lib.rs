@@ -3,7 +3,7 @@
 //! [`Server::bind`] prepares everything for the first request. [`Server::run_until`] serves until a
 //! future resolves, then shuts down in order.
 
-mod access;
+pub mod access;
 pub mod audit;
 pub mod client;
 pub mod config;
@@ -42,7 +42,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout};
 use tracing::{error, info, warn};
 
-pub use access::Role;
+use access::TokensKeeper;
 pub use config::{Args, Config};
 use data_folder::RECORDS_FOLDER;
 use disk_sampler::{DiskSampler, SampleError};
@@ -77,6 +77,8 @@ pub struct Server {
     rejections: RejectionAudit,
     store: Store,
     transfers: Transfers,
+    /// Keeps the API tokens; none if every caller may do everything.
+    tokens: Option<TokensKeeper>,
     /// Runs the tasks of transfers.
     work: Lifecycle,
     /// Runs the tasks of connections, which outlive the transfers that use them.
@@ -90,6 +92,7 @@ impl Server {
     /// # Errors
     /// The folder or an address is in use, or the disk failed.
     pub async fn bind(mut config: Config) -> anyhow::Result<Self> {
+        let tokens = access::startup::open(&config.access, config.http_addr).await?;
         let limits = ConnectionLimits::from_open_files();
         let (store, records) = open_data(&config.data_dir).await?;
         let listen = |setting, addr| {
@@ -133,6 +136,7 @@ impl Server {
             records,
             store,
             transfers,
+            tokens,
             work,
             connections,
         })
@@ -193,10 +197,15 @@ impl Server {
             registry,
             records,
             store,
+            tokens,
             work,
             connections,
             ..
         } = self;
+        if let Some(tokens) = tokens {
+            let drain = connections.drain().clone();
+            connections.spawn(tokens.run(records.clone(), drain));
+        }
         let drain = work.drain().clone();
         work.spawn(retention::run(records.clone(), store, config.keep_records, drain));
         let shutdown = GrpcShutdown::default();
@@ -253,7 +262,10 @@ impl Server {
             data_dir: self.config.data_dir.display().to_string(),
             settings: self.config.settings(),
         };
+        let tokens = self.tokens.as_ref().map(TokensKeeper::tokens);
         Ok(http::App {
+            gate: http::Gate::new(&self.config.access, tokens),
+            trigger_get: self.config.access.trigger_get,
             transfers: self.transfers.clone(),
             clients: KnownClients::new(self.registry.clone(), self.records.clone()),
             records: self.records.clone(),

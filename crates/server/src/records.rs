@@ -33,6 +33,7 @@ mod schema;
 mod statement;
 #[cfg(test)]
 mod tests;
+mod token_uses;
 mod transaction;
 mod transfer_row;
 mod transfers;
@@ -56,6 +57,7 @@ pub(crate) use expired::OldTransfers;
 use file_damage::FileDamage;
 pub(crate) use idempotency::{KEEP_KEYS, KeyOutcome, RequestKey};
 pub use list::{Total, TransferFilter, TransferPage};
+pub(crate) use lock::create_folder;
 pub use reader::DownloadTotals;
 pub(crate) use reader::RecordsReader;
 use readers::Readers;

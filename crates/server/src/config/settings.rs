@@ -56,13 +56,19 @@ impl Config {
     /// Returns every setting and its value, in the order of the help text.
     pub(crate) fn settings(&self) -> Vec<(&'static str, Setting)> {
         use Setting::{Bytes, Count, Rate, Span, Text};
-        let Self { limits, session, .. } = self;
+        let Self { limits, session, access, .. } = self;
+        let header = access.auth_header.as_ref().map_or("off", |name| name.as_str());
         let count = |count: usize| Count(u64::try_from(count).unwrap_or(u64::MAX));
         vec![
             ("http_addr", Text(self.http_addr.to_string())),
             ("grpc_addr", Text(self.grpc_addr.to_string())),
             ("data_dir", Text(self.data_dir.display().to_string())),
-            ("http_auth", choice(&self.http_auth)),
+            ("http_auth", choice(&access.http_auth)),
+            ("tokens_file", Text(access.tokens_file.display().to_string())),
+            ("auth_header", Text(header.to_owned())),
+            ("trusted_proxies", list(&access.trusted_proxies.to_string())),
+            ("allowed_hosts", list(&access.allowed_hosts.0.join(","))),
+            ("trigger_get", choice(&access.trigger_get)),
             ("agent_auth", choice(&self.agent_auth)),
             ("tls_cert", file(&self.tls.tls_cert)),
             ("tls_key", file(&self.tls.tls_key)),
@@ -98,6 +104,10 @@ fn keep(keep: Keep) -> Setting {
         Keep::For(time) => Setting::Span(time),
         Keep::Forever => Setting::Text("forever".to_owned()),
     }
+}
+
+fn list(items: &str) -> Setting {
+    Setting::Text(if items.is_empty() { "none" } else { items }.to_owned())
 }
 
 /// Returns the name of an enum value on the command line.

@@ -5,8 +5,10 @@ use std::net::SocketAddr;
 
 use axum::Extension;
 use axum::extract::{Request, State};
-use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, HeaderName};
-use axum::http::{HeaderValue, Method, Uri};
+use axum::http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_LENGTH, HeaderName, X_CONTENT_TYPE_OPTIONS,
+};
+use axum::http::{HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use filepull_core::human;
@@ -14,6 +16,7 @@ use filepull_core::problem::{Code, Problem};
 use tracing::{Instrument as _, error, error_span};
 
 use super::request::caller::{Caller, check_format};
+use super::request::gate::Gate;
 use super::request::rejection::Rejection;
 use super::request::suggest::suggest_path;
 use super::request_log::{RequestLog, RequestLogEntry};
@@ -22,18 +25,28 @@ use super::routing::Access;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
+
+/// What [`answer`] needs for every request.
+#[derive(Clone, Debug)]
+pub(crate) struct Surroundings {
+    pub(crate) log: RequestLog,
+    pub(crate) own_addr: SocketAddr,
+    pub(crate) gate: Gate,
+}
+
 /// Gives a request its id and its span, answers it, and logs it.
 pub(crate) async fn answer(
-    State((log, own_addr)): State<(RequestLog, SocketAddr)>,
-    request: Request,
+    State(Surroundings { log, own_addr, gate }): State<Surroundings>,
+    mut request: Request,
     next: Next,
 ) -> Response {
-    let caller = Caller::of(&request, own_addr);
+    let caller = Caller::of(&mut request, own_addr, &gate);
     let entry = RequestLogEntry::of(&request);
     // Level `error`: at LOG_LEVEL=warn an `info` span would be disabled, and its id lost.
     let span = error_span!("request", id = %caller.request_id);
     async {
-        let mut response = answer_caller(request, next, &caller).await;
+        let mut response = answer_caller(request, next, &caller, &gate).await;
         log.log(&entry, &caller, &response);
         // For `rejections::record` and `render`, which run outside the router.
         response.extensions_mut().insert(entry);
@@ -44,16 +57,23 @@ pub(crate) async fn answer(
     .await
 }
 
-async fn answer_caller(mut request: Request, next: Next, caller: &Caller) -> Response {
-    let mut response = match check_format(request.uri()) {
+async fn answer_caller(mut request: Request, next: Next, caller: &Caller, gate: &Gate) -> Response {
+    let checked = gate.check_origin(&request).and_then(|()| check_format(request.uri()));
+    let mut response = match checked {
         Ok(()) => {
             request.extensions_mut().insert(caller.clone());
             next.run(request).await
         }
         Err(problem) => Rejection::from(problem).into_response(),
     };
+    if response.status() == StatusCode::UNAUTHORIZED
+        && let Err(too_many) = gate.count_failure()
+    {
+        response = too_many.into_response();
+    }
     let headers = response.headers_mut();
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, NOSNIFF);
     if let Ok(request_id) = HeaderValue::from_str(&caller.request_id.to_string()) {
         headers.insert(REQUEST_ID, request_id);
     }

@@ -22,7 +22,7 @@ impl Lock {
     /// Another process holds the lock, or the disk failed.
     pub(crate) fn take(folder: &Path) -> Result<Self, RecordsError> {
         let failed = |source| RecordsError::Folder { folder: folder.to_owned(), source };
-        create(folder).map_err(failed)?;
+        create_folder(folder).map_err(failed)?;
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
         let mut file = options.open(folder.join("lock")).map_err(failed)?;
@@ -48,7 +48,7 @@ impl Lock {
 
 /// Creates the folder with access for the user of the server only, and makes it durable, because a
 /// power cut would otherwise remove it with the records.
-fn create(folder: &Path) -> io::Result<()> {
+pub(crate) fn create_folder(folder: &Path) -> io::Result<()> {
     fs::create_dir_all(parent(folder))?;
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     File::open(parent(folder))?.sync_all()

@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, Uri};
 use filepull_core::problem::{Code, Problem};
 use uuid::Uuid;
 
+use super::gate::Gate;
 use super::params::Params;
 use super::rejection::invalid;
 use crate::access::{Identity, Role, Scope};
@@ -40,17 +41,19 @@ pub(crate) struct Caller {
 impl Caller {
     /// Returns the caller of a request. An unknown `format` counts as text here;
     /// [`check_format`] rejects it.
-    pub(crate) fn of(request: &Request, own_addr: SocketAddr) -> Self {
+    pub(crate) fn of(request: &mut Request, own_addr: SocketAddr, gate: &Gate) -> Self {
+        let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+        let addr = peer.map(|peer| peer.0.ip().to_canonical());
+        let identity = gate.identify(request, addr);
         let uri = request.uri();
         let headers = request.headers();
-        let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
         let host = headers.get(HOST).and_then(|host| host.to_str().ok());
         Self {
             format: format(uri, headers),
             host: host.filter(|host| is_host(host)).map_or(own_addr.to_string(), str::to_owned),
             request_id: Uuid::now_v7(),
-            addr: peer.map(|peer| peer.0.ip().to_canonical()),
-            identity: Ok(Identity::anonymous()),
+            addr,
+            identity,
         }
     }
 

@@ -96,6 +96,11 @@ impl Params {
         self.values.iter().map(encoded).collect::<Vec<_>>().join("&")
     }
 
+    /// Returns each name with its decoded value, sorted by name.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.values.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
     /// Returns the decoded value of a parameter.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.values.get(name).map(String::as_str)

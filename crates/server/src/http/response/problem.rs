@@ -1,7 +1,7 @@
 //! Problems as responses, in text and in JSON (RFC 9457).
 
 use axum::http::HeaderValue;
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::response::{IntoResponse as _, Response};
 use filepull_core::human;
 use filepull_core::problem::{Code, Problem};
@@ -18,6 +18,9 @@ const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json"
 
 /// `Retry-After` in seconds: a restart takes about this long.
 pub(crate) const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("10");
+
+/// How a caller signs in (RFC 6750).
+const BEARER: HeaderValue = HeaderValue::from_static("Bearer realm=\"filepull\"");
 
 /// Renders a rejection in the format that the caller accepts.
 pub(crate) fn render(rejection: &Rejection, caller: &Caller) -> Response {
@@ -36,6 +39,12 @@ pub(crate) fn render(rejection: &Rejection, caller: &Caller) -> Response {
     };
     if matches!(problem.code, Code::ServerStopping | Code::ServerBusy) {
         response.headers_mut().insert(RETRY_AFTER, RETRY_SECONDS);
+    }
+    if let Some(seconds) = members.get("retry_after_seconds").and_then(Value::as_u64) {
+        response.headers_mut().insert(RETRY_AFTER, seconds.into());
+    }
+    if problem.code == Code::SignedOut {
+        response.headers_mut().insert(WWW_AUTHENTICATE, BEARER);
     }
     response
 }

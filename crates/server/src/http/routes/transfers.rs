@@ -12,7 +12,7 @@ use chrono::Utc;
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::problem::{Code, Problem};
 
-use super::{files, wait};
+use super::{files, limits, wait};
 use crate::http::App;
 use crate::http::request::body::RequestParams;
 use crate::http::request::caller::{Caller, Format};
@@ -46,6 +46,7 @@ pub(crate) async fn create(
     }
     let request = PullRequest::parse(&params, "client", CREATE_PARAMS)?;
     let pull = Pull { key: idempotency_key(&headers)?, ..request.pull(&caller) };
+    limits::check(&app, &caller, &request).await?;
     let pulled = match app.transfers.pull(pull).await {
         Ok(pulled) => pulled,
         Err(problem) => return Err(pull::explain_for_api(&app.clients, &request, problem).await),

@@ -1,6 +1,7 @@
 //! `/trigger`: one curl command that pulls a file and prints the outcome.
 
 mod answer;
+mod confirm;
 
 use std::time::{Duration, Instant};
 
@@ -12,15 +13,19 @@ use axum::response::{IntoResponse, Response};
 use chrono::Utc;
 use filepull_core::problem::{Code, Problem};
 
-use super::wait;
+use super::{limits, wait};
+use crate::config::TriggerGet;
 use crate::http::request::body::RequestParams;
+use crate::http::request::browser::is_browser;
 use crate::http::request::caller::{Caller, Format};
 use crate::http::request::extract::TextParam;
 use crate::http::request::headers::AppliedPreference;
+use crate::http::request::params::Params;
 use crate::http::request::pull::{self, PullRequest};
 use crate::http::request::rejection::Rejection;
-use crate::http::response::problem::RETRY_SECONDS;
+use crate::http::response::problem::{RETRY_SECONDS, records_failed};
 use crate::http::response::resource::{TransferJson, transfer_url};
+use crate::http::response::text;
 use crate::http::{App, response};
 use crate::transfers::{PullResult, View};
 use answer::{AnswerContext, WaitResult};
@@ -32,25 +37,35 @@ const PARAMS: &[&str] = &["id", "path", "wait", "queue", "fresh"];
 const SETTLE_LIMIT: Duration = Duration::from_secs(2);
 
 /// Rejects a method that is neither GET nor POST, also HEAD: a link checker must not start a transfer.
-pub(crate) async fn reject_method(method: Method, uri: Uri) -> Response {
-    let detail = format!("{} does not take {method}; nothing was started.", uri.path());
+pub(crate) async fn reject_method(State(app): State<App>, method: Method, uri: Uri) -> Response {
+    not_taken(&app, &method, uri.path())
+}
+
+fn not_taken(app: &App, method: &Method, path: &str) -> Response {
+    let allowed = match app.trigger_get {
+        TriggerGet::On => "GET, POST",
+        TriggerGet::Off => "POST",
+    };
+    let detail = format!("{path} does not take {method}; nothing was started.");
     let rejection = Rejection::from(Problem::new(Code::MethodNotAllowed, detail));
-    ([(ALLOW, HeaderValue::from_static("GET, POST"))], rejection).into_response()
+    ([(ALLOW, HeaderValue::from_static(allowed))], rejection).into_response()
 }
 
 /// Handles `/trigger?id=client4`, and POST with a form or a JSON object.
 pub(crate) async fn by_parameter(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
+    method: Method,
+    uri: Uri,
     headers: HeaderMap,
-    RequestParams(mut params): RequestParams,
+    RequestParams(params): RequestParams,
 ) -> Result<Response, Rejection> {
-    let applied = AppliedPreference::apply(&headers, &mut params);
-    if params.get("id").is_none_or(str::is_empty) {
-        params.only(PARAMS)?;
+    let request = TriggerRequest { method, uri, headers, params };
+    if request.params.get("id").is_none_or(str::is_empty) {
+        request.params.only(PARAMS)?;
         return Err(pull::which_client(&app.clients, "Add ?id=…").await.into());
     }
-    trigger(&app, &caller, PullRequest::parse(&params, "id", PARAMS)?, applied).await
+    request.handle(&app, &caller).await
 }
 
 /// Handles `/trigger/client4`, for shells in which a `?` must be quoted.
@@ -58,12 +73,47 @@ pub(crate) async fn by_path(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     TextParam(id): TextParam,
+    method: Method,
+    uri: Uri,
     headers: HeaderMap,
     RequestParams(mut params): RequestParams,
 ) -> Result<Response, Rejection> {
-    let applied = AppliedPreference::apply(&headers, &mut params);
     params.add("id".to_owned(), id)?;
-    trigger(&app, &caller, PullRequest::parse(&params, "id", PARAMS)?, applied).await
+    TriggerRequest { method, uri, headers, params }.handle(&app, &caller).await
+}
+
+/// A request that names a client.
+struct TriggerRequest {
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    params: Params,
+}
+
+impl TriggerRequest {
+    async fn handle(mut self, app: &App, caller: &Caller) -> Result<Response, Rejection> {
+        let is_get = self.method == Method::GET;
+        if is_get && app.trigger_get == TriggerGet::Off {
+            return Ok(not_taken(app, &self.method, self.uri.path()));
+        }
+        let applied = AppliedPreference::apply(&self.headers, &mut self.params);
+        let request = PullRequest::parse(&self.params, "id", PARAMS)?;
+        if is_get && is_browser(&self.headers) {
+            return confirm(app, &request, &self.params).await;
+        }
+        trigger(app, caller, request, applied).await
+    }
+}
+
+/// Asks the person in front of a browser.
+async fn confirm(app: &App, request: &PullRequest, params: &Params) -> Result<Response, Rejection> {
+    let client = app.clients.known(&request.client, records_failed).await?;
+    let file = match (&request.path, &client.record.default_file) {
+        (Some(path), _) => text::name(path.as_str()),
+        (None, Ok(source)) => text::name(&source.name),
+        (None, Err(_)) => "its file".to_owned(),
+    };
+    Ok(confirm::page(request.client.as_str(), &file, params))
 }
 
 async fn trigger(
@@ -73,6 +123,7 @@ async fn trigger(
     applied: AppliedPreference,
 ) -> Result<Response, Rejection> {
     let received_at = Instant::now();
+    limits::check(app, caller, &request).await?;
     let pulled = match app.transfers.pull(request.pull(caller)).await {
         Ok(pulled) => pulled,
         Err(problem) => {

@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use chrono::Utc;
+use clap::Parser as _;
 use filepull_core::digest::Digest;
 use filepull_core::id::ClientId;
 use filepull_core::name::DownloadName;
@@ -17,8 +18,9 @@ use filepull_process::Lifecycle;
 use serde_json::Value;
 use tower::ServiceExt as _;
 
-use super::super::{About, App, router};
+use super::super::{About, App, Gate, router};
 use crate::client::{AgentInfo, Greeting};
+use crate::config::{Args, Config};
 use crate::data_folder::RECORDS_FOLDER;
 use crate::disk_sampler::DiskSampler;
 use crate::known_clients::KnownClients;
@@ -90,7 +92,10 @@ impl HttpFixture {
             settings: Vec::new(),
         };
         let rejections = RejectionAudit::new(records.clone(), lifecycle.clone());
+        let access = config().access;
         let app = App {
+            gate: Gate::new(&access, None),
+            trigger_get: access.trigger_get,
             transfers,
             clients,
             records,
@@ -155,6 +160,11 @@ impl HttpFixture {
             Total::Exactly(count) | Total::MoreThan(count) => count,
         }
     }
+}
+
+/// The default settings of a server.
+pub(super) fn config() -> Config {
+    Config::try_from(Args::parse_from(["server"])).unwrap()
 }
 
 pub(super) fn client4() -> ClientId {
