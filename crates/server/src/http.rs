@@ -38,7 +38,7 @@ use middleware::Surroundings;
 pub(crate) use request::gate::Gate;
 use request_log::RequestLog;
 use routes::{
-    audit, clients, files, health, home, problems, server_info, transfers, trigger, whoami,
+    audit, clients, files, health, home, problems, receipt, server_info, transfers, trigger, whoami,
 };
 use routing::{ADMIN, OPERATOR, PUBLIC, Routes, VIEWER};
 pub use routing::{Access, RouteRule};
@@ -102,6 +102,7 @@ fn routes() -> Routes {
         .add(Method::GET, "/healthz", PUBLIC, health::livez)
         .add(Method::GET, "/readyz", PUBLIC, health::readyz)
         .add(Method::POST, "/api/v1/transfers", OPERATOR, transfers::create)
+        .add(Method::GET, "/api/v1/transfers/{id}/receipt", OPERATOR, receipt::of_transfer)
         .add(Method::GET, "/api/v1/whoami", VIEWER, whoami::show);
     resources(resources(routes, ""), "/api/v1")
 }

@@ -4,29 +4,30 @@
 //! batches are small on a slow connection and large on a fast one. While a batch waits for a slow
 //! disk, nothing more is read from the connection: the agent slows down and memory stays bounded.
 
+mod receipt;
 mod received_partial;
 mod stall;
 mod stream;
 
 use bytes::Bytes;
 use filepull_core::CHUNK_LEN;
-use filepull_core::digest::Digest;
 use filepull_core::problem::Problem;
 use filepull_core::receive::ReceiveError;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Duration, Instant, sleep_until};
 
 use crate::store::StoreError;
+pub(crate) use receipt::SignedReceipt;
 pub(crate) use received_partial::ReceivedPartial;
 #[cfg(test)]
 pub(crate) use stream::UploadItems;
-pub(crate) use stream::{UploadItem, UploadStream};
+pub(crate) use stream::{ReceivedTrailer, UploadItem, UploadStream};
 
 /// How an upload ended.
 #[derive(Debug)]
 pub(crate) enum UploadEnd {
     /// The agent sent the trailer: it has sent everything.
-    Complete { total_size: u64, digest: Digest },
+    Complete(ReceivedTrailer),
     /// The agent could not send the file.
     Abort(Problem),
     /// The stream broke, or ended without a trailer. The reason is a text.
@@ -189,9 +190,7 @@ impl BatchWriter {
                 self.batch_len += bytes.len().max(MIN_COST);
                 self.batch.push((offset, bytes));
             }
-            Some(Ok(UploadItem::End { total_size, digest })) => {
-                self.end = Some(UploadEnd::Complete { total_size, digest });
-            }
+            Some(Ok(UploadItem::End(trailer))) => self.end = Some(UploadEnd::Complete(trailer)),
             Some(Ok(UploadItem::Abort(problem))) => self.end = Some(UploadEnd::Abort(problem)),
             Some(Err(reason)) => self.end = Some(UploadEnd::Broken(reason)),
             // A server cannot distinguish a reset stream from an ended one: only a trailer ends an

@@ -4,7 +4,7 @@
 //! milliseconds. `core::transfer` has the rules for the phases of a transfer. The records enforce
 //! one of them: a final transfer never changes.
 //!
-//! Each table has one file: `transfers`, `idempotency`, `cancels`, `clients` and `audit`. A change and
+//! Each table has one file: `transfers`, `idempotency`, `cancels`, `clients`, `receipts` and `audit`. A change and
 //! its audit record are one [`Change`](change::Change). The SQL is the
 //! dialect that PostgreSQL shares, so that another engine can replace SQLite.
 
@@ -29,6 +29,7 @@ mod lock;
 mod open;
 mod reader;
 mod readers;
+mod receipts;
 mod schema;
 mod statement;
 #[cfg(test)]

@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 
 use filepull_core::digest::Digest;
+use filepull_core::fingerprint::Fingerprint;
 use filepull_core::id::TransferId;
 use filepull_core::problem::Code;
 use filepull_proto::v1::upload_request::Kind;
 use filepull_proto::v1::upload_response::Kind as Response;
 use filepull_proto::v1::{
-    Error, ErrorCode, Stored, UploadAck, UploadHeader, UploadRequest, UploadResponse,
+    Error, ErrorCode, Stored, UploadAck, UploadHeader, UploadRequest, UploadResponse, UploadTrailer,
 };
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt as _};
@@ -22,7 +23,7 @@ use super::frames::{self, RawBody, UploadFrame};
 use super::incoming::ConnectionInfo;
 use super::{GREETING_LIMIT, Gateway};
 use crate::read_budget::ReadBudget;
-use crate::receive::{UploadItem, UploadStream};
+use crate::receive::{ReceivedTrailer, SignedReceipt, UploadItem, UploadStream};
 use crate::transfers::{Reply, Upload};
 
 /// Maximum number of queued replies. A reply that finds the queue full is dropped: the agent has read
@@ -45,6 +46,7 @@ async fn admit(
     connection: Option<ConnectionInfo>,
     remote_addr: Option<SocketAddr>,
 ) -> Result<BoxStream<'static, Result<UploadResponse, Status>>, Status> {
+    let key = connection.as_ref().and_then(|connection| connection.peer_key);
     let read_budget = connection.map(|connection| connection.read_budget).unwrap_or_default();
     let raw_body = request.extensions().get::<RawBody>().and_then(RawBody::take);
     let body = raw_body.ok_or_else(|| Status::internal("a request without its body"))?;
@@ -59,7 +61,8 @@ async fn admit(
     let id = TransferId::parse(&header.transfer_id)
         .map_err(|_| Status::invalid_argument("transfer_id must be a UUID"))?;
     let (replies, responses) = mpsc::channel(REPLIES_LEN);
-    gateway.transfers.upload(id, upload(header, frames.map(item), read_budget, replies)?);
+    let items = frames.map(move |frame| item(frame, key));
+    gateway.transfers.upload(id, upload(header, items, read_budget, replies)?);
     let rejections = gateway.rejections.clone();
     let log = move |reply: &Reply| {
         if let Reply::Refused { problem, .. } = reply
@@ -90,7 +93,11 @@ fn upload(
     })
 }
 
-fn item(frame: Result<UploadFrame, Status>) -> Result<UploadItem, String> {
+/// Converts a message of an agent whose connection has proven `key`.
+fn item(
+    frame: Result<UploadFrame, Status>,
+    key: Option<Fingerprint>,
+) -> Result<UploadItem, String> {
     let request = match frame {
         Ok(UploadFrame::Bytes { offset, bytes }) => return Ok(UploadItem::Chunk { offset, bytes }),
         Ok(UploadFrame::Message(request)) => request,
@@ -100,14 +107,22 @@ fn item(frame: Result<UploadFrame, Status>) -> Result<UploadItem, String> {
         Some(Kind::Chunk(chunk)) => {
             Ok(UploadItem::Chunk { offset: chunk.offset, bytes: chunk.data })
         }
-        Some(Kind::Trailer(trailer)) => match Digest::try_from(trailer.sha256.as_ref()) {
-            Ok(digest) => Ok(UploadItem::End { total_size: trailer.total_size, digest }),
-            Err(_) => Err("the trailer's sha256 must be 32 bytes".into()),
-        },
+        Some(Kind::Trailer(trailer)) => received_trailer(trailer, key).map(UploadItem::End),
         Some(Kind::Abort(error)) => Ok(UploadItem::Abort(filepull_proto::reported(&error))),
         Some(Kind::Header(_)) => Err("a second header arrived".into()),
         None => Err("a message of unknown kind arrived".into()),
     }
+}
+
+fn received_trailer(
+    trailer: UploadTrailer,
+    key: Option<Fingerprint>,
+) -> Result<ReceivedTrailer, String> {
+    let UploadTrailer { total_size, sha256, receipt } = trailer;
+    let digest = Digest::try_from(sha256.as_ref())
+        .map_err(|_| "the trailer's sha256 must be 32 bytes".to_owned())?;
+    let receipt = SignedReceipt::verify(receipt, key);
+    Ok(ReceivedTrailer { total_size, digest, receipt })
 }
 
 /// Describes the failure of a stream for an operator. The innermost cause is the clearest.
@@ -128,6 +143,11 @@ fn response(reply: Reply) -> UploadResponse {
             let sha256 = proof.digest().as_bytes().to_vec().into();
             Response::Stored(Stored { name, size: proof.size(), sha256 })
         }
+        Reply::Violation { reason } => Response::Error(Error {
+            code: ErrorCode::Protocol.into(),
+            message: reason,
+            ..Error::default()
+        }),
         Reply::Refused { problem, expected_offset: None } => Response::Error((&problem).into()),
         Reply::Refused { problem, expected_offset: Some(expected_offset) } => {
             let code = ErrorCode::OffsetMismatch.into();

@@ -7,6 +7,7 @@ pub(crate) mod health;
 pub(crate) mod home;
 mod limits;
 pub(crate) mod problems;
+pub(crate) mod receipt;
 pub(crate) mod server_info;
 pub(crate) mod transfers;
 pub(crate) mod trigger;

@@ -11,6 +11,7 @@ use futures::{Stream, StreamExt as _};
 use tokio::time::sleep;
 
 use super::STALLS_AFTER;
+use super::receipt::SignedReceipt;
 use super::stall::Stall;
 use crate::read_budget::ReadBudget;
 
@@ -25,14 +26,20 @@ pub(crate) enum UploadItem {
         bytes: Bytes,
     },
     /// The complete file has been sent.
-    End {
-        /// The size of the file in bytes.
-        total_size: u64,
-        /// The digest of the bytes that the agent read.
-        digest: Digest,
-    },
+    End(ReceivedTrailer),
     /// The agent cannot send the file.
     Abort(Problem),
+}
+
+/// The trailer of an upload.
+#[derive(Clone, Debug)]
+pub(crate) struct ReceivedTrailer {
+    /// The size of the file in bytes.
+    pub total_size: u64,
+    /// The digest of the bytes that the agent read.
+    pub digest: Digest,
+    /// The receipt, if the agent has a key; or why it is not valid.
+    pub receipt: Result<Option<SignedReceipt>, String>,
 }
 
 /// The items of one upload. An error is the reason why the stream broke, as text.

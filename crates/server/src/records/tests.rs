@@ -1,5 +1,6 @@
 //! Tests of the database file, its folder and its writer. The modules below test the tables.
 
+mod audit;
 mod clients;
 mod damaged;
 mod keys;

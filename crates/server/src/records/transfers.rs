@@ -74,7 +74,7 @@ impl Records {
         self.save_unless_lost(checkpoint.into()).await
     }
 
-    async fn save_unless_lost(&self, save: Change) -> Result<(), SaveError> {
+    pub(crate) async fn save_unless_lost(&self, save: Change) -> Result<(), SaveError> {
         self.writer.apply(save).await?.map(drop).ok_or(SaveError::Lost)
     }
 

@@ -1,6 +1,5 @@
 //! From the trailer of an upload to the published download: verifies, seals and publishes.
 
-use filepull_core::digest::Digest;
 use filepull_core::disk::{self, CommitResult, Disk as _, DiskError, Extent, SealedLocation};
 use filepull_core::name::DownloadName;
 use filepull_core::problem::{Code, Problem};
@@ -16,7 +15,7 @@ use super::retry::{next_pause, retry_backoff};
 use super::task::TransferTask;
 use super::view::{Activity, WaitingFor};
 use super::{Reply, now, refuse};
-use crate::receive::ReceivedPartial;
+use crate::receive::{ReceivedPartial, ReceivedTrailer};
 use crate::store::{Partial, StoreError};
 
 /// An upload whose trailer has arrived.
@@ -27,17 +26,42 @@ pub(crate) struct CompleteUpload {
 }
 
 impl TransferTask {
-    /// Compares the received bytes with the trailer, and seals and publishes them.
+    /// Compares the received bytes with the trailer and its receipt, and seals and publishes them.
     pub(crate) async fn complete(
         &mut self,
         upload: CompleteUpload,
-        total_size: u64,
-        digest: Digest,
+        trailer: ReceivedTrailer,
     ) -> Result<(), Outcome> {
-        match upload.partial.receiver.finish(total_size, digest) {
-            Ok(proof) => self.seal_and_publish(upload, proof).await,
-            Err(error) => self.damaged(upload, error.to_string()).await,
+        let ReceivedTrailer { total_size, digest, receipt } = trailer;
+        let proof = match upload.partial.receiver.finish(total_size, digest) {
+            Ok(proof) => proof,
+            Err(error) => return self.damaged(upload, error.to_string()).await,
+        };
+        let checked = receipt.and_then(|receipt| {
+            receipt.as_ref().map_or(Ok(()), |receipt| receipt.check(&self.transfer, proof))?;
+            Ok(receipt)
+        });
+        match checked {
+            Ok(receipt) => {
+                self.receipt = receipt.map(|receipt| receipt.text);
+                self.seal_and_publish(upload, proof).await
+            }
+            Err(reason) => self.wrong_receipt(upload, reason),
         }
+    }
+
+    /// The receipt is not about these bytes, or another key signed it. The bytes stay for another
+    /// attempt.
+    fn wrong_receipt(&mut self, upload: CompleteUpload, reason: String) -> Result<(), Outcome> {
+        let CompleteUpload { partial, replies, .. } = upload;
+        self.partial = Some(partial);
+        // An agent that has disconnected needs no response.
+        let _ = replies.try_send(Reply::Violation { reason: reason.clone() });
+        if self.retry.damaged() {
+            return Err(Outcome::Interrupted { reason, progress: true });
+        }
+        let detail = format!("The file arrived without a valid receipt: {reason}.");
+        Err(Problem::new(Code::AgentError, detail).into())
     }
 
     async fn seal_and_publish(

@@ -49,7 +49,11 @@ impl TransferTask {
 
     /// Records a changed copy, and then replaces the transfer by it. Does not retry.
     pub(crate) async fn save_change(&mut self, next: &Transfer) -> Result<(), Outcome> {
-        let saved = self.context.save(next).await;
+        let receipt = self.receipt.as_deref().filter(|_| matches!(next.phase, Phase::Sealed(_)));
+        let saved = match receipt {
+            Some(receipt) => self.context.save_sealed(next, receipt).await,
+            None => self.context.save(next).await,
+        };
         if let Err(Outcome::Stopped) = saved {
             log_lost(next.attempt);
         }
@@ -228,6 +232,11 @@ impl TaskContext {
     /// records failed.
     pub(crate) async fn save(&self, transfer: &Transfer) -> Result<(), Outcome> {
         self.classify_save(self.records.save(transfer).await)
+    }
+
+    /// Records a sealed transfer with its receipt.
+    async fn save_sealed(&self, transfer: &Transfer, receipt: &str) -> Result<(), Outcome> {
+        self.classify_save(self.records.save_sealed(transfer, receipt).await)
     }
 
     /// Records the checkpoint of a transfer.

@@ -54,6 +54,11 @@ pub(crate) enum Reply {
         /// The size and the digest.
         proof: Verified,
     },
+    /// The server ends the attempt, because the agent broke the protocol.
+    Violation {
+        /// What is wrong.
+        reason: String,
+    },
     /// The server ends the attempt.
     Refused {
         /// Why the attempt is over.

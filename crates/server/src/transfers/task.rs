@@ -40,6 +40,8 @@ pub(crate) struct TransferTask {
     pub(crate) audit: Option<AuditEntry>,
     /// The request that created the transfer, for the log.
     pub(crate) request_id: Uuid,
+    /// The receipt of the complete upload, which is recorded with the seal.
+    pub(crate) receipt: Option<String>,
     /// The record is sealed and the name may exist: only the disk determines the outcome.
     pub(crate) may_be_named: bool,
     /// An accepted cancel that waits until it is known whether the name exists.
@@ -85,6 +87,7 @@ impl TransferTask {
             ordered,
             key: None,
             audit: None,
+            receipt: None,
             request_id: Uuid::nil(),
             cancel: None,
             was_admitted: false,

@@ -14,13 +14,14 @@ use futures::stream;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+mod receipts;
 mod waits;
 
 use super::*;
 use crate::client::{AgentInfo, Greeting};
 use crate::data_folder::RECORDS_FOLDER;
 use crate::read_budget::ReadBudget;
-use crate::receive::{UploadItem, UploadItems, UploadStream};
+use crate::receive::{ReceivedTrailer, UploadItem, UploadItems, UploadStream};
 use crate::registry::{LastHeard, Message, SendOrder, SessionGuard, SessionHandle};
 
 pub(crate) const LIMITS: Limits = Limits {
@@ -52,6 +53,10 @@ fn actor() -> Actor {
 
 fn client() -> ClientId {
     ClientId::parse("client4").unwrap()
+}
+
+fn trailer(total_size: u64, digest: Digest) -> UploadItem {
+    UploadItem::End(ReceivedTrailer { total_size, digest, receipt: Ok(None) })
 }
 
 fn source(size: usize) -> Source {
@@ -220,7 +225,7 @@ fn chunk(offset: u64, bytes: &'static [u8]) -> UploadItem {
 }
 
 fn whole(bytes: &'static [u8]) -> Vec<UploadItem> {
-    let end = UploadItem::End { total_size: bytes.len() as u64, digest: Digest::of(bytes) };
+    let end = trailer(bytes.len() as u64, Digest::of(bytes));
     vec![chunk(0, bytes), end]
 }
 
@@ -260,7 +265,7 @@ async fn records_that_fail_between_two_attempts_do_not_lose_the_received_bytes()
     fixture.accept_again();
     let again = fixture.order().await;
     assert_eq!((again.attempt, again.prefix.len), (2, 2));
-    let end = UploadItem::End { total_size: 4, digest: Digest::of(b"data") };
+    let end = trailer(4, Digest::of(b"data"));
     fixture.upload(&again, 4, vec![chunk(2, b"ta"), end]);
     assert!(fixture.ended(id).await.download().is_some());
 }

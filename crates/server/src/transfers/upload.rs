@@ -145,9 +145,9 @@ impl TransferTask {
         let received = partial.receiver.received();
         let progress = before < received;
         match end {
-            Ok(UploadEnd::Complete { total_size, digest }) => {
+            Ok(UploadEnd::Complete(trailer)) => {
                 let upload = CompleteUpload { receiving, partial, replies };
-                self.complete(upload, total_size, digest).await
+                self.complete(upload, trailer).await
             }
             Ok(UploadEnd::Abort(problem)) => {
                 self.partial = Some(partial);

@@ -32,6 +32,7 @@ pub(crate) const PATHS: &[&str] = &[
     "/api/v1/transfers/{}",
     "/api/v1/transfers/{}/cancel",
     "/api/v1/transfers/{}/file",
+    "/api/v1/transfers/{}/receipt",
     "/api/v1/server",
     "/api/v1/whoami",
 ];

@@ -36,6 +36,7 @@ use crate::http::request::rejection::Rejection;
 use crate::http::response::problem::records_failed;
 use crate::http::response::text;
 use crate::records::{AuditEntry, RecordedTransfer};
+use crate::transfers::View;
 use conditions::{FileVersion, Precondition};
 use stored::StoredFile;
 
@@ -93,18 +94,26 @@ pub(crate) async fn of_transfer(
     headers: HeaderMap,
 ) -> Result<Response, Rejection> {
     let view = app.transfers.find(id).await?;
+    check_done(&view)?;
+    let request = FileRequest { caller, method, headers, changes: false };
+    serve_file(&app, &view.transfer, request).await
+}
+
+/// Checks that a transfer is done.
+///
+/// # Errors
+/// The problem of a transfer that failed, or how to wait for one that is not finished.
+pub(crate) fn check_done(view: &View) -> Result<(), Problem> {
     match &view.transfer.phase {
-        Phase::Done(_) => {
-            let request = FileRequest { caller, method, headers, changes: false };
-            serve_file(&app, &view.transfer, request).await
-        }
-        Phase::Failed(failure) | Phase::Cancelled(failure) => Err(failure.problem.clone().into()),
+        Phase::Done(_) => Ok(()),
+        Phase::Failed(failure) | Phase::Cancelled(failure) => Err(failure.problem.clone()),
         Phase::Queued | Phase::Receiving(_) | Phase::Sealed(_) => {
             let progress =
-                text::progress(&view).unwrap_or_else(|| "no bytes have arrived".to_owned());
+                text::progress(view).unwrap_or_else(|| "no bytes have arrived".to_owned());
             let detail = format!("The transfer is not finished: {progress}.");
+            let id = view.transfer.id;
             let hint = format!("wait for it: curl \"localhost:8080/transfers/{id}?wait\"");
-            Err(Problem::new(Code::TransferActive, detail).hint(hint).into())
+            Err(Problem::new(Code::TransferActive, detail).hint(hint))
         }
     }
 }

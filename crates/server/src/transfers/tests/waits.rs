@@ -101,7 +101,7 @@ async fn a_slow_upload_releases_its_permit_and_keeps_its_bytes() {
     let refused = loop {
         match soon(replies.recv()).await.unwrap() {
             Reply::Refused { problem, expected_offset } => break (problem, expected_offset),
-            Reply::Ack { .. } | Reply::Stored { .. } => {}
+            Reply::Ack { .. } | Reply::Stored { .. } | Reply::Violation { .. } => {}
         }
     };
     assert_eq!((refused.0.code, refused.1), (Code::ServerBusy, Some(2)));
@@ -113,7 +113,7 @@ async fn a_slow_upload_releases_its_permit_and_keeps_its_bytes() {
     assert!(fixture.ended(other).await.download().is_some());
     let again = fixture.order().await;
     assert_eq!((again.transfer, again.attempt, again.prefix.len), (slow, 2, 2));
-    let end = UploadItem::End { total_size: 4, digest: Digest::of(b"data") };
+    let end = trailer(4, Digest::of(b"data"));
     fixture.upload(&again, 4, vec![chunk(2, b"ta"), end]);
     assert!(fixture.ended(slow).await.download().is_some());
 }
