@@ -27,6 +27,7 @@ use chrono::{DateTime, Utc};
 use filepull_process::Lifecycle;
 use tower_http::catch_panic::CatchPanicLayer;
 
+use crate::client_admin::ClientAdmin;
 use crate::config::{Setting, TriggerGet};
 use crate::known_clients::KnownClients;
 use crate::records::Records;
@@ -38,7 +39,8 @@ use middleware::Surroundings;
 pub(crate) use request::gate::Gate;
 use request_log::RequestLog;
 use routes::{
-    audit, clients, files, health, home, problems, receipt, server_info, transfers, trigger, whoami,
+    audit, clients, files, health, home, invites, problems, receipt, server_info, transfers,
+    trigger, whoami,
 };
 use routing::{ADMIN, OPERATOR, PUBLIC, Routes, VIEWER};
 pub use routing::{Access, RouteRule};
@@ -49,6 +51,7 @@ pub(crate) use server::OperatorListener;
 pub(crate) struct App {
     pub(crate) transfers: Transfers,
     pub(crate) clients: KnownClients,
+    pub(crate) admin: ClientAdmin,
     pub(crate) records: Records,
     pub(crate) rejections: RejectionAudit,
     pub(crate) store: Store,
@@ -103,6 +106,10 @@ fn routes() -> Routes {
         .add(Method::GET, "/readyz", PUBLIC, health::readyz)
         .add(Method::POST, "/api/v1/transfers", OPERATOR, transfers::create)
         .add(Method::GET, "/api/v1/transfers/{id}/receipt", OPERATOR, receipt::of_transfer)
+        .add(Method::POST, "/api/v1/invites", ADMIN, invites::create)
+        .add(Method::DELETE, "/api/v1/clients/{id}", ADMIN, invites::forget)
+        .add(Method::POST, "/api/v1/clients/{id}/approve", ADMIN, invites::approve)
+        .add(Method::POST, "/api/v1/clients/{id}/rotate", ADMIN, invites::rotate)
         .add(Method::GET, "/api/v1/whoami", VIEWER, whoami::show);
     resources(resources(routes, ""), "/api/v1")
 }

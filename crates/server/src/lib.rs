@@ -6,6 +6,7 @@
 pub mod access;
 pub mod audit;
 pub mod client;
+mod client_admin;
 pub mod config;
 mod connection_limit;
 pub mod data_folder;
@@ -43,10 +44,11 @@ use tokio::time::{Instant, timeout};
 use tracing::{error, info, warn};
 
 use access::TokensKeeper;
+use client_admin::{ClientAdmin, public_addresses};
 pub use config::{Args, Config};
 use data_folder::RECORDS_FOLDER;
 use disk_sampler::{DiskSampler, SampleError};
-use grpc::{AgentListener, Gateway, GrpcShutdown, RejectionLog};
+use grpc::{AgentListener, EnrolmentLimit, Gateway, GrpcShutdown, RejectionLog};
 pub use http::{Access, RouteRule, route_rules};
 use known_clients::KnownClients;
 use open_file_limits::ConnectionLimits;
@@ -266,6 +268,7 @@ impl Server {
         Ok(http::App {
             gate: http::Gate::new(&self.config.access, tokens),
             trigger_get: self.config.access.trigger_get,
+            admin: self.client_admin()?,
             transfers: self.transfers.clone(),
             clients: KnownClients::new(self.registry.clone(), self.records.clone()),
             records: self.records.clone(),
@@ -274,6 +277,18 @@ impl Server {
             tls: self.tls.status(),
             lifecycle: self.connections.clone(),
             about,
+        })
+    }
+
+    fn client_admin(&self) -> std::io::Result<ClientAdmin> {
+        Ok(ClientAdmin {
+            records: self.records.clone(),
+            registry: self.registry.clone(),
+            clients: KnownClients::new(self.registry.clone(), self.records.clone()),
+            transfers: self.transfers.clone(),
+            ca_pins: self.tls.pins(),
+            addresses: public_addresses(&self.config.public_addr, self.grpc_addr()?),
+            max_clients: self.config.max_clients,
         })
     }
 
@@ -287,6 +302,10 @@ impl Server {
             started: Instant::now(),
             rejections: RejectionLog::default(),
             ca_pins: self.tls.pins(),
+            access: self.config.agent_access(),
+            max_clients: self.config.max_clients,
+            key_max_age: self.config.key_max_age,
+            enrolments: EnrolmentLimit::default(),
         }
     }
 }

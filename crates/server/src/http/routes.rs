@@ -5,6 +5,7 @@ pub(crate) mod clients;
 pub(crate) mod files;
 pub(crate) mod health;
 pub(crate) mod home;
+pub(crate) mod invites;
 mod limits;
 pub(crate) mod problems;
 pub(crate) mod receipt;
