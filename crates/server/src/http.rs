@@ -33,13 +33,13 @@ use crate::known_clients::KnownClients;
 use crate::records::Records;
 use crate::rejection_audit::RejectionAudit;
 use crate::store::Store;
-use crate::tls::TlsStatus;
+use crate::tls::{CaRotation, TlsStatus};
 use crate::transfers::Transfers;
 use middleware::Surroundings;
 pub(crate) use request::gate::Gate;
 use request_log::RequestLog;
 use routes::{
-    audit, clients, files, health, home, invites, problems, receipt, server_info, transfers,
+    audit, ca, clients, files, health, home, invites, problems, receipt, server_info, transfers,
     trigger, whoami,
 };
 use routing::{ADMIN, OPERATOR, PUBLIC, Routes, VIEWER};
@@ -55,6 +55,8 @@ pub(crate) struct App {
     pub(crate) records: Records,
     pub(crate) rejections: RejectionAudit,
     pub(crate) store: Store,
+    /// The own certificate authority. None: agents pin none.
+    pub(crate) rotation: Option<CaRotation>,
     /// The certificates of both listeners.
     pub(crate) tls: TlsStatus,
     pub(crate) gate: Gate,
@@ -110,6 +112,10 @@ fn routes() -> Routes {
         .add(Method::DELETE, "/api/v1/clients/{id}", ADMIN, invites::forget)
         .add(Method::POST, "/api/v1/clients/{id}/approve", ADMIN, invites::approve)
         .add(Method::POST, "/api/v1/clients/{id}/rotate", ADMIN, invites::rotate)
+        .add(Method::GET, "/api/v1/ca", ADMIN, ca::show)
+        .add(Method::POST, "/api/v1/ca/rotate", ADMIN, ca::rotate)
+        .add(Method::POST, "/api/v1/ca/switch", ADMIN, ca::switch)
+        .add(Method::POST, "/api/v1/ca/retire", ADMIN, ca::retire)
         .add(Method::GET, "/api/v1/whoami", VIEWER, whoami::show);
     resources(resources(routes, ""), "/api/v1")
 }

@@ -57,7 +57,7 @@ use records::Records;
 use registry::{EndReason, Message, Registry};
 use rejection_audit::RejectionAudit;
 use store::{DataFolderError, Store};
-use tls::{ServerTls, TLS_FOLDER};
+use tls::{CaRotation, ServerTls, TLS_FOLDER};
 use transfers::Transfers;
 
 /// The version of this build, such as `0.4.0`.
@@ -110,7 +110,7 @@ impl Server {
             config.agent_tls(),
             config.operator_tls(),
             &config.data_dir.join(RECORDS_FOLDER).join(TLS_FOLDER),
-            Vec::new(),
+            config.public_addr.iter().map(|address| address.host().to_owned()).collect(),
             config.grpc_addr,
         )
         .await?;
@@ -190,6 +190,7 @@ impl Server {
     pub async fn run_until(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let app = self.app()?;
         let gateway = self.gateway();
+        let rotation = self.rotation();
         let Self {
             config,
             http,
@@ -225,7 +226,7 @@ impl Server {
             tls: tls.agents(),
             lifecycle: connections.clone(),
         };
-        connections.spawn(tls.maintain(connections.clone()));
+        connections.spawn(tls.maintain(rotation, connections.clone()));
         connections.spawn(serve_agents(gateway, agents, shutdown.clone()));
         let Config { http_addr, grpc_addr, .. } = config;
         info!(event = "server.ready", %http_addr, %grpc_addr, version = VERSION, "server ready");
@@ -274,6 +275,7 @@ impl Server {
             records: self.records.clone(),
             rejections: self.rejections.clone(),
             store: self.store.clone(),
+            rotation: self.rotation(),
             tls: self.tls.status(),
             lifecycle: self.connections.clone(),
             about,
@@ -290,6 +292,11 @@ impl Server {
             addresses: public_addresses(&self.config.public_addr, self.grpc_addr()?),
             max_clients: self.config.max_clients,
         })
+    }
+
+    fn rotation(&self) -> Option<CaRotation> {
+        let authority = self.tls.authority()?;
+        Some(CaRotation::new(authority, self.records.clone()))
     }
 
     fn gateway(&self) -> Gateway {

@@ -1,6 +1,7 @@
 //! The handlers of requests, one module for each resource or page.
 
 pub(crate) mod audit;
+pub(crate) mod ca;
 pub(crate) mod clients;
 pub(crate) mod files;
 pub(crate) mod health;

@@ -72,6 +72,7 @@ fn example(path: &str) -> &'static str {
         Some("" | "/") => r#"{"id":"client4"}"#,
         Some(_) => r#"{"queue":"24h"}"#,
         None if path.ends_with("/cancel") => "{}",
+        None if path.contains("/ca/") => r#"{"force":true}"#,
         None => r#"{"client":"client4"}"#,
     }
 }

@@ -115,6 +115,7 @@ impl HttpFixture {
             records,
             rejections,
             store,
+            rotation: None,
             tls: TlsStatus::default(),
             lifecycle,
             about,
