@@ -1,19 +1,26 @@
 //! The settings: [`Args`] as parsed by clap, [`Config`] after validation. Only this module reads
 //! the environment.
 
-use std::env;
+use std::convert::Infallible;
+use std::fmt;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use filepull_core::human;
 use filepull_core::id::ClientId;
+use filepull_core::invite::Invite;
 use filepull_core::source::Consistency;
 use filepull_process::environment;
 use filepull_process::telemetry::LogFormat;
 
-use crate::dial::ServerAddr;
-use crate::share::{Shares, split};
+use crate::dial::{Proxy, ServerAddr};
+use crate::share::Shares;
+
+mod args;
+
+use crate::config::args::Membership;
+pub(crate) use crate::config::args::host_name;
 
 /// Sends the files that this machine shares to a filepull server, when the server orders one.
 #[derive(Clone, Debug, Parser)]
@@ -22,12 +29,22 @@ pub struct Args {
     /// The command to run [default: run].
     #[command(subcommand)]
     pub(crate) command: Option<Action>,
-    /// The id of this machine [default: its host name; invalid characters become dashes].
+    /// The id of this machine [default: that of the invite, or the host name; invalid characters
+    /// become dashes].
     #[arg(long, env, global = true)]
     pub(crate) client_id: Option<String>,
-    /// The server: host, host:port or http://host:port; the default port is 50051.
+    /// The server: host, host:port, https://host:port, or http://host:port for plain text; without
+    /// a scheme TLS is used, except on loopback. The default port is 50051 [default: that of the
+    /// invite].
     #[arg(long, env, global = true)]
     pub(crate) server_addr: Option<String>,
+    /// The string that `filepull invite` printed: it enrols this machine once. Better set as the
+    /// variable: other users can read the arguments of a process.
+    #[arg(long, env, global = true, hide_env_values = true)]
+    pub(crate) invite: Option<SecretText>,
+    /// A file with more root certificates in PEM, for a server without an invite's pins.
+    #[arg(long, env, global = true)]
+    pub(crate) ca_file: Option<PathBuf>,
     /// The file to send when an operator requests no path.
     #[arg(long, env, global = true, default_value = "client-data/data.txt")]
     pub(crate) file_path: PathBuf,
@@ -42,7 +59,8 @@ pub struct Args {
     /// How to detect that a file changes while it is read.
     #[arg(long, env, global = true, value_enum, default_value = "double-read")]
     pub(crate) consistency: ConsistencyArg,
-    /// The folder of status.json [default: /var/lib/filepull-agent, or a folder of the user].
+    /// The folder of the key and of status.json [default: /var/lib/filepull-agent, or a folder of
+    /// the user].
     #[arg(long, env, global = true)]
     pub(crate) state_dir: Option<PathBuf>,
     /// Whether files are sent on a separate connection.
@@ -59,8 +77,26 @@ pub struct Args {
     pub(crate) log_format: LogFormatArg,
 }
 
+/// A setting with a secret. `Debug` does not show it.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct SecretText(pub(crate) String);
+
+impl FromStr for SecretText {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
 /// The commands of the program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
 pub(crate) enum Action {
     /// Dial the server and stay connected.
     Run,
@@ -82,8 +118,21 @@ pub(crate) enum Action {
         #[arg(short = 'n', long = "number", value_name = "N", default_value_t = 50)]
         limit: usize,
     },
+    /// Work with an invite.
+    #[command(subcommand)]
+    Invite(InviteAction),
     /// Print the version of the agent.
     Version,
+}
+
+/// The commands for an invite.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub(crate) enum InviteAction {
+    /// Print what an invite contains, except for its secret. Contacts no server.
+    Show {
+        /// The invite [default: INVITE].
+        text: Option<SecretText>,
+    },
 }
 
 /// How to detect that a file changes while it is read, as an argument.
@@ -139,8 +188,14 @@ pub enum DataConn {
 pub struct Config {
     /// The id of this machine, from `CLIENT_ID`.
     pub client: ClientId,
-    /// The server to dial, from `SERVER_ADDR`.
-    pub server: ServerAddr,
+    /// The addresses of the server, at least one: from `SERVER_ADDR`, the invite or the identity.
+    pub servers: Vec<ServerAddr>,
+    /// The invite to enrol with, from `INVITE`. Ignored once it was used.
+    pub invite: Option<Invite>,
+    /// More root certificates, from `CA_FILE`.
+    pub ca_file: Option<PathBuf>,
+    /// The proxy for TLS, from `HTTPS_PROXY` and `NO_PROXY`.
+    pub proxy: Proxy,
     /// The address to dial from; `None` lets the system choose. Not a setting: an address has at
     /// most 28,000 ports, and the bench runs more agents than that on loopback.
     pub source_addr: Option<IpAddr>,
@@ -152,7 +207,7 @@ pub struct Config {
     pub consistency: Consistency,
     /// The connection on which files are sent.
     pub data_conn: DataConn,
-    /// The folder of `status.json`; `None` writes no status.
+    /// The folder of the key and of `status.json`; `None` keeps no key and writes no status.
     pub state_dir: Option<PathBuf>,
     /// Whether the program enters its sandbox. An agent inside another process never does.
     pub sandbox: SandboxMode,
@@ -174,7 +229,10 @@ impl Config {
     pub fn new(client: ClientId, server: ServerAddr, shares: Shares) -> Self {
         Self {
             client,
-            server,
+            servers: vec![server],
+            invite: None,
+            ca_file: None,
+            proxy: Proxy::none(),
             source_addr: None,
             shares,
             max_rate: None,
@@ -185,22 +243,30 @@ impl Config {
             name_in_log: true,
         }
     }
+
+    /// Creates the settings of an agent inside another process that enrols with an invite. It needs a
+    /// `state_dir` for its key.
+    pub fn invited(client: ClientId, invite: Invite, shares: Shares) -> Self {
+        let servers = invite.addresses().iter().cloned().map(ServerAddr::from).collect();
+        let first = ServerAddr::from(invite.addresses()[0].clone());
+        Self { servers, invite: Some(invite), ..Self::new(client, first, shares) }
+    }
 }
 
 impl TryFrom<Args> for Config {
     type Error = ConfigError;
 
     fn try_from(args: Args) -> Result<Self, Self::Error> {
-        let mut mistakes = Vec::new();
-        let client = or_note(args.client(), &mut mistakes);
-        let server = or_note(args.server(), &mut mistakes);
+        let proxy = Proxy::from_env();
+        let membership = args.membership(&proxy);
+        let mut mistakes = membership.as_ref().err().cloned().unwrap_or_default();
         let shares = or_note(Shares::new(&args.file_path, args.shares()), &mut mistakes);
         let max_rate = or_note(args.max_rate(), &mut mistakes);
-        let path_check = args.state_dir.as_deref().map_or(Ok(()), environment::check_path);
-        or_note(path_check.map_err(|error| format!("STATE_DIR: {error}")), &mut mistakes);
-        let (Some(client), Some(server), Some(shares), Some(max_rate)) =
-            (client, server, shares, max_rate)
-        else {
+        for (name, path) in [("STATE_DIR", &args.state_dir), ("CA_FILE", &args.ca_file)] {
+            let path_check = path.as_deref().map_or(Ok(()), environment::check_path);
+            or_note(path_check.map_err(|error| format!("{name}: {error}")), &mut mistakes);
+        }
+        let (Ok(membership), Some(shares), Some(max_rate)) = (membership, shares, max_rate) else {
             return Err(ConfigError { mistakes });
         };
         if !mistakes.is_empty() {
@@ -210,116 +276,29 @@ impl TryFrom<Args> for Config {
             ConsistencyArg::DoubleRead => Consistency::DoubleRead,
             ConsistencyArg::Stat => Consistency::Stat,
         };
-        let state_dir = args.status_dir();
-        let Args { data_conn, sandbox, .. } = args;
-        let config = Self::new(client, server, shares);
-        let name_in_log = false;
-        Ok(Self { max_rate, consistency, data_conn, state_dir, sandbox, name_in_log, ..config })
+        let Membership { client, servers, invite, state_dir } = membership;
+        let Args { data_conn, sandbox, ca_file, .. } = args;
+        Ok(Self {
+            client,
+            servers,
+            invite,
+            ca_file,
+            proxy,
+            source_addr: None,
+            shares,
+            max_rate,
+            consistency,
+            data_conn,
+            state_dir,
+            sandbox,
+            name_in_log: false,
+        })
     }
 }
 
 /// Returns the value, or adds the mistake to `mistakes`, so that all of them are reported at once.
 fn or_note<T>(parsed: Result<T, String>, mistakes: &mut Vec<String>) -> Option<T> {
     parsed.map_err(|mistake| mistakes.push(mistake)).ok()
-}
-
-impl Args {
-    fn client(&self) -> Result<ClientId, String> {
-        match non_empty(self.client_id.as_deref()) {
-            Some(text) => ClientId::parse(text).map_err(|error| format!("CLIENT_ID: {error}")),
-            None => id_of_host(&host_name()),
-        }
-    }
-
-    fn server(&self) -> Result<ServerAddr, String> {
-        let text = non_empty(self.server_addr.as_deref()).ok_or(
-            "SERVER_ADDR is not set; write for example SERVER_ADDR=pull.example.com:50051",
-        )?;
-        ServerAddr::parse(text).map_err(|error| error.to_string())
-    }
-
-    fn shares(&self) -> impl Iterator<Item = &str> {
-        self.share.iter().flat_map(|list| split(list))
-    }
-
-    fn max_rate(&self) -> Result<Option<u64>, String> {
-        let parsed = non_empty(self.max_rate.as_deref()).map(human::parse_rate).transpose();
-        match parsed.map_err(|error| format!("MAX_RATE: {error}"))? {
-            Some(rate) if rate < MIN_RATE => {
-                let rate = human::size(rate);
-                Err(format!(
-                    "MAX_RATE: {rate}/s is too slow to send a file. Write at least 1KiB/s."
-                ))
-            }
-            rate => Ok(rate),
-        }
-    }
-
-    /// Returns the folder of `status.json`: `STATE_DIR`, else the package's folder if it is
-    /// writable, else a folder of this user and client.
-    pub(crate) fn status_dir(&self) -> Option<PathBuf> {
-        if let Some(dir) = &self.state_dir {
-            return Some(dir.clone());
-        }
-        if rustix::fs::access(PACKAGE_STATE_DIR, rustix::fs::Access::WRITE_OK).is_ok() {
-            return Some(PathBuf::from(PACKAGE_STATE_DIR));
-        }
-        // A user may run several agents by hand. Each has its own folder.
-        Some(user_state_dir()?.join(self.client().ok()?.as_str()))
-    }
-
-    /// Returns the folders that may have a `status.json` of an agent on this machine.
-    pub(crate) fn status_dirs(&self) -> Vec<PathBuf> {
-        if let Some(dir) = &self.state_dir {
-            return vec![dir.clone()];
-        }
-        let entries = user_state_dir().and_then(|dir| dir.read_dir().ok()).into_iter().flatten();
-        let mut dirs: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
-        dirs.sort();
-        // Included even if it does not exist, so that the report can name it.
-        let own = self
-            .status_dir()
-            .filter(|dir| !dirs.contains(dir) && dir != Path::new(PACKAGE_STATE_DIR));
-        [PathBuf::from(PACKAGE_STATE_DIR)].into_iter().chain(dirs).chain(own).collect()
-    }
-
-    /// Returns the client that `status` reports; `None` is every client.
-    pub(crate) fn selected_client(&self) -> Option<&str> {
-        // `STATE_DIR` selects a folder, with any client id in it.
-        non_empty(self.client_id.as_deref()).filter(|_| self.state_dir.is_none())
-    }
-}
-
-/// Minimum of `MAX_RATE`, in bytes per second. A slower upload looks stalled to the server.
-const MIN_RATE: u64 = 1024;
-
-/// The state folder of the packaged agent.
-const PACKAGE_STATE_DIR: &str = "/var/lib/filepull-agent";
-
-/// Returns the trimmed text. An empty value counts as not set.
-fn non_empty(text: Option<&str>) -> Option<&str> {
-    text.map(str::trim).filter(|text| !text.is_empty())
-}
-
-/// Returns the folder with one folder for each agent that this user runs by hand.
-fn user_state_dir() -> Option<PathBuf> {
-    let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
-    Some(state?.join("filepull-agent"))
-}
-
-/// Returns the host name of this machine.
-pub(crate) fn host_name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
-}
-
-fn id_of_host(host: &str) -> Result<ClientId, String> {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-    let replaced: String = host.chars().map(|c| if allowed(c) { c } else { '-' }).collect();
-    let start = replaced.trim_start_matches(|c: char| !c.is_ascii_alphanumeric());
-    let shortened = &start[..start.len().min(ClientId::MAX_LEN)];
-    ClientId::parse(shortened.trim_end_matches(['.', '-']))
-        .map_err(|_| format!("CLIENT_ID is not set, and the host name {host:?} is no valid id"))
 }
 
 #[cfg(test)]
@@ -333,8 +312,7 @@ mod tests {
 
     #[test]
     fn every_mistake_is_reported_at_once() {
-        let flags =
-            ["--client-id=a/b", "--server-addr=https://x", "--share=../x,[", "--max-rate=0"];
+        let flags = ["--client-id=a/b", "--server-addr=ftp://x", "--share=../x,[", "--max-rate=0"];
         let mistakes = parse(&flags).unwrap_err().mistakes;
         assert_eq!(mistakes.len(), 4, "{mistakes:#?}");
         for (mistake, setting) in
@@ -354,16 +332,5 @@ mod tests {
         assert_eq!(config.consistency, Consistency::Stat);
         assert_eq!(config.data_conn, DataConn::Separate);
         assert_eq!(config.state_dir, Some(PathBuf::from("/s")));
-    }
-
-    #[test]
-    fn a_host_name_becomes_a_valid_id() {
-        let check = |host: &str, id: &str| {
-            assert_eq!(id_of_host(host).map(|id| id.to_string()), Ok(id.to_owned()));
-        };
-        check("till-7.example.com", "till-7.example.com");
-        check("_kasse 3.", "kasse-3");
-        check(&"a".repeat(99), &"a".repeat(64));
-        assert!(id_of_host("").is_err());
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use filepull_core::backoff::{Backoff, RetryCause};
+use filepull_core::invite::Invite;
 use filepull_core::source::Source;
 use filepull_core::{PROTOCOL, human};
 use filepull_process::Lifecycle;
@@ -16,8 +17,11 @@ use tracing::{Instrument as _, error_span, field};
 use uuid::Uuid;
 
 use crate::config::{self, Config};
-use crate::dial::Dialer;
+use crate::credentials::Credentials;
+use crate::enrol::{Standing, enrol};
+use crate::failure::{Failure, FailureCode};
 use crate::outage::{Outage, OutageCause, OutageMessage};
+use crate::server_rejection::needs_a_person;
 use crate::session::{SessionEvent, SessionOutcome, SessionTask};
 use crate::share::{DefaultFileError, Shares};
 use crate::status_log::StatusLog;
@@ -36,7 +40,7 @@ const DEFAULT_FILE_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Supervisor {
     config: Config,
-    dialer: Dialer,
+    credentials: Credentials,
     shares: Arc<Shares>,
     lifecycle: Lifecycle,
     status_log: StatusLog,
@@ -69,14 +73,14 @@ enum Redial {
 impl Supervisor {
     pub(crate) fn new(
         config: Config,
+        credentials: Credentials,
         lifecycle: Lifecycle,
         status_log: StatusLog,
         transfer_log: TransferLog,
     ) -> Self {
         let shares = Arc::new(config.shares.clone());
-        let dialer = Dialer { server: config.server.clone(), source_addr: config.source_addr };
-        let connections =
-            UploadConnections::new(dialer.clone(), config.data_conn, lifecycle.clone());
+        let dialer = credentials.dialer().clone();
+        let connections = UploadConnections::new(dialer, config.data_conn, lifecycle.clone());
         let context = UploadContext {
             client: config.client.clone(),
             shares: Arc::clone(&shares),
@@ -88,7 +92,7 @@ impl Supervisor {
         };
         Self {
             config,
-            dialer,
+            credentials,
             shares,
             uploads: Uploads::new(context, lifecycle.clone()),
             lifecycle,
@@ -101,15 +105,75 @@ impl Supervisor {
         }
     }
 
-    /// Never returns: the caller drops the future to stop it.
-    pub(crate) async fn run(mut self) {
+    /// Enrols with the invite, if there is one, then keeps a session open. Never returns: the caller
+    /// drops the future to stop it.
+    pub(crate) async fn run(mut self, invite: Option<Invite>) {
         self.spawn_survey();
+        if let Some(invite) = invite {
+            self.enrol(&invite).await;
+            // The secret is not needed any more, and nothing else keeps it.
+            self.config.invite = None;
+        }
         loop {
             let redial = self.run_session().await;
-            let wait = self.backoff.next(retry_cause(&redial), fastrand::f64());
-            self.log_redial(&redial, wait);
-            sleep(wait).await;
+            self.wait_after(&redial).await;
         }
+    }
+
+    /// Tries until the server has recorded the key of this machine. A machine that is enrolled already
+    /// stays what it was if the server rejects its new invite.
+    async fn enrol(&mut self, invite: &Invite) {
+        loop {
+            let client = self.config.client.clone();
+            let outcome = match enrol(&self.credentials, invite, &client).await {
+                Ok(standing) => return self.log_enrolled(standing),
+                Err(outcome) => outcome,
+            };
+            if self.keeps_identity(&outcome) {
+                return;
+            }
+            self.wait_after(&Redial::Ended { outcome, uptime: None }).await;
+        }
+    }
+
+    fn keeps_identity(&self, outcome: &SessionOutcome) -> bool {
+        let SessionOutcome::EndedByServer { failure, code, .. } = outcome else { return false };
+        if !needs_a_person(*code) {
+            return false;
+        }
+        match self.credentials.return_to_identity() {
+            Ok(is_enrolled) => {
+                if is_enrolled {
+                    let reason = &failure.text;
+                    let text = format!("INVITE is ignored, this machine stays enrolled: {reason}");
+                    self.status_log.warn(&text);
+                }
+                is_enrolled
+            }
+            Err(error) => {
+                self.status_log.error(&error.to_string());
+                false
+            }
+        }
+    }
+
+    fn log_enrolled(&mut self, standing: Standing) {
+        let client = &self.config.client;
+        let key = self.credentials.fingerprint().map(|key| key.to_string()).unwrap_or_default();
+        let pending = match standing {
+            Standing::Active => "INVITE is no longer needed".to_owned(),
+            Standing::Pending => {
+                format!("it waits for `filepull approve {client}` on the server")
+            }
+        };
+        self.status_log.info(&format!("enrolled as {client} with key {key}; {pending}"));
+        self.outage.end(Instant::now());
+    }
+
+    async fn wait_after(&mut self, redial: &Redial) {
+        let wait = self.backoff.next(retry_cause(redial), fastrand::f64());
+        self.log_redial(redial, wait);
+        sleep(wait).await;
     }
 
     /// Logs warnings about `SHARE`. The task ends when its bounded walk through the folders is
@@ -134,7 +198,7 @@ impl Supervisor {
         let dialed_at = Instant::now();
         let (events, mut received) = mpsc::channel(4);
         let session = SessionTask {
-            dialer: self.dialer.clone(),
+            credentials: self.credentials.clone(),
             hello: self.hello().await,
             uploads: self.uploads.clone(),
             lifecycle: self.lifecycle.clone(),
@@ -158,8 +222,8 @@ impl Supervisor {
                     return Redial::Ended { outcome, uptime };
                 }
                 None => {
-                    let reason = "internal error in the agent (session task panicked)";
-                    let outcome = SessionOutcome::Lost(reason.to_owned());
+                    let text = "internal error in the agent (session task panicked)";
+                    let outcome = SessionOutcome::Lost(Failure::new(FailureCode::Other, text));
                     return Redial::Ended { outcome, uptime: None };
                 }
             }
@@ -240,15 +304,18 @@ impl Supervisor {
             }
             Redial::Ended { outcome, uptime } => (outcome, uptime.is_some()),
         };
-        let (reason, cause) = match outcome {
-            SessionOutcome::Lost(reason) => (reason.as_str(), OutageCause::Lost),
-            SessionOutcome::Suspended => ("this machine was suspended", OutageCause::Lost),
+        let suspended = Failure::new(FailureCode::Suspended, "this machine was suspended");
+        let (failure, cause) = match outcome {
+            SessionOutcome::Lost(failure) => (failure, lost_cause(failure.code)),
+            SessionOutcome::Suspended => (&suspended, OutageCause::Lost),
             SessionOutcome::Stopped => return,
-            SessionOutcome::EndedByServer { reason, code, .. } if needs_a_person(*code) => {
-                (reason.as_str(), OutageCause::Rejected)
+            SessionOutcome::EndedByServer { failure, code, .. } if needs_a_person(*code) => {
+                (failure, OutageCause::Rejected)
             }
-            SessionOutcome::EndedByServer { reason, .. } => (reason.as_str(), OutageCause::Lost),
+            SessionOutcome::EndedByServer { failure, .. } => (failure, OutageCause::Lost),
         };
+        self.status_log.set_failure(failure);
+        let reason = failure.text.as_str();
         // Rounded up: "in 0 s" would look like a bug.
         let next = human::span(wait + Duration::from_millis(999));
         match (self.outage.failed(cause, Instant::now()), cause) {
@@ -262,9 +329,11 @@ impl Supervisor {
                 self.status_log.warn(&text);
             }
             (Some(OutageMessage::Started), OutageCause::Rejected) => {
-                let text =
-                    format!("the server rejects this machine: {reason}; trying again in {next}");
-                self.status_log.error(&text);
+                let what = match outcome {
+                    SessionOutcome::EndedByServer { .. } => "the server rejects this machine",
+                    _ => "cannot connect",
+                };
+                self.status_log.error(&format!("{what}: {reason}; trying again in {next}"));
             }
             (Some(OutageMessage::Started), OutageCause::Lost) => {
                 let what = if was_connected { "connection lost" } else { "cannot connect" };
@@ -298,16 +367,18 @@ fn retry_cause(redial: &Redial) -> RetryCause {
     }
 }
 
-/// Returns whether dialing again is useless until a setting of the agent or the server changes.
-fn needs_a_person(code: ErrorCode) -> bool {
-    matches!(
+/// A server that is not the expected one, or a setting that does not fit, needs a person.
+fn lost_cause(code: FailureCode) -> OutageCause {
+    let needs_a_person = matches!(
         code,
-        ErrorCode::DuplicateId
-            | ErrorCode::Unauthenticated
-            | ErrorCode::Forbidden
-            | ErrorCode::Unsupported
-            | ErrorCode::Protocol
-    )
+        FailureCode::PinMismatch
+            | FailureCode::UnknownIssuer
+            | FailureCode::OtherName
+            | FailureCode::ServerWithTls
+            | FailureCode::ServerWithoutTls
+            | FailureCode::ProxyLogin
+    );
+    if needs_a_person { OutageCause::Rejected } else { OutageCause::Lost }
 }
 
 #[cfg(test)]
@@ -316,7 +387,8 @@ mod tests {
 
     fn check(code: ErrorCode, retry_after_s: u64, expected: RetryCause) {
         let retry_after = Duration::from_secs(retry_after_s);
-        let outcome = SessionOutcome::EndedByServer { code, reason: String::new(), retry_after };
+        let failure = Failure::new(FailureCode::Rejected, "");
+        let outcome = SessionOutcome::EndedByServer { failure, code, retry_after };
         assert_eq!(retry_cause(&Redial::Ended { outcome, uptime: None }), expected);
     }
 

@@ -1,94 +1,109 @@
-//! The address of the server, and the socket and HTTP/2 settings of a connection to it.
+//! Connections to the server: the addresses, the encryption, and the settings of sockets and HTTP/2.
 //!
-//! Only this module knows whether a connection uses TLS.
+//! Only this module knows whether a connection uses TLS or a proxy.
 
-use std::fmt;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioIo;
-use socket2::SockRef;
-use tokio::net::TcpStream;
-use tonic::transport::{Channel, Endpoint, Error, Uri};
-use tower::ServiceExt as _;
-use tower::util::MapResponse;
+use rustls::ClientConfig;
+use tonic::transport::{Channel, Endpoint, Error};
 
-/// The address that the agent dials, such as `pull.example.com:50051`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServerAddr {
-    /// Host and port, as the log shows them.
-    text: String,
-    uri: Uri,
-}
+use crate::dial::connector::Connector;
 
-/// Opens connections to one server.
+mod address;
+mod connector;
+mod plain_stream;
+mod proxy;
+
+pub use crate::dial::address::{ServerAddr, ServerAddrError};
+pub(crate) use crate::dial::connector::DialError;
+pub(crate) use crate::dial::plain_stream::OtherProtocol;
+pub use crate::dial::proxy::Proxy;
+
+/// Opens connections to one server. A handle: clones dial the same server.
 #[derive(Clone, Debug)]
 pub(crate) struct Dialer {
-    pub(crate) server: ServerAddr,
+    target: Arc<Mutex<Arc<Target>>>,
     /// The address to dial from; `None` lets the system choose.
-    pub(crate) source_addr: Option<IpAddr>,
+    source_addr: Option<IpAddr>,
+    proxy: Proxy,
 }
 
-/// Why a text is no server address.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("SERVER_ADDR={found:?}: {rule}")]
-pub struct ServerAddrError {
-    found: String,
-    rule: &'static str,
+/// What to dial.
+#[derive(Debug)]
+struct Target {
+    /// At least one.
+    servers: Vec<ServerAddr>,
+    /// The index of the address that answered last.
+    preferred: AtomicUsize,
+    security: Security,
 }
 
-impl ServerAddr {
-    const DEFAULT_PORT: u16 = 50051;
-
-    /// Parses `host`, `host:port` or `http://host:port`.
-    ///
-    /// # Errors
-    /// Names the rule that the text breaks.
-    pub fn parse(text: &str) -> Result<Self, ServerAddrError> {
-        let reject = |rule| ServerAddrError { found: text.to_owned(), rule };
-        let authority = match text.split_once("://") {
-            None => text,
-            Some(("http", rest)) => rest.strip_suffix('/').unwrap_or(rest),
-            Some(("https", _)) => {
-                return Err(reject("this agent does not support TLS yet; write http://host:port"));
-            }
-            Some(_) => return Err(reject("write host, host:port or http://host:port")),
-        };
-        let malformed = || reject("write host, host:port or http://host:port");
-        let uri: Uri = format!("http://{authority}/").parse().map_err(|_| malformed())?;
-        let parsed = uri.authority().filter(|parsed| parsed.as_str() == authority);
-        let host = parsed.map(|parsed| parsed.host()).ok_or_else(malformed)?;
-        let port = match authority.strip_prefix(host) {
-            Some("") => Self::DEFAULT_PORT,
-            Some(_) => uri.port_u16().filter(|&port| port != 0).ok_or_else(malformed)?,
-            None => return Err(malformed()),
-        };
-        let text = format!("{host}:{port}");
-        let uri = format!("http://{text}").parse().map_err(|_| malformed())?;
-        Ok(Self { text, uri })
-    }
-
-    /// Returns how the connection is protected, for the log.
-    pub(crate) fn protection(&self) -> &'static str {
-        "plain text"
-    }
+/// How connections are protected.
+#[derive(Clone, Debug)]
+pub(crate) enum Security {
+    PlainText,
+    Tls(Arc<ClientConfig>),
 }
+
+/// Maximum number of unsent bytes of a session. A ping waits behind them, so with megabytes of unsent
+/// data a slow uplink would look dead.
+const MAX_UNSENT_SESSION: u32 = 128 * 1024;
+
+/// Maximum number of unsent bytes of an upload. At 1 Mbit/s they are sent in 8 s, and HTTP/2 waits 20 s
+/// for the response to its ping. A lower limit would slow a fast connection down.
+const MAX_UNSENT_UPLOAD: u32 = 1024 * 1024;
 
 impl Dialer {
-    /// Dials now, for a session. Every dial queries the DNS again, because a server may have moved.
+    /// Creates a dialer for the addresses of one server, which are at least one.
+    pub(crate) fn new(
+        servers: Vec<ServerAddr>,
+        source_addr: Option<IpAddr>,
+        proxy: Proxy,
+        security: Security,
+    ) -> Self {
+        let target = Arc::new(Mutex::new(Arc::new(Target::new(servers, security))));
+        Self { target, source_addr, proxy }
+    }
+
+    /// Dials now, for a session.
     pub(crate) async fn dial(&self) -> Result<Channel, Error> {
-        self.endpoint().connect_with_connector(self.connector(tune_session_socket)).await
+        self.endpoint().connect_with_connector(self.connector(MAX_UNSENT_SESSION)).await
     }
 
     /// Returns a channel for uploads. It dials when it is first used.
     pub(crate) fn dial_lazily(&self) -> Channel {
-        self.endpoint().connect_with_connector_lazy(self.connector(tune_upload_socket))
+        self.endpoint().connect_with_connector_lazy(self.connector(MAX_UNSENT_UPLOAD))
     }
 
+    /// Uses another key or other pins from the next connection on.
+    pub(crate) fn replace_security(&self, security: Security) {
+        self.replace(self.target().servers.clone(), security);
+    }
+
+    /// Dials other addresses from the next connection on.
+    pub(crate) fn replace(&self, servers: Vec<ServerAddr>, security: Security) {
+        let target = Arc::new(Target::new(servers, security));
+        *self.target.lock().unwrap_or_else(PoisonError::into_inner) = target;
+    }
+
+    /// Returns how connections are protected, for the log.
+    pub(crate) fn protection(&self) -> &'static str {
+        match self.target().security {
+            Security::PlainText => "plain text",
+            Security::Tls(_) => "TLS",
+        }
+    }
+
+    fn target(&self) -> Arc<Target> {
+        Arc::clone(&self.target.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Without a limit for the whole connect: the connector limits each of its steps.
     fn endpoint(&self) -> Endpoint {
-        Endpoint::from(self.server.uri.clone())
-            .connect_timeout(Duration::from_secs(20))
+        Endpoint::from(self.target().servers[0].uri("http"))
             // Limits the wait for response headers only: streams stay open for days.
             .timeout(Duration::from_secs(10))
             .http2_keep_alive_interval(Duration::from_secs(30))
@@ -101,78 +116,29 @@ impl Dialer {
             .expect("a constant is a valid header")
     }
 
-    fn connector(&self, tuning: SocketTuning) -> MapResponse<HttpConnector, SocketTuning> {
-        let mut http = HttpConnector::new();
-        http.enforce_http(false);
-        http.set_local_address(self.source_addr);
-        // Otherwise a small message waits for the acknowledgement of the previous one.
-        http.set_nodelay(true);
-        http.set_connect_timeout(Some(Duration::from_secs(10)));
-        http.set_keepalive(Some(Duration::from_secs(60)));
-        http.set_keepalive_interval(Some(Duration::from_secs(15)));
-        http.set_keepalive_retries(Some(3));
-        #[cfg(target_os = "linux")]
-        http.set_tcp_user_timeout(Some(Duration::from_secs(45)));
-        http.map_response(tuning)
+    fn connector(&self, max_unsent_bytes: u32) -> Connector {
+        Connector { dialer: self.clone(), max_unsent_bytes }
     }
 }
 
-impl fmt::Display for ServerAddr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.text)
+impl Target {
+    fn new(servers: Vec<ServerAddr>, security: Security) -> Self {
+        assert!(!servers.is_empty(), "a server has an address");
+        Self { servers, preferred: AtomicUsize::new(0), security }
     }
-}
 
-type SocketTuning = fn(TokioIo<TcpStream>) -> TokioIo<TcpStream>;
-
-/// Limits unsent bytes to 128 KiB. A ping waits behind them, so with megabytes of unsent data a
-/// slow uplink would look dead.
-fn tune_session_socket(connection: TokioIo<TcpStream>) -> TokioIo<TcpStream> {
-    limit_unsent(connection, 128 * 1024)
-}
-
-/// Limits unsent bytes to 1 MiB. At 1 Mbit/s they are sent in 8 s, and HTTP/2 waits 20 s for the
-/// response to its ping. A lower limit would slow a fast connection down.
-fn tune_upload_socket(connection: TokioIo<TcpStream>) -> TokioIo<TcpStream> {
-    limit_unsent(connection, 1024 * 1024)
-}
-
-/// Limits the unsent bytes in the kernel's buffer.
-fn limit_unsent(connection: TokioIo<TcpStream>, len_bytes: u32) -> TokioIo<TcpStream> {
-    #[cfg(target_os = "linux")]
-    if let Err(error) = SockRef::from(connection.inner()).set_tcp_notsent_lowat(len_bytes) {
-        tracing::debug!(event = "socket.option_failed", %error, "cannot set TCP_NOTSENT_LOWAT");
+    /// Returns the indexes of the addresses in the order in which to try them.
+    fn order(&self) -> impl Iterator<Item = usize> + use<> {
+        let len = self.servers.len();
+        let preferred = self.preferred.load(Ordering::Relaxed);
+        (0..len).map(move |offset| (preferred + offset) % len)
     }
-    connection
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_scheme_and_the_port_are_optional() {
-        let check = |text: &str, expected: &str| {
-            assert_eq!(
-                ServerAddr::parse(text).map(|addr| addr.to_string()),
-                Ok(expected.to_owned())
-            );
-        };
-        check("pull.example.com", "pull.example.com:50051");
-        check("server:50052", "server:50052");
-        check("http://127.0.0.1:50051/", "127.0.0.1:50051");
-        check("[::1]", "[::1]:50051");
-        check("http://[::1]:7", "[::1]:7");
-    }
-
-    #[test]
-    fn an_invalid_address_is_rejected_and_tls_is_explained() {
-        for text in
-            ["", "::1", "a b", "x:99999", "x:", "x:0", "u@x", "ftp://x", "x/path", "http://"]
-        {
-            assert!(ServerAddr::parse(text).is_err(), "{text:?} was accepted");
-        }
-        let error = ServerAddr::parse("https://pull.example.com").unwrap_err().to_string();
-        assert!(error.contains("does not support TLS yet"), "{error}");
+impl Dialer {
+    /// Returns a dialer without TLS.
+    pub(crate) fn plain_text(server: ServerAddr) -> Self {
+        Self::new(vec![server], None, Proxy::none(), Security::PlainText)
     }
 }

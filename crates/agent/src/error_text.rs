@@ -8,27 +8,39 @@ use filepull_core::human;
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
-/// A part of an error chain, in lowercase, and the text for it. The first match is used.
-const MEANINGS: &[(&str, &str)] = &[
+use crate::dial::{DialError, OtherProtocol};
+use crate::failure::Failure;
+use crate::failure::FailureCode::{
+    self, Closed, Name, NoRoute, NotHttp2, Other, Refused, TimedOut,
+};
+
+mod tls_text;
+
+/// A part of an error chain, in lowercase, its kind, and the text for it. The first match is used.
+const MEANINGS: &[(&str, FailureCode, &str)] = &[
     // Before the DNS entries: a DNS lookup opens files, so its error may have this cause.
-    ("too many open files", "the agent may open too few files: raise LimitNOFILE or `ulimit -n`"),
-    ("connection refused", "refused: nothing listens there"),
-    ("temporary failure in name resolution", "this machine cannot reach its DNS server"),
-    ("dns error", "the name of the server does not exist"),
-    ("network is unreachable", "this machine has no network"),
-    ("no route to host", "there is no route to the server"),
-    ("keep-alive timed out", "the server no longer responds"),
-    ("timed out", TIMED_OUT),
-    ("timeout expired", TIMED_OUT),
-    ("deadline has elapsed", TIMED_OUT),
-    ("connection reset", CLOSED),
-    ("broken pipe", CLOSED),
-    ("unexpected end of file", CLOSED),
-    ("connection closed", CLOSED),
-    ("frame with invalid size", NOT_GRPC),
-    ("invalid compression flag", NOT_GRPC),
-    ("mapped from http status", "a proxy answers instead of the server"),
-    ("not implemented", "it answers, but it is not a filepull server"),
+    (
+        "too many open files",
+        Other,
+        "the agent may open too few files: raise LimitNOFILE or `ulimit -n`",
+    ),
+    ("connection refused", Refused, "refused: nothing listens there"),
+    ("temporary failure in name resolution", Name, "this machine cannot reach its DNS server"),
+    ("dns error", Name, "the name of the server does not exist"),
+    ("network is unreachable", NoRoute, "this machine has no network"),
+    ("no route to host", NoRoute, "there is no route to the server"),
+    ("keep-alive timed out", TimedOut, "the server no longer responds"),
+    ("timed out", TimedOut, TIMED_OUT),
+    ("timeout expired", TimedOut, TIMED_OUT),
+    ("deadline has elapsed", TimedOut, TIMED_OUT),
+    ("connection reset", Closed, CLOSED),
+    ("broken pipe", Closed, CLOSED),
+    ("unexpected end of file", Closed, CLOSED),
+    ("connection closed", Closed, CLOSED),
+    ("frame with invalid size", NotHttp2, NOT_GRPC),
+    ("invalid compression flag", NotHttp2, NOT_GRPC),
+    ("mapped from http status", NotHttp2, "a proxy answers instead of the server"),
+    ("not implemented", NotHttp2, "it answers, but it is not a filepull server"),
 ];
 
 const TIMED_OUT: &str = "no response in time: a firewall may drop the packets";
@@ -38,27 +50,99 @@ const NOT_GRPC: &str = "it answers, but not with gRPC: does SERVER_ADDR point at
 /// Returns why a session failed before the server sent its first message.
 ///
 /// An HTTP/1 server closes a connection that speaks HTTP/2, often without a response.
-pub(crate) fn handshake_error(error: &(dyn Error + 'static)) -> String {
-    let text = connection_error(error);
-    if text != CLOSED {
-        return text;
+pub(crate) fn handshake_error(error: &(dyn Error + 'static)) -> Failure {
+    let failure = connection_error(error);
+    if failure.text != CLOSED {
+        return failure;
     }
-    "connection closed before the handshake: does SERVER_ADDR point at the HTTP port, or at a proxy \
-     without a server?"
-        .to_owned()
+    let text = "connection closed before the handshake: does SERVER_ADDR point at the HTTP port, or at a \
+                proxy without a server?";
+    Failure::new(Closed, text)
 }
 
 /// Returns why a connection failed.
-pub(crate) fn connection_error(error: &(dyn Error + 'static)) -> String {
-    let chain: Vec<String> = std::iter::successors(Some(error), |&error| error.source())
-        .map(|error| error.to_string())
-        .collect();
-    let text = chain.join(": ").to_lowercase();
-    match MEANINGS.iter().find(|(part, _)| text.contains(part)) {
-        Some((_, meaning)) => (*meaning).to_owned(),
-        // The last error of the chain is the nearest to the cause.
-        None => human::printable(chain.last().map_or("", String::as_str), 200),
+pub(crate) fn connection_error(error: &(dyn Error + 'static)) -> Failure {
+    if let Some(failure) = causes(error).find_map(known_failure) {
+        return failure;
     }
+    meaning(error)
+}
+
+/// Returns an error and its causes. `io::Error::source` skips the error that it wraps.
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| {
+        match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        }
+    })
+}
+
+/// Returns the failure for an error that has a type of its own.
+fn known_failure(error: &(dyn Error + 'static)) -> Option<Failure> {
+    if let Some(other) = error.downcast_ref::<OtherProtocol>() {
+        return Some(match other {
+            OtherProtocol::Tls => Failure::new(
+                FailureCode::ServerWithTls,
+                "the server requires TLS: remove http:// from SERVER_ADDR, and set INVITE to the string \
+                 that `filepull invite` prints",
+            ),
+            OtherProtocol::Http1 => Failure::new(NotHttp2, NOT_GRPC),
+        });
+    }
+    match error.downcast_ref::<DialError>()? {
+        DialError::Tcp(_) => None,
+        DialError::NotHttp2 => Some(tls_text::not_http2()),
+        DialError::Tls(error) => Some(tls_text::handshake_failure(error)),
+        DialError::Proxy { proxy, has_login, source } => {
+            Some(proxy_failure(proxy, *has_login, source.as_ref()))
+        }
+    }
+}
+
+fn proxy_failure(proxy: &str, has_login: bool, error: &(dyn Error + 'static)) -> Failure {
+    let chain = chain(error);
+    if chain.contains("proxy authorization required") {
+        let text = if has_login {
+            format!(
+                "the proxy {proxy} rejects the user or the password of HTTPS_PROXY (407): correct them, \
+                 or exempt the server with NO_PROXY"
+            )
+        } else {
+            format!(
+                "the proxy {proxy} requires a login (407): write it into HTTPS_PROXY as \
+                 http://user:password@host:port, or exempt the server with NO_PROXY"
+            )
+        };
+        return Failure::new(FailureCode::ProxyLogin, text);
+    }
+    let text = if chain.contains("tunnel error: unsuccessful") {
+        format!(
+            "the proxy {proxy} does not connect to the server: allow CONNECT to its port there, or exempt \
+             the server with NO_PROXY"
+        )
+    } else {
+        format!("the proxy {proxy} of HTTPS_PROXY cannot be used: {}", meaning(error).text)
+    };
+    Failure::new(FailureCode::ProxyFailed, text)
+}
+
+fn meaning(error: &(dyn Error + 'static)) -> Failure {
+    let chain_text = chain(error);
+    match MEANINGS.iter().find(|(part, ..)| chain_text.contains(part)) {
+        Some(&(_, code, meaning)) => Failure::new(code, meaning),
+        // The last error of the chain is the nearest to the cause.
+        None => {
+            let last = causes(error).last().map(ToString::to_string).unwrap_or_default();
+            Failure::new(Other, human::printable(&last, 200))
+        }
+    }
+}
+
+/// Returns the messages of an error and its causes, in lowercase.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let messages: Vec<String> = causes(error).map(ToString::to_string).collect();
+    messages.join(": ").to_lowercase()
 }
 
 /// Returns the message of an operating system error, without its number.
@@ -84,35 +168,35 @@ mod tests {
         let closed = listener.local_addr().unwrap().to_string();
         drop(listener);
         let server = ServerAddr::parse(&closed).unwrap();
-        let error = Dialer { server, source_addr: None }.dial().await.unwrap_err();
-        assert_eq!(connection_error(&error), "refused: nothing listens there");
+        let error = Dialer::plain_text(server).dial().await.unwrap_err();
+        assert_eq!(connection_error(&error).text, "refused: nothing listens there");
     }
 
     #[test]
     fn a_known_error_is_replaced_by_its_meaning() {
         let check = |text: &str, meaning: &str| {
-            assert_eq!(connection_error(&Error::other(text)), meaning);
+            assert_eq!(connection_error(&Error::other(text)).text, meaning);
         };
         check("dns error: Name or service not known", "the name of the server does not exist");
         check("Temporary failure in name resolution", "this machine cannot reach its DNS server");
         check("Timeout expired", TIMED_OUT);
         check("frame with invalid size", NOT_GRPC);
         let no_route = Error::from_raw_os_error(113);
-        assert_eq!(connection_error(&no_route), "there is no route to the server");
+        assert_eq!(connection_error(&no_route).text, "there is no route to the server");
     }
 
     #[test]
     fn a_connection_closed_before_the_handshake_names_the_setting() {
-        let text = handshake_error(&Error::other("connection reset by peer"));
+        let text = handshake_error(&Error::other("connection reset by peer")).text;
         assert!(text.contains("does SERVER_ADDR point at the HTTP port"), "{text}");
         assert_eq!(
-            handshake_error(&Error::other("dns error")),
+            handshake_error(&Error::other("dns error")).text,
             "the name of the server does not exist"
         );
     }
 
     #[test]
     fn an_unknown_error_is_quoted_without_its_control_characters() {
-        assert_eq!(connection_error(&Error::other("strange\u{1b}")), "strange?");
+        assert_eq!(connection_error(&Error::other("strange\u{1b}")).text, "strange?");
     }
 }

@@ -13,8 +13,13 @@ pub mod share;
 
 mod chunker;
 mod connect;
+mod credentials;
+mod enrol;
 mod error_text;
+mod failure;
+mod invite_show;
 mod keeper;
+mod key_store;
 mod liveness;
 mod order;
 mod outage;
@@ -22,11 +27,13 @@ mod process_id;
 mod program;
 mod read;
 mod sandbox;
+mod server_rejection;
 mod session;
 mod state_dir;
 mod status;
 mod status_log;
 mod transfer_log;
+mod trust_messages;
 mod upload;
 mod upload_connections;
 mod uploads;
@@ -34,15 +41,20 @@ mod uploads;
 use std::future::Future;
 use std::time::Duration;
 
+use filepull_core::invite::Invite;
 use filepull_process::Lifecycle;
+use tokio::task::spawn_blocking;
 
 use crate::config::Config;
 use crate::connect::Supervisor;
+use crate::credentials::Credentials;
+use crate::failure::{Failure, FailureCode};
 use crate::keeper::Keeper;
 use crate::sandbox::SandboxState;
 use crate::status_log::StatusLog;
 use crate::transfer_log::{LogWriter, TransferLog};
 
+pub use crate::credentials::CredentialsError;
 pub use crate::program::main;
 pub use crate::state_dir::StateLockError;
 
@@ -73,7 +85,8 @@ impl Agent {
     /// them again when the agent is connected again.
     ///
     /// # Errors
-    /// [`StateLockError`]: another agent uses the same state folder.
+    /// [`StateLockError`]: another agent uses the same state folder. [`CredentialsError`]: the key or
+    /// the identity of this machine cannot be used as the settings say.
     pub async fn run_until(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let is_program = self.sandbox.is_some();
         let sandbox =
@@ -82,16 +95,32 @@ impl Agent {
         // Locks the folder before the first message, which would replace the status of another
         // agent.
         let mut keeper = Keeper::open(self.config.state_dir.as_deref(), status_log.clone()).await?;
-        status_log.log_start(&self.config.server);
+        let config = self.config;
+        let opened = open_credentials(config.clone()).await;
+        let (credentials, invite) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                let failure = Failure::new(FailureCode::StateDir, error.to_string());
+                status_log.set_failure(&failure);
+                keeper.finish().await;
+                return Err(error.into());
+            }
+        };
+        status_log.log_start(credentials.dialer().protection());
         if is_program {
             status_log.log_sandbox();
         }
         let lifecycle = Lifecycle::new();
-        let (transfer_log, mut log_writer) = self.transfer_log(&status_log);
-        let supervisor =
-            Supervisor::new(self.config, lifecycle.clone(), status_log.clone(), transfer_log);
+        let (transfer_log, mut log_writer) = transfer_log(&config, &status_log);
+        let supervisor = Supervisor::new(
+            config,
+            credentials,
+            lifecycle.clone(),
+            status_log.clone(),
+            transfer_log,
+        );
         tokio::select! {
-            () = supervisor.run() => {}
+            () = supervisor.run(invite) => {}
             () = keeper.run() => {}
             () = log_writer.run() => {}
             () = stop => {}
@@ -104,10 +133,19 @@ impl Agent {
         keeper.finish().await;
         Ok(())
     }
+}
 
-    fn transfer_log(&self, status_log: &StatusLog) -> (TransferLog, LogWriter) {
-        let Config { client, server, state_dir, .. } = &self.config;
-        let dir = state_dir.as_deref();
-        TransferLog::new(dir, client.to_string(), server.to_string(), status_log.clone())
-    }
+fn transfer_log(config: &Config, status_log: &StatusLog) -> (TransferLog, LogWriter) {
+    let Config { client, servers, state_dir, .. } = config;
+    let dir = state_dir.as_deref();
+    TransferLog::new(dir, client.to_string(), servers[0].to_string(), status_log.clone())
+}
+
+/// Opens the credentials on another thread, because the disk may be slow.
+async fn open_credentials(
+    config: Config,
+) -> Result<(Credentials, Option<Invite>), CredentialsError> {
+    spawn_blocking(move || Credentials::open(&config))
+        .await
+        .unwrap_or(Err(CredentialsError::Panicked))
 }

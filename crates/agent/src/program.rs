@@ -10,7 +10,9 @@ use tokio::runtime;
 use tracing::{error, warn};
 
 use crate::Agent;
-use crate::config::{Action, Args, Config, ConfigError};
+use crate::config::{Action, Args, Config, ConfigError, InviteAction};
+use crate::credentials::CredentialsError;
+use crate::invite_show::invite_text;
 use crate::report::StatusReport;
 use crate::sandbox::{FileSandbox, SandboxError};
 use crate::state_dir::StateLockError;
@@ -20,6 +22,7 @@ use crate::transfer_log::LogReport;
 /// Parses the arguments, starts the log, and runs the command. The exit code is 2 for invalid
 /// settings, and 1 for other errors.
 pub fn main() -> ExitCode {
+    filepull_trust::install_provider();
     let args: Args = environment::parse();
     if let Err(error) = telemetry::start(&args.log_level, args.log_format.into()) {
         return print_log_error(&error);
@@ -32,7 +35,8 @@ pub fn main() -> ExitCode {
             // A restart does not help, so a process supervisor must not try one.
             let is_permanent = error.is::<ConfigError>()
                 || error.is::<StateLockError>()
-                || error.is::<SandboxError>();
+                || error.is::<SandboxError>()
+                || error.is::<CredentialsError>();
             ExitCode::from(if is_permanent { 2 } else { 1 })
         }
     }
@@ -46,7 +50,7 @@ fn print_log_error(error: &LogError) -> ExitCode {
 
 fn start(args: Args) -> anyhow::Result<ExitCode> {
     let mut out = io::stdout();
-    match args.command.unwrap_or(Action::Run) {
+    match args.command.clone().unwrap_or(Action::Run) {
         Action::Run => run(Config::try_from(args)?),
         Action::Status { check, json } => {
             let report = StatusReport::read(&args.status_dirs(), args.selected_client());
@@ -60,6 +64,19 @@ fn start(args: Args) -> anyhow::Result<ExitCode> {
             write!(out, "{}", if json { report.as_json()? } else { report.as_text() })?;
             write!(io::stderr(), "{}", report.problems())?;
             Ok(if report.is_complete() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Action::Invite(InviteAction::Show { text }) => {
+            let shown = text.or(args.invite).ok_or("write the invite after `show`, or set INVITE");
+            match shown.map_err(str::to_owned).and_then(|text| invite_text(&text.0)) {
+                Ok(text) => {
+                    write!(out, "{text}")?;
+                    Ok(ExitCode::SUCCESS)
+                }
+                Err(reason) => {
+                    writeln!(io::stderr(), "{reason}")?;
+                    Ok(ExitCode::from(2))
+                }
+            }
         }
         Action::Version => {
             writeln!(out, "filepull-agent {}", env!("CARGO_PKG_VERSION"))?;

@@ -10,7 +10,9 @@ use filepull_core::human;
 use serde::{Serialize, Serializer};
 
 use crate::process_id::uptime_ms;
-use crate::status::{self, AgentState, FileProblem, LastTransfer, Status, UNRESPONSIVE_AFTER};
+use crate::status::{
+    self, AgentState, ConnectionFailure, FileProblem, LastTransfer, Status, UNRESPONSIVE_AFTER,
+};
 
 /// The agents that have a status on this machine.
 #[derive(Debug, Serialize)]
@@ -192,6 +194,10 @@ impl ReportedAgent {
     /// lines.
     fn as_text(&self) -> String {
         let mut text = self.headline();
+        if let Some(ConnectionFailure { code, text: reason, at }) = &self.status.failure {
+            let code = code.name();
+            let _ = writeln!(text, "Why: {reason} ({code}, at {}).", to_the_second(at));
+        }
         if let Some(FileProblem { text: problem, at }) = &self.status.file_problem {
             let _ = writeln!(text, "{problem} Last checked at {}.", to_the_second(at));
         }

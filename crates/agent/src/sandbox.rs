@@ -99,7 +99,8 @@ impl FileSandbox {
     /// existing folder. Blocks.
     pub(crate) fn new(config: &Config) -> Self {
         let variables = CERTIFICATE_VARIABLES.iter().filter_map(std::env::var_os);
-        let system = SYSTEM.iter().map(PathBuf::from).chain(variables.map(PathBuf::from));
+        let usual = SYSTEM.iter().map(PathBuf::from).chain(variables.map(PathBuf::from));
+        let system = usual.chain(config.ca_file.clone());
         if let Some(dir) = &config.state_dir {
             // The keeper logs why a folder cannot be created.
             let _ = std::fs::create_dir_all(dir);

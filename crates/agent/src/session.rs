@@ -22,11 +22,14 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
-use crate::dial::Dialer;
+use crate::credentials::Credentials;
 use crate::error_text;
+use crate::failure::{Failure, FailureCode};
 use crate::liveness::{Liveness, LivenessError};
 use crate::order::SendOrder;
+use crate::server_rejection;
 use crate::status_log::{ConnectedGuard, StatusLog};
+use crate::trust_messages::TrustMessages;
 use crate::upload::SessionHandle;
 use crate::uploads::{TooManyUploads, Uploads};
 
@@ -57,11 +60,11 @@ pub(crate) enum SessionEvent {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum SessionOutcome {
     /// The network or the server failed, for this reason.
-    Lost(String),
+    Lost(Failure),
     /// The server ended the session.
     EndedByServer {
+        failure: Failure,
         code: ErrorCode,
-        reason: String,
         retry_after: Duration,
     },
     Suspended,
@@ -71,7 +74,7 @@ pub(crate) enum SessionOutcome {
 /// A session that is not open yet.
 #[derive(Debug)]
 pub(crate) struct SessionTask {
-    pub(crate) dialer: Dialer,
+    pub(crate) credentials: Credentials,
     pub(crate) hello: v1::Hello,
     pub(crate) uploads: Uploads,
     pub(crate) lifecycle: Lifecycle,
@@ -85,6 +88,7 @@ struct OpenSession<'a> {
     handle: SessionHandle,
     messages: Streaming<v1::ServerMessage>,
     liveness: Liveness,
+    trust: TrustMessages,
     _connected: ConnectedGuard,
 }
 
@@ -110,16 +114,17 @@ impl SessionTask {
         // Sent before the call: the server may wait for the hello before it sends response headers.
         let _ = outbox.try_send(message(ToServer::Hello(self.hello.clone())));
         let channel = self
-            .dialer
+            .credentials
+            .dialer()
             .dial()
             .await
             .map_err(|error| SessionOutcome::Lost(error_text::connection_error(&error)))?;
-        let requests = ReceiverStream::new(outgoing).take_until(ended.cancelled_owned());
+        let requests = ReceiverStream::new(outgoing).take_until(ended.clone().cancelled_owned());
         let mut client =
             AgentControlClient::new(channel.clone()).max_decoding_message_size(64 * 1024);
         let responses = client.session(requests).await.map_err(|status| not_opened(&status))?;
         let mut messages = responses.into_inner();
-        let welcome = receive_welcome(&mut messages).await?;
+        let welcome = self.receive_welcome(&mut messages).await?;
         tracing::Span::current().record("id", human::printable(&welcome.session_id, 64));
         self.uploads.on_new_session();
         let connected = self.status_log.open_session();
@@ -127,28 +132,62 @@ impl SessionTask {
         let _ = self.events.send(SessionEvent::Connected(policy)).await;
         let max_chunk = bounds::chunk_len(welcome.max_chunk_bytes);
         let liveness = Liveness::new(welcome.heartbeat_ms, welcome.dead_after_ms, now());
+        let mut trust = self.trust_messages(welcome.session_id, outbox.clone(), ended);
+        trust.on_welcome(welcome.ca_pins.as_ref());
         Ok(OpenSession {
             task: self,
             handle: SessionHandle { channel, outbox, max_chunk },
             messages,
             liveness,
+            trust,
             _connected: connected,
         })
     }
-}
 
-async fn receive_welcome(
-    messages: &mut Streaming<v1::ServerMessage>,
-) -> Result<v1::Welcome, SessionOutcome> {
-    let lost = |reason: &str| SessionOutcome::Lost(reason.to_owned());
-    let first = timeout(WELCOME_TIMEOUT, messages.message())
-        .await
-        .map_err(|_| lost("the server sends no welcome"))?;
-    match first.map_err(|status| not_opened(&status))?.map(|message| message.kind) {
-        Some(Some(FromServer::Welcome(welcome))) => Ok(welcome),
-        Some(Some(FromServer::End(end))) => Err(ended_by_server(end)),
-        Some(_) => Err(lost("the first message of the server is not a welcome")),
-        None => Err(lost("connection closed by server")),
+    async fn receive_welcome(
+        &self,
+        messages: &mut Streaming<v1::ServerMessage>,
+    ) -> Result<v1::Welcome, SessionOutcome> {
+        let first = timeout(WELCOME_TIMEOUT, messages.message())
+            .await
+            .map_err(|_| lost(FailureCode::TimedOut, "the server sends no welcome"))?;
+        match first.map_err(|status| not_opened(&status))?.map(|message| message.kind) {
+            Some(Some(FromServer::Welcome(welcome))) => Ok(welcome),
+            Some(Some(FromServer::End(end))) => Err(self.ended_by_server(end)),
+            Some(_) => {
+                let text = "the first message of the server is not a welcome";
+                Err(lost(FailureCode::Other, text))
+            }
+            None => Err(lost(FailureCode::Closed, "connection closed by server")),
+        }
+    }
+
+    fn trust_messages(
+        &self,
+        session_id: String,
+        outbox: mpsc::Sender<v1::AgentMessage>,
+        ended: CancellationToken,
+    ) -> TrustMessages {
+        TrustMessages {
+            credentials: self.credentials.clone(),
+            session_id,
+            outbox,
+            events: self.events.clone(),
+            uploads: self.uploads.clone(),
+            status_log: self.status_log.clone(),
+            lifecycle: self.lifecycle.clone(),
+            ended,
+            rotation: None,
+        }
+    }
+
+    fn ended_by_server(&self, end: v1::SessionEnd) -> SessionOutcome {
+        let error = end.error.unwrap_or_default();
+        SessionOutcome::EndedByServer {
+            failure: server_rejection::failure(&error, &self.credentials, &self.hello.client_id),
+            code: error.code(),
+            retry_after: retry_after(&error),
+        }
     }
 }
 
@@ -165,8 +204,8 @@ impl OpenSession<'_> {
                     None => continue,
                     Some(LivenessError::Suspended) => return SessionOutcome::Suspended,
                     Some(LivenessError::Silence(time)) => {
-                        let reason = format!("no heartbeat for {}", human::span(time));
-                        return SessionOutcome::Lost(reason);
+                        let text = format!("no heartbeat for {}", human::span(time));
+                        return lost(FailureCode::TimedOut, &text);
                     }
                 },
             };
@@ -174,7 +213,7 @@ impl OpenSession<'_> {
                 Err(status) => {
                     return SessionOutcome::Lost(error_text::connection_error(&status));
                 }
-                Ok(None) => return SessionOutcome::Lost("connection closed by server".to_owned()),
+                Ok(None) => return lost(FailureCode::Closed, "connection closed by server"),
                 Ok(Some(message)) => {
                     self.liveness.on_message(Instant::now());
                     if let Some(outcome) = self.handle_message(message).await {
@@ -200,15 +239,12 @@ impl OpenSession<'_> {
                 let (min, max) = drain_times(drain);
                 let _ = self.task.events.send(SessionEvent::Drain { min, max }).await;
             }
-            Some(FromServer::End(end)) => return Some(ended_by_server(end)),
+            Some(FromServer::End(end)) => return Some(self.task.ended_by_server(end)),
+            Some(FromServer::CaPins(pins)) => self.trust.on_pins(&pins),
+            Some(FromServer::RotateKey(v1::RotateKey {})) => self.trust.rotate_key(),
+            Some(FromServer::KeyAccepted(accepted)) => self.trust.on_key_accepted(&accepted),
             // A newer server may send kinds that this version does not know.
-            Some(
-                FromServer::Welcome(_)
-                | FromServer::CaPins(_)
-                | FromServer::RotateKey(_)
-                | FromServer::KeyAccepted(_),
-            )
-            | None => {
+            Some(FromServer::Welcome(_)) | None => {
                 tracing::debug!(event = "message.ignored", "unexpected kind of message ignored");
             }
         }
@@ -268,11 +304,6 @@ fn not_opened(status: &Status) -> SessionOutcome {
     SessionOutcome::Lost(error_text::handshake_error(status))
 }
 
-fn ended_by_server(end: v1::SessionEnd) -> SessionOutcome {
-    let error = end.error.unwrap_or_default();
-    let reason = match human::printable(&error.message, 300) {
-        empty if empty.is_empty() => "the server ended the session".to_owned(),
-        reason => reason,
-    };
-    SessionOutcome::EndedByServer { code: error.code(), reason, retry_after: retry_after(&error) }
+fn lost(code: FailureCode, text: &str) -> SessionOutcome {
+    SessionOutcome::Lost(Failure::new(code, text))
 }

@@ -11,6 +11,7 @@ use chrono::{DateTime, Utc};
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
+use crate::failure::FailureCode;
 use crate::process_id::{ProcessId, uptime_ms};
 use crate::sandbox::SandboxState;
 
@@ -35,6 +36,9 @@ pub(crate) struct Status {
     pub(crate) state: AgentState,
     /// When the agent got into this state.
     pub(crate) since: DateTime<Utc>,
+    /// Why there is no session; unset while one is open.
+    #[serde(default)]
+    pub(crate) failure: Option<ConnectionFailure>,
     /// Why the default file could not be sent when it was last checked.
     #[serde(default)]
     pub(crate) file_problem: Option<FileProblem>,
@@ -57,6 +61,16 @@ pub(crate) enum AgentState {
     Connected,
     /// The agent has ended, or is about to end.
     Stopped,
+}
+
+/// Why the last dial or session failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ConnectionFailure {
+    pub(crate) code: FailureCode,
+    /// What happened, then what to do next.
+    pub(crate) text: String,
+    /// When it failed.
+    pub(crate) at: DateTime<Utc>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,6 +137,7 @@ impl Status {
             server: "server:50051".to_owned(),
             state,
             since: Utc::now(),
+            failure: None,
             file_problem: None,
             sandbox: None,
             last_transfer: None,

@@ -11,10 +11,10 @@ use tokio::sync::Notify;
 use tracing::{error, info, warn};
 
 use crate::config::Config;
-use crate::dial::ServerAddr;
+use crate::failure::Failure;
 use crate::process_id::ProcessId;
 use crate::sandbox::{SandboxLevel, SandboxState};
-use crate::status::{AgentState, FileProblem, LastTransfer, Status};
+use crate::status::{AgentState, ConnectionFailure, FileProblem, LastTransfer, Status};
 
 /// A handle on the log and the status of one agent.
 #[derive(Clone, Debug)]
@@ -54,9 +54,10 @@ impl StatusLog {
             heartbeat: Utc::now(),
             heartbeat_uptime_ms: 0,
             client_id: config.client.to_string(),
-            server: config.server.to_string(),
+            server: config.servers[0].to_string(),
             state: AgentState::Connecting,
             since: Utc::now(),
+            failure: None,
             file_problem: None,
             sandbox: Some(sandbox),
             last_transfer: None,
@@ -98,10 +99,20 @@ impl StatusLog {
         is_new
     }
 
-    pub(crate) fn log_start(&self, server: &ServerAddr) {
+    /// Records why there is no session. The caller logs it, perhaps less often.
+    pub(crate) fn set_failure(&self, failure: &Failure) {
+        let Failure { code, text } = failure.clone();
+        self.with_status(|status| {
+            status.failure = Some(ConnectionFailure { code, text, at: Utc::now() });
+        });
+        self.0.changed.notify_one();
+    }
+
+    /// Logs the start. `protection` says how connections are protected.
+    pub(crate) fn log_start(&self, protection: &str) {
         let version = env!("CARGO_PKG_VERSION");
-        let protection = server.protection();
-        let client = self.with_status(|status| status.client_id.clone());
+        let (client, server) =
+            self.with_status(|status| (status.client_id.clone(), status.server.clone()));
         self.info(&format!("agent {version} starting, {client}, server {server} ({protection})"));
     }
 
@@ -125,6 +136,9 @@ impl StatusLog {
         let mut current = self.lock();
         current.n_sessions = change(current.n_sessions);
         let is_connected = current.n_sessions > 0;
+        if is_connected {
+            current.status.failure = None;
+        }
         current.set_state(if is_connected {
             AgentState::Connected
         } else {

@@ -253,7 +253,8 @@ async fn call_upload(
     channel: Channel,
     requests: impl tokio_stream::Stream<Item = v1::UploadRequest> + Send + 'static,
 ) -> Result<v1::Stored, UploadError> {
-    let failed = |status: tonic::Status| UploadError::Failed(error_text::connection_error(&status));
+    let failed =
+        |status: tonic::Status| UploadError::Failed(error_text::connection_error(&status).text);
     let mut client = AgentTransferClient::new(channel).max_decoding_message_size(64 * 1024);
     let mut responses = client.upload(requests).await.map_err(failed)?.into_inner();
     loop {

@@ -123,6 +123,12 @@ pub fn verify_signature(
     UnparsedPublicKey::new(&ED25519, raw).verify(message, signature).map_err(|_| SignatureError)
 }
 
+/// Returns what an agent signs with a new key, to prove in one session that it has it (`NewKey` in
+/// `control.proto`). `public_key` is the DER of its SubjectPublicKeyInfo.
+pub fn new_key_message(session_id: &str, public_key: &[u8]) -> Vec<u8> {
+    [b"filepull new key\0", session_id.as_bytes(), b"\0", public_key].concat()
+}
+
 /// Returns the 32 bytes of an Ed25519 key. `None`: another algorithm, or not DER.
 pub(crate) fn raw_ed25519(spki: &[u8]) -> Option<&[u8]> {
     spki.strip_prefix(&SPKI_PREFIX).filter(|raw| raw.len() == 32)

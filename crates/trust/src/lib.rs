@@ -22,7 +22,9 @@ mod rejection;
 mod root_server;
 mod server_config;
 
-pub use crate::agent_key::{AgentKey, AgentKeyError, SignatureError, verify_signature};
+pub use crate::agent_key::{
+    AgentKey, AgentKeyError, SignatureError, new_key_message, verify_signature,
+};
 pub use crate::authority::{AuthorityError, CertificateAuthority, IssuedCertificate};
 pub use crate::certificate::{
     CertificateError, fingerprint_of, is_self_issued, issuer_of, validity_of,

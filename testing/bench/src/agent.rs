@@ -23,7 +23,13 @@ impl AgentProcess {
         source: &SourceFile,
         folder: &Path,
     ) -> anyhow::Result<Self> {
-        program.args(["run", "--client-id", client, "--server-addr", &server.agents.to_string()]);
+        program.args([
+            "run",
+            "--client-id",
+            client,
+            "--server-addr",
+            &format!("http://{}", server.agents),
+        ]);
         program.arg("--file-path").arg(&source.path).args(["--share", "*.bin"]);
         program.arg("--state-dir").arg(folder).env("LOG_FORMAT", "json");
         let agent = Self { process: Process::spawn(program)? };

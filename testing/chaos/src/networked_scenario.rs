@@ -46,7 +46,7 @@ impl NetworkedScenario {
     ) -> anyhow::Result<usize> {
         let index = self.scenario.add_client(id, len, settings)?;
         let server =
-            format!("{}:{}", self.network.server_addr(), self.scenario.server.grpc().port());
+            format!("http://{}:{}", self.network.server_addr(), self.scenario.server.grpc().port());
         self.scenario.client_setting(index, "SERVER_ADDR", &server);
         self.scenario.launch_client_by(index, self.network.launcher(Namespace::Agent));
         Ok(index)

@@ -22,7 +22,6 @@ use tower::ServiceExt as _;
 use tracing::debug;
 
 use super::connection::HttpConnection;
-use super::request::caller::Https;
 use crate::connection_limit::{ConnectionLimit, ConnectionPermit};
 use crate::guarded_body::GuardedBody;
 use crate::listener;
@@ -121,12 +120,11 @@ async fn serve_connection(
     lifecycle: Lifecycle,
 ) {
     let closed = permit.closed().clone();
-    let https = stream.is_tls().then_some(Https);
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_LIMIT)
         .max_buf_size(SEND_LEN)
-        .serve_connection(TokioIo::new(stream), service(router, peer, https, permit));
+        .serve_connection(TokioIo::new(stream), service(router, peer, permit));
     let mut connection = pin!(served);
     let until_drained = async {
         let ended = lifecycle.drain().run_until_cancelled(connection.as_mut()).await;
@@ -145,7 +143,6 @@ async fn serve_connection(
 fn service(
     router: Router,
     peer: SocketAddr,
-    https: Option<Https>,
     permit: ConnectionPermit,
 ) -> impl Service<
     hyper::Request<Incoming>,
@@ -155,7 +152,6 @@ fn service(
 > {
     service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
-        https.map(|https| request.extensions_mut().insert(https));
         let in_use = permit.begin();
         let response = router.clone().oneshot(request);
         // The connection is in use until the whole response has been sent.

@@ -157,7 +157,6 @@ fn greeting() -> Greeting {
         default_file: Ok(source()),
         active_transfers: Vec::new(),
         remote_addr: "[2001:db8::1]:4711".parse().unwrap(),
-        key: None,
     }
 }
 

@@ -53,11 +53,7 @@ pub(crate) async fn show(
     Ok(response::text_or_json(&caller, text, || ClientJson::new(&details)))
 }
 
-pub(crate) fn details(
-    app: &App,
-    client: ClientView,
-    last: Option<RecordedTransfer>,
-) -> ClientDetails {
+fn details(app: &App, client: ClientView, last: Option<RecordedTransfer>) -> ClientDetails {
     let current = app.transfers.current(&client.record.id);
     let last = last.map(|last| app.transfers.listed(last));
     ClientDetails { client, current, last }
