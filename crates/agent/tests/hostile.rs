@@ -146,7 +146,8 @@ struct Exchange {
 impl Exchange {
     fn start(one: &Path, other: &Path) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let (one, other) = (one.to_owned(), other.to_owned());
+        let one = one.to_owned();
+        let other = other.to_owned();
         let stopped = Arc::clone(&stop);
         let running = thread::spawn(move || {
             let mut n_exchanges = 0;

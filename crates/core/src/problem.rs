@@ -102,6 +102,9 @@ catalogue! {
     /// The client exists already, with another key.
     ClientExists = "client-exists", 409, exit 2, "The client exists already",
         "To replace the key of a machine that was set up again: filepull invite ID --replace";
+    /// A step of the rotation of the certificate authority does not fit the state, or some clients.
+    RotationBlocked = "rotation-blocked", 409, exit 2, "The certificate authority cannot do this step now",
+        "Show its state: filepull ca";
     /// The server knows as many clients as it may.
     TooManyClients = "too-many-clients", 507, exit 7, "The server knows too many clients",
         "Forget a client that is gone (filepull forget ID), or raise MAX_CLIENTS.";

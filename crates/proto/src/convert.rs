@@ -163,6 +163,7 @@ fn wire_code(code: Code) -> ErrorCode {
         | Code::ClientUnknown
         | Code::ClientPending
         | Code::ClientExists
+        | Code::RotationBlocked
         | Code::TooManyClients
         | Code::ReceiptMissing
         | Code::DownloadDeleted

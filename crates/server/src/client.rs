@@ -1,9 +1,11 @@
 //! What the server knows of a client: what its agent reported, and when it was last connected.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 
 use chrono::{DateTime, Utc};
+use filepull_core::fingerprint::Fingerprint;
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::keyword::Keyword;
 use filepull_core::problem::Code;
@@ -14,7 +16,10 @@ use uuid::Uuid;
 /// The file that a trigger without a path would get, or the problem that it would get.
 pub type DefaultFile = Result<Source, Code>;
 
-/// What an agent reports when it opens a session. Nothing of it is verified.
+/// Labels of a client, in the order of their names: an administrator chose them with the invite.
+pub type Labels = BTreeMap<String, String>;
+
+/// What an agent reports when it opens a session. Nothing of it is verified, except its key.
 #[derive(Clone, Debug)]
 pub struct Greeting {
     /// The id that the agent claims.
@@ -31,6 +36,34 @@ pub struct Greeting {
     pub active_transfers: Vec<TransferId>,
     /// The address from which the agent dials, as the server sees it.
     pub remote_addr: SocketAddr,
+    /// The key that the agent proved to have. None in plain text.
+    pub key: Option<Fingerprint>,
+}
+
+/// The key of an enrolled client, as it is on record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientKey {
+    /// The key that admits the client.
+    pub fingerprint: Fingerprint,
+    /// The key that replaces it when a session opens with it. Both admit the client.
+    pub next: Option<Fingerprint>,
+    /// An operator has not approved the client yet: it may do nothing.
+    pub pending: bool,
+    /// The labels of its invite.
+    pub labels: Labels,
+    /// When the client was enrolled.
+    pub enrolled_at: DateTime<Utc>,
+    /// When its key last changed.
+    pub rotated_at: DateTime<Utc>,
+    /// The pins that its agent has stored.
+    pub pins: Vec<Fingerprint>,
+}
+
+impl ClientKey {
+    /// Returns whether this key admits the client.
+    pub fn admits(&self, key: &Fingerprint) -> bool {
+        !self.pending && (self.fingerprint == *key || self.next.as_ref() == Some(key))
+    }
 }
 
 /// The program and its machine as the agent describes them: for operators, never for decisions.
@@ -61,14 +94,36 @@ pub struct ClientRecord {
     pub default_file: DefaultFile,
     /// The address from which the agent last dialled.
     pub remote_addr: SocketAddr,
-    /// When its last session opened.
-    pub connected_at: DateTime<Utc>,
-    /// When its last message arrived, as far as that is on record.
+    /// When its last session opened. None for a client that was enrolled and has never connected.
+    pub connected_at: Option<DateTime<Utc>>,
+    /// When its last message arrived, as far as that is on record; else when it was enrolled.
     pub last_seen_at: DateTime<Utc>,
     /// The end of its last session.
     pub last_disconnect: Option<Disconnect>,
     /// It was connected when the previous server process ended, and has not connected since.
     pub online_before: bool,
+    /// Its key. None for a client that was never enrolled.
+    pub key: Option<ClientKey>,
+}
+
+impl ClientRecord {
+    /// Returns whether the client waits for the approval of an operator.
+    pub fn is_pending(&self) -> bool {
+        self.key.as_ref().is_some_and(|key| key.pending)
+    }
+}
+
+/// What the records know of a client whose session has just opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OnRecord {
+    /// The epoch of the session, higher than every earlier one.
+    pub epoch: u64,
+    /// How the previous session ended, if that is on record and can be read.
+    pub last_disconnect: Option<Disconnect>,
+    /// The key of the client. None if it was never enrolled.
+    pub key: Option<ClientKey>,
+    /// The session was the first with the next key, which is the only key of the client now.
+    pub key_changed: bool,
 }
 
 /// The end of a session.
@@ -94,6 +149,8 @@ pub enum DisconnectReason {
     Reset,
     /// A newer session of the same client replaced it.
     Replaced,
+    /// The key of the client was replaced, so the server ended the session.
+    Refused,
     /// The server shut down as planned.
     ServerRestart,
     /// A reason that this version does not know, read from a record of a newer version.
@@ -107,8 +164,14 @@ impl Serialize for DisconnectReason {
 }
 
 impl DisconnectReason {
-    const ALL: [Self; 5] =
-        [Self::Stopped, Self::Silent, Self::Reset, Self::Replaced, Self::ServerRestart];
+    const ALL: [Self; 6] = [
+        Self::Stopped,
+        Self::Silent,
+        Self::Reset,
+        Self::Replaced,
+        Self::Refused,
+        Self::ServerRestart,
+    ];
 
     /// Returns the keyword for the API, the records and the log.
     pub fn as_str(&self) -> &str {
@@ -117,6 +180,7 @@ impl DisconnectReason {
             Self::Silent => "silent",
             Self::Reset => "reset",
             Self::Replaced => "replaced",
+            Self::Refused => "refused",
             Self::ServerRestart => "server-restart",
             Self::Other(keyword) => keyword.as_str(),
         }
@@ -135,6 +199,7 @@ impl DisconnectReason {
             Self::Silent => "the connection went silent",
             Self::Reset => "the connection broke",
             Self::Replaced => "a newer connection took over",
+            Self::Refused => "its key was replaced",
             Self::ServerRestart => "this server was restarted",
             Self::Other(keyword) => keyword.as_str(),
         }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use filepull_core::backoff::ReconnectPolicy;
 use filepull_core::human::{parse_addr, parse_count, parse_duration, parse_rate, parse_size};
+use filepull_core::invite::{self, ServerAddress};
 use filepull_process::environment::check_path;
 use filepull_process::telemetry::LogFormat;
 
@@ -47,6 +48,16 @@ pub struct Args {
     /// The files of TLS.
     #[command(flatten)]
     pub tls: TlsArgs,
+    /// Addresses where agents reach this server, for invites, such as pull.example.com:50051; separated
+    /// by commas, at most 4. Without it the address is guessed and logged.
+    #[arg(long, env = "PUBLIC_ADDR", value_delimiter = ',', value_parser = ServerAddress::parse)]
+    pub public_addr: Vec<ServerAddress>,
+    /// Maximum number of known clients; `filepull forget` removes one completely.
+    #[arg(long, env = "MAX_CLIENTS", default_value = "100000", value_parser = parse_count)]
+    pub max_clients: usize,
+    /// An agent with an older key is asked for a new one.
+    #[arg(long, env = "KEY_MAX_AGE", default_value = "365d", value_parser = parse_duration)]
+    pub key_max_age: Duration,
     /// Maximum number of running transfers.
     #[arg(long, env = "MAX_RUNNING", default_value = "20", value_parser = parse_count)]
     pub max_running: usize,
@@ -142,6 +153,12 @@ pub struct Config {
     pub agent_auth: AgentAuth,
     /// The files of TLS.
     pub tls: TlsArgs,
+    /// Addresses where agents reach this server, for invites.
+    pub public_addr: Vec<ServerAddress>,
+    /// Maximum number of known clients.
+    pub max_clients: u64,
+    /// An agent with an older key is asked for a new one.
+    pub key_max_age: Duration,
     /// The limits that apply to transfers.
     pub limits: Limits,
     /// The settings of agent sessions.
@@ -216,6 +233,9 @@ impl TryFrom<Args> for Config {
             data_dir: args.data_dir,
             agent_auth: args.agent_auth,
             tls: args.tls,
+            public_addr: args.public_addr,
+            max_clients: u64::try_from(args.max_clients).unwrap_or(u64::MAX),
+            key_max_age: args.key_max_age,
             limits,
             session: SessionSettings {
                 heartbeat: args.heartbeat,
@@ -260,6 +280,10 @@ fn errors(args: &Args) -> Vec<String> {
     check(
         matches!(args.keep_records, Keep::For(time) if time < KEEP_KEYS),
         "KEEP_RECORDS is less than 24h, the time that an Idempotency-Key is kept.".into(),
+    );
+    check(
+        invite::MAX_ADDRESSES < args.public_addr.len(),
+        format!("PUBLIC_ADDR has more than {} addresses.", invite::MAX_ADDRESSES),
     );
     errors.extend(args.tls.errors());
     errors.extend(check_path(&args.data_dir).err().map(|flaw| format!("DATA_DIR: {flaw}")));

@@ -1,7 +1,11 @@
 //! The listener for agents: wire in, domain out. Generated types do not leave this module.
 
+mod admission;
+mod authentication;
+mod enrol;
 mod frames;
 mod incoming;
+mod key_exchange;
 mod rejection_log;
 mod session;
 mod shutdown;
@@ -14,18 +18,23 @@ use std::time::Duration;
 use filepull_core::backoff::ReconnectPolicy;
 use filepull_process::Lifecycle;
 use filepull_proto::v1::agent_control_server::{AgentControl, AgentControlServer};
+use filepull_proto::v1::agent_enrolment_server::{AgentEnrolment, AgentEnrolmentServer};
 use filepull_proto::v1::agent_transfer_server::{AgentTransfer, AgentTransferServer};
-use filepull_proto::v1::{AgentMessage, ServerMessage, UploadRequest, UploadResponse};
+use filepull_proto::v1::{
+    AgentMessage, EnrolRequest, EnrolResponse, ServerMessage, UploadRequest, UploadResponse,
+};
 use futures::stream::BoxStream;
 use tokio::time::Instant;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::config::AgentAccess;
 use crate::records::Records;
 use crate::registry::Registry;
 use crate::tls::CaPins;
 use crate::transfers::Transfers;
 
+pub(crate) use enrol::EnrolmentLimit;
 pub(crate) use incoming::AgentListener;
 pub(crate) use rejection_log::RejectionLog;
 pub(crate) use shutdown::GrpcShutdown;
@@ -56,6 +65,13 @@ pub(crate) struct Gateway {
     pub(crate) rejections: RejectionLog,
     /// The authorities that an agent pins.
     pub(crate) ca_pins: CaPins,
+    /// Which agents get a session.
+    pub(crate) access: AgentAccess,
+    /// Maximum number of known clients.
+    pub(crate) max_clients: u64,
+    /// An agent whose key is older is asked for a new one.
+    pub(crate) key_max_age: Duration,
+    pub(crate) enrolments: EnrolmentLimit,
 }
 
 /// Time limit for the first message of an agent, and for every step before it.
@@ -69,6 +85,8 @@ pub(crate) async fn serve(
 ) -> Result<(), tonic::transport::Error> {
     let stream_window = gateway.session.stream_window;
     let control = AgentControlServer::new(gateway.clone()).max_decoding_message_size(64 * 1024);
+    let enrolment = AgentEnrolmentServer::new(gateway.clone())
+        .max_decoding_message_size(enrol::MAX_REQUEST_LEN);
     let transfer = frames::Raw(AgentTransferServer::new(gateway));
     let incoming = agents.incoming(shutdown.clone());
     let serving = Server::builder()
@@ -90,6 +108,7 @@ pub(crate) async fn serve(
         .layer(streams::CountStreams)
         .add_service(control)
         .add_service(transfer)
+        .add_service(enrolment)
         .serve_with_incoming_shutdown(incoming, shutdown.finish.cancelled_owned());
     tokio::select! {
         served = serving => served,
@@ -118,5 +137,15 @@ impl AgentTransfer for Gateway {
         request: Request<Streaming<UploadRequest>>,
     ) -> Result<Response<Self::UploadStream>, Status> {
         upload::open(self, request).await.map(Response::new)
+    }
+}
+
+#[tonic::async_trait]
+impl AgentEnrolment for Gateway {
+    async fn enrol(
+        &self,
+        request: Request<EnrolRequest>,
+    ) -> Result<Response<EnrolResponse>, Status> {
+        enrol::enrol(self, request).await.map(Response::new)
     }
 }

@@ -27,18 +27,20 @@ use chrono::{DateTime, Utc};
 use filepull_process::Lifecycle;
 use tower_http::catch_panic::CatchPanicLayer;
 
+use crate::client_admin::ClientAdmin;
 use crate::config::{Setting, TriggerGet};
 use crate::known_clients::KnownClients;
 use crate::records::Records;
 use crate::rejection_audit::RejectionAudit;
 use crate::store::Store;
-use crate::tls::TlsStatus;
+use crate::tls::{CaRotation, TlsStatus};
 use crate::transfers::Transfers;
 use middleware::Surroundings;
 pub(crate) use request::gate::Gate;
 use request_log::RequestLog;
 use routes::{
-    audit, clients, files, health, home, problems, receipt, server_info, transfers, trigger, whoami,
+    audit, ca, clients, files, health, home, invites, problems, receipt, server_info, transfers,
+    trigger, whoami,
 };
 use routing::{ADMIN, OPERATOR, PUBLIC, Routes, VIEWER};
 pub use routing::{Access, RouteRule};
@@ -49,9 +51,12 @@ pub(crate) use server::OperatorListener;
 pub(crate) struct App {
     pub(crate) transfers: Transfers,
     pub(crate) clients: KnownClients,
+    pub(crate) admin: ClientAdmin,
     pub(crate) records: Records,
     pub(crate) rejections: RejectionAudit,
     pub(crate) store: Store,
+    /// The own certificate authority. None: agents pin none.
+    pub(crate) rotation: Option<CaRotation>,
     /// The certificates of both listeners.
     pub(crate) tls: TlsStatus,
     pub(crate) gate: Gate,
@@ -103,6 +108,14 @@ fn routes() -> Routes {
         .add(Method::GET, "/readyz", PUBLIC, health::readyz)
         .add(Method::POST, "/api/v1/transfers", OPERATOR, transfers::create)
         .add(Method::GET, "/api/v1/transfers/{id}/receipt", OPERATOR, receipt::of_transfer)
+        .add(Method::POST, "/api/v1/invites", ADMIN, invites::create)
+        .add(Method::DELETE, "/api/v1/clients/{id}", ADMIN, invites::forget)
+        .add(Method::POST, "/api/v1/clients/{id}/approve", ADMIN, invites::approve)
+        .add(Method::POST, "/api/v1/clients/{id}/rotate", ADMIN, invites::rotate)
+        .add(Method::GET, "/api/v1/ca", ADMIN, ca::show)
+        .add(Method::POST, "/api/v1/ca/rotate", ADMIN, ca::rotate)
+        .add(Method::POST, "/api/v1/ca/switch", ADMIN, ca::switch)
+        .add(Method::POST, "/api/v1/ca/retire", ADMIN, ca::retire)
         .add(Method::GET, "/api/v1/whoami", VIEWER, whoami::show);
     resources(resources(routes, ""), "/api/v1")
 }

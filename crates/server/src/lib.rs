@@ -6,6 +6,7 @@
 pub mod access;
 pub mod audit;
 pub mod client;
+mod client_admin;
 pub mod config;
 mod connection_limit;
 pub mod data_folder;
@@ -43,10 +44,11 @@ use tokio::time::{Instant, timeout};
 use tracing::{error, info, warn};
 
 use access::TokensKeeper;
+use client_admin::{ClientAdmin, public_addresses};
 pub use config::{Args, Config};
 use data_folder::RECORDS_FOLDER;
 use disk_sampler::{DiskSampler, SampleError};
-use grpc::{AgentListener, Gateway, GrpcShutdown, RejectionLog};
+use grpc::{AgentListener, EnrolmentLimit, Gateway, GrpcShutdown, RejectionLog};
 pub use http::{Access, RouteRule, route_rules};
 use known_clients::KnownClients;
 use open_file_limits::ConnectionLimits;
@@ -55,7 +57,7 @@ use records::Records;
 use registry::{EndReason, Message, Registry};
 use rejection_audit::RejectionAudit;
 use store::{DataFolderError, Store};
-use tls::{ServerTls, TLS_FOLDER};
+use tls::{CaRotation, ServerTls, TLS_FOLDER};
 use transfers::Transfers;
 
 /// The version of this build, such as `0.4.0`.
@@ -108,7 +110,7 @@ impl Server {
             config.agent_tls(),
             config.operator_tls(),
             &config.data_dir.join(RECORDS_FOLDER).join(TLS_FOLDER),
-            Vec::new(),
+            config.public_addr.iter().map(|address| address.host().to_owned()).collect(),
             config.grpc_addr,
         )
         .await?;
@@ -188,6 +190,7 @@ impl Server {
     pub async fn run_until(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let app = self.app()?;
         let gateway = self.gateway();
+        let rotation = self.rotation();
         let Self {
             config,
             http,
@@ -223,7 +226,7 @@ impl Server {
             tls: tls.agents(),
             lifecycle: connections.clone(),
         };
-        connections.spawn(tls.maintain(connections.clone()));
+        connections.spawn(tls.maintain(rotation, connections.clone()));
         connections.spawn(serve_agents(gateway, agents, shutdown.clone()));
         let Config { http_addr, grpc_addr, .. } = config;
         info!(event = "server.ready", %http_addr, %grpc_addr, version = VERSION, "server ready");
@@ -266,15 +269,34 @@ impl Server {
         Ok(http::App {
             gate: http::Gate::new(&self.config.access, tokens),
             trigger_get: self.config.access.trigger_get,
+            admin: self.client_admin()?,
             transfers: self.transfers.clone(),
             clients: KnownClients::new(self.registry.clone(), self.records.clone()),
             records: self.records.clone(),
             rejections: self.rejections.clone(),
             store: self.store.clone(),
+            rotation: self.rotation(),
             tls: self.tls.status(),
             lifecycle: self.connections.clone(),
             about,
         })
+    }
+
+    fn client_admin(&self) -> std::io::Result<ClientAdmin> {
+        Ok(ClientAdmin {
+            records: self.records.clone(),
+            registry: self.registry.clone(),
+            clients: KnownClients::new(self.registry.clone(), self.records.clone()),
+            transfers: self.transfers.clone(),
+            ca_pins: self.tls.pins(),
+            addresses: public_addresses(&self.config.public_addr, self.grpc_addr()?),
+            max_clients: self.config.max_clients,
+        })
+    }
+
+    fn rotation(&self) -> Option<CaRotation> {
+        let authority = self.tls.authority()?;
+        Some(CaRotation::new(authority, self.records.clone()))
     }
 
     fn gateway(&self) -> Gateway {
@@ -287,6 +309,10 @@ impl Server {
             started: Instant::now(),
             rejections: RejectionLog::default(),
             ca_pins: self.tls.pins(),
+            access: self.config.agent_access(),
+            max_clients: self.config.max_clients,
+            key_max_age: self.config.key_max_age,
+            enrolments: EnrolmentLimit::default(),
         }
     }
 }

@@ -4,7 +4,8 @@
 //! milliseconds. `core::transfer` has the rules for the phases of a transfer. The records enforce
 //! one of them: a final transfer never changes.
 //!
-//! Each table has one file: `transfers`, `idempotency`, `cancels`, `clients`, `receipts` and `audit`. A change and
+//! Each table has one file: `transfers`, `idempotency`, `cancels`, `clients`, `client_keys`, `invites`,
+//! `redemptions`, `receipts` and `audit`. A change and
 //! its audit record are one [`Change`](change::Change). The SQL is the
 //! dialect that PostgreSQL shares, so that another engine can replace SQLite.
 
@@ -14,6 +15,7 @@ mod audit_walk;
 mod cancels;
 mod change;
 mod checksum;
+mod client_keys;
 mod client_list;
 mod clients;
 mod cursor;
@@ -24,12 +26,14 @@ mod fields;
 mod file_damage;
 mod guard;
 mod idempotency;
+mod invites;
 mod list;
 mod lock;
 mod open;
 mod reader;
 mod readers;
 mod receipts;
+mod redemptions;
 mod schema;
 mod statement;
 #[cfg(test)]
@@ -49,19 +53,22 @@ use tracing::error;
 
 pub(crate) use audit::{Actor, AuditEntry};
 pub(crate) use audit_list::{AuditFilter, AuditOrder, ReadAuditRecord};
+pub(crate) use client_keys::PinHolders;
 pub(crate) use client_list::{ClientListItem, ClientOrder};
-pub use clients::Enrolment;
+pub use clients::ConnectOutcome;
 pub use cursor::Cursor;
 pub use damaged::{DamagedTransfer, RecordedTransfer};
 pub use error::{RecordsError, SaveError};
 pub(crate) use expired::OldTransfers;
 use file_damage::FileDamage;
 pub(crate) use idempotency::{KEEP_KEYS, KeyOutcome, RequestKey};
+pub(crate) use invites::{InviteRejection, NewInvite};
 pub use list::{Total, TransferFilter, TransferPage};
 pub(crate) use lock::create_folder;
 pub use reader::DownloadTotals;
 pub(crate) use reader::RecordsReader;
 use readers::Readers;
+pub(crate) use redemptions::{EnrolledKey, RedeemRejection, RedeemRequest};
 pub use transfers::UnfinishedRecords;
 use writer::RecordsWriter;
 

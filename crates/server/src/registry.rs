@@ -18,7 +18,7 @@ use filepull_core::id::ClientId;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
-use crate::client::{ClientRecord, DefaultFile, Disconnect, Greeting};
+use crate::client::{ClientRecord, DefaultFile, Disconnect, Greeting, OnRecord};
 pub(crate) use clients::SessionRejection;
 use clients::{Admission, ClientEntry, Clients};
 pub(crate) use guard::SessionGuard;
@@ -43,12 +43,16 @@ struct Inner {
     /// One for each connected client and for each client with an unfinished transfer. A slot
     /// outlives the sessions of its client.
     slots: HashMap<ClientId, SlotState>,
+    /// How many keys were revoked since the start.
+    n_revocations: u64,
 }
 
 /// The state that all [`ClientSlot`]s of one client share.
 #[derive(Debug)]
 struct SlotState {
     session: watch::Sender<Option<SessionHandle>>,
+    /// Changes when the key of the client is revoked.
+    revoked: watch::Sender<()>,
     send_permit: Arc<Semaphore>,
     n_slots: usize,
 }
@@ -56,7 +60,8 @@ struct SlotState {
 impl SlotState {
     fn new() -> Self {
         let send_permit = Arc::new(Semaphore::new(1));
-        Self { session: watch::Sender::new(None), send_permit, n_slots: 0 }
+        let session = watch::Sender::new(None);
+        Self { session, revoked: watch::Sender::new(()), send_permit, n_slots: 0 }
     }
 
     fn is_needed(&self) -> bool {
@@ -69,6 +74,7 @@ impl SlotState {
 #[derive(Debug)]
 pub(crate) struct ClientSlot {
     session: watch::Receiver<Option<SessionHandle>>,
+    revoked: watch::Receiver<()>,
     /// One permit: a client sends one file at a time.
     pub(crate) send_permit: Arc<Semaphore>,
     client: ClientId,
@@ -79,6 +85,15 @@ impl ClientSlot {
     /// Returns the client's current session and every change of it.
     pub(crate) fn session(&self) -> watch::Receiver<Option<SessionHandle>> {
         self.session.clone()
+    }
+
+    /// Returns a future that resolves when the key of the client is revoked after this call.
+    pub(crate) fn revoked(&self) -> impl Future<Output = ()> + use<> {
+        let mut revoked = self.revoked.clone();
+        revoked.mark_unchanged();
+        async move {
+            let _ = revoked.changed().await; // the slot outlives its client's transfers
+        }
     }
 }
 
@@ -93,6 +108,13 @@ impl Drop for ClientSlot {
 }
 
 impl Inner {
+    fn revoked(&mut self, client: &ClientId) {
+        self.n_revocations += 1;
+        if let Some(slot) = self.slots.get(client) {
+            slot.revoked.send_replace(());
+        }
+    }
+
     /// Removes the slot of a client, unless a session or a transfer still needs it.
     fn remove_unneeded_slot(&mut self, client: &ClientId) {
         if self.slots.get(client).is_some_and(|slot| !slot.is_needed()) {
@@ -140,7 +162,7 @@ impl Default for Registry {
 impl Registry {
     /// Starts with no client connected.
     pub(crate) fn new() -> Self {
-        let inner = Inner { clients: Clients::new(), slots: HashMap::new() };
+        let inner = Inner { clients: Clients::new(), slots: HashMap::new(), n_revocations: 0 };
         let probes = Arc::new(Semaphore::new(MAX_PROBES));
         Self { inner: Arc::new(Mutex::new(inner)), probes }
     }
@@ -178,7 +200,7 @@ impl Registry {
     }
 
     /// Makes `session` the session of its client until the guard is dropped. Ends the session that
-    /// it replaces. `last_disconnect` is the end of the previous session according to the records.
+    /// it replaces.
     ///
     /// # Errors
     /// A newer session is already open.
@@ -186,14 +208,14 @@ impl Registry {
         &self,
         greeting: Greeting,
         session: SessionHandle,
-        last_disconnect: Option<Disconnect>,
+        on_record: OnRecord,
         now: DateTime<Utc>,
     ) -> Result<SessionGuard, SessionRejection> {
         let client = greeting.client.clone();
         let mut inner = self.lock();
         let replaced = inner
             .clients
-            .enter(greeting, session.epoch, session.clone(), last_disconnect, now)
+            .enter(greeting, session.clone(), on_record, now)
             .map_err(|_| SessionRejection::Superseded(client.clone()))?;
         let slot = inner.slots.entry(client.clone()).or_insert_with(SlotState::new);
         slot.session.send_replace(Some(session.clone()));
@@ -222,6 +244,42 @@ impl Registry {
         left
     }
 
+    /// Ends the session and the running upload of a client, because its key was removed from the
+    /// records.
+    pub(crate) fn revoke(&self, client: &ClientId) {
+        let mut inner = self.lock();
+        let entry = inner.clients.get(client);
+        let session = entry.and_then(|entry| entry.session.as_ref());
+        let session = session.map(|session| session.handle.clone());
+        inner.revoked(client);
+        drop(inner);
+        if let Some(session) = session {
+            session.end(EndReason::Revoked);
+        }
+    }
+
+    /// Removes a client that was removed from the records, and ends its session and its running
+    /// upload.
+    pub(crate) fn remove(&self, client: &ClientId) {
+        let mut inner = self.lock();
+        let session = inner.clients.remove(client);
+        if let Some(slot) = inner.slots.get(client) {
+            slot.session.send_replace(None);
+        }
+        inner.revoked(client);
+        inner.remove_unneeded_slot(client);
+        drop(inner);
+        if let Some(session) = session {
+            session.end(EndReason::Revoked);
+        }
+    }
+
+    /// Returns how many keys were revoked since the start. An admission during which the number changes
+    /// must check its key again.
+    pub(crate) fn n_revocations(&self) -> u64 {
+        self.lock().n_revocations
+    }
+
     /// Forgets a disconnected client whose end of session is on record now.
     pub(crate) fn left_on_record(&self, left: &ClientRecord) {
         self.lock().clients.forget(&left.id, left.epoch);
@@ -239,6 +297,7 @@ impl Registry {
         slot.n_slots += 1;
         ClientSlot {
             session: slot.session.subscribe(),
+            revoked: slot.revoked.subscribe(),
             send_permit: Arc::clone(&slot.send_permit),
             client: client.clone(),
             registry: self.clone(),
@@ -248,6 +307,12 @@ impl Registry {
     /// Returns a client that is connected, or whose end of session is not on record yet.
     pub(crate) fn client(&self, id: &ClientId) -> Option<ClientView> {
         self.lock().clients.get(id).map(ClientView::of)
+    }
+
+    /// Returns the open session of a client.
+    pub(crate) fn session(&self, id: &ClientId) -> Option<SessionHandle> {
+        let inner = self.lock();
+        inner.clients.get(id)?.session.as_ref().map(|session| session.handle.clone())
     }
 
     /// Returns up to `limit` clients that match, sorted by id, starting after `id`. `is_wanted` gets
@@ -313,6 +378,9 @@ fn last_heard(entry: &ClientEntry<SessionHandle>) -> DateTime<Utc> {
 pub(crate) fn last_seen(client: &ClientView, now: DateTime<Utc>) -> String {
     let ago = human::span((now - client.last_seen_at).to_std().unwrap_or_default());
     match &client.record.last_disconnect {
+        _ if client.record.connected_at.is_none() => {
+            format!("It was enrolled {ago} ago and has not connected since.")
+        }
         Some(last) => format!("Last seen {ago} ago: {}.", last.reason.as_text()),
         None => format!("Last seen {ago} ago (reason unknown)."),
     }

@@ -6,6 +6,7 @@
 
 mod acceptor;
 mod authority_folder;
+mod ca_rotation;
 mod certificate;
 mod certificate_files;
 mod expiry;
@@ -17,13 +18,18 @@ mod read_ahead;
 mod rotation;
 mod server_tls;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use acceptor::{HANDSHAKE_BYTE, HandshakeError, TlsAcceptor};
+pub(crate) use ca_rotation::{CaRotation, RotationError, RotationStatus, WithoutPin};
 pub(crate) use certificate::Expiry;
 pub(crate) use certificate_files::CertificatePaths;
 pub(crate) use expiry::{CertificateView, TlsStatus};
+pub(crate) use own_authority::{AuthorityFacts, OwnAuthorityError, RotationStep};
 pub(crate) use pins::CaPins;
 pub(crate) use protocol_log::ProtocolLog;
+pub(crate) use rotation::RotationState;
 pub(crate) use server_tls::{AgentTls, ServerTls};
 pub(crate) use stream::PeerStream;
 

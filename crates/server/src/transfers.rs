@@ -35,6 +35,7 @@ use filepull_core::audit::AuditAction;
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::problem::{Code, Problem};
 use filepull_process::Lifecycle;
+use futures::future::join_all;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -297,6 +298,24 @@ impl Transfers {
     /// The records cannot be written.
     pub(crate) async fn audit(&self, entry: AuditEntry) -> Result<(), Problem> {
         self.context.records.audit(entry).await.map_err(|error| records_failed(&error))
+    }
+
+    /// Cancels the unfinished transfers of a client that was removed. Their cancels are on record already,
+    /// with `detail`. Waits until they are final, or as long as a caller of a cancel waits.
+    pub(crate) async fn end_all_of(&self, client: &ClientId, detail: &str) {
+        let end = |mut handle: active::TaskHandle| async move {
+            let command = Command::Cancel(Problem::new(Code::Cancelled, detail));
+            // A closed queue means that the transfer ended meanwhile.
+            let _ = handle.commands.send(command).await;
+            let _ = handle.view.wait_for(|view| view.transfer.is_final()).await;
+        };
+        let ends = self.context.active.of_client(client).into_iter().map(end);
+        let _ = timeout(CANCEL_LIMIT, join_all(ends)).await;
+    }
+
+    /// Returns the client of an unfinished transfer.
+    pub(crate) fn client_of(&self, id: TransferId) -> Option<ClientId> {
+        self.context.active.get(id).map(|handle| handle.client)
     }
 
     /// Returns the client's running transfer, or else the one that waits longest.

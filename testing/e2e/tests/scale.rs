@@ -20,7 +20,7 @@ async fn server(n_clients: u32, n_waiting: u32) -> anyhow::Result<TestServer> {
     let records = Records::open(&server.data_dir().join(".filepull")).await?;
     write_concurrently((0..n_clients).map(async |number| {
         let greeting = greeting(number)?;
-        anyhow::Ok(records.client_connected(&greeting, Utc::now()).await.map(drop)?)
+        anyhow::Ok(records.client_connected(&greeting, u64::MAX, Utc::now()).await.map(drop)?)
     }))
     .await?;
     write_concurrently((0..n_waiting).map(async |number| {
@@ -53,6 +53,7 @@ fn greeting(number: u32) -> anyhow::Result<Greeting> {
         default_file: Err(Code::FileMissing),
         active_transfers: Vec::new(),
         remote_addr: ([127, 0, 0, 1], 1).into(),
+        key: None,
     })
 }
 

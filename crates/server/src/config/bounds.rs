@@ -26,6 +26,8 @@ pub(crate) fn errors(args: &Args) -> Vec<String> {
     let size = |bytes: u64| human::size(bytes);
     let window = 64 * 1024..=u64::from(MAX_WINDOW);
     let found = [
+        check("MAX_CLIENTS", args.max_clients, 1..=10_000_000, count),
+        check("KEY_MAX_AGE", args.key_max_age, Duration::from_secs(1)..=YEAR * 10, span),
         check("MAX_RUNNING", args.max_running, 1..=10_000, count),
         check("MAX_WAITING", args.max_waiting, 0..=1_000_000, count),
         check("MAX_FILE_SIZE", args.max_file_size, 1..=MAX_SIZE, size),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use filepull_core::human;
+use filepull_core::invite::ServerAddress;
 use serde::{Serialize, Serializer};
 
 use super::Config;
@@ -74,6 +75,9 @@ impl Config {
             ("tls_key", file(&self.tls.tls_key)),
             ("http_tls_cert", file(&self.tls.http_tls_cert)),
             ("http_tls_key", file(&self.tls.http_tls_key)),
+            ("public_addr", Text(addresses(&self.public_addr))),
+            ("max_clients", Count(self.max_clients)),
+            ("key_max_age", Span(self.key_max_age)),
             ("max_running", count(limits.max_running)),
             ("max_waiting", count(limits.max_waiting)),
             ("max_waiting_per_client", count(limits.max_waiting_per_client)),
@@ -97,6 +101,11 @@ impl Config {
 /// Returns a path; empty if it is not set.
 fn file(path: &Option<PathBuf>) -> Setting {
     Setting::Text(path.as_ref().map(|path| path.display().to_string()).unwrap_or_default())
+}
+
+fn addresses(addresses: &[ServerAddress]) -> String {
+    let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    if addresses.is_empty() { "guessed".to_owned() } else { addresses.join(",") }
 }
 
 fn keep(keep: Keep) -> Setting {

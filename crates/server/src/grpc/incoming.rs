@@ -127,6 +127,9 @@ impl Newcomer {
 /// How long a connection is not read while its data is not consumed.
 const UNTAKEN_PAUSE: Duration = Duration::from_millis(50);
 
+/// How long a connection may take to close.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+
 /// A connection that must send a preface and requests in time, and that the server can abort.
 pub(crate) struct GrpcConnection {
     stream: PeerStream,
@@ -140,6 +143,8 @@ pub(crate) struct GrpcConnection {
     read_budget: ReadBudget,
     /// Runs while received data is not consumed.
     pause: Option<Pin<Box<Sleep>>>,
+    /// Runs while the connection closes.
+    close_by: Option<Pin<Box<Sleep>>>,
     permit: ConnectionPermit,
     log: ProtocolLog,
 }
@@ -184,6 +189,7 @@ impl GrpcConnection {
             aborted,
             read_budget: ReadBudget::default(),
             pause: None,
+            close_by: None,
             permit,
             log,
         }
@@ -277,7 +283,13 @@ impl AsyncWrite for GrpcConnection {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        if Pin::new(&mut self.stream).poll_shutdown(context)?.is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        // TLS sends a last message, for which an agent that reads nothing leaves no space.
+        let limit = self.close_by.get_or_insert_with(|| Box::pin(sleep(CLOSE_LIMIT)));
+        ready!(limit.as_mut().poll(context));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 

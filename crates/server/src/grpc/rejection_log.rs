@@ -5,12 +5,15 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use filepull_core::fingerprint::Fingerprint;
 use filepull_core::human;
-use filepull_core::id::TransferId;
+use filepull_core::id::{ClientId, TransferId};
 use filepull_proto::v1::{Error, ErrorCode};
 use tokio::time::Instant;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 use uuid::Uuid;
+
+use super::authentication::PeerRejection;
 
 /// Maximum number of rejections logged in one second. The rest are counted.
 const MAX_PER_SECOND: u32 = 20;
@@ -64,6 +67,39 @@ impl RejectionLog {
         }
     }
 
+    /// Logs an agent that was rejected because of its key. `client` is as the agent sent it, or as its
+    /// key says; empty if neither is known.
+    pub(crate) fn peer(
+        &self,
+        client: &str,
+        remote_addr: Option<SocketAddr>,
+        rejected: &PeerRejection,
+    ) {
+        let Some(omitted) = self.admit(None) else { return };
+        let client = human::printable(client, 80);
+        let remote_addr = remote_addr.map(|addr| addr.to_string());
+        let reason = rejected.keyword();
+        warn!(event = "client.refused", client, remote_addr, reason, omitted, "agent refused");
+    }
+
+    /// Logs an agent that was not enrolled.
+    pub(crate) fn enrolment(
+        &self,
+        client: &str,
+        remote_addr: Option<SocketAddr>,
+        rejected: &Error,
+    ) {
+        let Some(omitted) = self.admit(None) else { return };
+        let client = human::printable(client, 80);
+        let remote_addr = remote_addr.map(|addr| addr.to_string());
+        let code = rejected.code().as_str_name();
+        let reason = human::printable(&rejected.message, 512);
+        warn!(
+            event = "enrolment.rejected",
+            client, remote_addr, code, reason, omitted, "enrolment rejected"
+        );
+    }
+
     /// Logs an rpc that broke the protocol before it named a client.
     pub(crate) fn rpc(&self, remote_addr: Option<SocketAddr>, status: &tonic::Status) {
         let Some(omitted) = self.admit(None) else { return };
@@ -87,6 +123,20 @@ impl RejectionLog {
         let mut sample = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         sample.admit(alarm, Instant::now())
     }
+}
+
+/// Logs a new key on record.
+pub(crate) fn log_enrolled(
+    client: &ClientId,
+    key: &Fingerprint,
+    pending: bool,
+    remote_addr: Option<SocketAddr>,
+) {
+    let remote_addr = remote_addr.map(|addr| addr.to_string());
+    info!(
+        event = "client.enrolled", %client, fingerprint = %key, pending, remote_addr,
+        "client enrolled"
+    );
 }
 
 impl RejectionSample {

@@ -11,7 +11,7 @@ use filepull_proto::v1::upload_response::Kind as Response;
 use filepull_proto::v1::{
     Error, ErrorCode, Stored, UploadAck, UploadHeader, UploadRequest, UploadResponse, UploadTrailer,
 };
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt as _};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -19,6 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, Streaming};
 use uuid::Uuid;
 
+use super::authentication::PeerRejection;
 use super::frames::{self, RawBody, UploadFrame};
 use super::incoming::ConnectionInfo;
 use super::{GREETING_LIMIT, Gateway};
@@ -30,12 +31,19 @@ use crate::transfers::{Reply, Upload};
 /// nothing for at least 16 acks.
 const REPLIES_LEN: usize = 16;
 
+/// What the agent receives.
+type Responses = BoxStream<'static, Result<UploadResponse, Status>>;
+
+/// The message for an agent whose key does not allow an upload.
+const UPLOAD_REFUSED: &str = "the key of this agent does not allow the upload";
+
 pub(crate) async fn open(
     gateway: &Gateway,
     request: Request<Streaming<UploadRequest>>,
-) -> Result<BoxStream<'static, Result<UploadResponse, Status>>, Status> {
-    let connection = request.extensions().get::<ConnectionInfo>().cloned();
-    let remote_addr = connection.as_ref().and_then(|connection| connection.remote_addr);
+) -> Result<Responses, Status> {
+    let info = request.extensions().get::<ConnectionInfo>().cloned();
+    let connection = info.ok_or_else(|| Status::internal("an unknown connection"))?;
+    let remote_addr = connection.remote_addr;
     let opened = admit(gateway, request, connection, remote_addr).await;
     opened.inspect_err(|status| gateway.rejections.rpc(remote_addr, status))
 }
@@ -43,11 +51,16 @@ pub(crate) async fn open(
 async fn admit(
     gateway: &Gateway,
     request: Request<Streaming<UploadRequest>>,
-    connection: Option<ConnectionInfo>,
+    connection: ConnectionInfo,
     remote_addr: Option<SocketAddr>,
-) -> Result<BoxStream<'static, Result<UploadResponse, Status>>, Status> {
-    let key = connection.as_ref().and_then(|connection| connection.peer_key);
-    let read_budget = connection.map(|connection| connection.read_budget).unwrap_or_default();
+) -> Result<Responses, Status> {
+    // First of all: no message of an agent whose key admits no client is handled.
+    let peer = match gateway.authenticate(&connection).await {
+        Ok(peer) => peer,
+        Err(rejected) => return Ok(reject(gateway, "", remote_addr, &rejected)),
+    };
+    let key = connection.peer_key;
+    let read_budget = connection.read_budget;
     let raw_body = request.extensions().get::<RawBody>().and_then(RawBody::take);
     let body = raw_body.ok_or_else(|| Status::internal("a request without its body"))?;
     let mut frames = Box::pin(frames::upload_frames(body));
@@ -60,6 +73,12 @@ async fn admit(
     };
     let id = TransferId::parse(&header.transfer_id)
         .map_err(|_| Status::invalid_argument("transfer_id must be a UUID"))?;
+    // The token must come with the key of the client that got it. An unknown transfer is rejected below.
+    if let Some(client) = gateway.transfers.client_of(id)
+        && let Err(rejected) = gateway.authorize(&peer, &client).await
+    {
+        return Ok(reject(gateway, client.as_str(), remote_addr, &rejected));
+    }
     let (replies, responses) = mpsc::channel(REPLIES_LEN);
     let items = frames.map(move |frame| item(frame, key));
     gateway.transfers.upload(id, upload(header, items, read_budget, replies)?);
@@ -72,6 +91,20 @@ async fn admit(
         }
     };
     Ok(ReceiverStream::new(responses).inspect(log).map(|reply| Ok(response(reply))).boxed())
+}
+
+/// Logs an agent whose key does not allow the upload, and returns the answer for it. The answer does not
+/// tell whether there is such a transfer.
+fn reject(
+    gateway: &Gateway,
+    client: &str,
+    remote_addr: Option<SocketAddr>,
+    rejected: &PeerRejection,
+) -> Responses {
+    gateway.rejections.peer(client, remote_addr, rejected);
+    let error = Error { message: UPLOAD_REFUSED.to_owned(), ..rejected.into() };
+    let response = UploadResponse { kind: Some(Response::Error(error)) };
+    stream::iter([Ok(response)]).boxed()
 }
 
 fn upload(

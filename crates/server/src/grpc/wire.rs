@@ -3,14 +3,16 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use bytes::Bytes;
 use chrono::Utc;
+use filepull_core::fingerprint::Fingerprint;
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::problem::Code;
 use filepull_core::{bounds, human};
 use filepull_proto::v1::server_message::Kind as ToAgent;
 use filepull_proto::v1::{
-    self, CancelTransfer, Drain, Error, ErrorCode, Hello, Ping, ServerMessage, SessionEnd,
-    StartTransfer,
+    self, CancelTransfer, Drain, Error, ErrorCode, Hello, KeyAccepted, Ping, RotateKey,
+    ServerMessage, SessionEnd, StartTransfer,
 };
 use filepull_proto::{millis, reported};
 use uuid::Uuid;
@@ -24,7 +26,11 @@ pub(crate) const PERSON_RETRY: Duration = Duration::from_mins(1);
 /// How long an agent waits that a stopping server has rejected.
 pub(crate) const STOPPING_RETRY: Duration = Duration::from_secs(1);
 
-pub(crate) fn greeting(hello: Hello, remote_addr: SocketAddr) -> Result<Greeting, Error> {
+pub(crate) fn greeting(
+    hello: Hello,
+    remote_addr: SocketAddr,
+    key: Option<Fingerprint>,
+) -> Result<Greeting, Error> {
     let invalid = |reason: String| rejection(ErrorCode::Protocol, &reason, PERSON_RETRY);
     let client = ClientId::parse(&hello.client_id).map_err(|error| invalid(error.to_string()))?;
     let instance = Uuid::from_slice(&hello.instance_id)
@@ -51,6 +57,7 @@ pub(crate) fn greeting(hello: Hello, remote_addr: SocketAddr) -> Result<Greeting
         default_file: default_file(hello.default_file, hello.default_file_error),
         active_transfers: active.take(bounds::MAX_ACTIVE_UPLOADS).collect(),
         remote_addr,
+        key,
     })
 }
 
@@ -87,6 +94,9 @@ pub(crate) fn rejection_error(rejected: &SessionRejection, dead_after: Duration)
         SessionRejection::Superseded(_) => {
             rejection(ErrorCode::Superseded, &rejected.to_string(), STOPPING_RETRY)
         }
+        SessionRejection::TooManyClients => {
+            rejection(ErrorCode::Overloaded, &rejected.to_string(), PERSON_RETRY)
+        }
     }
 }
 
@@ -102,6 +112,10 @@ pub(crate) fn end_error(reason: &EndReason) -> Error {
         }
         // A connection that hangs. It is no breach of the protocol, which a person would have to fix.
         EndReason::Silent(detail) => rejection(ErrorCode::Unspecified, detail, Duration::ZERO),
+        EndReason::Revoked => {
+            let reason = "the key of this agent was removed or replaced";
+            rejection(ErrorCode::Unauthenticated, reason, STOPPING_RETRY)
+        }
         EndReason::Stopping => {
             rejection(ErrorCode::Draining, "the server is stopping", STOPPING_RETRY)
         }
@@ -122,7 +136,18 @@ pub(crate) fn wire(message: Message, seq: u64) -> ToAgent {
         Message::Drain { min, max } => {
             ToAgent::Drain(Drain { reconnect_min_ms: millis(min), reconnect_max_ms: millis(max) })
         }
+        Message::CaPins(pins) => {
+            ToAgent::CaPins(v1::CaPins { sha256: pins.iter().map(sha256).collect() })
+        }
+        Message::RotateKey => ToAgent::RotateKey(RotateKey {}),
+        Message::KeyAccepted(key) => {
+            ToAgent::KeyAccepted(KeyAccepted { public_key_sha256: sha256(&key) })
+        }
     }
+}
+
+fn sha256(key: &Fingerprint) -> Bytes {
+    key.digest().as_bytes().to_vec().into()
 }
 
 fn start(order: SendOrder) -> StartTransfer {

@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
 use crate::connection_limit::ConnectionPermit;
-use crate::tls::{HANDSHAKE_BYTE, ProtocolLog};
+use crate::tls::{HANDSHAKE_BYTE, PeerStream, ProtocolLog};
 
 /// How long a write may wait until the caller reads.
 const WRITE_LIMIT: Duration = Duration::from_secs(30);
@@ -47,6 +47,13 @@ impl<S> HttpConnection<S> {
             let reason = format!("the caller did not read for {} s", WRITE_LIMIT.as_secs());
             Err(io::Error::new(io::ErrorKind::TimedOut, reason))
         })
+    }
+}
+
+impl HttpConnection<PeerStream> {
+    /// Returns whether the connection is encrypted.
+    pub(crate) fn is_tls(&self) -> bool {
+        self.stream.is_tls()
     }
 }
 
@@ -95,7 +102,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for HttpConnection<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        // TLS sends a last message, for which a caller that reads nothing leaves no space.
+        let closed = Pin::new(&mut self.stream).poll_shutdown(context);
+        self.with_deadline(closed.map_ok(|()| 0), context).map_ok(drop)
     }
 }
 

@@ -22,6 +22,7 @@ use tower::ServiceExt as _;
 use tracing::debug;
 
 use super::connection::HttpConnection;
+use super::request::caller::Https;
 use crate::connection_limit::{ConnectionLimit, ConnectionPermit};
 use crate::guarded_body::GuardedBody;
 use crate::listener;
@@ -120,11 +121,12 @@ async fn serve_connection(
     lifecycle: Lifecycle,
 ) {
     let closed = permit.closed().clone();
+    let https = stream.is_tls().then_some(Https);
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_LIMIT)
         .max_buf_size(SEND_LEN)
-        .serve_connection(TokioIo::new(stream), service(router, peer, permit));
+        .serve_connection(TokioIo::new(stream), service(router, peer, https, permit));
     let mut connection = pin!(served);
     let until_drained = async {
         let ended = lifecycle.drain().run_until_cancelled(connection.as_mut()).await;
@@ -143,6 +145,7 @@ async fn serve_connection(
 fn service(
     router: Router,
     peer: SocketAddr,
+    https: Option<Https>,
     permit: ConnectionPermit,
 ) -> impl Service<
     hyper::Request<Incoming>,
@@ -152,6 +155,7 @@ fn service(
 > {
     service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
+        https.map(|https| request.extensions_mut().insert(https));
         let in_use = permit.begin();
         let response = router.clone().oneshot(request);
         // The connection is in use until the whole response has been sent.

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::list::ClientList;
 use super::*;
 use crate::client::{AgentInfo, ClientRecord, Disconnect, DisconnectReason, Greeting};
-use crate::records::{ClientListItem, Enrolment, Total};
+use crate::records::{ClientListItem, ConnectOutcome, Total};
 use crate::registry::{LastHeard, SessionGuard, SessionHandle};
 
 struct KnownClientsFixture {
@@ -53,15 +53,15 @@ impl KnownClientsFixture {
             default_file: Err(Code::FileMissing),
             active_transfers: Vec::new(),
             remote_addr: ([127, 0, 0, 1], 1).into(),
+            key: None,
         };
-        let enrolment = self.records.client_connected(&greeting, time(minute)).await.unwrap();
-        let Enrolment::Accepted { epoch, last_disconnect } = enrolment else {
-            panic!("{client}: {enrolment:?}")
-        };
+        let outcome =
+            self.records.client_connected(&greeting, u64::MAX, time(minute)).await.unwrap();
+        let ConnectOutcome::Accepted(on_record) = outcome else { panic!("{client}: {outcome:?}") };
         let (heard_sender, heard) =
             watch::channel(LastHeard { at: time(minute), round_trip: None });
-        let (session, _messages) = SessionHandle::new(epoch, &greeting, heard);
-        let guard = self.registry.enter(greeting, session, last_disconnect, time(minute)).unwrap();
+        let (session, _messages) = SessionHandle::new(on_record.epoch, &greeting, heard);
+        let guard = self.registry.enter(greeting, session, on_record, time(minute)).unwrap();
         ConnectedClient { guard, _heard: heard_sender }
     }
 

@@ -1,20 +1,26 @@
-//! The table `clients`: one row per client, from its first session on.
+//! The table `clients`: one row per client, from its enrolment or its first session on.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use filepull_core::audit::AuditAction;
 use filepull_core::id::ClientId;
 use filepull_core::problem::Code;
 use rusqlite::Connection;
 use tokio::time::timeout;
 
 use super::Records;
+use super::audit::Actor;
+use super::client_keys::{self, key_of, promote};
 use super::error::RecordsError;
 use super::fields::RowFields;
 use super::statement::{Row, Statement};
+use super::transaction::Transaction;
 use super::transfer_row::bind_source;
-use crate::client::{AgentInfo, ClientRecord, DefaultFile, Disconnect, DisconnectReason, Greeting};
+use crate::client::{
+    AgentInfo, ClientRecord, DefaultFile, Disconnect, DisconnectReason, Greeting, OnRecord,
+};
 
 const CONNECTED: &str = include_str!("connected.sql");
 
@@ -40,49 +46,88 @@ pub(crate) const MARK_DISCONNECTED: &str = "UPDATE clients SET \
      disconnect_detail = CASE connected WHEN 1 THEN $3 ELSE disconnect_detail END \
      WHERE connected <> 0";
 
-const ONE: &str = "SELECT * FROM clients WHERE id = $1";
+/// The columns of a client, and of its key if it has one.
+const WITH_KEY: &str = "SELECT * FROM clients LEFT JOIN client_keys ON client = id WHERE id ";
+
+const ONE: &str = "SELECT * FROM clients LEFT JOIN client_keys ON client = id WHERE id = $1";
 
 const COUNT: &str = "SELECT COUNT(*) AS n FROM clients";
 
-const LIKE_BY_CASE: &str =
-    "SELECT id FROM clients WHERE lower(id) = lower($1) AND id <> $1 LIMIT 1";
+/// The id itself first.
+const LIKE: &str = "SELECT id FROM clients WHERE lower(id) = lower($1) \
+     ORDER BY CASE id WHEN $1 THEN 0 ELSE 1 END LIMIT 1";
 
 /// How long a page waits for the number of clients. After that it shows the last count.
 const COUNT_LIMIT: Duration = Duration::from_secs(1);
 
 /// The outcome of recording a greeting.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Enrolment {
+pub enum ConnectOutcome {
     /// The client has a new session.
-    Accepted {
-        /// The epoch of the session, higher than every earlier one.
-        epoch: u64,
-        /// How the previous session ended, if that is on record and can be read.
-        last_disconnect: Option<Disconnect>,
-    },
+    Accepted(OnRecord),
     /// The client is new, and its id differs from this known id by letter case only.
     Confusable(ClientId),
+    /// The client is new, and the server knows as many clients as it may.
+    TooManyClients,
+    /// The key of the agent does not admit it: the client has another key, or none on record.
+    KeyRejected,
 }
 
 impl Records {
-    /// Records a new session of a client and returns its epoch. Writes nothing if the client is new
-    /// and its id differs from a known id by letter case only.
+    /// Records a new session of a client and returns its epoch. The key of the agent is checked in the
+    /// same transaction, so that it cannot be removed in between; the first session with the next key
+    /// makes it the current one. An agent without a key is admitted if its client has none.
     ///
     /// # Errors
     /// The epoch may not be durable and must not be used.
     pub async fn client_connected(
         &self,
         greeting: &Greeting,
+        max_clients: u64,
         now: DateTime<Utc>,
-    ) -> Result<Enrolment, RecordsError> {
-        if let Some(row) = self.writer.write(connected(greeting, now)).await? {
-            let fields = RowFields::new("client", &row);
-            let last_disconnect = self.readable(read_disconnect(&fields)).flatten();
-            return Ok(Enrolment::Accepted { epoch: fields.unsigned("epoch")?, last_disconnect });
+    ) -> Result<ConnectOutcome, RecordsError> {
+        let client = greeting.client.clone();
+        let key = greeting.key;
+        let address = greeting.remote_addr.ip().to_canonical().to_string();
+        let connected = connected(greeting, max_clients, now);
+        let connect = move |transaction: &mut Transaction<'_>| {
+            let on_record = key_of(transaction, &client)?;
+            let is_admitted = match (&on_record, &key) {
+                (Some(on_record), Some(key)) => on_record.admits(key),
+                (None, None) => true,
+                (Some(_), None) | (None, Some(_)) => false,
+            };
+            if !is_admitted {
+                return Ok(Err(ConnectOutcome::KeyRejected));
+            }
+            let Some(row) = transaction.first(&connected)? else {
+                let like = id_like(transaction, &client)?;
+                return Ok(Err(
+                    like.map_or(ConnectOutcome::TooManyClients, ConnectOutcome::Confusable)
+                ));
+            };
+            let promoted = match key {
+                Some(key) => promote(transaction, &client, &key, now)?,
+                None => None,
+            };
+            let key_changed = promoted.is_some();
+            if key_changed {
+                let agent =
+                    Actor { name: client.to_string(), address: address.clone(), request_id: None };
+                transaction.audit(&agent.did(AuditAction::KeyRotated, client.as_str()))?;
+            }
+            Ok(Ok((row, promoted.or(on_record), key_changed)))
+        };
+        match self.writer.decide(connect).await? {
+            Ok((row, key, key_changed)) => {
+                let fields = RowFields::new("client", &row);
+                let last_disconnect = self.readable(read_disconnect(&fields)).flatten();
+                let epoch = fields.unsigned("epoch")?;
+                let on_record = OnRecord { epoch, last_disconnect, key, key_changed };
+                Ok(ConnectOutcome::Accepted(on_record))
+            }
+            Err(outcome) => Ok(outcome),
         }
-        let like = Statement::new(LIKE_BY_CASE).bind(greeting.client.as_str());
-        let row = self.readers.point(like).await?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
-        read_id(&row).map(Enrolment::Confusable)
     }
 
     /// Records how a session ended, unless a newer session is open. After an error this may be
@@ -118,15 +163,16 @@ impl Records {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let mut query = Statement::new("SELECT * FROM clients WHERE id IN (");
-        query.push_list(ids.iter().map(ClientId::as_str)).push(")");
+        let mut query = Statement::new(WITH_KEY);
+        query.push("IN (").push_list(ids.iter().map(ClientId::as_str)).push(")");
         let rows = self.readers.list(query).await?;
         Ok(rows.iter().filter_map(|row| self.readable(read(row))).collect())
     }
 }
 
-/// Returns the statement that records a greeting. It returns a row unless the id is confusable.
-fn connected(greeting: &Greeting, now: DateTime<Utc>) -> Statement {
+/// Returns the statement that records a greeting. It returns a row unless the client is new, and its id
+/// is confusable or there are too many clients.
+fn connected(greeting: &Greeting, max_clients: u64, now: DateTime<Utc>) -> Statement {
     let agent = greeting.agent.clone();
     let shares = serde_json::json!(greeting.shares).to_string();
     let statement = Statement::new(CONNECTED)
@@ -140,6 +186,20 @@ fn connected(greeting: &Greeting, now: DateTime<Utc>) -> Statement {
         .bind(greeting.remote_addr.to_string())
         .bind(now.timestamp_millis())
         .bind(greeting.default_file.as_ref().err().map(|code| code.as_str().to_owned()))
+        .bind(i64::try_from(max_clients).unwrap_or(i64::MAX))
+}
+
+/// Returns the known id that differs from `id` by letter case at most, inside a transaction.
+pub(crate) fn id_like(
+    transaction: &mut Transaction<'_>,
+    id: &ClientId,
+) -> Result<Option<ClientId>, RecordsError> {
+    transaction.first(&Statement::new(LIKE).bind(id.as_str()))?.as_ref().map(read_id).transpose()
+}
+
+/// Returns the number of clients, inside a transaction.
+pub(crate) fn count(transaction: &mut Transaction<'_>) -> Result<u64, RecordsError> {
+    Ok(transaction.first(&Statement::new(COUNT))?.as_ref().map_or(0, read_count))
 }
 
 /// Returns the statement that records the end of a session. It changes nothing if a newer session is
@@ -200,10 +260,15 @@ fn read(row: &Row) -> Result<ClientRecord, RecordsError> {
         shares: fields.parse("shares", |text| serde_json::from_str(text).ok())?,
         default_file: read_default_file(&fields)?,
         remote_addr: fields.parse("remote_addr", |text| text.parse().ok())?,
-        connected_at: fields.time("connected_at")?,
+        // 0 in the row of a client that was enrolled and has never connected.
+        connected_at: Some(fields.time("connected_at")?).filter(|at| *at != DateTime::UNIX_EPOCH),
         last_seen_at: fields.time("last_seen_at")?,
         last_disconnect: read_disconnect(&fields)?,
         online_before: fields.integer("connected")? == ONLINE_BEFORE,
+        key: match fields.text_if_any("client")? {
+            Some(_) => Some(client_keys::read(&fields)?),
+            None => None,
+        },
     })
 }
 

@@ -7,6 +7,7 @@ SELECT $1, 1, 1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $11, $12
 -- A new id that differs from a known id by letter case only would share its folder on some disks.
 WHERE EXISTS (SELECT 1 FROM clients WHERE id = $1)
     OR NOT EXISTS (SELECT 1 FROM clients WHERE lower(id) = lower($1))
+        AND (SELECT COUNT(*) FROM clients) < $13
 ON CONFLICT (id) DO UPDATE SET
     epoch = clients.epoch + 1,
     connected = 1,

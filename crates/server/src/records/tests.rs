@@ -157,6 +157,7 @@ fn greeting() -> Greeting {
         default_file: Ok(source()),
         active_transfers: Vec::new(),
         remote_addr: "[2001:db8::1]:4711".parse().unwrap(),
+        key: None,
     }
 }
 

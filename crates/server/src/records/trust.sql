@@ -1,6 +1,7 @@
 -- Who may connect, and proof of what was done. Times are milliseconds since 1970, UTC; digests are SHA-256
 -- in hexadecimal.
 
+-- An enrolled client has a row in `clients` too, from its enrolment on.
 CREATE TABLE client_keys (
     client           TEXT PRIMARY KEY, -- the id that the key stands for
     fingerprint      TEXT NOT NULL,    -- digest of the public key (DER of SubjectPublicKeyInfo)
@@ -10,7 +11,6 @@ CREATE TABLE client_keys (
     invite           TEXT NOT NULL,    -- the invite that it was enrolled with
     enrolled_at      BIGINT NOT NULL,  -- when the key was first on record
     enrolled_from    TEXT NOT NULL,    -- the address that it enrolled from
-    hostname         TEXT NOT NULL,    -- what its agent said at the enrolment
     rotated_at       BIGINT NOT NULL,  -- when the key last changed
     pins             TEXT NOT NULL     -- a JSON list: the pins that its agent has stored
 );
@@ -18,6 +18,7 @@ CREATE TABLE client_keys (
 CREATE UNIQUE INDEX client_keys_by_fingerprint ON client_keys (fingerprint);
 CREATE UNIQUE INDEX client_keys_by_next ON client_keys (next_fingerprint)
     WHERE next_fingerprint IS NOT NULL;
+CREATE INDEX client_keys_pending ON client_keys (client) WHERE pending = 1;
 
 CREATE TABLE invites (
     id          TEXT PRIMARY KEY, -- UUIDv7, for lists and for the audit
@@ -35,6 +36,7 @@ CREATE TABLE invites (
 );
 
 CREATE UNIQUE INDEX invites_by_secret ON invites (secret_hash);
+CREATE INDEX invites_by_expiry ON invites (expires_at);
 
 CREATE TABLE redemptions (
     invite      TEXT NOT NULL,
@@ -43,6 +45,8 @@ CREATE TABLE redemptions (
     redeemed_at BIGINT NOT NULL,
     PRIMARY KEY (invite, fingerprint)
 );
+
+CREATE INDEX redemptions_by_client ON redemptions (client);
 
 CREATE TABLE receipts (
     transfer TEXT PRIMARY KEY,

@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use filepull_core::id::ClientId;
 use uuid::Uuid;
 
-use crate::client::{ClientRecord, DefaultFile, Disconnect, Greeting};
+use crate::client::{ClientRecord, DefaultFile, Disconnect, Greeting, OnRecord};
 
 /// The connected clients, and those whose end of session is not on record yet. `S` is the registry's
 /// handle on a session.
@@ -66,6 +66,11 @@ pub(crate) enum SessionRejection {
     /// A newer session of the same client was accepted meanwhile.
     #[error("a newer session of {0} was accepted meanwhile")]
     Superseded(ClientId),
+    /// The client is new, and the server knows as many clients as it may.
+    #[error(
+        "this server knows as many clients as it may: forget one that is gone (filepull forget ID), or raise MAX_CLIENTS"
+    )]
+    TooManyClients,
 }
 
 /// A newer session of this client was accepted meanwhile.
@@ -104,19 +109,18 @@ impl<S> Clients<S> {
         }
     }
 
-    /// Makes `handle` the session of its client and returns the one it replaces. `last_disconnect`
-    /// is the end of the previous session according to the records.
+    /// Makes `handle` the session of its client and returns the one it replaces.
     ///
     /// # Errors
     /// The client has a session with a higher epoch: of two that open at once, the later one wins.
     pub(crate) fn enter(
         &mut self,
         greeting: Greeting,
-        epoch: u64,
         handle: S,
-        last_disconnect: Option<Disconnect>,
+        on_record: OnRecord,
         now: DateTime<Utc>,
     ) -> Result<Option<S>, StaleEpoch> {
+        let OnRecord { epoch, last_disconnect, key, .. } = on_record;
         let id = greeting.client.clone();
         let entry = self.entries.get_mut(&id);
         let current = entry.as_ref().and_then(|entry| entry.session.as_ref());
@@ -134,10 +138,11 @@ impl<S> Clients<S> {
             shares: greeting.shares,
             default_file: greeting.default_file,
             remote_addr: greeting.remote_addr,
-            connected_at: now,
+            connected_at: Some(now),
             last_seen_at: now,
             last_disconnect: newer.or(last_disconnect),
             online_before: false,
+            key,
         };
         self.n_online += usize::from(replaced.is_none());
         self.entries.insert(id, ClientEntry { record, session });
@@ -177,6 +182,13 @@ impl<S> Clients<S> {
         is_forgotten
     }
 
+    /// Removes a client and returns its session, if it is connected.
+    pub(crate) fn remove(&mut self, id: &ClientId) -> Option<S> {
+        let session = self.entries.remove(id)?.session?;
+        self.n_online -= 1;
+        Some(session.handle)
+    }
+
     /// Notes the default file that the client has just found.
     pub(crate) fn note_default_file(&mut self, id: &ClientId, found: DefaultFile) {
         if let Some(entry) = self.entries.get_mut(id) {
@@ -201,7 +213,12 @@ mod tests {
             default_file: Err(Code::FileMissing),
             active_transfers: Vec::new(),
             remote_addr: SocketAddr::from(([127, 0, 0, 1], 1000)),
+            key: None,
         }
+    }
+
+    fn epoch(epoch: u64) -> OnRecord {
+        OnRecord { epoch, ..OnRecord::default() }
     }
 
     const NOW: DateTime<Utc> = DateTime::UNIX_EPOCH;
@@ -214,8 +231,8 @@ mod tests {
     fn cleanup_of_an_old_session_keeps_the_newer_one() {
         let mut clients = Clients::new();
         let id = ClientId::parse("client4").unwrap();
-        assert_eq!(clients.enter(greeting("client4", 1), 1, "old", None, NOW), Ok(None));
-        assert_eq!(clients.enter(greeting("client4", 1), 2, "new", None, NOW), Ok(Some("old")));
+        assert_eq!(clients.enter(greeting("client4", 1), "old", epoch(1), NOW), Ok(None));
+        assert_eq!(clients.enter(greeting("client4", 1), "new", epoch(2), NOW), Ok(Some("old")));
         let removed = clients.leave(&id, 1, NOW, &lost());
         assert_eq!(removed, None, "the cleanup of the old session came late");
         assert_eq!(clients.get(&id).unwrap().session.as_ref().unwrap().handle, "new");
@@ -227,15 +244,15 @@ mod tests {
     #[test]
     fn of_two_sessions_opened_at_once_the_higher_epoch_wins() {
         let mut clients = Clients::new();
-        assert_eq!(clients.enter(greeting("client4", 2), 2, "second", None, NOW), Ok(None));
-        assert_eq!(clients.enter(greeting("client4", 1), 1, "first", None, NOW), Err(StaleEpoch));
+        assert_eq!(clients.enter(greeting("client4", 2), "second", epoch(2), NOW), Ok(None));
+        assert_eq!(clients.enter(greeting("client4", 1), "first", epoch(1), NOW), Err(StaleEpoch));
     }
 
     #[test]
     fn only_another_instance_is_probed() {
         let mut clients = Clients::new();
         assert_eq!(clients.judge(&greeting("client4", 1)), Admission::Accept);
-        clients.enter(greeting("client4", 1), 1, "session", None, NOW).unwrap();
+        clients.enter(greeting("client4", 1), "session", epoch(1), NOW).unwrap();
         assert_eq!(clients.judge(&greeting("client4", 1)), Admission::Accept);
         let clone = clients.judge(&greeting("client4", 2));
         assert!(matches!(clone, Admission::Probe { hostname, .. } if hostname == "host1"));
@@ -245,11 +262,11 @@ mod tests {
     fn an_offline_client_that_is_on_record_is_forgotten() {
         let mut clients = Clients::new();
         let id = ClientId::parse("client4").unwrap();
-        clients.enter(greeting("client4", 1), 1, "old", None, NOW).unwrap();
+        clients.enter(greeting("client4", 1), "old", epoch(1), NOW).unwrap();
         assert!(!clients.forget(&id, 1), "it is connected");
         let left = clients.leave(&id, 1, NOW, &lost()).unwrap();
         assert_eq!((clients.n_online(), clients.after(None).count()), (0, 1), "not on record yet");
-        clients.enter(greeting("client4", 1), 2, "new", None, NOW).unwrap();
+        clients.enter(greeting("client4", 1), "new", epoch(2), NOW).unwrap();
         assert!(!clients.forget(&id, left.epoch), "the record came late");
         let last = clients.get(&id).unwrap().record.last_disconnect.clone();
         assert_eq!((clients.n_online(), last), (1, Some(lost())));

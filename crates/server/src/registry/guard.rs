@@ -49,7 +49,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::client::{AgentInfo, Greeting};
+    use crate::client::{AgentInfo, Greeting, OnRecord};
     use crate::registry::LastHeard;
 
     fn greeting() -> Greeting {
@@ -61,6 +61,7 @@ mod tests {
             default_file: Err(Code::FileMissing),
             active_transfers: Vec::new(),
             remote_addr: ([127, 0, 0, 1], 1).into(),
+            key: None,
         }
     }
 
@@ -69,8 +70,9 @@ mod tests {
         let greeting = greeting();
         let registry = Registry::new();
         let (_heard_sender, heard) = watch::channel(LastHeard { at: Utc::now(), round_trip: None });
-        let (session, _messages) = SessionHandle::new(1, &greeting, heard);
-        let guard = registry.enter(greeting, session.clone(), None, Utc::now()).unwrap();
+        let (session, _messages) = SessionHandle::new(0, &greeting, heard);
+        let guard =
+            registry.enter(greeting, session.clone(), OnRecord::default(), Utc::now()).unwrap();
         assert_eq!(registry.n_online(), 1);
         drop(guard);
         assert_eq!(registry.n_online(), 0);
@@ -83,8 +85,8 @@ mod tests {
         let id = greeting().client;
         let slot = registry.slot(&id);
         let (_heard_sender, heard) = watch::channel(LastHeard { at: Utc::now(), round_trip: None });
-        let (session, _messages) = SessionHandle::new(1, &greeting(), heard);
-        let guard = registry.enter(greeting(), session, None, Utc::now()).unwrap();
+        let (session, _messages) = SessionHandle::new(0, &greeting(), heard);
+        let guard = registry.enter(greeting(), session, OnRecord::default(), Utc::now()).unwrap();
         assert!(slot.session().borrow().is_some(), "a transfer sees a session that opens later");
         let detail = String::new();
         let lost = Disconnect { at: Utc::now(), reason: DisconnectReason::Reset, detail };

@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use filepull_core::fingerprint::Fingerprint;
 use filepull_core::id::TransferId;
 use filepull_core::path::SharedPath;
 use filepull_core::receive::Prefix;
@@ -21,6 +22,8 @@ pub(crate) struct SessionHandle {
     pub(crate) epoch: u64,
     /// Identifies the agent process that opened the session.
     pub(crate) instance: Uuid,
+    /// The key that the agent proved to have.
+    pub(crate) key: Option<Fingerprint>,
     /// The uploads that the agent still ran when it opened this session.
     pub(crate) active: Arc<[TransferId]>,
     pub(crate) heard: watch::Receiver<LastHeard>,
@@ -52,6 +55,12 @@ pub(crate) enum Message {
     /// Requests that the agent dials again between `min` and `max` from now, and closes this session
     /// afterwards.
     Drain { min: Duration, max: Duration },
+    /// Replaces the pins of the agent. One list for all sessions.
+    CaPins(Arc<[Fingerprint]>),
+    /// Requests a new key.
+    RotateKey,
+    /// The next key of the agent is on record.
+    KeyAccepted(Fingerprint),
 }
 
 /// An order to send one file from an offset.
@@ -79,6 +88,8 @@ pub(crate) enum EndReason {
     Replaced,
     /// The agent did not behave like a live one.
     Silent(String),
+    /// The key of its client does not admit it any more.
+    Revoked,
     /// The server is shutting down.
     Stopping,
 }
@@ -115,6 +126,7 @@ impl SessionHandle {
             id: Uuid::new_v4(),
             epoch,
             instance: greeting.instance,
+            key: greeting.key,
             active: greeting.active_transfers.as_slice().into(),
             heard,
             outbox,

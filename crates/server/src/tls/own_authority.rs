@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use chrono::{DateTime, Utc};
 use filepull_core::fingerprint::Fingerprint;
 use filepull_trust::{AuthorityError, CertificateAuthority};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, MutexGuard, watch};
 use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
@@ -138,34 +138,60 @@ impl OwnAuthority {
         Ok(())
     }
 
-    /// Performs a step of the rotation for `actor`. Returns the state that it leads to, once that is
-    /// durable and in effect.
-    pub(crate) async fn step(
+    /// Prepares a step of the rotation. Other steps wait until it is committed or dropped.
+    pub(crate) async fn prepare(
         &self,
         step: RotationStep,
-        actor: &str,
         now: SystemTime,
-    ) -> Result<AuthorityView, OwnAuthorityError> {
-        let mut authorities = self.0.authorities.lock().await;
-        let state = self.0.clone();
+    ) -> Result<PreparedStep<'_>, OwnAuthorityError> {
+        let authorities = self.0.authorities.lock().await;
         let before = authorities.clone();
-        let changed = spawn_blocking(move || state.change(&before, step, now));
-        let (after, presented) = changed.await.map_err(|_| OwnAuthorityError::Stopped)??;
-        let since = DateTime::<Utc>::from(now);
-        let view = view_of(&after, since);
-        self.0.view.send_replace(view.clone());
+        let state = self.0.clone();
+        let prepared = spawn_blocking(move || state.prepare(&before, step, now)).await;
+        let (after, presented) = prepared.map_err(|_| OwnAuthorityError::Stopped)??;
+        Ok(PreparedStep { state: &self.0, authorities, after, presented, now })
+    }
+}
+
+/// A step of the rotation that has no effect yet.
+pub(crate) struct PreparedStep<'a> {
+    state: &'a Arc<OwnState>,
+    authorities: MutexGuard<'a, Authorities>,
+    after: Authorities,
+    presented: Presented,
+    now: SystemTime,
+}
+
+impl PreparedStep<'_> {
+    /// Returns the state that the step leads to.
+    pub(crate) fn view(&self) -> AuthorityView {
+        view_of(&self.after, self.now.into())
+    }
+
+    /// Makes the step durable, then lets agents and operators see it.
+    pub(crate) async fn commit(mut self) -> Result<AuthorityView, OwnAuthorityError> {
+        let rotation = self.after.map(|authority| authority.fingerprint());
+        let on_disk = StateOnDisk { rotation, since: self.now.into() };
+        let folder = self.state.folder.clone();
+        let saved = spawn_blocking(move || {
+            folder.save(&on_disk)?;
+            folder.remove_unused(&on_disk.rotation);
+            Ok::<_, FolderError>(())
+        });
+        saved.await.map_err(|_| OwnAuthorityError::Stopped)??;
+        let view = self.view();
         // Agents receive a pin before a certificate that needs it.
-        self.0.pins.send_replace(pins_of(&after));
-        self.0.presented.send_replace(Arc::new(presented));
-        *authorities = after;
-        log(step, actor, &view);
+        self.state.pins.send_replace(pins_of(&self.after));
+        self.state.presented.send_replace(Arc::new(self.presented));
+        self.state.view.send_replace(view.clone());
+        *self.authorities = self.after;
         Ok(view)
     }
 }
 
 impl OwnState {
-    /// Makes the next state durable, and returns it with the certificate to present in it. Blocks.
-    fn change(
+    /// Returns the next state, and the certificate to present in it. Nothing refers to them yet. Blocks.
+    fn prepare(
         &self,
         before: &Authorities,
         step: RotationStep,
@@ -182,9 +208,6 @@ impl OwnState {
             RotationStep::Retire => before.retire()?,
         };
         let presented = self.issue(&after, now)?;
-        let rotation = after.map(|authority| authority.fingerprint());
-        self.folder.save(&StateOnDisk { rotation: rotation.clone(), since: now.into() })?;
-        self.folder.remove_unused(&rotation);
         Ok((after, presented))
     }
 
@@ -234,21 +257,5 @@ fn view_of(authorities: &Authorities, since: DateTime<Utc>) -> AuthorityView {
         current: facts(authorities.current()),
         next: authorities.next().map(facts),
         previous: authorities.previous().map(facts),
-    }
-}
-
-fn log(step: RotationStep, actor: &str, view: &AuthorityView) {
-    let current = view.current.fingerprint;
-    match step {
-        RotationStep::Announce => {
-            let next = view.next.map(|next| next.fingerprint.to_string());
-            info!(event = "authority.announced", actor, %current, next, "successor announced");
-        }
-        RotationStep::Switch => {
-            info!(event = "authority.switched", actor, %current, "switched to the successor");
-        }
-        RotationStep::Retire => {
-            info!(event = "authority.retired", actor, %current, "old authority retired");
-        }
     }
 }

@@ -12,6 +12,7 @@ use tracing::error;
 use super::CaPins;
 use super::acceptor::{Alpn, TlsAcceptor};
 use super::authority_folder::AuthorityFolder;
+use super::ca_rotation::CaRotation;
 use super::certificate_files::{CertificateFiles, CertificatePaths};
 use super::expiry::{ExpiryWarnings, TlsStatus, WatchedCertificate};
 use super::own_authority::OwnAuthority;
@@ -136,8 +137,9 @@ impl ServerTls {
         }
     }
 
-    /// Renews and reloads certificates, and warns before one ends. Ends when the server drains.
-    pub(crate) async fn maintain(mut self, lifecycle: Lifecycle) {
+    /// Renews and reloads certificates, switches to an authority that every client pins, and warns
+    /// before a certificate ends. Ends when the server drains.
+    pub(crate) async fn maintain(mut self, rotation: Option<CaRotation>, lifecycle: Lifecycle) {
         let mut warnings = ExpiryWarnings::new(self.status());
         let mut checks = interval(CHECK_INTERVAL);
         checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -150,6 +152,14 @@ impl ServerTls {
                 error!(
                     event = "certificate.renewal_failed", %error,
                     "cannot renew the server's certificate"
+                );
+            }
+            if let Some(rotation) = &rotation
+                && let Err(error) = rotation.switch_if_all_have_it().await
+            {
+                error!(
+                    event = "authority.failed", %error,
+                    "cannot switch to the next certificate authority"
                 );
             }
             // Reading files blocks. A process that stops does not need them any more.

@@ -141,6 +141,11 @@ impl ActiveTransfers {
         Ok(JoinResult::Inserted(handle))
     }
 
+    /// Returns all unfinished transfers of a client.
+    pub(crate) fn of_client(&self, client: &ClientId) -> Vec<TaskHandle> {
+        self.lock().of_client(client)
+    }
+
     /// Returns the running transfer of a client, or else the one that waits longest.
     pub(crate) fn current(&self, client: &ClientId) -> Option<View> {
         let handle = self.lock().current(client).cloned()?;

@@ -131,7 +131,11 @@ impl Transfers {
         let context = &self.context;
         let max_active = context.limits.max_running + context.limits.max_waiting;
         loop {
+            let n_revocations = context.registry.n_revocations();
             let client = context.clients.known(&pull.client, records_failed).await?;
+            if client.record.is_pending() {
+                return Err(pending(&client));
+            }
             let joined = context.active.join(&pull.client, pull.path.as_ref(), pull.fresh);
             if let Some(handle) = joined {
                 match self.extend(&handle, pull.queue).await? {
@@ -164,10 +168,24 @@ impl Transfers {
                     task.request_id = pull.requested_by.request_id.unwrap_or_default();
                     task.audit = Some(requested_entry(&pull, task.transfer.id));
                     task.spawn();
-                    return self.recorded(&handle, false).await;
+                    let recorded = self.recorded(&handle, false).await?;
+                    if context.registry.n_revocations() != n_revocations {
+                        self.end_if_forgotten(&handle.client).await?;
+                    }
+                    return Ok(recorded);
                 }
             }
         }
+    }
+
+    /// Ends a transfer that began while its client was forgotten.
+    async fn end_if_forgotten(&self, client: &ClientId) -> Result<(), Problem> {
+        let known = self.context.clients.known(client, records_failed).await;
+        if let Err(problem) = known {
+            self.end_all_of(client, &format!("{client} was forgotten.")).await;
+            return Err(problem);
+        }
+        Ok(())
     }
 
     /// Moves the deadline of a transfer that a pull with `queue` joins. Returns once the deadline
@@ -290,6 +308,13 @@ fn nothing_started(problem: Problem) -> Problem {
 fn stopping() -> Problem {
     Problem::new(Code::ServerStopping, "The server is restarting; try again in 10 s.")
         .hint("is it back: curl localhost:8080/readyz")
+}
+
+fn pending(client: &ClientView) -> Problem {
+    let id = &client.record.id;
+    let detail = format!("{id} is enrolled and waits for the approval of an administrator.");
+    let hint = format!("compare its fingerprint, then approve it: filepull approve {id}");
+    Problem::new(Code::ClientPending, detail).hint(hint)
 }
 
 fn offline(client: &ClientView) -> Problem {

@@ -18,7 +18,7 @@ mod receipts;
 mod waits;
 
 use super::*;
-use crate::client::{AgentInfo, Greeting};
+use crate::client::{AgentInfo, Greeting, OnRecord};
 use crate::data_folder::RECORDS_FOLDER;
 use crate::read_budget::ReadBudget;
 use crate::receive::{ReceivedTrailer, UploadItem, UploadItems, UploadStream};
@@ -91,10 +91,12 @@ impl TransfersFixture {
             default_file: Err(Code::FileMissing),
             active_transfers: Vec::new(),
             remote_addr: ([127, 0, 0, 1], 1).into(),
+            key: None,
         };
         let (last_heard, heard) = watch::channel(LastHeard { at: Utc::now(), round_trip: None });
         let (session, orders) = SessionHandle::new(1, &greeting, heard);
-        let guard = registry.enter(greeting, session, None, Utc::now()).unwrap();
+        let on_record = OnRecord { epoch: 1, ..OnRecord::default() };
+        let guard = registry.enter(greeting, session, on_record, Utc::now()).unwrap();
         let store = Store::open(folder.path()).unwrap();
         let lifecycle = Lifecycle::new();
         let disk = DiskSampler::start(store.clone(), &lifecycle);
@@ -134,7 +136,12 @@ impl TransfersFixture {
         loop {
             match soon(self.orders.recv()).await.unwrap() {
                 Message::Start(order) => return *order,
-                Message::Ping | Message::Cancel { .. } | Message::Drain { .. } => {}
+                Message::Ping
+                | Message::Cancel { .. }
+                | Message::Drain { .. }
+                | Message::CaPins(_)
+                | Message::RotateKey
+                | Message::KeyAccepted(_) => {}
             }
         }
     }

@@ -284,10 +284,11 @@ impl TransferTask {
     /// that is only lost does not end an upload, because the upload has its own connection.
     fn abandoned(&self, session: &SessionHandle) -> impl Future<Output = &'static str> + use<> {
         let mut newest = self.slot.session();
+        let revoked = self.slot.revoked();
         let id = self.transfer.id;
         let epoch = session.epoch;
         let instance = session.instance;
-        async move {
+        let replaced = async move {
             let is_abandoned = |newest: &Option<SessionHandle>| {
                 newest.as_ref().is_some_and(|newest| {
                     newest.instance != instance
@@ -299,6 +300,12 @@ impl TransferTask {
                     "the agent came back without it"
                 }
                 _ => "another machine took over the client",
+            }
+        };
+        async move {
+            tokio::select! {
+                reason = replaced => reason,
+                () = revoked => "the key of the client was removed or replaced",
             }
         }
     }

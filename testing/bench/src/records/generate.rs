@@ -61,7 +61,9 @@ pub(crate) async fn fill_records(
     clients: u32,
 ) -> anyhow::Result<f64> {
     let connects = (0..clients).map(|number| async move {
-        anyhow::Ok(records.client_connected(&greeting(number)?, Utc::now()).await.map(drop)?)
+        anyhow::Ok(
+            records.client_connected(&greeting(number)?, u64::MAX, Utc::now()).await.map(drop)?,
+        )
     });
     run_all(connects).await?;
     let generated = GeneratedRecords::new(transfers, clients);
@@ -179,5 +181,6 @@ fn greeting(number: u32) -> anyhow::Result<Greeting> {
         default_file: Ok(source()),
         active_transfers: Vec::new(),
         remote_addr: ([127, 0, 0, 1], 1).into(),
+        key: None,
     })
 }

@@ -39,12 +39,27 @@ impl<S: Sync> FromRequest<S> for RequestParams {
     }
 }
 
+/// Reads a body that must be JSON, of at most `max_len` bytes.
+pub(crate) async fn read_json(request: Request, max_len: usize) -> Result<Bytes, Problem> {
+    let content_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let media_type = content_type.and_then(|value| value.split(';').next()).unwrap_or_default();
+    if !media_type.trim().eq_ignore_ascii_case("application/json") {
+        let detail = "The Content-Type of the body is not application/json.";
+        return Err(invalid(detail, "Add: -H \"Content-Type: application/json\""));
+    }
+    read_up_to(request.into_body(), max_len).await
+}
+
 async fn read(body: Body) -> Result<Bytes, Problem> {
+    read_up_to(body, MAX_LEN).await
+}
+
+async fn read_up_to(body: Body, max_len: usize) -> Result<Bytes, Problem> {
     let hint = "Send the parameters as a form or as a JSON object.";
-    match timeout(READ_LIMIT, Limited::new(body, MAX_LEN).collect()).await {
+    match timeout(READ_LIMIT, Limited::new(body, max_len).collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            Err(invalid("The body is larger than 64 KiB.", hint))
+            Err(invalid(format!("The body is larger than {} KiB.", max_len / 1024), hint))
         }
         Ok(Err(_)) => Err(invalid("The body ended too early.", hint)),
         Err(_) => Err(invalid("The body did not arrive within 10 s.", hint)),
@@ -57,6 +72,7 @@ fn example(path: &str) -> &'static str {
         Some("" | "/") => r#"{"id":"client4"}"#,
         Some(_) => r#"{"queue":"24h"}"#,
         None if path.ends_with("/cancel") => "{}",
+        None if path.contains("/ca/") => r#"{"force":true}"#,
         None => r#"{"client":"client4"}"#,
     }
 }

@@ -24,11 +24,16 @@ pub(crate) enum Format {
     Json,
 }
 
+/// Marks a request that arrived over TLS.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Https;
+
 /// The sender of a request, and what its response needs to know.
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
     pub(crate) format: Format,
-    /// The host that the caller used, such as `localhost:8080`. Commands in a response name it.
+    /// The host that the caller used, such as `localhost:8080`, with `https://` before it if the connection
+    /// is encrypted. Commands in a response name it.
     pub(crate) host: String,
     /// Identifies the request in the response and in the log.
     pub(crate) request_id: Uuid,
@@ -47,10 +52,12 @@ impl Caller {
         let identity = gate.identify(request, addr);
         let uri = request.uri();
         let headers = request.headers();
-        let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+        let named = headers.get(HOST).and_then(|host| host.to_str().ok());
+        let host = named.filter(|host| is_host(host)).map_or(own_addr.to_string(), str::to_owned);
+        let scheme = if request.extensions().get::<Https>().is_some() { "https://" } else { "" };
         Self {
             format: format(uri, headers),
-            host: host.filter(|host| is_host(host)).map_or(own_addr.to_string(), str::to_owned),
+            host: format!("{scheme}{host}"),
             request_id: Uuid::now_v7(),
             addr,
             identity,

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use axum::http::HeaderValue;
 use filepull_core::digest::Digest;
+use filepull_core::fingerprint::Fingerprint;
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::path::SharedPath;
 use filepull_core::problem::Code;
@@ -13,7 +14,7 @@ use serde::Serialize;
 
 use super::problem::ProblemJson;
 use super::text;
-use crate::client::{AgentInfo, Disconnect};
+use crate::client::{AgentInfo, Disconnect, Labels};
 use crate::http::request::params::rfc3339;
 use crate::records::DamagedTransfer;
 use crate::registry::ClientView;
@@ -181,16 +182,25 @@ pub(crate) struct ClientDetails {
     pub(crate) last: Option<TransferListItem>,
 }
 
+/// The labels of a client that was never enrolled.
+static NO_LABELS: Labels = Labels::new();
+
 /// The JSON object of a client.
 #[derive(Debug, Serialize)]
 pub(crate) struct ClientJson<'a> {
     id: &'a ClientId,
     online: bool,
-    connected_at: String,
+    /// None for a client that was enrolled and has never connected.
+    connected_at: Option<String>,
     last_seen_at: String,
     last_disconnect: Option<&'a Disconnect>,
     agent: &'a AgentInfo,
     remote_addr: String,
+    /// None for a client that was never enrolled.
+    fingerprint: Option<Fingerprint>,
+    pending: bool,
+    enrolled_at: Option<String>,
+    labels: &'a Labels,
     round_trip_ms: Option<u128>,
     default_file: Option<FileJson<'a>>,
     default_file_error: Option<Code>,
@@ -210,14 +220,19 @@ impl<'a> ClientJson<'a> {
     pub(crate) fn new(details: &'a ClientDetails) -> Self {
         let ClientDetails { client, current, .. } = details;
         let record = &client.record;
+        let key = record.key.as_ref();
         Self {
             id: &record.id,
             online: client.online,
-            connected_at: rfc3339(record.connected_at),
+            connected_at: record.connected_at.map(rfc3339),
             last_seen_at: rfc3339(client.last_seen_at),
             last_disconnect: record.last_disconnect.as_ref(),
             agent: &record.agent,
             remote_addr: record.remote_addr.ip().to_canonical().to_string(),
+            fingerprint: key.map(|key| key.fingerprint),
+            pending: record.is_pending(),
+            enrolled_at: key.map(|key| rfc3339(key.enrolled_at)),
+            labels: key.map_or(&NO_LABELS, |key| &key.labels),
             round_trip_ms: client.round_trip.map(|time| time.as_millis()),
             default_file: record.default_file.as_ref().ok().map(FileJson::from),
             default_file_error: record.default_file.as_ref().err().copied(),

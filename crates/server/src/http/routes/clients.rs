@@ -53,7 +53,11 @@ pub(crate) async fn show(
     Ok(response::text_or_json(&caller, text, || ClientJson::new(&details)))
 }
 
-fn details(app: &App, client: ClientView, last: Option<RecordedTransfer>) -> ClientDetails {
+pub(crate) fn details(
+    app: &App,
+    client: ClientView,
+    last: Option<RecordedTransfer>,
+) -> ClientDetails {
     let current = app.transfers.current(&client.record.id);
     let last = last.map(|last| app.transfers.listed(last));
     ClientDetails { client, current, last }

@@ -1,12 +1,13 @@
 //! `/server`: version, counts, disk, limits and settings of the server.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
 use chrono::Utc;
+use filepull_core::fingerprint::Fingerprint;
 use filepull_core::human;
 use serde::Serialize;
 
@@ -17,6 +18,7 @@ use crate::http::response;
 use crate::http::response::text::table;
 use crate::http::{About, App};
 use crate::known_clients::ClientCounts;
+use crate::tls::CertificateView;
 use crate::transfers::{Limits, TransferCounts};
 
 /// The values that are measured for each request.
@@ -27,6 +29,7 @@ struct ServerStats {
     counts: TransferCounts,
     limits: Limits,
     free_bytes: Option<u64>,
+    certificates: Vec<CertificateView>,
 }
 
 /// Handles `/server` and `GET /api/v1/server`.
@@ -46,6 +49,7 @@ pub(crate) async fn respond(app: &App, caller: &Caller) -> Response {
         counts: app.transfers.counts(),
         limits: app.transfers.limits(),
         free_bytes: space.ok().map(|space| space.bytes),
+        certificates: app.tls.views(SystemTime::now()),
     };
     response::text_or_json(
         caller,
@@ -66,8 +70,12 @@ fn to_text(about: &About, stats: &ServerStats) -> String {
         ["clients".to_owned(), format!("{online} online, {offline} offline")],
         ["transfers".to_owned(), format!("{running} running, {waiting} waiting")],
         ["disk".to_owned(), format!("{}  {free} free, {min_free} must stay free", about.data_dir)],
-        [String::new(), String::new()],
     ];
+    rows.extend(stats.certificates.iter().map(|certificate| {
+        let CertificateView { text, fingerprint, .. } = certificate;
+        ["certificate".to_owned(), format!("{text}, key {fingerprint}")]
+    }));
+    rows.push([String::new(), String::new()]);
     let settings = about.settings.iter();
     rows.extend(settings.map(|(name, value)| [(*name).to_owned(), value.as_text()]));
     table(&rows)
@@ -83,6 +91,7 @@ struct ServerJson<'a> {
     clients: ClientsJson,
     transfers: TransfersJson,
     disk: DiskJson<'a>,
+    certificates: Vec<CertificateJson>,
     limits: LimitsJson,
     settings: BTreeMap<&'static str, &'a Setting>,
 }
@@ -104,6 +113,27 @@ struct DiskJson<'a> {
     path: &'a str,
     free_bytes: Option<u64>,
     min_free_bytes: u64,
+}
+
+/// A certificate of this server, or its own authority.
+#[derive(Debug, Serialize)]
+struct CertificateJson {
+    /// `own authority` issued it, or the setting that names its file; `authority` is the authority itself.
+    source: &'static str,
+    fingerprint: Fingerprint,
+    expires_at: String,
+    warning: Option<String>,
+}
+
+impl From<&CertificateView> for CertificateJson {
+    fn from(view: &CertificateView) -> Self {
+        Self {
+            source: view.source,
+            fingerprint: view.fingerprint,
+            expires_at: rfc3339(view.not_after),
+            warning: view.warning.clone(),
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -135,6 +165,7 @@ impl<'a> ServerJson<'a> {
                 free_bytes: stats.free_bytes,
                 min_free_bytes: limits.min_free,
             },
+            certificates: stats.certificates.iter().map(Into::into).collect(),
             limits: LimitsJson {
                 max_running: limits.max_running,
                 max_waiting: limits.max_waiting,

@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
+use std::sync::Arc;
 
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Method, Request, StatusCode};
@@ -9,6 +10,7 @@ use chrono::Utc;
 use clap::Parser as _;
 use filepull_core::digest::Digest;
 use filepull_core::id::ClientId;
+use filepull_core::invite::ServerAddress;
 use filepull_core::name::DownloadName;
 use filepull_core::path::SharedPath;
 use filepull_core::problem::Code;
@@ -20,6 +22,7 @@ use tower::ServiceExt as _;
 
 use super::super::{About, App, Gate, router};
 use crate::client::{AgentInfo, Greeting};
+use crate::client_admin::ClientAdmin;
 use crate::config::{Args, Config};
 use crate::data_folder::RECORDS_FOLDER;
 use crate::disk_sampler::DiskSampler;
@@ -28,7 +31,7 @@ use crate::records::{Records, Total, TransferFilter};
 use crate::registry::Registry;
 use crate::rejection_audit::RejectionAudit;
 use crate::store::Store;
-use crate::tls::TlsStatus;
+use crate::tls::{CaPins, TlsStatus};
 use crate::transfers::Transfers;
 use crate::transfers::tests::LIMITS;
 
@@ -66,8 +69,9 @@ impl HttpFixture {
             default_file: Err(Code::FileMissing),
             active_transfers: Vec::new(),
             remote_addr: ([203, 0, 113, 7], 1).into(),
+            key: None,
         };
-        records.client_connected(&greeting, Utc::now()).await.unwrap();
+        records.client_connected(&greeting, u64::MAX, Utc::now()).await.unwrap();
         let registry = Registry::new();
         let clients = KnownClients::new(registry.clone(), records.clone());
         let store = Store::open(folder.path()).unwrap();
@@ -75,7 +79,7 @@ impl HttpFixture {
         let disk = DiskSampler::start(store.clone(), &lifecycle);
         let transfers = Transfers::start(
             records.clone(),
-            registry,
+            registry.clone(),
             store.clone(),
             disk,
             lifecycle.clone(),
@@ -93,14 +97,25 @@ impl HttpFixture {
         };
         let rejections = RejectionAudit::new(records.clone(), lifecycle.clone());
         let access = config().access;
+        let admin = ClientAdmin {
+            records: records.clone(),
+            registry,
+            clients: clients.clone(),
+            transfers: transfers.clone(),
+            ca_pins: CaPins::none(),
+            addresses: Arc::new([ServerAddress::parse("pull.example.com").unwrap()]),
+            max_clients: 1000,
+        };
         let app = App {
             gate: Gate::new(&access, None),
             trigger_get: access.trigger_get,
             transfers,
             clients,
+            admin,
             records,
             rejections,
             store,
+            rotation: None,
             tls: TlsStatus::default(),
             lifecycle,
             about,

@@ -3,7 +3,7 @@ use std::collections::HashSet;
 use chrono::TimeDelta;
 
 use super::*;
-use crate::client::DisconnectReason;
+use crate::client::{DisconnectReason, OnRecord};
 
 #[tokio::test]
 async fn an_epoch_only_increases() {
@@ -13,7 +13,7 @@ async fn an_epoch_only_increases() {
         let records = fixture.open().await;
         let connects = (0..5).map(|_| async {
             let greeting = greeting();
-            epoch(records.client_connected(&greeting, time(0)).await.unwrap())
+            epoch(records.client_connected(&greeting, u64::MAX, time(0)).await.unwrap())
         });
         epochs.extend(join_all(connects).await);
         records.close().await.unwrap();
@@ -26,8 +26,8 @@ async fn the_record_of_a_client_has_its_greeting_and_its_disconnect() {
     let fixture = RecordsFixture::new();
     let records = fixture.open().await;
     let hello = greeting();
-    let old = epoch(records.client_connected(&hello, time(1)).await.unwrap());
-    let new = epoch(records.client_connected(&hello, time(2)).await.unwrap());
+    let old = epoch(records.client_connected(&hello, u64::MAX, time(1)).await.unwrap());
+    let new = epoch(records.client_connected(&hello, u64::MAX, time(2)).await.unwrap());
     let mut expected = ClientRecord {
         id: hello.client.clone(),
         epoch: new,
@@ -35,10 +35,11 @@ async fn the_record_of_a_client_has_its_greeting_and_its_disconnect() {
         shares: hello.shares,
         default_file: hello.default_file,
         remote_addr: hello.remote_addr,
-        connected_at: time(2),
+        connected_at: Some(time(2)),
         last_seen_at: time(2),
         last_disconnect: None,
         online_before: false,
+        key: None,
     };
     let reset =
         Disconnect { at: time(4), reason: DisconnectReason::Reset, detail: "broken".to_owned() };
@@ -63,7 +64,7 @@ async fn a_client_that_was_connected_when_the_server_ended_is_marked_disconnecte
     let fixture = RecordsFixture::new();
     let records = fixture.open().await;
     let hello = Greeting { default_file: Err(Code::FileMissing), ..greeting() };
-    records.client_connected(&hello, time(1)).await.unwrap();
+    records.client_connected(&hello, u64::MAX, time(1)).await.unwrap();
     records.close().await.unwrap();
     let before = Utc::now() - TimeDelta::milliseconds(1);
     let client = on_record(&fixture.open().await).await;
@@ -83,7 +84,7 @@ async fn only_a_client_of_the_server_just_before_was_online_before() {
         ("gone", Some(DisconnectReason::Stopped)),
     ] {
         let hello = Greeting { client: client(id), ..greeting() };
-        records.client_connected(&hello, time(1)).await.unwrap();
+        records.client_connected(&hello, u64::MAX, time(1)).await.unwrap();
         let mut left = records.client(&hello.client).await.unwrap().unwrap();
         if let Some(reason) = reason {
             left.last_disconnect = Some(Disconnect { at: time(2), reason, detail: "x".to_owned() });
@@ -105,7 +106,7 @@ async fn only_a_client_of_the_server_just_before_was_online_before() {
     let sent_away = records.client(&client("sent-away")).await.unwrap().unwrap();
     assert_eq!(sent_away.last_disconnect.unwrap().at, time(2), "the recorded time is kept");
     let back = Greeting { client: client("killed"), ..greeting() };
-    records.client_connected(&back, time(3)).await.unwrap();
+    records.client_connected(&back, u64::MAX, time(3)).await.unwrap();
     assert_eq!(online_before(&records).await, [false, false, true]);
     records.close().await.unwrap();
     assert_eq!(online_before(&fixture.open().await).await, [false, true, false]);
@@ -117,10 +118,10 @@ async fn a_new_id_that_differs_by_letter_case_only_is_not_recorded() {
     let records = fixture.open().await;
     let connect = async |id: &str| {
         let hello = Greeting { client: client(id), ..greeting() };
-        records.client_connected(&hello, time(1)).await.unwrap()
+        records.client_connected(&hello, u64::MAX, time(1)).await.unwrap()
     };
     assert_eq!(epoch(connect("client4").await), 1);
-    assert_eq!(connect("Client4").await, Enrolment::Confusable(client("client4")));
+    assert_eq!(connect("Client4").await, ConnectOutcome::Confusable(client("client4")));
     assert_eq!((epoch(connect("client4").await), records.n_clients().await), (2, 1));
     // An id that an older version admitted through a race stays admitted.
     fixture.run("UPDATE clients SET id = 'CLIENT4' WHERE id = 'client4'");
@@ -132,13 +133,14 @@ async fn a_new_session_returns_how_the_last_one_ended() {
     let fixture = RecordsFixture::new();
     let records = fixture.open().await;
     let hello = greeting();
-    records.client_connected(&hello, time(1)).await.unwrap();
+    records.client_connected(&hello, u64::MAX, time(1)).await.unwrap();
     let reset = Disconnect { at: time(4), reason: DisconnectReason::Reset, detail: "x".to_owned() };
     let left = ClientRecord { last_disconnect: Some(reset.clone()), ..on_record(&records).await };
     records.client_left(&left).await.unwrap();
-    let enrolment = records.client_connected(&hello, time(5)).await.unwrap();
+    let outcome = records.client_connected(&hello, u64::MAX, time(5)).await.unwrap();
     let last_disconnect = Some(reset);
-    assert_eq!(enrolment, Enrolment::Accepted { epoch: 2, last_disconnect });
+    let on_record = OnRecord { epoch: 2, last_disconnect, ..OnRecord::default() };
+    assert_eq!(outcome, ConnectOutcome::Accepted(on_record));
 }
 
 #[tokio::test]
@@ -147,7 +149,7 @@ async fn a_client_that_cannot_be_read_fails_no_list() {
     let records = fixture.open().await;
     for id in ["a", "b", "c"] {
         let hello = Greeting { client: client(id), ..greeting() };
-        records.client_connected(&hello, time(1)).await.unwrap();
+        records.client_connected(&hello, u64::MAX, time(1)).await.unwrap();
     }
     fixture.run("UPDATE clients SET shares = 'no list' WHERE id = 'b'");
     let ids = ["a", "b", "c"].map(client);
@@ -202,10 +204,10 @@ async fn every_query_of_clients_uses_an_index() {
     }
 }
 
-fn epoch(enrolment: Enrolment) -> u64 {
-    match enrolment {
-        Enrolment::Accepted { epoch, .. } => epoch,
-        Enrolment::Confusable(known) => panic!("taken for {known}"),
+fn epoch(outcome: ConnectOutcome) -> u64 {
+    match outcome {
+        ConnectOutcome::Accepted(on_record) => on_record.epoch,
+        other => panic!("not accepted: {other:?}"),
     }
 }
 

@@ -98,7 +98,7 @@ async fn codes_and_reasons_of_a_newer_version_are_kept() {
     let transfer = in_phase(Phase::Failed(ended));
     records.save(&transfer).await.unwrap();
     assert_eq!(saved(&records, transfer.id).await, Some(transfer));
-    records.client_connected(&greeting(), time(0)).await.unwrap();
+    records.client_connected(&greeting(), u64::MAX, time(0)).await.unwrap();
     fixture.run(
         "UPDATE clients SET default_error = 'from-the-future', disconnected_at = 1, \
          disconnect_reason = 'abducted', disconnect_detail = 'x'",
@@ -116,7 +116,7 @@ async fn a_damaged_client_does_not_hide_the_others() {
     let records = fixture.open().await;
     for id in ["client1", "client2"] {
         let greeting = Greeting { client: client(id), ..greeting() };
-        records.client_connected(&greeting, time(0)).await.unwrap();
+        records.client_connected(&greeting, u64::MAX, time(0)).await.unwrap();
     }
     fixture.run("UPDATE clients SET remote_addr = '127.0.0.1:1x' WHERE id = 'client2'");
     records.close().await.unwrap();

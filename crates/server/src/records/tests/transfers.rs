@@ -146,7 +146,7 @@ async fn the_newest_is_found_for_one_and_for_all() {
     let records = fixture.open().await;
     let four = client("client4");
     assert_eq!(records.newest(&four).await.unwrap(), None);
-    records.client_connected(&greeting(), time(0)).await.unwrap();
+    records.client_connected(&greeting(), u64::MAX, time(0)).await.unwrap();
     assert!(records.newest_of_each(std::slice::from_ref(&four)).await.unwrap().is_empty());
 
     let [late, early, last, other] = [done_at(9), done_at(1), queued("client4"), queued("other")];

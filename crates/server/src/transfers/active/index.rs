@@ -193,6 +193,13 @@ impl Index {
         entries.find(may_be_joined).map(|entry| &entry.handle)
     }
 
+    /// Returns all unfinished transfers of a client, recorded or not.
+    pub(crate) fn of_client(&self, client: &ClientId) -> Vec<TaskHandle> {
+        let Some(of_client) = self.by_client.get(client) else { return Vec::new() };
+        let ids = of_client.by_path.values().flat_map(Queue::newest_first);
+        ids.filter_map(|id| self.get(id)).cloned().collect()
+    }
+
     /// Returns the running transfer of a client, or else the one that waits longest.
     pub(crate) fn current(&self, client: &ClientId) -> Option<&TaskHandle> {
         let Group { waiting, running } = &self.by_client.get(client)?.group;

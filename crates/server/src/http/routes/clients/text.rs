@@ -26,7 +26,24 @@ pub(crate) fn list(
     let n_offline = counts.offline();
     let n_shown = page.items.len();
     let shown = if n_shown == counts.known { String::new() } else { format!("  {n_shown} shown.") };
-    format!("{}{clients}: {n_online} online, {n_offline} offline.{shown}\n", table(&lines))
+    let pending: String = page.items.iter().filter_map(|details| pending(details, now)).collect();
+    let table = table(&lines);
+    format!("{table}{clients}: {n_online} online, {n_offline} offline.{shown}\n{pending}")
+}
+
+/// Returns what an administrator needs to approve a client. None if the client is not pending.
+fn pending(details: &ClientDetails, now: DateTime<Utc>) -> Option<String> {
+    let record = &details.client.record;
+    let key = record.key.as_ref().filter(|key| key.pending)?;
+    let id = &record.id;
+    let fingerprint = &key.fingerprint;
+    let from = record.remote_addr.ip().to_canonical();
+    let ago = text::ago(key.enrolled_at, now);
+    let hostname = word(&record.agent.hostname);
+    Some(format!(
+        "{id} waits for approval: enrolled {ago} from {from} ({hostname})\n  {fingerprint}\n  \
+         filepull approve {id}\n"
+    ))
 }
 
 fn row(details: &ClientDetails, now: DateTime<Utc>) -> [String; 8] {
@@ -48,6 +65,7 @@ fn row(details: &ClientDetails, now: DateTime<Utc>) -> [String; 8] {
 fn state(client: &ClientView, current: Option<&View>) -> &'static str {
     let sending = current.is_some_and(|view| view.state() == TransferState::Running);
     match (client.online, sending) {
+        _ if client.record.is_pending() => "pending",
         (true, true) => "sending",
         (true, false) => "online",
         (false, _) => "offline",
@@ -99,9 +117,12 @@ pub(crate) fn client(details: &ClientDetails, now: DateTime<Utc>, host: &str) ->
     let record = &client.record;
     let id = &record.id;
     let head = if client.online {
-        let since = (now - record.connected_at).to_std().unwrap_or_default();
+        let connected_at = record.connected_at.unwrap_or(now);
+        let since = (now - connected_at).to_std().unwrap_or_default();
         let state = state(client, current.as_ref());
         format!("{id} is {state}, connected for {}.", human::span(since))
+    } else if record.is_pending() {
+        format!("{id} waits for approval: compare its fingerprint, then run filepull approve {id}")
     } else {
         format!("{id} is offline. {}", registry::last_seen(client, now))
     };
@@ -128,6 +149,14 @@ pub(crate) fn client(details: &ClientDetails, now: DateTime<Utc>, host: &str) ->
         ["current".to_owned(), transfer_line.unwrap_or_else(|| "none".to_owned())],
         ["last".to_owned(), last_transfer(last.as_ref(), now)],
     ];
+    if let Some(key) = &record.key {
+        rows.insert(6, ["key".to_owned(), key.fingerprint.to_string()]);
+        let labels: Vec<_> =
+            key.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        if !labels.is_empty() {
+            rows.insert(7, ["labels".to_owned(), text::name(&labels.join("  "))]);
+        }
+    }
     if current.is_some() {
         let stop = format!("curl -X POST {host}/clients/{id}/cancel");
         rows.insert(2, ["  stop".to_owned(), stop]);
