@@ -18,7 +18,6 @@ use filepull_process::telemetry::LogFormat;
 use crate::grpc::SessionSettings;
 use crate::records::KEEP_KEYS;
 use crate::retention::Keep;
-use crate::tls::{AgentTls, CertificatePaths};
 use crate::transfers::Limits;
 pub use access::{AccessArgs, AccessConfig, HttpAuth, TriggerGet, default_tokens_file};
 pub(crate) use access::{HostList, ProxyList, is_exposed};
@@ -181,21 +180,6 @@ impl Config {
             AgentAuth::Auto if !is_exposed(self.grpc_addr.ip()) => AgentAccess::Open,
             AgentAuth::Auto | AgentAuth::Invite => AgentAccess::Enrolled,
         }
-    }
-
-    /// Returns the certificate that agents see: of the operator if there is one, or else of the server's
-    /// own authority. Plain text only if every agent gets a session.
-    pub(crate) fn agent_tls(&self) -> AgentTls {
-        match (self.tls.agents(), self.agent_access()) {
-            (Some(paths), _) => AgentTls::Files(paths),
-            (None, AgentAccess::Enrolled) => AgentTls::Own,
-            (None, AgentAccess::Open) => AgentTls::Off,
-        }
-    }
-
-    /// Returns the certificate that operators see. None: plain text.
-    pub(crate) fn operator_tls(&self) -> Option<CertificatePaths> {
-        self.tls.operators()
     }
 }
 

@@ -57,7 +57,7 @@ use records::Records;
 use registry::{EndReason, Message, Registry};
 use rejection_audit::RejectionAudit;
 use store::{DataFolderError, Store};
-use tls::{CaRotation, ServerTls, TLS_FOLDER};
+use tls::{CaRotation, ServerTls};
 use transfers::Transfers;
 
 /// The version of this build, such as `0.4.0`.
@@ -106,14 +106,7 @@ impl Server {
         // The settings show the actual address, also for port 0.
         config.http_addr = http.local_addr()?;
         config.grpc_addr = grpc.local_addr()?;
-        let tls = ServerTls::open(
-            config.agent_tls(),
-            config.operator_tls(),
-            &config.data_dir.join(RECORDS_FOLDER).join(TLS_FOLDER),
-            config.public_addr.iter().map(|address| address.host().to_owned()).collect(),
-            config.grpc_addr,
-        )
-        .await?;
+        let tls = ServerTls::open(config.tls_sources()).await?;
         let registry = Registry::new();
         let work = Lifecycle::new();
         let connections = Lifecycle::new();

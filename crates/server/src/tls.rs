@@ -30,7 +30,7 @@ pub(crate) use own_authority::{AuthorityFacts, OwnAuthorityError, RotationStep};
 pub(crate) use pins::CaPins;
 pub(crate) use protocol_log::ProtocolLog;
 pub(crate) use rotation::RotationState;
-pub(crate) use server_tls::{AgentTls, ServerTls};
+pub(crate) use server_tls::{AgentTls, ServerTls, TlsSources};
 pub(crate) use stream::PeerStream;
 
 /// The folder of the authority, beside the records.

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use filepull_process::environment::check_path;
 
-use crate::tls::CertificatePaths;
+use super::{AgentAccess, Config};
+use crate::data_folder::RECORDS_FOLDER;
+use crate::tls::{AgentTls, CertificatePaths, TLS_FOLDER, TlsSources};
 
 /// The settings of TLS, unvalidated.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -43,6 +45,25 @@ impl TlsArgs {
             (OPERATORS, &self.http_tls_cert, &self.http_tls_key),
         ];
         pairs.into_iter().flat_map(|(names, cert, key)| errors_of_pair(names, cert, key)).collect()
+    }
+}
+
+impl Config {
+    /// Returns where the certificates come from: for agents from the files of the operator if there are
+    /// any, or else from the server's own authority. Plain text only if every agent gets a session.
+    pub(crate) fn tls_sources(&self) -> TlsSources {
+        let agents = match (self.tls.agents(), self.agent_access()) {
+            (Some(paths), _) => AgentTls::Files(paths),
+            (None, AgentAccess::Enrolled) => AgentTls::Own,
+            (None, AgentAccess::Open) => AgentTls::Off,
+        };
+        TlsSources {
+            agents,
+            operators: self.tls.operators(),
+            folder: self.data_dir.join(RECORDS_FOLDER).join(TLS_FOLDER),
+            hosts: self.public_addr.iter().map(|address| address.host().to_owned()).collect(),
+            grpc_addr: self.grpc_addr,
+        }
     }
 }
 

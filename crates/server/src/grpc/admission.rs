@@ -84,7 +84,7 @@ pub(crate) async fn admit(
     let span = error_span!("session", %client, id = %session.id);
     span.in_scope(|| log_connected(&greeting, &on_record));
     let records = gateway.records.clone();
-    let ca_pins = gateway.ca_pins.clone();
+    let ca_pins = gateway.ca_pins.follow();
     let outgoing = outgoing(gateway.session, protocol, &ca_pins, &session, messages);
     let keys = KeyExchange::new(records, ca_pins, on_record.key.as_ref(), gateway.key_max_age);
     let guard = gateway.registry.enter(greeting, session, on_record, now).map_err(rejected)?;

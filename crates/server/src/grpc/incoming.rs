@@ -154,8 +154,6 @@ pub(crate) struct GrpcConnection {
 pub(crate) struct ConnectionInfo {
     /// The address from which the agent dials.
     pub(crate) remote_addr: Option<SocketAddr>,
-    /// Whether the connection is encrypted.
-    pub(crate) is_tls: bool,
     /// The key of the agent: TLS has proved that the agent has it. None without a client certificate, and
     /// in plain text. A resumed connection has the key of the first one.
     pub(crate) peer_key: Option<Fingerprint>,
@@ -299,7 +297,6 @@ impl Connected for GrpcConnection {
     fn connect_info(&self) -> Self::ConnectInfo {
         ConnectionInfo {
             remote_addr: self.stream.tcp().peer_addr().ok(),
-            is_tls: self.stream.is_tls(),
             peer_key: self.stream.peer_key(),
             read_budget: self.read_budget.clone(),
             permit: self.permit.clone(),

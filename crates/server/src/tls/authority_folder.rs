@@ -174,7 +174,8 @@ impl AuthorityFolder {
 
     fn load(&self, fingerprint: &Fingerprint) -> Result<CertificateAuthority, FolderError> {
         let folder = self.folder_of(fingerprint);
-        let (certificate, key) = (folder.join(CERTIFICATE), folder.join(KEY));
+        let certificate = folder.join(CERTIFICATE);
+        let key = folder.join(KEY);
         let authority = match (files::read(&certificate)?, files::read(&key)?) {
             (Some(certificate), Some(key_pem)) => {
                 CertificateAuthority::from_pem(&certificate, &key_pem)

@@ -84,15 +84,15 @@ impl CaRotation {
             return Err(RotationError::Lacking(holders));
         }
         let view = prepared.view();
-        let (action, event) = names(step);
         let current = view.current.fingerprint.to_string();
         let next = view.next.map(|next| next.fingerprint.to_string());
-        let entry = actor.did(action, "ca").with("current", current.as_str());
-        let entry = entry.with("next", next.clone()).with("clients_without_pin", n_without);
+        let entry = actor
+            .did(action(step), "ca")
+            .with("current", current)
+            .with("next", next)
+            .with("clients_without_pin", n_without);
         self.records.audit(entry).await?;
-        let view = prepared.commit().await?;
-        let state = view.state;
-        info!(event, actor = actor.name, %state, current, next, "certificate authority rotated");
+        log(step, &actor.name, &prepared.commit().await?);
         Ok(self.status().await?)
     }
 
@@ -108,10 +108,26 @@ impl CaRotation {
     }
 }
 
-fn names(step: RotationStep) -> (AuditAction, &'static str) {
+fn action(step: RotationStep) -> AuditAction {
     match step {
-        RotationStep::Announce => (AuditAction::CaRotated, "authority.announced"),
-        RotationStep::Switch => (AuditAction::CaSwitched, "authority.switched"),
-        RotationStep::Retire => (AuditAction::CaRetired, "authority.retired"),
+        RotationStep::Announce => AuditAction::CaRotated,
+        RotationStep::Switch => AuditAction::CaSwitched,
+        RotationStep::Retire => AuditAction::CaRetired,
+    }
+}
+
+fn log(step: RotationStep, actor: &str, view: &AuthorityView) {
+    let current = view.current.fingerprint;
+    match step {
+        RotationStep::Announce => {
+            let next = view.next.map(|next| next.fingerprint.to_string());
+            info!(event = "authority.announced", actor, %current, next, "successor announced");
+        }
+        RotationStep::Switch => {
+            info!(event = "authority.switched", actor, %current, "switched to the successor");
+        }
+        RotationStep::Retire => {
+            info!(event = "authority.retired", actor, %current, "old authority retired");
+        }
     }
 }

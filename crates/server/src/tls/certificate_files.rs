@@ -50,16 +50,16 @@ pub(crate) struct CertificateFiles {
     /// The names by which peers reach the listener. Empty: unknown.
     names: Vec<String>,
     /// What the files looked like when they were last read.
-    read: [Option<FileStamp>; 2],
+    read: [Option<CertificateStamp>; 2],
     /// What they looked like at the last check.
-    seen: [Option<FileStamp>; 2],
+    seen: [Option<CertificateStamp>; 2],
     presented: watch::Sender<Arc<Presented>>,
     pins: watch::Sender<Arc<[Fingerprint]>>,
 }
 
 /// Identifies the content of a file, without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct FileStamp {
+struct CertificateStamp {
     inode: u64,
     len: u64,
     modified: Option<SystemTime>,
@@ -167,10 +167,10 @@ impl CertificateFiles {
 }
 
 impl CertificatePaths {
-    fn stamps(&self) -> [Option<FileStamp>; 2] {
+    fn stamps(&self) -> [Option<CertificateStamp>; 2] {
         [&self.certificate, &self.key].map(|path| {
             let metadata = fs::metadata(path).ok()?;
-            Some(FileStamp {
+            Some(CertificateStamp {
                 inode: metadata.ino(),
                 len: metadata.len(),
                 modified: metadata.modified().ok(),

@@ -23,13 +23,19 @@ impl CaPins {
         Self(pins)
     }
 
+    /// Returns a handle for a session, whose `changed` waits for the next change.
+    pub(crate) fn follow(&self) -> Self {
+        let mut pins = self.0.clone();
+        pins.mark_unchanged();
+        Self(pins)
+    }
+
     /// Returns the pins, the current authority first. Each is valid from now on until it is retired.
     pub(crate) fn current(&self) -> Arc<[Fingerprint]> {
         self.0.borrow().clone()
     }
 
-    /// Waits until the pins differ from those of the last call of `changed`, or of the creation of this
-    /// handle. Waits forever when they cannot change any more. Cancel-safe.
+    /// Waits until the pins change after the last call of `changed`, or after the creation of this handle. Waits forever when they cannot change any more. Cancel-safe.
     pub(crate) async fn changed(&mut self) -> Arc<[Fingerprint]> {
         match self.0.changed().await {
             Ok(()) => self.0.borrow_and_update().clone(),
@@ -66,6 +72,18 @@ mod tests {
         drop(sender);
         assert!(futures::poll!(pin!(pins.changed())).is_pending());
         assert_eq!(pins.to_wire().unwrap().sha256.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_new_session_does_not_see_an_old_change() {
+        let (sender, receiver) = watch::channel(Arc::from([]));
+        let pins = CaPins::new(receiver);
+        sender.send_replace(Arc::from([Fingerprint::of_public_key(b"first")]));
+        let mut session = pins.follow();
+        assert_eq!(session.current().len(), 1);
+        assert!(futures::poll!(pin!(session.changed())).is_pending());
+        sender.send_replace(Arc::from([]));
+        assert!(session.changed().await.is_empty());
     }
 
     #[test]

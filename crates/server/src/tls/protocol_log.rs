@@ -20,11 +20,11 @@ pub(crate) struct ProtocolLog(Arc<LogState>);
 #[derive(Debug)]
 struct LogState {
     listener: &'static str,
-    sample: Mutex<Sample>,
+    sample: Mutex<ProtocolSample>,
 }
 
 #[derive(Debug, Default)]
-struct Sample {
+struct ProtocolSample {
     logged: Option<Instant>,
     n_omitted: u64,
 }
@@ -65,7 +65,7 @@ impl ProtocolLog {
     }
 }
 
-impl Sample {
+impl ProtocolSample {
     /// Returns how many lines were omitted since the last one. None if this one must be omitted too.
     fn admit(&mut self, now: Instant) -> Option<u64> {
         if self.logged.is_some_and(|logged| now - logged < INTERVAL) {
@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn a_flood_is_one_line_and_a_number() {
-        let mut sample = Sample::default();
+        let mut sample = ProtocolSample::default();
         let start = Instant::now();
         let n_logged = (0..1000).filter(|_| sample.admit(start).is_some()).count();
         assert_eq!(n_logged, 1);

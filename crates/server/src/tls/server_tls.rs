@@ -1,7 +1,7 @@
 //! TLS of this server: opened at the start, and kept up to date by one task.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use filepull_process::Lifecycle;
@@ -49,23 +49,30 @@ pub(crate) enum AgentTls {
     Files(CertificatePaths),
 }
 
+/// Where the certificates of both listeners come from.
+#[derive(Clone, Debug)]
+pub(crate) struct TlsSources {
+    pub(crate) agents: AgentTls,
+    /// None: plain text.
+    pub(crate) operators: Option<CertificatePaths>,
+    /// The folder of the own authority.
+    pub(crate) folder: PathBuf,
+    /// The names by which agents reach the server.
+    pub(crate) hosts: Vec<String>,
+    pub(crate) grpc_addr: SocketAddr,
+}
+
 impl ServerTls {
-    /// Opens the certificates, and creates the authority at the first start. `hosts` are the names by
-    /// which agents reach the server.
+    /// Opens the certificates, and creates the authority at the first start.
     ///
     /// # Errors
     /// The files of the authority or of the operator cannot be used.
-    pub(crate) async fn open(
-        agents: AgentTls,
-        operators: Option<CertificatePaths>,
-        folder: &Path,
-        hosts: Vec<String>,
-        grpc_addr: SocketAddr,
-    ) -> anyhow::Result<Self> {
+    pub(crate) async fn open(sources: TlsSources) -> anyhow::Result<Self> {
+        let TlsSources { agents, operators, folder, hosts, grpc_addr } = sources;
         let agents = match agents {
             AgentTls::Off => AgentCertificate::None,
             AgentTls::Own => {
-                let folder = AuthorityFolder::new(folder.to_owned());
+                let folder = AuthorityFolder::new(folder);
                 let names = own_names(hosts, grpc_addr);
                 AgentCertificate::Own(OwnAuthority::open(folder, names, SystemTime::now()).await?)
             }
