@@ -20,6 +20,7 @@ mod server;
 mod strace;
 mod tool;
 mod tool_command;
+mod trusted;
 
 use std::future::Future;
 use std::time::Duration;
@@ -36,6 +37,7 @@ pub use scripted_agent::{ScriptedAgent, ScriptedUpload};
 pub use server::{TestServer, same_bytes, settings_in, test_data};
 pub use strace::Strace;
 pub use tool_command::run_tool;
+pub use trusted::{channel_with, enrol, trusted_channel};
 
 /// Maximum time of every wait: a busy machine with two cores is slow.
 pub const DEADLINE: Duration = Duration::from_secs(120);

@@ -13,8 +13,8 @@ use filepull_proto::v1::server_message::Kind as ToAgent;
 use filepull_proto::v1::upload_request::Kind;
 use filepull_proto::v1::upload_response::Kind as Response;
 use filepull_proto::v1::{
-    AgentMessage, DataChunk, Hello, ServerMessage, SourceInfo, StartTransfer, UploadHeader,
-    UploadRequest, UploadResponse, UploadTrailer,
+    AgentMessage, DataChunk, Error, Hello, ServerMessage, SessionEnd, SourceInfo, StartTransfer,
+    UploadHeader, UploadRequest, UploadResponse, UploadTrailer,
 };
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -28,6 +28,7 @@ pub struct ScriptedAgent {
     channel: Channel,
     to_server: mpsc::Sender<AgentMessage>,
     from_server: Streaming<ServerMessage>,
+    session_id: String,
     /// Maximum time until the next message of the server.
     limit: Duration,
 }
@@ -48,6 +49,17 @@ impl ScriptedAgent {
         limit: Duration,
     ) -> anyhow::Result<Self> {
         let channel = Channel::from_shared(format!("http://{server}"))?.connect().await?;
+        let opened = Self::open(channel, client, limit).await?;
+        opened.map_err(|error| anyhow::anyhow!("rejected: {error:?}"))
+    }
+
+    /// Opens a session as `client` on an open connection. Returns the error with which the server
+    /// rejects it.
+    pub async fn open(
+        channel: Channel,
+        client: &str,
+        limit: Duration,
+    ) -> anyhow::Result<Result<Self, Error>> {
         let (to_server, messages) = mpsc::channel(8);
         let hello = Hello {
             client_id: client.into(),
@@ -59,10 +71,20 @@ impl ScriptedAgent {
         to_server.send(AgentMessage { kind: Some(FromAgent::Hello(hello)) }).await?;
         let mut control = AgentControlClient::new(channel.clone());
         let from_server = control.session(ReceiverStream::new(messages)).await?.into_inner();
-        let mut agent = Self { channel, to_server, from_server, limit };
-        let first = agent.next().await?;
-        anyhow::ensure!(matches!(first, Some(ToAgent::Welcome(_))), "rejected: {first:?}");
-        Ok(agent)
+        let mut agent = Self { channel, to_server, from_server, session_id: String::new(), limit };
+        match agent.next().await? {
+            Some(ToAgent::Welcome(welcome)) => {
+                agent.session_id = welcome.session_id;
+                Ok(Ok(agent))
+            }
+            Some(ToAgent::End(SessionEnd { error: Some(error) })) => Ok(Err(error)),
+            other => anyhow::bail!("neither admitted nor rejected: {other:?}"),
+        }
+    }
+
+    /// Returns the id of the session, as in the welcome.
+    pub fn session_id(&self) -> &str {
+        &self.session_id
     }
 
     /// Returns the connection, for uploads that [`upload`](Self::upload) cannot express.
@@ -70,7 +92,8 @@ impl ScriptedAgent {
         self.channel.clone()
     }
 
-    async fn next(&mut self) -> anyhow::Result<Option<ToAgent>> {
+    /// Waits for the next message of the server; none if its kind is unknown.
+    pub async fn next(&mut self) -> anyhow::Result<Option<ToAgent>> {
         let received = timeout(self.limit, self.from_server.message()).await;
         let message = received.context("timed out waiting for a message of the server")??;
         Ok(message.context("the session ended")?.kind)
