@@ -6,16 +6,16 @@
 mod identity;
 mod keeper;
 mod role;
-mod scope;
 pub(crate) mod startup;
 mod token;
 pub mod token_editor;
 mod token_table;
-mod tokens_file;
+pub(crate) mod tokens_file;
 
 pub(crate) use identity::{Identity, SignIn};
 pub(crate) use keeper::{SignInError, Tokens, TokensKeeper};
 pub use role::Role;
-pub(crate) use scope::Scope;
+#[cfg(test)]
+pub(crate) use token::Token;
 pub use token_table::parse_label;
 pub use tokens_file::TokensFileError;

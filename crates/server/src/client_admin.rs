@@ -119,13 +119,13 @@ impl ClientAdmin {
         client: &ClientId,
         by: &Actor,
     ) -> Result<ClientView, Problem> {
-        self.clients.known(client, failed).await?;
+        self.clients.everything().known(client, failed).await?;
         let approved = self.records.approve_client(client, by).await;
         if approved.map_err(|error| failed(&error))?.is_none() {
             return Err(not_enrolled(client));
         }
         info!(event = "client.approved", %client, actor = by.name, "client approved");
-        self.clients.known(client, failed).await
+        self.clients.everything().known(client, failed).await
     }
 
     /// Removes a client with its key and its invites. Its session, its upload and its transfers end.
@@ -142,7 +142,7 @@ impl ClientAdmin {
         self.registry.remove(client);
         self.transfers.end_all_of(client, &detail).await;
         if !was_known {
-            self.clients.known(client, failed).await?;
+            self.clients.everything().known(client, failed).await?;
         }
         info!(event = "client.forgotten", %client, actor = by.name, "client forgotten");
         Ok(())
@@ -157,7 +157,7 @@ impl ClientAdmin {
         client: &ClientId,
         by: &Actor,
     ) -> Result<ClientView, Problem> {
-        let view = self.clients.known(client, failed).await?;
+        let view = self.clients.everything().known(client, failed).await?;
         if view.record.key.is_none() {
             return Err(not_enrolled(client));
         }

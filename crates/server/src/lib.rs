@@ -25,6 +25,7 @@ pub mod records;
 mod registry;
 mod rejection_audit;
 mod retention;
+pub mod scope;
 mod settings_audit;
 mod store;
 mod tls;

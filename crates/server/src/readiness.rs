@@ -7,6 +7,7 @@ use filepull_core::human;
 
 use crate::disk_sampler::SampleError;
 use crate::known_clients::{ClientCounts, KnownClients};
+use crate::scope::Scope;
 use crate::store::FreeSpace;
 use crate::tls::{CertificateView, Expiry, TlsStatus};
 use crate::transfers::{Transfers, shortage};
@@ -36,7 +37,7 @@ impl Readiness {
     pub async fn check(&self) -> Vec<ReadyCheck> {
         let mut checks = vec![self.data_folder().await, self.storing(), self.grpc().await];
         checks.extend(self.certificates());
-        checks.push(self.draining());
+        checks.push(self.draining().await);
         checks
     }
 
@@ -66,7 +67,7 @@ impl Readiness {
     /// Reports the listener for agents. It is bound before the first check and until the process ends.
     async fn grpc(&self) -> ReadyCheck {
         let addr = self.grpc_addr;
-        let ClientCounts { online, known } = self.clients.counts().await;
+        let ClientCounts { online, known } = self.clients.within(&Scope::Everything).counts().await;
         let finding = format!("listening on {addr}, {online} of {known} clients online");
         ReadyCheck { ok: true, name: "grpc", finding }
     }
@@ -77,12 +78,12 @@ impl Readiness {
         views.into_iter().map(certificate_check).collect()
     }
 
-    fn draining(&self) -> ReadyCheck {
+    async fn draining(&self) -> ReadyCheck {
         let ok = !self.transfers.is_stopping();
         let finding = if ok {
             "no".to_owned()
         } else {
-            let n_running = self.transfers.counts().running;
+            let n_running = self.transfers.counts(&Scope::Everything).await.running;
             let running = if n_running == 1 { "transfer" } else { "transfers" };
             format!("shutdown requested, {n_running} {running} still running")
         };

@@ -35,6 +35,7 @@ mod readers;
 mod receipts;
 mod redemptions;
 mod schema;
+mod scope;
 mod statement;
 #[cfg(test)]
 mod tests;

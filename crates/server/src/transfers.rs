@@ -9,6 +9,7 @@ mod checkpoint;
 mod commit;
 mod disk;
 mod idempotency;
+mod lookup;
 mod messages;
 mod min_rate;
 mod outcome;
@@ -41,12 +42,12 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::disk_sampler::DiskSampler;
 use crate::known_clients::KnownClients;
-use crate::records::{
-    Actor, AuditEntry, RecordedTransfer, Records, Total, TransferFilter, UnfinishedRecords,
-};
+use crate::records::{Actor, AuditEntry, Records, UnfinishedRecords};
 use crate::registry::Registry;
+use crate::scope::Scope;
 use crate::store::Store;
 use active::ActiveTransfers;
+pub(crate) use lookup::{TransferCounts, TransferListPage};
 pub(crate) use messages::{Answer, Reply, Upload};
 use messages::{Command, refuse};
 use outcome::records_failed;
@@ -109,26 +110,6 @@ struct TaskContext {
     records_fail: AtomicBool,
 }
 
-/// How many transfers are unfinished.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct TransferCounts {
-    /// Ordered, or being received.
-    pub running: usize,
-    /// Queued, or waiting for their client.
-    pub waiting: usize,
-}
-
-/// A page of transfers, newest first.
-#[derive(Clone, Debug)]
-pub(crate) struct TransferListPage {
-    /// The transfers on this page.
-    pub items: Vec<TransferListItem>,
-    /// The cursor of the next page, if there is one.
-    pub next_cursor: Option<String>,
-    /// The number of transfers on all pages.
-    pub total: Total,
-}
-
 /// A cancel is answered within this time, even if it waits for an unresponsive disk.
 const CANCEL_LIMIT: Duration = Duration::from_secs(5);
 
@@ -183,70 +164,6 @@ impl Transfers {
         Ok(Self { context })
     }
 
-    /// Returns a transfer, unfinished or on record.
-    ///
-    /// # Errors
-    /// The id is unknown, the record is damaged, or the records cannot be read.
-    pub(crate) async fn find(&self, id: TransferId) -> Result<View, Problem> {
-        match self.look_up(id).await? {
-            TransferListItem::View(view) => Ok(*view),
-            TransferListItem::Damaged(damaged) => Err(damaged.problem()),
-        }
-    }
-
-    /// Returns a transfer, unfinished or on record, also if its record is damaged.
-    ///
-    /// # Errors
-    /// The id is unknown, or the records cannot be read.
-    pub(crate) async fn look_up(&self, id: TransferId) -> Result<TransferListItem, Problem> {
-        if let Some(view) = self.watch(id) {
-            return Ok(TransferListItem::view(view.borrow().clone()));
-        }
-        let found = self.context.records.transfer(id).await.map_err(|e| records_failed(&e))?;
-        let unknown = || Problem::new(Code::TransferUnknown, format!("No transfer {id} is known."));
-        found.map(|item| self.listed(item)).ok_or_else(unknown)
-    }
-
-    /// Converts a record to a list item. An unfinished transfer is shown as its task shows it.
-    pub(crate) fn listed(&self, item: RecordedTransfer) -> TransferListItem {
-        let id = match &item {
-            RecordedTransfer::Readable(transfer) => Some(transfer.id),
-            RecordedTransfer::Damaged(damaged) => damaged.transfer,
-        };
-        match (id.and_then(|id| self.watch(id)), item) {
-            (Some(view), _) => TransferListItem::view(view.borrow().clone()),
-            (None, RecordedTransfer::Readable(transfer)) => {
-                TransferListItem::view(View::new(*transfer))
-            }
-            (None, RecordedTransfer::Damaged(damaged)) => TransferListItem::Damaged(damaged),
-        }
-    }
-
-    /// Returns the view of an unfinished transfer. It follows every change.
-    pub(crate) fn watch(&self, id: TransferId) -> Option<watch::Receiver<View>> {
-        self.context.active.get(id).map(|handle| handle.view)
-    }
-
-    /// Returns a page of transfers. Unfinished ones are shown as their tasks show them.
-    ///
-    /// # Errors
-    /// The records cannot be read.
-    pub(crate) async fn list(&self, filter: &TransferFilter) -> Result<TransferListPage, Problem> {
-        let page = self.context.records.transfers(filter).await.map_err(|e| records_failed(&e))?;
-        let items = page.items.into_iter().map(|item| self.listed(item)).collect();
-        Ok(TransferListPage { items, next_cursor: page.next_cursor, total: page.total })
-    }
-
-    /// Returns a page of the waiting or of the running transfers that match the rest of the filter.
-    /// Reads no record.
-    pub(crate) fn list_unfinished(
-        &self,
-        kind: ActivityFilter,
-        filter: &TransferFilter,
-    ) -> TransferListPage {
-        self.context.active.page(kind, filter)
-    }
-
     /// Cancels a transfer, after the audit record of the cancel is durable. A final transfer stays
     /// unchanged, and needs no audit record. If the returned view is not final, the end takes longer
     /// than a caller should wait. Then the cancel is on record, and takes effect
@@ -254,8 +171,14 @@ impl Transfers {
     ///
     /// # Errors
     /// The errors of [`find`](Self::find), or the cancel was not accepted.
-    pub(crate) async fn cancel(&self, id: TransferId, by: &Actor) -> Result<View, Problem> {
-        let Some(mut handle) = self.context.active.get(id) else { return self.find(id).await };
+    pub(crate) async fn cancel(
+        &self,
+        id: TransferId,
+        by: &Actor,
+        scope: &Scope,
+    ) -> Result<View, Problem> {
+        let found = self.find(id, scope).await?;
+        let Some(mut handle) = self.context.active.get(id) else { return Ok(found) };
         let entry = by.did(AuditAction::TransferCancelled, handle.client.as_str());
         match timeout(CANCEL_LIMIT, self.audit(entry.with("transfer", id.to_string()))).await {
             Ok(recorded) => recorded?,
@@ -316,21 +239,6 @@ impl Transfers {
     /// Returns the client of an unfinished transfer.
     pub(crate) fn client_of(&self, id: TransferId) -> Option<ClientId> {
         self.context.active.get(id).map(|handle| handle.client)
-    }
-
-    /// Returns the client's running transfer, or else the one that waits longest.
-    pub(crate) fn current(&self, client: &ClientId) -> Option<View> {
-        self.context.active.current(client)
-    }
-
-    /// Returns the position of a transfer that waits for a permit, counted from 1.
-    pub(crate) fn queue_position(&self, id: TransferId) -> Option<usize> {
-        self.context.active.queue_position(id)
-    }
-
-    /// Returns how many transfers are unfinished.
-    pub(crate) fn counts(&self) -> TransferCounts {
-        self.context.active.counts()
     }
 
     /// Returns whether the server drains, so that it accepts no new transfers.

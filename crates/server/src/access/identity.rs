@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Role, Scope};
+use super::Role;
+use crate::scope::Scope;
 
 /// How a caller is signed in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

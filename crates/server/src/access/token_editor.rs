@@ -14,11 +14,12 @@ use chrono::{DateTime, SubsecRound as _, Utc};
 use filepull_core::human;
 use rustix::process::geteuid;
 
+use super::Role;
 use super::token::Token;
 use super::token_table::{self, Grant, GrantHolder, GrantLine};
 use super::tokens_file::{self, TokensFileError};
-use super::{Role, Scope};
 use crate::records::{RecordsError, RecordsReader, create_folder};
+use crate::scope::Scope;
 
 /// A token to create.
 #[derive(Clone, Debug)]

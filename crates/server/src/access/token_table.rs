@@ -13,9 +13,11 @@ use std::sync::Arc;
 use chrono::{DateTime, SecondsFormat, Utc};
 use filepull_core::digest::Digest;
 use filepull_core::human;
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
 use super::token::PREFIX;
-use super::{Identity, Role, Scope, SignIn};
+use super::{Identity, Role, SignIn};
+use crate::scope::Scope;
 
 /// What a token or a user may do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -186,7 +188,8 @@ impl LineFields {
             let (name, value) = word.split_once('=').unwrap_or((word, ""));
             let is_repeated = match name {
                 "clients" => {
-                    let (key, value) = parse_label(value)?;
+                    let label = percent_decode_str(value).decode_utf8();
+                    let (key, value) = parse_label(&label.map_err(|_| "a label is not UTF-8")?)?;
                     fields.labels.insert(key, value).is_some()
                 }
                 "expires" => fields.expires_at.replace(parse_time(name, value)?).is_some(),
@@ -218,18 +221,17 @@ fn parse_time(name: &str, value: &str) -> Result<DateTime<Utc>, String> {
 /// Parses a label such as `region=south`.
 ///
 /// # Errors
-/// It has no `=`, an empty part, or a character that a line of the file cannot hold.
+/// It has no `=`, or a name or value that no client can have.
 pub fn parse_label(text: &str) -> Result<(String, String), String> {
-    let is_part = |part: &str| {
-        (1..=128).contains(&part.len())
-            && part.chars().all(|c| !c.is_whitespace() && !c.is_control())
-    };
+    let is_letter = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '/');
+    let is_name = |name: &str| (1..=128).contains(&name.len()) && name.chars().all(is_letter);
+    let is_value = |value: &str| value.len() <= 512 && !value.chars().any(char::is_control);
     match text.split_once('=') {
-        Some((key, value)) if is_part(key) && is_part(value) => {
+        Some((key, value)) if is_name(key) && is_value(value) => {
             Ok((key.to_owned(), value.to_owned()))
         }
         _ => Err(format!(
-            "{:?} is not a label: write NAME=VALUE without spaces, such as region=south",
+            "{:?} is not a label: write NAME=VALUE, such as region=south",
             human::printable(text, 80)
         )),
     }
@@ -269,11 +271,15 @@ fn check_not_reserved(name: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// The characters of a label that would end its field.
+const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'#');
+
 /// Formats the line of a new token.
 pub(crate) fn token_line(grant: &Grant, digest: Digest, created_at: DateTime<Utc>) -> String {
     let Grant { name, role, scope, expires_at } = grant;
     let mut line = format!("token {name} {role}");
     for (key, value) in scope.labels() {
+        let value = utf8_percent_encode(&value, ENCODED);
         line.push_str(&format!(" clients={key}={value}"));
     }
     let time = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Secs, true);

@@ -90,6 +90,7 @@ pub(crate) async fn authorize(
     let checked = match access {
         Access::Public => Ok(()),
         Access::Needs(role) => caller.check_role(role),
+        Access::NeedsAll(role) => caller.check_role(role).and_then(|()| caller.check_sees_all()),
     };
     match checked {
         Ok(()) => next.run(request).await,

@@ -15,15 +15,19 @@ use crate::access::Role;
 pub enum Access {
     /// Every caller, signed in or not. The response must not depend on clients or transfers.
     Public,
-    /// Callers with this role or a more powerful one.
+    /// Callers with this role or a more powerful one. The handler checks the scope of the caller for
+    /// each client that it reads or changes.
     Needs(Role),
+    /// Callers with this role or a more powerful one, who may see every client: what the route reads
+    /// or changes concerns all of them.
+    NeedsAll(Role),
 }
 
 /// The access rules, as a table of routes reads best.
 pub(crate) const PUBLIC: Access = Access::Public;
 pub(crate) const VIEWER: Access = Access::Needs(Role::Viewer);
 pub(crate) const OPERATOR: Access = Access::Needs(Role::Operator);
-pub(crate) const ADMIN: Access = Access::Needs(Role::Admin);
+pub(crate) const ADMIN: Access = Access::NeedsAll(Role::Admin);
 
 /// A route and its rule.
 #[derive(Clone, Debug, PartialEq, Eq)]

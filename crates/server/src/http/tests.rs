@@ -15,6 +15,8 @@ use fixture::{HttpFixture, client4};
 mod files;
 mod fixture;
 mod headers;
+mod scope;
+mod sign_in;
 
 #[tokio::test]
 async fn a_rejected_trigger_gives_the_reason_and_the_next_step() {

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use chrono::{DateTime, Utc};
 use filepull_core::id::ClientId;
 
-use super::{KnownClients, Seen};
+use super::{KnownClients, ScopedClients, ScopedIds, Seen};
 use crate::client::ClientRecord;
 use crate::records::{ClientListItem, ClientOrder, RecordsError, Total};
 use crate::registry::ClientView;
@@ -67,57 +67,65 @@ impl ClientFilter {
     }
 }
 
-impl KnownClients {
+impl ScopedClients {
     /// Returns a page of the clients that match.
     ///
     /// # Errors
     /// The records cannot be read.
     pub(crate) async fn list(&self, filter: &ClientFilter) -> Result<ClientList, RecordsError> {
+        let ids = self.ids().await?;
         let mut entries = match filter.online {
-            Some(true) => self.registered(filter),
-            Some(false) | None => self.merged(filter).await?,
+            Some(true) => self.registered(filter, &ids),
+            Some(false) | None => self.merged(filter, &ids).await?,
         };
         let is_last = entries.len() <= filter.limit;
         entries.truncate(filter.limit);
         let next = entries.last().filter(|_| !is_last).cloned();
-        let total = self.total(filter).await?;
+        let total = self.total(filter, &ids).await?;
         Ok(ClientList { clients: self.views(entries).await?, next, total })
     }
 
     /// Returns the entries of clients that the registry has.
-    fn registered(&self, filter: &ClientFilter) -> Vec<ClientListItem> {
-        let matches = |record: &ClientRecord, is_online| filter.matches(record, is_online);
+    fn registered(&self, filter: &ClientFilter, ids: &ScopedIds) -> Vec<ClientListItem> {
+        let registry = &self.known.registry;
+        let matches = |record: &ClientRecord, is_online| {
+            filter.matches(record, is_online) && ids.contain(&record.id)
+        };
         let seen: Vec<Seen> = match filter.order {
             ClientOrder::Id => {
                 let after = filter.after.as_ref().map(|after| &after.id);
-                let clients = self.registry.clients_after(after, matches, filter.limit + 1);
+                let clients = registry.clients_after(after, matches, filter.limit + 1);
                 clients.into_iter().map(|client| (client.record.id, client.last_seen_at)).collect()
             }
-            ClientOrder::Seen => self.registry.last_seen(matches),
+            ClientOrder::Seen => registry.last_seen(matches),
         };
         let entry = |(id, last_seen_at)| ClientListItem { id, last_seen_at };
         filter.cut(seen.into_iter().map(entry).collect())
     }
 
     /// Returns the entries of clients that the registry or the records have.
-    async fn merged(&self, filter: &ClientFilter) -> Result<Vec<ClientListItem>, RecordsError> {
+    async fn merged(
+        &self,
+        filter: &ClientFilter,
+        ids: &ScopedIds,
+    ) -> Result<Vec<ClientListItem>, RecordsError> {
+        let KnownClients { registry, records } = &self.known;
         let mut batch_len = u32::try_from(filter.limit).unwrap_or(u32::MAX).saturating_add(1);
         let mut on_record = Vec::new();
         let mut position = filter.after.clone();
         loop {
-            let order = filter.order;
-            let page =
-                self.records.client_page(order, position.as_ref(), &filter.wanted, batch_len);
-            let page = page.await?;
+            let ClientFilter { order, wanted, .. } = filter;
+            let after = position.as_ref();
+            let page = records.client_page(*order, after, wanted, &self.scope, batch_len).await?;
             let end = page.entries.last().map(|entry| filter.key(entry));
             position = page.entries.last().cloned();
             on_record.extend(page.entries);
             // The records are read before the registry: a client that connects meanwhile is in both,
             // and a client that disconnects is still in the registry.
             let present: HashSet<ClientId> =
-                self.registry.present(on_record.iter().map(|entry: &ClientListItem| &entry.id));
+                registry.present(on_record.iter().map(|entry: &ClientListItem| &entry.id));
             on_record.retain(|entry| !present.contains(&entry.id));
-            let mut entries = self.registered(filter);
+            let mut entries = self.registered(filter, ids);
             let in_registry: HashSet<ClientId> =
                 entries.iter().map(|entry| entry.id.clone()).collect();
             let only_on_record = on_record.iter().filter(|entry| !in_registry.contains(&entry.id));
@@ -135,10 +143,10 @@ impl KnownClients {
 
     async fn views(&self, entries: Vec<ClientListItem>) -> Result<Vec<ClientView>, RecordsError> {
         let connected: Vec<Option<ClientView>> =
-            entries.iter().map(|entry| self.registry.client(&entry.id)).collect();
+            entries.iter().map(|entry| self.known.registry.client(&entry.id)).collect();
         let offline = entries.iter().zip(&connected).filter(|(_, client)| client.is_none());
         let missing: Vec<ClientId> = offline.map(|(entry, _)| entry.id.clone()).collect();
-        let records = self.records.clients(&missing).await?.into_iter();
+        let records = self.known.records.clients(&missing).await?.into_iter();
         let mut on_record: HashMap<ClientId, ClientRecord> =
             records.map(|record| (record.id.clone(), record)).collect();
         let views = entries.into_iter().zip(connected).filter_map(|(entry, connected)| {
@@ -147,21 +155,24 @@ impl KnownClients {
         Ok(views.collect())
     }
 
-    async fn total(&self, filter: &ClientFilter) -> Result<Total, RecordsError> {
+    async fn total(&self, filter: &ClientFilter, ids: &ScopedIds) -> Result<Total, RecordsError> {
+        let KnownClients { registry, records } = &self.known;
         let online = ClientFilter { online: Some(true), ..filter.clone() };
         let count_online = || {
-            if online.wanted.is_empty() {
-                return self.registry.n_online() as u64;
+            if online.wanted.is_empty() && self.scope.is_everything() {
+                return registry.n_online() as u64;
             }
-            let matches = |record: &ClientRecord, is_online| online.matches(record, is_online);
-            self.registry.last_seen(matches).len() as u64
+            let matches = |record: &ClientRecord, is_online| {
+                online.matches(record, is_online) && ids.contain(&record.id)
+            };
+            registry.last_seen(matches).len() as u64
         };
         if filter.online == Some(true) {
             return Ok(Total::Exactly(count_online()));
         }
         let all = match filter.wanted.as_str() {
-            "" => Total::Exactly(self.records.n_clients().await),
-            wanted => self.records.count_clients(wanted).await?,
+            "" if self.scope.is_everything() => Total::Exactly(records.n_clients().await),
+            wanted => records.count_clients(wanted, &self.scope).await?,
         };
         Ok(match (all, filter.online) {
             (Total::Exactly(all), Some(false)) => {

@@ -2,17 +2,17 @@
 
 use filepull_core::id::ClientId;
 
-use super::KnownClients;
+use super::ScopedClients;
 use crate::records::RecordsError;
 
 /// Minimum similarity of a suggestion, from 0 to 1 (equal). Below it a suggestion would be a guess.
 const MIN_SIMILARITY: f64 = 0.7;
 
-impl KnownClients {
-    /// Returns the known id that is most similar to `typed`, if one is similar enough. Compares a
+impl ScopedClients {
+    /// Returns the id in scope that is most similar to `typed`, if one is similar enough. Compares a
     /// bounded number of ids and holds no lock.
     pub(crate) async fn suggest(&self, typed: &ClientId) -> Result<Option<ClientId>, RecordsError> {
-        Ok(most_similar(typed, self.records.clients_like(typed).await?))
+        Ok(most_similar(typed, self.known.records.clients_like(typed, &self.scope).await?))
     }
 }
 

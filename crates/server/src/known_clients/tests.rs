@@ -83,8 +83,12 @@ impl KnownClientsFixture {
         self.record(&left).await;
     }
 
+    fn everything(&self) -> ScopedClients {
+        self.clients.everything()
+    }
+
     async fn list(&self, filter: &ClientFilter) -> ClientList {
-        self.clients.list(filter).await.unwrap()
+        self.clients.within(&Scope::Everything).list(filter).await.unwrap()
     }
 
     /// Returns the ids on all pages of a list.
@@ -128,7 +132,7 @@ async fn clients_of_registry_and_records_are_filtered_sorted_and_counted() {
         let total = server.list(&filter).await.total;
         assert_eq!(total, Total::Exactly(expected.len() as u64), "{filter:?}");
     }
-    assert_eq!(server.clients.counts().await, ClientCounts { online: 2, known: 3 });
+    assert_eq!(server.everything().counts().await, ClientCounts { online: 2, known: 3 });
 }
 
 #[tokio::test]
@@ -166,7 +170,7 @@ async fn a_client_stays_in_the_registry_until_the_end_of_its_session_is_on_recor
     let server = KnownClientsFixture::start().await;
     let connected = server.connect("client4", 1).await;
     let left = server.leave(&connected);
-    let found = server.clients.client(&id("client4")).await.unwrap().unwrap();
+    let found = server.everything().client(&id("client4")).await.unwrap().unwrap();
     assert_eq!(
         (found.online, &found.record),
         (false, &left),
@@ -175,7 +179,7 @@ async fn a_client_stays_in_the_registry_until_the_end_of_its_session_is_on_recor
     assert_eq!(server.ids(&all(ClientOrder::Id)).await, ["client4"]);
     server.record(&left).await;
     assert!(server.registry.client(&id("client4")).is_none(), "the records have it");
-    let found = server.clients.client(&id("client4")).await.unwrap().unwrap();
+    let found = server.everything().client(&id("client4")).await.unwrap().unwrap();
     assert_eq!((found.online, found.record), (false, left));
 }
 
@@ -184,10 +188,10 @@ async fn a_mistyped_id_gets_a_suggestion() {
     let server = KnownClientsFixture::start().await;
     server.known("client4", 1).await;
     let failed = |error: &RecordsError| Problem::new(Code::StorageFailed, error.to_string());
-    let problem = server.clients.known(&id("cleint4"), failed).await.unwrap_err();
+    let problem = server.everything().known(&id("cleint4"), failed).await.unwrap_err();
     assert_eq!(problem.code, Code::ClientUnknown);
     let detail = "No client called cleint4 has ever connected. Did you mean client4?";
     assert_eq!(problem.detail, detail);
-    let problem = server.clients.known(&id("printer"), failed).await.unwrap_err();
+    let problem = server.everything().known(&id("printer"), failed).await.unwrap_err();
     assert_eq!(problem.detail, "No client called printer has ever connected.");
 }

@@ -10,7 +10,9 @@ use super::clients::read_id;
 use super::error::RecordsError;
 use super::fields::RowFields;
 use super::list::Total;
+use super::scope::push_in_scope;
 use super::statement::{Row, Statement};
+use crate::scope::Scope;
 
 /// The order of a list of clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,19 +47,19 @@ const MAX_VARIANTS: usize = 1024;
 /// The characters of an id in lower case.
 const LETTERS: &str = "abcdefghijklmnopqrstuvwxyz0123456789-_.";
 
-const NEXT: &str = "SELECT id FROM clients WHERE lower(id) >= $1 ORDER BY lower(id) LIMIT $2";
+const NEXT: &str = "SELECT id FROM clients WHERE lower(id) >= $1";
 
-const PREVIOUS: &str =
-    "SELECT id FROM clients WHERE lower(id) < $1 ORDER BY lower(id) DESC LIMIT $2";
+const PREVIOUS: &str = "SELECT id FROM clients WHERE lower(id) < $1";
 
 impl Records {
-    /// Returns a page of the clients on record whose id or host name contains `wanted`, in any
+    /// Returns a page of the clients in scope whose id or host name contains `wanted`, in any
     /// letter case. An empty text matches every client.
     pub(crate) async fn client_page(
         &self,
         order: ClientOrder,
         after: Option<&ClientListItem>,
         wanted: &str,
+        scope: &Scope,
         limit: u32,
     ) -> Result<ClientPage, RecordsError> {
         let mut query = Statement::new("SELECT id, last_seen_at FROM clients WHERE 1 = 1");
@@ -74,6 +76,7 @@ impl Records {
             }
         }
         narrow(&mut query, wanted);
+        push_in_scope(&mut query, "id", scope);
         query.push(match order {
             ClientOrder::Id => " ORDER BY id LIMIT ",
             ClientOrder::Seen => " ORDER BY last_seen_at DESC, id LIMIT ",
@@ -87,25 +90,48 @@ impl Records {
         })
     }
 
-    /// Counts the clients whose id or host name contains `wanted`.
-    pub(crate) async fn count_clients(&self, wanted: &str) -> Result<Total, RecordsError> {
+    /// Counts the clients in scope whose id or host name contains `wanted`.
+    pub(crate) async fn count_clients(
+        &self,
+        wanted: &str,
+        scope: &Scope,
+    ) -> Result<Total, RecordsError> {
         let mut query =
             Statement::new("SELECT COUNT(*) AS n FROM (SELECT 1 FROM clients WHERE 1 = 1");
         narrow(&mut query, wanted);
+        push_in_scope(&mut query, "id", scope);
         self.count(query).await
     }
 
-    /// Returns known ids that a mistyped id may mean: the nearest ids in order, and ids that differ by
+    /// Returns the number of clients in scope that are on record.
+    pub(crate) async fn n_clients_in(&self, scope: &Scope) -> Result<u64, RecordsError> {
+        let mut query = Statement::new("SELECT COUNT(*) AS n FROM clients WHERE 1 = 1");
+        push_in_scope(&mut query, "id", scope);
+        let rows = self.readers.list(query).await?;
+        let counted = rows.first().and_then(|row| row.integer("n")).unwrap_or_default();
+        Ok(counted.cast_unsigned())
+    }
+
+    /// Returns ids in scope that a mistyped id may mean: the nearest ids in order, and ids that differ by
     /// one letter. Their number is bounded.
     pub(crate) async fn clients_like(
         &self,
         typed: &ClientId,
+        scope: &Scope,
     ) -> Result<Vec<ClientId>, RecordsError> {
         let folded = typed.folded();
         let mut variants = Statement::new("SELECT id FROM clients WHERE lower(id) IN (");
         variants.push_list(one_letter_off(&folded).take(MAX_VARIANTS)).push(")");
-        let beside = |sql| Statement::new(sql).bind(folded.as_str()).bind(NEIGHBOURS);
-        let rows = self.readers.each(vec![beside(NEXT), beside(PREVIOUS), variants]).await?;
+        push_in_scope(&mut variants, "id", scope);
+        let beside = |sql, order: &str| {
+            let mut query = Statement::new(sql).bind(folded.as_str());
+            push_in_scope(&mut query, "id", scope);
+            query.push(order).push(" LIMIT ").push_bind(NEIGHBOURS);
+            query
+        };
+        let next = beside(NEXT, " ORDER BY lower(id)");
+        let previous = beside(PREVIOUS, " ORDER BY lower(id) DESC");
+        let rows = self.readers.each(vec![next, previous, variants]).await?;
         Ok(rows.iter().filter_map(|row| self.readable(read_id(row))).collect())
     }
 }

@@ -11,11 +11,15 @@ use super::Records;
 use super::cursor::Cursor;
 use super::damaged::RecordedTransfer;
 use super::error::RecordsError;
+use super::scope::push_in_scope;
 use super::statement::Statement;
+use crate::scope::Scope;
 
 /// Selects transfers. A field that is not set matches every transfer.
 #[derive(Clone, Debug)]
 pub struct TransferFilter {
+    /// The clients that the caller may see.
+    pub scope: Scope,
     /// The client of the transfers.
     pub client: Option<ClientId>,
     /// Transfers in one of these phases; an empty list matches every phase.
@@ -42,6 +46,7 @@ impl TransferFilter {
 impl Default for TransferFilter {
     fn default() -> Self {
         Self {
+            scope: Scope::Everything,
             client: None,
             states: Vec::new(),
             since: None,
@@ -149,6 +154,7 @@ fn matching(select: &'static str, filter: &TransferFilter) -> Statement {
     if let Some(client) = &filter.client {
         query.push(" AND client = ").push_bind(client.to_string());
     }
+    push_in_scope(&mut query, "client", &filter.scope);
     if !filter.states.is_empty() {
         query.push(" AND state").push(by_client).push(" IN (");
         query.push_list(filter.states.iter().map(|state| state.as_str())).push(")");

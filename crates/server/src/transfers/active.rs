@@ -19,6 +19,7 @@ use filepull_core::problem::{Code, Problem};
 use tokio::sync::{mpsc, watch};
 
 use super::{ActivityFilter, Command, TransferCounts, TransferListItem, TransferListPage, View};
+use crate::known_clients::ScopedIds;
 use crate::records::{Total, TransferFilter};
 use index::{Index, Standing};
 
@@ -164,13 +165,18 @@ impl ActiveTransfers {
         self.lock().queue_position(id)
     }
 
-    /// Returns a page of the waiting or of the running transfers, newest first.
-    pub(crate) fn page(&self, kind: ActivityFilter, filter: &TransferFilter) -> TransferListPage {
+    /// Returns a page of the waiting or of the running transfers of these clients, newest first.
+    pub(crate) fn page(
+        &self,
+        kind: ActivityFilter,
+        filter: &TransferFilter,
+        ids: &ScopedIds,
+    ) -> TransferListPage {
         let (handles, next, total) = {
             let index = self.lock();
-            let (handles, next) = index.page(kind, filter);
+            let (handles, next) = index.page(kind, filter, ids);
             let handles: Vec<TaskHandle> = handles.into_iter().cloned().collect();
-            (handles, next, index.count(kind, filter))
+            (handles, next, index.count(kind, filter, ids))
         };
         let views = handles.iter().map(|handle| handle.view.borrow().clone());
         // Leave out a transfer whose state has changed meanwhile.
@@ -180,7 +186,7 @@ impl ActiveTransfers {
         TransferListPage { items, next_cursor: next.map(|next| next.to_string()), total }
     }
 
-    pub(crate) fn counts(&self) -> TransferCounts {
-        self.lock().counts()
+    pub(crate) fn counts(&self, ids: &ScopedIds) -> TransferCounts {
+        self.lock().counts(ids)
     }
 }

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use super::pull::PullResult;
 use super::{Transfers, now, records_failed};
 use crate::records::{AuditEntry, KeyOutcome, RequestKey};
+use crate::scope::Scope;
 
 impl Transfers {
     /// Returns the transfer of an earlier request with this key, if there was one.
@@ -50,8 +51,8 @@ impl Transfers {
         let id = keyed.transfer;
         let view = match self.watch(id) {
             Some(view) => view,
-            // The transfer has ended, so its view does not change any more.
-            None => watch::channel(self.find(id).await?).1,
+            // The client is in scope: it is the client of the pull. The transfer has ended, so its view does not change any more.
+            None => watch::channel(self.find(id, &Scope::Everything).await?).1,
         };
         Ok(PullResult { id, joined: true, view })
     }

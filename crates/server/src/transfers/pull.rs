@@ -21,6 +21,7 @@ use super::view::{Activity, View};
 use super::{Command, Transfers, now, records_failed};
 use crate::records::{Actor, AuditEntry, RequestKey};
 use crate::registry::{self, ClientView};
+use crate::scope::Scope;
 
 /// How often a pull is repeated when its transfer was discarded in favour of another request.
 const MAX_TRIES: u32 = 3;
@@ -36,6 +37,8 @@ pub(crate) struct Pull {
     pub queue: Option<Duration>,
     /// Do not join a transfer whose source may be open already.
     pub fresh: bool,
+    /// The clients that the caller may see.
+    pub scope: Scope,
     /// The caller, for the record and the audit.
     pub requested_by: Actor,
     /// The idempotency key: a repeated request gets the original transfer.
@@ -51,7 +54,7 @@ impl Pull {
 
     /// Returns the digest of what the pull requests, without its caller.
     fn digest(&self) -> Digest {
-        let Self { client, path, queue, fresh, requested_by: _, key: _ } = self;
+        let Self { client, path, queue, fresh, scope: _, requested_by: _, key: _ } = self;
         let path = path.as_ref().map(|path| path.as_str());
         let seconds = queue.map(|queue| queue.as_secs());
         Digest::of(format!("{:?}", (client.as_str(), path, seconds, fresh)).as_bytes())
@@ -59,7 +62,7 @@ impl Pull {
 
     /// Returns the entry for the audit, without the transfer that the pull leads to.
     fn audit(&self, action: AuditAction) -> AuditEntry {
-        let Self { client, path, queue, fresh, requested_by, key } = self;
+        let Self { client, path, queue, fresh, scope: _, requested_by, key } = self;
         let seconds = queue.map(|queue| queue.as_secs());
         requested_by
             .did(action, client.as_str())
@@ -106,6 +109,8 @@ impl Transfers {
         if context.lifecycle.drain().is_cancelled() {
             return Err(stopping());
         }
+        // Before the key, which may lead to a transfer from when the caller's scope was larger.
+        context.clients.within(&pull.scope).check(&pull.client, records_failed).await?;
         let key = pull.request_key();
         for _ in 0..MAX_TRIES {
             if let Some(key) = &key
@@ -132,7 +137,8 @@ impl Transfers {
         let max_active = context.limits.max_running + context.limits.max_waiting;
         loop {
             let n_revocations = context.registry.n_revocations();
-            let client = context.clients.known(&pull.client, records_failed).await?;
+            let client =
+                context.clients.within(&pull.scope).known(&pull.client, records_failed).await?;
             if client.record.is_pending() {
                 return Err(pending(&client));
             }
@@ -180,7 +186,7 @@ impl Transfers {
 
     /// Ends a transfer that began while its client was forgotten.
     async fn end_if_forgotten(&self, client: &ClientId) -> Result<(), Problem> {
-        let known = self.context.clients.known(client, records_failed).await;
+        let known = self.context.clients.everything().known(client, records_failed).await;
         if let Err(problem) = known {
             self.end_all_of(client, &format!("{client} was forgotten.")).await;
             return Err(problem);

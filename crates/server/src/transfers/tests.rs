@@ -126,6 +126,7 @@ impl TransfersFixture {
             path: path.map(|path| SharedPath::parse(path).unwrap()),
             queue,
             fresh: false,
+            scope: Scope::Everything,
             requested_by: actor(),
             key: None,
         };
@@ -212,7 +213,7 @@ impl TransfersFixture {
             if let Some(mut view) = self.transfers.watch(id) {
                 let _ = view.wait_for(|view| view.transfer.is_final()).await;
             }
-            self.transfers.find(id).await.unwrap()
+            self.transfers.find(id, &Scope::Everything).await.unwrap()
         };
         let view = soon(final_view).await;
         assert!(view.transfer.is_final(), "{view:?}");
@@ -244,7 +245,7 @@ async fn records_that_fail_when_a_file_is_complete_do_not_lose_the_file() {
     let order = fixture.order().await;
     let mut replies = fixture.upload(&order, 4, whole(b"data"));
     fixture.waits_for_resource().await;
-    let view = fixture.transfers.find(id).await.unwrap();
+    let view = fixture.transfers.find(id, &Scope::Everything).await.unwrap();
     assert_eq!(view.state(), TransferState::Waiting(WaitingFor::Disk), "{view:?}");
     assert_eq!(view.reason.as_deref(), Some("The server could not read or write its records."));
     let finding = fixture.transfers.storing_problem().unwrap();
@@ -285,7 +286,7 @@ async fn a_cancel_is_handled_while_the_records_fail() {
     let order = fixture.order().await;
     fixture.upload(&order, 4, whole(b"data"));
     fixture.waits_for_resource().await;
-    let cancelled = soon(fixture.transfers.cancel(id, &actor())).await.unwrap();
+    let cancelled = soon(fixture.transfers.cancel(id, &actor(), &Scope::Everything)).await.unwrap();
     assert_eq!(cancelled.state(), TransferState::Cancelled);
     assert!(fixture.names().is_empty());
 }
@@ -296,7 +297,7 @@ async fn a_trigger_that_cannot_be_recorded_starts_nothing() {
     fixture.refuse("NEW.state = 'queued'");
     let problem = fixture.pull().await.unwrap_err();
     assert_eq!(problem.code, Code::RecordsFailed);
-    assert_eq!(fixture.transfers.counts(), TransferCounts::default());
+    assert_eq!(fixture.transfers.counts(&Scope::Everything).await, TransferCounts::default());
 }
 
 /// Creates a transfer that an earlier process sealed, and whose cancel it accepted.
@@ -346,7 +347,7 @@ async fn a_cancel_of_a_file_that_may_have_its_name_is_on_record_before_its_answe
     .await;
     let id = id.unwrap();
     fixture.waits_for_resource().await;
-    let view = soon(fixture.transfers.cancel(id, &actor())).await.unwrap();
+    let view = soon(fixture.transfers.cancel(id, &actor(), &Scope::Everything)).await.unwrap();
     assert_eq!(view.state(), TransferState::Waiting(WaitingFor::Disk));
     assert_eq!(fixture.records.cancels().await.unwrap().len(), 1);
     // The file has its name, so the cancel came too late.
@@ -447,8 +448,8 @@ async fn the_partial_of_a_damaged_transfer_stays_until_its_record_is_final() {
     let id = id.unwrap();
     assert_eq!(fixture.names(), [crate::store::partial_name(id, 1)]);
     // The transfer has ended: it is not active and does not block the next one.
-    assert_eq!(fixture.transfers.counts(), TransferCounts::default());
-    let shown = fixture.transfers.look_up(id).await.unwrap();
+    assert_eq!(fixture.transfers.counts(&Scope::Everything).await, TransferCounts::default());
+    let shown = fixture.transfers.look_up(id, &Scope::Everything).await.unwrap();
     assert!(matches!(shown, TransferListItem::Damaged(_)), "{shown:?}");
     assert!(fixture.records.unfinished().await.unwrap().damaged.is_empty());
     assert!(!fixture.pull().await.unwrap().joined);

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
+use filepull_core::id::ClientId;
 use filepull_core::source::Source;
 use filepull_core::transfer::{Phase, Transfer};
 
@@ -177,6 +178,14 @@ pub(crate) enum TransferListItem {
 impl TransferListItem {
     pub(crate) fn view(view: View) -> Self {
         Self::View(Box::new(view))
+    }
+
+    /// Returns the client of the transfer, if the record is readable so far.
+    pub(crate) fn client(&self) -> Option<&ClientId> {
+        match self {
+            Self::View(view) => Some(&view.transfer.client),
+            Self::Damaged(damaged) => damaged.client.as_ref(),
+        }
     }
 
     /// Returns the transfer, unless its record is damaged.

@@ -16,6 +16,7 @@ use super::view::{Activity, WaitingFor};
 use super::{TaskContext, now};
 use crate::client::DisconnectReason;
 use crate::registry::{self, ClientView, SessionHandle};
+use crate::scope::Scope;
 
 /// How long the clients of the previous server process have to reconnect to this one.
 const RETURN_LIMIT: Duration = Duration::from_secs(30);
@@ -115,7 +116,13 @@ impl TransferTask {
     async fn client_gone(&self) -> Problem {
         let client = &self.transfer.client;
         // Optional: only adds a detail to the problem.
-        let found = self.context.clients.client(client).await.unwrap_or_default();
+        let found = self
+            .context
+            .clients
+            .within(&Scope::Everything)
+            .client(client)
+            .await
+            .unwrap_or_default();
         let last_seen =
             found.map(|found| registry::last_seen(&found, Utc::now())).unwrap_or_default();
         Problem::new(Code::ClientGone, format!("{client} did not return in time. {last_seen}"))

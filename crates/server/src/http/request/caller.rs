@@ -12,8 +12,9 @@ use uuid::Uuid;
 use super::gate::Gate;
 use super::params::Params;
 use super::rejection::invalid;
-use crate::access::{Identity, Role, Scope};
+use crate::access::{Identity, Role};
 use crate::records::Actor;
+use crate::scope::Scope;
 
 /// The format of a response, for a person or for a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,12 +88,32 @@ impl Caller {
         self.identity.as_ref().map_or(&Scope::Nothing, |identity| &identity.scope)
     }
 
+    /// Returns an idempotency key that no other caller shares.
+    pub(crate) fn own_key(&self, key: &str) -> String {
+        let name = self.identity.as_ref().ok().and_then(|identity| identity.name.as_deref());
+        // Neither a name nor a key contains a space.
+        name.map_or_else(|| key.to_owned(), |name| format!("{name} {key}"))
+    }
+
     /// Returns who signed in.
     ///
     /// # Errors
     /// Why the caller is not signed in.
     pub(crate) fn identity(&self) -> Result<&Identity, Problem> {
         self.identity.as_ref().map_err(Problem::clone)
+    }
+
+    /// Checks that the caller may see every client.
+    ///
+    /// # Errors
+    /// The caller is limited to some clients.
+    pub(crate) fn check_sees_all(&self) -> Result<(), Problem> {
+        if self.scope().is_everything() {
+            return Ok(());
+        }
+        let detail = "Your token is limited to some clients, and this concerns all of them.";
+        let hint = "Use a token for all clients: filepull token create NAME --role admin";
+        Err(Problem::new(Code::NotAllowed, detail).hint(hint))
     }
 
     /// Checks that the caller has this role or a more powerful one.

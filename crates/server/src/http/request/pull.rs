@@ -11,7 +11,7 @@ use super::caller::Caller;
 use super::extract::wait;
 use super::params::{Params, encode, parse_client, rfc3339};
 use super::rejection::{Rejection, invalid};
-use crate::known_clients::{ClientCounts, KnownClients};
+use crate::known_clients::{ClientCounts, ScopedClients};
 use crate::transfers::Pull;
 
 const DAY: Duration = Duration::from_hours(24);
@@ -55,6 +55,7 @@ impl PullRequest {
             path: self.path.clone(),
             queue: self.queue,
             fresh: self.fresh,
+            scope: caller.scope().clone(),
             requested_by: caller.actor(),
             key: None,
         }
@@ -70,8 +71,8 @@ pub(crate) fn shared_path(params: &Params) -> Result<Option<SharedPath>, Problem
 
 /// Returns the problem for a pull without a client, with the clients that are online. `how` shows how
 /// to name one.
-pub(crate) async fn which_client(clients: &KnownClients, how: &str) -> Problem {
-    let first_online = clients.first_online(MAX_NAMED);
+pub(crate) async fn which_client(clients: &ScopedClients, how: &str) -> Problem {
+    let first_online = clients.first_online(MAX_NAMED).await;
     let named: Vec<&str> = first_online.iter().map(ClientId::as_str).collect();
     let counts = clients.counts().await;
     invalid(format!("Which client? {how}"), online_now(&named, counts))
@@ -90,7 +91,7 @@ fn online_now(named: &[&str], ClientCounts { online, known }: ClientCounts) -> S
 
 /// Explains a rejected pull with the curl command to try next.
 pub(crate) async fn explain_for_curl(
-    clients: &KnownClients,
+    clients: &ScopedClients,
     caller: &Caller,
     request: &PullRequest,
     problem: Problem,
@@ -100,7 +101,7 @@ pub(crate) async fn explain_for_curl(
 
 /// Explains a rejected pull with the JSON field to add.
 pub(crate) async fn explain_for_api(
-    clients: &KnownClients,
+    clients: &ScopedClients,
     request: &PullRequest,
     problem: Problem,
 ) -> Rejection {
@@ -110,11 +111,12 @@ pub(crate) async fn explain_for_api(
 
 /// `queue_hint`: how to queue the pull if the client is offline.
 async fn explain(
-    clients: &KnownClients,
+    clients: &ScopedClients,
     request: &PullRequest,
     problem: Problem,
     queue_hint: String,
 ) -> Rejection {
+    let problem = without_totals(problem, clients);
     let code = problem.code;
     let hint = if code == Code::ClientOffline {
         queue_hint
@@ -132,6 +134,17 @@ async fn explain(
     match client.filter(|client| !client.online) {
         Some(client) => rejection.with("last_seen_at", rfc3339(client.last_seen_at)),
         None => rejection,
+    }
+}
+
+/// Removes the number of all transfers for a caller who may not see all clients.
+fn without_totals(problem: Problem, clients: &ScopedClients) -> Problem {
+    if problem.code != Code::ServerBusy || clients.see_everything() {
+        return problem;
+    }
+    Problem {
+        detail: "As many transfers as possible are waiting; no more may wait.".into(),
+        ..problem
     }
 }
 

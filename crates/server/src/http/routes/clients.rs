@@ -26,7 +26,8 @@ pub(crate) async fn list(
     RawQuery(query): RawQuery,
 ) -> Result<Response, Rejection> {
     let params = Params::from_query(query.as_deref())?;
-    let page = list::fetch(&app, &params).await?;
+    let clients = app.clients.within(caller.scope());
+    let page = list::fetch(&clients, &params).await?;
     let shown: Vec<_> = page.items.iter().map(|client| client.record.id.clone()).collect();
     let found = app.records.newest_of_each(&shown).await;
     let mut newest = found.map_err(|error| records_failed(&error))?;
@@ -34,7 +35,7 @@ pub(crate) async fn list(
         let last = newest.remove(&client.record.id);
         details(&app, client, last)
     });
-    let counts = app.clients.counts().await;
+    let counts = clients.counts().await;
     let text = || text::list(&detailed, counts, Utc::now());
     Ok(paging::respond(&caller, "clients", &params, &detailed, text, ClientJson::new))
 }
@@ -46,7 +47,7 @@ pub(crate) async fn show(
     _: NoParams,
     ClientParam(id): ClientParam,
 ) -> Result<Response, Rejection> {
-    let client = app.clients.known(&id, records_failed).await?;
+    let client = app.clients.within(caller.scope()).known(&id, records_failed).await?;
     let last = app.records.newest(&id).await.map_err(|error| records_failed(&error))?;
     let details = details(&app, client, last);
     let text = || text::client(&details, Utc::now(), &caller.host);

@@ -35,6 +35,7 @@ use crate::http::request::pull::{path_param, shared_path};
 use crate::http::request::rejection::Rejection;
 use crate::http::response::problem::records_failed;
 use crate::http::response::text;
+use crate::known_clients::ScopedClients;
 use crate::records::{AuditEntry, RecordedTransfer};
 use crate::transfers::View;
 use conditions::{FileVersion, Precondition};
@@ -61,6 +62,8 @@ pub(crate) async fn newest_of_client(
     let params = Params::from_query(query.as_deref())?;
     params.only(&["path"])?;
     let path = shared_path(&params)?;
+    let clients = app.clients.within(caller.scope());
+    clients.check(&client, records_failed).await?;
     let newest = app.records.newest_download(&client, path.as_ref()).await;
     match newest.map_err(|error| records_failed(&error))? {
         Some(RecordedTransfer::Readable(transfer)) => {
@@ -69,12 +72,16 @@ pub(crate) async fn newest_of_client(
         }
         // Do not fall back to an older download: it is not the newest file.
         Some(RecordedTransfer::Damaged(damaged)) => Err(damaged.problem().into()),
-        None => Err(no_download(&app, &client, path.as_ref()).await.into()),
+        None => Err(no_download(&clients, &client, path.as_ref()).await.into()),
     }
 }
 
-async fn no_download(app: &App, client: &ClientId, path: Option<&SharedPath>) -> Problem {
-    if let Err(unknown) = app.clients.known(client, records_failed).await {
+async fn no_download(
+    clients: &ScopedClients,
+    client: &ClientId,
+    path: Option<&SharedPath>,
+) -> Problem {
+    if let Err(unknown) = clients.known(client, records_failed).await {
         return unknown;
     }
     let of_path = path.map(|path| format!(" of {}", text::name(path.as_str()))).unwrap_or_default();
@@ -93,7 +100,7 @@ pub(crate) async fn of_transfer(
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Rejection> {
-    let view = app.transfers.find(id).await?;
+    let view = app.transfers.find(id, caller.scope()).await?;
     check_done(&view)?;
     let request = FileRequest { caller, method, headers, changes: false };
     serve_file(&app, &view.transfer, request).await

@@ -1,11 +1,13 @@
 //! Health probes: a status code for programs, and with `?verbose` the result of each check.
 
+use axum::Extension;
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use filepull_core::problem::Problem;
 
 use crate::http::App;
+use crate::http::request::caller::Caller;
 use crate::http::request::params::Params;
 use crate::http::request::rejection::Rejection;
 use crate::http::response;
@@ -20,15 +22,27 @@ pub(crate) async fn livez(RawQuery(query): RawQuery) -> Result<Response, Rejecti
 /// Handles `/readyz`: the server can accept a pull and store a file.
 pub(crate) async fn readyz(
     State(app): State<App>,
+    Extension(caller): Extension<Caller>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Rejection> {
     let verbose = is_verbose(query.as_deref())?;
-    let checks = readiness(&app).check().await;
+    let mut checks = readiness(&app).check().await;
+    if !caller.scope().is_everything() {
+        checks.iter_mut().for_each(hide_counts);
+    }
     let ready = checks.iter().all(|check| check.ok);
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let details = if verbose || !ready { to_text(&checks) } else { String::new() };
     let result = if ready { "ready" } else { "not ready" };
     Ok(response::plain_text(status, format!("{details}{result}\n")))
+}
+
+/// Hides how many clients and transfers there are from a caller who may not see all of them.
+fn hide_counts(check: &mut ReadyCheck) {
+    if matches!(check.name, "grpc" | "storing" | "draining") {
+        check.finding =
+            if check.ok { "ok" } else { "failed; an administrator sees why" }.to_owned();
+    }
 }
 
 /// Parses `verbose`, the only parameter. All probes accept it: some programs always add it.

@@ -20,10 +20,11 @@ pub(crate) async fn commands_page(
     if caller.format == Format::Json {
         return server_info::respond(&app, &caller).await;
     }
-    let known = app.clients.example().await;
+    let clients = app.clients.within(caller.scope());
+    let known = clients.example().await;
     let example = known.map_or("client1".to_owned(), |id| id.to_string());
-    let counts = app.clients.counts().await;
-    let running = app.transfers.counts().running;
+    let counts = clients.counts().await;
+    let running = app.transfers.counts(caller.scope()).await.running;
     let head = format!(
         "filepull {}: {} online, {} offline, {} running",
         app.about.version,

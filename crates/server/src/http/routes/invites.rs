@@ -143,7 +143,7 @@ pub(crate) async fn rotate(
 }
 
 async fn client(app: &App, id: &ClientId, status: StatusCode) -> Result<Response, Rejection> {
-    let client = app.clients.known(id, records_failed).await?;
+    let client = app.clients.everything().known(id, records_failed).await?;
     let last = app.records.newest(id).await.map_err(|error| records_failed(&error))?;
     let details = super::clients::details(app, client, last);
     Ok(response::json(status, &ClientJson::new(&details)))

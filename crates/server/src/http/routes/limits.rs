@@ -18,6 +18,6 @@ pub(crate) async fn check(
     let Some(limits) = app.gate.trigger_limits() else { return Ok(()) };
     limits.check_caller(&caller.name())?;
     // An unknown client gets no entry, so that the limits stay bounded.
-    app.clients.known(&request.client, records_failed).await?;
+    app.clients.within(caller.scope()).known(&request.client, records_failed).await?;
     limits.check_client(&request.client)
 }

@@ -1,5 +1,6 @@
 //! `GET /api/v1/transfers/ID/receipt`: what the agent signed, as a JWS in compact form.
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::HeaderValue;
 use axum::http::header::CONTENT_TYPE;
@@ -10,6 +11,7 @@ use filepull_trust::receipt::Receipt;
 
 use super::files;
 use crate::http::App;
+use crate::http::request::caller::Caller;
 use crate::http::request::extract::TransferParam;
 use crate::http::request::params::NoParams;
 use crate::http::request::rejection::Rejection;
@@ -21,10 +23,11 @@ const JOSE: HeaderValue = HeaderValue::from_static("application/jose");
 /// Handles `GET /api/v1/transfers/ID/receipt`.
 pub(crate) async fn of_transfer(
     State(app): State<App>,
+    Extension(caller): Extension<Caller>,
     TransferParam(id): TransferParam,
     _: NoParams,
 ) -> Result<Response, Rejection> {
-    let view = app.transfers.find(id).await?;
+    let view = app.transfers.find(id, caller.scope()).await?;
     files::check_done(&view)?;
     let stored = app.records.receipt(id).await.map_err(|error| records_failed(&error))?;
     match stored.filter(|receipt| is_of_download(receipt, &view.transfer)) {

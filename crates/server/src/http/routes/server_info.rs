@@ -45,8 +45,8 @@ pub(crate) async fn respond(app: &App, caller: &Caller) -> Response {
     let space = app.transfers.disk().space(Duration::from_secs(1)).await;
     let stats = ServerStats {
         uptime: (Utc::now() - app.about.started_at).to_std().unwrap_or_default(),
-        clients: app.clients.counts().await,
-        counts: app.transfers.counts(),
+        clients: app.clients.within(caller.scope()).counts().await,
+        counts: app.transfers.counts(caller.scope()).await,
         limits: app.transfers.limits(),
         free_bytes: space.ok().map(|space| space.bytes),
         certificates: app.tls.views(SystemTime::now()),

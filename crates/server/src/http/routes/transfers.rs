@@ -42,14 +42,22 @@ pub(crate) async fn create(
     if params.get("client").is_none_or(str::is_empty) {
         params.only(CREATE_PARAMS)?;
         let how = "Add \"client\" to the JSON body.";
-        return Err(pull::which_client(&app.clients, how).await.into());
+        return Err(pull::which_client(&app.clients.within(caller.scope()), how).await.into());
     }
     let request = PullRequest::parse(&params, "client", CREATE_PARAMS)?;
-    let pull = Pull { key: idempotency_key(&headers)?, ..request.pull(&caller) };
+    let key = idempotency_key(&headers)?.map(|key| caller.own_key(&key));
+    let pull = Pull { key, ..request.pull(&caller) };
     limits::check(&app, &caller, &request).await?;
     let pulled = match app.transfers.pull(pull).await {
         Ok(pulled) => pulled,
-        Err(problem) => return Err(pull::explain_for_api(&app.clients, &request, problem).await),
+        Err(problem) => {
+            return Err(pull::explain_for_api(
+                &app.clients.within(caller.scope()),
+                &request,
+                problem,
+            )
+            .await);
+        }
     };
     let view = match request.wait {
         Some(limit) => {
@@ -79,11 +87,16 @@ pub(crate) async fn list(
 ) -> Result<Response, Rejection> {
     let params = Params::from_query(query.as_deref())?;
     let now = Utc::now();
-    let page = list::fetch(&app, &params, now).await?;
-    let place = |item: &TransferListItem| app.transfers.queue_position(item.as_view()?.transfer.id);
+    let page = list::fetch(&app, caller.scope(), &params, now).await?;
+    let place = |item: &TransferListItem| {
+        app.transfers.queue_position(item.as_view()?.transfer.id, caller.scope())
+    };
     let page = page.map(|item| (place(&item), item));
     // The counts are of all transfers, so they do not describe a filtered list.
-    let counts = (!list::is_filtered(&params)).then(|| app.transfers.counts());
+    let counts = match list::is_filtered(&params) {
+        true => None,
+        false => Some(app.transfers.counts(caller.scope()).await),
+    };
     let text = || text::list(&page, now, counts);
     Ok(paging::respond(&caller, "transfers", &params, &page, text, |(_, item)| {
         TransferItemJson::new(item, &app.about.data_dir, &caller.host)
@@ -101,7 +114,7 @@ pub(crate) async fn show(
     let mut params = Params::from_query(query.as_deref())?;
     let applied = AppliedPreference::apply(&headers, &mut params);
     params.only(&["wait"])?;
-    let view = match wait::find(&app, id, extract::wait(&params)?).await? {
+    let view = match wait::find(&app, id, caller.scope(), extract::wait(&params)?).await? {
         TransferListItem::View(view) => view,
         TransferListItem::Damaged(damaged) => {
             let text = || text::damaged(&damaged);
@@ -109,7 +122,7 @@ pub(crate) async fn show(
         }
     };
     let data_dir = &app.about.data_dir;
-    let place = app.transfers.queue_position(id);
+    let place = app.transfers.queue_position(id, caller.scope());
     let stored = files::is_stored(&app, &view.transfer).await;
     let mut response = response::text_or_json(
         &caller,
@@ -129,7 +142,7 @@ pub(crate) async fn cancel(
     RequestParams(params): RequestParams,
 ) -> Result<Response, Rejection> {
     params.only(&[])?;
-    let view = app.transfers.cancel(id, &caller.actor()).await?;
+    let view = app.transfers.cancel(id, &caller.actor(), caller.scope()).await?;
     Ok(respond_to_cancel(&app, &caller, &view))
 }
 
@@ -142,20 +155,25 @@ pub(crate) async fn cancel_of_client(
     RequestParams(params): RequestParams,
 ) -> Result<Response, Rejection> {
     params.only(&[])?;
+    app.clients.within(caller.scope()).check(&client, records_failed).await?;
     let id = match app.transfers.current(&client) {
         Some(view) => view.transfer.id,
-        None => newest_transfer(&app, &client).await?,
+        None => newest_transfer(&app, &caller, &client).await?,
     };
-    let view = app.transfers.cancel(id, &caller.actor()).await?;
+    let view = app.transfers.cancel(id, &caller.actor(), caller.scope()).await?;
     Ok(respond_to_cancel(&app, &caller, &view))
 }
 
-async fn newest_transfer(app: &App, client: &ClientId) -> Result<TransferId, Problem> {
+async fn newest_transfer(
+    app: &App,
+    caller: &Caller,
+    client: &ClientId,
+) -> Result<TransferId, Problem> {
     match app.records.newest(client).await.map_err(|error| records_failed(&error))? {
         Some(RecordedTransfer::Readable(transfer)) => Ok(transfer.id),
         Some(RecordedTransfer::Damaged(damaged)) => Err(damaged.problem()),
         None => {
-            app.clients.known(client, records_failed).await?;
+            app.clients.within(caller.scope()).known(client, records_failed).await?;
             let detail = format!("{client} has no transfer to cancel.");
             Err(Problem::new(Code::TransferUnknown, detail))
         }

@@ -63,7 +63,9 @@ pub(crate) async fn by_parameter(
     let request = TriggerRequest { method, uri, headers, params };
     if request.params.get("id").is_none_or(str::is_empty) {
         request.params.only(PARAMS)?;
-        return Err(pull::which_client(&app.clients, "Add ?id=…").await.into());
+        return Err(pull::which_client(&app.clients.within(caller.scope()), "Add ?id=…")
+            .await
+            .into());
     }
     request.handle(&app, &caller).await
 }
@@ -99,15 +101,20 @@ impl TriggerRequest {
         let applied = AppliedPreference::apply(&self.headers, &mut self.params);
         let request = PullRequest::parse(&self.params, "id", PARAMS)?;
         if is_get && is_browser(&self.headers) {
-            return confirm(app, &request, &self.params).await;
+            return confirm(app, caller, &request, &self.params).await;
         }
         trigger(app, caller, request, applied).await
     }
 }
 
 /// Asks the person in front of a browser.
-async fn confirm(app: &App, request: &PullRequest, params: &Params) -> Result<Response, Rejection> {
-    let client = app.clients.known(&request.client, records_failed).await?;
+async fn confirm(
+    app: &App,
+    caller: &Caller,
+    request: &PullRequest,
+    params: &Params,
+) -> Result<Response, Rejection> {
+    let client = app.clients.within(caller.scope()).known(&request.client, records_failed).await?;
     let file = match (&request.path, &client.record.default_file) {
         (Some(path), _) => text::name(path.as_str()),
         (None, Ok(source)) => text::name(&source.name),
@@ -127,7 +134,13 @@ async fn trigger(
     let pulled = match app.transfers.pull(request.pull(caller)).await {
         Ok(pulled) => pulled,
         Err(problem) => {
-            return Err(pull::explain_for_curl(&app.clients, caller, &request, problem).await);
+            return Err(pull::explain_for_curl(
+                &app.clients.within(caller.scope()),
+                caller,
+                &request,
+                problem,
+            )
+            .await);
         }
     };
     let view = pulled.view.clone();
@@ -137,6 +150,7 @@ async fn trigger(
     };
     let waited = request.wait.map(|_| WaitResult { time: received_at.elapsed(), end });
     let mut response = respond(app, caller, &pulled, &view, waited)
+        .await
         .map_err(|problem| pull::explain_failed(caller, &request, pulled.id, problem))?;
     if !view.transfer.is_final() {
         response.headers_mut().insert(LOCATION, transfer_url(pulled.id));
@@ -148,7 +162,7 @@ async fn trigger(
     Ok(response)
 }
 
-fn respond(
+async fn respond(
     app: &App,
     caller: &Caller,
     pulled: &PullResult,
@@ -159,8 +173,8 @@ fn respond(
         view,
         joined: pulled.joined,
         waited,
-        place: app.transfers.queue_position(pulled.id),
-        n_running: app.transfers.counts().running,
+        place: app.transfers.queue_position(pulled.id, caller.scope()),
+        n_running: app.transfers.counts(caller.scope()).await.running,
         data_dir: &app.about.data_dir,
         host: &caller.host,
         now: Utc::now(),

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::http::App;
+use crate::scope::Scope;
 use crate::transfers::{TransferListItem, View};
 
 /// Why a request stops waiting for its transfer.
@@ -40,17 +41,20 @@ pub(crate) async fn watch(
     (last_view, if is_reached { WaitEnd::Reached } else { end })
 }
 
-/// Returns a transfer: at once, or with `wait` when it is final or the wait timed out.
+/// Returns a transfer in scope: at once, or with `wait` when it is final or the wait timed out.
 pub(crate) async fn find(
     app: &App,
     id: TransferId,
+    scope: &Scope,
     wait: Option<Duration>,
 ) -> Result<TransferListItem, Problem> {
+    let found = app.transfers.look_up(id, scope).await?;
     match (wait, app.transfers.watch(id)) {
         (Some(limit), Some(view)) => {
             let (view, _) = watch(app, view, limit, |view| view.transfer.is_final()).await;
             Ok(TransferListItem::View(Box::new(view)))
         }
-        (Some(_) | None, _) => app.transfers.look_up(id).await,
+        (Some(_), None) => app.transfers.look_up(id, scope).await,
+        (None, _) => Ok(found),
     }
 }

@@ -1,5 +1,6 @@
 //! The server that the tests of `http` send requests to.
 
+use std::collections::HashMap;
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
@@ -13,14 +14,15 @@ use filepull_core::id::ClientId;
 use filepull_core::invite::ServerAddress;
 use filepull_core::name::DownloadName;
 use filepull_core::path::SharedPath;
-use filepull_core::problem::Code;
+use filepull_core::problem::{Code, Problem};
 use filepull_core::source::Source;
-use filepull_core::transfer::{Download, Phase, Published, Transfer};
+use filepull_core::transfer::{Download, LastProgress, Phase, Published, Transfer};
 use filepull_process::Lifecycle;
 use serde_json::Value;
 use tower::ServiceExt as _;
 
 use super::super::{About, App, Gate, router};
+use crate::access::{Token, Tokens, TokensKeeper, tokens_file};
 use crate::client::{AgentInfo, Greeting};
 use crate::client_admin::ClientAdmin;
 use crate::config::{Args, Config};
@@ -39,6 +41,8 @@ use crate::transfers::tests::LIMITS;
 pub(super) struct HttpFixture {
     pub(super) app: App,
     pub(super) folder: tempfile::TempDir,
+    secrets: HashMap<String, String>,
+    _tokens: Option<(tempfile::NamedTempFile, TokensKeeper)>,
 }
 
 pub(super) struct TestResponse {
@@ -59,19 +63,40 @@ impl TestResponse {
 
 impl HttpFixture {
     pub(super) async fn start() -> Self {
+        Self::with(None).await
+    }
+
+    /// Starts a server that asks for tokens. A token is its name, its role and its labels.
+    pub(super) async fn with_tokens(tokens: &[(&str, &str, &str)]) -> Self {
+        let mut secrets = HashMap::new();
+        let mut text = String::new();
+        for (name, role, labels) in tokens {
+            let token = Token::generate().unwrap();
+            let digest = token.digest();
+            text.push_str(&format!("token {name} {role} {labels} sha256={digest}\n"));
+            secrets.insert((*name).to_owned(), token.secret().to_owned());
+        }
+        text.push_str("user alice@example.com viewer\n");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, text).unwrap();
+        let read = tokens_file::read(file.path()).unwrap().unwrap();
+        let keeper = TokensKeeper::new(file.path().to_owned(), read);
+        let fixture = Self::with(Some(keeper.tokens())).await;
+        Self { secrets, _tokens: Some((file, keeper)), ..fixture }
+    }
+
+    pub(super) fn tokens(&self) -> Option<Tokens> {
+        self._tokens.as_ref().map(|(_, keeper)| keeper.tokens())
+    }
+
+    pub(super) fn token(&self, name: &str) -> String {
+        self.secrets[name].clone()
+    }
+
+    async fn with(tokens: Option<Tokens>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let records = Records::open(&folder.path().join(RECORDS_FOLDER)).await.unwrap();
-        let greeting = Greeting {
-            client: client4(),
-            instance: uuid::Uuid::nil(),
-            agent: AgentInfo::default(),
-            shares: Vec::new(),
-            default_file: Err(Code::FileMissing),
-            active_transfers: Vec::new(),
-            remote_addr: ([203, 0, 113, 7], 1).into(),
-            key: None,
-        };
-        records.client_connected(&greeting, u64::MAX, Utc::now()).await.unwrap();
+        records.client_connected(&greeting("client4"), u64::MAX, Utc::now()).await.unwrap();
         let registry = Registry::new();
         let clients = KnownClients::new(registry.clone(), records.clone());
         let store = Store::open(folder.path()).unwrap();
@@ -107,7 +132,7 @@ impl HttpFixture {
             max_clients: 1000,
         };
         let app = App {
-            gate: Gate::new(&access, None),
+            gate: Gate::new(&access, tokens),
             trigger_get: access.trigger_get,
             transfers,
             clients,
@@ -120,7 +145,22 @@ impl HttpFixture {
             lifecycle,
             about,
         };
-        Self { app, folder }
+        Self { app, folder, secrets: HashMap::new(), _tokens: None }
+    }
+
+    /// Records a client that is offline.
+    pub(super) async fn know_client(&self, id: &str) {
+        self.app.records.client_connected(&greeting(id), u64::MAX, Utc::now()).await.unwrap();
+    }
+
+    /// Sets the labels of a client, as its enrolment does.
+    pub(super) fn label_client(&self, id: &str, labels: &str) {
+        let file = self.folder.path().join(RECORDS_FOLDER).join("records.db");
+        let database = rusqlite::Connection::open(file).unwrap();
+        let sql = "INSERT INTO client_keys (client, fingerprint, pending, labels, invite, enrolled_at, \
+             enrolled_from, rotated_at, pins) VALUES ($1, $2, 0, $3, '', 0, '203.0.113.7', 0, '[]') \
+             ON CONFLICT (client) DO UPDATE SET labels = $3";
+        database.execute(sql, (id, Digest::of(id.as_bytes()).to_string(), labels)).unwrap();
     }
 
     pub(super) async fn send(&self, request: Request<Body>) -> TestResponse {
@@ -138,6 +178,15 @@ impl HttpFixture {
 
     pub(super) async fn get(&self, url: &str) -> TestResponse {
         self.request(Method::GET, url).await
+    }
+
+    /// Records a failed transfer of a client.
+    pub(super) async fn store_failure(&self, id: &str) {
+        let client = ClientId::parse(id).unwrap();
+        let mut transfer = Transfer::new(client, None, "test".to_owned(), Utc::now());
+        let problem = Problem::new(Code::FileMissing, "There is no file.");
+        transfer.fail(problem, LastProgress::default(), Utc::now()).unwrap();
+        self.app.records.save(&transfer).await.unwrap();
     }
 
     /// Stores a finished transfer of the default file with the bytes `test`.
@@ -174,6 +223,19 @@ impl HttpFixture {
         match self.app.transfers.list(&TransferFilter::default()).await.unwrap().total {
             Total::Exactly(count) | Total::MoreThan(count) => count,
         }
+    }
+}
+
+fn greeting(id: &str) -> Greeting {
+    Greeting {
+        client: ClientId::parse(id).unwrap(),
+        instance: uuid::Uuid::nil(),
+        agent: AgentInfo::default(),
+        shares: Vec::new(),
+        default_file: Err(Code::FileMissing),
+        active_transfers: Vec::new(),
+        remote_addr: ([203, 0, 113, 7], 1).into(),
+        key: None,
     }
 }
 

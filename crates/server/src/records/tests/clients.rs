@@ -172,7 +172,8 @@ async fn candidates_for_a_mistyped_id_are_few_and_contain_the_intended_id() {
     );
     let meant = client("Store-002345");
     for typed in ["sotre-002345", "store-02345", "xstore-002345", "store-002x45", "tore-002345"] {
-        let like = records.clients_like(&client(typed)).await.unwrap();
+        let like =
+            records.clients_like(&client(typed), &crate::scope::Scope::Everything).await.unwrap();
         assert!(like.contains(&meant), "{typed}");
         assert!(like.len() < 300, "{typed}: {}", like.len());
     }

@@ -3,6 +3,7 @@
 //! The cost of a query depends on the size of its result, not on the number of waiting transfers:
 //! 10,000 transfers may wait while a trigger joins one.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
@@ -12,6 +13,7 @@ use filepull_core::path::SharedPath;
 use super::super::{Activity, ActivityFilter, TransferCounts, TransferState, View, WaitingFor};
 use super::TaskHandle;
 use super::queue::Queue;
+use crate::known_clients::ScopedIds;
 use crate::records::{Cursor, TransferFilter};
 
 /// What an unfinished transfer does, as far as the index distinguishes it.
@@ -207,23 +209,48 @@ impl Index {
         self.get(oldest.id())
     }
 
-    /// Returns a page of the waiting or of the running transfers, of one client or of all. None of
-    /// them has ended, so none has an error.
+    /// Returns a page of the waiting or of the running transfers, of one client or of all that are in
+    /// scope. None of them has ended, so none has an error.
     pub(crate) fn page(
         &self,
         kind: ActivityFilter,
         filter: &TransferFilter,
+        ids: &ScopedIds,
     ) -> (Vec<&TaskHandle>, Option<Cursor>) {
-        let (ids, next) = match self.queue_of(kind, filter) {
+        let (page, next) = match self.scoped_queue(kind, filter, ids) {
             Some(queue) => queue.page(filter),
             None => (Vec::new(), None),
         };
-        (ids.into_iter().filter_map(|id| self.get(id)).collect(), next)
+        (page.into_iter().filter_map(|id| self.get(id)).collect(), next)
     }
 
     /// Returns the number of transfers on all pages.
-    pub(crate) fn count(&self, kind: ActivityFilter, filter: &TransferFilter) -> usize {
-        self.queue_of(kind, filter).map_or(0, |queue| queue.count(filter))
+    pub(crate) fn count(
+        &self,
+        kind: ActivityFilter,
+        filter: &TransferFilter,
+        ids: &ScopedIds,
+    ) -> usize {
+        self.scoped_queue(kind, filter, ids).map_or(0, |queue| queue.count(filter))
+    }
+
+    /// Returns the queue without the transfers that are out of scope. Only a limited scope costs a
+    /// copy.
+    fn scoped_queue(
+        &self,
+        kind: ActivityFilter,
+        filter: &TransferFilter,
+        ids: &ScopedIds,
+    ) -> Option<Cow<'_, Queue>> {
+        let queue = self.queue_of(kind, filter)?;
+        Some(match ids {
+            ScopedIds::All => Cow::Borrowed(queue),
+            ScopedIds::Some(_) => {
+                let client = |id| self.get(id).map(|handle| &handle.client);
+                let is_in_scope = |id| client(id).is_some_and(|client| ids.contain(client));
+                Cow::Owned(queue.only(is_in_scope))
+            }
+        })
     }
 
     fn queue_of(&self, kind: ActivityFilter, filter: &TransferFilter) -> Option<&Queue> {
@@ -268,8 +295,16 @@ impl Index {
         }
     }
 
-    pub(crate) fn counts(&self) -> TransferCounts {
-        let Group { waiting, running } = &self.all;
-        TransferCounts { running: running.len(), waiting: waiting.len() + self.n_unrecorded }
+    pub(crate) fn counts(&self, ids: &ScopedIds) -> TransferCounts {
+        if let ScopedIds::All = ids {
+            let Group { waiting, running } = &self.all;
+            let waiting = waiting.len() + self.n_unrecorded;
+            return TransferCounts { running: running.len(), waiting };
+        }
+        let in_scope = self.by_client.iter().filter(|(client, _)| ids.contain(client));
+        in_scope.fold(TransferCounts::default(), |counts, (client, own)| TransferCounts {
+            running: counts.running + own.group.running.len(),
+            waiting: counts.waiting + self.n_waiting(client),
+        })
     }
 }

@@ -8,7 +8,7 @@ use crate::records::{Cursor, TransferFilter};
 
 /// Positions in ascending order. A position costs a binary search. Most transfers are added last
 /// and removed first, and both are cheap.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Queue(VecDeque<Cursor>);
 
 impl Queue {
@@ -46,6 +46,11 @@ impl Queue {
 
     pub(crate) fn newest_first(&self) -> impl Iterator<Item = TransferId> + '_ {
         self.0.iter().rev().map(|at| at.id())
+    }
+
+    /// Returns the queue with only some of its transfers.
+    pub(crate) fn only(&self, is_wanted: impl Fn(TransferId) -> bool) -> Self {
+        Self(self.0.iter().filter(|at| is_wanted(at.id())).copied().collect())
     }
 
     /// Returns the ids on a page, newest first, and the cursor of the next page. Uses only the

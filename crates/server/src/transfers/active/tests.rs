@@ -151,12 +151,12 @@ fn the_index_agrees_with_a_walk_over_all_views() {
                 .for_each(|task| task.show(ACTIVITIES[random.usize(..ACTIVITIES.len())])),
         }
         let walk = Walk::of(&tasks);
-        assert_eq!(active.counts(), walk.counts());
+        assert_eq!(active.counts(&ScopedIds::All), walk.counts());
         for kind in [ActivityFilter::Waiting, ActivityFilter::Running] {
             let client = ClientId::parse(client).unwrap();
             for client in [None, Some(client)] {
                 let filter = TransferFilter { client: client.clone(), ..TransferFilter::default() };
-                let page = active.page(kind, &filter);
+                let page = active.page(kind, &filter, &ScopedIds::All);
                 let expected = walk.page(kind, client.as_ref());
                 assert_eq!(page.total, Total::Exactly(expected.len() as u64));
                 let shown = page.items.iter().map(|item| item.as_view().unwrap().transfer.id);

@@ -74,7 +74,7 @@ async fn only_a_queued_pull_waits_for_space() {
     let reason = waits.reason.unwrap();
     assert!(reason.contains("the file needs 4 B"), "{reason}");
     assert_eq!(waits.expires_at, waits.transfer.queue_until);
-    let cancelled = soon(fixture.transfers.cancel(id, &actor())).await.unwrap();
+    let cancelled = soon(fixture.transfers.cancel(id, &actor(), &Scope::Everything)).await.unwrap();
     assert_eq!(cancelled.state(), TransferState::Cancelled);
 }
 

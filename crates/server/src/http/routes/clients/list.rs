@@ -4,20 +4,22 @@ use chrono::DateTime;
 use filepull_core::id::ClientId;
 use filepull_core::problem::Problem;
 
-use crate::http::App;
 use crate::http::request::params::Params;
 use crate::http::response::paging::{self, ListPage};
 use crate::http::response::problem::records_failed;
-use crate::known_clients::ClientFilter;
+use crate::known_clients::{ClientFilter, ScopedClients};
 use crate::records::{ClientListItem, ClientOrder};
 use crate::registry::ClientView;
 
 const PARAMS: &[&str] = &["state", "q", "sort", "limit", "cursor"];
 
 /// Returns the page that the parameters select.
-pub(crate) async fn fetch(app: &App, params: &Params) -> Result<ListPage<ClientView>, Problem> {
+pub(crate) async fn fetch(
+    clients: &ScopedClients,
+    params: &Params,
+) -> Result<ListPage<ClientView>, Problem> {
     let filter = filter(params)?;
-    let list = app.clients.list(&filter).await.map_err(|error| records_failed(&error))?;
+    let list = clients.list(&filter).await.map_err(|error| records_failed(&error))?;
     let next_cursor = list.next.map(|entry| format_cursor(filter.order, &entry));
     Ok(ListPage { items: list.clients, next_cursor, total: list.total })
 }

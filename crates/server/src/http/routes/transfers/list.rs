@@ -8,6 +8,7 @@ use crate::http::App;
 use crate::http::request::params::Params;
 use crate::http::response::paging::{self, ListPage};
 use crate::records::{Cursor, TransferFilter};
+use crate::scope::Scope;
 use crate::transfers::{ActivityFilter, TransferListItem};
 
 const PARAMS: &[&str] = &["client", "state", "since", "until", "error", "limit", "cursor"];
@@ -37,15 +38,16 @@ pub(crate) fn is_filtered(params: &Params) -> bool {
 /// Returns the page that the parameters select, newest first.
 pub(crate) async fn fetch(
     app: &App,
+    scope: &Scope,
     params: &Params,
     now: DateTime<Utc>,
 ) -> Result<ListPage<TransferListItem>, Problem> {
     params.only(PARAMS)?;
     let selection = params.choice("state", STATES)?;
-    let mut filter = filter(params, now)?;
+    let mut filter = filter(scope, params, now)?;
     let page = match selection {
         Some(TransferSelection::Unfinished(activity)) => {
-            app.transfers.list_unfinished(activity, &filter)
+            app.transfers.list_unfinished(activity, &filter).await?
         }
         Some(TransferSelection::Final(phase)) => {
             filter.states = vec![phase];
@@ -56,8 +58,9 @@ pub(crate) async fn fetch(
     Ok(ListPage { items: page.items, next_cursor: page.next_cursor, total: page.total })
 }
 
-fn filter(params: &Params, now: DateTime<Utc>) -> Result<TransferFilter, Problem> {
+fn filter(scope: &Scope, params: &Params, now: DateTime<Utc>) -> Result<TransferFilter, Problem> {
     Ok(TransferFilter {
+        scope: scope.clone(),
         client: params.client("client")?,
         states: Vec::new(),
         since: params.time("since", now)?,

@@ -1,11 +1,12 @@
-//! Which clients a caller may see. A client outside the scope does not exist for the caller.
+//! Which clients a caller may see. A client outside the scope does not exist for the caller: not in a
+//! list, a count, a hint or an error.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The clients that a caller may see.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Scope {
+pub enum Scope {
     /// Every client.
     Everything,
     /// The clients that have all these labels. A client without labels is not one of them.
@@ -16,17 +17,17 @@ pub(crate) enum Scope {
 
 impl Scope {
     /// Returns the scope of these labels; without a label it is every client.
-    pub(crate) fn of(labels: BTreeMap<String, String>) -> Self {
+    pub fn of(labels: BTreeMap<String, String>) -> Self {
         if labels.is_empty() { Self::Everything } else { Self::Labels(Arc::new(labels)) }
     }
 
     /// Returns whether the caller may see every client, and with it the totals of the server.
-    pub(crate) fn is_everything(&self) -> bool {
+    pub fn is_everything(&self) -> bool {
         matches!(self, Self::Everything)
     }
 
     /// Returns the labels; empty for every client and for none.
-    pub(crate) fn labels(&self) -> BTreeMap<String, String> {
+    pub fn labels(&self) -> BTreeMap<String, String> {
         match self {
             Self::Labels(labels) => BTreeMap::clone(labels),
             Self::Everything | Self::Nothing => BTreeMap::new(),
