@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use filepull_agent::Agent;
 use filepull_agent::config::{Args, Config};
+use filepull_core::invite::Invite;
 use serde_json::Value;
 
 use crate::program::{Host, Program, ProgramTask, flags};
@@ -60,6 +61,12 @@ impl TestClient {
     pub fn setting(mut self, key: &'static str, value: &str) -> Self {
         self.set(key, value);
         self
+    }
+
+    /// Gives the agent an invite, with which it enrols at its first start.
+    #[must_use]
+    pub fn invited(self, invite: &Invite) -> Self {
+        self.setting("INVITE", &invite.encode())
     }
 
     /// Adds or replaces a setting of the agent for the next start.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
-use hyper::header::HeaderMap;
+use hyper::header::{AUTHORIZATION, HeaderMap};
 use hyper::{Method, Request};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -22,6 +22,7 @@ pub struct HttpClient {
     addr: SocketAddr,
     client: Client<HttpConnector, Full<Bytes>>,
     limit: Duration,
+    token: Option<String>,
 }
 
 /// A response whose body has been read.
@@ -48,13 +49,25 @@ impl HttpClient {
         connector.set_nodelay(true);
         let mut builder = Client::builder(TokioExecutor::new());
         let client = builder.pool_max_idle_per_host(n_connections).build(connector);
-        Self { addr, client, limit: DEADLINE }
+        Self { addr, client, limit: DEADLINE, token: None }
     }
 
     /// Makes a request fail after `limit`.
     #[must_use]
     pub fn limit(self, limit: Duration) -> Self {
         Self { limit, ..self }
+    }
+
+    /// Sends this API token with each request.
+    #[must_use]
+    pub fn with_token(self, token: &str) -> Self {
+        self.maybe_token(Some(token.to_owned()))
+    }
+
+    /// Sends this API token with each request, if there is one.
+    #[must_use]
+    pub(crate) fn maybe_token(self, token: Option<String>) -> Self {
+        Self { token, ..self }
     }
 
     /// Sends a GET request without extra headers.
@@ -80,6 +93,10 @@ impl HttpClient {
         let mut builder = Request::builder().method(method).uri(&uri);
         for (name, value) in headers {
             builder = builder.header(*name, *value);
+        }
+        let has_own = headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("authorization"));
+        if let Some(token) = self.token.as_ref().filter(|_| !has_own) {
+            builder = builder.header(AUTHORIZATION, format!("Bearer {token}"));
         }
         let request = builder.body(Full::new(Bytes::copy_from_slice(body.as_bytes())))?;
         let exchange = async {

@@ -8,6 +8,7 @@
 //! that uses them calls [`run_tool`] before anything else.
 
 mod agent;
+mod agent_certificate;
 pub mod fleet;
 mod http;
 pub mod net;
@@ -16,6 +17,7 @@ pub mod process;
 mod program;
 mod proxy;
 mod scripted_agent;
+mod secure;
 mod server;
 mod strace;
 mod tool;
@@ -29,11 +31,13 @@ use anyhow::Context as _;
 use tokio::time::{sleep, timeout};
 
 pub use agent::TestClient;
+pub use agent_certificate::{AgentCertificate, config_with};
 pub use http::{HttpClient, HttpResponse};
 pub use process::Process;
 pub use program::Programs;
 pub use proxy::{Direction, Proxy};
 pub use scripted_agent::{ScriptedAgent, ScriptedUpload};
+pub use secure::{ADMIN, SECURE};
 pub use server::{TestServer, same_bytes, settings_in, test_data};
 pub use strace::Strace;
 pub use tool_command::run_tool;

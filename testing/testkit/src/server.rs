@@ -24,6 +24,8 @@ pub struct TestServer {
     program: Option<Program>,
     http: SocketAddr,
     grpc: SocketAddr,
+    /// The token of the requests; none if the server demands none.
+    pub(crate) token: Option<String>,
 }
 
 /// A full disk must not fail a test, and an agent must not wait as long as a fleet needs.
@@ -66,12 +68,26 @@ impl TestServer {
         Self::new(folder, Host::Processes(programs), settings)
     }
 
+    /// Returns a server in a temp folder that runs inside the test and is not started yet.
+    pub(crate) fn inside(settings: &[(&str, &str)]) -> anyhow::Result<Self> {
+        Ok(Self::new(tempfile::tempdir()?, Host::Test, settings))
+    }
+
     fn new(folder: TempDir, host: Host, settings: &[(&str, &str)]) -> Self {
         let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
         let all = TEST_SETTINGS.iter().chain(settings);
         let settings = all.map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
         let launcher = Vec::new();
-        Self { host, folder, settings, launcher, program: None, http: unknown, grpc: unknown }
+        Self {
+            host,
+            folder,
+            settings,
+            launcher,
+            program: None,
+            http: unknown,
+            grpc: unknown,
+            token: None,
+        }
     }
 
     /// Sets the launcher for the next start.
@@ -193,9 +209,14 @@ impl TestServer {
         self.client(id, data)?.setting("MAX_RATE", rate).connected().await
     }
 
+    /// Returns an operator's HTTP client, with the token of this server if it has one.
+    pub fn operator(&self) -> HttpClient {
+        HttpClient::new(self.http).maybe_token(self.token.clone())
+    }
+
     /// Sends a GET request without extra headers.
     pub async fn get(&self, path: &str) -> anyhow::Result<HttpResponse> {
-        HttpClient::new(self.http).get(path).await
+        self.operator().get(path).await
     }
 
     /// Sends a GET request that accepts JSON, and parses the response.
@@ -211,12 +232,12 @@ impl TestServer {
         headers: &[(&str, &str)],
         body: &str,
     ) -> anyhow::Result<HttpResponse> {
-        HttpClient::new(self.http).send(method, path, headers, body).await
+        self.operator().send(method, path, headers, body).await
     }
 
     /// Sends a POST request with a JSON body.
     pub async fn post(&self, path: &str, json: &Value) -> anyhow::Result<HttpResponse> {
-        HttpClient::new(self.http).post(path, json).await
+        self.operator().post(path, json).await
     }
 
     /// Cancels the transfer at `location`.

@@ -18,7 +18,7 @@ use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
-use crate::{HttpClient, TestServer};
+use crate::TestServer;
 
 /// Connects to a server as an agent with this invite and this key does.
 pub async fn trusted_channel(invite: &Invite, key: Option<&AgentKey>) -> anyhow::Result<Channel> {
@@ -68,13 +68,13 @@ pub async fn enrol(
 impl TestServer {
     /// Makes one invite. `request` is the body for `/api/v1/invites`.
     pub async fn invite(&self, request: &Value) -> anyhow::Result<Invite> {
-        let answer = HttpClient::new(self.http()).post("/api/v1/invites", request).await?;
+        let answer = self.post("/api/v1/invites", request).await?;
         parse_invite(&answer.success_json()?)
     }
 
     /// Makes an invite for each client of a list. `request` is the body for `/api/v1/invites`.
     pub async fn invites(&self, request: &Value) -> anyhow::Result<Vec<Invite>> {
-        let answer = HttpClient::new(self.http()).post("/api/v1/invites", request).await?;
+        let answer = self.post("/api/v1/invites", request).await?;
         let answer = answer.success_json()?;
         answer["items"].as_array().context("no items")?.iter().map(parse_invite).collect()
     }

@@ -1,8 +1,10 @@
 //! A tool: many agents of the library in one process.
 //!
 //! Each agent has its own id, its own connections, and its own loopback address to dial from: one
-//! address has 28,000 ports. The agents share one file, keep no `status.json`, and log errors only.
+//! address has 28,000 ports. The agents share one file and log errors only. Without invites they keep no
+//! state.
 
+use std::fs;
 use std::io::{Read as _, stdin};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -13,6 +15,7 @@ use filepull_agent::config::Config;
 use filepull_agent::dial::ServerAddr;
 use filepull_agent::share::Shares;
 use filepull_core::id::ClientId;
+use filepull_core::invite::Invite;
 use filepull_process::telemetry::{self, LogFormat};
 use filepull_process::{Lifecycle, open_files};
 use tokio::task::spawn_blocking;
@@ -30,6 +33,20 @@ pub(crate) struct Args {
     /// The default file of all agents. With `{id}` in its name each agent has its own file.
     #[arg(long)]
     file: PathBuf,
+    /// A file with an invite for each agent, one in a line. The agents use TLS.
+    #[arg(long, requires = "state")]
+    invites: Option<PathBuf>,
+    /// The parent of the state folders of agents that enrol.
+    #[arg(long, requires = "invites")]
+    state: Option<PathBuf>,
+}
+
+impl Args {
+    fn invites(&self) -> anyhow::Result<Vec<Invite>> {
+        let Some(path) = &self.invites else { return Ok(Vec::new()) };
+        let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        text.lines().map(|line| Ok(Invite::parse(line)?)).collect()
+    }
 }
 
 /// Printed when a line on standard input will make the agents dial.
@@ -46,6 +63,7 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
     };
     let common = shares(&client(0)?)?;
     let server = ServerAddr::parse(&args.server)?;
+    let mut invites = args.invites()?.into_iter();
     print(READY);
     spawn_blocking(|| stdin().read_exact(&mut [0])).await??;
     let agents = Lifecycle::new();
@@ -55,6 +73,8 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
         let config = Config {
             source_addr: Some(source_addr(number)),
             name_in_log: false,
+            invite: invites.next(),
+            state_dir: args.state.as_ref().map(|state| state.join(id.as_str())),
             ..Config::new(id, server.clone(), shares)
         };
         let stop = agents.drain().clone();
