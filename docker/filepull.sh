@@ -15,5 +15,6 @@ owner=$(stat -c %u:%g "$data")
 take_over() {
     find "$data" -xdev \( -type d -o -type f -links 1 \) ! -user "${owner%%:*}" -exec chown -h "$owner" {} +
 }
-[ "${1:-}" != server ] || take_over
+# A token may be made before the first start of the server.
+case ${1:-} in server | token) take_over ;; esac
 exec setpriv --reuid="${owner%%:*}" --regid="${owner##*:}" --clear-groups --no-new-privs "$program" "$@"

@@ -1,8 +1,12 @@
 //! `filepull`: the server, the demo, and the commands of an operator.
 
+mod api;
+mod ca;
 mod demo;
 mod demo_file;
 mod health;
+mod invite;
+mod manage;
 mod output;
 mod server;
 mod token;
@@ -37,6 +41,16 @@ enum OperatorCommand {
     Server(Box<filepull_server::Args>),
     /// Try filepull: run a server and five clients with generated files in one process.
     Demo(demo::Args),
+    /// Make the string that enrols a new client.
+    Invite(Box<invite::Args>),
+    /// Admit a client that waits, or list the clients that wait.
+    Approve(manage::ApproveArgs),
+    /// Remove a client: its key stops working at once.
+    Forget(manage::ForgetArgs),
+    /// Let a client change its key over its session.
+    Rotate(manage::RotateArgs),
+    /// Show or rotate the certificate authority that agents pin.
+    Ca(ca::Args),
     /// Print whether the server on this machine is ready; exits with 0 if it is.
     Health(health::Args),
     /// Read every download and report those that have changed since they arrived; needs no server.
@@ -60,17 +74,14 @@ pub fn main() -> ExitCode {
 }
 
 fn run(command: OperatorCommand) -> anyhow::Result<ExitCode> {
-    let built = match command {
-        OperatorCommand::Server(_) | OperatorCommand::Demo(_) => {
-            let workers = thread::available_parallelism().map_or(1, NonZero::get);
-            open_files::require(OPEN_FILES)?;
-            threads::require(workers + OTHER_THREADS)?;
-            Builder::new_multi_thread().worker_threads(workers).enable_all().build()
-        }
-        OperatorCommand::Health(_)
-        | OperatorCommand::Verify(_)
-        | OperatorCommand::Token(_)
-        | OperatorCommand::Version => Builder::new_current_thread().enable_all().build(),
+    let serves = matches!(command, OperatorCommand::Server(_) | OperatorCommand::Demo(_));
+    let built = if serves {
+        let workers = thread::available_parallelism().map_or(1, NonZero::get);
+        open_files::require(OPEN_FILES)?;
+        threads::require(workers + OTHER_THREADS)?;
+        Builder::new_multi_thread().worker_threads(workers).enable_all().build()
+    } else {
+        Builder::new_current_thread().enable_all().build()
     };
     let runtime = built.context("starting the runtime")?;
     let result = runtime.block_on(perform(command));
@@ -98,6 +109,11 @@ async fn perform(command: OperatorCommand) -> anyhow::Result<ExitCode> {
             environment::warn_misspelt::<Cli>();
             demo::run(args).await?;
         }
+        OperatorCommand::Invite(args) => return invite::run(&args).await,
+        OperatorCommand::Approve(args) => return manage::approve(&args).await,
+        OperatorCommand::Forget(args) => return manage::forget(&args).await,
+        OperatorCommand::Rotate(args) => return manage::rotate(&args).await,
+        OperatorCommand::Ca(args) => return ca::run(&args).await,
         OperatorCommand::Health(args) => return health::run(&args).await,
         OperatorCommand::Verify(args) => return verify::run(args).await,
         OperatorCommand::Token(args) => return token::run(args).await,

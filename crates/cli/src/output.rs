@@ -3,6 +3,7 @@
 use std::io::{self, Write as _};
 
 use anyhow::Context as _;
+use serde_json::Value;
 
 /// Prints the result of a command to standard output.
 ///
@@ -18,6 +19,14 @@ pub(crate) fn print(text: &str) -> anyhow::Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Prints one JSON document to standard output.
+///
+/// # Errors
+/// The document cannot be written.
+pub(crate) fn print_json(document: &Value) -> anyhow::Result<()> {
+    print(&serde_json::to_string_pretty(document)?)
 }
 
 /// Prints progress, such as the address of a listener. Ignores errors, so that the command

@@ -44,6 +44,20 @@ pub fn try_parse_from<P: Parser>(
     parsed
 }
 
+/// Reads a secret that has a variable and no flag: a command line is readable by every user of the
+/// machine. An empty variable counts as not set.
+///
+/// # Errors
+/// The value is not text, is in quotes, or contains a control character. The error names the variable
+/// and not the value.
+pub fn secret(name: &str) -> Result<Option<String>, String> {
+    let Some(value) = env::var_os(name).filter(|value| !value.is_empty()) else { return Ok(None) };
+    if let Some(flaw) = flaw(name, &value) {
+        return Err(flaw);
+    }
+    value.into_string().map(Some).map_err(|_| format!("{name}: it is not valid UTF-8"))
+}
+
 /// Logs a warning for each variable of this process that looks like a misspelt setting of `P`.
 pub fn warn_misspelt<P: Parser>() {
     let known = names(&P::command());
