@@ -1,17 +1,18 @@
 //! `filepull health`: the health check for container images without curl.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use bytes::Bytes;
 use filepull_core::human::parse_addr;
-use http_body_util::{BodyExt as _, Empty};
-use hyper::Uri;
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::TokioExecutor;
-use tokio::time::timeout;
+use filepull_trust::{ServerTrust, client_config, fingerprint_of};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::version::TLS13;
+use rustls::{ClientConfig, RootCertStore};
 
 use crate::output::print;
 
@@ -21,6 +22,9 @@ pub(crate) struct Args {
     /// Address where the server accepts HTTP requests.
     #[arg(long, env = "HTTP_ADDR", default_value = "127.0.0.1:8080", value_parser = parse_addr)]
     http_addr: SocketAddr,
+    /// Certificate of the server, if it speaks HTTPS: only that server is asked.
+    #[arg(long, env = "HTTP_TLS_CERT")]
+    http_tls_cert: Option<PathBuf>,
 }
 
 /// How long the server may take to answer.
@@ -29,18 +33,41 @@ const LIMIT: Duration = Duration::from_secs(3);
 /// Prints the readiness report of the server. Returns success if the server is ready.
 pub(crate) async fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let addr = dial_addr(args.http_addr);
-    let uri: Uri = format!("http://{addr}/readyz?verbose").parse()?;
-    let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
+    let scheme = if args.http_tls_cert.is_some() { "https" } else { "http" };
+    let client = reqwest::Client::builder()
+        .tls_backend_preconfigured(tls_config(args.http_tls_cert.as_deref())?)
+        // A proxy of the environment does not reach the loopback address of this machine.
+        .no_proxy()
+        .timeout(LIMIT)
+        .build()?;
+    let url = format!("{scheme}://{addr}/readyz");
     let request = async {
-        let response = client.get(uri).await?;
+        let response = client.get(format!("{url}?verbose")).send().await?;
         let is_ready = response.status().is_success();
-        let body = response.into_body().collect().await?.to_bytes();
-        anyhow::Ok((is_ready, String::from_utf8_lossy(&body).into_owned()))
+        anyhow::Ok((is_ready, response.text().await?))
     };
-    let answer = timeout(LIMIT, request).await.context("no answer in 3 s").flatten();
-    let (is_ready, report) = answer.with_context(|| format!("requesting http://{addr}/readyz"))?;
+    let (is_ready, report) = request.await.with_context(|| format!("requesting {url}"))?;
     print(report.trim_end())?;
     Ok(if is_ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Returns a configuration that accepts only a server with a key in this file, of the server or of its
+/// authority. Names and dates decide nothing: the address is an IP address of this machine. Without a
+/// file it accepts no server.
+fn tls_config(certificate: Option<&Path>) -> anyhow::Result<ClientConfig> {
+    let Some(path) = certificate else {
+        let builder = ClientConfig::builder_with_provider(filepull_trust::provider());
+        let builder = builder.with_protocol_versions(&[&TLS13])?;
+        return Ok(builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth());
+    };
+    let named = || format!("reading HTTP_TLS_CERT={}", path.display());
+    let found = CertificateDer::pem_file_iter(path).with_context(named)?;
+    let pins: Result<Vec<_>, anyhow::Error> =
+        found.map(|certificate| Ok(fingerprint_of(&certificate?)?)).collect();
+    let trust = ServerTrust::Pins(pins.with_context(named)?);
+    let mut config = Arc::unwrap_or_clone(client_config(&trust, None).with_context(named)?);
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
 }
 
 /// Returns the address to connect to: loopback if the server listens on all addresses.

@@ -7,6 +7,7 @@ use std::fs;
 
 use anyhow::Context as _;
 use filepull_core::fingerprint::Fingerprint;
+use filepull_testkit::process::{command, test_program};
 use filepull_testkit::{TestServer, soon};
 use filepull_trust::{CertificateAuthority, fingerprint_of};
 use peer::{CertificatePair, connect, https_get, pins_of, tls_folder};
@@ -124,17 +125,22 @@ async fn a_new_certificate_is_used_without_a_restart() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
-async fn a_key_that_every_user_can_read_is_a_warning() -> anyhow::Result<()> {
+async fn a_key_that_every_user_can_read_and_a_certificate_for_another_name_are_warnings()
+-> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let authority = CertificateAuthority::generate("test")?;
     let pair = CertificatePair::issue(folder.path(), &authority)?;
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
     fs::set_permissions(pair.key(), mode)?;
-    let settings = [("TLS_CERT", pair.certificate()), ("TLS_KEY", pair.key())];
+    let mut settings = vec![("TLS_CERT", pair.certificate()), ("TLS_KEY", pair.key())];
+    settings.push(("PUBLIC_ADDR", "localhost,pull.example.com:50051"));
     let server = TestServer::process_with(&settings).await?;
-    let warning = server.server()?.says("config.warning").await?;
+    let warning = server.server()?.says("chmod").await?;
+    assert!(warning.contains("config.warning"), "{warning}");
     assert!(warning.contains("every user of this machine can read TLS_KEY="), "{warning}");
-    assert!(warning.contains("Run: chmod 600 "), "{warning}");
+    let warning = server.server()?.says("is not for").await?;
+    assert!(warning.contains("config.warning"), "{warning}");
+    assert!(warning.contains("is not for pull.example.com: agents without pins"), "{warning}");
     Ok(())
 }
 
@@ -152,6 +158,28 @@ async fn the_api_speaks_https_and_its_commands_say_so() -> anyhow::Result<()> {
     assert!(ready.contains("[+] certificate   HTTP_TLS_CERT, ends 2"), "{ready}");
     let about = https_get(server.http(), &authority, "/server").await?;
     assert!(about.contains("HTTP_TLS_CERT, ends 2"), "{about}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_health_check_speaks_https_to_its_own_server_only() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let authority = CertificateAuthority::generate("test")?;
+    let pair = CertificatePair::issue(folder.path(), &authority)?;
+    let settings = [("HTTP_TLS_CERT", pair.certificate()), ("HTTP_TLS_KEY", pair.key())];
+    let server = TestServer::with(&settings).await?;
+    let addr = server.http().to_string();
+    let health = async |certificate: &str| {
+        let mut command = command(test_program("e2e-filepull")?);
+        command.args(["health", "--http-addr", &addr, "--http-tls-cert", certificate]);
+        soon("the health check", command.output()).await?.map_err(anyhow::Error::from)
+    };
+    let ready = health(pair.certificate()).await?;
+    assert!(ready.status.success(), "{ready:?}");
+    let other = tempfile::tempdir()?;
+    let stranger = CertificateAuthority::generate("another")?;
+    let pair = CertificatePair::issue(other.path(), &stranger)?;
+    assert!(!health(pair.certificate()).await?.status.success());
     Ok(())
 }
 

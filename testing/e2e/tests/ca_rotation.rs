@@ -1,0 +1,66 @@
+//! The authority of a server is replaced while agents run, and no machine needs a visit.
+
+use filepull_testkit::{TestClient, TestServer};
+use serde_json::{Value, json};
+
+/// Creates a client that is enrolled, and connects its agent.
+async fn enrolled(server: &TestServer, id: &str) -> anyhow::Result<TestClient> {
+    let invite = server.invite(&json!({ "client": id })).await?.encode();
+    server.client(id, id.as_bytes())?.setting("INVITE", &invite).connected().await
+}
+
+async fn step(server: &TestServer, name: &str, body: Value) -> anyhow::Result<Value> {
+    server.post(&format!("/api/v1/ca/{name}"), &body).await?.success_json()
+}
+
+#[tokio::test]
+async fn agents_follow_the_authority_and_one_that_was_off_comes_back() -> anyhow::Result<()> {
+    let mut server = TestServer::with(&[("AGENT_AUTH", "invite")]).await?;
+    let mut online = enrolled(&server, "online").await?;
+    let mut off = enrolled(&server, "off").await?;
+    off.stop().await?;
+    server.until_offline("off").await?;
+    step(&server, "rotate", json!({})).await?;
+    // The agent that is online stores the pin; the other one is named.
+    let one_lacks_it = |ca: &Value| ca["clients"]["without"] == json!(["off"]);
+    let announced = server.until("/api/v1/ca", one_lacks_it).await?;
+    assert_eq!(
+        (&announced["state"], &announced["clients"]["with_pin"]),
+        (&json!("announced"), &json!(1))
+    );
+    let refused = server.post("/api/v1/ca/switch", &json!({})).await?;
+    assert_eq!(refused.status, 409, "{}", refused.text());
+    assert!(refused.text().contains("1 enrolled client does not have the new pin: off."));
+    step(&server, "switch", json!({ "force": true })).await?;
+    server.until("/api/v1/clients/online", |client: &Value| client["online"] == true).await?;
+    let refused = server.post("/api/v1/ca/retire", &json!({})).await?;
+    assert_eq!(refused.status, 409, "{}", refused.text());
+    off.connect().await?;
+    let all_have_it = |ca: &Value| ca["clients"]["without_pin"] == 0;
+    server.until("/api/v1/ca", all_have_it).await?;
+    step(&server, "retire", json!({})).await?;
+    online.stop().await?;
+    off.stop().await?;
+    server.stop().await?;
+    server.start_server().await?;
+    for client in [&mut online, &mut off] {
+        client.set("SERVER_ADDR", &server.grpc().to_string());
+        client.connect().await?;
+    }
+    server.until("/api/v1/clients/online", |client: &Value| client["online"] == true).await?;
+    server.until("/api/v1/clients/off", |client: &Value| client["online"] == true).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_switches_by_itself_once_every_client_has_the_pin() -> anyhow::Result<()> {
+    let server = TestServer::with(&[("AGENT_AUTH", "invite")]).await?;
+    let _first = enrolled(&server, "client1").await?;
+    let _second = enrolled(&server, "client2").await?;
+    step(&server, "rotate", json!({})).await?;
+    let switched = |ca: &Value| ca["state"] == "switched";
+    let ca = server.until("/api/v1/ca", switched).await?;
+    assert_eq!((&ca["clients"]["with_pin"], &ca["clients"]["without_pin"]), (&json!(2), &json!(0)));
+    server.until("/api/v1/clients/client1", |client: &Value| client["online"] == true).await?;
+    Ok(())
+}
