@@ -1,6 +1,7 @@
 //! `filepull`: the server, the demo, and the commands of an operator.
 
 mod api;
+mod audit;
 mod ca;
 mod demo;
 mod demo_file;
@@ -8,6 +9,7 @@ mod health;
 mod invite;
 mod manage;
 mod output;
+mod receipt;
 mod server;
 mod token;
 mod verify;
@@ -55,6 +57,10 @@ enum OperatorCommand {
     Health(health::Args),
     /// Read every download and report those that have changed since they arrived; needs no server.
     Verify(verify::Args),
+    /// Check that no record of the audit was changed, removed or inserted; needs no server.
+    Audit(audit::Args),
+    /// Check a file against the receipt that an agent signed; needs no server.
+    Receipt(receipt::Args),
     /// Create, list and revoke the tokens of the HTTP API; needs no server.
     Token(token::Args),
     /// Print the version of filepull.
@@ -116,6 +122,8 @@ async fn perform(command: OperatorCommand) -> anyhow::Result<ExitCode> {
         OperatorCommand::Ca(args) => return ca::run(&args).await,
         OperatorCommand::Health(args) => return health::run(&args).await,
         OperatorCommand::Verify(args) => return verify::run(args).await,
+        OperatorCommand::Audit(args) => return audit::run(args).await,
+        OperatorCommand::Receipt(args) => return receipt::run(args),
         OperatorCommand::Token(args) => return token::run(args).await,
         OperatorCommand::Version => print(&format!("filepull {VERSION}"))?,
     }
