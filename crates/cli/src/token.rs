@@ -170,8 +170,8 @@ async fn list(file: &FileArgs) -> anyhow::Result<()> {
     }
     let header = ["NAME", "ROLE", "CLIENTS", "EXPIRES", "LAST USED"].map(str::to_owned);
     let rows = tokens.iter().map(|token| row(token, last_use(token), now));
-    let rows: Vec<[String; 5]> = std::iter::once(header).chain(rows).collect();
-    print(table(&rows).trim_end())
+    let lines: Vec<[String; 5]> = std::iter::once(header).chain(rows).collect();
+    print(table(&lines).trim_end())
 }
 
 /// Returns the last use of each token. Empty before the first start of a server.

@@ -12,7 +12,7 @@ pub mod token_editor;
 mod token_table;
 pub(crate) mod tokens_file;
 
-pub(crate) use identity::{Identity, SignIn};
+pub(crate) use identity::{CallerIdentity, SignIn};
 pub(crate) use keeper::{SignInError, Tokens, TokensKeeper};
 pub use role::Role;
 #[cfg(test)]

@@ -37,7 +37,7 @@ use filepull_core::id::{ClientId, TransferId};
 use filepull_core::problem::{Code, Problem};
 use filepull_process::Lifecycle;
 use futures::future::join_all;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::disk_sampler::DiskSampler;

@@ -159,12 +159,15 @@ fn the_help_of_both_programs() -> anyhow::Result<()> {
     let mut seen = String::new();
     let server = env!("CARGO_BIN_EXE_e2e-filepull");
     let agent = env!("CARGO_BIN_EXE_e2e-filepull-agent");
-    let calls: [(&str, &[&str]); 6] = [
+    let calls: [(&str, &[&str]); 9] = [
         (server, &["--help"]),
         (server, &["server", "--help"]),
         (server, &["demo", "--help"]),
         (server, &["health", "--help"]),
         (server, &["verify", "--help"]),
+        (server, &["token", "create", "--help"]),
+        (server, &["token", "list", "--help"]),
+        (server, &["token", "revoke", "--help"]),
         (agent, &["--help"]),
     ];
     for (program, arguments) in calls {

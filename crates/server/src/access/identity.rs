@@ -29,7 +29,7 @@ impl SignIn {
 
 /// A caller who may use the API.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Identity {
+pub(crate) struct CallerIdentity {
     /// The name of the token or of the user; none if the server does not ask.
     pub(crate) name: Option<Arc<str>>,
     pub(crate) role: Role,
@@ -37,7 +37,7 @@ pub(crate) struct Identity {
     pub(crate) sign_in: SignIn,
 }
 
-impl Identity {
+impl CallerIdentity {
     /// Returns the identity of every caller of a server that does not ask who calls.
     pub(crate) fn anonymous() -> Self {
         Self { name: None, role: Role::Admin, scope: Scope::Everything, sign_in: SignIn::Off }

@@ -17,7 +17,7 @@ use tracing::{error, info, warn};
 use super::token::{Token, TokenError};
 use super::token_table::{Grant, TokenTable};
 use super::tokens_file::{self, FileStamp, TokensFile, TokensFileError};
-use super::{Identity, SignIn};
+use super::{CallerIdentity, SignIn};
 use crate::records::Records;
 
 /// How often the file is checked. A revoked token stops working within a second.
@@ -60,7 +60,11 @@ pub(crate) enum SignInError {
 
 impl Tokens {
     /// Returns who has the token that a caller sent.
-    pub(crate) fn by_token(&self, text: &str, now: DateTime<Utc>) -> Result<Identity, SignInError> {
+    pub(crate) fn by_token(
+        &self,
+        text: &str,
+        now: DateTime<Utc>,
+    ) -> Result<CallerIdentity, SignInError> {
         let token = Token::parse(text).map_err(SignInError::Malformed)?;
         let table = Arc::clone(&self.table.borrow());
         let grant = table.token(&token.digest()).ok_or(SignInError::Unknown)?;
@@ -73,7 +77,11 @@ impl Tokens {
     }
 
     /// Returns the user whom a trusted proxy names.
-    pub(crate) fn by_user(&self, name: &str, now: DateTime<Utc>) -> Result<Identity, SignInError> {
+    pub(crate) fn by_user(
+        &self,
+        name: &str,
+        now: DateTime<Utc>,
+    ) -> Result<CallerIdentity, SignInError> {
         let table = Arc::clone(&self.table.borrow());
         let unknown = || SignInError::UnknownUser(human::printable(name, 128));
         let grant = table.user(name).ok_or_else(unknown)?;
@@ -85,7 +93,7 @@ impl Tokens {
         }
     }
 
-    fn used(&self, grant: &Grant, sign_in: SignIn, now: DateTime<Utc>) -> Identity {
+    fn used(&self, grant: &Grant, sign_in: SignIn, now: DateTime<Utc>) -> CallerIdentity {
         self.uses.note(&grant.name, now);
         grant.identity(sign_in)
     }

@@ -1,4 +1,4 @@
-//! Decides at the start whether callers must sign in, and refuses to start if nobody could.
+//! Decides at the start whether callers must sign in, and refuses to start if no caller could.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -29,8 +29,8 @@ pub(crate) async fn open(
         return Ok(None);
     }
     let path = &config.tokens_file;
-    let read = keeper::open(path.clone()).await;
-    let read = read.map_err(|error| ConfigError(vec![error.to_string()]))?;
+    let opened = keeper::open(path.clone()).await;
+    let read = opened.map_err(|error| ConfigError(vec![error.to_string()]))?;
     let Some(file) = read.filter(|file| !file.table.is_empty()) else {
         return Err(ConfigError(vec![no_token(http_addr, path)]));
     };
@@ -41,7 +41,7 @@ pub(crate) async fn open(
         warn!(
             event = "config.warning",
             key = "TOKENS_FILE",
-            "every token has expired: nobody can sign in; make one: filepull token create NAME"
+            "every token has expired, so no caller can sign in; make one: filepull token create NAME"
         );
     }
     Ok(Some(TokensKeeper::new(path.clone(), file)))

@@ -55,8 +55,8 @@ impl Token {
         if is_valid { Ok(Self(text.to_owned())) } else { Err(TokenError::Checksum) }
     }
 
-    /// Returns what the file of tokens holds. A digest without a salt is enough: nobody can try 190
-    /// random bits.
+    /// Returns what the file of tokens holds. A digest without a salt is enough: 190 random
+    /// bits cannot be tried.
     pub(crate) fn digest(&self) -> Digest {
         Digest::of(self.0.as_bytes())
     }

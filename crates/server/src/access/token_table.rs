@@ -16,7 +16,7 @@ use filepull_core::human;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
 use super::token::PREFIX;
-use super::{Identity, Role, SignIn};
+use super::{CallerIdentity, Role, SignIn};
 use crate::scope::Scope;
 
 /// What a token or a user may do.
@@ -38,7 +38,7 @@ pub(crate) struct GrantLine {
 /// Who gets the grant of a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum GrantHolder {
-    /// Whoever has the token with this digest.
+    /// The caller with the token that has this digest.
     Token { digest: Digest, created_at: Option<DateTime<Utc>> },
     /// The user whom a trusted proxy names.
     User,
@@ -62,9 +62,9 @@ pub(crate) struct TokenTable {
 
 impl Grant {
     /// Returns who signed in.
-    pub(crate) fn identity(&self, sign_in: SignIn) -> Identity {
+    pub(crate) fn identity(&self, sign_in: SignIn) -> CallerIdentity {
         let Self { name, role, scope, .. } = self.clone();
-        Identity { name: Some(name), role, scope, sign_in }
+        CallerIdentity { name: Some(name), role, scope, sign_in }
     }
 
     pub(crate) fn is_expired(&self, now: DateTime<Utc>) -> bool {
@@ -90,8 +90,7 @@ impl TokenTable {
 
     /// Returns the grant of the token with this digest.
     pub(crate) fn token(&self, digest: &Digest) -> Option<&Grant> {
-        // The digest of a guess says nothing about the digest of a token, so the time of the lookup
-        // reveals nothing.
+        // A caller cannot choose the digest of a guess, so the time of the lookup reveals nothing.
         self.by_digest.get(digest)
     }
 
@@ -156,8 +155,8 @@ fn parse_line(line: &str) -> Result<Option<GrantLine>, String> {
     } else {
         check_user_name(name)?
     }
-    let role = words.next().ok_or("the role is missing")?;
-    let role = Role::parse(role).ok_or("the role must be viewer, operator or admin")?;
+    let role_name = words.next().ok_or("the role is missing")?;
+    let role = Role::parse(role_name).ok_or("the role must be viewer, operator or admin")?;
     let fields = LineFields::parse(words)?;
     let holder = match (kind, fields.digest) {
         ("token", Some(digest)) => GrantHolder::Token { digest, created_at: fields.created_at },
@@ -179,9 +178,9 @@ struct LineFields {
 }
 
 impl LineFields {
-    fn parse<'a>(words: impl Iterator<Item = &'a str>) -> Result<Self, String> {
+    fn parse<'a>(texts: impl Iterator<Item = &'a str>) -> Result<Self, String> {
         let mut fields = Self::default();
-        for word in words {
+        for word in texts {
             if word.contains(PREFIX) {
                 return Err("it contains a token; write only its SHA-256, and revoke it".to_owned());
             }

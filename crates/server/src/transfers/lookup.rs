@@ -107,8 +107,8 @@ impl Transfers {
         kind: ActivityFilter,
         filter: &TransferFilter,
     ) -> Result<TransferListPage, Problem> {
-        let ids = self.context.clients.within(&filter.scope).ids().await;
-        let ids = ids.map_err(|error| records_failed(&error))?;
+        let found = self.context.clients.within(&filter.scope).ids().await;
+        let ids = found.map_err(|error| records_failed(&error))?;
         Ok(self.context.active.page(kind, filter, &ids))
     }
 

@@ -2,6 +2,7 @@
 //! resources fail.
 
 use std::path::PathBuf;
+use tokio::sync::watch;
 
 use filepull_core::digest::Digest;
 use filepull_core::name::DownloadName;

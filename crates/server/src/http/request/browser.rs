@@ -1,4 +1,4 @@
-//! Tells browsers from programs. A browser loads URLs that nobody asked it to load: link previews,
+//! Tells browsers from programs. A browser loads URLs without being asked: link previews,
 //! prefetches, images of other sites. So its GET must start nothing.
 
 use axum::http::HeaderMap;
@@ -11,8 +11,8 @@ const PURPOSES: [&str; 2] = ["sec-purpose", "purpose"];
 /// Returns whether a browser sent the request.
 pub(crate) fn is_browser(headers: &HeaderMap) -> bool {
     let has_sign = |name: &str| name.starts_with("sec-fetch-") || PURPOSES.contains(&name);
-    let agent = headers.get(USER_AGENT).map(|agent| agent.as_bytes()).unwrap_or_default();
-    let agent = String::from_utf8_lossy(agent);
+    let name = headers.get(USER_AGENT).map(|name| name.as_bytes()).unwrap_or_default();
+    let agent = String::from_utf8_lossy(name);
     // The `curl` of Windows PowerShell is an alias whose agent begins with `Mozilla/5.0`.
     let is_named_so = agent.starts_with("Mozilla/") && !agent.contains("PowerShell");
     is_named_so || headers.keys().any(|name| has_sign(name.as_str()))

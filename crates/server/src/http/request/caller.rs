@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::gate::Gate;
 use super::params::Params;
 use super::rejection::invalid;
-use crate::access::{Identity, Role};
+use crate::access::{CallerIdentity, Role};
 use crate::records::Actor;
 use crate::scope::Scope;
 
@@ -41,7 +41,7 @@ pub(crate) struct Caller {
     /// The address of the other end, if it is known.
     addr: Option<IpAddr>,
     /// Who signed in, or why the caller is not signed in.
-    identity: Result<Identity, Problem>,
+    identity: Result<CallerIdentity, Problem>,
 }
 
 impl Caller {
@@ -99,7 +99,7 @@ impl Caller {
     ///
     /// # Errors
     /// Why the caller is not signed in.
-    pub(crate) fn identity(&self) -> Result<&Identity, Problem> {
+    pub(crate) fn identity(&self) -> Result<&CallerIdentity, Problem> {
         self.identity.as_ref().map_err(Problem::clone)
     }
 

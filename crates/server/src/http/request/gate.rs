@@ -15,7 +15,7 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
 use super::limits::{TriggerLimits, too_many};
 use super::rejection::Rejection;
-use crate::access::{Identity, SignInError, Tokens};
+use crate::access::{CallerIdentity, SignInError, Tokens};
 use crate::config::{AccessConfig, HostList, ProxyList};
 
 /// Maximum number of failed sign-ins at once, of all callers together. A caller with a valid token is
@@ -77,10 +77,10 @@ impl Gate {
         &self,
         request: &mut Request,
         addr: Option<IpAddr>,
-    ) -> Result<Identity, Problem> {
+    ) -> Result<CallerIdentity, Problem> {
         let authorization = request.headers_mut().remove(AUTHORIZATION);
         let (tokens, proxy) = match &*self.sign_in {
-            SignInPolicy::Off { .. } => return Ok(Identity::anonymous()),
+            SignInPolicy::Off { .. } => return Ok(CallerIdentity::anonymous()),
             SignInPolicy::Required { tokens, proxy } => (tokens, proxy),
         };
         let is_trusted =

@@ -179,7 +179,7 @@ async fn a_browser_gets_a_page_with_one_button_and_nothing_is_started() {
         }
     }
     let unknown =
-        with_headers(&fixture, "GET", "/trigger?id=nobody", &[("sec-fetch-site", "none")]);
+        with_headers(&fixture, "GET", "/trigger?id=unknown", &[("sec-fetch-site", "none")]);
     assert_eq!(unknown.await.status, StatusCode::NOT_FOUND);
     assert_eq!(fixture.n_transfers().await, 0);
     let powershell = "Mozilla/5.0 (Windows NT; Windows NT 10.0; de-DE) WindowsPowerShell/5.1.19041";
