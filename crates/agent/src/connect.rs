@@ -79,8 +79,8 @@ impl Supervisor {
         transfer_log: TransferLog,
     ) -> Self {
         let shares = Arc::new(config.shares.clone());
-        let dialer = credentials.dialer().clone();
-        let connections = UploadConnections::new(dialer, config.data_conn, lifecycle.clone());
+        let connections =
+            UploadConnections::new(credentials.clone(), config.data_conn, lifecycle.clone());
         let context = UploadContext {
             client: config.client.clone(),
             shares: Arc::clone(&shares),

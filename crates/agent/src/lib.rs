@@ -26,6 +26,7 @@ mod outage;
 mod process_id;
 mod program;
 mod read;
+mod receipt;
 mod sandbox;
 mod server_rejection;
 mod session;

@@ -31,6 +31,7 @@ use crate::server_rejection;
 use crate::status_log::{ConnectedGuard, StatusLog};
 use crate::trust_messages::TrustMessages;
 use crate::upload::SessionHandle;
+use crate::upload_connections::AgentChannel;
 use crate::uploads::{TooManyUploads, Uploads};
 
 /// Pongs and answers that wait for the network. If the queue is full a pong is dropped: a session
@@ -113,6 +114,8 @@ impl SessionTask {
         let (outbox, outgoing) = mpsc::channel(OUTBOX_LEN);
         // Sent before the call: the server may wait for the hello before it sends response headers.
         let _ = outbox.try_send(message(ToServer::Hello(self.hello.clone())));
+        // The key first: one that is replaced meanwhile belongs to a later connection.
+        let key = self.credentials.key();
         let channel = self
             .credentials
             .dialer()
@@ -136,7 +139,7 @@ impl SessionTask {
         trust.on_welcome(welcome.ca_pins.as_ref());
         Ok(OpenSession {
             task: self,
-            handle: SessionHandle { channel, outbox, max_chunk },
+            handle: SessionHandle { channel: AgentChannel { channel, key }, outbox, max_chunk },
             messages,
             liveness,
             trust,

@@ -27,10 +27,11 @@ use crate::chunker::{Chunker, FirstMessage, block_channel};
 use crate::error_text;
 use crate::order::SendOrder;
 use crate::read::{KEEPALIVE_INTERVAL, ReadError, Reader};
+use crate::receipt::ReceiptDraft;
 use crate::share::{OpenFile, Shares};
 use crate::status_log::StatusLog;
 use crate::transfer_log::{OrderText, SentBytes, TransferEvent, TransferLog};
-use crate::upload_connections::UploadConnections;
+use crate::upload_connections::{AgentChannel, UploadConnections};
 
 /// How long the disk may take to open a file. Shorter than the 10 s within which an order must be
 /// answered, even if a network drive hangs.
@@ -51,7 +52,7 @@ pub(crate) struct UploadContext {
 /// The part of a session that its uploads use.
 #[derive(Clone, Debug)]
 pub(crate) struct SessionHandle {
-    pub(crate) channel: Channel,
+    pub(crate) channel: AgentChannel,
     pub(crate) outbox: mpsc::Sender<v1::AgentMessage>,
     /// The longest chunk that the server accepts, in bytes.
     pub(crate) max_chunk: u32,
@@ -177,6 +178,7 @@ impl UploadContext {
         let size = open_file.source.size;
         let about = order.about();
         let accepted = accepted(&open_file);
+        let receipt = ReceiptDraft::new(&self.client, &order, &open_file.source, self.consistency);
         let transfer = order.transfer.to_string();
         let attempt = order.attempt;
         let stop = stop.child_token();
@@ -198,9 +200,12 @@ impl UploadContext {
         let offset = offset_of(&header);
         let range = format!("{}{}", human::size(size), from_offset(offset));
         self.status_log.info(&format!("sending {name}, {range} {about}"));
-        let requests = tokio_stream::once(header).chain(chunker.rest());
         let connection = self.connections.acquire(&session.channel, size - offset);
-        let response = call_upload(connection.channel(), requests).await;
+        let AgentChannel { channel, key } = connection.channel().clone();
+        let receipt = receipt.signed_by(key);
+        let messages = tokio_stream::once(header).chain(chunker.rest());
+        let response =
+            call_upload(channel, messages.map(move |message| receipt.sign(message))).await;
         stop.cancel();
         let read = reader.await.unwrap_or(Err(ReadError::Stopped));
         if let Err(UploadError::Failed(_)) = &response {

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use filepull_core::CHUNK_LEN;
 use filepull_process::Lifecycle;
+use filepull_trust::AgentKey;
 use tonic::transport::Channel;
 
 use crate::config::DataConn;
-use crate::dial::Dialer;
+use crate::credentials::Credentials;
 
 /// A connection without an upload is closed after this time.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -16,39 +17,46 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Gives each upload a connection, and reuses the last one.
 #[derive(Debug)]
 pub(crate) struct UploadConnections {
-    dialer: Dialer,
+    credentials: Credentials,
     data_conn: DataConn,
     lifecycle: Lifecycle,
     /// Open while an upload uses it, and for [`IDLE_TIMEOUT`] after that.
-    current: Mutex<Weak<Channel>>,
+    current: Mutex<Weak<AgentChannel>>,
+}
+
+/// A connection, and the key of this machine when it was dialed: the server knows it by that key.
+#[derive(Clone, Debug)]
+pub(crate) struct AgentChannel {
+    pub(crate) channel: Channel,
+    pub(crate) key: Option<Arc<AgentKey>>,
 }
 
 /// The connection of one upload.
 #[derive(Clone, Debug)]
 pub(crate) enum UploadConnection {
     /// The connection of the session.
-    Session(Channel),
+    Session(AgentChannel),
     /// A connection for uploads only.
-    Separate(Arc<Channel>),
+    Separate(Arc<AgentChannel>),
 }
 
 impl UploadConnection {
-    pub(crate) fn channel(&self) -> Channel {
+    pub(crate) fn channel(&self) -> &AgentChannel {
         match self {
-            Self::Session(channel) => channel.clone(),
-            Self::Separate(channel) => Channel::clone(channel),
+            Self::Session(channel) => channel,
+            Self::Separate(channel) => channel,
         }
     }
 }
 
 impl UploadConnections {
-    pub(crate) fn new(dialer: Dialer, data_conn: DataConn, lifecycle: Lifecycle) -> Self {
-        Self { dialer, data_conn, lifecycle, current: Mutex::default() }
+    pub(crate) fn new(credentials: Credentials, data_conn: DataConn, lifecycle: Lifecycle) -> Self {
+        Self { credentials, data_conn, lifecycle, current: Mutex::default() }
     }
 
     /// Returns a connection for an upload of `len_bytes`. `session` is the connection of the
     /// session that received the order.
-    pub(crate) fn acquire(&self, session: &Channel, len_bytes: u64) -> UploadConnection {
+    pub(crate) fn acquire(&self, session: &AgentChannel, len_bytes: u64) -> UploadConnection {
         // A file that fits into one chunk delays an order by one chunk only, and dialing would take
         // longer than sending it.
         if self.data_conn == DataConn::Shared || len_bytes <= CHUNK_LEN as u64 {
@@ -56,7 +64,9 @@ impl UploadConnections {
         }
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         UploadConnection::Separate(current.upgrade().unwrap_or_else(|| {
-            let channel = Arc::new(self.dialer.dial_lazily());
+            let key = self.credentials.key();
+            let channel = self.credentials.dialer().dial_lazily();
+            let channel = Arc::new(AgentChannel { channel, key });
             *current = Arc::downgrade(&channel);
             channel
         }))
