@@ -1,6 +1,11 @@
 //! The authority of a server is replaced while agents run, and no machine needs a visit.
 
-use filepull_testkit::{TestClient, TestServer};
+#[path = "tls/peer.rs"]
+#[allow(dead_code, reason = "the other tests of TLS use the rest")]
+mod peer;
+
+use filepull_testkit::{Strace, TestClient, TestServer};
+use peer::connect;
 use serde_json::{Value, json};
 
 /// Creates a client that is enrolled, and connects its agent.
@@ -62,5 +67,57 @@ async fn a_server_switches_by_itself_once_every_client_has_the_pin() -> anyhow::
     let ca = server.until("/api/v1/ca", switched).await?;
     assert_eq!((&ca["clients"]["with_pin"], &ca["clients"]["without_pin"]), (&json!(2), &json!(0)));
     server.until("/api/v1/clients/client1", |client: &Value| client["online"] == true).await?;
+    Ok(())
+}
+
+/// The calls that make a step durable: of the files of the authority, and of the audit.
+const DURABLE_CALLS: &str = "fsync,fdatasync,rename";
+
+/// More calls than a step makes.
+const MAX_CALLS: u32 = 30;
+
+#[tokio::test]
+async fn a_server_that_is_killed_at_any_call_of_a_step_keeps_its_agents() -> anyhow::Result<()> {
+    let mut server = TestServer::process_with(&[("AGENT_AUTH", "invite")]).await?;
+    // An agent that never connects, so that the server does not switch by itself.
+    let (invite, _) = server.enrol("client4").await?;
+    let old = invite.ca_pins();
+    let mut n_kills = 0;
+    for (step, body, before, after) in [
+        ("rotate", json!({}), "steady", "announced"),
+        ("switch", json!({ "force": true }), "announced", "switched"),
+        ("retire", json!({ "force": true }), "switched", "steady"),
+    ] {
+        for call in 1..MAX_CALLS {
+            let fault = format!("-e inject={DURABLE_CALLS}:signal=SIGKILL:when={call}");
+            let args: Vec<&str> = fault.split(' ').collect();
+            let pid = server.server()?.pid();
+            let Some(strace) = Strace::attach(pid, &args).await? else {
+                println!("skipped: no strace");
+                return Ok(());
+            };
+            // Without an answer the step may have been done or not.
+            let answer = server.post(&format!("/api/v1/ca/{step}"), &body).await;
+            if answer.is_ok_and(|answer| answer.status == 200) {
+                strace.detach().await?;
+                break;
+            }
+            drop(strace);
+            n_kills += 1;
+            drop(server.take_server()?);
+            server.start_server().await?;
+            let newest = server.invite(&json!({ "client": "client5" })).await?;
+            connect(server.grpc(), newest.ca_pins(), None).await?;
+            if step != "retire" {
+                connect(server.grpc(), old, None).await?;
+            }
+            let state = server.json("/api/v1/ca").await?["state"].clone();
+            assert!(state == before || state == after, "{step}, call {call}: {state}");
+            if state == after {
+                break;
+            }
+        }
+    }
+    assert!(6 < n_kills, "only {n_kills} kills");
     Ok(())
 }

@@ -107,6 +107,22 @@ async fn half_handshakes_delay_no_agent_and_are_closed_in_ten_seconds() -> anyho
 }
 
 #[tokio::test]
+async fn half_handshakes_at_the_connection_limit_lock_no_agent_out() -> anyhow::Result<()> {
+    // With this limit of open files a server has 64 connections for agents.
+    let server = TestServer::launched_by(&["prlimit", "--nofile=128:128"], &INVITE).await?;
+    let pins = pins_of(&server)?;
+    let mut half = Vec::new();
+    for _ in 0..100 {
+        let mut stream = TcpStream::connect(server.grpc()).await?;
+        stream.write_all(HALF_HELLO).await?;
+        half.push(stream);
+    }
+    connect(server.grpc(), &pins, None).await?;
+    server.server()?.says("connection_limit.reached").await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_new_certificate_is_used_without_a_restart() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let authority = CertificateAuthority::generate("test")?;
