@@ -16,7 +16,7 @@ use filepull_core::id::ClientId;
 use filepull_core::problem::{Code, Problem};
 
 use crate::client::ClientRecord;
-use crate::records::{ClientOrder, Records, RecordsError};
+use crate::records::{ClientOrder, ClientSearch, Records, RecordsError};
 use crate::registry::{ClientView, Registry};
 use crate::scope::Scope;
 pub(crate) use list::ClientFilter;
@@ -166,7 +166,10 @@ impl ScopedClients {
             return Some(online);
         }
         let records = &self.known.records;
-        let page = records.client_page(ClientOrder::Id, None, "", &self.scope, 1).await.ok()?;
+        let page = records
+            .client_page(ClientOrder::Id, None, ClientSearch::default(), &self.scope, 1)
+            .await
+            .ok()?;
         page.entries.into_iter().next().map(|entry| entry.id)
     }
 

@@ -55,7 +55,7 @@ use tracing::error;
 pub(crate) use audit::{Actor, AuditEntry};
 pub(crate) use audit_list::{AuditFilter, AuditOrder, ReadAuditRecord};
 pub(crate) use client_keys::PinHolders;
-pub(crate) use client_list::{ClientListItem, ClientOrder};
+pub(crate) use client_list::{ClientListItem, ClientOrder, ClientSearch};
 pub use clients::ConnectOutcome;
 pub use cursor::Cursor;
 pub use damaged::{DamagedTransfer, RecordedTransfer};

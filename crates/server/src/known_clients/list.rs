@@ -8,7 +8,7 @@ use filepull_core::id::ClientId;
 
 use super::{KnownClients, ScopedClients, ScopedIds, Seen};
 use crate::client::ClientRecord;
-use crate::records::{ClientListItem, ClientOrder, RecordsError, Total};
+use crate::records::{ClientListItem, ClientOrder, ClientSearch, RecordsError, Total};
 use crate::registry::ClientView;
 
 /// Selects the clients of a list, their order and one page.
@@ -16,6 +16,8 @@ use crate::registry::ClientView;
 pub(crate) struct ClientFilter {
     /// Only connected clients, or only offline clients; none for both.
     pub online: Option<bool>,
+    /// Only clients that wait for approval. None of them is connected.
+    pub pending: bool,
     /// Only clients with this lower-case text in their id or hostname, in any letter case.
     pub wanted: String,
     pub order: ClientOrder,
@@ -43,9 +45,15 @@ const LONG_BATCH: u32 = 10_000;
 impl ClientFilter {
     fn matches(&self, record: &ClientRecord, is_online: bool) -> bool {
         self.online.is_none_or(|online| online == is_online)
+            && (!self.pending || record.is_pending())
             && [record.id.as_str(), &record.agent.hostname]
                 .into_iter()
                 .any(|text| text.to_ascii_lowercase().contains(&self.wanted))
+    }
+
+    /// Returns what the records search for.
+    fn search(&self) -> ClientSearch<'_> {
+        ClientSearch { wanted: &self.wanted, pending: self.pending }
     }
 
     fn key(&self, entry: &ClientListItem) -> (Reverse<DateTime<Utc>>, ClientId) {
@@ -114,9 +122,10 @@ impl ScopedClients {
         let mut on_record = Vec::new();
         let mut position = filter.after.clone();
         loop {
-            let ClientFilter { order, wanted, .. } = filter;
             let after = position.as_ref();
-            let page = records.client_page(*order, after, wanted, &self.scope, batch_len).await?;
+            let search = filter.search();
+            let page = records.client_page(filter.order, after, search, &self.scope, batch_len);
+            let page = page.await?;
             let end = page.entries.last().map(|entry| filter.key(entry));
             position = page.entries.last().cloned();
             on_record.extend(page.entries);
@@ -170,9 +179,12 @@ impl ScopedClients {
         if filter.online == Some(true) {
             return Ok(Total::Exactly(count_online()));
         }
+        if filter.pending {
+            return records.count_clients(filter.search(), &self.scope).await;
+        }
         let all = match filter.wanted.as_str() {
             "" if self.scope.is_everything() => Total::Exactly(records.n_clients().await),
-            wanted => records.count_clients(wanted, &self.scope).await?,
+            _ => records.count_clients(filter.search(), &self.scope).await?,
         };
         Ok(match (all, filter.online) {
             (Total::Exactly(all), Some(false)) => {

@@ -108,7 +108,14 @@ impl KnownClientsFixture {
 }
 
 fn all(order: ClientOrder) -> ClientFilter {
-    ClientFilter { online: None, wanted: String::new(), order, after: None, limit: 100 }
+    ClientFilter {
+        online: None,
+        pending: false,
+        wanted: String::new(),
+        order,
+        after: None,
+        limit: 100,
+    }
 }
 
 #[tokio::test]

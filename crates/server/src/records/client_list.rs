@@ -30,6 +30,16 @@ pub(crate) struct ClientListItem {
     pub(crate) last_seen_at: DateTime<Utc>,
 }
 
+/// What a client on record must match.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ClientSearch<'a> {
+    /// Its id or host name contains this lower-case text, in any letter case. An empty text matches
+    /// every client.
+    pub(crate) wanted: &'a str,
+    /// It waits for approval.
+    pub(crate) pending: bool,
+}
+
 /// A page of the clients on record, connected or not.
 #[derive(Clone, Debug)]
 pub(crate) struct ClientPage {
@@ -52,13 +62,12 @@ const NEXT: &str = "SELECT id FROM clients WHERE lower(id) >= $1";
 const PREVIOUS: &str = "SELECT id FROM clients WHERE lower(id) < $1";
 
 impl Records {
-    /// Returns a page of the clients in scope whose id or host name contains `wanted`, in any
-    /// letter case. An empty text matches every client.
+    /// Returns a page of the clients in scope that match a search.
     pub(crate) async fn client_page(
         &self,
         order: ClientOrder,
         after: Option<&ClientListItem>,
-        wanted: &str,
+        search: ClientSearch<'_>,
         scope: &Scope,
         limit: u32,
     ) -> Result<ClientPage, RecordsError> {
@@ -75,7 +84,7 @@ impl Records {
                 query.push(" OR id > ").push_bind(after.id.as_str()).push(")");
             }
         }
-        narrow(&mut query, wanted);
+        narrow(&mut query, search);
         push_in_scope(&mut query, "id", scope);
         query.push(match order {
             ClientOrder::Id => " ORDER BY id LIMIT ",
@@ -90,15 +99,15 @@ impl Records {
         })
     }
 
-    /// Counts the clients in scope whose id or host name contains `wanted`.
+    /// Counts the clients in scope that match a search.
     pub(crate) async fn count_clients(
         &self,
-        wanted: &str,
+        search: ClientSearch<'_>,
         scope: &Scope,
     ) -> Result<Total, RecordsError> {
         let mut query =
             Statement::new("SELECT COUNT(*) AS n FROM (SELECT 1 FROM clients WHERE 1 = 1");
-        narrow(&mut query, wanted);
+        narrow(&mut query, search);
         push_in_scope(&mut query, "id", scope);
         self.count(query).await
     }
@@ -136,8 +145,12 @@ impl Records {
     }
 }
 
-/// Appends the condition that the id or the host name contains `wanted`.
-fn narrow(query: &mut Statement, wanted: &str) {
+/// Appends the conditions of a search.
+fn narrow(query: &mut Statement, search: ClientSearch<'_>) {
+    let ClientSearch { wanted, pending } = search;
+    if pending {
+        query.push(" AND id IN (SELECT client FROM client_keys WHERE pending = 1)");
+    }
     if wanted.is_empty() {
         return;
     }

@@ -28,8 +28,14 @@ fn filter(params: &Params) -> Result<ClientFilter, Problem> {
     params.only(PARAMS)?;
     let orders = [("id", ClientOrder::Id), ("seen", ClientOrder::Seen)];
     let order = params.choice("sort", &orders)?.unwrap_or(ClientOrder::Id);
+    // A pending client has no session.
+    let states =
+        [("online", (true, false)), ("offline", (false, false)), ("pending", (false, true))];
+    let state = params.choice("state", &states)?;
+    let pending = state.is_some_and(|(_, pending)| pending);
     Ok(ClientFilter {
-        online: params.choice("state", &[("online", true), ("offline", false)])?,
+        online: state.map(|(online, _)| online),
+        pending,
         wanted: params.get("q").unwrap_or_default().to_ascii_lowercase(),
         order,
         after: paging::cursor(params, |cursor| parse_cursor(order, cursor))?,
