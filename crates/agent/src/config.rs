@@ -14,7 +14,7 @@ use filepull_core::source::Consistency;
 use filepull_process::environment;
 use filepull_process::telemetry::LogFormat;
 
-use crate::dial::{Proxy, ServerAddr};
+use crate::dial::{ProxyRules, ServerAddr};
 use crate::share::Shares;
 
 mod args;
@@ -29,12 +29,12 @@ pub struct Args {
     /// The command to run [default: run].
     #[command(subcommand)]
     pub(crate) command: Option<Action>,
-    /// The id of this machine [default: that of the invite, or the host name; invalid characters
+    /// The id of this machine [default: as in the invite, or the host name; invalid characters
     /// become dashes].
     #[arg(long, env, global = true)]
     pub(crate) client_id: Option<String>,
     /// The server: host, host:port, https://host:port, or http://host:port for plain text; without
-    /// a scheme TLS is used, except on loopback. The default port is 50051 [default: that of the
+    /// a scheme TLS is used, except on loopback. The default port is 50051 [default: as in the
     /// invite].
     #[arg(long, env, global = true)]
     pub(crate) server_addr: Option<String>,
@@ -195,7 +195,7 @@ pub struct Config {
     /// More root certificates, from `CA_FILE`.
     pub ca_file: Option<PathBuf>,
     /// The proxy for TLS, from `HTTPS_PROXY` and `NO_PROXY`.
-    pub proxy: Proxy,
+    pub proxy: ProxyRules,
     /// The address to dial from; `None` lets the system choose. Not a setting: an address has at
     /// most 28,000 ports, and the bench runs more agents than that on loopback.
     pub source_addr: Option<IpAddr>,
@@ -232,7 +232,7 @@ impl Config {
             servers: vec![server],
             invite: None,
             ca_file: None,
-            proxy: Proxy::none(),
+            proxy: ProxyRules::none(),
             source_addr: None,
             shares,
             max_rate: None,
@@ -257,7 +257,7 @@ impl TryFrom<Args> for Config {
     type Error = ConfigError;
 
     fn try_from(args: Args) -> Result<Self, Self::Error> {
-        let proxy = Proxy::from_env();
+        let proxy = ProxyRules::from_env();
         let membership = args.membership(&proxy);
         let mut mistakes = membership.as_ref().err().cloned().unwrap_or_default();
         let shares = or_note(Shares::new(&args.file_path, args.shares()), &mut mistakes);

@@ -4,12 +4,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use filepull_core::backoff::{Backoff, RetryCause};
+use filepull_core::backoff::Backoff;
 use filepull_core::invite::Invite;
 use filepull_core::source::Source;
 use filepull_core::{PROTOCOL, human};
 use filepull_process::Lifecycle;
-use filepull_proto::v1::{self, ErrorCode};
+use filepull_proto::v1;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
@@ -18,9 +18,10 @@ use uuid::Uuid;
 
 use crate::config::{self, Config};
 use crate::credentials::Credentials;
-use crate::enrol::{Standing, enrol};
-use crate::failure::{Failure, FailureCode};
+use crate::diagnosis::{Diagnosis, DiagnosisCode};
+use crate::enrol::{EnrolOutcome, enrol};
 use crate::outage::{Outage, OutageCause, OutageMessage};
+use crate::redial::{Redial, lost_cause, retry_cause};
 use crate::server_rejection::needs_a_person;
 use crate::session::{SessionEvent, SessionOutcome, SessionTask};
 use crate::share::{DefaultFileError, Shares};
@@ -29,10 +30,6 @@ use crate::transfer_log::TransferLog;
 use crate::upload::UploadContext;
 use crate::upload_connections::UploadConnections;
 use crate::uploads::Uploads;
-
-/// Minimum wait of an agent that is rejected because another machine uses its id, if the server
-/// names no time.
-const DUPLICATE_ID_RETRY: Duration = Duration::from_secs(15);
 
 /// How long a hello waits for the disk to return the size of the default file.
 const DEFAULT_FILE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -61,13 +58,6 @@ enum PreviousSession {
     Ended,
     /// The session is still open, and the server has requested a new one.
     Drained,
-}
-
-/// Why the agent dials again.
-#[derive(Debug)]
-enum Redial {
-    Drained { min: Duration, max: Duration },
-    Ended { outcome: SessionOutcome, uptime: Option<Duration> },
 }
 
 impl Supervisor {
@@ -157,12 +147,12 @@ impl Supervisor {
         }
     }
 
-    fn log_enrolled(&mut self, standing: Standing) {
+    fn log_enrolled(&mut self, standing: EnrolOutcome) {
         let client = &self.config.client;
         let key = self.credentials.fingerprint().map(|key| key.to_string()).unwrap_or_default();
         let pending = match standing {
-            Standing::Active => "INVITE is no longer needed".to_owned(),
-            Standing::Pending => {
+            EnrolOutcome::Active => "INVITE is no longer needed".to_owned(),
+            EnrolOutcome::Pending => {
                 format!("it waits for `filepull approve {client}` on the server")
             }
         };
@@ -223,7 +213,7 @@ impl Supervisor {
                 }
                 None => {
                     let text = "internal error in the agent (session task panicked)";
-                    let outcome = SessionOutcome::Lost(Failure::new(FailureCode::Other, text));
+                    let outcome = SessionOutcome::Lost(Diagnosis::new(DiagnosisCode::Other, text));
                     return Redial::Ended { outcome, uptime: None };
                 }
             }
@@ -304,7 +294,7 @@ impl Supervisor {
             }
             Redial::Ended { outcome, uptime } => (outcome, uptime.is_some()),
         };
-        let suspended = Failure::new(FailureCode::Suspended, "this machine was suspended");
+        let suspended = Diagnosis::new(DiagnosisCode::Suspended, "this machine was suspended");
         let (failure, cause) = match outcome {
             SessionOutcome::Lost(failure) => (failure, lost_cause(failure.code)),
             SessionOutcome::Suspended => (&suspended, OutageCause::Lost),
@@ -340,63 +330,5 @@ impl Supervisor {
                 self.status_log.warn(&format!("{what}: {reason}; trying again in {next}"));
             }
         }
-    }
-}
-
-fn retry_cause(redial: &Redial) -> RetryCause {
-    match *redial {
-        Redial::Drained { min, max } => RetryCause::Drained { min, max },
-        // At once: a person may have just woken the machine.
-        Redial::Ended { outcome: SessionOutcome::Suspended, .. } => {
-            RetryCause::Drained { min: Duration::ZERO, max: Duration::ZERO }
-        }
-        Redial::Ended { outcome: SessionOutcome::EndedByServer { retry_after, .. }, .. }
-            if !retry_after.is_zero() =>
-        {
-            RetryCause::Rejected { retry_after }
-        }
-        Redial::Ended {
-            outcome: SessionOutcome::EndedByServer { code: ErrorCode::DuplicateId, .. },
-            ..
-        } => RetryCause::Rejected { retry_after: DUPLICATE_ID_RETRY },
-        Redial::Ended {
-            outcome:
-                SessionOutcome::EndedByServer { .. } | SessionOutcome::Lost(_) | SessionOutcome::Stopped,
-            uptime,
-        } => RetryCause::Lost { lived: uptime.unwrap_or_default() },
-    }
-}
-
-/// A server that is not the expected one, or a setting that does not fit, needs a person.
-fn lost_cause(code: FailureCode) -> OutageCause {
-    let needs_a_person = matches!(
-        code,
-        FailureCode::PinMismatch
-            | FailureCode::UnknownIssuer
-            | FailureCode::OtherName
-            | FailureCode::ServerWithTls
-            | FailureCode::ServerWithoutTls
-            | FailureCode::ProxyLogin
-    );
-    if needs_a_person { OutageCause::Rejected } else { OutageCause::Lost }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(code: ErrorCode, retry_after_s: u64, expected: RetryCause) {
-        let retry_after = Duration::from_secs(retry_after_s);
-        let failure = Failure::new(FailureCode::Rejected, "");
-        let outcome = SessionOutcome::EndedByServer { failure, code, retry_after };
-        assert_eq!(retry_cause(&Redial::Ended { outcome, uptime: None }), expected);
-    }
-
-    #[test]
-    fn a_rejected_agent_waits_as_long_as_the_server_requests() {
-        let rejected = |seconds| RetryCause::Rejected { retry_after: Duration::from_secs(seconds) };
-        check(ErrorCode::Overloaded, 7, rejected(7));
-        check(ErrorCode::DuplicateId, 0, rejected(15));
-        check(ErrorCode::Draining, 0, RetryCause::Lost { lived: Duration::ZERO });
     }
 }

@@ -12,7 +12,7 @@ use filepull_trust::{AgentKey, ServerTrust, TrustError, client_config};
 
 use crate::config::Config;
 use crate::dial::{Dialer, Security, ServerAddr};
-use crate::key_store::{Identity, KeyStore, KeyStoreError};
+use crate::key_store::{AgentIdentity, KeyStore, KeyStoreError};
 
 /// A handle on the key and the identity of one agent. `Debug` shows no key.
 #[derive(Clone, Debug)]
@@ -35,7 +35,7 @@ struct Current {
     key: Option<Arc<AgentKey>>,
     next_key: Option<Arc<AgentKey>>,
     /// `None`: not enrolled.
-    identity: Option<Identity>,
+    identity: Option<AgentIdentity>,
     /// The number of the last list of pins that was stored.
     pins_number: u64,
 }
@@ -113,8 +113,12 @@ impl Credentials {
         let dialer =
             Dialer::new(config.servers.clone(), source_addr, config.proxy.clone(), security);
         let next_key = store.as_ref().map_or(Ok(None), KeyStore::next_key)?;
-        let (key, next_key) = (key.map(Arc::new), next_key.map(Arc::new));
-        let current = Mutex::new(Current { key, next_key, identity, pins_number: 0 });
+        let current = Mutex::new(Current {
+            key: key.map(Arc::new),
+            next_key: next_key.map(Arc::new),
+            identity,
+            pins_number: 0,
+        });
         let ca_file = config.ca_file.clone();
         let writing = Mutex::default();
         Ok((Self(Arc::new(Inner { dialer, ca_file, store, writing, current })), invite))
@@ -147,7 +151,7 @@ impl Credentials {
     }
 
     /// Makes the identity durable that the server has confirmed, and uses it. Blocks.
-    pub(crate) fn enrol(&self, identity: Identity) -> Result<(), CredentialsError> {
+    pub(crate) fn enrol(&self, identity: AgentIdentity) -> Result<(), CredentialsError> {
         let Some(store) = &self.0.store else { return Err(CredentialsError::NoStateDir) };
         let _writing = self.start_writing();
         store.write_identity(&identity)?;
@@ -234,7 +238,7 @@ impl Credentials {
         Ok(())
     }
 
-    fn security(&self, identity: &Identity) -> Result<Security, CredentialsError> {
+    fn security(&self, identity: &AgentIdentity) -> Result<Security, CredentialsError> {
         let key = self.lock().key.clone();
         tls(&identity.ca_pins, self.0.ca_file.clone(), key.as_deref())
     }
@@ -252,7 +256,7 @@ impl Credentials {
 /// Returns the invite if it has not enrolled this machine yet.
 fn new_invite(
     invite: Option<Invite>,
-    identity: Option<&Identity>,
+    identity: Option<&AgentIdentity>,
 ) -> Result<Option<Invite>, CredentialsError> {
     let (Some(invite), Some(identity)) = (&invite, identity) else { return Ok(invite) };
     if invite.secret().hash() == identity.invite {
@@ -282,7 +286,7 @@ fn require_key(store: &KeyStore) -> Result<AgentKey, KeyStoreError> {
 
 fn first_security(
     config: &Config,
-    identity: Option<&Identity>,
+    identity: Option<&AgentIdentity>,
     invite: Option<&Invite>,
     key: Option<&AgentKey>,
 ) -> Result<Security, CredentialsError> {

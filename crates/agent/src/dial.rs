@@ -20,20 +20,20 @@ mod proxy;
 pub use crate::dial::address::{ServerAddr, ServerAddrError};
 pub(crate) use crate::dial::connector::DialError;
 pub(crate) use crate::dial::plain_stream::OtherProtocol;
-pub use crate::dial::proxy::Proxy;
+pub use crate::dial::proxy::ProxyRules;
 
 /// Opens connections to one server. A handle: clones dial the same server.
 #[derive(Clone, Debug)]
 pub(crate) struct Dialer {
-    target: Arc<Mutex<Arc<Target>>>,
+    target: Arc<Mutex<Arc<DialTarget>>>,
     /// The address to dial from; `None` lets the system choose.
     source_addr: Option<IpAddr>,
-    proxy: Proxy,
+    proxy: ProxyRules,
 }
 
 /// What to dial.
 #[derive(Debug)]
-struct Target {
+struct DialTarget {
     /// At least one.
     servers: Vec<ServerAddr>,
     /// The index of the address that answered last.
@@ -61,10 +61,10 @@ impl Dialer {
     pub(crate) fn new(
         servers: Vec<ServerAddr>,
         source_addr: Option<IpAddr>,
-        proxy: Proxy,
+        proxy: ProxyRules,
         security: Security,
     ) -> Self {
-        let target = Arc::new(Mutex::new(Arc::new(Target::new(servers, security))));
+        let target = Arc::new(Mutex::new(Arc::new(DialTarget::new(servers, security))));
         Self { target, source_addr, proxy }
     }
 
@@ -85,7 +85,7 @@ impl Dialer {
 
     /// Dials other addresses from the next connection on.
     pub(crate) fn replace(&self, servers: Vec<ServerAddr>, security: Security) {
-        let target = Arc::new(Target::new(servers, security));
+        let target = Arc::new(DialTarget::new(servers, security));
         *self.target.lock().unwrap_or_else(PoisonError::into_inner) = target;
     }
 
@@ -97,7 +97,7 @@ impl Dialer {
         }
     }
 
-    fn target(&self) -> Arc<Target> {
+    fn target(&self) -> Arc<DialTarget> {
         Arc::clone(&self.target.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -121,7 +121,7 @@ impl Dialer {
     }
 }
 
-impl Target {
+impl DialTarget {
     fn new(servers: Vec<ServerAddr>, security: Security) -> Self {
         assert!(!servers.is_empty(), "a server has an address");
         Self { servers, preferred: AtomicUsize::new(0), security }
@@ -139,6 +139,6 @@ impl Target {
 impl Dialer {
     /// Returns a dialer without TLS.
     pub(crate) fn plain_text(server: ServerAddr) -> Self {
-        Self::new(vec![server], None, Proxy::none(), Security::PlainText)
+        Self::new(vec![server], None, ProxyRules::none(), Security::PlainText)
     }
 }

@@ -14,15 +14,15 @@ use tokio::task::spawn_blocking;
 
 use crate::config;
 use crate::credentials::Credentials;
+use crate::diagnosis::{Diagnosis, DiagnosisCode};
 use crate::error_text;
-use crate::failure::{Failure, FailureCode};
-use crate::key_store::Identity;
+use crate::key_store::AgentIdentity;
 use crate::server_rejection;
 use crate::session::SessionOutcome;
 
 /// What a successful enrolment leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Standing {
+pub(crate) enum EnrolOutcome {
     /// The client may work.
     Active,
     /// An operator has to approve the client.
@@ -34,7 +34,7 @@ pub(crate) async fn enrol(
     credentials: &Credentials,
     invite: &Invite,
     client: &ClientId,
-) -> Result<Standing, SessionOutcome> {
+) -> Result<EnrolOutcome, SessionOutcome> {
     let channel = credentials
         .dialer()
         .dial()
@@ -57,7 +57,7 @@ pub(crate) async fn enrol(
         None => return Err(lost("the server answers the invite with nothing")),
     };
     store(credentials, invite, client, &enrolled).await?;
-    Ok(if enrolled.pending { Standing::Pending } else { Standing::Active })
+    Ok(if enrolled.pending { EnrolOutcome::Pending } else { EnrolOutcome::Active })
 }
 
 fn request(invite: &Invite, client: &ClientId) -> v1::EnrolRequest {
@@ -81,7 +81,7 @@ async fn store(
     if enrolled.client_id != client.as_str() {
         return Err(lost("the server enrols another id than the one requested"));
     }
-    let mut identity = Identity::from_invite(client.clone(), invite);
+    let mut identity = AgentIdentity::from_invite(client.clone(), invite);
     if let Some(pins) = &enrolled.ca_pins {
         let pins = pins_of(pins).ok_or_else(|| lost("the server sends an invalid list of pins"))?;
         identity.ca_pins = pins;
@@ -90,7 +90,7 @@ async fn store(
     match spawn_blocking(move || credentials.enrol(identity)).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => {
-            Err(SessionOutcome::Lost(Failure::new(FailureCode::StateDir, error.to_string())))
+            Err(SessionOutcome::Lost(Diagnosis::new(DiagnosisCode::StateDir, error.to_string())))
         }
         Err(_) => Err(lost("internal error in the agent")),
     }
@@ -105,5 +105,5 @@ pub(crate) fn pins_of(pins: &v1::CaPins) -> Option<Vec<Fingerprint>> {
 }
 
 fn lost(text: &str) -> SessionOutcome {
-    SessionOutcome::Lost(Failure::new(FailureCode::Other, text))
+    SessionOutcome::Lost(Diagnosis::new(DiagnosisCode::Other, text))
 }

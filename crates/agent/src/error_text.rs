@@ -8,16 +8,16 @@ use filepull_core::human;
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
-use crate::dial::{DialError, OtherProtocol};
-use crate::failure::Failure;
-use crate::failure::FailureCode::{
+use crate::diagnosis::Diagnosis;
+use crate::diagnosis::DiagnosisCode::{
     self, Closed, Name, NoRoute, NotHttp2, Other, Refused, TimedOut,
 };
+use crate::dial::{DialError, OtherProtocol};
 
 mod tls_text;
 
 /// A part of an error chain, in lowercase, its kind, and the text for it. The first match is used.
-const MEANINGS: &[(&str, FailureCode, &str)] = &[
+const MEANINGS: &[(&str, DiagnosisCode, &str)] = &[
     // Before the DNS entries: a DNS lookup opens files, so its error may have this cause.
     (
         "too many open files",
@@ -50,18 +50,18 @@ const NOT_GRPC: &str = "it answers, but not with gRPC: does SERVER_ADDR point at
 /// Returns why a session failed before the server sent its first message.
 ///
 /// An HTTP/1 server closes a connection that speaks HTTP/2, often without a response.
-pub(crate) fn handshake_error(error: &(dyn Error + 'static)) -> Failure {
+pub(crate) fn handshake_error(error: &(dyn Error + 'static)) -> Diagnosis {
     let failure = connection_error(error);
     if failure.text != CLOSED {
         return failure;
     }
     let text = "connection closed before the handshake: does SERVER_ADDR point at the HTTP port, or at a \
                 proxy without a server?";
-    Failure::new(Closed, text)
+    Diagnosis::new(Closed, text)
 }
 
 /// Returns why a connection failed.
-pub(crate) fn connection_error(error: &(dyn Error + 'static)) -> Failure {
+pub(crate) fn connection_error(error: &(dyn Error + 'static)) -> Diagnosis {
     if let Some(failure) = causes(error).find_map(known_failure) {
         return failure;
     }
@@ -79,15 +79,15 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
 }
 
 /// Returns the failure for an error that has a type of its own.
-fn known_failure(error: &(dyn Error + 'static)) -> Option<Failure> {
+fn known_failure(error: &(dyn Error + 'static)) -> Option<Diagnosis> {
     if let Some(other) = error.downcast_ref::<OtherProtocol>() {
         return Some(match other {
-            OtherProtocol::Tls => Failure::new(
-                FailureCode::ServerWithTls,
+            OtherProtocol::Tls => Diagnosis::new(
+                DiagnosisCode::ServerWithTls,
                 "the server requires TLS: remove http:// from SERVER_ADDR, and set INVITE to the string \
                  that `filepull invite` prints",
             ),
-            OtherProtocol::Http1 => Failure::new(NotHttp2, NOT_GRPC),
+            OtherProtocol::Http1 => Diagnosis::new(NotHttp2, NOT_GRPC),
         });
     }
     match error.downcast_ref::<DialError>()? {
@@ -100,7 +100,7 @@ fn known_failure(error: &(dyn Error + 'static)) -> Option<Failure> {
     }
 }
 
-fn proxy_failure(proxy: &str, has_login: bool, error: &(dyn Error + 'static)) -> Failure {
+fn proxy_failure(proxy: &str, has_login: bool, error: &(dyn Error + 'static)) -> Diagnosis {
     let chain = chain(error);
     if chain.contains("proxy authorization required") {
         let text = if has_login {
@@ -114,7 +114,7 @@ fn proxy_failure(proxy: &str, has_login: bool, error: &(dyn Error + 'static)) ->
                  http://user:password@host:port, or exempt the server with NO_PROXY"
             )
         };
-        return Failure::new(FailureCode::ProxyLogin, text);
+        return Diagnosis::new(DiagnosisCode::ProxyLogin, text);
     }
     let text = if chain.contains("tunnel error: unsuccessful") {
         format!(
@@ -124,17 +124,17 @@ fn proxy_failure(proxy: &str, has_login: bool, error: &(dyn Error + 'static)) ->
     } else {
         format!("the proxy {proxy} of HTTPS_PROXY cannot be used: {}", meaning(error).text)
     };
-    Failure::new(FailureCode::ProxyFailed, text)
+    Diagnosis::new(DiagnosisCode::ProxyFailed, text)
 }
 
-fn meaning(error: &(dyn Error + 'static)) -> Failure {
+fn meaning(error: &(dyn Error + 'static)) -> Diagnosis {
     let chain_text = chain(error);
     match MEANINGS.iter().find(|(part, ..)| chain_text.contains(part)) {
-        Some(&(_, code, meaning)) => Failure::new(code, meaning),
+        Some(&(_, code, meaning)) => Diagnosis::new(code, meaning),
         // The last error of the chain is the nearest to the cause.
         None => {
             let last = causes(error).last().map(ToString::to_string).unwrap_or_default();
-            Failure::new(Other, human::printable(&last, 200))
+            Diagnosis::new(Other, human::printable(&last, 200))
         }
     }
 }

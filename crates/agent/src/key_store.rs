@@ -35,7 +35,7 @@ pub(crate) struct KeyStore {
 
 /// Who this machine is for its server, and which server that is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Identity {
+pub(crate) struct AgentIdentity {
     pub(crate) client: ClientId,
     /// At least one.
     pub(crate) servers: Vec<ServerAddress>,
@@ -94,10 +94,14 @@ impl KeyStore {
     }
 
     /// Returns the identity; `None` if this machine is not enrolled.
-    pub(crate) fn identity(&self) -> Result<Option<Identity>, KeyStoreError> {
+    pub(crate) fn identity(&self) -> Result<Option<AgentIdentity>, KeyStoreError> {
         let Some(text) = self.read(IDENTITY)? else { return Ok(None) };
         let damaged = || KeyStoreError::Damaged { path: self.dir.join(IDENTITY) };
-        serde_json::from_str(&text).ok().and_then(Identity::from_file).map(Some).ok_or_else(damaged)
+        serde_json::from_str(&text)
+            .ok()
+            .and_then(AgentIdentity::from_file)
+            .map(Some)
+            .ok_or_else(damaged)
     }
 
     /// Makes the first key of this machine durable.
@@ -117,9 +121,9 @@ impl KeyStore {
     }
 
     /// Makes the identity durable. It replaces an earlier one in one step.
-    pub(crate) fn write_identity(&self, identity: &Identity) -> Result<(), KeyStoreError> {
-        let text = serde_json::to_vec_pretty(&identity.to_file());
-        let text = text.map_err(|error| self.error(IDENTITY, "written", error.into()))?;
+    pub(crate) fn write_identity(&self, identity: &AgentIdentity) -> Result<(), KeyStoreError> {
+        let serialized = serde_json::to_vec_pretty(&identity.to_file());
+        let text = serialized.map_err(|error| self.error(IDENTITY, "written", error.into()))?;
         self.write(IDENTITY, &text)
     }
 
@@ -189,7 +193,7 @@ fn read_private(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-impl Identity {
+impl AgentIdentity {
     /// Returns the identity that an invite gives to a client.
     pub(crate) fn from_invite(client: ClientId, invite: &Invite) -> Self {
         Self {
@@ -225,8 +229,8 @@ impl Identity {
 mod tests {
     use super::*;
 
-    fn identity() -> Identity {
-        Identity {
+    fn identity() -> AgentIdentity {
+        AgentIdentity {
             client: ClientId::parse("client4").unwrap(),
             servers: vec![ServerAddress::parse("pull.example.com").unwrap()],
             ca_pins: vec![AgentKey::generate().fingerprint()],

@@ -14,9 +14,9 @@ pub mod share;
 mod chunker;
 mod connect;
 mod credentials;
+mod diagnosis;
 mod enrol;
 mod error_text;
-mod failure;
 mod invite_show;
 mod keeper;
 mod key_store;
@@ -27,6 +27,7 @@ mod process_id;
 mod program;
 mod read;
 mod receipt;
+mod redial;
 mod sandbox;
 mod server_rejection;
 mod session;
@@ -49,7 +50,7 @@ use tokio::task::spawn_blocking;
 use crate::config::Config;
 use crate::connect::Supervisor;
 use crate::credentials::Credentials;
-use crate::failure::{Failure, FailureCode};
+use crate::diagnosis::{Diagnosis, DiagnosisCode};
 use crate::keeper::Keeper;
 use crate::sandbox::SandboxState;
 use crate::status_log::StatusLog;
@@ -101,7 +102,7 @@ impl Agent {
         let (credentials, invite) = match opened {
             Ok(opened) => opened,
             Err(error) => {
-                let failure = Failure::new(FailureCode::StateDir, error.to_string());
+                let failure = Diagnosis::new(DiagnosisCode::StateDir, error.to_string());
                 status_log.set_failure(&failure);
                 keeper.finish().await;
                 return Err(error.into());

@@ -7,19 +7,19 @@ use filepull_core::human;
 use filepull_proto::v1::{self, ErrorCode};
 
 use crate::credentials::Credentials;
-use crate::failure::{Failure, FailureCode};
+use crate::diagnosis::{Diagnosis, DiagnosisCode};
 
 /// Returns why the server rejected a session or an enrolment of `client`.
-pub(crate) fn failure(error: &v1::Error, credentials: &Credentials, client: &str) -> Failure {
+pub(crate) fn failure(error: &v1::Error, credentials: &Credentials, client: &str) -> Diagnosis {
     let code = error.code();
     match trust_text(code, credentials, client) {
-        Some(text) => Failure { code: failure_code(code), text },
+        Some(text) => Diagnosis { code: failure_code(code), text },
         None => {
             let text = match human::printable(&error.message, 300) {
                 empty if empty.is_empty() => "the server ended the session".to_owned(),
                 text => text,
             };
-            Failure { code: failure_code(code), text }
+            Diagnosis { code: failure_code(code), text }
         }
     }
 }
@@ -74,16 +74,16 @@ fn trust_text(code: ErrorCode, credentials: &Credentials, client: &str) -> Optio
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "the other codes are not about the session")]
-fn failure_code(code: ErrorCode) -> FailureCode {
+fn failure_code(code: ErrorCode) -> DiagnosisCode {
     match code {
-        ErrorCode::Unauthenticated => FailureCode::UnknownKey,
-        ErrorCode::Pending => FailureCode::Pending,
-        ErrorCode::InviteUsed => FailureCode::InviteUsed,
-        ErrorCode::InviteExpired => FailureCode::InviteExpired,
-        ErrorCode::InviteUnknown => FailureCode::InviteUnknown,
-        ErrorCode::IdTaken => FailureCode::IdTaken,
-        ErrorCode::DuplicateId => FailureCode::DuplicateId,
-        ErrorCode::Draining | ErrorCode::Overloaded => FailureCode::ServerBusy,
-        _ => FailureCode::Rejected,
+        ErrorCode::Unauthenticated => DiagnosisCode::UnknownKey,
+        ErrorCode::Pending => DiagnosisCode::Pending,
+        ErrorCode::InviteUsed => DiagnosisCode::InviteUsed,
+        ErrorCode::InviteExpired => DiagnosisCode::InviteExpired,
+        ErrorCode::InviteUnknown => DiagnosisCode::InviteUnknown,
+        ErrorCode::IdTaken => DiagnosisCode::IdTaken,
+        ErrorCode::DuplicateId => DiagnosisCode::DuplicateId,
+        ErrorCode::Draining | ErrorCode::Overloaded => DiagnosisCode::ServerBusy,
+        _ => DiagnosisCode::Rejected,
     }
 }

@@ -23,8 +23,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use crate::credentials::Credentials;
+use crate::diagnosis::{Diagnosis, DiagnosisCode};
 use crate::error_text;
-use crate::failure::{Failure, FailureCode};
 use crate::liveness::{Liveness, LivenessError};
 use crate::order::SendOrder;
 use crate::server_rejection;
@@ -61,10 +61,10 @@ pub(crate) enum SessionEvent {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum SessionOutcome {
     /// The network or the server failed, for this reason.
-    Lost(Failure),
+    Lost(Diagnosis),
     /// The server ended the session.
     EndedByServer {
-        failure: Failure,
+        failure: Diagnosis,
         code: ErrorCode,
         retry_after: Duration,
     },
@@ -153,15 +153,15 @@ impl SessionTask {
     ) -> Result<v1::Welcome, SessionOutcome> {
         let first = timeout(WELCOME_TIMEOUT, messages.message())
             .await
-            .map_err(|_| lost(FailureCode::TimedOut, "the server sends no welcome"))?;
+            .map_err(|_| lost(DiagnosisCode::TimedOut, "the server sends no welcome"))?;
         match first.map_err(|status| not_opened(&status))?.map(|message| message.kind) {
             Some(Some(FromServer::Welcome(welcome))) => Ok(welcome),
             Some(Some(FromServer::End(end))) => Err(self.ended_by_server(end)),
             Some(_) => {
                 let text = "the first message of the server is not a welcome";
-                Err(lost(FailureCode::Other, text))
+                Err(lost(DiagnosisCode::Other, text))
             }
-            None => Err(lost(FailureCode::Closed, "connection closed by server")),
+            None => Err(lost(DiagnosisCode::Closed, "connection closed by server")),
         }
     }
 
@@ -208,7 +208,7 @@ impl OpenSession<'_> {
                     Some(LivenessError::Suspended) => return SessionOutcome::Suspended,
                     Some(LivenessError::Silence(time)) => {
                         let text = format!("no heartbeat for {}", human::span(time));
-                        return lost(FailureCode::TimedOut, &text);
+                        return lost(DiagnosisCode::TimedOut, &text);
                     }
                 },
             };
@@ -216,7 +216,7 @@ impl OpenSession<'_> {
                 Err(status) => {
                     return SessionOutcome::Lost(error_text::connection_error(&status));
                 }
-                Ok(None) => return lost(FailureCode::Closed, "connection closed by server"),
+                Ok(None) => return lost(DiagnosisCode::Closed, "connection closed by server"),
                 Ok(Some(message)) => {
                     self.liveness.on_message(Instant::now());
                     if let Some(outcome) = self.handle_message(message).await {
@@ -307,6 +307,6 @@ fn not_opened(status: &Status) -> SessionOutcome {
     SessionOutcome::Lost(error_text::handshake_error(status))
 }
 
-fn lost(code: FailureCode, text: &str) -> SessionOutcome {
-    SessionOutcome::Lost(Failure::new(code, text))
+fn lost(code: DiagnosisCode, text: &str) -> SessionOutcome {
+    SessionOutcome::Lost(Diagnosis::new(code, text))
 }

@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
-use crate::failure::FailureCode;
+use crate::diagnosis::DiagnosisCode;
 use crate::process_id::{ProcessId, uptime_ms};
 use crate::sandbox::SandboxState;
 
@@ -66,7 +66,7 @@ pub(crate) enum AgentState {
 /// Why the last dial or session failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ConnectionFailure {
-    pub(crate) code: FailureCode,
+    pub(crate) code: DiagnosisCode,
     /// What happened, then what to do next.
     pub(crate) text: String,
     /// When it failed.

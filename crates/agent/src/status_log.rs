@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use tracing::{error, info, warn};
 
 use crate::config::Config;
-use crate::failure::Failure;
+use crate::diagnosis::Diagnosis;
 use crate::process_id::ProcessId;
 use crate::sandbox::{SandboxLevel, SandboxState};
 use crate::status::{AgentState, ConnectionFailure, FileProblem, LastTransfer, Status};
@@ -100,8 +100,8 @@ impl StatusLog {
     }
 
     /// Records why there is no session. The caller logs it, perhaps less often.
-    pub(crate) fn set_failure(&self, failure: &Failure) {
-        let Failure { code, text } = failure.clone();
+    pub(crate) fn set_failure(&self, failure: &Diagnosis) {
+        let Diagnosis { code, text } = failure.clone();
         self.with_status(|status| {
             status.failure = Some(ConnectionFailure { code, text, at: Utc::now() });
         });

@@ -31,7 +31,7 @@ pub struct CertificateAuthority {
 
 /// A certificate of a server and its key. `Debug` does not show the key.
 pub struct IssuedCertificate {
-    /// The certificate, then that of the authority.
+    /// The certificate, then the certificate of the authority.
     pub chain: Vec<CertificateDer<'static>>,
     /// The private key of the first certificate.
     pub key: PrivateKeyDer<'static>,
@@ -116,8 +116,8 @@ impl CertificateAuthority {
     ) -> Result<IssuedCertificate, AuthorityError> {
         let mut params = CertificateParams::default();
         for name in names {
-            let parsed = CertificateParams::new([name.clone()]);
-            let parsed = parsed.map_err(|_| AuthorityError::Name(name.clone()))?;
+            let result = CertificateParams::new([name.clone()]);
+            let parsed = result.map_err(|_| AuthorityError::Name(name.clone()))?;
             params.subject_alt_names.extend(parsed.subject_alt_names);
         }
         let common_name = names.first().map_or("filepull server", String::as_str);
@@ -142,8 +142,8 @@ impl CertificateAuthority {
     /// The library for certificates failed, or `other` has no common name.
     pub fn cross_sign(&self, other: &Self) -> Result<CertificateDer<'static>, AuthorityError> {
         let parsed = parse(&other.certificate).map_err(|_| AuthorityError::Certificate)?;
-        let name = parsed.subject().iter_common_name().find_map(|name| name.as_str().ok());
-        let name = name.ok_or(AuthorityError::Certificate)?;
+        let found = parsed.subject().iter_common_name().find_map(|name| name.as_str().ok());
+        let name = found.ok_or(AuthorityError::Certificate)?;
         let validity = validity_of(&other.certificate).map_err(|_| AuthorityError::Certificate)?;
         let mut params = authority_params(name, validity);
         params.use_authority_key_identifier_extension = true;

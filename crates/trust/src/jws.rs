@@ -16,7 +16,7 @@ pub const MAX_LEN: usize = 64 * 1024;
 
 /// A statement whose signature is valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Statement {
+pub struct SignedStatement {
     /// What was signed.
     pub payload: Vec<u8>,
     /// The key that signed it.
@@ -79,7 +79,7 @@ pub fn sign(key: &AgentKey, payload: &[u8]) -> String {
 ///
 /// # Errors
 /// The statement is malformed, was changed, or has another algorithm.
-pub fn verify(text: &str) -> Result<Statement, JwsError> {
+pub fn verify(text: &str) -> Result<SignedStatement, JwsError> {
     if MAX_LEN < text.len() {
         return Err(JwsError::Malformed);
     }
@@ -88,7 +88,7 @@ pub fn verify(text: &str) -> Result<Statement, JwsError> {
     let public_key = public_key(&decode(header)?)?;
     verify_signature(&public_key.spki, signed.as_bytes(), &decode(signature)?)
         .map_err(|_| JwsError::Signature)?;
-    Ok(Statement { payload: decode(payload)?, fingerprint: public_key.fingerprint })
+    Ok(SignedStatement { payload: decode(payload)?, fingerprint: public_key.fingerprint })
 }
 
 struct PublicKey {

@@ -75,8 +75,8 @@ impl ServerCertVerifier for PinnedServer {
     ) -> Result<ServerCertVerified, Error> {
         let malformed = |_| ServerRejection::Invalid("not an X.509 certificate".to_owned());
         let leaf = parse(end_entity).map_err(malformed)?;
-        let issuers = intermediates.iter().take(MAX_CHAIN_LEN).map(parse);
-        let issuers: Vec<_> = issuers.collect::<Result<_, _>>().map_err(malformed)?;
+        let parsed_issuers = intermediates.iter().take(MAX_CHAIN_LEN).map(parse);
+        let issuers: Vec<_> = parsed_issuers.collect::<Result<_, _>>().map_err(malformed)?;
         self.check(&leaf, &issuers)?;
         Ok(ServerCertVerified::assertion())
     }
@@ -124,7 +124,7 @@ fn may_sign(certificate: &X509Certificate<'_>) -> bool {
     is_authority && may_sign
 }
 
-/// Returns whether a certificate is one of a server: a certificate for another purpose, such as that of a
+/// Returns whether a certificate is one of a server: a certificate for another purpose, such as one for a
 /// person, may be signed by the same authority.
 fn serves_tls(certificate: &X509Certificate<'_>) -> bool {
     match certificate.extended_key_usage() {

@@ -16,7 +16,7 @@ pub enum ServerRejection {
     NotPinned {
         /// The stated issuer.
         issuer: String,
-        /// The key of the last certificate of the chain, usually that of the authority.
+        /// The key of the last certificate of the chain, usually the key of the authority.
         found: Fingerprint,
     },
     /// The chain contains a pinned key, but that key did not sign the server's certificate.

@@ -9,8 +9,8 @@ use filepull_core::id::ClientId;
 use filepull_core::invite::{Invite, Invitee};
 
 use crate::config::Args;
-use crate::dial::{Proxy, ServerAddr};
-use crate::key_store::{Identity, KeyStore};
+use crate::dial::{ProxyRules, ServerAddr};
+use crate::key_store::{AgentIdentity, KeyStore};
 use crate::share::split;
 
 /// Who the agent is, and which server it dials.
@@ -26,18 +26,17 @@ pub(crate) struct Membership {
 impl Args {
     /// Decides who the agent is: by `CLIENT_ID`, the invite, the identity in the state folder, or the
     /// host name. Returns all mistakes.
-    pub(crate) fn membership(&self, proxy: &Proxy) -> Result<Membership, Vec<String>> {
+    pub(crate) fn membership(&self, proxy: &ProxyRules) -> Result<Membership, Vec<String>> {
         let mut mistakes = Vec::new();
         let invite = note(self.invite(), &mut mistakes).flatten();
         let client = note(self.client(invite.as_ref()), &mut mistakes);
         let state_dir = client.as_ref().and_then(|client| self.state_dir_of(client));
-        let identity = state_dir.as_deref().map_or(Ok(None), identity_in);
-        let identity = note(identity, &mut mistakes).flatten();
+        let stored_identity = state_dir.as_deref().map_or(Ok(None), identity_in);
+        let identity = note(stored_identity, &mut mistakes).flatten();
         if let (Some(client), Some(identity)) = (&client, &identity) {
             note(check_same_client(client, identity, invite.as_ref()), &mut mistakes);
         }
-        let servers = self.servers(invite.as_ref(), identity.as_ref());
-        let servers = note(servers, &mut mistakes);
+        let servers = note(self.servers(invite.as_ref(), identity.as_ref()), &mut mistakes);
         let flaw = servers.iter().flatten().find_map(|server| proxy.flaw(server));
         mistakes.extend(flaw);
         match (client, servers) {
@@ -59,8 +58,8 @@ impl Args {
     }
 
     fn client(&self, invite: Option<&Invite>) -> Result<ClientId, String> {
-        let chosen = non_empty(self.client_id.as_deref()).map(ClientId::parse).transpose();
-        let chosen = chosen.map_err(|error| format!("CLIENT_ID: {error}"))?;
+        let parsed = non_empty(self.client_id.as_deref()).map(ClientId::parse).transpose();
+        let chosen = parsed.map_err(|error| format!("CLIENT_ID: {error}"))?;
         let invited = match invite.map(Invite::invitee) {
             Some(Invitee::Client(invited)) => Some(invited.clone()),
             Some(Invitee::Group(_)) | None => None,
@@ -90,8 +89,8 @@ impl Args {
         match clients.len() {
             0 | 1 => Ok(clients.pop()),
             _ => {
-                let names: Vec<String> = clients.iter().map(ToString::to_string).collect();
-                let names = names.join(", ");
+                let ids: Vec<String> = clients.iter().map(ToString::to_string).collect();
+                let names = ids.join(", ");
                 Err(format!("CLIENT_ID is not set, and several agents are enrolled here: {names}"))
             }
         }
@@ -100,7 +99,7 @@ impl Args {
     fn servers(
         &self,
         invite: Option<&Invite>,
-        identity: Option<&Identity>,
+        identity: Option<&AgentIdentity>,
     ) -> Result<Vec<ServerAddr>, String> {
         if let Some(text) = non_empty(self.server_addr.as_deref()) {
             let server = ServerAddr::parse(text).map_err(|error| error.to_string())?;
@@ -194,7 +193,7 @@ fn user_state_dirs() -> impl Iterator<Item = PathBuf> {
     entries.filter_map(|entry| Some(entry.ok()?.path()))
 }
 
-fn identity_in(dir: &Path) -> Result<Option<Identity>, String> {
+fn identity_in(dir: &Path) -> Result<Option<AgentIdentity>, String> {
     KeyStore::new(dir).identity().map_err(|error| error.to_string())
 }
 
@@ -202,7 +201,7 @@ fn identity_in(dir: &Path) -> Result<Option<Identity>, String> {
 /// has its own message.
 fn check_same_client(
     client: &ClientId,
-    identity: &Identity,
+    identity: &AgentIdentity,
     invite: Option<&Invite>,
 ) -> Result<(), String> {
     let enrolled = &identity.client;

@@ -8,9 +8,9 @@ use crate::dial::ServerAddr;
 
 /// The rules that choose a proxy. `Debug` does not show credentials.
 #[derive(Clone, Debug)]
-pub struct Proxy(Arc<Matcher>);
+pub struct ProxyRules(Arc<Matcher>);
 
-impl Proxy {
+impl ProxyRules {
     /// Uses no proxy.
     pub fn none() -> Self {
         Self::new("", "")
@@ -50,7 +50,7 @@ mod tests {
 
     #[test]
     fn no_proxy_names_the_servers_that_are_dialed_directly() {
-        let proxy = Proxy::new("http://user:secret@10.0.0.1:3128", "example.com,192.0.2.0/24");
+        let proxy = ProxyRules::new("http://user:secret@10.0.0.1:3128", "example.com,192.0.2.0/24");
         let uses_proxy = |text: &str| proxy.for_server(&ServerAddr::parse(text).unwrap()).is_some();
         assert!(uses_proxy("pull.example.org"));
         assert!(!uses_proxy("pull.example.com:50051"));
@@ -61,8 +61,8 @@ mod tests {
     #[test]
     fn only_a_proxy_of_http_is_supported() {
         let server = ServerAddr::parse("pull.example.com").unwrap();
-        assert_eq!(Proxy::new("10.0.0.1:3128", "").flaw(&server), None);
-        let flaw = Proxy::new("socks5://10.0.0.1:1080", "").flaw(&server).unwrap();
+        assert_eq!(ProxyRules::new("10.0.0.1:3128", "").flaw(&server), None);
+        let flaw = ProxyRules::new("socks5://10.0.0.1:1080", "").flaw(&server).unwrap();
         assert!(flaw.contains("socks5 is not supported"), "{flaw}");
     }
 }

@@ -5,14 +5,14 @@ use serde::{Deserialize, Serialize};
 
 /// Why there is no connection or no session.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Failure {
-    pub(crate) code: FailureCode,
+pub(crate) struct Diagnosis {
+    pub(crate) code: DiagnosisCode,
     /// What happened, then what to do next. No full stop.
     pub(crate) text: String,
 }
 
-impl Failure {
-    pub(crate) fn new(code: FailureCode, text: impl Into<String>) -> Self {
+impl Diagnosis {
+    pub(crate) fn new(code: DiagnosisCode, text: impl Into<String>) -> Self {
         Self { code, text: text.into() }
     }
 }
@@ -21,7 +21,7 @@ impl Failure {
 /// change its meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum FailureCode {
+pub(crate) enum DiagnosisCode {
     /// The name of the server or the DNS.
     Name,
     /// Nothing listens.
@@ -80,7 +80,7 @@ pub(crate) enum FailureCode {
     Other,
 }
 
-impl FailureCode {
+impl DiagnosisCode {
     /// Returns the published name.
     pub(crate) fn name(self) -> String {
         match serde_json::to_value(self) {
