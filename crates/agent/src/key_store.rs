@@ -147,7 +147,14 @@ impl KeyStore {
     fn read(&self, name: &str) -> Result<Option<String>, KeyStoreError> {
         match read_private(&self.dir.join(name)) {
             Ok(text) => Ok(Some(text)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
+                Ok(None)
+            }
             Err(source) => Err(self.error(name, "read", source)),
         }
     }

@@ -3,6 +3,8 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "only tests use it")]
 
+pub(crate) mod trust;
+
 use std::fs;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -13,6 +15,7 @@ use filepull_agent::Agent;
 use filepull_agent::config::Config;
 use filepull_agent::dial::ServerAddr;
 use filepull_agent::share::Shares;
+use filepull_core::fingerprint::Fingerprint;
 use filepull_core::id::{ClientId, TransferId};
 use filepull_process::Lifecycle;
 use filepull_proto::v1::agent_control_server::{AgentControl, AgentControlServer};
@@ -26,11 +29,14 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
+use self::trust::PeerKey;
+
 /// Length of the agent's default file, in bytes.
 pub(crate) const CONTENT_LEN: usize = 8 * 1024 * 1024 + 123;
 
 /// A fake server, an agent that dials it, and the agent's folder.
 pub(crate) struct FakeServer {
+    pub(crate) addr: SocketAddr,
     sessions: mpsc::Receiver<FakeSession>,
     uploads: mpsc::Receiver<FakeUpload>,
     pub(crate) folder: TempDir,
@@ -43,6 +49,8 @@ pub(crate) struct FakeServer {
 pub(crate) struct FakeSession {
     received: Streaming<v1::AgentMessage>,
     outbox: mpsc::Sender<Result<v1::ServerMessage, Status>>,
+    /// The key of the agent's connection.
+    pub(crate) key: Option<Fingerprint>,
 }
 
 /// The server's end of an upload.
@@ -68,7 +76,7 @@ impl FakeServer {
         let content: Vec<u8> = (0..=250).cycle().take(CONTENT_LEN).collect();
         fs::write(folder.path().join("data.txt"), &content).unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = listener.local_addr().unwrap().to_string();
+        let addr = listener.local_addr().unwrap();
         let (session_sender, sessions) = mpsc::channel(8);
         let (upload_sender, uploads) = mpsc::channel(8);
         let serving = tonic::transport::Server::builder()
@@ -77,7 +85,7 @@ impl FakeServer {
             .serve_with_incoming(TcpListenerStream::new(listener));
         let client = ClientId::parse("client4").unwrap();
         let shares = Shares::new(&folder.path().join("data.txt"), ["logs/*.log"]).unwrap();
-        let mut config = Config::new(client, ServerAddr::parse(&addr).unwrap(), shares);
+        let mut config = Config::new(client, ServerAddr::parse(&addr.to_string()).unwrap(), shares);
         change(&mut config);
         let stop = CancellationToken::new();
         let lifecycle = Lifecycle::new();
@@ -87,7 +95,7 @@ impl FakeServer {
         });
         let agent = Agent::new(config).run_until(stop.clone().cancelled_owned());
         lifecycle.spawn(async move { agent.await.unwrap() });
-        Self { sessions, uploads, folder, content, stop, lifecycle }
+        Self { addr, sessions, uploads, folder, content, stop, lifecycle }
     }
 
     /// Returns the next session that the agent opens, before any message.
@@ -185,7 +193,7 @@ impl FakeUpload {
 }
 
 /// Sends each call to the test.
-struct Fake<T>(mpsc::Sender<T>);
+pub(crate) struct Fake<T>(pub(crate) mpsc::Sender<T>);
 
 #[tonic::async_trait]
 impl AgentControl for Fake<FakeSession> {
@@ -196,7 +204,8 @@ impl AgentControl for Fake<FakeSession> {
         request: Request<Streaming<v1::AgentMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let (outbox, responses) = mpsc::channel(16);
-        let session = FakeSession { received: request.into_inner(), outbox };
+        let key = request.extensions().get::<PeerKey>().and_then(|key| key.0);
+        let session = FakeSession { received: request.into_inner(), outbox, key };
         self.0.send(session).await.map_err(|_| Status::unavailable("the test is over"))?;
         Ok(Response::new(ReceiverStream::new(responses)))
     }
