@@ -3,6 +3,7 @@
 //! It knows no HTTP status and no route. `http` asks it who the caller is, and decides with the
 //! access rule of the route.
 
+mod changes;
 mod identity;
 mod keeper;
 mod role;

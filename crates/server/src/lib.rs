@@ -104,6 +104,9 @@ impl Server {
         let http = listen("HTTP_ADDR", config.http_addr)?;
         let grpc = listen("GRPC_ADDR", config.grpc_addr)?;
         settings_audit::record(&records, &config.settings()).await?;
+        if let Some(tokens) = &tokens {
+            tokens.record(&records).await?;
+        }
         // The settings show the actual address, also for port 0.
         config.http_addr = http.local_addr()?;
         config.grpc_addr = grpc.local_addr()?;

@@ -386,6 +386,12 @@ async fn a_token_works_from_its_creation_to_its_revocation_in_a_running_server()
     let refused = until(401).await?;
     assert!(revoked.elapsed() < Duration::from_millis(1500), "{:?}", revoked.elapsed());
     assert!(refused.text().contains("it was revoked"), "{}", refused.text());
+    let authorization = bearer(first.trim());
+    let headers = [("authorization", authorization.as_str())];
+    let url = "/api/v1/audit?action=tokens.changed";
+    let audit = server.send(Method::GET, url, &headers, "").await?.success_json()?;
+    let newest = &audit["items"][0]["detail"];
+    assert_eq!(newest["removed"], serde_json::json!(["ci"]), "{audit}");
     server.get(&format!("/clients?token={secret}")).await?;
     server.stop_and_read(&[&secret, first.trim()]).await
 }

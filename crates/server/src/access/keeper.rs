@@ -10,18 +10,22 @@ use chrono::{DateTime, TimeDelta, Utc};
 use filepull_core::human;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use super::changes;
 use super::token::{Token, TokenError};
 use super::token_table::{Grant, TokenTable};
 use super::tokens_file::{self, FileStamp, TokensFile, TokensFileError};
 use super::{CallerIdentity, SignIn};
-use crate::records::Records;
+use crate::records::{Records, RecordsError};
 
 /// How often the file is checked. A revoked token stops working within a second.
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How long a change of the tokens waits for its audit record.
+const AUDIT_LIMIT: Duration = Duration::from_millis(500);
 
 /// The last use of a token is recorded at most this often.
 const USE_INTERVAL: TimeDelta = TimeDelta::minutes(1);
@@ -155,6 +159,15 @@ impl TokensKeeper {
         Self { path, stamp: Some(stamp), table, uses: TokenUses::default() }
     }
 
+    /// Records the tokens in the audit, if they have changed since the last start.
+    ///
+    /// # Errors
+    /// The records cannot be read or written.
+    pub(crate) async fn record(&self, records: &Records) -> Result<(), RecordsError> {
+        let table = Arc::clone(&self.table.borrow());
+        changes::record_at_start(records, &table).await
+    }
+
     /// Returns the handle for requests.
     pub(crate) fn tokens(&self) -> Tokens {
         Tokens { table: self.table.subscribe(), uses: self.uses.clone() }
@@ -165,7 +178,7 @@ impl TokensKeeper {
         let uses = self.uses.clone();
         let check_file = async {
             while stop.run_until_cancelled(sleep(CHECK_INTERVAL)).await.is_some() {
-                self.check_file().await;
+                self.check_file(&records).await;
             }
         };
         // Apart from the checks, because the disk of the records may hang.
@@ -180,7 +193,7 @@ impl TokensKeeper {
 
     /// Reads the file again if it has changed. A file that cannot be read changes nothing: the tokens
     /// stay as they are.
-    async fn check_file(&mut self) {
+    async fn check_file(&mut self, records: &Records) {
         let path = self.path.clone();
         let known = self.stamp;
         let job = move || {
@@ -190,15 +203,23 @@ impl TokensKeeper {
         let Ok(Some((stamp, read))) = spawn_blocking(job).await else { return };
         self.stamp = stamp;
         match read {
-            Ok(Some(file)) => self.accept(file),
+            Ok(Some(file)) => self.accept(file, records).await,
             Ok(None) => self.log_kept(&"the file is missing"),
             Err(error) => self.log_kept(&error),
         }
     }
 
-    fn accept(&mut self, file: TokensFile) {
+    async fn accept(&mut self, file: TokensFile, records: &Records) {
         let TokensFile { table, stamp, is_readable_by_others } = file;
         self.stamp = Some(stamp);
+        let entry = changes::entry(&self.table.borrow(), &table);
+        if let Some(entry) = entry {
+            // A token that was revoked must stop also if the disk of the records hangs.
+            let recorded = timeout(AUDIT_LIMIT, records.audit(entry)).await;
+            if !matches!(recorded, Ok(Ok(()))) {
+                error!(event = "tokens.audit_failed", "a change of the tokens is not on record");
+            }
+        }
         self.table.send_replace(Arc::new(table));
         info!(event = "tokens.reloaded", file = %self.path.display(), "tokens read again");
         if is_readable_by_others {

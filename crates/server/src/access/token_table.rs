@@ -99,6 +99,13 @@ impl TokenTable {
         self.by_user.get(name)
     }
 
+    /// Returns what each name may do and with which token, as text that only compares.
+    pub(crate) fn summaries(&self) -> BTreeMap<String, String> {
+        let token = |(digest, grant): (&Digest, &Grant)| summary(grant, &digest.to_string());
+        let user = |grant: &Grant| summary(grant, "user");
+        self.by_digest.iter().map(token).chain(self.by_user.values().map(user)).collect()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.by_digest.is_empty() && self.by_user.is_empty()
     }
@@ -107,6 +114,12 @@ impl TokenTable {
     pub(crate) fn is_expired(&self, now: DateTime<Utc>) -> bool {
         self.by_digest.values().chain(self.by_user.values()).all(|grant| grant.is_expired(now))
     }
+}
+
+fn summary(grant: &Grant, holder: &str) -> (String, String) {
+    let Grant { name, role, scope, expires_at } = grant;
+    let labels = scope.labels();
+    (name.to_string(), format!("{role} {labels:?} {expires_at:?} {holder}"))
 }
 
 /// Reads every line that is not empty and not a comment.
@@ -151,9 +164,9 @@ fn parse_line(line: &str) -> Result<Option<GrantLine>, String> {
     }
     let name = words.next().ok_or("the name is missing")?;
     if kind == "token" {
-        check_token_name(name)?
+        check_token_name(name)?;
     } else {
-        check_user_name(name)?
+        check_user_name(name)?;
     }
     let role_name = words.next().ok_or("the role is missing")?;
     let role = Role::parse(role_name).ok_or("the role must be viewer, operator or admin")?;

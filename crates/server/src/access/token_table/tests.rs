@@ -79,7 +79,7 @@ fn a_token_in_the_file_is_not_repeated_in_the_message() {
         format!("token a viewer {secret}"),
         format!("token a viewer sha256={secret}"),
         format!("token {secret} viewer"),
-        format!("{secret}"),
+        secret.clone(),
         format!("user {secret} viewer"),
         format!("token a {secret}"),
     ] {
