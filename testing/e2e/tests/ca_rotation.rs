@@ -4,7 +4,8 @@
 #[allow(dead_code, reason = "the other tests of TLS use the rest")]
 mod peer;
 
-use filepull_testkit::{Strace, TestClient, TestServer};
+use filepull_testkit::{Strace, TestClient, TestServer, enrol, trusted_channel};
+use filepull_trust::AgentKey;
 use peer::connect;
 use serde_json::{Value, json};
 
@@ -35,7 +36,7 @@ async fn agents_follow_the_authority_and_one_that_was_off_comes_back() -> anyhow
     );
     let refused = server.post("/api/v1/ca/switch", &json!({})).await?;
     assert_eq!(refused.status, 409, "{}", refused.text());
-    assert!(refused.text().contains("1 enrolled client does not have the new pin: off."));
+    assert!(refused.text().contains("The new pin is missing: 1 enrolled client (off)."));
     step(&server, "switch", json!({ "force": true })).await?;
     server.until("/api/v1/clients/online", |client: &Value| client["online"] == true).await?;
     let refused = server.post("/api/v1/ca/retire", &json!({})).await?;
@@ -67,6 +68,27 @@ async fn a_server_switches_by_itself_once_every_client_has_the_pin() -> anyhow::
     let ca = server.until("/api/v1/ca", switched).await?;
     assert_eq!((&ca["clients"]["with_pin"], &ca["clients"]["without_pin"]), (&json!(2), &json!(0)));
     server.until("/api/v1/clients/client1", |client: &Value| client["online"] == true).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_old_authority_stays_while_an_invite_or_a_pending_client_needs_it() -> anyhow::Result<()>
+{
+    let server = TestServer::with(&[("AGENT_AUTH", "invite")]).await?;
+    let group = json!({ "group": "tills", "uses": 2, "approve": true });
+    let invite = server.invite(&group).await?;
+    let pending = AgentKey::generate();
+    let channel = trusted_channel(&invite, Some(&pending)).await?;
+    enrol(channel, &invite, "till1").await?.map_err(|error| anyhow::anyhow!("{error:?}"))?;
+    step(&server, "rotate", json!({})).await?;
+    server.until("/api/v1/ca", |ca: &Value| ca["state"] == "switched").await?;
+    // An invite of now has both pins, and does not matter.
+    server.invite(&json!({ "client": "client4" })).await?;
+    let refused = server.post("/api/v1/ca/retire", &json!({})).await?;
+    let expected =
+        "1 client that no operator has approved; 1 open invite from before the rotation.";
+    assert!(refused.status == 409 && refused.text().contains(expected), "{}", refused.text());
+    step(&server, "retire", json!({ "force": true })).await?;
     Ok(())
 }
 

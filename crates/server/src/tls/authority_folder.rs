@@ -66,6 +66,9 @@ pub(crate) struct StateOnDisk {
     pub(crate) rotation: Rotation<Fingerprint>,
     /// When the state was entered.
     pub(crate) since: DateTime<Utc>,
+    /// When the successor was announced: before the switch the next authority, after it the current one.
+    #[serde(default)]
+    pub(crate) announced_at: Option<DateTime<Utc>>,
 }
 
 /// The folder of the authorities.
@@ -163,7 +166,7 @@ impl AuthorityFolder {
         let staged = Self(new.clone());
         write_authority(&staged.folder_of(&fingerprint), &authority)?;
         let rotation = Rotation::Steady { current: fingerprint };
-        staged.save(&StateOnDisk { rotation, since: Utc::now() })?;
+        staged.save(&StateOnDisk { rotation, since: Utc::now(), announced_at: None })?;
         files::rename(&new, &self.0)?;
         info!(
             event = "authority.created", %fingerprint, folder = %self.0.display(),

@@ -3,13 +3,14 @@
 
 use std::time::SystemTime;
 
+use chrono::Utc;
 use filepull_core::audit::AuditAction;
 use filepull_core::fingerprint::Fingerprint;
 use tracing::info;
 
 use super::own_authority::{AuthorityView, OwnAuthority, OwnAuthorityError, RotationStep};
 use super::rotation::RotationState;
-use crate::records::{Actor, PinHolders, Records, RecordsError};
+use crate::records::{Actor, PinHolders, PinWaits, Records, RecordsError};
 
 /// Maximum number of clients that are named. The number of all is reported too.
 const MAX_NAMED: u32 = 1000;
@@ -29,14 +30,29 @@ pub(crate) struct RotationStatus {
     pub(crate) newest: Fingerprint,
     /// Which enrolled clients have the newest pin.
     pub(crate) holders: PinHolders,
+    /// Who cannot learn it over a session.
+    pub(crate) waits: PinWaits,
+}
+
+impl RotationStatus {
+    /// Returns whether machines would be cut off by a step: by a switch those that are enrolled, by the
+    /// end of the old authority also those that wait for approval or hold an earlier invite.
+    fn cuts_off(&self, step: RotationStep) -> bool {
+        let PinWaits { n_pending, n_invites } = self.waits;
+        match step {
+            RotationStep::Announce => false,
+            RotationStep::Switch => 0 < self.holders.n_without,
+            RotationStep::Retire => 0 < self.holders.n_without + n_pending + n_invites,
+        }
+    }
 }
 
 /// Why a step was not done.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RotationError {
     /// Clients do not have the newest pin.
-    #[error("{} enrolled clients do not have the new pin", .0.n_without)]
-    Lacking(PinHolders),
+    #[error("{} enrolled clients do not have the new pin", .0.holders.n_without)]
+    Lacking(Box<RotationStatus>),
     /// The step is not possible, or the files cannot be written.
     #[error(transparent)]
     Authority(#[from] OwnAuthorityError),
@@ -64,7 +80,11 @@ impl CaRotation {
         let view = self.authority.view();
         let newest = view.next.unwrap_or(view.current).fingerprint;
         let holders = self.records.pin_holders(&newest, MAX_NAMED).await?;
-        Ok(RotationStatus { view, newest, holders })
+        let waits = match view.announced_at {
+            Some(at) => self.records.pin_waits(&newest, at, Utc::now()).await?,
+            None => PinWaits::default(),
+        };
+        Ok(RotationStatus { view, newest, holders, waits })
     }
 
     /// Performs a step. Returns the new state once it is durable and in effect. A step that some clients
@@ -76,12 +96,11 @@ impl CaRotation {
         actor: &Actor,
     ) -> Result<RotationStatus, RotationError> {
         let prepared = self.authority.prepare(step, SystemTime::now()).await?;
-        let needs_pin = step != RotationStep::Announce;
         // Read while no other step can run.
-        let holders = self.status().await?.holders;
-        let n_without = holders.n_without;
-        if needs_pin && 0 < n_without && without_pin == WithoutPin::Refuse {
-            return Err(RotationError::Lacking(holders));
+        let status = self.status().await?;
+        let n_without = status.holders.n_without;
+        if without_pin == WithoutPin::Refuse && status.cuts_off(step) {
+            return Err(RotationError::Lacking(Box::new(status)));
         }
         let view = prepared.view();
         let current = view.current.fingerprint.to_string();

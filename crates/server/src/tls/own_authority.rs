@@ -42,6 +42,8 @@ pub(crate) struct AuthorityView {
     pub(crate) state: RotationState,
     /// When the state was entered.
     pub(crate) since: DateTime<Utc>,
+    /// When the successor was announced. None if the state is steady.
+    pub(crate) announced_at: Option<DateTime<Utc>>,
     pub(crate) current: AuthorityFacts,
     pub(crate) next: Option<AuthorityFacts>,
     pub(crate) previous: Option<AuthorityFacts>,
@@ -92,14 +94,15 @@ impl OwnAuthority {
         let opened = spawn_blocking(move || {
             let (state, authorities) = folder.open()?;
             let presented = issue(&folder, &authorities, &names, now)?;
-            Ok::<_, OwnAuthorityError>((folder, names, state.since, authorities, presented))
+            let view = view_of(&authorities, state.since, state.announced_at);
+            Ok::<_, OwnAuthorityError>((folder, names, view, authorities, presented))
         });
-        let (folder, names, since, authorities, presented) =
+        let (folder, names, view, authorities, presented) =
             opened.await.map_err(|_| OwnAuthorityError::Stopped)??;
         Ok(Self(Arc::new(OwnState {
             folder,
             names,
-            view: watch::Sender::new(view_of(&authorities, since)),
+            view: watch::Sender::new(view),
             pins: watch::Sender::new(pins_of(&authorities)),
             authorities: Mutex::new(authorities),
             presented: watch::Sender::new(Arc::new(presented)),
@@ -165,13 +168,20 @@ pub(crate) struct PreparedStep<'a> {
 impl PreparedStep<'_> {
     /// Returns the state that the step leads to.
     pub(crate) fn view(&self) -> AuthorityView {
-        view_of(&self.after, self.now.into())
+        let announced_at = match self.after.state() {
+            RotationState::Steady => None,
+            RotationState::Announced => Some(self.now.into()),
+            RotationState::Switched => self.state.view.borrow().announced_at,
+        };
+        view_of(&self.after, self.now.into(), announced_at)
     }
 
     /// Makes the step durable, then lets agents and operators see it.
     pub(crate) async fn commit(mut self) -> Result<AuthorityView, OwnAuthorityError> {
+        let view = self.view();
         let rotation = self.after.map(|authority| authority.fingerprint());
-        let on_disk = StateOnDisk { rotation, since: self.now.into() };
+        let AuthorityView { since, announced_at, .. } = view;
+        let on_disk = StateOnDisk { rotation, since, announced_at };
         let folder = self.state.folder.clone();
         let saved = spawn_blocking(move || {
             folder.save(&on_disk)?;
@@ -179,7 +189,6 @@ impl PreparedStep<'_> {
             Ok::<_, FolderError>(())
         });
         saved.await.map_err(|_| OwnAuthorityError::Stopped)??;
-        let view = self.view();
         // Agents receive a pin before a certificate that needs it.
         self.state.pins.send_replace(pins_of(&self.after));
         self.state.presented.send_replace(Arc::new(self.presented));
@@ -246,7 +255,11 @@ fn pins_of(authorities: &Authorities) -> Arc<[Fingerprint]> {
     authorities.pinned().map(|authority| authority.fingerprint()).collect()
 }
 
-fn view_of(authorities: &Authorities, since: DateTime<Utc>) -> AuthorityView {
+fn view_of(
+    authorities: &Authorities,
+    since: DateTime<Utc>,
+    announced_at: Option<DateTime<Utc>>,
+) -> AuthorityView {
     let facts = |authority: &Arc<CertificateAuthority>| AuthorityFacts {
         fingerprint: authority.fingerprint(),
         not_after: authority.not_after(),
@@ -254,6 +267,7 @@ fn view_of(authorities: &Authorities, since: DateTime<Utc>) -> AuthorityView {
     AuthorityView {
         state: authorities.state(),
         since,
+        announced_at,
         current: facts(authorities.current()),
         next: authorities.next().map(facts),
         previous: authorities.previous().map(facts),

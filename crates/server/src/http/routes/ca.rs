@@ -18,7 +18,7 @@ use crate::http::request::params::{NoParams, rfc3339};
 use crate::http::request::rejection::Rejection;
 use crate::http::response;
 use crate::http::response::problem::records_failed;
-use crate::records::PinHolders;
+use crate::records::{PinHolders, PinWaits};
 use crate::tls::{
     AuthorityFacts, CaRotation, OwnAuthorityError, RotationError, RotationState, RotationStatus,
     RotationStep, WithoutPin,
@@ -90,7 +90,7 @@ fn rotation(app: &App) -> Result<&CaRotation, Problem> {
 
 fn rejection(step: RotationStep, error: &RotationError) -> Rejection {
     match error {
-        RotationError::Lacking(holders) => lacking(step, holders),
+        RotationError::Lacking(status) => lacking(step, status),
         RotationError::Authority(OwnAuthorityError::Step(error)) => {
             let detail = format!("This step is not possible now: {error}.");
             Problem::new(Code::RotationBlocked, detail).into()
@@ -107,17 +107,12 @@ fn rejection(step: RotationStep, error: &RotationError) -> Rejection {
     }
 }
 
-fn lacking(step: RotationStep, holders: &PinHolders) -> Rejection {
-    let PinHolders { n_without, without, .. } = holders;
-    let named: Vec<_> = without.iter().take(MAX_NAMED).map(ToString::to_string).collect();
-    let rest = if named.len() < without.len() { ", ..." } else { "" };
-    let clients = if *n_without == 1 { "client does" } else { "clients do" };
-    let detail =
-        format!("{n_without} enrolled {clients} not have the new pin: {}{rest}.", named.join(", "));
+fn lacking(step: RotationStep, status: &RotationStatus) -> Rejection {
+    let detail = format!("The new pin is missing: {}.", missing(step, status).join("; "));
     let hint = match step {
         RotationStep::Retire => {
-            "Wait until they have connected. With force=1 they need a new invite: filepull invite ID \
-             --replace"
+            "Wait until they have connected or the invites have expired. With force=1 they need a new \
+             invite: filepull invite ID --replace"
         }
         RotationStep::Announce | RotationStep::Switch => {
             "Wait until they have connected. With force=1 the server switches now; they get the pin \
@@ -125,8 +120,33 @@ fn lacking(step: RotationStep, holders: &PinHolders) -> Rejection {
         }
     };
     let problem = Problem::new(Code::RotationBlocked, detail).hint(hint);
-    let without: Vec<_> = without.iter().map(ToString::to_string).collect();
-    Rejection::from(problem).with("clients_without_pin", *n_without).with("without", without)
+    let without: Vec<_> = status.holders.without.iter().map(ToString::to_string).collect();
+    let n_without = status.holders.n_without;
+    Rejection::from(problem).with("clients_without_pin", n_without).with("without", without)
+}
+
+/// Returns who would be cut off by the step.
+fn missing(step: RotationStep, status: &RotationStatus) -> Vec<String> {
+    let PinHolders { n_without, without, .. } = &status.holders;
+    let mut texts = Vec::new();
+    if 0 < *n_without {
+        let named: Vec<_> = without.iter().take(MAX_NAMED).map(ToString::to_string).collect();
+        let rest = if named.len() < without.len() { ", ..." } else { "" };
+        let named = named.join(", ");
+        texts.push(format!("{} ({named}{rest})", counted(*n_without, "enrolled client")));
+    }
+    let PinWaits { n_pending, n_invites } = status.waits;
+    if step == RotationStep::Retire && 0 < n_pending {
+        texts.push(format!("{} that no operator has approved", counted(n_pending, "client")));
+    }
+    if step == RotationStep::Retire && 0 < n_invites {
+        texts.push(format!("{} from before the rotation", counted(n_invites, "open invite")));
+    }
+    texts
+}
+
+fn counted(number: u64, noun: &str) -> String {
+    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
 }
 
 #[derive(Debug, Serialize)]
@@ -153,11 +173,15 @@ struct HoldersJson {
     without_pin: u64,
     /// The ids of clients without the pin, sorted; at most 1000.
     without: Vec<String>,
+    /// Clients without the pin that no operator has approved: they learn it after that.
+    pending_without_pin: u64,
+    /// Invites from before the rotation that can still be used.
+    invites_without_pin: u64,
 }
 
 impl From<&RotationStatus> for CaJson {
     fn from(status: &RotationStatus) -> Self {
-        let RotationStatus { view, newest, holders } = status;
+        let RotationStatus { view, newest, holders, waits } = status;
         Self {
             state: view.state,
             since: rfc3339(view.since),
@@ -169,6 +193,8 @@ impl From<&RotationStatus> for CaJson {
                 with_pin: holders.n_with,
                 without_pin: holders.n_without,
                 without: holders.without.iter().map(ToString::to_string).collect(),
+                pending_without_pin: waits.n_pending,
+                invites_without_pin: waits.n_invites,
             },
         }
     }
