@@ -16,6 +16,7 @@ use filepull_core::problem::{Code, Problem};
 use tracing::{error, info};
 use uuid::Uuid;
 
+use crate::config::AgentAccess;
 use crate::known_clients::KnownClients;
 use crate::records::{Actor, InviteRejection, NewInvite, Records, RecordsError};
 use crate::registry::{ClientView, Message, Registry};
@@ -37,6 +38,8 @@ pub(crate) struct ClientAdmin {
     /// Where agents reach this server.
     pub(crate) addresses: Arc<[ServerAddress]>,
     pub(crate) max_clients: u64,
+    /// Which agents get a session. An open server speaks plain text, over which no agent enrols.
+    pub(crate) access: AgentAccess,
 }
 
 /// An invite that is on record, with its text, which exists only here.
@@ -64,12 +67,16 @@ impl ClientAdmin {
     /// Records the requested invites, all or none, and returns them with their secrets.
     ///
     /// # Errors
-    /// [`Code::ClientExists`] if a client has a key and the request does not replace it.
+    /// [`Code::ClientExists`] if a client has a key and the request does not replace it;
+    /// [`Code::InvalidRequest`] if agents cannot enrol here.
     pub(crate) async fn invite(
         &self,
         request: InviteRequest,
         by: &Actor,
     ) -> Result<Vec<CreatedInvite>, InviteFailure> {
+        if self.access == AgentAccess::Open {
+            return Err(no_enrolment().into());
+        }
         let now = Utc::now();
         let expires_at = in_seconds(now, request.valid_for);
         let invites =
@@ -192,6 +199,13 @@ fn random_secret() -> Secret {
     let mut random = [0; 32];
     aws_lc_rs::rand::fill(&mut random).expect("the system has random numbers");
     Secret::new(random)
+}
+
+fn no_enrolment() -> Problem {
+    let detail = "This server speaks plain text to agents (AGENT_AUTH=open, or auto on a loopback \
+        address), so no agent can use an invite. No invite was made.";
+    let hint = "Set AGENT_AUTH=invite and restart the server.";
+    Problem::new(Code::InvalidRequest, detail).hint(hint)
 }
 
 fn not_enrolled(client: &ClientId) -> Problem {

@@ -1,6 +1,7 @@
 //! The listener for agents: wire in, domain out. Generated types do not leave this module.
 
 mod admission;
+mod agent_rejection;
 mod authentication;
 mod enrol;
 mod frames;
@@ -31,6 +32,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::config::AgentAccess;
 use crate::records::Records;
 use crate::registry::Registry;
+use crate::rejection_audit::RejectionAudit;
 use crate::tls::CaPins;
 use crate::transfers::Transfers;
 
@@ -63,6 +65,7 @@ pub(crate) struct Gateway {
     /// The heartbeats of all sessions are counted from this time.
     pub(crate) started: Instant,
     pub(crate) rejections: RejectionLog,
+    pub(crate) audit: RejectionAudit,
     /// The authorities that an agent pins.
     pub(crate) ca_pins: CaPins,
     /// Which agents get a session.

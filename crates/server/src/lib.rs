@@ -288,6 +288,7 @@ impl Server {
             ca_pins: self.tls.pins(),
             addresses: public_addresses(&self.config.public_addr, self.grpc_addr()?),
             max_clients: self.config.max_clients,
+            access: self.config.agent_access(),
         })
     }
 
@@ -305,6 +306,7 @@ impl Server {
             session: self.config.session,
             started: Instant::now(),
             rejections: RejectionLog::default(),
+            audit: self.rejections.clone(),
             ca_pins: self.tls.pins(),
             access: self.config.agent_access(),
             max_clients: self.config.max_clients,

@@ -438,5 +438,42 @@ async fn an_open_server_never_gives_an_enrolled_id_to_an_agent_without_a_key() -
     let text = format!("{:#}", taken.err().context("the agent got the id")?);
     assert!(text.contains("client4 is enrolled"), "{text}");
     ScriptedAgent::connect(server.grpc(), "client5", DEADLINE).await?;
+    // Its invites could not be used: agents enrol over TLS only.
+    let invited = server.post("/api/v1/invites", &json!({ "client": "client6" })).await?;
+    assert_eq!(invited.status, 400, "{}", invited.text());
+    assert!(invited.text().contains("AGENT_AUTH=invite"), "{}", invited.text());
+    Ok(())
+}
+
+#[tokio::test]
+async fn each_act_on_a_client_and_each_rejected_agent_is_in_the_audit() -> anyhow::Result<()> {
+    let server = TestServer::with(&INVITE).await?;
+    let (invite, key) = server.enrol("client4").await?;
+    let group = server.invite(&json!({ "group": "tills", "uses": 1, "approve": true })).await?;
+    redeem(&group, &key, "till1").await?.err().context("one key got two ids")?;
+    redeem(&group, &AgentKey::generate(), "till1")
+        .await?
+        .map_err(|code| anyhow::anyhow!("{code:?}"))?;
+    approve(&server, "till1").await?;
+    code(open(&invite, Some(&AgentKey::generate()), "client4").await?).context("admitted")?;
+    forget(&server, "client4").await?;
+    let audit = server.json("/api/v1/audit?limit=100").await?;
+    let items = audit["items"].as_array().context("no list")?;
+    let acts = items.iter().rev().map(|item| {
+        let subject = item["subject"].as_str().unwrap_or_default();
+        format!("{} {subject}", item["action"].as_str().unwrap_or_default())
+    });
+    let wanted = [
+        "invite.created client4",
+        "client.enrolled client4",
+        "invite.created tills",
+        "agent.rejected till1",
+        "client.enrolled till1",
+        "client.approved till1",
+        "agent.rejected client4",
+        "client.forgotten client4",
+    ];
+    let about_clients = acts.filter(|act| !act.starts_with("settings.") && !act.starts_with("ca."));
+    assert_eq!(about_clients.collect::<Vec<_>>(), wanted, "{audit}");
     Ok(())
 }

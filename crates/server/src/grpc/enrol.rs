@@ -55,7 +55,7 @@ pub(crate) async fn enrol(
     let result = match redeem(gateway, &connection, request.into_inner()).await {
         Ok(enrolled) => Outcome::Enrolled(enrolled),
         Err(error) => {
-            gateway.rejections.enrolment(&client_id, connection.remote_addr, &error);
+            gateway.report_enrolment(&client_id, connection.remote_addr, &error).await;
             // A stranger pays for each guess with a TLS handshake, whose number is limited.
             gateway.lifecycle.spawn(async move {
                 sleep(END_DELAY).await;

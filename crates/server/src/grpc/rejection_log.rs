@@ -40,17 +40,18 @@ struct RejectionSample {
 }
 
 impl RejectionLog {
-    /// Logs a session that was not admitted. `client` and `instance` are as the agent sent them.
+    /// Logs a session that was not admitted. `client` and `instance` are as the agent sent them. Returns
+    /// whether it was logged.
     pub(crate) fn session(
         &self,
         client: &str,
         instance: &[u8],
         remote_addr: SocketAddr,
         rejected: &Error,
-    ) {
+    ) -> bool {
         let is_duplicate = rejected.code() == ErrorCode::DuplicateId;
         let alarm = is_duplicate.then(|| Uuid::from_slice(instance).unwrap_or_default());
-        let Some(omitted) = self.admit(alarm) else { return };
+        let Some(omitted) = self.admit(alarm) else { return false };
         let code = rejected.code().as_str_name();
         let client = human::printable(client, 80);
         let reason = human::printable(&rejected.message, 512);
@@ -65,6 +66,7 @@ impl RejectionLog {
                 "session rejected"
             );
         }
+        true
     }
 
     /// Logs an agent that was rejected because of its key. `client` is as the agent sent it, or as its

@@ -57,11 +57,11 @@ pub(crate) async fn open(
             return Ok(outgoing);
         }
         Err(AdmissionError::Peer(rejected)) => {
-            gateway.rejections.peer(&client_id, Some(remote_addr), &rejected);
+            gateway.report_peer(&client_id, Some(remote_addr), &rejected).await;
             Error::from(&rejected)
         }
         Err(AdmissionError::Other(error)) => {
-            gateway.rejections.session(&client_id, &instance_id, remote_addr, &error);
+            gateway.report_session(&client_id, &instance_id, remote_addr, &error).await;
             error
         }
     };

@@ -57,7 +57,7 @@ async fn admit(
     // First of all: no message of an agent whose key admits no client is handled.
     let peer = match gateway.authenticate(&connection).await {
         Ok(peer) => peer,
-        Err(rejected) => return Ok(reject(gateway, "", remote_addr, &rejected)),
+        Err(rejected) => return Ok(reject(gateway, "", remote_addr, &rejected).await),
     };
     let key = connection.peer_key;
     let read_budget = connection.read_budget;
@@ -77,7 +77,7 @@ async fn admit(
     if let Some(client) = gateway.transfers.client_of(id)
         && let Err(rejected) = gateway.authorize(&peer, &client).await
     {
-        return Ok(reject(gateway, client.as_str(), remote_addr, &rejected));
+        return Ok(reject(gateway, client.as_str(), remote_addr, &rejected).await);
     }
     let (replies, responses) = mpsc::channel(REPLIES_LEN);
     let items = frames.map(move |frame| item(frame, key));
@@ -93,15 +93,15 @@ async fn admit(
     Ok(ReceiverStream::new(responses).inspect(log).map(|reply| Ok(response(reply))).boxed())
 }
 
-/// Logs an agent whose key does not allow the upload, and returns the answer for it. The answer does not
+/// Reports an agent whose key does not allow the upload, and returns the answer for it. The answer does not
 /// tell whether there is such a transfer.
-fn reject(
+async fn reject(
     gateway: &Gateway,
     client: &str,
     remote_addr: Option<SocketAddr>,
     rejected: &PeerRejection,
 ) -> Responses {
-    gateway.rejections.peer(client, remote_addr, rejected);
+    gateway.report_peer(client, remote_addr, rejected).await;
     let error = Error { message: UPLOAD_REFUSED.to_owned(), ..rejected.into() };
     let response = UploadResponse { kind: Some(Response::Error(error)) };
     stream::iter([Ok(response)]).boxed()

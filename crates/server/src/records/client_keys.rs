@@ -46,9 +46,10 @@ const CANCEL_UNFINISHED: &str = "INSERT INTO cancels (transfer, detail) \
          AND state NOT IN ('done', 'failed', 'cancelled') \
      ON CONFLICT (transfer) DO NOTHING";
 
-/// What `forget` removes. Downloads and the records of transfers stay.
+/// What `forget` removes. Downloads and the records of transfers stay, and so does the use of a group
+/// invite: the removed key must not come back with it.
 const FORGET: [&str; 3] = [
-    "DELETE FROM redemptions WHERE client = $1",
+    "DELETE FROM redemptions WHERE invite IN (SELECT id FROM invites WHERE client = $1)",
     "DELETE FROM client_keys WHERE client = $1",
     "DELETE FROM invites WHERE client = $1",
 ];

@@ -3,6 +3,7 @@
 mod audit;
 mod clients;
 mod damaged;
+mod enrolment;
 mod keys;
 mod old;
 mod transfers;

@@ -36,6 +36,7 @@ CREATE TABLE invites (
 );
 
 CREATE UNIQUE INDEX invites_by_secret ON invites (secret_hash);
+CREATE INDEX invites_by_client ON invites (client) WHERE client IS NOT NULL;
 CREATE INDEX invites_by_expiry ON invites (expires_at);
 
 CREATE TABLE redemptions (
@@ -45,8 +46,6 @@ CREATE TABLE redemptions (
     redeemed_at BIGINT NOT NULL,
     PRIMARY KEY (invite, fingerprint)
 );
-
-CREATE INDEX redemptions_by_client ON redemptions (client);
 
 CREATE TABLE receipts (
     transfer TEXT PRIMARY KEY,

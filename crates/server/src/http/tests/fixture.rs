@@ -25,7 +25,7 @@ use super::super::{About, App, Gate, router};
 use crate::access::{Token, Tokens, TokensKeeper, tokens_file};
 use crate::client::{AgentInfo, Greeting};
 use crate::client_admin::ClientAdmin;
-use crate::config::{Args, Config};
+use crate::config::{AgentAccess, Args, Config};
 use crate::data_folder::RECORDS_FOLDER;
 use crate::disk_sampler::DiskSampler;
 use crate::known_clients::KnownClients;
@@ -130,6 +130,7 @@ impl HttpFixture {
             ca_pins: CaPins::none(),
             addresses: Arc::new([ServerAddress::parse("pull.example.com").unwrap()]),
             max_clients: 1000,
+            access: AgentAccess::Enrolled,
         };
         let app = App {
             gate: Gate::new(&access, tokens),
