@@ -321,7 +321,9 @@ impl Supervisor {
             (Some(OutageMessage::Started), OutageCause::Rejected) => {
                 let what = match outcome {
                     SessionOutcome::EndedByServer { .. } => "the server rejects this machine",
-                    _ => "cannot connect",
+                    SessionOutcome::Lost(_)
+                    | SessionOutcome::Suspended
+                    | SessionOutcome::Stopped => "cannot connect",
                 };
                 self.status_log.error(&format!("{what}: {reason}; trying again in {next}"));
             }

@@ -19,7 +19,6 @@ mod proxy;
 
 pub use crate::dial::address::{ServerAddr, ServerAddrError};
 pub(crate) use crate::dial::connector::DialError;
-pub(crate) use crate::dial::plain_stream::OtherProtocol;
 pub use crate::dial::proxy::ProxyRules;
 
 /// Opens connections to one server. A handle: clones dial the same server.

@@ -10,14 +10,17 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::diagnosis::Diagnosis;
 use crate::diagnosis::DiagnosisCode::{
-    self, Closed, Name, NoRoute, NotHttp2, Other, Refused, TimedOut,
+    self, Closed, Name, NoRoute, NotHttp2, Other, Refused, ServerWithTls, TimedOut,
 };
-use crate::dial::{DialError, OtherProtocol};
+use crate::dial::DialError;
 
 mod tls_text;
 
 /// A part of an error chain, in lowercase, its kind, and the text for it. The first match is used.
 const MEANINGS: &[(&str, DiagnosisCode, &str)] = &[
+    // Errors of `dial::plain_stream`: the HTTP/2 library keeps their text only.
+    ("the server answers with tls", ServerWithTls, REQUIRES_TLS),
+    ("the server answers with http/1", NotHttp2, NOT_GRPC),
     // Before the DNS entries: a DNS lookup opens files, so its error may have this cause.
     (
         "too many open files",
@@ -43,6 +46,8 @@ const MEANINGS: &[(&str, DiagnosisCode, &str)] = &[
     ("not implemented", NotHttp2, "it answers, but it is not a filepull server"),
 ];
 
+const REQUIRES_TLS: &str = "the server requires TLS: remove http:// from SERVER_ADDR, and set INVITE to \
+                            the string that `filepull invite` prints";
 const TIMED_OUT: &str = "no response in time: a firewall may drop the packets";
 const CLOSED: &str = "the connection was closed";
 const NOT_GRPC: &str = "it answers, but not with gRPC: does SERVER_ADDR point at the HTTP port?";
@@ -80,16 +85,6 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
 
 /// Returns the failure for an error that has a type of its own.
 fn known_failure(error: &(dyn Error + 'static)) -> Option<Diagnosis> {
-    if let Some(other) = error.downcast_ref::<OtherProtocol>() {
-        return Some(match other {
-            OtherProtocol::Tls => Diagnosis::new(
-                DiagnosisCode::ServerWithTls,
-                "the server requires TLS: remove http:// from SERVER_ADDR, and set INVITE to the string \
-                 that `filepull invite` prints",
-            ),
-            OtherProtocol::Http1 => Diagnosis::new(NotHttp2, NOT_GRPC),
-        });
-    }
     match error.downcast_ref::<DialError>()? {
         DialError::Tcp(_) => None,
         DialError::NotHttp2 => Some(tls_text::not_http2()),

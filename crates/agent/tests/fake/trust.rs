@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use filepull_agent::Agent;
 use filepull_agent::config::Config;
+use filepull_agent::dial::ServerAddr;
 use filepull_agent::report::StatusReport;
 use filepull_agent::share::Shares;
 use filepull_core::fingerprint::Fingerprint;
@@ -25,7 +26,7 @@ use filepull_proto::v1::enrol_response;
 use filepull_trust::{CertificateAuthority, ClientKeys, fingerprint_of, server_config};
 use rustls::ServerConfig;
 use tempfile::TempDir;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio_rustls::TlsAcceptor;
@@ -282,6 +283,14 @@ impl Machine {
         Config { invite: None, ..self.invited(server.invite()) }
     }
 
+    /// Returns the settings of an agent without an invite.
+    pub(crate) fn keyless(&self, server: &str) -> Config {
+        let shares = Shares::new(&self.folder.path().join("data.txt"), []).unwrap();
+        let server = ServerAddr::parse(server).unwrap();
+        let config = Config::new(ClientId::parse("client4").unwrap(), server, shares);
+        Config { state_dir: Some(self.state()), ..config }
+    }
+
     /// Returns what `filepull-agent status` prints, as text and as JSON.
     pub(crate) fn status(&self) -> String {
         let report = StatusReport::read(&[self.state()], None);
@@ -290,7 +299,7 @@ impl Machine {
 
     /// Waits until the status contains a text.
     pub(crate) async fn wait_for_status(&self, part: &str) -> String {
-        soon(async {
+        let waiting = async {
             loop {
                 let status = self.status();
                 if status.contains(part) {
@@ -298,8 +307,11 @@ impl Machine {
                 }
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-        })
-        .await
+        };
+        match tokio::time::timeout(Duration::from_secs(30), waiting).await {
+            Ok(status) => status,
+            Err(_) => panic!("{part} is not in {}", self.status()),
+        }
     }
 
     /// Returns the names of the files in the state folder, sorted.
@@ -334,4 +346,78 @@ impl RunningAgent {
     pub(crate) async fn error(self) -> String {
         soon(self.ended).await.unwrap().unwrap_err().to_string()
     }
+}
+
+/// A proxy for CONNECT, such as squid. Each connection is served by itself.
+pub(crate) struct FakeProxy {
+    pub(crate) addr: SocketAddr,
+    /// The request lines and the credentials that arrived.
+    pub(crate) requests: mpsc::Receiver<String>,
+    _lifecycle: Lifecycle,
+}
+
+impl FakeProxy {
+    /// Starts a proxy that wants this header, such as `Basic dXNlcjpwdw==`, if one is given.
+    pub(crate) async fn start(login: Option<&'static str>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (sender, requests) = mpsc::channel(64);
+        let lifecycle = Lifecycle::new();
+        let ended = lifecycle.stop().clone();
+        let connections = lifecycle.clone();
+        lifecycle.spawn(async move {
+            while let Some(Ok((client, _))) = ended.run_until_cancelled(listener.accept()).await {
+                let sender = sender.clone();
+                let ended = ended.clone();
+                connections.spawn(async move {
+                    ended.run_until_cancelled(tunnel(client, login, sender)).await;
+                });
+            }
+        });
+        Self { addr, requests, _lifecycle: lifecycle }
+    }
+}
+
+async fn tunnel(mut client: TcpStream, login: Option<&str>, requests: mpsc::Sender<String>) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let Ok(byte) = client.read_u8().await else { return };
+        head.push(byte);
+    }
+    let head = String::from_utf8(head).unwrap();
+    let _ = requests.try_send(head.clone());
+    let is_allowed = login.is_none_or(|login| head.contains(login));
+    if !is_allowed {
+        let _ = client.write_all(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n").await;
+        return;
+    }
+    let target = head.split(' ').nth(1).unwrap();
+    match TcpStream::connect(target).await {
+        Ok(mut server) => {
+            let _ = client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await;
+            let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+        }
+        Err(_) => {
+            let _ = client.write_all(b"HTTP/1.1 503 Service Unavailable\r\n\r\n").await;
+        }
+    }
+}
+
+/// Answers each connection with some bytes after the first ones of the client arrived.
+pub(crate) async fn answering(bytes: &'static [u8]) -> (SocketAddr, Lifecycle) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let lifecycle = Lifecycle::new();
+    let ended = lifecycle.stop().clone();
+    lifecycle.spawn(async move {
+        while let Some(Ok((mut client, _))) = ended.run_until_cancelled(listener.accept()).await {
+            let mut first = [0; 1024];
+            let _ = client.read(&mut first).await;
+            let _ = client.write_all(bytes).await;
+            let _ = client.shutdown().await;
+            // Until the client closes: a reset could discard the answer.
+            while client.read(&mut first).await.is_ok_and(|len| 0 < len) {}
+        }
+    });
+    (addr, lifecycle)
 }
