@@ -56,8 +56,8 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<ExitCode> {
 /// file it accepts no server.
 fn tls_config(certificate: Option<&Path>) -> anyhow::Result<ClientConfig> {
     let Some(path) = certificate else {
-        let builder = ClientConfig::builder_with_provider(filepull_trust::provider());
-        let builder = builder.with_protocol_versions(&[&TLS13])?;
+        let builder = ClientConfig::builder_with_provider(filepull_trust::provider())
+            .with_protocol_versions(&[&TLS13])?;
         return Ok(builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth());
     };
     let named = || format!("reading HTTP_TLS_CERT={}", path.display());

@@ -38,7 +38,7 @@ async fn agents_follow_the_authority_and_one_that_was_off_comes_back() -> anyhow
     assert_eq!(refused.status, 409, "{}", refused.text());
     assert!(refused.text().contains("The new pin is missing: 1 enrolled client (off)."));
     step(&server, "switch", json!({ "force": true })).await?;
-    server.until("/api/v1/clients/online", |client: &Value| client["online"] == true).await?;
+    server.pull("online").await?;
     let refused = server.post("/api/v1/ca/retire", &json!({})).await?;
     assert_eq!(refused.status, 409, "{}", refused.text());
     off.connect().await?;
@@ -53,8 +53,8 @@ async fn agents_follow_the_authority_and_one_that_was_off_comes_back() -> anyhow
         client.set("SERVER_ADDR", &server.grpc().to_string());
         client.connect().await?;
     }
-    server.until("/api/v1/clients/online", |client: &Value| client["online"] == true).await?;
-    server.until("/api/v1/clients/off", |client: &Value| client["online"] == true).await?;
+    server.pull("online").await?;
+    server.pull("off").await?;
     Ok(())
 }
 
@@ -67,7 +67,7 @@ async fn a_server_switches_by_itself_once_every_client_has_the_pin() -> anyhow::
     let switched = |ca: &Value| ca["state"] == "switched";
     let ca = server.until("/api/v1/ca", switched).await?;
     assert_eq!((&ca["clients"]["with_pin"], &ca["clients"]["without_pin"]), (&json!(2), &json!(0)));
-    server.until("/api/v1/clients/client1", |client: &Value| client["online"] == true).await?;
+    server.pull("client1").await?;
     Ok(())
 }
 

@@ -76,7 +76,7 @@ impl AgentListener {
         while let Some(accepted) = shutdown.stop_accepting.run_until_cancelled(next()).await {
             let (stream, peer, permit) = accepted;
             listener::set_options(&stream);
-            let newcomer = Newcomer { stream, peer, permit, log: log.clone() };
+            let newcomer = IncomingAgent { stream, peer, permit, log: log.clone() };
             let stop = shutdown.clone();
             let connections = connections.clone();
             match self.tls.clone() {
@@ -94,14 +94,14 @@ impl AgentListener {
 }
 
 /// A connection that is counted, and whose handshake is not finished.
-struct Newcomer {
+struct IncomingAgent {
     stream: TcpStream,
     peer: SocketAddr,
     permit: ConnectionPermit,
     log: ProtocolLog,
 }
 
-impl Newcomer {
+impl IncomingAgent {
     /// Performs the handshake. Ends when it has succeeded, failed or taken too long, when another
     /// connection needs the permit, and when the server stops accepting.
     async fn shake_hands(

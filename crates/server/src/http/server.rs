@@ -58,7 +58,7 @@ impl OperatorListener {
         };
         while let Some(((stream, peer), permit)) = drain.run_until_cancelled(next()).await {
             listener::set_options(&stream);
-            let newcomer = Newcomer { stream, peer, permit, log: log.clone() };
+            let newcomer = IncomingCaller { stream, peer, permit, log: log.clone() };
             let served = newcomer.serve(tls.clone(), router.clone(), lifecycle.clone());
             lifecycle.spawn(served);
         }
@@ -66,14 +66,14 @@ impl OperatorListener {
 }
 
 /// A connection that is counted, and whose handshake is not finished.
-struct Newcomer {
+struct IncomingCaller {
     stream: TcpStream,
     peer: SocketAddr,
     permit: ConnectionPermit,
     log: ProtocolLog,
 }
 
-impl Newcomer {
+impl IncomingCaller {
     /// Serves the connection. Ends when the peer closes it, when the server drains and no request is
     /// unanswered, or at once when the server stops or another connection needs the permit.
     async fn serve(self, tls: Option<TlsAcceptor>, router: Router, lifecycle: Lifecycle) {

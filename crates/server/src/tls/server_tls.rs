@@ -23,13 +23,13 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// What the server presents to agents and to operators.
 #[derive(Debug)]
 pub(crate) struct ServerTls {
-    agents: AgentCertificate,
+    agents: CertificateForAgents,
     operators: Option<CertificateFiles>,
 }
 
 /// The certificate of the listener for agents.
 #[derive(Debug)]
-enum AgentCertificate {
+enum CertificateForAgents {
     /// Plain text.
     None,
     /// Issued by the server's own authority.
@@ -70,15 +70,17 @@ impl ServerTls {
     pub(crate) async fn open(sources: TlsSources) -> anyhow::Result<Self> {
         let TlsSources { agents, operators, folder, hosts, grpc_addr } = sources;
         let agents = match agents {
-            AgentTls::Off => AgentCertificate::None,
+            AgentTls::Off => CertificateForAgents::None,
             AgentTls::Own => {
                 let folder = AuthorityFolder::new(folder);
                 let names = own_names(hosts, grpc_addr);
-                AgentCertificate::Own(OwnAuthority::open(folder, names, SystemTime::now()).await?)
+                CertificateForAgents::Own(
+                    OwnAuthority::open(folder, names, SystemTime::now()).await?,
+                )
             }
             AgentTls::Files(paths) => {
                 let files = open_files(paths, hosts, Alpn::Http2).await?;
-                AgentCertificate::Files(Box::new(files))
+                CertificateForAgents::Files(Box::new(files))
             }
         };
         let operators = match operators {
@@ -91,9 +93,9 @@ impl ServerTls {
     /// Returns the acceptor of the listener for agents. None: plain text.
     pub(crate) fn agents(&self) -> Option<TlsAcceptor> {
         let presented = match &self.agents {
-            AgentCertificate::None => return None,
-            AgentCertificate::Own(authority) => authority.presented(),
-            AgentCertificate::Files(files) => files.presented(),
+            CertificateForAgents::None => return None,
+            CertificateForAgents::Own(authority) => authority.presented(),
+            CertificateForAgents::Files(files) => files.presented(),
         };
         Some(TlsAcceptor::new(presented, Alpn::Http2))
     }
@@ -107,17 +109,17 @@ impl ServerTls {
     /// Returns what agents pin.
     pub(crate) fn pins(&self) -> CaPins {
         match &self.agents {
-            AgentCertificate::None => CaPins::none(),
-            AgentCertificate::Own(authority) => authority.pins(),
-            AgentCertificate::Files(files) => files.pins(),
+            CertificateForAgents::None => CaPins::none(),
+            CertificateForAgents::Own(authority) => authority.pins(),
+            CertificateForAgents::Files(files) => files.pins(),
         }
     }
 
     /// Returns the server's own authority, if it has one.
     pub(crate) fn authority(&self) -> Option<OwnAuthority> {
         match &self.agents {
-            AgentCertificate::Own(authority) => Some(authority.clone()),
-            AgentCertificate::None | AgentCertificate::Files(_) => None,
+            CertificateForAgents::Own(authority) => Some(authority.clone()),
+            CertificateForAgents::None | CertificateForAgents::Files(_) => None,
         }
     }
 
@@ -129,13 +131,13 @@ impl ServerTls {
             presented: files.presented(),
         };
         let agents = match &self.agents {
-            AgentCertificate::None => None,
-            AgentCertificate::Own(authority) => Some(WatchedCertificate {
+            CertificateForAgents::None => None,
+            CertificateForAgents::Own(authority) => Some(WatchedCertificate {
                 source: "own authority",
                 is_own: true,
                 presented: authority.presented(),
             }),
-            AgentCertificate::Files(files) => Some(of_files(files)),
+            CertificateForAgents::Files(files) => Some(of_files(files)),
         };
         let operators = self.operators.as_ref().map(of_files);
         TlsStatus {
@@ -153,7 +155,7 @@ impl ServerTls {
         let drain = lifecycle.drain().clone();
         while drain.run_until_cancelled(checks.tick()).await.is_some() {
             let now = SystemTime::now();
-            if let AgentCertificate::Own(authority) = &self.agents
+            if let CertificateForAgents::Own(authority) = &self.agents
                 && let Err(error) = authority.renew(now).await
             {
                 error!(
@@ -177,7 +179,7 @@ impl ServerTls {
     }
 
     fn reload(mut self) -> Self {
-        if let AgentCertificate::Files(files) = &mut self.agents {
+        if let CertificateForAgents::Files(files) = &mut self.agents {
             files.reload();
         }
         if let Some(files) = &mut self.operators {
