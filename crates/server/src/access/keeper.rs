@@ -240,8 +240,8 @@ pub(crate) fn warn_readable(file: &str) {
     warn!(
         event = "config.warning",
         key = "TOKENS_FILE",
-        "other users of this machine can read {file}: they see names and hashes, no tokens; \
-         chmod 600 {file}"
+        file,
+        "other users of this machine can read the names and hashes of the tokens: chmod 600"
     );
 }
 

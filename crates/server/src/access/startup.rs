@@ -23,7 +23,8 @@ pub(crate) async fn open(
             warn!(
                 event = "config.warning",
                 key = "HTTP_AUTH",
-                "no sign-in: every host that reaches {http_addr} may pull files"
+                %http_addr,
+                "no sign-in: every host that reaches this address may pull files"
             );
         }
         return Ok(None);

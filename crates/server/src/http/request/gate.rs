@@ -67,6 +67,12 @@ impl Gate {
         Self { sign_in: Arc::new(sign_in), failures, limits }
     }
 
+    /// Replaces the limits of triggers.
+    #[cfg(test)]
+    pub(crate) fn with_limits(self, limits: TriggerLimits) -> Self {
+        Self { limits: Some(limits), ..self }
+    }
+
     /// Returns the limits of triggers; none if the server does not ask who calls.
     pub(crate) fn trigger_limits(&self) -> Option<&TriggerLimits> {
         self.limits.as_ref()

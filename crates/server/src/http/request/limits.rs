@@ -70,6 +70,15 @@ impl TriggerLimits {
         }))
     }
 
+    /// Returns limits that a test reaches: three triggers of a caller, and two for a client.
+    #[cfg(test)]
+    pub(crate) fn few() -> Self {
+        let slow = |burst: u32| {
+            Quota::per_hour(NonZeroU32::MIN).allow_burst(NonZeroU32::new(burst).expect("not zero"))
+        };
+        Self::new(ALL, slow(3), slow(2))
+    }
+
     /// Counts a trigger of a caller.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use super::fixture::{HttpFixture, TestResponse, config};
 use super::*;
 use crate::config::{AccessConfig, TriggerGet};
+use crate::http::request::limits::TriggerLimits;
 
 async fn tokens() -> HttpFixture {
     HttpFixture::with_tokens(&[
@@ -251,4 +252,38 @@ async fn trigger_get_can_be_switched_off() {
     assert_eq!(fixture.n_transfers().await, 0);
     let posted = with_headers(&fixture, "POST", "/trigger/client4?queue", &[]).await;
     assert_eq!(posted.status, StatusCode::ACCEPTED);
+}
+
+#[tokio::test]
+async fn every_url_that_pulls_counts_against_the_limits_of_caller_and_client() {
+    let posts = [
+        "/trigger?id=client4&queue",
+        "/trigger/client4?queue",
+        "/api/v1/transfers?client=client4&queue=1h",
+    ];
+    for url in posts {
+        let mut fixture = tokens().await;
+        fixture.know_client("client5").await;
+        fixture.app.gate = fixture.app.gate.clone().with_limits(TriggerLimits::few());
+        let token = format!("Bearer {}", fixture.token("pull"));
+        let headers = [("authorization", token.as_str())];
+        let send = async |url: &str| with_headers(&fixture, "POST", url, &headers).await;
+        for _ in 0..2 {
+            let pulled = send(url).await;
+            assert!(pulled.status.is_success(), "{url}: {}", pulled.body);
+        }
+        let limited = send(url).await;
+        assert_eq!(limited.status, StatusCode::TOO_MANY_REQUESTS, "{url}: {}", limited.body);
+        assert!(limited.body.contains("client4 is triggered too often."), "{}", limited.body);
+        assert!(limited.header("retry-after").parse::<u32>().unwrap() <= 3600);
+        let limited = send(&url.replace("client4", "client5")).await;
+        assert_eq!(limited.status, StatusCode::TOO_MANY_REQUESTS, "{url}: {}", limited.body);
+        assert!(limited.body.contains("pull triggers too often."), "{}", limited.body);
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_ask_who_calls_has_no_limit() {
+    let fixture = HttpFixture::start().await;
+    assert!(fixture.app.gate.trigger_limits().is_none());
 }
