@@ -2,15 +2,22 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use filepull_core::audit::{AuditContent, AuditRecord, ChainHead};
 use filepull_core::digest::Digest;
+use filepull_server::access::Role;
 use filepull_testkit::process::{command, test_program};
-use filepull_testkit::{HttpResponse, TestServer, poll};
+use filepull_testkit::{
+    ADMIN, HttpClient, HttpResponse, ScriptedAgent, TestServer, enrol, poll, trusted_channel,
+};
+use filepull_trust::AgentKey;
 use hyper::Method;
 use rusqlite::Connection;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// Runs `filepull audit verify` with these options. Returns its exit code and its output.
 async fn verify(data_dir: &Path, options: &[&str]) -> anyhow::Result<(Option<i32>, String)> {
@@ -159,7 +166,7 @@ async fn a_killed_server_loses_no_record_of_an_answered_act() -> anyhow::Result<
     server.pull("client4").await?;
     for round in 0..3 {
         let mut requests = tokio::task::JoinSet::new();
-        let http = filepull_testkit::HttpClient::new(server.http());
+        let http = HttpClient::new(server.http());
         for n in 0..20 {
             let http = http.clone();
             let path = match n % 2 {
@@ -384,25 +391,15 @@ async fn changed_settings_are_recorded_at_the_start() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_flood_of_rejections_is_ten_records_and_a_count() -> anyhow::Result<()> {
-    let mut server = TestServer::start().await?;
-    server.stop().await?;
-    let mut create = command(test_program("e2e-filepull")?);
-    create.args(["token", "create", "boss", "--role", "admin"]);
-    let output = create.env("DATA_DIR", server.data_dir()).output().await?;
-    let token = String::from_utf8(output.stdout)?.lines().next().unwrap_or_default().to_owned();
-    server.server_setting("HTTP_AUTH", "tokens");
-    server.start_server().await?;
+    let server = TestServer::secure(&[]).await?;
+    let stranger = HttpClient::new(server.http());
     let n_rejected = 60;
     for _ in 0..n_rejected {
-        let rejected = server.get("/clients").await?;
+        let rejected = stranger.get("/clients").await?;
         assert!([401, 429].contains(&rejected.status), "{}", rejected.text());
     }
-    let authorization = [("authorization", format!("Bearer {token}"))];
-    let headers: Vec<_> =
-        authorization.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let lines = async || -> anyhow::Result<Vec<Value>> {
-        let path = "/api/v1/audit?format=jsonl";
-        let response = server.send(Method::GET, path, &headers, "").await?;
+        let response = server.get("/api/v1/audit?format=jsonl").await?;
         assert_eq!(response.status, 200, "{}", response.text());
         response.text().lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
     };
@@ -421,5 +418,68 @@ async fn a_flood_of_rejections_is_ten_records_and_a_count() -> anyhow::Result<()
     assert!((10..60).contains(&one_by_one), "{one_by_one} records");
     let first = lines().await?.into_iter().find(|record| record["action"] == "request.rejected");
     assert_eq!(first.unwrap_or_default()["detail"]["code"], "signed-out");
+    Ok(())
+}
+
+#[tokio::test]
+async fn each_act_of_an_administrator_is_on_record_when_its_answer_arrives() -> anyhow::Result<()> {
+    let server = TestServer::secure(&[]).await?;
+    let group = json!({"group": "tills", "uses": 9, "approve": true});
+    let invite = server.invite(&group).await?;
+    let expect = async |action: &str, subject: Option<&str>| -> anyhow::Result<Value> {
+        let record = newest(&server).await?;
+        assert_eq!(record["action"], action, "{record}");
+        if let Some(subject) = subject {
+            assert_eq!(record["subject"], subject, "{record}");
+        }
+        Ok(record)
+    };
+    let record = expect("invite.created", None).await?;
+    assert_eq!(record["actor"], ADMIN);
+    let secret: String = invite.secret().as_bytes().iter().map(|b| format!("{b:02x}")).collect();
+    let text = invite.to_string();
+    assert!(!record.to_string().contains(&secret) && !record.to_string().contains(&text));
+
+    let key = AgentKey::generate();
+    let channel = trusted_channel(&invite, Some(&key)).await?;
+    let enrolled = enrol(channel, &invite, "client4").await?;
+    assert!(enrolled.is_ok_and(|enrolled| enrolled.pending));
+    let record = expect("client.enrolled", Some("client4")).await?;
+    assert!(record.to_string().contains(&key.fingerprint().to_string()), "{record}");
+    let channel = trusted_channel(&invite, Some(&AgentKey::generate())).await?;
+    assert!(ScriptedAgent::open(channel, "client4", LIMIT).await?.is_err());
+    let record = expect("agent.rejected", Some("client4")).await?;
+    assert_eq!(record["detail"]["reason"], "unknown_key");
+    let other = server.invite_client("client5").await?;
+    let channel = trusted_channel(&other, Some(&AgentKey::generate())).await?;
+    assert!(enrol(channel, &other, "client6").await?.is_err());
+    expect("agent.rejected", Some("client6")).await?;
+
+    assert_eq!(server.approve("client4").await?.status, 200);
+    expect("client.approved", Some("client4")).await?;
+    let channel = trusted_channel(&invite, Some(&key)).await?;
+    let _agent = ScriptedAgent::open(channel, "client4", LIMIT).await?;
+    let rotated = server.send(Method::POST, "/api/v1/clients/client4/rotate", &[], "").await?;
+    assert!(rotated.status < 300, "{}", rotated.text());
+    expect("key.rotation_requested", Some("client4")).await?;
+    let steps =
+        [("rotate", "ca.rotated"), ("switch?force", "ca.switched"), ("retire?force", "ca.retired")];
+    for (step, action) in steps {
+        let answer = server.send(Method::POST, &format!("/api/v1/ca/{step}"), &[], "").await?;
+        assert!(answer.status < 300, "{}", answer.text());
+        expect(action, None).await?;
+    }
+    assert_eq!(server.forget("client4").await?.status, 204);
+    expect("client.forgotten", Some("client4")).await?;
+
+    server.create_token("nightly", Role::Viewer, &[], None)?;
+    let added = async || {
+        let record = newest(&server).await?;
+        Ok(Some(record).filter(|record| record["detail"]["added"] == json!(["nightly"])))
+    };
+    let record = poll("the new token is on record", added).await?;
+    assert_eq!((&record["action"], &record["actor"]), (&"tokens.changed".into(), &"server".into()));
+    let (code, text) = verify(&server.data_dir(), &[]).await?;
+    assert_eq!(code, Some(0), "{text}");
     Ok(())
 }

@@ -144,13 +144,14 @@ impl ScriptedUpload {
 
     /// Sends the trailer for a file with these bytes. Fails if the server has ended the upload.
     pub async fn trailer(&self, file: &[u8]) -> anyhow::Result<()> {
+        self.trailer_with(file, String::new()).await
+    }
+
+    /// Sends the trailer for a file with these bytes, with this receipt.
+    pub async fn trailer_with(&self, file: &[u8], receipt: String) -> anyhow::Result<()> {
         let sha256 = Digest::of(file).as_bytes().to_vec().into();
-        self.send(Kind::Trailer(UploadTrailer {
-            total_size: file.len() as u64,
-            sha256,
-            ..UploadTrailer::default()
-        }))
-        .await
+        let total_size = file.len() as u64;
+        self.send(Kind::Trailer(UploadTrailer { total_size, sha256, receipt })).await
     }
 
     /// Closes the stream to the server. Responses still arrive.

@@ -59,7 +59,7 @@ async fn admit(
         Ok(peer) => peer,
         Err(rejected) => return Ok(reject(gateway, "", remote_addr, &rejected).await),
     };
-    let key = connection.peer_key;
+    let key = peer.key();
     let read_budget = connection.read_budget;
     let raw_body = request.extensions().get::<RawBody>().and_then(RawBody::take);
     let body = raw_body.ok_or_else(|| Status::internal("a request without its body"))?;
