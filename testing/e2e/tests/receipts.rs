@@ -148,3 +148,38 @@ async fn only_the_receipt_of_the_connections_key_publishes_the_file() -> anyhow:
     assert_eq!(server.get(&format!("{url}/receipt")).await?.text(), signed);
     Ok(())
 }
+
+/// Verifies with a JOSE library of another language. The environment variable `JOSE_PYTHON` names a Python
+/// that has `joserfc`; without it there is nothing to compare with. `.ci/run` sets it.
+#[tokio::test]
+async fn a_jose_library_accepts_the_receipt_and_rejects_one_changed_byte() -> anyhow::Result<()> {
+    let Some(python) = std::env::var_os("JOSE_PYTHON") else { return Ok(()) };
+    let server = TestServer::secure(&[]).await?;
+    let _client = server.connect_enrolled("client4", b"what the till sold").await?;
+    let pull = json!({"client": "client4", "wait": "1m"});
+    let done = server.post("/api/v1/transfers", &pull).await?.json()?;
+    let id = done["id"].as_str().unwrap_or_default();
+    let signed = server.get(&format!("/api/v1/transfers/{id}/receipt")).await?.text();
+    let key = Receipt::verify(&signed)?.fingerprint.to_string();
+    let folder = TempDir::new()?;
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/verify_receipt.py");
+    let check = async |file: &[u8], receipt: &[u8]| {
+        let paths = ["menu.txt", "menu.jws"].map(|name| folder.path().join(name));
+        fs::write(&paths[0], file)?;
+        fs::write(&paths[1], receipt)?;
+        let mut library = command(&python);
+        let output = library.arg(&script).args(&paths).arg(&key).output().await?;
+        let ours = verify(&paths[0], &paths[1], &["--key", &key]).await?;
+        assert_eq!(output.status.code(), ours.0, "{output:?} {ours:?}");
+        anyhow::Ok(ours.0)
+    };
+    assert_eq!(check(b"what the till sold", signed.as_bytes()).await?, Some(0));
+    assert_eq!(check(b"what the till sole", signed.as_bytes()).await?, Some(1));
+    // In the header, in the payload and in the signature.
+    for position in [20, signed.len() / 2, signed.len() - 20] {
+        let mut changed = signed.clone().into_bytes();
+        changed[position] = if changed[position] == b'A' { b'B' } else { b'A' };
+        assert_eq!(check(b"what the till sold", &changed).await?, Some(1), "byte {position}");
+    }
+    Ok(())
+}
