@@ -23,7 +23,7 @@ pub(crate) use address::ServerUrl;
 pub(crate) use error::{CommandError, ServerProblem};
 
 use crate::output::print_note;
-use token::Token;
+use token::ApiToken;
 
 /// Which server a command talks to, and how. Part of the command line of every operator's command.
 #[derive(Debug, clap::Args)]
@@ -67,7 +67,7 @@ const NO_TOKEN: &str = "Set FILEPULL_TOKEN, or name the file of a token with --t
 #[derive(Debug)]
 pub(crate) struct ApiClient {
     server: ServerUrl,
-    token: Option<Token>,
+    token: Option<ApiToken>,
     http: reqwest::Client,
 }
 
@@ -92,7 +92,7 @@ pub(crate) async fn run(
 impl ApiClient {
     fn new(args: &ApiArgs) -> Result<Self, CommandError> {
         let server = args.server.clone();
-        let token = Token::read(args.token_file.as_deref())?;
+        let token = ApiToken::read(args.token_file.as_deref())?;
         if token.is_some() && server.is_readable_on_the_way() {
             print_note(&format!(
                 "warning: the token travels unencrypted to {server}. Use https://, or an SSH tunnel to \

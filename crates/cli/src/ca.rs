@@ -17,13 +17,13 @@ use crate::output::{print, print_json, print_note, table};
 #[command(after_help = STEPS)]
 pub(crate) struct Args {
     #[command(subcommand)]
-    step: Option<Step>,
+    step: Option<RotationCommand>,
     #[command(flatten)]
     api: ApiArgs,
 }
 
 #[derive(Clone, Copy, Debug, Subcommand)]
-enum Step {
+enum RotationCommand {
     /// Create the next authority, and hand its pin to every agent over its session.
     Rotate,
     /// Sign the server's certificate with the next authority, which becomes the current one.
@@ -44,12 +44,12 @@ Without a command it shows the authorities, and which agents do not have the new
 
 A rotation has three steps and needs no visit:
   filepull ca rotate    every agent gets the pin of the next authority
-  filepull ca switch    the server uses it; agents with either pin accept the server
+  filepull ca switch    the server uses it, by itself once every agent has the pin; agents with either pin accept it
   filepull ca retire    the old authority goes
 
 An agent that was offline can come back until `retire`. Afterwards it needs a new invite.";
 
-impl Step {
+impl RotationCommand {
     fn path(self) -> &'static str {
         match self {
             Self::Rotate => "/api/v1/ca/rotate",
@@ -162,9 +162,11 @@ impl CaStatus {
     /// The next step of a rotation; nothing without one.
     fn next_step(&self) -> Option<&'static str> {
         match (self.state.as_str(), self.clients.without_pin) {
-            ("announced", 0) => Some("Every agent has the next pin. Next: filepull ca switch"),
+            ("announced", 0) => Some(
+                "Every agent has the next pin: the server switches by itself, or with filepull ca switch",
+            ),
             ("announced", _) => Some(
-                "An agent gets the next pin when it connects. When none is missing: filepull ca switch",
+                "An agent gets the next pin when it connects. When none is missing, the server switches by itself.",
             ),
             ("switched", 0) => Some("Every agent has the new pin. Next: filepull ca retire"),
             ("switched", _) => Some(

@@ -134,7 +134,8 @@ async fn list_pending(args: &ApproveArgs, api: &ApiClient) -> Result<(), Command
     let mut cursor = String::new();
     let mut rows = Vec::new();
     loop {
-        let page: EnrolledClients = api.get(&format!("/api/v1/clients?limit=1000{cursor}")).await?;
+        let page: EnrolledClients =
+            api.get(&format!("/api/v1/clients?state=pending&limit=1000{cursor}")).await?;
         let pending = page.items.iter().filter(|client| client.pending);
         rows.extend(pending.map(EnrolledClient::row));
         match page.next_cursor {

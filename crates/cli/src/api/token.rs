@@ -17,9 +17,9 @@ const VARIABLE: &str = "FILEPULL_TOKEN";
 
 /// A token. It is never printed, and has no `Display`.
 #[derive(Clone)]
-pub(crate) struct Token(String);
+pub(crate) struct ApiToken(String);
 
-impl Token {
+impl ApiToken {
     /// Reads the token: from `file` if there is one, else from `FILEPULL_TOKEN`. No token is not an
     /// error, because a server on loopback may need none.
     pub(crate) fn read(file: Option<&Path>) -> Result<Option<Self>, CommandError> {
@@ -71,7 +71,7 @@ impl Token {
     }
 }
 
-impl fmt::Debug for Token {
+impl fmt::Debug for ApiToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
     }
@@ -84,11 +84,11 @@ const MAX_LEN: u64 = 4096;
 mod tests {
     use super::*;
 
-    fn read(content: &str) -> Result<Option<Token>, CommandError> {
+    fn read(content: &str) -> Result<Option<ApiToken>, CommandError> {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("ops.token");
         std::fs::write(&file, content).unwrap();
-        Token::read(Some(&file))
+        ApiToken::read(Some(&file))
     }
 
     #[test]
@@ -105,7 +105,7 @@ mod tests {
             assert!(error.contains("ops.token does not hold an API token"), "{error}");
             assert!(content.trim().is_empty() || !error.contains(content.trim()), "{error}");
         }
-        let error = Token::read(Some(Path::new("/nonexistent/ops.token"))).unwrap_err();
+        let error = ApiToken::read(Some(Path::new("/nonexistent/ops.token"))).unwrap_err();
         assert!(error.to_string().contains("reading the token file /nonexistent"), "{error}");
     }
 }

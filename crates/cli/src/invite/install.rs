@@ -21,7 +21,7 @@ pub(crate) fn command(target: InstallTarget, invite: &str) -> String {
              docker run -d --name filepull-agent --restart unless-stopped \\\n\
              \x20 -e INVITE={invite} \\\n\
              \x20 -e FILE_PATH=/pos/menu.txt -v /pos:/pos:ro \\\n\
-             \x20 -e STATE_DIR=/state -v filepull-agent:/state \\\n\
+             \x20 -e STATE_DIR=/var/lib/filepull-agent -v filepull-agent:/var/lib/filepull-agent \\\n\
              \x20 filepull-client"
         ),
     }
@@ -37,7 +37,8 @@ mod tests {
         assert!(linux.contains("\nINVITE=fp1.abc\n") && linux.contains("-m 600"), "{linux}");
         let docker = command(InstallTarget::Docker, "fp1.abc");
         assert!(
-            docker.contains("-e INVITE=fp1.abc \\\n") && docker.contains(":/state"),
+            docker.contains("-e INVITE=fp1.abc \\\n")
+                && docker.contains(":/var/lib/filepull-agent"),
             "{docker}"
         );
     }
