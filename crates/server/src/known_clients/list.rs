@@ -124,8 +124,8 @@ impl ScopedClients {
         loop {
             let after = position.as_ref();
             let search = filter.search();
-            let page = records.client_page(filter.order, after, search, &self.scope, batch_len);
-            let page = page.await?;
+            let reading = records.client_page(filter.order, after, search, &self.scope, batch_len);
+            let page = reading.await?;
             let end = page.entries.last().map(|entry| filter.key(entry));
             position = page.entries.last().cloned();
             on_record.extend(page.entries);
