@@ -4,13 +4,13 @@
 use axum::http::HeaderMap;
 use axum::http::header::USER_AGENT;
 
-/// Headers that only browsers send. Over plain HTTP they omit `Sec-Fetch-...` except for localhost,
-/// so the name of the program counts too.
-const PURPOSES: [&str; 2] = ["sec-purpose", "purpose"];
+/// Headers that only browsers send; `Origin` with a GET comes from a script of a page. Over plain HTTP
+/// they omit `Sec-Fetch-...` except for localhost, so the name of the program counts too.
+const SIGNS: [&str; 3] = ["sec-purpose", "purpose", "origin"];
 
 /// Returns whether a browser sent the request.
 pub(crate) fn is_browser(headers: &HeaderMap) -> bool {
-    let has_sign = |name: &str| name.starts_with("sec-fetch-") || PURPOSES.contains(&name);
+    let has_sign = |name: &str| name.starts_with("sec-fetch-") || SIGNS.contains(&name);
     let name = headers.get(USER_AGENT).map(|name| name.as_bytes()).unwrap_or_default();
     let agent = String::from_utf8_lossy(name);
     // The `curl` of Windows PowerShell is an alias whose agent begins with `Mozilla/5.0`.
@@ -40,6 +40,7 @@ mod tests {
         check("sec-fetch-mode", "navigate", true);
         check("sec-purpose", "prefetch", true);
         check("purpose", "prefetch", true);
+        check("origin", "https://other.example", true);
         check("accept", "text/html", false);
     }
 }
