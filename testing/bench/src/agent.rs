@@ -23,13 +23,12 @@ impl AgentProcess {
         source: &SourceFile,
         folder: &Path,
     ) -> anyhow::Result<Self> {
-        program.args([
-            "run",
-            "--client-id",
-            client,
-            "--server-addr",
-            &format!("http://{}", server.agents),
-        ]);
+        program.args(["run", "--client-id", client]);
+        if server.uses_tls {
+            program.env("INVITE", server.invite(client).await?);
+        } else {
+            program.args(["--server-addr", &format!("http://{}", server.agents)]);
+        }
         program.arg("--file-path").arg(&source.path).args(["--share", "*.bin"]);
         program.arg("--state-dir").arg(folder).env("LOG_FORMAT", "json");
         let agent = Self { process: Process::spawn(program)? };

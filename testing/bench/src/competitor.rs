@@ -8,12 +8,16 @@ use crate::VERSION;
 use crate::peers::{Facts, Peer};
 use crate::product::{BothEnds, Product};
 use crate::source::SourceFile;
+use crate::targets;
 
 /// A program that is measured.
 pub(crate) enum Competitor {
     Product(Box<Product>),
     Peer(Box<Peer>),
 }
+
+/// The name of filepull with TLS 1.3 between agent and server.
+pub(crate) const WITH_TLS: &str = "filepull, TLS";
 
 /// One transfer. The server accepts the connection, the client opens it.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -29,11 +33,12 @@ const FINISH_TIME: Duration = Duration::from_millis(100);
 impl Competitor {
     pub(crate) fn facts(&self) -> Facts {
         match self {
-            Self::Product(_) => Facts {
-                name: "filepull",
+            Self::Product(product) => Facts {
+                name: if product.server.uses_tls { WITH_TLS } else { "filepull" },
                 version: VERSION.to_owned(),
                 guarantees: "SHA-256, synced, source unchanged",
-                target: None,
+                // Compared with the row of TLS, if there is one.
+                target: (!product.server.uses_tls).then_some(targets::TLS_OVER_PLAIN),
             },
             Self::Peer(peer) => peer.facts.clone(),
         }
@@ -82,13 +87,15 @@ pub(crate) async fn warm_up(
     Ok(warm)
 }
 
-/// BothEnds all competitors. Returns the peak memory of filepull.
+/// Ends all competitors. Returns the peak memory of filepull.
 pub(crate) async fn end(competitors: Vec<Competitor>) -> anyhow::Result<BothEnds<u64>> {
     let mut peak = BothEnds::default();
     for competitor in competitors {
         match competitor {
             Competitor::Product(product) => {
-                peak = product.peak_rss()?;
+                let this = product.peak_rss()?;
+                peak.server = this.server.max(peak.server);
+                peak.agent = this.agent.max(peak.agent);
                 product.end().await?;
             }
             Competitor::Peer(peer) => peer.end().await?,

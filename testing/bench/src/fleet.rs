@@ -20,6 +20,9 @@ pub(crate) struct Args {
     #[arg(long, default_value = "100,1000,10000", value_delimiter = ',',
         value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     clients: Vec<u32>,
+    /// The agents enrol before the measurement, and use TLS.
+    #[arg(long)]
+    tls: bool,
 }
 
 /// Size of the file of each client.
@@ -33,11 +36,11 @@ pub(crate) async fn run(args: &Args, bench: &Bench) -> anyhow::Result<()> {
     print(format!("limit     {file_limit}"));
     let mut measured: Vec<FleetMeasurement> = Vec::new();
     for &n_clients in &args.clients {
-        let next = measure(bench, n_clients).await?;
+        let next = measure(bench, n_clients, args.tls).await?;
         let added_kib = measured.last().map(|smaller| next.added_kib(smaller));
         measured.push(FleetMeasurement { added_kib, ..next });
     }
-    print(format!("\n{}", table(&measured)));
+    print(format!("\n{}", table(&measured, args.tls)));
     print(notes());
     write_json(
         bench.json.as_deref(),

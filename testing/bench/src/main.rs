@@ -89,6 +89,8 @@ Then:    cargo run --release -p filepull-bench -- throughput --peers --json thro
          cargo run --release -p filepull-bench -- memory --size 10MiB,1GiB --clients 1,20
          cargo run --release -p filepull-bench -- latency --dir /srv/fast
          cargo run --release -p filepull-bench -- fleet --clients 100,1000,10000
+         cargo run --release -p filepull-bench -- throughput --tls --peers
+         cargo run --release -p filepull-bench -- fleet --tls
          cargo run --release -p filepull-bench -- scale --records 1000000 --clients 100000
          sudo target/release/filepull-bench distance --rtt 40ms,100ms --rate 1Gbit,none
          sudo target/release/filepull-bench uplink --rate 5Mbit,2Mbit --loss-percent 1

@@ -4,7 +4,9 @@
 mod disk;
 mod nginx;
 mod rsync;
+mod rsync_ssh;
 mod scp;
+mod sshd;
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -54,14 +56,18 @@ pub(crate) struct CopyResult {
     pub(crate) client_cpu: Duration,
 }
 
-/// Starts every peer that is installed. Also returns why the others are missing.
-pub(crate) async fn start_all(folder: &Path) -> (Vec<Peer>, Vec<String>) {
-    let started = [
-        ("write and fsync", disk::start(folder).await),
-        ("rsync daemon", rsync::start(folder).await),
-        ("scp", scp::start(folder).await),
-        ("curl -T to nginx", nginx::start(folder).await),
+/// Starts every peer that is installed, or only those that encrypt. Also returns why the others are
+/// missing.
+pub(crate) async fn start_all(folder: &Path, is_encrypted: bool) -> (Vec<Peer>, Vec<String>) {
+    let mut started = vec![
+        ("scp", scp::start(folder, is_encrypted).await),
+        ("rsync via ssh", rsync_ssh::start(folder).await),
     ];
+    if !is_encrypted {
+        started.push(("write and fsync", disk::start(folder).await));
+        started.push(("rsync daemon", rsync::start(folder).await));
+        started.push(("curl -T to nginx", nginx::start(folder).await));
+    }
     let mut peers = Vec::new();
     let mut missing = Vec::new();
     for (name, peer) in started {

@@ -65,7 +65,17 @@ impl Product {
         folder: &Path,
         source: &SourceFile,
     ) -> anyhow::Result<Self> {
-        let server = ServerProcess::start(&programs.server, folder).await?;
+        Self::start_with(&[], programs, folder, source).await
+    }
+
+    /// Starts both programs, the server with these settings.
+    pub(crate) async fn start_with(
+        settings: &[(&str, &str)],
+        programs: &Programs,
+        folder: &Path,
+        source: &SourceFile,
+    ) -> anyhow::Result<Self> {
+        let server = ServerProcess::start_with(settings, &programs.server, folder).await?;
         Self::join(server, process::command(&programs.agent), source, folder).await
     }
 

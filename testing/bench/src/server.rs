@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use filepull_testkit::{Process, process};
-use serde_json::Value;
+use filepull_testkit::{HttpClient, Process, process};
+use serde_json::{Value, json};
 
 /// A server that is ready.
 #[derive(Debug)]
@@ -14,7 +14,12 @@ pub(crate) struct ServerProcess {
     pub(crate) http: SocketAddr,
     pub(crate) agents: SocketAddr,
     pub(crate) data_dir: PathBuf,
+    /// Its agents enrol with an invite, and use TLS.
+    pub(crate) uses_tls: bool,
 }
+
+/// The setting of a server whose agents use TLS.
+pub(crate) const TLS: (&str, &str) = ("AGENT_AUTH", "invite");
 
 impl ServerProcess {
     /// Starts a server on free ports. Its files are in `server-data` in `folder`.
@@ -33,16 +38,20 @@ impl ServerProcess {
     }
 
     /// Starts a server that replaces an earlier one: same ports, same files.
-    pub(crate) async fn start_again(
-        http: SocketAddr,
-        agents: SocketAddr,
-        program: &Path,
-        folder: &Path,
-    ) -> anyhow::Result<Self> {
-        let http = http.to_string();
-        let agents = agents.to_string();
-        let ports = [("HTTP_ADDR", http.as_str()), ("GRPC_ADDR", agents.as_str())];
-        Self::start_on(&ports, program, folder).await
+    pub(crate) async fn start_again(&self, program: &Path, folder: &Path) -> anyhow::Result<Self> {
+        let http = self.http.to_string();
+        let agents = self.agents.to_string();
+        let mut settings = vec![("HTTP_ADDR", http.as_str()), ("GRPC_ADDR", agents.as_str())];
+        settings.extend(self.uses_tls.then_some(TLS));
+        Self::start_on(&settings, program, folder).await
+    }
+
+    /// Makes an invite for a client.
+    pub(crate) async fn invite(&self, client: &str) -> anyhow::Result<String> {
+        let http = HttpClient::new(self.http);
+        let answer = http.post("/api/v1/invites", &json!({ "client": client })).await?;
+        let answer = answer.success_json()?;
+        Ok(answer["invite"].as_str().context("no invite")?.to_owned())
     }
 
     /// Of several values for one setting the last counts.
@@ -62,6 +71,8 @@ impl ServerProcess {
             let text = ready[key].as_str().with_context(|| format!("no {key} in {ready}"))?;
             anyhow::Ok(text.parse::<SocketAddr>()?)
         };
-        Ok(Self { http: addr("http_addr")?, agents: addr("grpc_addr")?, process, data_dir })
+        let uses_tls = settings.contains(&TLS);
+        let (http, agents) = (addr("http_addr")?, addr("grpc_addr")?);
+        Ok(Self { http, agents, process, data_dir, uses_tls })
     }
 }

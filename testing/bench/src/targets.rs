@@ -8,6 +8,24 @@ use serde::{Serialize, Serializer};
 /// CPU seconds per GB of server and agent together.
 pub(crate) const CPU_PER_GB: Target = Target::AtMost(2.6);
 
+/// The same with TLS.
+pub(crate) const TLS_CPU_PER_GB: Target = Target::AtMost(3.4);
+
+/// Ratio of the throughput with TLS to the throughput in plain text.
+pub(crate) const TLS_OVER_PLAIN: Target = Target::AtLeast(0.75);
+
+/// Ratio of the throughput with TLS to scp.
+pub(crate) const TLS_OVER_SCP: Target = Target::AtLeast(2.5);
+
+/// Ratio of the throughput with TLS to rsync through ssh.
+pub(crate) const TLS_OVER_RSYNC_SSH: Target = Target::AtLeast(3.0);
+
+/// Memory of the server for each idle client with TLS, in KiB.
+pub(crate) const TLS_CLIENT_KIB: Target = Target::AtMost(70.0);
+
+/// Seconds until [`FLEET`] clients with TLS that dial at the same time are connected.
+pub(crate) const TLS_CONNECT_SECONDS: Target = Target::AtMost(15.0);
+
 /// Peak memory of the server during one transfer of any size, in MiB.
 pub(crate) const SERVER_MIB: Target = Target::AtMost(40.0);
 
@@ -75,6 +93,7 @@ impl Target {
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::AtLeast(min) if *min < 1.0 => write!(f, "at least {min:.2}"),
             Self::AtLeast(min) => write!(f, "at least {min:.1}"),
             Self::AtMost(max) => write!(f, "at most {max:.1}"),
         }

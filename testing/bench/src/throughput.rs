@@ -11,6 +11,7 @@ use crate::competitor::{self, Competitor, TransferRun};
 use crate::peers::{self, Facts};
 use crate::product::{BothEnds, Product};
 use crate::report::{BenchReport, Table, log_progress, mib, print, write_json};
+use crate::server::TLS;
 use crate::source::{self, SourceFile};
 use crate::stats::SortedSamples;
 use crate::targets;
@@ -26,6 +27,9 @@ pub(crate) struct Args {
     /// Also measures the other programs that are installed: dd, rsync, scp, nginx.
     #[arg(long)]
     peers: bool,
+    /// Measures filepull with TLS, and compares it with plain text and with the peers that encrypt.
+    #[arg(long)]
+    tls: bool,
 }
 
 /// The runs of one program with one size.
@@ -52,11 +56,18 @@ pub(crate) async fn run(args: &Args, bench: &Bench) -> anyhow::Result<()> {
         sources.push(SourceFile::create(&folder.path().join("source"), size)?);
     }
     let first = sources.first().context("a size is needed")?;
+    let mut competitors = Vec::new();
+    if args.tls {
+        let home = folder.path().join("tls");
+        std::fs::create_dir(&home)?;
+        let product = Product::start_with(&[TLS], &bench.programs, &home, first).await?;
+        competitors.push(Competitor::Product(Box::new(product)));
+    }
     let product = Product::start(&bench.programs, folder.path(), first).await?;
-    let mut competitors = vec![Competitor::Product(Box::new(product))];
+    competitors.push(Competitor::Product(Box::new(product)));
     let mut missing = Vec::new();
     if args.peers {
-        let started = peers::start_all(folder.path()).await;
+        let started = peers::start_all(folder.path(), args.tls).await;
         competitors.extend(started.0.into_iter().map(|peer| Competitor::Peer(Box::new(peer))));
         missing = started.1;
     }
@@ -90,7 +101,7 @@ sent, read twice at the source, SHA-256 at both ends, fsync, rename, fsync of th
 others: from the start of their client program to its end. `server` accepts the connection.
 CPU: user and system time of the processes and their children, as the mean of all runs, because its
 clock has a resolution of 10 ms.
-`filepull is`: its median rate divided by the rate of that program. The disk is synced before each run.
+`filepull is`: the median rate of the first row divided by the rate of that program. The disk is synced before each run.
 Each copy is checked by its size, then deleted.";
 
 async fn measure_in_turn(
@@ -171,7 +182,11 @@ impl ThroughputSeries {
 /// The targets are for one file size; other sizes have no verdict.
 fn cpu_verdict(ours: &ThroughputSeries) -> String {
     let cpu: f64 = ours.cpu().iter().sum();
-    let judged = || format!("CPU {}", targets::CPU_PER_GB.verdict(cpu));
+    let target = match ours.facts.name {
+        competitor::WITH_TLS => targets::TLS_CPU_PER_GB,
+        _ => targets::CPU_PER_GB,
+    };
+    let judged = || format!("CPU {}", target.verdict(cpu));
     if ours.bytes == targets::SIZE { judged() } else { String::new() }
 }
 

@@ -46,11 +46,16 @@ pub(super) struct Connect {
     pub(super) lost_sessions: usize,
 }
 
-pub(super) async fn measure(bench: &Bench, n_clients: u32) -> anyhow::Result<FleetMeasurement> {
+pub(super) async fn measure(
+    bench: &Bench,
+    n_clients: u32,
+    uses_tls: bool,
+) -> anyhow::Result<FleetMeasurement> {
     let folder = source::folder(&bench.folder)?;
     let source = SourceFile::create(&folder.path().join("source"), super::SIZE)?;
     let mut setup =
-        FleetSetup::start(&bench.programs.server, folder.path(), &source, n_clients).await?;
+        FleetSetup::start(&bench.programs.server, folder.path(), &source, n_clients, uses_tls)
+            .await?;
     let empty_rss_bytes = setup.rss()?;
     log_progress(format!("{n_clients} clients connect"));
     let before = setup.cpu_seconds()?;

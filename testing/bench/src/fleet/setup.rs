@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use filepull_testkit::fleet::Fleet;
+use filepull_testkit::fleet::{Fleet, FleetKeys};
 use filepull_testkit::{HttpClient, POLL_INTERVAL};
 use tokio::time::sleep;
 
 use crate::product::BothEnds;
-use crate::server::ServerProcess;
+use crate::server::{ServerProcess, TLS};
 use crate::source::SourceFile;
 
 /// Time between two polls, as a part of the wait so far. Each poll costs the server a count of all
@@ -35,11 +35,28 @@ impl FleetSetup {
         folder: &Path,
         source: &SourceFile,
         n_clients: u32,
+        uses_tls: bool,
     ) -> anyhow::Result<Self> {
-        let server = ServerProcess::start(program, folder).await?;
-        let agents = Fleet::start(n_clients, &server.agents.to_string(), &source.path).await?;
         let program = program.to_owned();
         let folder = folder.to_owned();
+        if !uses_tls {
+            let server = ServerProcess::start(&program, &folder).await?;
+            let agents = Fleet::start(n_clients, &server.agents.to_string(), &source.path).await?;
+            return Ok(Self { server, agents, n_clients, program, folder });
+        }
+        let server = ServerProcess::start_with(&[TLS], &program, &folder).await?;
+        let addr = server.agents.to_string();
+        let keys = FleetKeys::create(&HttpClient::new(server.http), n_clients, &folder).await?;
+        let mut agents = Fleet::start_enrolled(n_clients, &addr, &source.path, &keys).await?;
+        // Enrols all, then begins again: with new processes, and with the keys on disk.
+        agents.dial().await?;
+        let enrolled = Self { server, agents, n_clients, program, folder };
+        enrolled.wait_until_online().await?;
+        let Self { mut server, agents, program, folder, .. } = enrolled;
+        agents.end().await?;
+        server.process.kill_and_wait().await?;
+        let server = server.start_again(&program, &folder).await?;
+        let agents = Fleet::start_enrolled(n_clients, &addr, &source.path, &keys).await?;
         Ok(Self { server, agents, n_clients, program, folder })
     }
 
@@ -67,7 +84,7 @@ impl FleetSetup {
     pub(super) async fn replace_server(&mut self) -> anyhow::Result<()> {
         let Self { program, folder, server, .. } = self;
         server.process.kill_and_wait().await?;
-        *server = ServerProcess::start_again(server.http, server.agents, program, folder).await?;
+        *server = server.start_again(program, folder).await?;
         Ok(())
     }
 

@@ -1,65 +1,34 @@
-//! scp from a separate sshd with its own keys, and the fastest common cipher.
+//! scp from a separate sshd, with the fastest common cipher.
 
-use std::fs;
 use std::path::Path;
 
-use filepull_testkit::{DEADLINE, Process, process};
+use filepull_testkit::process;
 
-use super::{Facts, Peer, find, folders, free_port, version};
+use super::sshd::Sshd;
+use super::{Facts, Peer, find, folders};
 use crate::source::SourceFile;
-use crate::targets::Target;
+use crate::targets::{self, Target};
 
-/// Supported by the CPUs of the last ten years; faster than the default.
-const CIPHER: &str = "aes128-gcm@openssh.com";
-
-pub(super) async fn start(folder: &Path) -> anyhow::Result<Peer> {
+/// Starts the peer. The target depends on whether filepull encrypts too.
+pub(super) async fn start(folder: &Path, is_encrypted: bool) -> anyhow::Result<Peer> {
     let scp = find("scp")?;
-    let ssh = find("ssh")?;
-    let sshd = find("sshd")?;
-    let keygen = find("ssh-keygen")?;
     let (home, inbox) = folders(folder, "ssh")?;
-    for key in ["host_key", "user_key"] {
-        let mut command = process::command(&keygen);
-        command.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(home.join(key));
-        process::finish(command, DEADLINE).await?;
-    }
-    let port = free_port()?;
-    let config_path = home.join("sshd_config");
-    fs::write(&config_path, config(&home, port))?;
-    if rustix::process::getuid().is_root() {
-        // sshd does not run as root without this empty folder, which its service creates.
-        fs::create_dir_all("/run/sshd")?;
-    }
-    let mut command = process::command(&sshd);
-    command.args(["-D", "-e", "-f"]).arg(&config_path);
-    let daemon = Process::spawn(command)?;
-    daemon.listens_on(port).await?;
-
+    let sshd = Sshd::start(&home).await?;
+    let plain = Target::AtLeast(3.0);
     let facts = Facts {
         name: "scp",
-        version: version(&ssh, "-V", 1).await?,
+        version: sshd.version.clone(),
         guarantees: "encrypted, not synced",
-        target: Some(Target::AtLeast(3.0)),
+        target: Some(if is_encrypted { targets::TLS_OVER_SCP } else { plain }),
     };
-    let key = home.join("user_key");
+    let options = sshd.options();
+    let port = sshd.port.to_string();
     let target = inbox.clone();
     let copy = move |source: &SourceFile, name: &str| {
         let mut command = process::command(&scp);
-        command.args(["-q", "-B", "-F", "/dev/null", "-c", CIPHER, "-P", &port.to_string()]);
-        command.args(["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]);
-        command.args(["-o", "IdentitiesOnly=yes", "-o", "LogLevel=ERROR"]).arg("-i").arg(&key);
+        command.args(["-q", "-P", &port]).args(&options);
         command.arg(format!("127.0.0.1:{}", source.path.display())).arg(target.join(name));
         command
     };
-    Ok(Peer { facts, inbox, daemon: Some(daemon), copy: Box::new(copy) })
-}
-
-fn config(home: &Path, port: u16) -> String {
-    let home = home.display();
-    format!(
-        "ListenAddress 127.0.0.1\nPort {port}\nHostKey {home}/host_key\nPidFile none\n\
-         AuthorizedKeysFile {home}/user_key.pub\nStrictModes no\nUsePAM no\n\
-         PasswordAuthentication no\nPermitRootLogin prohibit-password\nLogLevel ERROR\n\
-         Subsystem sftp internal-sftp\n"
-    )
+    Ok(Peer { facts, inbox, daemon: Some(sshd.daemon), copy: Box::new(copy) })
 }
