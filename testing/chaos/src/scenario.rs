@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use filepull_testkit::{Process, Proxy, TestServer};
+use filepull_testkit::{Process, Proxy, SECURE, TestServer};
 use rustix::process::Signal;
 use serde_json::Value;
 use tokio::time::timeout;
@@ -62,6 +62,17 @@ impl Scenario {
         let oracle = Oracle::new(trial.counters.clone());
         let past = VecDeque::new();
         Ok(Self { server, proxy, oracle, clients: Vec::new(), sandbox, past })
+    }
+
+    /// Prepares a scenario whose server admits only enrolled agents, over TLS, and only callers with
+    /// a token.
+    pub(crate) async fn prepare_secure(
+        trial: &Trial,
+        settings: &[(&str, &str)],
+    ) -> anyhow::Result<Self> {
+        let mut scenario = Self::prepare(trial, &[&SECURE, settings].concat()).await?;
+        scenario.server.sign_in_as_admin()?;
+        Ok(scenario)
     }
 
     /// Returns the process of the running server.

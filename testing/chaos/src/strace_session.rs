@@ -55,6 +55,20 @@ impl StraceSession {
         Self::attach(sandbox, pid, folder, &[]).await
     }
 
+    /// Lists the calls of a process that name a file, with the complete names.
+    pub(crate) async fn paths(sandbox: &Sandbox, pid: u32, folder: &Path) -> anyhow::Result<Self> {
+        let args = ["-y", "-s", "4096", "-e", "trace=%file"];
+        Self::attach(sandbox, pid, folder, &args).await
+    }
+
+    /// Detaches. Returns the complete trace.
+    pub(crate) async fn log_at_end(mut self) -> anyhow::Result<String> {
+        timeout(ATTACH_LIMIT, self.interrupt())
+            .await
+            .context("strace timed out while detaching")??;
+        Ok(std::fs::read_to_string(&self.log)?)
+    }
+
     /// Kills a process (SIGKILL) at this call.
     pub(crate) async fn killing(
         sandbox: &Sandbox,
@@ -106,7 +120,7 @@ impl StraceSession {
             .await
             .context("strace timed out while detaching")??;
         let log = std::fs::read_to_string(&self.log)?;
-        Ok((log.contains("+++ killed by SIGKILL"), points(&log)))
+        Ok((log.contains("+++ killed by SIGKILL"), points_of(&log)))
     }
 
     /// Signals strace until it has ended. It can miss a signal just before it waits for the next
@@ -123,7 +137,7 @@ impl StraceSession {
 }
 
 /// Returns every call of a trace: for each name as many as the busiest thread made.
-fn points(log: &str) -> Vec<CallPoint> {
+pub(crate) fn points_of(log: &str) -> Vec<CallPoint> {
     let mut counts: BTreeMap<(&str, &str), u32> = BTreeMap::new();
     for line in log.lines() {
         let Some((thread, rest)) = line.trim_start().split_once(' ') else { continue };
@@ -156,6 +170,6 @@ mod tests {
                    7 +++ killed by SIGKILL +++\n";
         let point = |call: &str, nth| CallPoint { call: call.to_owned(), nth };
         let expected = [("fsync", 1), ("fsync", 2), ("futex", 1), ("futex", 2)];
-        assert_eq!(points(log), expected.map(|(call, nth)| point(call, nth)));
+        assert_eq!(points_of(log), expected.map(|(call, nth)| point(call, nth)));
     }
 }

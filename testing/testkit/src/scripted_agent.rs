@@ -120,6 +120,18 @@ impl ScriptedAgent {
         offset: u64,
         size: u64,
     ) -> anyhow::Result<ScriptedUpload> {
+        ScriptedUpload::start(self.channel.clone(), order, offset, size).await
+    }
+}
+
+impl ScriptedUpload {
+    /// Starts the upload of an order on any connection, also on one of another agent.
+    pub async fn start(
+        channel: Channel,
+        order: &StartTransfer,
+        offset: u64,
+        size: u64,
+    ) -> anyhow::Result<Self> {
         let (requests, stream) = mpsc::channel(64);
         let source = SourceInfo { name: "data.txt".into(), size, modified_unix_ns: 0 };
         let header = UploadHeader {
@@ -130,13 +142,11 @@ impl ScriptedAgent {
             source: Some(source),
         };
         requests.send(UploadRequest { kind: Some(Kind::Header(header)) }).await?;
-        let mut transfer = AgentTransferClient::new(self.channel.clone());
+        let mut transfer = AgentTransferClient::new(channel);
         let responses = transfer.upload(ReceiverStream::new(stream)).await?.into_inner();
-        Ok(ScriptedUpload { requests, responses })
+        Ok(Self { requests, responses })
     }
-}
 
-impl ScriptedUpload {
     /// Sends a chunk. Fails if the server has ended the upload.
     pub async fn chunk(&self, offset: u64, data: Bytes) -> anyhow::Result<()> {
         self.send(Kind::Chunk(DataChunk { offset, data })).await

@@ -1,5 +1,5 @@
 //! R12: several agents with one id. Each is frozen in the middle of a file, another takes over, and
-//! then the first continues. (Keys of agents are not implemented yet.)
+//! then the first continues. Agents here have no key; S1 tries clones with one.
 
 mod real_agents;
 

@@ -29,6 +29,20 @@ impl Scenario {
         self.add_machine(id, TestPattern::new(id, 1, len), settings)
     }
 
+    /// Adds a client with an invite for a secure scenario, whose server must run. Its agent enrols
+    /// at its first start.
+    pub(crate) async fn add_invited_client(
+        &mut self,
+        id: &str,
+        len: usize,
+        settings: &[(&'static str, &str)],
+    ) -> anyhow::Result<usize> {
+        let invite = self.server.invite_client(id).await?;
+        let index = self.add_client(id, len, settings)?;
+        self.client_setting(index, "INVITE", &invite.encode());
+        Ok(index)
+    }
+
     /// Adds another machine with the id of client `of` and its own file.
     pub(crate) fn add_twin(
         &mut self,
