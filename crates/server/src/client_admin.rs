@@ -82,8 +82,8 @@ impl ClientAdmin {
         let invites =
             request.invites.into_iter().map(|requested| self.create(requested, now, expires_at));
         let invites = invites.collect::<Result<Vec<_>, _>>()?;
-        let recorded = invites.iter().map(|created| created.recorded.clone()).collect();
-        let recorded = self.records.create_invites(recorded, self.max_clients, by, now).await;
+        let new = invites.iter().map(|created| created.recorded.clone()).collect();
+        let recorded = self.records.create_invites(new, self.max_clients, by, now).await;
         recorded.map_err(|error| failed(&error))?.map_err(|rejected| failure(&rejected))?;
         let n_invites = invites.len();
         info!(event = "invite.created", n_invites, actor = by.name, "invites created");

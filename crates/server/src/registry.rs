@@ -7,6 +7,7 @@
 mod clients;
 mod guard;
 mod session;
+mod slot;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,7 +16,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use filepull_core::human;
 use filepull_core::id::ClientId;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::client::{ClientRecord, DefaultFile, Disconnect, Greeting, OnRecord};
@@ -23,6 +24,8 @@ pub(crate) use clients::SessionRejection;
 use clients::{Admission, ClientEntry, Clients};
 pub(crate) use guard::SessionGuard;
 pub(crate) use session::{EndReason, LastHeard, Message, SendOrder, SessionHandle};
+pub(crate) use slot::ClientSlot;
+use slot::SlotState;
 
 /// How long a session has to answer a probe before a newcomer may replace it.
 const PROBE_LIMIT: Duration = Duration::from_secs(2);
@@ -45,66 +48,6 @@ struct Inner {
     slots: HashMap<ClientId, SlotState>,
     /// How many keys were revoked since the start.
     n_revocations: u64,
-}
-
-/// The state that all [`ClientSlot`]s of one client share.
-#[derive(Debug)]
-struct SlotState {
-    session: watch::Sender<Option<SessionHandle>>,
-    /// Changes when the key of the client is revoked.
-    revoked: watch::Sender<()>,
-    send_permit: Arc<Semaphore>,
-    n_slots: usize,
-}
-
-impl SlotState {
-    fn new() -> Self {
-        let send_permit = Arc::new(Semaphore::new(1));
-        let session = watch::Sender::new(None);
-        Self { session, revoked: watch::Sender::new(()), send_permit, n_slots: 0 }
-    }
-
-    fn is_needed(&self) -> bool {
-        0 < self.n_slots || self.session.borrow().is_some()
-    }
-}
-
-/// What a transfer holds of its client, connected or not: the current session, and the permit to
-/// send a file over it.
-#[derive(Debug)]
-pub(crate) struct ClientSlot {
-    session: watch::Receiver<Option<SessionHandle>>,
-    revoked: watch::Receiver<()>,
-    /// One permit: a client sends one file at a time.
-    pub(crate) send_permit: Arc<Semaphore>,
-    client: ClientId,
-    registry: Registry,
-}
-
-impl ClientSlot {
-    /// Returns the client's current session and every change of it.
-    pub(crate) fn session(&self) -> watch::Receiver<Option<SessionHandle>> {
-        self.session.clone()
-    }
-
-    /// Returns a future that resolves when the key of the client is revoked after this call.
-    pub(crate) fn revoked(&self) -> impl Future<Output = ()> + use<> {
-        let mut revoked = self.revoked.clone();
-        revoked.mark_unchanged();
-        async move {
-            let _ = revoked.changed().await; // the slot outlives its client's transfers
-        }
-    }
-}
-
-impl Drop for ClientSlot {
-    fn drop(&mut self) {
-        let mut inner = self.registry.lock();
-        if let Some(slot) = inner.slots.get_mut(&self.client) {
-            slot.n_slots -= 1;
-        }
-        inner.remove_unneeded_slot(&self.client);
-    }
 }
 
 impl Inner {
@@ -249,8 +192,8 @@ impl Registry {
     pub(crate) fn revoke(&self, client: &ClientId) {
         let mut inner = self.lock();
         let entry = inner.clients.get(client);
-        let session = entry.and_then(|entry| entry.session.as_ref());
-        let session = session.map(|session| session.handle.clone());
+        let live = entry.and_then(|entry| entry.session.as_ref());
+        let session = live.map(|session| session.handle.clone());
         inner.revoked(client);
         drop(inner);
         if let Some(session) = session {
@@ -294,14 +237,7 @@ impl Registry {
     pub(crate) fn slot(&self, client: &ClientId) -> ClientSlot {
         let mut inner = self.lock();
         let slot = inner.slots.entry(client.clone()).or_insert_with(SlotState::new);
-        slot.n_slots += 1;
-        ClientSlot {
-            session: slot.session.subscribe(),
-            revoked: slot.revoked.subscribe(),
-            send_permit: Arc::clone(&slot.send_permit),
-            client: client.clone(),
-            registry: self.clone(),
-        }
+        slot.add(client.clone(), self.clone())
     }
 
     /// Returns a client that is connected, or whose end of session is not on record yet.

@@ -228,9 +228,9 @@ impl Transfers {
     pub(crate) async fn end_all_of(&self, client: &ClientId, detail: &str) {
         let end = |mut handle: active::TaskHandle| async move {
             let command = Command::Cancel(Problem::new(Code::Cancelled, detail));
-            // A closed queue means that the transfer ended meanwhile.
-            let _ = handle.commands.send(command).await;
-            let _ = handle.view.wait_for(|view| view.transfer.is_final()).await;
+            // A closed queue means that the transfer ended meanwhile, and so does a closed view.
+            drop(handle.commands.send(command).await);
+            drop(handle.view.wait_for(|view| view.transfer.is_final()).await);
         };
         let ends = self.context.active.of_client(client).into_iter().map(end);
         let _ = timeout(CANCEL_LIMIT, join_all(ends)).await;

@@ -74,8 +74,8 @@ impl TestServer {
 
     /// Makes an invite for each client of a list. `request` is the body for `/api/v1/invites`.
     pub async fn invites(&self, request: &Value) -> anyhow::Result<Vec<Invite>> {
-        let answer = self.post("/api/v1/invites", request).await?;
-        let answer = answer.success_json()?;
+        let response = self.post("/api/v1/invites", request).await?;
+        let answer = response.success_json()?;
         answer["items"].as_array().context("no items")?.iter().map(parse_invite).collect()
     }
 

@@ -23,7 +23,7 @@ const HEADER_CHARS: usize = 8;
 /// Follows the payload: CRC-32 of header and payload.
 const CHECKSUM_LEN: usize = 4;
 
-/// Longest payload, in bytes: more than that of the largest invite.
+/// Longest payload, in bytes: more than the largest invite has.
 const MAX_PAYLOAD_LEN: usize =
     MAX_ADDRESSES * (ServerAddress::MAX_HOST_LEN + 3) + MAX_PINS * 32 + 32 + 128;
 

@@ -35,7 +35,7 @@ pub(crate) fn encode(invite: &Invite) -> Vec<u8> {
 }
 
 /// Decodes an invite whose checksum is right. What does not fit comes from a newer server, or from
-/// someone who computed the checksum.
+/// a person who computed the checksum.
 pub(crate) fn decode(bytes: &[u8]) -> Result<Invite, InviteError> {
     let mut rest = Rest(bytes);
     let invite = rest.invite().ok_or(InviteError::Mistyped)?;

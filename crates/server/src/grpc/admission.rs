@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tonic::Status;
 use tracing::{Span, error, error_span, info};
 
-use super::authentication::{Peer, PeerRejection};
+use super::authentication::{PeerRejection, ProvedAgent};
 use super::key_exchange::KeyExchange;
 use super::wire::{
     PERSON_RETRY, STOPPING_RETRY, end_error, greeting, rejection, rejection_error, session_end,
@@ -33,7 +33,7 @@ pub(crate) type Outgoing = BoxStream<'static, Result<ServerMessage, Status>>;
 /// Why an agent gets no session.
 pub(crate) enum AdmissionError {
     /// Because of its key.
-    Peer(PeerRejection),
+    Key(PeerRejection),
     /// For another reason.
     Other(Error),
 }
@@ -46,7 +46,7 @@ impl From<Error> for AdmissionError {
 
 impl From<PeerRejection> for AdmissionError {
     fn from(rejected: PeerRejection) -> Self {
-        Self::Peer(rejected)
+        Self::Key(rejected)
     }
 }
 
@@ -62,7 +62,7 @@ pub(crate) struct AdmittedSession {
 /// Admits an agent, or returns the error to send instead of the welcome.
 pub(crate) async fn admit(
     gateway: &Gateway,
-    peer: Peer,
+    peer: ProvedAgent,
     hello: Hello,
     remote_addr: SocketAddr,
 ) -> Result<AdmittedSession, AdmissionError> {
@@ -119,13 +119,13 @@ async fn record(gateway: &Gateway, greeting: &Greeting) -> Result<OnRecord, Admi
 
 async fn check_again(
     gateway: &Gateway,
-    peer: &Peer,
+    peer: &ProvedAgent,
     guard: &SessionGuard,
 ) -> Result<(), PeerRejection> {
     let key = gateway.records.key_of_client(&guard.client).await;
     let is_admitted = match (key, peer) {
-        (Ok(Some(on_record)), Peer::Enrolled { key, .. }) => on_record.admits(key),
-        (Ok(None), Peer::Unproved) => true,
+        (Ok(Some(on_record)), ProvedAgent::Enrolled { key, .. }) => on_record.admits(key),
+        (Ok(None), ProvedAgent::Unproved) => true,
         (Ok(_) | Err(_), _) => false,
     };
     if is_admitted {

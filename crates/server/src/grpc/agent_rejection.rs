@@ -53,8 +53,8 @@ impl Gateway {
     }
 
     async fn audit_rejection(&self, client: &str, remote_addr: Option<SocketAddr>, reason: &str) {
-        let address = remote_addr.map(|addr| addr.ip().to_canonical().to_string());
-        let address = address.unwrap_or_default();
+        let ip = remote_addr.map(|addr| addr.ip().to_canonical());
+        let address = ip.map(|ip| ip.to_string()).unwrap_or_default();
         // The id is a claim, so the address is the actor.
         let agent = Actor { name: address.clone(), address, request_id: None };
         let entry = agent.did(AuditAction::AgentRejected, client).with("reason", reason);

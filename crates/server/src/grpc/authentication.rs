@@ -23,7 +23,7 @@ const PENDING_RETRY: Duration = Duration::from_secs(10);
 
 /// The agent at the other end of a connection, as far as it is proved.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Peer {
+pub(crate) enum ProvedAgent {
     /// The key of the connection stands for this client.
     Enrolled { client: ClientId, key: Fingerprint },
     /// `AGENT_AUTH=open`: the agent proves nothing, and may take an id that no key stands for.
@@ -104,10 +104,10 @@ impl Gateway {
     pub(crate) async fn authenticate(
         &self,
         connection: &ConnectionInfo,
-    ) -> Result<Peer, PeerRejection> {
+    ) -> Result<ProvedAgent, PeerRejection> {
         let Some(key) = connection.peer_key else {
             return match self.access {
-                AgentAccess::Open => Ok(Peer::Unproved),
+                AgentAccess::Open => Ok(ProvedAgent::Unproved),
                 AgentAccess::Enrolled => Err(PeerRejection::NoKey),
             };
         };
@@ -115,9 +115,9 @@ impl Gateway {
             Some((client, on_record)) if on_record.pending => {
                 Err(PeerRejection::Pending { client, key })
             }
-            Some((client, _)) => Ok(Peer::Enrolled { client, key }),
+            Some((client, _)) => Ok(ProvedAgent::Enrolled { client, key }),
             None => match self.access {
-                AgentAccess::Open => Ok(Peer::Unproved),
+                AgentAccess::Open => Ok(ProvedAgent::Unproved),
                 AgentAccess::Enrolled => Err(PeerRejection::UnknownKey),
             },
         }
@@ -129,13 +129,13 @@ impl Gateway {
     /// Its key stands for another client, or it has none and the client has one.
     pub(crate) async fn authorize(
         &self,
-        peer: &Peer,
+        peer: &ProvedAgent,
         client: &ClientId,
     ) -> Result<(), PeerRejection> {
         match peer {
-            Peer::Enrolled { client: own, .. } if own == client => Ok(()),
-            Peer::Enrolled { .. } => Err(PeerRejection::OtherClient(client.clone())),
-            Peer::Unproved => match self.records.key_of_client(client).await {
+            ProvedAgent::Enrolled { client: own, .. } if own == client => Ok(()),
+            ProvedAgent::Enrolled { .. } => Err(PeerRejection::OtherClient(client.clone())),
+            ProvedAgent::Unproved => match self.records.key_of_client(client).await {
                 Ok(None) => Ok(()),
                 Ok(Some(_)) => Err(PeerRejection::IdTaken(client.clone())),
                 Err(error) => Err(failed(&error)),
@@ -144,7 +144,7 @@ impl Gateway {
     }
 }
 
-impl Peer {
+impl ProvedAgent {
     /// Returns the proved key.
     pub(crate) fn key(&self) -> Option<Fingerprint> {
         match self {

@@ -79,7 +79,7 @@ async fn redeem(
         let reason = "too many agents enrol at once";
         return Err(rejection(ErrorCode::Overloaded, reason, STOPPING_RETRY));
     }
-    let request = parse(connection, request)?;
+    let request = parse(connection, &request)?;
     let client = request.client.clone();
     let key = request.key;
     let redeemed = gateway.records.redeem(request, gateway.max_clients, Utc::now()).await;
@@ -99,7 +99,7 @@ async fn redeem(
     Ok(Enrolled { client_id: client.to_string(), pending, ca_pins: gateway.ca_pins.to_wire() })
 }
 
-fn parse(connection: &ConnectionInfo, request: EnrolRequest) -> Result<RedeemRequest, Error> {
+fn parse(connection: &ConnectionInfo, request: &EnrolRequest) -> Result<RedeemRequest, Error> {
     let invalid = |reason: &str| rejection(ErrorCode::Protocol, reason, PERSON_RETRY);
     let key = connection.peer_key.ok_or_else(|| {
         let reason = "an agent enrols over TLS, with a certificate that carries its key";

@@ -54,8 +54,8 @@ impl KeyExchange {
         max_age: Duration,
     ) -> Self {
         // Up to a tenth earlier, so that a fleet that was enrolled at once does not rotate at once.
-        let age = max_age.mul_f64(1.0 - 0.1 * fastrand::f64());
-        let age = TimeDelta::from_std(age).unwrap_or(TimeDelta::MAX);
+        let earlier = max_age.mul_f64(1.0 - 0.1 * fastrand::f64());
+        let age = TimeDelta::from_std(earlier).unwrap_or(TimeDelta::MAX);
         Self {
             records,
             ca_pins,

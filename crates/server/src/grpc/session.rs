@@ -56,7 +56,7 @@ pub(crate) async fn open(
             gateway.lifecycle.spawn(task.run(messages).instrument(span));
             return Ok(outgoing);
         }
-        Err(AdmissionError::Peer(rejected)) => {
+        Err(AdmissionError::Key(rejected)) => {
             gateway.report_peer(&client_id, Some(remote_addr), &rejected).await;
             Error::from(&rejected)
         }
@@ -171,7 +171,7 @@ impl SessionTask {
             Some(FromAgent::Transfer(update)) => self.update(update),
             Some(FromAgent::Goodbye(bye)) => goodbye = Some(human::printable(&bye.reason, 255)),
             Some(FromAgent::PinsStored(stored)) => {
-                self.keys.pins_stored(&self.guard, &stored).await
+                self.keys.pins_stored(&self.guard, &stored).await;
             }
             Some(FromAgent::NewKey(new_key)) => self.keys.new_key(&self.guard, &new_key).await,
             Some(FromAgent::Hello(_)) | None => {

@@ -106,9 +106,7 @@ impl Records {
             let Some(key) = key_of(transaction, &client)? else { return Ok(None) };
             if key.pending {
                 transaction.run(&Statement::new(APPROVE).bind(client.as_str()))?;
-                let show = Statement::new(SHOW_APPROVED).bind(client.as_str());
-                let show = show.bind(Code::ClientOffline.as_str());
-                transaction.run(&show.bind(Code::ClientPending.as_str()))?;
+                transaction.run(&show_approved(&client))?;
                 let entry = by.did(AuditAction::ClientApproved, client.as_str());
                 transaction.audit(&entry.with("fingerprint", key.fingerprint.to_string()))?;
             }
@@ -192,6 +190,14 @@ impl Records {
         };
         self.writer.decide(forget).await
     }
+}
+
+/// Returns the statement that shows an approved client as offline instead of pending.
+fn show_approved(client: &ClientId) -> Statement {
+    Statement::new(SHOW_APPROVED)
+        .bind(client.as_str())
+        .bind(Code::ClientOffline.as_str())
+        .bind(Code::ClientPending.as_str())
 }
 
 /// Makes the next key of a client its current key. Returns none if the client has no such next key.

@@ -62,6 +62,7 @@ const COUNT_LIMIT: Duration = Duration::from_secs(1);
 
 /// The outcome of recording a greeting.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "one for each new session, which is moved once")]
 pub enum ConnectOutcome {
     /// The client has a new session.
     Accepted(OnRecord),

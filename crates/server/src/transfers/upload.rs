@@ -278,37 +278,6 @@ impl TransferTask {
             self.transfer.phase = Phase::Receiving(receiving);
         }
     }
-
-    /// Resolves when the agent no longer sends this upload: the newest session of the client belongs
-    /// to another instance of the agent, or to an instance that does not list the upload. A session
-    /// that is only lost does not end an upload, because the upload has its own connection.
-    fn abandoned(&self, session: &SessionHandle) -> impl Future<Output = &'static str> + use<> {
-        let mut newest = self.slot.session();
-        let revoked = self.slot.revoked();
-        let id = self.transfer.id;
-        let epoch = session.epoch;
-        let instance = session.instance;
-        let replaced = async move {
-            let is_abandoned = |newest: &Option<SessionHandle>| {
-                newest.as_ref().is_some_and(|newest| {
-                    newest.instance != instance
-                        || epoch < newest.epoch && !newest.active.contains(&id)
-                })
-            };
-            match newest.wait_for(is_abandoned).await {
-                Ok(newest) if newest.as_ref().is_some_and(|newest| newest.instance == instance) => {
-                    "the agent came back without it"
-                }
-                _ => "another machine took over the client",
-            }
-        };
-        async move {
-            tokio::select! {
-                reason = replaced => reason,
-                () = revoked => "the key of the client was removed or replaced",
-            }
-        }
-    }
 }
 
 /// Sends the agent the reason why its upload may not begin.

@@ -15,7 +15,7 @@ use super::task::TransferTask;
 use super::view::{Activity, WaitingFor};
 use super::{TaskContext, now};
 use crate::client::DisconnectReason;
-use crate::registry::{self, ClientView, SessionHandle};
+use crate::registry::{self, ClientView, EndReason, SessionHandle};
 use crate::scope::Scope;
 
 /// How long the clients of the previous server process have to reconnect to this one.
@@ -76,6 +76,47 @@ impl TransferTask {
                 newest.as_ref().is_none_or(|session| session.epoch != epoch)
             };
             let _ = newest.wait_for(has_changed).await;
+        }
+    }
+
+    /// Resolves when the agent no longer sends this upload: the newest session of the client belongs
+    /// to another instance of the agent, or to an instance that does not list the upload. A session
+    /// that is only lost does not end an upload, because the upload has its own connection.
+    pub(crate) fn abandoned(
+        &self,
+        session: &SessionHandle,
+    ) -> impl Future<Output = &'static str> + use<> {
+        let mut newest = self.slot.session();
+        let revoked_later = self.slot.revoked();
+        // The key may have been removed after it admitted the upload.
+        let was_revoked = session.why_ended() == Some(EndReason::Revoked);
+        let id = self.transfer.id;
+        let epoch = session.epoch;
+        let instance = session.instance;
+        let replaced = async move {
+            let is_abandoned = |newest: &Option<SessionHandle>| {
+                newest.as_ref().is_some_and(|newest| {
+                    newest.instance != instance
+                        || epoch < newest.epoch && !newest.active.contains(&id)
+                })
+            };
+            match newest.wait_for(is_abandoned).await {
+                Ok(newest) if newest.as_ref().is_some_and(|newest| newest.instance == instance) => {
+                    "the agent came back without it"
+                }
+                _ => "another machine took over the client",
+            }
+        };
+        let revoked = async move {
+            if !was_revoked {
+                revoked_later.await;
+            }
+        };
+        async move {
+            tokio::select! {
+                reason = replaced => reason,
+                () = revoked => "the key of the client was removed or replaced",
+            }
         }
     }
 

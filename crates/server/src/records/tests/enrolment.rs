@@ -176,7 +176,7 @@ async fn a_pending_client_is_admitted_only_after_its_approval() {
     let record = records.client(&client("client4")).await.unwrap().unwrap();
     assert_eq!((record.is_pending(), record.default_file), (true, Err(Code::ClientPending)));
     assert!(records.approve_client(&client("client4"), &admin()).await.unwrap().is_some());
-    assert!(records.approve_client(&client("nobody"), &admin()).await.unwrap().is_none());
+    assert!(records.approve_client(&client("unknown"), &admin()).await.unwrap().is_none());
     let record = records.client(&client("client4")).await.unwrap().unwrap();
     assert_eq!((record.is_pending(), record.default_file), (false, Err(Code::ClientOffline)));
     assert!(matches!(connect(&records, "client4", first).await, ConnectOutcome::Accepted(_)));
