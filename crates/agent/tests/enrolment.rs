@@ -1,12 +1,14 @@
 //! Enrolment and the keys of an agent, with a server that a test controls: what is durable before what is
 //! sent, and which server an agent talks to.
 
+#![allow(clippy::unwrap_used, reason = "the functions of a test fail it")]
+
 mod fake;
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 
-use fake::trust::{Machine, SECRET, TlsServer, ca_pins, invite, start, tls_config};
+use fake::trust::{ClientMachine, SECRET, TlsServer, ca_pins, invite, start, tls_config};
 use filepull_agent::config::Config;
 use filepull_agent::dial::ServerAddr;
 use filepull_core::fingerprint::Fingerprint;
@@ -16,14 +18,14 @@ use filepull_proto::v1::{self, ErrorCode};
 use filepull_trust::{AgentKey, CertificateAuthority, new_key_message, verify_signature};
 
 /// Returns the key in a state folder.
-fn stored_key(machine: &Machine, name: &str) -> Option<AgentKey> {
+fn stored_key(machine: &ClientMachine, name: &str) -> Option<AgentKey> {
     let pem = fs::read_to_string(machine.state().join(name)).ok()?;
     Some(AgentKey::from_pem(&pem).unwrap())
 }
 
 /// Enrols an agent, and returns its key. The agent is stopped.
-async fn enrolled_machine(server: &mut TlsServer) -> (Machine, Fingerprint) {
-    let machine = Machine::new();
+async fn enrolled_machine(server: &mut TlsServer) -> (ClientMachine, Fingerprint) {
+    let machine = ClientMachine::new();
     let agent = start(machine.invited(server.invite()));
     let key = server.enrol().await;
     server.open_session("first").await.check_alive().await;
@@ -34,7 +36,7 @@ async fn enrolled_machine(server: &mut TlsServer) -> (Machine, Fingerprint) {
 #[tokio::test]
 async fn an_agent_enrols_once_and_then_needs_no_invite() {
     let mut server = TlsServer::start().await;
-    let machine = Machine::new();
+    let machine = ClientMachine::new();
     let agent = start(machine.invited(server.invite()));
     let enrolment = server.next_enrolment().await;
     assert_eq!(enrolment.request.secret, SECRET.as_slice());
@@ -61,7 +63,7 @@ async fn an_agent_enrols_once_and_then_needs_no_invite() {
 #[tokio::test]
 async fn after_a_lost_answer_the_same_key_asks_again() {
     let mut server = TlsServer::start().await;
-    let machine = Machine::new();
+    let machine = ClientMachine::new();
     let agent = start(machine.invited(server.invite()));
     let lost = server.next_enrolment().await;
     let key = lost.key;
@@ -83,7 +85,7 @@ async fn after_a_lost_answer_the_same_key_asks_again() {
 async fn a_server_that_is_not_pinned_gets_no_secret_and_no_session() {
     let mut server = TlsServer::start().await;
     let other_pin = CertificateAuthority::generate("test CA").unwrap().fingerprint();
-    let machine = Machine::new();
+    let machine = ClientMachine::new();
     let agent = start(machine.invited(invite(server.addr, "client4", &[other_pin], SECRET)));
     let status = machine.wait_for_status("pin-mismatch").await;
     assert!(status.contains("filepull invite ID --replace"), "{status}");
@@ -132,7 +134,7 @@ async fn each_rejection_of_an_invite_has_its_message() {
         (ErrorCode::InviteUnknown, "invite-unknown", "it is for another server"),
         (ErrorCode::IdTaken, "id-taken", "filepull invite client4 --replace"),
     ] {
-        let machine = Machine::new();
+        let machine = ClientMachine::new();
         let agent = start(machine.invited(server.invite()));
         server.next_enrolment().await.reject(code);
         let status = machine.wait_for_status(name).await;
@@ -148,7 +150,7 @@ async fn each_rejection_of_an_invite_has_its_message() {
 #[tokio::test]
 async fn a_pending_client_shows_its_key_and_how_to_approve_it() {
     let mut server = TlsServer::start().await;
-    let machine = Machine::new();
+    let machine = ClientMachine::new();
     let agent = start(machine.invited(server.invite()));
     let enrolment = server.next_enrolment().await;
     let key = enrolment.key.unwrap();
@@ -205,7 +207,7 @@ async fn a_rejected_new_invite_leaves_an_enrolled_agent_as_it_was() {
 #[tokio::test]
 async fn an_invite_is_not_used_if_the_key_cannot_be_kept() {
     let mut server = TlsServer::start().await;
-    let machine = Machine::new();
+    let machine = ClientMachine::new();
     let file = machine.state();
     fs::write(&file, "a file, not a folder").unwrap();
     let error = start(machine.invited(server.invite())).error().await;
@@ -344,7 +346,7 @@ async fn each_state_of_the_disk_during_a_rotation_is_a_valid_start() {
 #[tokio::test]
 async fn the_secret_and_the_key_are_in_no_log_status_or_debug_text() {
     let mut server = TlsServer::start().await;
-    let machine = Machine::new();
+    let machine = ClientMachine::new();
     let config = machine.invited(server.invite());
     let invite_text = server.invite().encode();
     let debug = format!("{config:?}");

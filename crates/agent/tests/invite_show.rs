@@ -1,5 +1,7 @@
 //! `filepull-agent invite show`, and the settings of an invite: the program itself.
 
+#![allow(clippy::unwrap_used, reason = "the functions of a test fail it")]
+
 use std::process::{Command, Output};
 
 use filepull_core::fingerprint::Fingerprint;
@@ -16,8 +18,8 @@ fn run(args: &[&str], invite: Option<&str>) -> Output {
 }
 
 fn invite(invitee: Invitee) -> Invite {
-    let addresses = ["pull.example.com", "192.0.2.1:7"];
-    let addresses = addresses.map(|text| ServerAddress::parse(text).unwrap()).to_vec();
+    let texts = ["pull.example.com", "192.0.2.1:7"];
+    let addresses = texts.map(|text| ServerAddress::parse(text).unwrap()).to_vec();
     let pins = vec![Fingerprint::of_public_key(b"key")];
     Invite::new(addresses, invitee, pins, Secret::new(*b"SECRET-0123456789-SECRET-6789012"), 0)
         .unwrap()

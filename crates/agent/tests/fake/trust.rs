@@ -249,7 +249,7 @@ impl AgentEnrolment for Fake<FakeEnrolment> {
 }
 
 /// The files of an agent, which is started and stopped several times.
-pub(crate) struct Machine {
+pub(crate) struct ClientMachine {
     folder: TempDir,
 }
 
@@ -260,7 +260,7 @@ pub(crate) struct RunningAgent {
     _lifecycle: Lifecycle,
 }
 
-impl Machine {
+impl ClientMachine {
     pub(crate) fn new() -> Self {
         let folder = TempDir::new().unwrap();
         fs::write(folder.path().join("data.txt"), "data").unwrap();
@@ -384,21 +384,21 @@ async fn tunnel(mut client: TcpStream, login: Option<&str>, requests: mpsc::Send
         let Ok(byte) = client.read_u8().await else { return };
         head.push(byte);
     }
-    let head = String::from_utf8(head).unwrap();
-    let _ = requests.try_send(head.clone());
-    let is_allowed = login.is_none_or(|login| head.contains(login));
+    let request = String::from_utf8(head).unwrap();
+    let _ = requests.try_send(request.clone());
+    let is_allowed = login.is_none_or(|login| request.contains(login));
     if !is_allowed {
-        let _ = client.write_all(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n").await;
+        client.write_all(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n").await.ok();
         return;
     }
-    let target = head.split(' ').nth(1).unwrap();
+    let target = request.split(' ').nth(1).unwrap();
     match TcpStream::connect(target).await {
         Ok(mut server) => {
-            let _ = client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await;
-            let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+            client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await.ok();
+            tokio::io::copy_bidirectional(&mut client, &mut server).await.ok();
         }
         Err(_) => {
-            let _ = client.write_all(b"HTTP/1.1 503 Service Unavailable\r\n\r\n").await;
+            client.write_all(b"HTTP/1.1 503 Service Unavailable\r\n\r\n").await.ok();
         }
     }
 }
@@ -412,9 +412,9 @@ pub(crate) async fn answering(bytes: &'static [u8]) -> (SocketAddr, Lifecycle) {
     lifecycle.spawn(async move {
         while let Some(Ok((mut client, _))) = ended.run_until_cancelled(listener.accept()).await {
             let mut first = [0; 1024];
-            let _ = client.read(&mut first).await;
-            let _ = client.write_all(bytes).await;
-            let _ = client.shutdown().await;
+            client.read(&mut first).await.ok();
+            client.write_all(bytes).await.ok();
+            client.shutdown().await.ok();
             // Until the client closes: a reset could discard the answer.
             while client.read(&mut first).await.is_ok_and(|len| 0 < len) {}
         }
