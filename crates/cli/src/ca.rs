@@ -87,12 +87,8 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 /// Names the flag of this program instead of the parameter of the API.
 fn with_flag(error: CommandError) -> CommandError {
-    match error {
-        CommandError::Problem(problem) => {
-            CommandError::Problem(problem.replace_in_hint("force=1", "--force"))
-        }
-        other => other,
-    }
+    let CommandError::Problem(problem) = error else { return error };
+    CommandError::Problem(problem.replace_in_hint("force=1", "--force"))
 }
 
 /// What the server reports about its authorities.
