@@ -34,6 +34,10 @@ chaos *ARGS: programs
 mutations *ARGS: programs
     cargo run --release -p filepull-chaos -- mutations {{ARGS}}
 
+# Fuzz each target for a number of seconds, or one: just fuzz 60, just fuzz 600 http.
+fuzz SECONDS *TARGETS:
+    fuzz/run {{SECONDS}} {{TARGETS}}
+
 # Measure: just bench throughput, just bench fleet --clients 1000.
 bench *ARGS: programs
     cargo run --release -p filepull-bench -- {{ARGS}}

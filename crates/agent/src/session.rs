@@ -233,7 +233,7 @@ impl OpenSession<'_> {
             Some(FromServer::Ping(v1::Ping { seq, sent_unix_us })) => {
                 self.send(ToServer::Pong(v1::Pong { seq, echo_unix_us: sent_unix_us }));
             }
-            Some(FromServer::Start(start)) => self.start(start),
+            Some(FromServer::Start(start)) => self.start(&start),
             Some(FromServer::Cancel(cancel)) => match TransferId::parse(&cancel.transfer_id) {
                 Ok(transfer) => self.task.uploads.cancel(transfer, &cancel.reason),
                 Err(error) => tracing::debug!(event = "cancel.ignored", %error, "cancel ignored"),
@@ -254,13 +254,13 @@ impl OpenSession<'_> {
         None
     }
 
-    fn start(&self, start: v1::StartTransfer) {
+    fn start(&self, start: &v1::StartTransfer) {
         let transfer = human::printable(&start.transfer_id, 64);
         let attempt = start.attempt;
         let started = match SendOrder::try_from(start.clone()) {
             Ok(order) => self.task.uploads.start(order, self.handle.clone()),
             Err(problem) => {
-                self.task.uploads.log_refusal(&start, &problem.detail);
+                self.task.uploads.log_refusal(start, &problem.detail);
                 return self.reject(transfer, attempt, (&problem).into());
             }
         };

@@ -173,7 +173,7 @@ impl LogWriter {
         while let Some(first) = self.queue.recv().await {
             self.write(first).await;
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Writes the remaining records, within [`DISK_TIMEOUT`].

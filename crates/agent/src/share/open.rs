@@ -53,14 +53,13 @@ impl SharePlace<'_> {
     /// leads outside the root, even if it changes meanwhile. On kernels older than 5.6 cap-std
     /// walks the path itself.
     pub(crate) fn open(&self) -> Result<OpenFile, OpenError> {
-        self.open_beneath().map_err(|error| match error {
-            OpenError::System(error)
-                if error.kind() == io::ErrorKind::PermissionDenied && self.root.was_replaced() =>
-            {
-                OpenError::Replaced(self.root.path().to_owned())
-            }
-            error => error,
-        })
+        let result = self.open_beneath();
+        let Err(OpenError::System(error)) = &result else { return result };
+        // Checked only then: a folder that was replaced and can be read needs no restart.
+        if error.kind() == io::ErrorKind::PermissionDenied && self.root.was_replaced() {
+            return Err(OpenError::Replaced(self.root.path().to_owned()));
+        }
+        result
     }
 
     fn open_beneath(&self) -> Result<OpenFile, OpenError> {

@@ -117,6 +117,11 @@ impl FakeServer {
         soon(self.uploads.recv()).await.unwrap()
     }
 
+    /// Returns the next upload if the agent has started one.
+    pub(crate) fn try_upload(&mut self) -> Option<FakeUpload> {
+        self.uploads.try_recv().ok()
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }

@@ -1,0 +1,119 @@
+//! Protobuf from the network, through the conversions and into the core: an agent that lies about its
+//! upload, and messages of either side with any content.
+
+use filepull_core::backoff::ReconnectPolicy;
+use filepull_core::digest::Digest;
+use filepull_core::receive::Receiver;
+use filepull_core::source::Source;
+use filepull_core::{bounds, human};
+use filepull_proto::v1::upload_request::Kind;
+use filepull_proto::{answered, drain_times, reported, retry_after, v1};
+use prost::Message as _;
+
+/// Decodes each message of the input as every kind that a peer may send.
+pub fn messages(data: &[u8]) {
+    let mut upload = FuzzUpload::default();
+    for message in crate::split(data) {
+        if let Ok(request) = v1::UploadRequest::decode(message) {
+            upload.receive(request);
+        }
+        if let Ok(message) = v1::AgentMessage::decode(message) {
+            from_agent(message);
+        }
+        if let Ok(message) = v1::ServerMessage::decode(message) {
+            from_server(message);
+        }
+    }
+}
+
+/// What the core has accepted of an upload.
+#[derive(Default)]
+struct FuzzUpload {
+    receiver: Option<Receiver>,
+    bytes: Vec<u8>,
+}
+
+impl FuzzUpload {
+    fn receive(&mut self, request: v1::UploadRequest) {
+        match request.kind {
+            Some(Kind::Header(header)) => {
+                let source = Source::from(header.source.unwrap_or_default());
+                check_source(&source);
+                self.bytes.clear();
+                self.receiver = Some(Receiver::new(source.size));
+            }
+            Some(Kind::Chunk(chunk)) => {
+                let Some(receiver) = &mut self.receiver else { return };
+                if receiver.chunk(chunk.offset, &chunk.data).is_ok() {
+                    self.bytes.extend_from_slice(&chunk.data);
+                    assert_eq!(receiver.received(), self.bytes.len() as u64);
+                }
+            }
+            Some(Kind::Trailer(trailer)) => {
+                let Ok(digest) = Digest::try_from(&trailer.sha256[..]) else { return };
+                let Some(receiver) = &self.receiver else { return };
+                if let Ok(proof) = receiver.finish(trailer.total_size, digest) {
+                    assert_eq!(proof.size(), self.bytes.len() as u64);
+                    assert_eq!(proof.digest(), Digest::of(&self.bytes));
+                }
+            }
+            Some(Kind::Abort(error)) => check_error(&error),
+            None => {}
+        }
+    }
+}
+
+fn from_agent(message: v1::AgentMessage) {
+    use v1::agent_message::Kind::{Hello, Transfer};
+    use v1::transfer_update::State;
+    match message.kind {
+        Some(Hello(hello)) => {
+            if let Some(file) = hello.default_file {
+                check_source(&file.into());
+            }
+            if let Some(error) = hello.default_file_error {
+                check_error(&error);
+            }
+        }
+        Some(Transfer(update)) => match update.state {
+            Some(State::Accepted(accepted)) => {
+                check_source(&accepted.source.unwrap_or_default().into());
+            }
+            Some(State::Failed(error)) => check_error(&error),
+            None => {}
+        },
+        _ => {}
+    }
+}
+
+fn from_server(message: v1::ServerMessage) {
+    use v1::server_message::Kind::{Drain, End, Welcome};
+    match message.kind {
+        Some(Welcome(welcome)) => {
+            let policy = ReconnectPolicy::from(welcome.reconnect.unwrap_or_default());
+            assert!(policy.cap <= bounds::MAX_AWAY);
+            assert!(1 <= bounds::chunk_len(welcome.max_chunk_bytes));
+            let (heartbeat, dead_after) =
+                bounds::heartbeats(welcome.heartbeat_ms, welcome.dead_after_ms);
+            assert!(heartbeat * 2 <= dead_after);
+        }
+        Some(Drain(drain)) => {
+            let (min, max) = drain_times(drain);
+            assert!(min <= max && max <= bounds::MAX_AWAY);
+        }
+        Some(End(end)) => check_error(&end.error.unwrap_or_default()),
+        _ => {}
+    }
+}
+
+fn check_source(source: &Source) {
+    assert_eq!(source.name, human::printable(&source.name, 255));
+    assert!(source.modified_at().is_none_or(|at| at.timestamp() != i64::MAX));
+}
+
+fn check_error(error: &v1::Error) {
+    assert!(retry_after(error) <= bounds::MAX_AWAY);
+    for problem in [answered(error), reported(error)] {
+        assert!(!problem.detail.chars().any(human::is_unprintable), "{problem:?}");
+    }
+}
