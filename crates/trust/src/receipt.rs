@@ -1,7 +1,7 @@
 //! Receipts: what an agent says has left it, signed with its key.
 //!
 //! The agent signs [`ReceiptClaims`] after the last byte. The server checks them before it publishes the
-//! file, and keeps them. Anyone can verify them later, with this crate or with any JOSE library.
+//! file, and keeps them. They are verified later with this crate or with any JOSE library.
 
 use std::collections::BTreeMap;
 

@@ -280,7 +280,7 @@ async fn a_note_of_the_last_record_shows_that_the_tail_was_cut_or_written_again(
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("the audit ends before the record of --expect"), "{text}");
 
-    // Someone who can write the records computes the digests again.
+    // A program that can write the records computes the digests again.
     let copy = RecordsCopy::of(&server)?;
     rewrite_from(&copy, 3)?;
     let (code, text) = copy.verify(&[]).await?;

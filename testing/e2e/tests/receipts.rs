@@ -26,8 +26,8 @@ async fn verify(
     options: &[&str],
 ) -> anyhow::Result<(Option<i32>, String)> {
     let mut command = command(test_program("e2e-filepull")?);
-    let output = command.args(["receipt", "verify"]).args([file, receipt]).args(options);
-    let output = output.output().await?;
+    command.args(["receipt", "verify"]).args([file, receipt]).args(options);
+    let output = command.output().await?;
     Ok((output.status.code(), String::from_utf8([output.stdout, output.stderr].concat())?))
 }
 

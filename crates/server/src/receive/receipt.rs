@@ -26,7 +26,7 @@ impl SignedReceipt {
         }
         let receipt = Receipt::verify(&text).map_err(|error| format!("the receipt: {error}"))?;
         if receipt.fingerprint != key {
-            return Err("another key than that of the connection signed the receipt".to_owned());
+            return Err("the receipt is signed by another key than the connection has".to_owned());
         }
         Ok(Some(Self { text, claims: receipt.claims }))
     }
