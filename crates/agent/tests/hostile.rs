@@ -1,6 +1,8 @@
 //! A hostile server: it requests what is not shared, while another program moves links and folders, and
 //! it sends absurd numbers. The agent sends only what its settings share, and stays available.
 
+#![allow(clippy::unwrap_used, reason = "only tests use it")]
+
 mod fake;
 
 use std::fs;
