@@ -14,7 +14,7 @@ use bytes::{Bytes, BytesMut};
 use filepull_core::id::ClientId;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::receive::Prefix;
-use filepull_core::source::{Consistency, Fingerprint, SourceRead};
+use filepull_core::source::{Consistency, FastHash, SourceRead};
 use filepull_proto::v1;
 use filepull_proto::v1::upload_request::Kind;
 
@@ -149,7 +149,7 @@ impl Reader {
         if self.consistency == Consistency::Stat {
             return Ok(());
         }
-        let mut second = Fingerprint::default();
+        let mut second = FastHash::default();
         let empty_chunk = || {
             let chunk = v1::DataChunk { offset: self.size(), data: Bytes::new() };
             Step::Send(Kind::Chunk(chunk))

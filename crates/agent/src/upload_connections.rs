@@ -66,9 +66,9 @@ impl UploadConnections {
         UploadConnection::Separate(current.upgrade().unwrap_or_else(|| {
             let key = self.credentials.key();
             let channel = self.credentials.dialer().dial_lazily();
-            let channel = Arc::new(AgentChannel { channel, key });
-            *current = Arc::downgrade(&channel);
-            channel
+            let opened = Arc::new(AgentChannel { channel, key });
+            *current = Arc::downgrade(&opened);
+            opened
         }))
     }
 

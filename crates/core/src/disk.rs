@@ -9,7 +9,7 @@ use crate::download::Download;
 use crate::id::{ClientId, TransferId};
 use crate::name::DownloadName;
 use crate::receive::{Prefix, Receiver};
-use crate::source::Fingerprint;
+use crate::source::FastHash;
 
 /// Stores partials and downloads.
 ///
@@ -164,8 +164,8 @@ pub struct ResumedPartial<P> {
     pub partial: P,
     /// Has received the bytes of the partial, and expects no more.
     pub receiver: Receiver,
-    /// The fingerprint of the bytes in the partial.
-    pub fingerprint: Fingerprint,
+    /// The fast hash of the bytes in the partial.
+    pub fast_hash: FastHash,
 }
 
 /// The location of a sealed download that is complete and has the correct digest.
@@ -190,14 +190,14 @@ pub fn resume<D: Disk>(
     prefix: Prefix,
 ) -> Result<Option<ResumedPartial<D::Partial>>, DiskError<D::Error>> {
     let mut receiver = Receiver::new(prefix.len);
-    let mut fingerprint = Fingerprint::default();
+    let mut fast_hash = FastHash::default();
     let resumed = disk.resume(key, prefix.len, |bytes| {
-        fingerprint.update(bytes);
+        fast_hash.update(bytes);
         // A disk that returns more than it was cut to gets another digest.
         let _ = receiver.chunk(receiver.received(), bytes);
     })?;
     let partial = resumed.filter(|_| receiver.prefix() == prefix);
-    Ok(partial.map(|partial| ResumedPartial { partial, receiver, fingerprint }))
+    Ok(partial.map(|partial| ResumedPartial { partial, receiver, fast_hash }))
 }
 
 /// Searches for a sealed download after a crash or an error: under its name, then in its partial.

@@ -60,24 +60,24 @@ pub enum Consistency {
 #[error("the file changed while it was read")]
 pub struct SourceChange;
 
-/// The first reading of a source: its digest, and a fingerprint to compare with the second reading.
+/// The first reading of a source: its digest, and a fast hash to compare with the second reading.
 #[derive(Clone, Debug)]
 pub struct SourceRead {
     before: Stat,
     digest: Hasher,
-    fingerprint: Fingerprint,
+    fast_hash: FastHash,
 }
 
 impl SourceRead {
     /// Starts with the metadata of the file when it was opened.
     pub fn new(before: Stat) -> Self {
-        Self { before, digest: Hasher::default(), fingerprint: Fingerprint::default() }
+        Self { before, digest: Hasher::default(), fast_hash: FastHash::default() }
     }
 
     /// Adds the next bytes of the first reading.
     pub fn update(&mut self, bytes: &[u8]) {
         self.digest.update(bytes);
-        self.fingerprint.update(bytes);
+        self.fast_hash.update(bytes);
     }
 
     /// Returns the SHA-256 of all bytes so far.
@@ -112,17 +112,17 @@ impl SourceRead {
     ///
     /// # Errors
     /// The second reading returned other bytes.
-    pub fn check_again(&self, second: &Fingerprint) -> Result<(), SourceChange> {
-        if self.fingerprint.agrees_with(second) { Ok(()) } else { Err(SourceChange) }
+    pub fn check_again(&self, second: &FastHash) -> Result<(), SourceChange> {
+        if self.fast_hash.agrees_with(second) { Ok(()) } else { Err(SourceChange) }
     }
 }
 
-/// A fast fingerprint (XXH3, 128 bits) of bytes read in order. It detects accidents, not forgeries.
+/// A fast hash (XXH3, 128 bits) of bytes read in order. It detects accidents, not forgeries.
 #[derive(Clone, Default)]
-pub struct Fingerprint(Box<Xxh3>);
+pub struct FastHash(Box<Xxh3>);
 
-impl Fingerprint {
-    /// Adds the next bytes to the fingerprint.
+impl FastHash {
+    /// Adds the next bytes to the hash.
     pub fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
@@ -137,9 +137,9 @@ impl Fingerprint {
     }
 }
 
-impl std::fmt::Debug for Fingerprint {
+impl std::fmt::Debug for FastHash {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Fingerprint({:032x})", self.value())
+        write!(f, "FastHash({:032x})", self.value())
     }
 }
 
@@ -194,11 +194,11 @@ mod tests {
     fn a_second_reading_that_differs_is_a_change() {
         let mut first = SourceRead::new(BEFORE);
         first.update(b"0123456789");
-        let mut same = Fingerprint::default();
+        let mut same = FastHash::default();
         same.update(b"01234");
         same.update(b"56789");
         assert_eq!(first.check_again(&same), Ok(()));
-        let mut other = Fingerprint::default();
+        let mut other = FastHash::default();
         other.update(b"0123456780");
         assert_eq!(first.check_again(&other), Err(SourceChange));
     }

@@ -49,8 +49,8 @@ impl ServerProcess {
     /// Makes an invite for a client.
     pub(crate) async fn invite(&self, client: &str) -> anyhow::Result<String> {
         let http = HttpClient::new(self.http);
-        let answer = http.post("/api/v1/invites", &json!({ "client": client })).await?;
-        let answer = answer.success_json()?;
+        let response = http.post("/api/v1/invites", &json!({ "client": client })).await?;
+        let answer = response.success_json()?;
         Ok(answer["invite"].as_str().context("no invite")?.to_owned())
     }
 
@@ -72,7 +72,8 @@ impl ServerProcess {
             anyhow::Ok(text.parse::<SocketAddr>()?)
         };
         let uses_tls = settings.contains(&TLS);
-        let (http, agents) = (addr("http_addr")?, addr("grpc_addr")?);
+        let http = addr("http_addr")?;
+        let agents = addr("grpc_addr")?;
         Ok(Self { http, agents, process, data_dir, uses_tls })
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -54,7 +54,7 @@ const CALLERS: [CallerKind; 6] = [
 
 /// Makes a token and returns it.
 fn token(
-    file: &PathBuf,
+    file: &Path,
     name: &str,
     role: Role,
     label: Option<(&str, &str)>,
@@ -211,9 +211,9 @@ async fn every_route_decides_about_every_kind_of_caller() -> anyhow::Result<()> 
         };
     let before = fixture.n_transfers().await?;
     // First what must change nothing, then what may.
-    for index in 0..rules.len() {
+    for (index, rule) in rules.iter().enumerate() {
         for caller in CALLERS {
-            if expected(&rules[index], caller) != "allowed" {
+            if expected(rule, caller) != "allowed" {
                 check(&mut found, index, caller).await?;
             }
         }

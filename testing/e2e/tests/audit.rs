@@ -51,7 +51,8 @@ async fn each_act_is_on_record_when_its_answer_arrives() -> anyhow::Result<()> {
     let file = format!("/transfers/{transfer}/file");
     let range = [("range", "bytes=2-5")];
     let none: &[(&str, &str)] = &[];
-    let acts: [(Method, &str, &[(&str, &str)], u16, &str, (&str, Value)); 10] = [
+    type Act<'a> = (Method, &'a str, &'a [(&'a str, &'a str)], u16, &'a str, (&'a str, Value));
+    let acts: [Act<'_>; 10] = [
         (Method::GET, &file, none, 200, "download.retrieved", ("size", 1000.into())),
         (Method::GET, &file, &range, 206, "download.retrieved", ("range", "bytes 2-5/1000".into())),
         (

@@ -33,8 +33,8 @@ struct AgentFixture {
 /// Sends each message of the input to an agent that is connected.
 pub fn agent(data: &[u8]) {
     static FIXTURE: OnceLock<Mutex<AgentFixture>> = OnceLock::new();
-    let fixture = FIXTURE.get_or_init(|| Mutex::new(runtime().block_on(AgentFixture::start())));
-    let mut fixture = fixture.lock().unwrap_or_else(PoisonError::into_inner);
+    let shared = FIXTURE.get_or_init(|| Mutex::new(runtime().block_on(AgentFixture::start())));
+    let mut fixture = shared.lock().unwrap_or_else(PoisonError::into_inner);
     let decoded = crate::split(data).into_iter().map(v1::ServerMessage::decode);
     let messages = decoded.filter_map(Result::ok);
     runtime().block_on(fixture.send(messages.filter(keeps_the_session).collect()));

@@ -22,8 +22,11 @@ pub use crate::invite::invite;
 pub use crate::messages::messages;
 pub use crate::records::records;
 
+/// A function that must not panic, for any bytes.
+pub type Target = fn(&[u8]);
+
 /// The name of each target, and its function.
-pub const TARGETS: [(&str, fn(&[u8])); 5] = [
+pub const TARGETS: [(&str, Target); 5] = [
     ("agent", agent),
     ("http", http),
     ("invite", invite),

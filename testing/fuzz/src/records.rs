@@ -47,7 +47,7 @@ async fn read_all(folder: &Path) {
     let Ok(records) = Records::open(folder).await else { return };
     drop(records.unfinished().await);
     drop(records.transfers(&TransferFilter::default()).await);
-    drop(records.n_clients().await);
+    let _n_clients = records.n_clients().await;
     drop(records.close().await);
 }
 

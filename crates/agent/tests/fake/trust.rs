@@ -412,7 +412,7 @@ pub(crate) async fn answering(bytes: &'static [u8]) -> (SocketAddr, Lifecycle) {
     lifecycle.spawn(async move {
         while let Some(Ok((mut client, _))) = ended.run_until_cancelled(listener.accept()).await {
             let mut first = [0; 1024];
-            client.read(&mut first).await.ok();
+            let _n_read = client.read(&mut first).await.unwrap_or_default();
             client.write_all(bytes).await.ok();
             client.shutdown().await.ok();
             // Until the client closes: a reset could discard the answer.

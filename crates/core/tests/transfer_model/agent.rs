@@ -3,7 +3,7 @@
 use filepull_core::digest::Digest;
 use filepull_core::id::TransferId;
 use filepull_core::receive::Prefix;
-use filepull_core::source::{Consistency, Fingerprint, Source, SourceChange, SourceRead, Stat};
+use filepull_core::source::{Consistency, FastHash, Source, SourceChange, SourceRead, Stat};
 
 /// The length of a cell in bytes. A cell holds its version and its position, so that mixed and
 /// shifted files are detected.
@@ -157,7 +157,7 @@ pub(crate) struct Upload {
 enum Stage {
     Proving,
     Sending,
-    Again(Fingerprint),
+    Again(FastHash),
 }
 
 /// The next message of the agent.
@@ -236,7 +236,7 @@ impl Upload {
         match client.consistency {
             Consistency::Stat => Ok(self.trailer()),
             Consistency::DoubleRead => {
-                (self.at, self.stage) = (0, Stage::Again(Fingerprint::default()));
+                (self.at, self.stage) = (0, Stage::Again(FastHash::default()));
                 Ok(Message::Nothing)
             }
         }
@@ -244,12 +244,12 @@ impl Upload {
 
     fn read_again(&mut self, client: &Client) -> Result<Message, SourceChange> {
         let bytes = self.read(client, usize::MAX)?;
-        let Stage::Again(fingerprint) = &mut self.stage else { return Err(SourceChange) };
+        let Stage::Again(fast_hash) = &mut self.stage else { return Err(SourceChange) };
         if !bytes.is_empty() {
-            fingerprint.update(&bytes);
+            fast_hash.update(&bytes);
             return Ok(Message::Nothing);
         }
-        self.reading.check_again(fingerprint)?;
+        self.reading.check_again(fast_hash)?;
         Ok(self.trailer())
     }
 

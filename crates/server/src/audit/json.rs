@@ -29,8 +29,11 @@ impl<'a> From<&'a AuditRecord> for AuditRecordJson<'a> {
         let AuditRecord { seq, content, previous, digest } = record;
         let parsed = serde_json::from_str::<Value>(&content.detail).ok();
         // Only a text that JSON restores exactly is shown as an object.
-        let object =
-            parsed.filter(|value| value.is_object() && value.to_string() == content.detail);
+        let is_restored = |value: &Value| {
+            let restored = value.to_string();
+            value.is_object() && restored == content.detail
+        };
+        let object = parsed.filter(is_restored);
         Self {
             seq: *seq,
             at: content.at.to_rfc3339_opts(SecondsFormat::Millis, true),
@@ -74,9 +77,9 @@ impl AuditRecordJson<'_> {
                 address: json.address.into_owned(),
                 action: json.action.into_owned(),
                 subject: json.subject.into_owned(),
-                detail: match json.detail {
-                    Value::String(text) => text,
-                    object => object.to_string(),
+                detail: match json.detail.as_str() {
+                    Some(text) => text.to_owned(),
+                    None => json.detail.to_string(),
                 },
                 request: json.request_id.into_owned(),
             },

@@ -10,7 +10,8 @@ use filepull_trust::receipt::{Receipt, ReceiptClaims};
 pub(crate) struct SignedReceipt {
     /// The receipt as the agent sent it: a JWS in compact form.
     pub(crate) text: String,
-    claims: ReceiptClaims,
+    /// In a box, because the items of every upload would be as large.
+    claims: Box<ReceiptClaims>,
 }
 
 impl SignedReceipt {
@@ -28,7 +29,7 @@ impl SignedReceipt {
         if receipt.fingerprint != key {
             return Err("the receipt is signed by another key than the connection has".to_owned());
         }
-        Ok(Some(Self { text, claims: receipt.claims }))
+        Ok(Some(Self { text, claims: Box::new(receipt.claims) }))
     }
 
     /// Compares the receipt with what arrived.

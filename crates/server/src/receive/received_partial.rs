@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use filepull_core::disk::{Disk as _, DiskError, Durable, Extent, ResumedPartial};
 use filepull_core::receive::Receiver;
-use filepull_core::source::Fingerprint;
+use filepull_core::source::FastHash;
 
 use super::UploadEnd;
 use crate::store::{LastChange, Partial, Store, StoreError};
@@ -19,9 +19,9 @@ pub(crate) struct ReceivedPartial {
     disk: Store,
     pub(crate) partial: Partial,
     pub(crate) receiver: Receiver,
-    /// The fingerprint of the received bytes: the partial must hold them when it is published. The
+    /// The fast hash of the received bytes: the partial must hold them when it is published. The
     /// digest cannot show that, because it is computed before the bytes are written.
-    fingerprint: Fingerprint,
+    fast_hash: FastHash,
     read_back: Option<ReadBack>,
 }
 
@@ -37,13 +37,13 @@ impl ReceivedPartial {
     /// An empty partial for a source of `size` bytes.
     pub(crate) fn new(disk: Store, partial: Partial, size: u64) -> Self {
         let receiver = Receiver::new(size);
-        Self { disk, partial, receiver, fingerprint: Fingerprint::default(), read_back: None }
+        Self { disk, partial, receiver, fast_hash: FastHash::default(), read_back: None }
     }
 
     /// A partial that an earlier attempt or process received.
     pub(crate) fn resumed(disk: Store, resumed: ResumedPartial<Partial>) -> Self {
-        let ResumedPartial { partial, receiver, fingerprint } = resumed;
-        Self { disk, partial, receiver, fingerprint, read_back: None }
+        let ResumedPartial { partial, receiver, fast_hash } = resumed;
+        Self { disk, partial, receiver, fast_hash, read_back: None }
     }
 
     /// Writes consecutive chunks, up to the first chunk that does not follow.
@@ -57,7 +57,7 @@ impl ReceivedPartial {
                 break;
             }
             if !bytes.is_empty() {
-                self.fingerprint.update(&bytes);
+                self.fast_hash.update(&bytes);
                 accepted.push(bytes);
             }
         }
@@ -103,9 +103,9 @@ impl ReceivedPartial {
     /// The disk failed.
     fn read_back(&mut self) -> Result<bool, StoreError> {
         let last_change = self.partial.last_change()?;
-        let mut found = Fingerprint::default();
+        let mut found = FastHash::default();
         self.partial.read_back(|bytes| found.update(bytes))?;
-        let is_intact = found.agrees_with(&self.fingerprint);
+        let is_intact = found.agrees_with(&self.fast_hash);
         self.read_back = Some(ReadBack { last_change, is_intact });
         Ok(is_intact)
     }

@@ -49,8 +49,8 @@ fn invites() -> Vec<Vec<u8>> {
     let text = one.unwrap().encode();
     let cut = text[..text.len() / 2].to_owned();
     let mistyped = text.replacen('A', "B", 1);
-    let wrapped = text.as_bytes().chunks(40).map(|line| String::from_utf8_lossy(line) + "\r\n");
-    let wrapped: String = wrapped.collect();
+    let lines = text.as_bytes().chunks(40).map(|line| String::from_utf8_lossy(line) + "\r\n");
+    let wrapped: String = lines.collect();
     let texts = [text, many.unwrap().encode(), cut, mistyped, wrapped, "fp2.AAAA".to_owned()];
     texts.map(String::into_bytes).to_vec()
 }

@@ -92,7 +92,7 @@ async fn violation(replies: &mut mpsc::Receiver<Reply>) -> String {
         match soon(replies.recv()).await.unwrap() {
             Reply::Violation { reason } => return reason,
             Reply::Ack { .. } => {}
-            other => panic!("{other:?}"),
+            other @ (Reply::Stored { .. } | Reply::Refused { .. }) => panic!("{other:?}"),
         }
     }
 }
