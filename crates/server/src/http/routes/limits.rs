@@ -17,7 +17,10 @@ pub(crate) async fn check(
 ) -> Result<(), Rejection> {
     let Some(limits) = app.gate.trigger_limits() else { return Ok(()) };
     limits.check_caller(&caller.name())?;
-    // An unknown client gets no entry, so that the limits stay bounded.
-    app.clients.within(caller.scope()).known(&request.client, records_failed).await?;
-    limits.check_client(&request.client)
+    // An unknown client gets no entry, so that the limits stay bounded. The pull rejects it, and records that.
+    let clients = app.clients.within(caller.scope());
+    match clients.known(&request.client, records_failed).await {
+        Ok(_) => limits.check_client(&request.client),
+        Err(_) => Ok(()),
+    }
 }
