@@ -9,6 +9,7 @@ use filepull_testkit::{ScriptedAgent, channel_with};
 use filepull_trust::{AgentKey, ServerTrust, client_config};
 use futures::FutureExt as _;
 use rustls::ClientConfig;
+use tokio::time::timeout;
 
 use crate::oracle::{is_final, is_partial};
 use crate::promise::Promise;
@@ -26,6 +27,8 @@ pub(super) const PROMISE: Promise = Promise {
 const ROUNDS: u32 = 5;
 const FILE_LEN: usize = 2 << 20;
 const RATE: &str = "1MiB/s";
+/// What the agent logs when it connects again without a session.
+const OUT: &str = "does not know the key";
 const CUT_OFF_LIMIT: Duration = Duration::from_secs(5);
 const ANSWER_LIMIT: Duration = Duration::from_secs(15);
 
@@ -58,7 +61,8 @@ async fn forget_one(trial: &Trial, scenario: &mut Scenario, round: u32) -> anyho
         Ok((partials == 0).then_some(()))
     })
     .await?;
-    scenario.agent(index)?.says("was forgotten").await?;
+    let cut_off = timeout(CUT_OFF_LIMIT * 2, scenario.agent(index)?.says(OUT)).await;
+    cut_off.context("the session of a forgotten client continues")??;
     let took = began.elapsed();
     anyhow::ensure!(took <= CUT_OFF_LIMIT, "cut off after {took:?}");
     trial.counters.fault("clients forgotten in the middle of a file");

@@ -109,7 +109,7 @@ impl<'a> KilledEnrolments<'a> {
             (Side::Agent, true) => "agent kills during an enrolment",
             (Side::Server | Side::Agent, false) => "calls not reached",
         });
-        // Whatever was lost: the machine gets in with its invite, and no other key does.
+        // The same machine still enrols with its invite, and no other key does.
         self.scenario.connect(index).await?;
         let id = self.scenario.id(index);
         let thief = redeem(&self.scenario.server, &invite, &AgentKey::generate(), &id).await?;
