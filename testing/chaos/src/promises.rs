@@ -8,6 +8,7 @@ mod every_trigger_answered;
 mod failing_disks;
 mod fleet_returns;
 mod fresh_means_fresh;
+mod hostile_bytes;
 mod invite_works_once;
 mod key_decides;
 mod keys_rotate;
@@ -70,4 +71,4 @@ pub(crate) const ALL: &[Promise] = &[
 ];
 
 /// Runs only when named: these take too long for every change.
-pub(crate) const LONG: &[Promise] = &[dead_links_noticed::SLOW];
+pub(crate) const LONG: &[Promise] = &[dead_links_noticed::SLOW, hostile_bytes::PROMISE];

@@ -56,7 +56,7 @@ async fn run(trial: &Trial) -> anyhow::Result<()> {
     deny(&root).await
 }
 
-async fn workspace() -> anyhow::Result<PathBuf> {
+pub(super) async fn workspace() -> anyhow::Result<PathBuf> {
     let mut git = process::command("git");
     git.args(["rev-parse", "--show-toplevel"]);
     Ok(PathBuf::from(process::finish(git, LIMIT).await.context("run it in the repository")?))
