@@ -21,15 +21,15 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming};
 
 /// A server that accepts every agent.
-pub(crate) struct FakeServer {
+pub(crate) struct ControlledServer {
     pub(crate) addr: SocketAddr,
-    sessions: mpsc::Receiver<FakeSession>,
+    sessions: mpsc::Receiver<ControlledSession>,
     uploads: mpsc::Receiver<ReceivedUpload>,
     _lifecycle: Lifecycle,
 }
 
 /// The server's end of a session.
-pub(crate) struct FakeSession {
+pub(crate) struct ControlledSession {
     orders: mpsc::Sender<Result<ServerMessage, Status>>,
     updates: mpsc::Receiver<TransferUpdate>,
 }
@@ -44,7 +44,7 @@ pub(crate) struct ReceivedUpload {
 const KEPT_LEN: usize = 1 << 20;
 const SESSION_LIMIT: Duration = Duration::from_secs(20);
 
-impl FakeServer {
+impl ControlledServer {
     pub(crate) async fn start() -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let addr = listener.local_addr()?;
@@ -52,7 +52,7 @@ impl FakeServer {
         let (upload_sender, uploads) = mpsc::channel(1024);
         let serving = tonic::transport::Server::builder()
             .add_service(AgentControlServer::new(Sessions(session_sender)))
-            .add_service(AgentTransferServer::new(Uploads(upload_sender)))
+            .add_service(AgentTransferServer::new(ControlledUploads(upload_sender)))
             .serve_with_incoming(TcpListenerStream::new(listener));
         let lifecycle = Lifecycle::new();
         lifecycle.spawn(async move { drop(serving.await) });
@@ -60,7 +60,7 @@ impl FakeServer {
     }
 
     /// Returns the next session.
-    pub(crate) async fn session(&mut self) -> anyhow::Result<FakeSession> {
+    pub(crate) async fn session(&mut self) -> anyhow::Result<ControlledSession> {
         let session = timeout(SESSION_LIMIT, self.sessions.recv()).await;
         session.context("no agent dials")?.context("the fake server has ended")
     }
@@ -76,7 +76,7 @@ impl FakeServer {
     }
 }
 
-impl FakeSession {
+impl ControlledSession {
     pub(crate) async fn order(&self, order: StartTransfer) -> anyhow::Result<()> {
         let message = ServerMessage { kind: Some(ToAgent::Start(order)) };
         self.orders.send(Ok(message)).await.context("the session ended")
@@ -88,7 +88,7 @@ impl FakeSession {
     }
 }
 
-struct Sessions(mpsc::Sender<FakeSession>);
+struct Sessions(mpsc::Sender<ControlledSession>);
 
 #[tonic::async_trait]
 impl AgentControl for Sessions {
@@ -113,16 +113,16 @@ impl AgentControl for Sessions {
                 }
             }
         });
-        let session = FakeSession { orders, updates };
+        let session = ControlledSession { orders, updates };
         self.0.send(session).await.map_err(|_| Status::unavailable("the trial is over"))?;
         Ok(Response::new(ReceiverStream::new(messages)))
     }
 }
 
-struct Uploads(mpsc::Sender<ReceivedUpload>);
+struct ControlledUploads(mpsc::Sender<ReceivedUpload>);
 
 #[tonic::async_trait]
-impl AgentTransfer for Uploads {
+impl AgentTransfer for ControlledUploads {
     type UploadStream = ReceiverStream<Result<UploadResponse, Status>>;
 
     async fn upload(

@@ -62,8 +62,8 @@ async fn redeem_at_once(trial: &Trial, scenario: &mut Scenario) -> anyhow::Resul
     let server = &scenario.server;
     let invite = server.invite_client("contested").await?;
     let keys: Vec<AgentKey> = (0..RIVALS).map(|_| AgentKey::generate()).collect();
-    let answers = keys.iter().map(|key| redeem(server, &invite, key, "contested"));
-    let answers = try_join_all(answers).await?;
+    let redemptions = keys.iter().map(|key| redeem(server, &invite, key, "contested"));
+    let answers = try_join_all(redemptions).await?;
     trial.counters.faults("rival redemptions", RIVALS as u64);
     let winners: Vec<usize> = (0..RIVALS).filter(|&n| answers[n].is_none()).collect();
     anyhow::ensure!(winners.len() == 1, "{} keys redeemed one invite", winners.len());
@@ -100,8 +100,8 @@ fn only_hashes_are_stored(scenario: &Scenario, invite: &Invite) -> anyhow::Resul
     for entry in std::fs::read_dir(&folder)?.flatten().filter(|entry| entry.path().is_file()) {
         let bytes = std::fs::read(entry.path())?;
         let has = |part: &[u8]| bytes.windows(part.len()).any(|window| window == part);
-        let shown = has(&secret[..SHOWN_LEN]) || has(&hex.as_bytes()[..SHOWN_LEN * 2]);
-        let shown = shown || has(&text.as_bytes()[text.len() - SHOWN_LEN * 2..]);
+        let has_secret = has(&secret[..SHOWN_LEN]) || has(&hex.as_bytes()[..SHOWN_LEN * 2]);
+        let shown = has_secret || has(&text.as_bytes()[text.len() - SHOWN_LEN * 2..]);
         anyhow::ensure!(!shown, "{} contains the secret of an invite", entry.path().display());
     }
     Ok(())

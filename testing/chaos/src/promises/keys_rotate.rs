@@ -26,7 +26,7 @@ pub(super) const PROMISE: Promise = Promise {
 
 /// `--count 200` for a fleet.
 const AGENTS: u32 = 30;
-/// Pulls before and after each step.
+/// RotationPulls before and after each step.
 const PULLS: u32 = 20;
 const FILE_LEN: usize = 64 << 10;
 const ABSENT: &str = "absent";
@@ -66,7 +66,7 @@ async fn rotate_everything(
     scenario.kill_agent(absent).await;
     online(scenario, n_agents).await?;
 
-    let mut pulls = Pulls::default();
+    let mut pulls = RotationPulls::default();
     let mut rng = trial.rng("keys");
     pulls.start(scenario, &mut rng, n_agents).await?;
     step(scenario, "rotate").await?;
@@ -135,12 +135,12 @@ async fn rotate_everything(
 
 /// The transfers that run during the steps.
 #[derive(Debug, Default)]
-struct Pulls {
+struct RotationPulls {
     open: Vec<String>,
     n_done: usize,
 }
 
-impl Pulls {
+impl RotationPulls {
     async fn start(
         &mut self,
         scenario: &mut Scenario,

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
-use crate::fake_server::FakeServer;
+use crate::fake_server::ControlledServer;
 use crate::promise::Promise;
 use crate::scenario::Scenario;
 use crate::tool;
@@ -164,7 +164,7 @@ fn check_characters(line: &str) -> anyhow::Result<()> {
 
 /// The log of an agent, as text, whose server is hostile.
 async fn try_agent(trial: &Trial) -> anyhow::Result<()> {
-    let mut server = FakeServer::start().await?;
+    let mut server = ControlledServer::start().await?;
     let folder = tempfile::tempdir_in(trial.sandbox.folder())?;
     let data = folder.path().join("data.txt");
     std::fs::write(&data, "data")?;

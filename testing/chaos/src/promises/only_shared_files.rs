@@ -14,7 +14,7 @@ use filepull_proto::v1::{StartTransfer, TransferUpdate};
 use filepull_testkit::process::{self, Process};
 use futures::FutureExt as _;
 
-use crate::fake_server::{FakeServer, FakeSession};
+use crate::fake_server::{ControlledServer, ControlledSession};
 use crate::promise::Promise;
 use crate::tool;
 use crate::trial::Trial;
@@ -52,8 +52,8 @@ async fn run(trial: &Trial) -> anyhow::Result<()> {
 
 /// A hostile server, and a real agent that dials it.
 struct HostileServer {
-    server: FakeServer,
-    session: FakeSession,
+    server: ControlledServer,
+    session: ControlledSession,
     agent: Process,
     /// The folder of the shared files: `data.txt`, `logs/*.log` and `deep/**`.
     files: PathBuf,
@@ -64,9 +64,10 @@ struct HostileServer {
 
 impl HostileServer {
     async fn start(trial: &Trial, sandbox: &str) -> anyhow::Result<Self> {
-        let mut server = FakeServer::start().await?;
+        let mut server = ControlledServer::start().await?;
         let folder = tempfile::tempdir_in(trial.sandbox.folder())?;
-        let (files, outside) = (folder.path().join("till"), folder.path().join("outside"));
+        let files = folder.path().join("till");
+        let outside = folder.path().join("outside");
         for (place, text) in [(&files, SHARED), (&outside, CANARY)] {
             for name in ["data.txt", "a.log", "logs/a.log", "deep/sub/b.txt"] {
                 write(&place.join(name), text)?;

@@ -81,8 +81,8 @@ async fn forget_one(trial: &Trial, scenario: &mut Scenario, round: u32) -> anyho
 /// Returns the configuration of a TLS session that began before the forget: later connections resume it.
 async fn ticket_holder(scenario: &Scenario, index: usize) -> anyhow::Result<Arc<ClientConfig>> {
     let pem = std::fs::read_to_string(scenario.state(index).join("key"))?;
-    let identity = std::fs::read_to_string(scenario.state(index).join("identity.json"))?;
-    let identity: serde_json::Value = serde_json::from_str(&identity)?;
+    let raw_identity = std::fs::read_to_string(scenario.state(index).join("identity.json"))?;
+    let identity: serde_json::Value = serde_json::from_str(&raw_identity)?;
     let pins: Vec<_> = serde_json::from_value(identity["ca_pins"].clone())?;
     let config = client_config(&ServerTrust::Pins(pins), Some(&AgentKey::from_pem(&pem)?))?;
     let channel = channel_with(scenario.server.grpc(), Arc::clone(&config)).await?;

@@ -28,7 +28,7 @@ const SHOWN_LEN: usize = 20;
 const OTHERS: u32 = 0o077;
 
 /// A secret, and what it is.
-struct Secret {
+struct SearchedSecret {
     name: &'static str,
     text: String,
 }
@@ -50,11 +50,12 @@ async fn search(trial: &Trial, scenario: &mut Scenario) -> anyhow::Result<()> {
     scenario.wait_until_done(&id).await?;
     let token = scenario.server.token().context("a secure server has a token")?.to_owned();
     let answers = answers(scenario, &token).await?;
-    let (data, state) = (scenario.data_dir().join(".filepull"), scenario.state(index));
+    let data = scenario.data_dir().join(".filepull");
+    let state = scenario.state(index);
 
     let mut secrets = vec![
-        Secret { name: "the token", text: token },
-        Secret { name: "the invite", text: invite },
+        SearchedSecret { name: "the token", text: token },
+        SearchedSecret { name: "the invite", text: invite },
     ];
     let mut files = Vec::new();
     list_files(&data, &mut files)?;
@@ -66,12 +67,13 @@ async fn search(trial: &Trial, scenario: &mut Scenario) -> anyhow::Result<()> {
         let mode = std::fs::metadata(path)?.permissions().mode();
         let open = is_secret && mode & OTHERS != 0;
         anyhow::ensure!(!open, "{} has the mode {mode:o}", path.display());
-        secrets.extend(keys.into_iter().map(|text| Secret { name: "a private key", text }));
+        secrets.extend(keys.into_iter().map(|text| SearchedSecret { name: "a private key", text }));
     }
     let n_keys = secrets.iter().filter(|secret| secret.name == "a private key").count();
     anyhow::ensure!(2 <= n_keys, "only {n_keys} private keys were found");
 
-    let (server, agent) = (scenario.server_process()?, scenario.agent(index)?);
+    let server = scenario.server_process()?;
+    let agent = scenario.agent(index)?;
     let mut places = vec![
         ("the log of the server", log_of(server)),
         ("the log of the agent", log_of(agent)),
@@ -87,7 +89,7 @@ async fn search(trial: &Trial, scenario: &mut Scenario) -> anyhow::Result<()> {
             places.push(("a file", text));
         }
     }
-    for Secret { name, text } in &secrets {
+    for SearchedSecret { name, text } in &secrets {
         let end = &text[text.len().saturating_sub(SHOWN_LEN)..];
         for (place, shown) in &places {
             anyhow::ensure!(!shown.contains(end), "{name} is in {place}");

@@ -72,7 +72,8 @@ async fn under_slow_connections(
     scenario: &mut Scenario,
     count: u32,
 ) -> anyhow::Result<()> {
-    let (grpc, http) = (scenario.server.grpc(), scenario.server.http());
+    let grpc = scenario.server.grpc();
+    let http = scenario.server.http();
     let cpu_before = scenario.server_process()?.usage()?.cpu;
     let began = Instant::now();
     let slow = (0..count).map(|n| {

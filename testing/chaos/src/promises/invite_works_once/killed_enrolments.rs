@@ -20,7 +20,7 @@ const POINTS: u32 = 24;
 const WORKERS: usize = 3;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Side {
+enum EnrolmentSide {
     Server,
     Agent,
 }
@@ -30,7 +30,7 @@ pub(super) async fn run(trial: &Trial) -> anyhow::Result<()> {
     let listed = scout.list_calls().await;
     let [server, agent] = scout.scenario.explain("listing calls", listed)?;
     let mut all = Vec::new();
-    for (side, points) in [(Side::Server, server), (Side::Agent, agent)] {
+    for (side, points) in [(EnrolmentSide::Server, server), (EnrolmentSide::Agent, agent)] {
         anyhow::ensure!(8 <= points.len(), "{side:?} made {} system calls only", points.len());
         let mut points: Vec<_> = points.into_iter().map(|point| (side, point)).collect();
         trial.rng(&format!("s2-{side:?}")).shuffle(&mut points);
@@ -47,7 +47,7 @@ pub(super) async fn run(trial: &Trial) -> anyhow::Result<()> {
     try_join_all(workers).await.map(drop)
 }
 
-async fn run_worker(trial: &Trial, points: Vec<(Side, CallPoint)>) -> anyhow::Result<()> {
+async fn run_worker(trial: &Trial, points: Vec<(EnrolmentSide, CallPoint)>) -> anyhow::Result<()> {
     let mut worker = KilledEnrolments::prepare(trial).await?;
     for (side, point) in points {
         let tried = worker.kill_at(side, &point).await;
@@ -98,16 +98,16 @@ impl<'a> KilledEnrolments<'a> {
         Ok([server, agent])
     }
 
-    async fn kill_at(&mut self, side: Side, point: &CallPoint) -> anyhow::Result<()> {
+    async fn kill_at(&mut self, side: EnrolmentSide, point: &CallPoint) -> anyhow::Result<()> {
         let (index, invite) = self.next_client().await?;
         let killed = match side {
-            Side::Server => self.kill_server_at(index, point).await?,
-            Side::Agent => self.kill_agent_at(index, point).await?,
+            EnrolmentSide::Server => self.kill_server_at(index, point).await?,
+            EnrolmentSide::Agent => self.kill_agent_at(index, point).await?,
         };
         self.trial.counters.fault(match (side, killed) {
-            (Side::Server, true) => "server kills during an enrolment",
-            (Side::Agent, true) => "agent kills during an enrolment",
-            (Side::Server | Side::Agent, false) => "calls not reached",
+            (EnrolmentSide::Server, true) => "server kills during an enrolment",
+            (EnrolmentSide::Agent, true) => "agent kills during an enrolment",
+            (EnrolmentSide::Server | EnrolmentSide::Agent, false) => "calls not reached",
         });
         // The same machine still enrols with its invite, and no other key does.
         self.scenario.connect(index).await?;
@@ -144,8 +144,8 @@ impl<'a> KilledEnrolments<'a> {
         let CallPoint { call, nth } = point;
         let trace = format!("trace={call}");
         let inject = format!("inject={call}:signal=SIGKILL:when={nth}");
-        let launcher = ["strace", "-f", "-o", "/dev/null", "-e", &trace, "-e", &inject];
-        let launcher = launcher.map(str::to_owned).to_vec();
+        let words = ["strace", "-f", "-o", "/dev/null", "-e", &trace, "-e", &inject];
+        let launcher = words.map(str::to_owned).to_vec();
         self.scenario.launch_client_by(index, launcher);
         self.scenario.start_agent(index)?;
         let connected = self.scenario.agent(index)?.says("connected in").await.is_ok();

@@ -17,8 +17,8 @@ const ALARM: &str = "client.duplicate_id";
 pub(super) async fn run(trial: &Trial, scenario: &Scenario, index: usize) -> anyhow::Result<()> {
     let id = scenario.id(index);
     let pem = std::fs::read_to_string(scenario.state(index).join("key"))?;
-    let identity = std::fs::read_to_string(scenario.state(index).join("identity.json"))?;
-    let identity: Value = serde_json::from_str(&identity)?;
+    let raw_identity = std::fs::read_to_string(scenario.state(index).join("identity.json"))?;
+    let identity: Value = serde_json::from_str(&raw_identity)?;
     let pins: Vec<Fingerprint> = serde_json::from_value(identity["ca_pins"].clone())?;
     let config = client_config(&ServerTrust::Pins(pins), Some(&AgentKey::from_pem(&pem)?))?;
     let channel = channel_with(scenario.server.grpc(), config).await?;

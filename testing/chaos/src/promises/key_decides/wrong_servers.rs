@@ -27,10 +27,11 @@ pub(super) async fn run(trial: &Trial, scenario: &mut Scenario, round: u32) -> a
     let invite = scenario.server.invite_client(&id).await?;
     let index = scenario.add_client(&id, 1000, &[])?;
     let wrong_pins = vec![AgentKey::generate().fingerprint()];
-    let (addresses, invitee) = (invite.addresses().to_vec(), invite.invitee().clone());
+    let addresses = invite.addresses().to_vec();
+    let invitee = invite.invitee().clone();
     let expires = invite.expires_at().timestamp().cast_unsigned();
-    let forged = Invite::new(addresses, invitee, wrong_pins, invite.secret().clone(), expires);
-    let forged = forged.context("an invite with one pin is valid")?;
+    let changed = Invite::new(addresses, invitee, wrong_pins, invite.secret().clone(), expires);
+    let forged = changed.context("an invite with one pin is valid")?;
     scenario.client_setting(index, "INVITE", &forged.encode());
     scenario.start_agent(index)?;
     let rejected = timeout(DIAL_LIMIT, scenario.agent(index)?.says(REJECTS_SERVER)).await;

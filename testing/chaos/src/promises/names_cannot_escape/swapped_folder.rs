@@ -28,9 +28,11 @@ pub(super) async fn run(trial: &Trial) -> anyhow::Result<()> {
     symlink(&outside, &link)?;
     let folder = scenario.data_dir().join(CLIENT);
     std::fs::create_dir_all(&folder)?;
-    let (stop, swaps) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let stop = Arc::new(AtomicBool::new(false));
+    let swaps = Arc::new(AtomicU64::new(0));
     let swapping = spawn_blocking({
-        let (stop, swaps) = (Arc::clone(&stop), Arc::clone(&swaps));
+        let stop = Arc::clone(&stop);
+        let swaps = Arc::clone(&swaps);
         move || swap(&folder, &link, &stop, &swaps)
     });
     let wanted = u64::from(trial.times(SWAPS));
@@ -67,8 +69,8 @@ async fn pull_until(scenario: &mut Scenario, swaps: &AtomicU64, n: u64) -> anyho
         let id = created.json()?["id"].as_str().unwrap_or_default().to_owned();
         let order = agent.order().await?;
         if let Ok(mut upload) = ScriptedUpload::start(agent.channel(), &order, 0, 5).await {
-            let _ = upload.chunk(0, b"hello"[..].to_vec().into()).await;
-            let _ = upload.trailer(b"hello").await;
+            drop(upload.chunk(0, b"hello"[..].to_vec().into()).await);
+            drop(upload.trailer(b"hello").await);
             let _ = final_answer(&mut upload, WAIT_LIMIT).await;
         }
         scenario.server.cancel(&format!("/api/v1/transfers/{id}")).await?;

@@ -19,7 +19,8 @@ const MIN_REQUESTS: u32 = 200;
 const MOVING: [&str; 2] = ["logs/a.log", "deep/sub"];
 
 pub(super) async fn run(trial: &Trial, scenario: &mut HostileServer) -> anyhow::Result<()> {
-    let (stop, swaps) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let stop = Arc::new(AtomicBool::new(false));
+    let swaps = Arc::new(AtomicU64::new(0));
     let pairs: Vec<(PathBuf, PathBuf)> = MOVING
         .iter()
         .enumerate()
@@ -29,7 +30,8 @@ pub(super) async fn run(trial: &Trial, scenario: &mut HostileServer) -> anyhow::
         symlink(scenario.outside.join(name), link)?;
     }
     let swapping = spawn_blocking({
-        let (stop, swaps) = (Arc::clone(&stop), Arc::clone(&swaps));
+        let stop = Arc::clone(&stop);
+        let swaps = Arc::clone(&swaps);
         move || {
             while !stop.load(Ordering::Relaxed) {
                 for (inside, link) in &pairs {
