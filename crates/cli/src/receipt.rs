@@ -238,7 +238,7 @@ mod tests {
         };
         check(right.clone(), b"abc", None, None);
         check(right.clone(), b"abcd", None, Some("about 3 bytes, the file has 4"));
-        check(right.clone(), b"abd", None, Some("about SHA-256 ba78"));
+        check(right.clone(), b"abx", None, Some("about SHA-256 ba78"));
         check(BTreeMap::new(), b"abc", None, Some("no SHA-256"));
         check(right.clone(), b"abc", Some(key.fingerprint()), Some("not by SHA256:"));
         let receipt = receipt(&key, right);

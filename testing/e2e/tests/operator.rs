@@ -13,18 +13,18 @@ use tokio::net::TcpListener;
 
 /// What a command printed and returned.
 #[derive(Debug)]
-struct Finished {
+struct CommandResult {
     code: Option<i32>,
     stdout: String,
     stderr: String,
 }
 
 /// Runs `filepull ARGS` with `settings` as its environment.
-async fn filepull(args: &[&str], settings: &[(&str, &str)]) -> anyhow::Result<Finished> {
+async fn filepull(args: &[&str], settings: &[(&str, &str)]) -> anyhow::Result<CommandResult> {
     let mut command = command(test_program("e2e-filepull")?);
     command.args(args).envs(settings.iter().copied());
     let output = soon("the command", command.output()).await??;
-    Ok(Finished {
+    Ok(CommandResult {
         code: output.status.code(),
         stdout: String::from_utf8(output.stdout)?,
         stderr: String::from_utf8(output.stderr)?,
@@ -33,7 +33,7 @@ async fn filepull(args: &[&str], settings: &[(&str, &str)]) -> anyhow::Result<Fi
 
 /// One request, as the server received it.
 #[derive(Debug)]
-struct Received {
+struct RecordedRequest {
     head: String,
     body: Value,
 }
@@ -57,7 +57,7 @@ impl ScriptedServer {
         args: &[&str],
         status: u16,
         answer: &str,
-    ) -> anyhow::Result<(Finished, Received)> {
+    ) -> anyhow::Result<(CommandResult, RecordedRequest)> {
         let server = format!("http://{}", self.addr);
         let settings = [("FILEPULL_SERVER", server.as_str()), ("FILEPULL_TOKEN", "fp_canary")];
         let mut running = pin!(filepull(args, &settings));
@@ -68,7 +68,7 @@ impl ScriptedServer {
         Ok((running.await?, received))
     }
 
-    async fn serve(&self, status: u16, answer: &str) -> anyhow::Result<Received> {
+    async fn serve(&self, status: u16, answer: &str) -> anyhow::Result<RecordedRequest> {
         let (mut connection, _) = self.listener.accept().await?;
         let mut bytes = Vec::new();
         let (head, mut body) = loop {
@@ -98,7 +98,7 @@ impl ScriptedServer {
         connection.write_all(response.as_bytes()).await?;
         connection.shutdown().await?;
         let body = if len == 0 { Value::Null } else { serde_json::from_slice(&body)? };
-        Ok(Received { head, body })
+        Ok(RecordedRequest { head, body })
     }
 }
 

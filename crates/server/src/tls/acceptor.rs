@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::certificate::Presented;
+use super::certificate::ServerCertificate;
 use super::read_ahead::ReadAhead;
 use super::stream::PeerStream;
 
@@ -28,7 +28,7 @@ pub(crate) const HANDSHAKE_BYTE: u8 = 0x16;
 /// Performs the handshakes of one listener. Clones share the limit.
 #[derive(Clone, Debug)]
 pub(crate) struct TlsAcceptor {
-    presented: watch::Receiver<Arc<Presented>>,
+    presented: watch::Receiver<Arc<ServerCertificate>>,
     alpn: Alpn,
     permits: Arc<Semaphore>,
 }
@@ -77,7 +77,7 @@ impl Alpn {
 
 impl TlsAcceptor {
     /// Creates an acceptor that presents the newest certificate in each handshake.
-    pub(crate) fn new(presented: watch::Receiver<Arc<Presented>>, alpn: Alpn) -> Self {
+    pub(crate) fn new(presented: watch::Receiver<Arc<ServerCertificate>>, alpn: Alpn) -> Self {
         Self { presented, alpn, permits: Arc::new(Semaphore::new(MAX_COMPUTED)) }
     }
 

@@ -22,7 +22,7 @@ const AUTHORITY_DUE: Duration = Duration::from_hours(2 * 365 * 24);
 
 /// A certificate with its key, ready for handshakes.
 #[derive(Debug)]
-pub(crate) struct Presented {
+pub(crate) struct ServerCertificate {
     pub(crate) config: Arc<ServerConfig>,
     /// The certificate, then the certificates of its issuers.
     pub(crate) chain: Vec<CertificateDer<'static>>,
@@ -41,7 +41,7 @@ pub(crate) enum PresentError {
     Key(rustls::Error),
 }
 
-impl Presented {
+impl ServerCertificate {
     /// Checks that the key belongs to the certificate.
     pub(crate) fn new(
         chain: Vec<CertificateDer<'static>>,

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::acceptor::Alpn;
-use super::certificate::{PresentError, Presented};
+use super::certificate::{PresentError, ServerCertificate};
 use super::{CaPins, files, warn_of};
 
 /// Where the certificate of a listener is.
@@ -53,7 +53,7 @@ pub(crate) struct CertificateFiles {
     read: [Option<CertificateStamp>; 2],
     /// What they looked like at the last check.
     seen: [Option<CertificateStamp>; 2],
-    presented: watch::Sender<Arc<Presented>>,
+    presented: watch::Sender<Arc<ServerCertificate>>,
     pins: watch::Sender<Arc<[Fingerprint]>>,
 }
 
@@ -91,7 +91,7 @@ impl CertificateFiles {
     }
 
     /// Returns the certificate, which follows the files.
-    pub(crate) fn presented(&self) -> watch::Receiver<Arc<Presented>> {
+    pub(crate) fn presented(&self) -> watch::Receiver<Arc<ServerCertificate>> {
         self.presented.subscribe()
     }
 
@@ -179,7 +179,7 @@ impl CertificatePaths {
         })
     }
 
-    fn load(&self, alpn: Alpn) -> Result<Presented, CertificateFilesError> {
+    fn load(&self, alpn: Alpn) -> Result<ServerCertificate, CertificateFilesError> {
         let [certificate, key] = self.settings;
         let chain_pem = read(certificate, &self.certificate)?;
         let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&chain_pem).collect();
@@ -192,7 +192,7 @@ impl CertificatePaths {
             let path = self.key.clone();
             CertificateFilesError::NotPem { setting: key, path, what: "private key" }
         })?;
-        Presented::new(chain, private_key, alpn).map_err(|source| {
+        ServerCertificate::new(chain, private_key, alpn).map_err(|source| {
             let path = self.certificate.clone();
             CertificateFilesError::Pair { settings: self.settings, path, source }
         })
@@ -209,7 +209,7 @@ fn read(setting: &'static str, path: &std::path::Path) -> Result<Vec<u8>, Certif
 
 /// Returns the key of the private authority whose certificate ends the chain. A root of this system is
 /// none: who pins it accepts every certificate that it issued, for any name.
-fn pins_of(presented: &Presented) -> Arc<[Fingerprint]> {
+fn pins_of(presented: &ServerCertificate) -> Arc<[Fingerprint]> {
     let last = presented.chain.last();
     let private =
         last.filter(|last| is_self_issued(last).unwrap_or(false) && !is_system_root(last));

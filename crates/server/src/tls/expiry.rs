@@ -8,7 +8,7 @@ use filepull_core::fingerprint::Fingerprint;
 use filepull_core::human;
 use tokio::sync::watch;
 
-use super::certificate::{Expiry, Presented, authority_expiry, expiry};
+use super::certificate::{Expiry, ServerCertificate, authority_expiry, expiry};
 use super::own_authority::{AuthorityView, OwnAuthority};
 use super::warn_of;
 
@@ -28,7 +28,7 @@ pub(crate) struct WatchedCertificate {
     /// The setting that names its file, or `own authority`.
     pub(crate) source: &'static str,
     pub(crate) is_own: bool,
-    pub(crate) presented: watch::Receiver<Arc<Presented>>,
+    pub(crate) presented: watch::Receiver<Arc<ServerCertificate>>,
 }
 
 /// A certificate as operators see it.
@@ -165,7 +165,7 @@ mod tests {
     fn status(now: SystemTime, lifetime: Duration) -> TlsStatus {
         let authority = CertificateAuthority::generate("test").unwrap();
         let issued = authority.issue(&["a.example".to_owned()], now..now + lifetime).unwrap();
-        let presented = Presented::new(issued.chain, issued.key, Alpn::Http2).unwrap();
+        let presented = ServerCertificate::new(issued.chain, issued.key, Alpn::Http2).unwrap();
         let (_, presented) = watch::channel(Arc::new(presented));
         let certificate = WatchedCertificate { source: "TLS_CERT", is_own: false, presented };
         TlsStatus { certificates: vec![certificate], authority: None }

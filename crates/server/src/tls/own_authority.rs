@@ -14,7 +14,7 @@ use tracing::{info, warn};
 use super::CaPins;
 use super::acceptor::Alpn;
 use super::authority_folder::{AUTHORITY_NAME, AuthorityFolder, FolderError, StateOnDisk};
-use super::certificate::{PresentError, Presented, must_renew, own_validity};
+use super::certificate::{PresentError, ServerCertificate, must_renew, own_validity};
 use super::rotation::{Rotation, RotationState, StepError};
 
 /// The authorities that are in use.
@@ -33,7 +33,7 @@ struct OwnState {
     authorities: Mutex<Authorities>,
     view: watch::Sender<AuthorityView>,
     pins: watch::Sender<Arc<[Fingerprint]>>,
-    presented: watch::Sender<Arc<Presented>>,
+    presented: watch::Sender<Arc<ServerCertificate>>,
 }
 
 /// The state of the rotation, for operators.
@@ -115,7 +115,7 @@ impl OwnAuthority {
     }
 
     /// Returns the certificate of the listener, which follows renewals and the rotation.
-    pub(crate) fn presented(&self) -> watch::Receiver<Arc<Presented>> {
+    pub(crate) fn presented(&self) -> watch::Receiver<Arc<ServerCertificate>> {
         self.0.presented.subscribe()
     }
 
@@ -161,7 +161,7 @@ pub(crate) struct PreparedStep<'a> {
     state: &'a Arc<OwnState>,
     authorities: MutexGuard<'a, Authorities>,
     after: Authorities,
-    presented: Presented,
+    presented: ServerCertificate,
     now: SystemTime,
 }
 
@@ -205,7 +205,7 @@ impl OwnState {
         before: &Authorities,
         step: RotationStep,
         now: SystemTime,
-    ) -> Result<(Authorities, Presented), OwnAuthorityError> {
+    ) -> Result<(Authorities, ServerCertificate), OwnAuthorityError> {
         let after = match step {
             RotationStep::Announce => {
                 let next = Arc::new(CertificateAuthority::generate(AUTHORITY_NAME)?);
@@ -225,7 +225,7 @@ impl OwnState {
         &self,
         authorities: &Authorities,
         now: SystemTime,
-    ) -> Result<Presented, OwnAuthorityError> {
+    ) -> Result<ServerCertificate, OwnAuthorityError> {
         issue(&self.folder, authorities, &self.names, now)
     }
 }
@@ -237,7 +237,7 @@ fn issue(
     authorities: &Authorities,
     names: &[String],
     now: SystemTime,
-) -> Result<Presented, OwnAuthorityError> {
+) -> Result<ServerCertificate, OwnAuthorityError> {
     let current = authorities.current();
     let mut issued = current.issue(names, own_validity(now))?;
     if let Some(previous) = authorities.previous() {
@@ -248,7 +248,7 @@ fn issue(
         // The file is for people only.
         warn!(event = "certificate.not_written", %error, "cannot write the certificate");
     }
-    Ok(Presented::new(issued.chain, issued.key, Alpn::Http2)?)
+    Ok(ServerCertificate::new(issued.chain, issued.key, Alpn::Http2)?)
 }
 
 fn pins_of(authorities: &Authorities) -> Arc<[Fingerprint]> {
