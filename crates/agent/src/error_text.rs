@@ -40,6 +40,8 @@ const MEANINGS: &[(&str, DiagnosisCode, &str)] = &[
     ("broken pipe", Closed, CLOSED),
     ("unexpected end of file", Closed, CLOSED),
     ("connection closed", Closed, CLOSED),
+    // Without the end of TLS: the server was killed.
+    ("peer closed connection", Closed, CLOSED),
     ("frame with invalid size", NotHttp2, NOT_GRPC),
     ("invalid compression flag", NotHttp2, NOT_GRPC),
     ("mapped from http status", NotHttp2, "a proxy answers instead of the server"),
@@ -176,6 +178,7 @@ mod tests {
         check("Temporary failure in name resolution", "this machine cannot reach its DNS server");
         check("Timeout expired", TIMED_OUT);
         check("frame with invalid size", NOT_GRPC);
+        check("peer closed connection without sending TLS close_notify: https://x.example", CLOSED);
         let no_route = Error::from_raw_os_error(113);
         assert_eq!(connection_error(&no_route).text, "there is no route to the server");
     }

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::authentication::PeerRejection;
 
-/// Maximum number of rejections logged in one second. The rest are counted.
+/// Maximum number of rejections logged in one second, and maximum number of alarms. The rest are counted.
 const MAX_PER_SECOND: u32 = 20;
 
 /// Minimum time between two log lines for a machine that uses the id of another one. It retries until
@@ -36,6 +36,8 @@ struct RejectionSample {
     alarms: HashMap<Uuid, Instant>,
     since: Option<Instant>,
     n_logged: u32,
+    /// Counted apart: a flood of strangers must not hide the alarm about a copied machine.
+    n_alarms: u32,
     n_omitted: u64,
 }
 
@@ -148,19 +150,21 @@ impl RejectionSample {
         if self.since.is_none_or(|since| Duration::from_secs(1) <= now - since) {
             self.since = Some(now);
             self.n_logged = 0;
+            self.n_alarms = 0;
         }
         let is_repeated = alarm.is_some_and(|instance| self.was_logged(instance, now));
-        if is_repeated || MAX_PER_SECOND <= self.n_logged {
+        let n_logged = if alarm.is_some() { &mut self.n_alarms } else { &mut self.n_logged };
+        if is_repeated || MAX_PER_SECOND <= *n_logged {
             self.n_omitted += 1;
             return None;
         }
+        *n_logged += 1;
         if let Some(instance) = alarm {
             self.alarms.retain(|_, logged| now - *logged < ALARM_INTERVAL);
             if self.alarms.len() < MAX_ALARMS {
                 self.alarms.insert(instance, now);
             }
         }
-        self.n_logged += 1;
         Some(std::mem::take(&mut self.n_omitted))
     }
 
@@ -180,6 +184,16 @@ mod tests {
         let n_logged = (0..1000).filter(|_| sample.admit(None, start).is_some()).count();
         assert_eq!(n_logged, 20);
         assert_eq!(sample.admit(None, start + Duration::from_secs(1)), Some(980));
+    }
+
+    #[test]
+    fn a_flood_does_not_hide_an_alarm() {
+        let mut sample = RejectionSample::default();
+        let start = Instant::now();
+        for _ in 0..1000 {
+            sample.admit(None, start);
+        }
+        assert!(sample.admit(Some(Uuid::from_u128(1)), start).is_some());
     }
 
     #[test]

@@ -1,21 +1,17 @@
 //! A copy of a machine, with its key: while the original is alive, the copy is rejected and named.
 
-use std::time::Duration;
-
 use anyhow::Context as _;
 use filepull_core::fingerprint::Fingerprint;
 use filepull_proto::v1::ErrorCode;
 use filepull_testkit::{ScriptedAgent, channel_with};
 use filepull_trust::{AgentKey, ServerTrust, client_config};
 use serde_json::Value;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::ANSWER_LIMIT;
 use crate::scenario::Scenario;
 use crate::trial::Trial;
 
-/// The server logs a bounded number of rejections in this time.
-const LOG_INTERVAL: Duration = Duration::from_secs(2);
 /// The event of the alarm.
 const ALARM: &str = "client.duplicate_id";
 
@@ -29,8 +25,6 @@ pub(super) async fn run(trial: &Trial, scenario: &Scenario, index: usize) -> any
     let config = client_config(&ServerTrust::Pins(pins), Some(&AgentKey::from_pem(&pem)?))?;
     let channel = channel_with(scenario.server.grpc(), config).await?;
     let n_sessions = scenario.server_process()?.count("\"client.connected\"");
-    // The rejections before this one have used up the lines of this second.
-    sleep(LOG_INTERVAL).await;
     let opened = ScriptedAgent::open(channel, &id, ANSWER_LIMIT).await?;
     let code = opened.err().map(|error| error.code());
     anyhow::ensure!(code == Some(ErrorCode::DuplicateId), "a clone of {id} gets {code:?}");
