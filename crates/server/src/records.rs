@@ -5,9 +5,8 @@
 //! one of them: a final transfer never changes.
 //!
 //! Each table has one file: `transfers`, `idempotency`, `cancels`, `clients`, `client_keys`, `invites`,
-//! `redemptions`, `receipts` and `audit`. A change and
-//! its audit record are one [`Change`](change::Change). The SQL is the
-//! dialect that PostgreSQL shares, so that another engine can replace SQLite.
+//! `redemptions`, `receipts` and `audit`. A change and its audit record are one `Change`. The SQL is
+//! the dialect that PostgreSQL shares, so that another engine can replace SQLite.
 
 mod audit;
 mod audit_list;
