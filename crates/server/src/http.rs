@@ -19,6 +19,8 @@ mod server;
 mod tests;
 
 use std::net::SocketAddr;
+use std::ops::Deref;
+use std::sync::Arc;
 
 use axum::Router;
 use axum::http::Method;
@@ -46,9 +48,28 @@ use routing::{ADMIN, OPERATOR, PUBLIC, Routes, VIEWER};
 pub use routing::{Access, RouteRule};
 pub(crate) use server::OperatorListener;
 
-/// The parts of the server that handlers use.
+/// The parts of the server that handlers use. Shared, because the routers clone it several times for each
+/// request, and a request may wait for hours.
 #[derive(Clone, Debug)]
-pub(crate) struct App {
+pub(crate) struct App(Arc<AppParts>);
+
+impl From<AppParts> for App {
+    fn from(parts: AppParts) -> Self {
+        Self(Arc::new(parts))
+    }
+}
+
+impl Deref for App {
+    type Target = AppParts;
+
+    fn deref(&self) -> &AppParts {
+        &self.0
+    }
+}
+
+/// What an [`App`] shares.
+#[derive(Debug)]
+pub(crate) struct AppParts {
     pub(crate) transfers: Transfers,
     pub(crate) clients: KnownClients,
     pub(crate) admin: ClientAdmin,
@@ -68,7 +89,7 @@ pub(crate) struct App {
 }
 
 /// Facts about this process for `/server`, set at startup.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct About {
     pub(crate) version: &'static str,
     pub(crate) started_at: DateTime<Utc>,

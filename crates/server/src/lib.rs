@@ -263,7 +263,7 @@ impl Server {
             settings: self.config.settings(),
         };
         let tokens = self.tokens.as_ref().map(TokensKeeper::tokens);
-        Ok(http::App {
+        Ok(http::App::from(http::AppParts {
             gate: http::Gate::new(&self.config.access, tokens),
             trigger_get: self.config.access.trigger_get,
             admin: self.client_admin()?,
@@ -276,7 +276,7 @@ impl Server {
             tls: self.tls.status(),
             lifecycle: self.connections.clone(),
             about,
-        })
+        }))
     }
 
     fn client_admin(&self) -> std::io::Result<ClientAdmin> {

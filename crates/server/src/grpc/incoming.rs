@@ -112,7 +112,7 @@ impl IncomingAgent {
     ) {
         let Self { stream, peer, permit, log } = self;
         let closed = permit.closed().clone();
-        let accepted = closed.run_until_cancelled(tls.accept(stream));
+        let accepted = closed.run_until_cancelled(Box::pin(tls.accept(stream)));
         let stream = match shutdown.stop_accepting.run_until_cancelled(accepted).await.flatten() {
             Some(Ok(stream)) => stream,
             Some(Err(error)) => return log.failed(peer, &error),

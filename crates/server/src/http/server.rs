@@ -4,7 +4,6 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::time::Duration;
 
 use axum::Router;
@@ -81,7 +80,8 @@ impl IncomingCaller {
         let closed = permit.closed().clone();
         let accepted = async {
             match tls {
-                Some(tls) => closed.run_until_cancelled(tls.accept(stream)).await,
+                // In a box, which is gone after the handshake: the task of each connection would be as large.
+                Some(tls) => closed.run_until_cancelled(Box::pin(tls.accept(stream))).await,
                 None => Some(Ok(PeerStream::Plain(stream))),
             }
         };
@@ -127,7 +127,8 @@ async fn serve_connection(
         .header_read_timeout(HEAD_LIMIT)
         .max_buf_size(SEND_LEN)
         .serve_connection(TokioIo::new(stream), service(router, peer, https, permit));
-    let mut connection = pin!(served);
+    // In a box: each layer of futures around it would hold it twice.
+    let mut connection = Box::pin(served);
     let until_drained = async {
         let ended = lifecycle.drain().run_until_cancelled(connection.as_mut()).await;
         if let Some(result) = ended {

@@ -92,7 +92,8 @@ impl Transfers {
     /// # Errors
     /// The problem states why nothing was started. Without its audit record a pull fails.
     pub(crate) async fn pull(&self, pull: Pull) -> Result<PullResult, Problem> {
-        let rejected = match self.try_to_pull(&pull).await {
+        // In a box, which is gone when a caller waits for its transfer.
+        let rejected = match Box::pin(self.try_to_pull(&pull)).await {
             Ok(pulled) => return Ok(pulled),
             Err(problem) => problem,
         };

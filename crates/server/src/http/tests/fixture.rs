@@ -21,7 +21,7 @@ use filepull_process::Lifecycle;
 use serde_json::Value;
 use tower::ServiceExt as _;
 
-use super::super::{About, App, Gate, router};
+use super::super::{About, App, AppParts, Gate, router};
 use crate::access::{Token, Tokens, TokensKeeper, tokens_file};
 use crate::client::{AgentInfo, Greeting};
 use crate::client_admin::ClientAdmin;
@@ -132,7 +132,7 @@ impl HttpFixture {
             max_clients: 1000,
             access: AgentAccess::Enrolled,
         };
-        let app = App {
+        let parts = AppParts {
             gate: Gate::new(&access, tokens),
             trigger_get: access.trigger_get,
             transfers,
@@ -146,7 +146,12 @@ impl HttpFixture {
             lifecycle,
             about,
         };
-        Self { app, folder, secrets: HashMap::new(), _tokens: None }
+        Self { app: parts.into(), folder, secrets: HashMap::new(), _tokens: None }
+    }
+
+    /// Returns the parts of the server, to change one before the first request.
+    pub(super) fn parts(&mut self) -> &mut AppParts {
+        Arc::get_mut(&mut self.app.0).unwrap()
     }
 
     /// Records a client that is offline.

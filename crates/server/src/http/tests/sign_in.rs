@@ -120,7 +120,8 @@ async fn a_user_is_believed_only_from_a_trusted_proxy() {
         trusted_proxies: "10.0.0.5".parse().unwrap(),
         ..config().access
     };
-    fixture.app.gate = Gate::new(&access, fixture.tokens());
+    let gate = Gate::new(&access, fixture.tokens());
+    fixture.parts().gate = gate;
     let send = async |peer: &str, users: &[&str]| {
         let mut builder = Request::get("/api/v1/whoami");
         for user in users {
@@ -231,7 +232,7 @@ async fn without_a_sign_in_the_host_must_be_one_of_this_server() {
         assert_eq!(get(&fixture, host).await.status, StatusCode::OK, "{host}");
     }
     let allowed_hosts = "pull.example.com".parse().unwrap();
-    fixture.app.gate = Gate::new(&AccessConfig { allowed_hosts, ..config().access }, None);
+    fixture.parts().gate = Gate::new(&AccessConfig { allowed_hosts, ..config().access }, None);
     assert_eq!(get(&fixture, "pull.example.com:8080").await.status, StatusCode::OK);
     // With tokens a rebound page has nothing to send.
     let tokens = tokens().await;
@@ -241,7 +242,7 @@ async fn without_a_sign_in_the_host_must_be_one_of_this_server() {
 #[tokio::test]
 async fn trigger_get_can_be_switched_off() {
     let mut fixture = HttpFixture::start().await;
-    fixture.app.trigger_get = TriggerGet::Off;
+    fixture.parts().trigger_get = TriggerGet::Off;
     for headers in [&[][..], &[("sec-fetch-site", "none")]] {
         for url in ["/trigger?id=client4&queue", "/trigger/client4?queue"] {
             let refused = with_headers(&fixture, "GET", url, headers).await;
@@ -264,7 +265,8 @@ async fn every_url_that_pulls_counts_against_the_limits_of_caller_and_client() {
     for url in posts {
         let mut fixture = tokens().await;
         fixture.know_client("client5").await;
-        fixture.app.gate = fixture.app.gate.clone().with_limits(TriggerLimits::few());
+        let gate = fixture.app.gate.clone().with_limits(TriggerLimits::few());
+        fixture.parts().gate = gate;
         let token = format!("Bearer {}", fixture.token("pull"));
         let headers = [("authorization", token.as_str())];
         let send = async |url: &str| with_headers(&fixture, "POST", url, &headers).await;
