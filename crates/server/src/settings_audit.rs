@@ -4,7 +4,7 @@ use filepull_core::audit::AuditAction;
 use serde_json::{Map, Value};
 
 use crate::config::Setting;
-use crate::records::{Actor, AuditFilter, Records, RecordsError};
+use crate::records::{Actor, Records, RecordsError};
 
 /// The subject of the audit record.
 const SUBJECT: &str = "settings";
@@ -23,7 +23,8 @@ pub(crate) async fn record(
     let value = |setting: &Setting| Value::from(setting.as_text());
     let current: Map<String, Value> =
         settings.iter().map(|(name, setting)| ((*name).to_owned(), value(setting))).collect();
-    let Some(before) = last(records).await? else {
+    let last = records.last_audited(AuditAction::SettingsChanged, SUBJECT, SETTINGS).await?;
+    let Some(Value::Object(before)) = last else {
         let entry = Actor::server().did(AuditAction::SettingsChanged, SUBJECT);
         return records.audit(entry.with(SETTINGS, current)).await;
     };
@@ -40,18 +41,4 @@ pub(crate) async fn record(
     }
     let entry = Actor::server().did(AuditAction::SettingsChanged, SUBJECT);
     records.audit(entry.with("changed", changed).with(SETTINGS, current)).await
-}
-
-/// Returns the settings that are on record; none if they cannot be read.
-async fn last(records: &Records) -> Result<Option<Map<String, Value>>, RecordsError> {
-    let newest = AuditFilter {
-        action: Some(AuditAction::SettingsChanged.as_str().to_owned()),
-        subject: Some(SUBJECT.to_owned()),
-        limit: 1,
-        ..AuditFilter::default()
-    };
-    let page = records.audit_page(&newest).await?;
-    let Some(Ok(record)) = page.items.into_iter().next() else { return Ok(None) };
-    let detail: Option<Value> = serde_json::from_str(&record.content.detail).ok();
-    Ok(detail.and_then(|detail| detail.get(SETTINGS)?.as_object().cloned()))
 }

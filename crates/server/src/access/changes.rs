@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 
 use filepull_core::audit::AuditAction;
 use filepull_core::digest::Digest;
-use serde_json::Value;
 
 use super::token_table::TokenTable;
-use crate::records::{Actor, AuditEntry, AuditFilter, Records, RecordsError};
+use crate::records::{Actor, AuditEntry, Records, RecordsError};
 
 /// The subject of the audit record.
 const SUBJECT: &str = "tokens";
@@ -45,7 +44,8 @@ pub(crate) async fn record_at_start(
 ) -> Result<(), RecordsError> {
     let current = table.summaries();
     let state = state(&current);
-    if last_state(records).await?.as_deref() == Some(&state) {
+    let last = records.last_audited(AuditAction::TokensChanged, SUBJECT, STATE).await?;
+    if last.is_some_and(|last| last == state) {
         return Ok(());
     }
     let names: Vec<String> = current.into_keys().collect();
@@ -57,22 +57,12 @@ fn state(summaries: &BTreeMap<String, String>) -> String {
     Digest::of(format!("{summaries:?}").as_bytes()).to_string()
 }
 
-async fn last_state(records: &Records) -> Result<Option<String>, RecordsError> {
-    let newest = AuditFilter {
-        action: Some(AuditAction::TokensChanged.as_str().to_owned()),
-        subject: Some(SUBJECT.to_owned()),
-        limit: 1,
-        ..AuditFilter::default()
-    };
-    let page = records.audit_page(&newest).await?;
-    let Some(Ok(record)) = page.items.into_iter().next() else { return Ok(None) };
-    let detail: Option<Value> = serde_json::from_str(&record.content.detail).ok();
-    Ok(detail.and_then(|detail| detail.get(STATE)?.as_str().map(str::to_owned)))
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
+    use crate::records::AuditFilter;
 
     fn table(text: &str) -> TokenTable {
         TokenTable::parse(text).unwrap()

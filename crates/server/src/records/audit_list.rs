@@ -1,7 +1,8 @@
 //! Lists the records of the audit, page by page.
 
 use chrono::{DateTime, Utc};
-use filepull_core::audit::AuditRecord;
+use filepull_core::audit::{AuditAction, AuditRecord};
+use serde_json::Value;
 
 use super::Records;
 use super::audit::read;
@@ -58,6 +59,26 @@ pub(crate) struct AuditPage {
 }
 
 impl Records {
+    /// Returns a member of the detail of the newest audit record with this action and subject; none if
+    /// there is no such record, or it cannot be read.
+    pub(crate) async fn last_audited(
+        &self,
+        action: AuditAction,
+        subject: &str,
+        member: &str,
+    ) -> Result<Option<Value>, RecordsError> {
+        let newest = AuditFilter {
+            action: Some(action.as_str().to_owned()),
+            subject: Some(subject.to_owned()),
+            limit: 1,
+            ..AuditFilter::default()
+        };
+        let page = self.audit_page(&newest).await?;
+        let Some(Ok(record)) = page.items.into_iter().next() else { return Ok(None) };
+        let detail: Option<Value> = serde_json::from_str(&record.content.detail).ok();
+        Ok(detail.and_then(|detail| detail.get(member).cloned()))
+    }
+
     /// Returns a page of the audit records that match.
     pub(crate) async fn audit_page(&self, filter: &AuditFilter) -> Result<AuditPage, RecordsError> {
         // One row more than requested shows whether there is a next page.
