@@ -56,6 +56,14 @@ pub enum RecordsError {
         /// The error of the system.
         source: io::Error,
     },
+    /// The disk cannot be read. The content may be intact.
+    #[error("the disk cannot read {}", file.display())]
+    Unreadable {
+        /// The path of the database file.
+        file: PathBuf,
+        /// The error of the system.
+        source: io::Error,
+    },
     /// The database failed. A write may be durable or not.
     #[error("the database of the records failed")]
     Database(#[source] Arc<rusqlite::Error>),

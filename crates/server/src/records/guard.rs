@@ -24,9 +24,8 @@ struct GuardedFile {
 impl DatabaseGuard {
     /// Stores the identity of an open database and its log.
     pub(crate) fn new(database: &Path) -> Self {
-        let mut log = OsString::from(database);
-        log.push("-wal");
-        Self { database: GuardedFile::new(database.to_owned()), log: GuardedFile::new(log.into()) }
+        let log = log_of(database);
+        Self { database: GuardedFile::new(database.to_owned()), log: GuardedFile::new(log) }
     }
 
     /// Checks that the paths still lead to the open files. Blocks.
@@ -52,6 +51,13 @@ impl GuardedFile {
         }
         if self.identity == found { Ok(()) } else { Err(self.path.clone()) }
     }
+}
+
+/// Returns the path of SQLite's log of a database.
+pub(super) fn log_of(database: &Path) -> PathBuf {
+    let mut log = OsString::from(database);
+    log.push("-wal");
+    log.into()
 }
 
 fn identity(path: &Path) -> Option<(u64, u64)> {

@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use super::{
-    DURING_FAULT, OTHER, STORAGE_CODE, VICTIM, VICTIM_LEN, begin, check_failure,
+    DURING_FAULT, OTHER, RECORDS_CODE, STORAGE_CODE, VICTIM, VICTIM_LEN, begin, check_failure,
     check_next_transfers, trigger_during_fault,
 };
 use crate::disk::{FileSystem, LoopDisk};
@@ -146,9 +146,14 @@ async fn check_during_fault(
         // A transfer that is already renamed stays unfinished until the disk proves its name.
         // Without records, no failure can be recorded.
         let may_stay_open = id == hit || under == DeviceLayer::Everything;
-        let transfer = match may_stay_open {
-            true => scenario.transfer(id).await?,
-            false => scenario.wait_until_final(id).await?,
+        let transfer = if may_stay_open {
+            let found = scenario.server.json(&format!("/api/v1/transfers/{id}")).await?;
+            if under == DeviceLayer::Everything && is_unreadable(&found) {
+                continue;
+            }
+            scenario.transfer(id).await?
+        } else {
+            scenario.wait_until_final(id).await?
         };
         // The first transfer may have been durable before the fault.
         let done = transfer["state"] == "done";
@@ -159,17 +164,27 @@ async fn check_during_fault(
         last.push(transfer);
     }
     let ready = scenario.server.get("/readyz").await?;
-    anyhow::ensure!(ready.status == 503, "the server is ready: {}", ready.text());
+    let checks = ready.text();
+    anyhow::ensure!(ready.status == 503, "the server is ready: {checks}");
+    anyhow::ensure!(checks.contains("2 of 2 clients online"), "a client is offline: {checks}");
+    // The content is intact: it is there again after the repair.
+    anyhow::ensure!(!checks.contains("damaged"), "a failed disk is called damage: {checks}");
     let alive = scenario.server.get("/livez").await?;
     anyhow::ensure!(alive.status == 200, "the server is not alive: {}", alive.text());
     for client in [VICTIM, OTHER] {
         let path = format!("/api/v1/clients/{}", scenario.id(client));
         let found = timeout(WAIT_LIMIT, scenario.server.json(&path)).await??;
-        anyhow::ensure!(found["online"] == true, "a client is offline: {found}");
+        let allowed = under == DeviceLayer::Everything && is_unreadable(&found);
+        anyhow::ensure!(allowed || found["online"] == true, "a client is offline: {found}");
     }
     let lines = scenario.server_process()?.said();
     let failures = ["store.failed", "records.failed"];
     let is_reported = lines.iter().any(|line| failures.iter().any(|event| line.contains(event)));
     anyhow::ensure!(is_reported, "the failing disk is not in the log");
     Ok(last)
+}
+
+/// Whether the server could not read a record, because the disk of the records is dead.
+fn is_unreadable(answer: &Value) -> bool {
+    answer["code"] == RECORDS_CODE
 }
