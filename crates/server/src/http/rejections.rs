@@ -14,7 +14,8 @@ use crate::rejection_audit::RejectionAudit;
 /// Records the rejection of a caller. Runs before the rejection is rendered.
 pub(crate) async fn record(State(audit): State<RejectionAudit>, response: Response) -> Response {
     if let Some(entry) = entry(&response) {
-        audit.record(entry).await;
+        // In a box: the future of each waiting request would hold it.
+        Box::pin(audit.record(entry)).await;
     }
     response
 }

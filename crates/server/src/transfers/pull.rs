@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use filepull_core::audit::AuditAction;
 use filepull_core::digest::Digest;
 use filepull_core::human;
@@ -120,7 +120,7 @@ impl Transfers {
                 self.audit(joined_entry(pull, pulled.id)).await?;
                 return Ok(pulled);
             }
-            if let Some(pulled) = self.join_or_begin(pull.clone(), key.clone()).await? {
+            if let Some(pulled) = self.join_or_begin(pull, key.as_ref()).await? {
                 return Ok(pulled);
             }
         }
@@ -131,58 +131,82 @@ impl Transfers {
     /// another one.
     async fn join_or_begin(
         &self,
-        pull: Pull,
-        key: Option<RequestKey>,
+        pull: &Pull,
+        key: Option<&RequestKey>,
     ) -> Result<Option<PullResult>, Problem> {
         let context = &self.context;
-        let max_active = context.limits.max_running + context.limits.max_waiting;
         loop {
             let n_revocations = context.registry.n_revocations();
-            let client =
-                context.clients.within(&pull.scope).known(&pull.client, records_failed).await?;
-            if client.record.is_pending() {
-                return Err(pending(&client));
-            }
-            let joined = context.active.join(&pull.client, pull.path.as_ref(), pull.fresh);
-            if let Some(handle) = joined {
-                match self.extend(&handle, pull.queue).await? {
-                    ExtendResult::Yes => return self.joined(&handle, key.as_ref(), &pull).await,
-                    ExtendResult::Ended => continue,
-                }
-            }
-            let expected_until = context.expected_until(&client);
-            if !client.online && pull.queue.is_none() && expected_until.is_none() {
-                return Err(offline(&client));
-            }
-            if pull.queue.is_none() {
-                // The size of the file is not known yet.
-                context.check_space_for(0).await.map_err(nothing_started)?;
-            }
-            let Pull { client, path, requested_by, .. } = pull.clone();
-            let mut transfer = Transfer::new(client, path, requested_by.name, now());
-            let queue_until = pull.queue.map(|queue| transfer.created_at + queue);
-            transfer.queue_until = queue_until.or(expected_until);
-            let (mut task, handle) = TransferTask::new(context, transfer);
-            let max_waiting = context.limits.max_waiting_per_client;
-            match context.active.join_or_insert(handle, pull.fresh, max_active, max_waiting)? {
-                JoinResult::Other(handle) => match self.extend(&handle, pull.queue).await? {
-                    ExtendResult::Yes => return self.joined(&handle, key.as_ref(), &pull).await,
-                    ExtendResult::Ended => {}
-                },
+            // In a box: the future of each waiting caller would hold a client.
+            let handle = match Box::pin(self.find_or_insert(pull, key)).await? {
+                JoinResult::Other(handle) => handle,
                 JoinResult::Inserted(handle) => {
-                    // The key is recorded with the transfer, even if this caller disconnects.
-                    task.key = key;
-                    task.request_id = pull.requested_by.request_id.unwrap_or_default();
-                    task.audit = Some(requested_entry(&pull, task.transfer.id));
-                    task.spawn();
                     let recorded = self.recorded(&handle, false).await?;
                     if context.registry.n_revocations() != n_revocations {
-                        self.end_if_forgotten(&handle.client).await?;
+                        Box::pin(self.end_if_forgotten(&handle.client)).await?;
                     }
                     return Ok(recorded);
                 }
+            };
+            match self.extend(&handle, pull.queue).await? {
+                ExtendResult::Yes => return self.joined(&handle, key, pull).await,
+                ExtendResult::Ended => {}
             }
         }
+    }
+
+    /// Returns the active transfer that the pull joins, or inserts a new one and starts its task.
+    async fn find_or_insert(
+        &self,
+        pull: &Pull,
+        key: Option<&RequestKey>,
+    ) -> Result<JoinResult, Problem> {
+        let context = &self.context;
+        let client =
+            context.clients.within(&pull.scope).known(&pull.client, records_failed).await?;
+        if client.record.is_pending() {
+            return Err(pending(&client));
+        }
+        let joined = context.active.join(&pull.client, pull.path.as_ref(), pull.fresh);
+        if let Some(handle) = joined {
+            return Ok(JoinResult::Other(handle));
+        }
+        let expected_until = context.expected_until(&client);
+        if !client.online && pull.queue.is_none() && expected_until.is_none() {
+            return Err(offline(&client));
+        }
+        if pull.queue.is_none() {
+            // The size of the file is not known yet.
+            context.check_space_for(0).await.map_err(nothing_started)?;
+        }
+        self.join_or_insert(pull, key, expected_until)
+    }
+
+    /// Inserts a new transfer and starts its task, unless another caller was faster. Not `async`:
+    /// the future of each waiting caller would hold a task.
+    fn join_or_insert(
+        &self,
+        pull: &Pull,
+        key: Option<&RequestKey>,
+        expected_until: Option<DateTime<Utc>>,
+    ) -> Result<JoinResult, Problem> {
+        let context = &self.context;
+        let max_active = context.limits.max_running + context.limits.max_waiting;
+        let max_waiting = context.limits.max_waiting_per_client;
+        let Pull { client, path, requested_by, .. } = pull.clone();
+        let mut transfer = Transfer::new(client, path, requested_by.name, now());
+        let queue_until = pull.queue.map(|queue| transfer.created_at + queue);
+        transfer.queue_until = queue_until.or(expected_until);
+        let (mut task, handle) = TransferTask::new(context, transfer);
+        let result = context.active.join_or_insert(handle, pull.fresh, max_active, max_waiting)?;
+        if let JoinResult::Inserted(_) = &result {
+            // The key is recorded with the transfer, even if this caller disconnects.
+            task.key = key.cloned();
+            task.request_id = pull.requested_by.request_id.unwrap_or_default();
+            task.audit = Some(requested_entry(pull, task.transfer.id));
+            task.spawn();
+        }
+        Ok(result)
     }
 
     /// Ends a transfer that began while its client was forgotten.
@@ -250,7 +274,7 @@ impl Transfers {
             }
             (Some(pulled), Some(key)) => {
                 let entry = joined_entry(pull, pulled.id);
-                self.keep_key(key, pulled, entry).await?
+                Box::pin(self.keep_key(key, pulled, entry)).await?
             }
         };
         let TaskHandle { client, path, .. } = handle;
@@ -305,7 +329,7 @@ enum ExtendResult {
 }
 
 /// Maximum time until a deadline is on record, even if the transfer waits for a slow disk.
-const EXTEND_LIMIT: Duration = Duration::from_secs(5);
+const EXTEND_LIMIT: Duration = Duration::from_secs(2);
 
 fn nothing_started(problem: Problem) -> Problem {
     let detail = format!("{} Nothing was started.", problem.detail);

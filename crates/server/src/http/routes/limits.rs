@@ -19,7 +19,8 @@ pub(crate) async fn check(
     limits.check_caller(&caller.name())?;
     // An unknown client gets no entry, so that the limits stay bounded. The pull rejects it, and records that.
     let clients = app.clients.within(caller.scope());
-    match clients.known(&request.client, records_failed).await {
+    // In a box: the future of each waiting caller would hold a client.
+    match Box::pin(clients.known(&request.client, records_failed)).await {
         Ok(_) => limits.check_client(&request.client),
         Err(_) => Ok(()),
     }

@@ -63,9 +63,8 @@ pub(crate) async fn by_parameter(
     let request = TriggerRequest { method, uri, headers, params };
     if request.params.get("id").is_none_or(str::is_empty) {
         request.params.only(PARAMS)?;
-        return Err(pull::which_client(&app.clients.within(caller.scope()), "Add ?id=…")
-            .await
-            .into());
+        let clients = app.clients.within(caller.scope());
+        return Err(Box::pin(pull::which_client(&clients, "Add ?id=…")).await.into());
     }
     request.handle(&app, &caller).await
 }
@@ -101,7 +100,7 @@ impl TriggerRequest {
         let applied = AppliedPreference::apply(&self.headers, &mut self.params);
         let request = PullRequest::parse(&self.params, "id", PARAMS)?;
         if is_get && is_browser(&self.headers) {
-            return confirm(app, caller, &request, &self.params).await;
+            return Box::pin(confirm(app, caller, &request, &self.params)).await;
         }
         trigger(app, caller, request, applied).await
     }
@@ -134,13 +133,9 @@ async fn trigger(
     let pulled = match app.transfers.pull(request.pull(caller)).await {
         Ok(pulled) => pulled,
         Err(problem) => {
-            return Err(pull::explain_for_curl(
-                &app.clients.within(caller.scope()),
-                caller,
-                &request,
-                problem,
-            )
-            .await);
+            let clients = app.clients.within(caller.scope());
+            let explained = pull::explain_for_curl(&clients, caller, &request, problem);
+            return Err(Box::pin(explained).await);
         }
     };
     let view = pulled.view.clone();
