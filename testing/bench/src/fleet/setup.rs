@@ -19,6 +19,10 @@ const POLL_RATIO: f64 = 0.02;
 /// Maximum time until all clients are online.
 const COMPLETE_LIMIT: Duration = Duration::from_secs(120);
 
+/// Maximum time until all clients have enrolled. Each makes the server write a key to its disk, and a
+/// rejected burst backs off.
+const ENROL_LIMIT: Duration = Duration::from_mins(15);
+
 #[derive(Debug)]
 pub(super) struct FleetSetup {
     pub(super) server: ServerProcess,
@@ -51,7 +55,7 @@ impl FleetSetup {
         // Enrols all, then begins again: with new processes, and with the keys on disk.
         agents.dial().await?;
         let enrolled = Self { server, agents, n_clients, program, folder };
-        enrolled.wait_until_online().await?;
+        enrolled.wait_until_online_for(ENROL_LIMIT).await?;
         let Self { mut server, agents, program, folder, .. } = enrolled;
         agents.end().await?;
         server.process.kill_and_wait().await?;
@@ -66,6 +70,10 @@ impl FleetSetup {
 
     /// Waits until all clients are online.
     pub(super) async fn wait_until_online(&self) -> anyhow::Result<()> {
+        self.wait_until_online_for(COMPLETE_LIMIT).await
+    }
+
+    async fn wait_until_online_for(&self, limit: Duration) -> anyhow::Result<()> {
         let http = HttpClient::keep_alive(self.server.http, 1);
         let began = Instant::now();
         loop {
@@ -74,7 +82,7 @@ impl FleetSetup {
             if online == u64::from(self.n_clients) {
                 return Ok(());
             }
-            let late = COMPLETE_LIMIT < began.elapsed();
+            let late = limit < began.elapsed();
             anyhow::ensure!(!late, "only {online} clients are online; {}", self.last_words());
             sleep(began.elapsed().mul_f64(POLL_RATIO).max(POLL_INTERVAL)).await;
         }
