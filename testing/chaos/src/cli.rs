@@ -29,7 +29,7 @@ use crate::trial::{SOAK, Trial};
 #[derive(Clone, Debug, Parser)]
 #[command(name = "filepull-chaos", version)]
 struct Args {
-    /// Promises such as R1; `all` (except R11-slow, which takes ten minutes, and S12, which builds fuzz targets); `list` prints them;
+    /// Promises such as R1; `all` (except R11-slow, which takes ten minutes); `list` prints them;
     /// `mutations [NAME]...` checks that a promise or a test catches each mutation.
     #[arg(required = true)]
     what: Vec<String>,

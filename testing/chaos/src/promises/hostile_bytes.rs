@@ -15,13 +15,13 @@ pub(super) const PROMISE: Promise = Promise {
     id: "S12",
     statement: "Hostile bytes never panic: messages, requests, invites and records from libFuzzer.",
     requirements: &[],
-    limit: Duration::from_secs(400),
+    limit: Duration::from_secs(120),
     run: |trial| run(trial).boxed_local(),
 };
 
 /// For each target; the corpus alone takes less. `--count` replaces it.
 const SECONDS: u32 = 10;
-/// The build of the targets, with instrumentation.
+/// The build of the targets, with instrumentation. CI has built them before.
 const BUILD_LIMIT: Duration = Duration::from_secs(900);
 /// What the script prints before each target.
 const TARGET: &str = "== ";
