@@ -1,5 +1,7 @@
 //! A pull: joins a transfer of the same file, or creates one and records it.
 
+mod problems;
+
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -20,8 +22,8 @@ use super::task::TransferTask;
 use super::view::{Activity, View};
 use super::{Command, Transfers, now, records_failed};
 use crate::records::{Actor, AuditEntry, RequestKey};
-use crate::registry::{self, ClientView};
 use crate::scope::Scope;
+use problems::{nothing_started, offline, pending, stopping};
 
 /// How often a pull is repeated when its transfer was discarded in favour of another request.
 const MAX_TRIES: u32 = 3;
@@ -330,26 +332,3 @@ enum ExtendResult {
 
 /// Maximum time until a deadline is on record, even if the transfer waits for a slow disk.
 const EXTEND_LIMIT: Duration = Duration::from_secs(2);
-
-fn nothing_started(problem: Problem) -> Problem {
-    let detail = format!("{} Nothing was started.", problem.detail);
-    Problem { detail, ..problem }
-}
-
-fn stopping() -> Problem {
-    Problem::new(Code::ServerStopping, "The server is restarting; try again in 10 s.")
-        .hint("is it back: curl localhost:8080/readyz")
-}
-
-fn pending(client: &ClientView) -> Problem {
-    let id = &client.record.id;
-    let detail = format!("{id} is enrolled and waits for the approval of an administrator.");
-    let hint = format!("compare its fingerprint, then approve it: filepull approve {id}");
-    Problem::new(Code::ClientPending, detail).hint(hint)
-}
-
-fn offline(client: &ClientView) -> Problem {
-    let id = &client.record.id;
-    let detail = format!("{id} is offline. {}", registry::last_seen(client, Utc::now()));
-    Problem::new(Code::ClientOffline, detail)
-}
