@@ -20,7 +20,7 @@ const MASKS: [(&str, &str); 9] = [
     (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d)?(?:\.\d+)?Z?(?: UTC)?", "[time]"),
     (r"127\.0\.0\.1:\d+", "127.0.0.1:[port]"),
     (r"\b(?:under )?\d+(?:\.\d+)? (?:ms|s|min)\b", "[duration]"),
-    (r" \(\d+(?:\.\d+)? [kMGT]?i?B/s\)", ""),
+    (r" \(\d+(?:\.\d+)? [KMGT]?i?B/s\)", ""),
     (r"/tmp/[^/\s]+", "[folder]"),
     // Columns are as wide as the values that are masked.
     (r"(?P<text>\S)  +", "$text  "),
