@@ -64,6 +64,7 @@ pub(crate) async fn by_parameter(
     if request.params.get("id").is_none_or(str::is_empty) {
         request.params.only(PARAMS)?;
         let clients = app.clients.within(caller.scope());
+        // Rare branches are in boxes, because the future of every waiting trigger would hold them.
         return Err(Box::pin(pull::which_client(&clients, "Add ?id=…")).await.into());
     }
     request.handle(&app, &caller).await
