@@ -1,7 +1,7 @@
 //! An order, parsed from the wire.
 
 use bytes::Bytes;
-use filepull_core::digest::Digest;
+use filepull_core::file_digest::Blake3;
 use filepull_core::id::TransferId;
 use filepull_core::path::SharedPath;
 use filepull_core::problem::{Code, Problem};
@@ -39,7 +39,7 @@ impl TryFrom<v1::StartTransfer> for SendOrder {
                 Problem::new(Code::PathNotShared, human::printable(&error.to_string(), 200))
             })?),
         };
-        let resume = match Digest::try_from(&start.prefix_sha256[..]) {
+        let resume = match Blake3::try_from(&start.prefix_blake3[..]) {
             Ok(digest) if start.offset != 0 => Some(Prefix { len: start.offset, digest }),
             // Without a digest the prefix cannot be compared. Sending from the start is always
             // right.

@@ -11,10 +11,11 @@ use std::os::unix::fs::FileExt as _;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use filepull_core::file_digest::Blake3Hasher;
 use filepull_core::id::ClientId;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::receive::Prefix;
-use filepull_core::source::{Consistency, FastHash, SourceRead};
+use filepull_core::source::{Consistency, SourceRead};
 use filepull_proto::v1;
 use filepull_proto::v1::upload_request::Kind;
 
@@ -105,10 +106,10 @@ impl Reader {
         if self.open_file.content.is_none() {
             self.check_unchanged(&source, sink)?;
         }
-        let sha256 = Bytes::copy_from_slice(source.digest().as_bytes());
+        let blake3 = Bytes::copy_from_slice(source.digest().as_bytes());
         sink(Step::Send(Kind::Trailer(v1::UploadTrailer {
             total_size: self.size(),
-            sha256,
+            blake3,
             receipt: String::new(),
         })))?;
         Ok(())
@@ -149,13 +150,13 @@ impl Reader {
         if self.consistency == Consistency::Stat {
             return Ok(());
         }
-        let mut second = FastHash::default();
+        let mut second = Blake3Hasher::default();
         let empty_chunk = || {
             let chunk = v1::DataChunk { offset: self.size(), data: Bytes::new() };
             Step::Send(Kind::Chunk(chunk))
         };
         self.read_unsent(self.size(), |block| second.update(block), empty_chunk, sink)?;
-        source.check_again(&second).map_err(|_| self.changed())?;
+        source.check_again(second.digest()).map_err(|_| self.changed())?;
         self.check_stat(source)
     }
 

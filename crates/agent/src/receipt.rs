@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use filepull_core::digest::Digest;
+use filepull_core::file_digest::Blake3;
 use filepull_core::id::ClientId;
 use filepull_core::source::{Consistency, Source};
 use filepull_proto::v1;
@@ -39,7 +39,7 @@ impl ReceiptDraft {
             attempt: order.attempt,
             path: order.path.as_ref().map(|path| path.as_str().to_owned()),
             size: source.size,
-            digests: ReceiptClaims::digests_of(Digest::of(b"")),
+            digests: ReceiptClaims::digests_of(Blake3::of(b"")),
             source: SourceClaims::from(source),
             consistency: ConsistencyClaims::unchanged(consistency),
             requested_by: order.requested_by.clone(),
@@ -57,9 +57,9 @@ impl ReceiptSigner {
     /// Adds the receipt if the message is a trailer: the file did not change while it was read.
     pub(crate) fn sign(&self, mut request: v1::UploadRequest) -> v1::UploadRequest {
         if let (Some(Kind::Trailer(trailer)), Some(key)) = (&mut request.kind, &self.key)
-            && let Ok(digest) = Digest::try_from(&trailer.sha256[..])
+            && let Ok(blake3) = Blake3::try_from(&trailer.blake3[..])
         {
-            let digests = ReceiptClaims::digests_of(digest);
+            let digests = ReceiptClaims::digests_of(blake3);
             let iat = chrono::Utc::now().timestamp();
             let claims = ReceiptClaims { digests, iat, ..self.draft.0.clone() };
             trailer.receipt = claims.sign(key);
@@ -95,8 +95,8 @@ mod tests {
     }
 
     fn trailer() -> v1::UploadRequest {
-        let sha256 = Bytes::copy_from_slice(Digest::of(b"abc").as_bytes());
-        let trailer = v1::UploadTrailer { total_size: 3, sha256, receipt: String::new() };
+        let blake3 = Bytes::copy_from_slice(Blake3::of(b"abc").as_bytes());
+        let trailer = v1::UploadTrailer { total_size: 3, blake3, receipt: String::new() };
         v1::UploadRequest { kind: Some(Kind::Trailer(trailer)) }
     }
 
@@ -117,7 +117,7 @@ mod tests {
             (claims.path.as_deref(), &*claims.requested_by),
             (Some("logs/a.log"), "nightly")
         );
-        assert_eq!(claims.sha256(), Some(Digest::of(b"abc")));
+        assert_eq!(claims.blake3(), Some(Blake3::of(b"abc")));
         assert_eq!(claims.consistency.verdict, "unchanged");
         assert!(0 < claims.iat);
     }

@@ -280,8 +280,8 @@ async fn a_sparse_file_of_ten_terabytes_delays_no_other_order() {
     sparse.set_len(size).unwrap();
     let (mut session, _) = server.open_session().await;
     // The agent compares 8 TiB with a digest that no file has, and then would send them.
-    let prefix_sha256 = vec![1; 32].into();
-    let compared = v1::StartTransfer { offset: size, prefix_sha256, ..request("logs/sparse.log") };
+    let prefix_blake3 = vec![1; 32].into();
+    let compared = v1::StartTransfer { offset: size, prefix_blake3, ..request("logs/sparse.log") };
     let sent = request("logs/sparse.log");
     for order in [&compared, &sent] {
         session.send(FromServer::Start(order.clone())).await;
@@ -311,8 +311,8 @@ async fn absurd_numbers_in_an_order_neither_stop_nor_slow_an_agent() {
     let max = u64::MAX;
     for absurd in [
         v1::StartTransfer { attempt: u32::MAX, ..order(1) },
-        v1::StartTransfer { offset: max, prefix_sha256: hash(32), ..order(1) },
-        v1::StartTransfer { offset: max, prefix_sha256: hash(9000), ..order(0) },
+        v1::StartTransfer { offset: max, prefix_blake3: hash(32), ..order(1) },
+        v1::StartTransfer { offset: max, prefix_blake3: hash(9000), ..order(0) },
         v1::StartTransfer { offset: 1, ..order(1) },
         v1::StartTransfer { upload_token: hash(30_000), ..order(1) },
         v1::StartTransfer { max_bytes_per_s: max, max_size: max, ..order(1) },

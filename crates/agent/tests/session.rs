@@ -21,7 +21,7 @@ async fn an_agent_sends_hello_first() {
     let (_session, hello) = server.open_session().await;
     assert_eq!(hello.client_id, "client4");
     assert_eq!(hello.instance_id.len(), 16);
-    assert_eq!((hello.connects, hello.protocol_min, hello.protocol_max), (0, 1, 1));
+    assert_eq!((hello.connects, hello.protocol_min, hello.protocol_max), (0, 2, 2));
     assert_eq!(hello.shares, ["data.txt", "logs/*.log"]);
     assert_eq!(hello.default_file.unwrap().size, CONTENT_LEN as u64);
 }

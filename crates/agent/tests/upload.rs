@@ -6,7 +6,7 @@ use std::fs;
 
 use fake::{CONTENT_LEN, FakeServer, FakeSession, FakeUpload, order};
 use filepull_agent::config::DataConn;
-use filepull_core::digest::Digest;
+use filepull_core::file_digest::Blake3;
 use filepull_proto::v1::server_message::Kind as FromServer;
 use filepull_proto::v1::transfer_update::State;
 use filepull_proto::v1::{self, ErrorCode, upload_request, upload_response};
@@ -47,7 +47,7 @@ async fn a_file_is_sent_whole_and_ends_with_its_digest() {
         assert!(bytes == server.content, "other bytes were sent");
         let trailer = trailer.unwrap();
         assert_eq!(trailer.total_size, CONTENT_LEN as u64);
-        assert_eq!(&trailer.sha256[..], Digest::of(&server.content).as_bytes());
+        assert_eq!(&trailer.blake3[..], Blake3::of(&server.content).as_bytes());
         upload.send(upload_response::Kind::Stored(v1::Stored::default())).await;
         assert!(upload.next().await.is_none());
         session.check_alive().await;
@@ -59,13 +59,13 @@ async fn an_upload_resumes_at_the_end_of_the_prefix() {
     let mut server = FakeServer::start().await;
     let (mut session, _) = server.open_session().await;
     let prefix = &server.content[..3_000_000];
-    let prefix_sha256 = Digest::of(prefix).as_bytes().to_vec().into();
-    let order = v1::StartTransfer { offset: prefix.len() as u64, prefix_sha256, ..order(2) };
+    let prefix_blake3 = Blake3::of(prefix).as_bytes().to_vec().into();
+    let order = v1::StartTransfer { offset: prefix.len() as u64, prefix_blake3, ..order(2) };
     let mut upload = start_upload(&mut server, &mut session, order).await;
     assert_eq!(upload.header().await.offset, 3_000_000);
     let (bytes, trailer) = upload.rest().await;
     assert!(bytes == server.content[3_000_000..], "other bytes were sent");
-    assert_eq!(&trailer.unwrap().sha256[..], Digest::of(&server.content).as_bytes());
+    assert_eq!(&trailer.unwrap().blake3[..], Blake3::of(&server.content).as_bytes());
 }
 
 #[tokio::test]

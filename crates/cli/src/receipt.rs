@@ -7,7 +7,8 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Subcommand;
-use filepull_core::digest::{Digest, Hasher};
+use filepull_core::digest::Digest;
+use filepull_core::file_digest::{Blake3, FileDigests, FileHasher};
 use filepull_core::fingerprint::Fingerprint;
 use filepull_core::human;
 use filepull_trust::jws::MAX_LEN;
@@ -75,10 +76,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         Err(error) => Some(human::chain(error)),
     };
     if args.json {
-        print(&json(receipt.as_ref().ok(), reason.as_deref())?)?;
+        print(&json(receipt.as_ref().ok(), &file, reason.as_deref())?)?;
     } else {
         if let Ok(receipt) = &receipt {
-            print(&claims_text(receipt))?;
+            print(&claims_text(receipt, &file))?;
         }
         print(&match &reason {
             None => "valid: the file is what the agent signed".to_owned(),
@@ -108,22 +109,25 @@ fn read_receipt(path: &Path) -> anyhow::Result<String> {
     }
 }
 
-/// The size and the digest of a file.
+/// The size and the digests of a file.
+#[derive(Serialize)]
 struct MeasuredFile {
     size: u64,
-    digest: Digest,
+    blake3: Blake3,
+    sha256: Digest,
 }
 
 fn measure(path: &Path) -> anyhow::Result<MeasuredFile> {
     let reading = || format!("reading {}", path.display());
     let mut file = File::open(path).with_context(reading)?;
-    let mut hasher = Hasher::default();
+    let mut hasher = FileHasher::default();
     let mut buffer = vec![0; 1 << 20];
     let mut size = 0;
     loop {
         let n = file.read(&mut buffer).with_context(reading)?;
         if n == 0 {
-            return Ok(MeasuredFile { size, digest: hasher.digest() });
+            let FileDigests { blake3, sha256 } = hasher.digests();
+            return Ok(MeasuredFile { size, blake3, sha256 });
         }
         hasher.update(&buffer[..n]);
         size += n as u64;
@@ -140,17 +144,19 @@ fn difference(receipt: &Receipt, file: &MeasuredFile, key: Option<Fingerprint>) 
         let ReceiptClaims { size, .. } = claims;
         return Some(format!("the receipt is about {size} bytes, the file has {}", file.size));
     }
-    match claims.sha256() {
-        None => Some("the receipt has no SHA-256".to_owned()),
-        Some(signed) if signed != file.digest => {
-            Some(format!("the receipt is about SHA-256 {signed}, the file has {}", file.digest))
+    match claims.blake3() {
+        None => Some("the receipt has no BLAKE3".to_owned()),
+        Some(signed) if signed != file.blake3 => {
+            Some(format!("the receipt is about BLAKE3 {signed}, the file has {}", file.blake3))
         }
         Some(_) => None,
     }
 }
 
-fn claims_text(receipt: &Receipt) -> String {
+/// Returns what the receipt states, and the SHA-256 of the file, which the agent does not compute.
+fn claims_text(receipt: &Receipt, file: &MeasuredFile) -> String {
     let Receipt { claims, fingerprint } = receipt;
+    let MeasuredFile { sha256, .. } = file;
     let text = |text: &str| human::printable(text, 255);
     let path = claims.path.as_deref().map_or("the default file".to_owned(), text);
     let modified = claims.source.modified_at.as_deref().map_or("unknown".to_owned(), text);
@@ -163,7 +169,8 @@ fn claims_text(receipt: &Receipt) -> String {
     format!(
         "  client        {}\n  key           {fingerprint}\n  transfer      {}\n  attempt       {}\n  \
          path          {path}\n  file          {}\n  modified      {modified}\n  size          {} bytes\n\
-         {}  consistency   {}, {}\n  requested by  {}\n  signed        {signed}",
+         {}  consistency   {}, {}\n  requested by  {}\n  signed        {signed}\n  \
+         file sha256   {sha256}",
         text(&claims.iss),
         text(&claims.transfer),
         claims.attempt,
@@ -182,14 +189,20 @@ struct ReceiptReportJson<'a> {
     reason: Option<&'a str>,
     key: Option<Fingerprint>,
     claims: Option<&'a ReceiptClaims>,
+    file: &'a MeasuredFile,
 }
 
-fn json(receipt: Option<&Receipt>, reason: Option<&str>) -> anyhow::Result<String> {
+fn json(
+    receipt: Option<&Receipt>,
+    file: &MeasuredFile,
+    reason: Option<&str>,
+) -> anyhow::Result<String> {
     Ok(serde_json::to_string_pretty(&ReceiptReportJson {
         valid: reason.is_none(),
         reason,
         key: receipt.map(|receipt| receipt.fingerprint),
         claims: receipt.map(|receipt| &receipt.claims),
+        file,
     })?)
 }
 
@@ -221,13 +234,18 @@ mod tests {
         Receipt::verify(&claims.sign(key)).unwrap()
     }
 
+    fn measured(bytes: &[u8]) -> MeasuredFile {
+        let FileDigests { blake3, sha256 } = FileDigests::of(bytes);
+        MeasuredFile { size: bytes.len() as u64, blake3, sha256 }
+    }
+
     #[test]
     fn each_difference_is_named() {
         let key = AgentKey::generate();
-        let right = ReceiptClaims::digests_of(Digest::of(b"abc"));
+        let right = ReceiptClaims::digests_of(Blake3::of(b"abc"));
         let check = |digests, bytes: &[u8], key: Option<Fingerprint>, expected: Option<&str>| {
             let signer = AgentKey::generate();
-            let file = MeasuredFile { size: bytes.len() as u64, digest: Digest::of(bytes) };
+            let file = measured(bytes);
             let found = difference(&receipt(&signer, digests), &file, key);
             let is_expected = match (&found, expected) {
                 (Some(found), Some(expected)) => found.contains(expected),
@@ -238,12 +256,14 @@ mod tests {
         };
         check(right.clone(), b"abc", None, None);
         check(right.clone(), b"abcd", None, Some("about 3 bytes, the file has 4"));
-        check(right.clone(), b"abx", None, Some("about SHA-256 ba78"));
-        check(BTreeMap::new(), b"abc", None, Some("no SHA-256"));
+        check(right.clone(), b"abx", None, Some("about BLAKE3 6437"));
+        check(BTreeMap::new(), b"abc", None, Some("no BLAKE3"));
         check(right.clone(), b"abc", Some(key.fingerprint()), Some("not by SHA256:"));
         let receipt = receipt(&key, right);
-        let file = MeasuredFile { size: 3, digest: Digest::of(b"abc") };
+        let file = measured(b"abc");
         assert_eq!(difference(&receipt, &file, Some(key.fingerprint())), None);
-        assert!(!claims_text(&receipt).contains("a\nb"), "a name cannot forge a line");
+        let text = claims_text(&receipt, &file);
+        assert!(!text.contains("a\nb"), "a name cannot forge a line");
+        assert!(text.contains(&format!("file sha256   {}", Digest::of(b"abc"))), "{text}");
     }
 }

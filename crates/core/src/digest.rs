@@ -19,17 +19,7 @@ impl Digest {
 
     /// Parses the 64 hexadecimal digits that [`Display`](fmt::Display) writes.
     pub fn parse(text: &str) -> Option<Self> {
-        let nibbles = text.as_bytes();
-        if nibbles.len() != 64 {
-            return None;
-        }
-        let mut bytes = [0; 32];
-        for (byte, pair) in bytes.iter_mut().zip(nibbles.chunks_exact(2)) {
-            let high = char::from(pair[0]).to_digit(16)?;
-            let low = char::from(pair[1]).to_digit(16)?;
-            *byte = u8::try_from(high * 16 + low).ok()?;
-        }
-        Some(Self(bytes))
+        parse_hex(text).map(Self)
     }
 
     /// Returns the digest as 32 bytes.
@@ -84,6 +74,21 @@ impl Hasher {
     pub fn digest(&self) -> Digest {
         Digest(self.0.clone().finalize().into())
     }
+}
+
+/// Parses the 64 hexadecimal digits of a digest.
+pub(crate) fn parse_hex(text: &str) -> Option<[u8; 32]> {
+    let nibbles = text.as_bytes();
+    if nibbles.len() != 64 {
+        return None;
+    }
+    let mut bytes = [0; 32];
+    for (byte, pair) in bytes.iter_mut().zip(nibbles.chunks_exact(2)) {
+        let high = char::from(pair[0]).to_digit(16)?;
+        let low = char::from(pair[1]).to_digit(16)?;
+        *byte = u8::try_from(high * 16 + low).ok()?;
+    }
+    Some(bytes)
 }
 
 #[cfg(test)]

@@ -5,11 +5,11 @@
 //! a power cut. A transfer requires one for every change that depends on it, so a record is never
 //! ahead of the disk.
 
+use crate::digest::Hasher;
 use crate::download::Download;
 use crate::id::{ClientId, TransferId};
 use crate::name::DownloadName;
 use crate::receive::{Prefix, Receiver};
-use crate::source::FastHash;
 
 /// Stores partials and downloads.
 ///
@@ -164,8 +164,8 @@ pub struct ResumedPartial<P> {
     pub partial: P,
     /// Has received the bytes of the partial, and expects no more.
     pub receiver: Receiver,
-    /// The fast hash of the bytes in the partial.
-    pub fast_hash: FastHash,
+    /// Has the same bytes, for the SHA-256 of the file.
+    pub sha256: Hasher,
 }
 
 /// The location of a sealed download that is complete and has the correct digest.
@@ -190,14 +190,14 @@ pub fn resume<D: Disk>(
     prefix: Prefix,
 ) -> Result<Option<ResumedPartial<D::Partial>>, DiskError<D::Error>> {
     let mut receiver = Receiver::new(prefix.len);
-    let mut fast_hash = FastHash::default();
+    let mut sha256 = Hasher::default();
     let resumed = disk.resume(key, prefix.len, |bytes| {
-        fast_hash.update(bytes);
+        sha256.update(bytes);
         // A disk that returns more than it was cut to gets another digest.
         let _ = receiver.chunk(receiver.received(), bytes);
     })?;
     let partial = resumed.filter(|_| receiver.prefix() == prefix);
-    Ok(partial.map(|partial| ResumedPartial { partial, receiver, fast_hash }))
+    Ok(partial.map(|partial| ResumedPartial { partial, receiver, sha256 }))
 }
 
 /// Searches for a sealed download after a crash or an error: under its name, then in its partial.
@@ -214,6 +214,6 @@ pub fn find_sealed<D: Disk>(
         let _ = disk.abort(key, None);
         return Ok(SealedLocation::Named(durable));
     }
-    let whole = Prefix { len: download.size, digest: download.digest };
+    let whole = Prefix { len: download.size, digest: download.digests.blake3 };
     Ok(resume(disk, key, whole)?.map_or(SealedLocation::Lost, SealedLocation::Unnamed))
 }

@@ -1,6 +1,6 @@
 //! A complete file: what the records and the disk compare with each other.
 
-use crate::digest::Digest;
+use crate::file_digest::FileDigests;
 use crate::name::DownloadName;
 use crate::source::Source;
 
@@ -13,8 +13,8 @@ pub struct Download {
     pub name: DownloadName,
     /// The size in bytes.
     pub size: u64,
-    /// The SHA-256 of all bytes.
-    pub digest: Digest,
+    /// The digests of all bytes.
+    pub digests: FileDigests,
     /// The inode. It distinguishes this file from another file with the same name or bytes.
     pub inode: u64,
 }

@@ -13,6 +13,7 @@ pub mod problem;
 pub mod digest;
 pub mod disk;
 mod download;
+pub mod file_digest;
 pub mod name;
 pub mod receive;
 pub mod source;
@@ -27,4 +28,4 @@ pub mod pace;
 pub const CHUNK_LEN: usize = 64 * 1024;
 
 /// The versions of the wire protocol that this build supports, oldest and newest.
-pub const PROTOCOL: std::ops::RangeInclusive<u32> = 1..=1;
+pub const PROTOCOL: std::ops::RangeInclusive<u32> = 2..=2;

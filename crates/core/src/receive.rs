@@ -1,14 +1,15 @@
 //! Checks an upload chunk by chunk: each chunk is the next one and fits, and the complete file is
 //! undamaged.
 
-use crate::digest::{Digest, Hasher};
+use crate::digest::Digest;
+use crate::file_digest::{Blake3, Blake3Hasher, FileDigests};
 
 /// The received bytes of a source, and what may follow.
 #[derive(Clone, Debug)]
 pub struct Receiver {
     announced: u64,
     received: u64,
-    hasher: Hasher,
+    hasher: Blake3Hasher,
 }
 
 /// Identifies the first bytes of a file by their number and digest. Equal prefixes prove that both
@@ -17,14 +18,14 @@ pub struct Receiver {
 pub struct Prefix {
     /// The number of bytes.
     pub len: u64,
-    /// The SHA-256 of these bytes.
-    pub digest: Digest,
+    /// The BLAKE3 digest of these bytes.
+    pub digest: Blake3,
 }
 
 impl Prefix {
     /// Returns the prefix of zero bytes.
     pub fn empty() -> Self {
-        Self { len: 0, digest: Digest::of(b"") }
+        Self { len: 0, digest: Blake3::of(b"") }
     }
 }
 
@@ -32,7 +33,7 @@ impl Prefix {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verified {
     size: u64,
-    digest: Digest,
+    digests: FileDigests,
 }
 
 impl Verified {
@@ -41,9 +42,9 @@ impl Verified {
         self.size
     }
 
-    /// Returns the SHA-256 that both sides computed.
-    pub fn digest(&self) -> Digest {
-        self.digest
+    /// Returns the BLAKE3 that both sides computed, and the SHA-256 of the same bytes.
+    pub fn digests(&self) -> FileDigests {
+        self.digests
     }
 }
 
@@ -78,16 +79,16 @@ pub enum ReceiveError {
     #[error("the agent sent {sent}, the server received {received}")]
     Damaged {
         /// The digest of the bytes that the agent read.
-        sent: Digest,
+        sent: Blake3,
         /// The digest of the received bytes.
-        received: Digest,
+        received: Blake3,
     },
 }
 
 impl Receiver {
     /// Expects a file of `announced` bytes from its start.
     pub fn new(announced: u64) -> Self {
-        Self { announced, received: 0, hasher: Hasher::default() }
+        Self { announced, received: 0, hasher: Blake3Hasher::default() }
     }
 
     /// Continues after the received bytes, and expects `announced` bytes in all.
@@ -135,19 +136,25 @@ impl Receiver {
     }
 
     /// Checks that every announced byte was received, and equals the byte that the agent read.
+    /// `sha256` is the digest of the received bytes, which the caller computes beside its writes.
     ///
     /// # Errors
     /// Bytes are missing or damaged. The partial must not be published.
-    pub fn finish(&self, total_size: u64, sent: Digest) -> Result<Verified, ReceiveError> {
+    pub fn finish(
+        &self,
+        total_size: u64,
+        sent: Blake3,
+        sha256: Digest,
+    ) -> Result<Verified, ReceiveError> {
         let Self { announced, received, ref hasher } = *self;
         if received != announced || total_size != announced {
             return Err(ReceiveError::Short { announced, received });
         }
-        let digest = hasher.digest();
-        if digest != sent {
-            return Err(ReceiveError::Damaged { sent, received: digest });
+        let blake3 = hasher.digest();
+        if blake3 != sent {
+            return Err(ReceiveError::Damaged { sent, received: blake3 });
         }
-        Ok(Verified { size: received, digest })
+        Ok(Verified { size: received, digests: FileDigests { blake3, sha256 } })
     }
 }
 
@@ -175,14 +182,14 @@ mod tests {
         for &(start, end) in chunks {
             receiver.chunk(start as u64, &file[start..end])?;
         }
-        receiver.finish(file.len() as u64, Digest::of(file))
+        receiver.finish(file.len() as u64, Blake3::of(file), Digest::of(file))
     }
 
     proptest! {
         #[test]
         fn any_split_of_a_file_is_accepted((file, chunks) in split_file()) {
             let verified = feed(&file, &chunks).unwrap();
-            prop_assert_eq!(verified.digest(), Digest::of(&file));
+            prop_assert_eq!(verified.digests(), FileDigests::of(&file));
         }
 
         #[test]
@@ -210,7 +217,7 @@ mod tests {
 
         #[test]
         fn any_flipped_bit_is_rejected((file, chunks) in split_file(), pick: prop::sample::Index) {
-            let sent = Digest::of(&file);
+            let sent = Blake3::of(&file);
             let mut damaged = file;
             let byte_idx = pick.index(damaged.len());
             damaged[byte_idx] ^= 1;
@@ -218,7 +225,7 @@ mod tests {
             for (start, end) in chunks {
                 receiver.chunk(start as u64, &damaged[start..end]).unwrap();
             }
-            let finished = receiver.finish(damaged.len() as u64, sent);
+            let finished = receiver.finish(damaged.len() as u64, sent, Digest::of(&damaged));
             prop_assert!(matches!(finished, Err(ReceiveError::Damaged { .. })), "{:?}", finished);
         }
     }
@@ -226,7 +233,7 @@ mod tests {
     #[test]
     fn an_empty_file_is_complete_without_a_chunk() {
         let verified = feed(b"", &[]).unwrap();
-        assert_eq!((verified.size(), verified.digest()), (0, Digest::of(b"")));
+        assert_eq!((verified.size(), verified.digests()), (0, FileDigests::of(b"")));
     }
 
     #[test]

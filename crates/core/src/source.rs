@@ -1,9 +1,8 @@
 //! The file on the client: its metadata when it was opened, and whether it stayed unchanged.
 
 use chrono::{DateTime, Utc};
-use xxhash_rust::xxh3::Xxh3;
 
-use crate::digest::{Digest, Hasher};
+use crate::file_digest::{Blake3, Blake3Hasher};
 
 /// The metadata of a source when the agent opened it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,29 +59,27 @@ pub enum Consistency {
 #[error("the file changed while it was read")]
 pub struct SourceChange;
 
-/// The first reading of a source: its digest, and a fast hash to compare with the second reading.
+/// The first reading of a source, to compare with the second reading.
 #[derive(Clone, Debug)]
 pub struct SourceRead {
     before: Stat,
-    digest: Hasher,
-    fast_hash: FastHash,
+    hasher: Blake3Hasher,
 }
 
 impl SourceRead {
     /// Starts with the metadata of the file when it was opened.
     pub fn new(before: Stat) -> Self {
-        Self { before, digest: Hasher::default(), fast_hash: FastHash::default() }
+        Self { before, hasher: Blake3Hasher::default() }
     }
 
     /// Adds the next bytes of the first reading.
     pub fn update(&mut self, bytes: &[u8]) {
-        self.digest.update(bytes);
-        self.fast_hash.update(bytes);
+        self.hasher.update(bytes);
     }
 
-    /// Returns the SHA-256 of all bytes so far.
-    pub fn digest(&self) -> Digest {
-        self.digest.digest()
+    /// Returns the digest of all bytes so far.
+    pub fn digest(&self) -> Blake3 {
+        self.hasher.digest()
     }
 
     /// Compares the metadata `after` the last byte was read with the metadata at open.
@@ -112,34 +109,8 @@ impl SourceRead {
     ///
     /// # Errors
     /// The second reading returned other bytes.
-    pub fn check_again(&self, second: &FastHash) -> Result<(), SourceChange> {
-        if self.fast_hash.agrees_with(second) { Ok(()) } else { Err(SourceChange) }
-    }
-}
-
-/// A fast hash (XXH3, 128 bits) of bytes read in order. It detects accidents, not forgeries.
-#[derive(Clone, Default)]
-pub struct FastHash(Box<Xxh3>);
-
-impl FastHash {
-    /// Adds the next bytes to the hash.
-    pub fn update(&mut self, bytes: &[u8]) {
-        self.0.update(bytes);
-    }
-
-    /// Returns whether both have the same bytes.
-    pub fn agrees_with(&self, other: &Self) -> bool {
-        self.value() == other.value()
-    }
-
-    fn value(&self) -> u128 {
-        self.0.digest128()
-    }
-}
-
-impl std::fmt::Debug for FastHash {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "FastHash({:032x})", self.value())
+    pub fn check_again(&self, second: Blake3) -> Result<(), SourceChange> {
+        if self.digest() == second { Ok(()) } else { Err(SourceChange) }
     }
 }
 
@@ -194,12 +165,10 @@ mod tests {
     fn a_second_reading_that_differs_is_a_change() {
         let mut first = SourceRead::new(BEFORE);
         first.update(b"0123456789");
-        let mut same = FastHash::default();
+        let mut same = Blake3Hasher::default();
         same.update(b"01234");
         same.update(b"56789");
-        assert_eq!(first.check_again(&same), Ok(()));
-        let mut other = FastHash::default();
-        other.update(b"0123456780");
-        assert_eq!(first.check_again(&other), Err(SourceChange));
+        assert_eq!(first.check_again(same.digest()), Ok(()));
+        assert_eq!(first.check_again(Blake3::of(b"0123456780")), Err(SourceChange));
     }
 }

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::path::Path;
 
 use chrono::{TimeDelta, Utc};
-use filepull_core::digest::Hasher;
+use filepull_core::file_digest::{FileDigests, FileHasher};
 use filepull_core::human;
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::transfer::{Download, Phase, Transfer};
@@ -227,18 +227,26 @@ fn check(
         let detail = format!("{} bytes instead of {}", stat.len(), download.size);
         return Err((FindingKind::Changed, detail));
     }
-    let mut hasher = Hasher::default();
+    let mut hasher = FileHasher::default();
     let read = read_from_disk(&file, &mut |bytes| {
         hasher.update(bytes);
         let _ = events.blocking_send(VerifyEvent::Read(bytes.len() as u64));
     });
     read.map_err(|error| unreadable(&error))?;
-    let found = hasher.digest();
-    let expected = download.digest;
-    if found == expected {
-        return Ok(());
+    match difference(hasher.digests(), download.digests) {
+        None => Ok(()),
+        Some(detail) => Err((FindingKind::Changed, detail)),
     }
-    Err((FindingKind::Changed, format!("its SHA-256 is {found}, not {expected}")))
+}
+
+/// Names each digest that differs.
+fn difference(found: FileDigests, expected: FileDigests) -> Option<String> {
+    let blake3 = (found.blake3 != expected.blake3)
+        .then(|| format!("its BLAKE3 is {}, not {}", found.blake3, expected.blake3));
+    let sha256 = (found.sha256 != expected.sha256)
+        .then(|| format!("its SHA-256 is {}, not {}", found.sha256, expected.sha256));
+    let differences: Vec<_> = blake3.into_iter().chain(sha256).collect();
+    (!differences.is_empty()).then(|| differences.join("; "))
 }
 
 /// Reads a file from the disk. Drops it from the system's cache before, because cached bytes may

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use filepull_core::digest::Digest;
+use filepull_core::file_digest::Blake3;
 use filepull_core::fingerprint::Fingerprint;
 use filepull_core::source::{Consistency, Source};
 use serde::{Deserialize, Serialize};
@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use crate::agent_key::AgentKey;
 use crate::jws::{self, JwsError};
 
-/// The name of SHA-256 in [`ReceiptClaims::digests`], as in `Repr-Digest` (RFC 9530).
-pub const SHA_256: &str = "sha-256";
+/// The name of BLAKE3 in [`ReceiptClaims::digests`].
+pub const BLAKE3: &str = "blake3";
 
 /// What a receipt states. The payload of the JWS is this object as JSON. Later versions add fields.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,8 +100,8 @@ pub enum ReceiptError {
 
 impl ReceiptClaims {
     /// Returns the digests of a file for [`digests`](Self::digests).
-    pub fn digests_of(sha256: Digest) -> BTreeMap<String, String> {
-        BTreeMap::from([(SHA_256.to_owned(), sha256.to_string())])
+    pub fn digests_of(blake3: Blake3) -> BTreeMap<String, String> {
+        BTreeMap::from([(BLAKE3.to_owned(), blake3.to_string())])
     }
 
     /// Signs the claims. Returns a JWS in compact form.
@@ -111,9 +111,9 @@ impl ReceiptClaims {
         jws::sign(key, &payload)
     }
 
-    /// Returns the SHA-256 of the file; none if it is missing or malformed.
-    pub fn sha256(&self) -> Option<Digest> {
-        self.digests.get(SHA_256).and_then(|text| Digest::parse(text))
+    /// Returns the BLAKE3 of the file; none if it is missing or malformed.
+    pub fn blake3(&self) -> Option<Blake3> {
+        self.digests.get(BLAKE3).and_then(|text| Blake3::parse(text))
     }
 }
 
@@ -142,7 +142,7 @@ mod tests {
             attempt: 1,
             path: None,
             size: 3,
-            digests: ReceiptClaims::digests_of(Digest::of(b"abc")),
+            digests: ReceiptClaims::digests_of(Blake3::of(b"abc")),
             source: SourceClaims::from(&source),
             consistency: ConsistencyClaims::unchanged(Consistency::DoubleRead),
             requested_by: "nightly".to_owned(),
@@ -155,7 +155,7 @@ mod tests {
         let key = AgentKey::generate();
         let receipt = Receipt::verify(&format!("{}\n", claims().sign(&key))).unwrap();
         assert_eq!(receipt, Receipt { claims: claims(), fingerprint: key.fingerprint() });
-        assert_eq!(receipt.claims.sha256(), Some(Digest::of(b"abc")));
+        assert_eq!(receipt.claims.blake3(), Some(Blake3::of(b"abc")));
         assert_eq!(
             receipt.claims.source.modified_at.as_deref(),
             Some("2026-02-02T02:40:00.000000000Z")

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use filepull_core::PROTOCOL;
 use filepull_process::Lifecycle;
 use filepull_proto::v1::agent_control_server::{AgentControl, AgentControlServer};
 use filepull_proto::v1::agent_message::Kind as FromAgent;
@@ -100,7 +101,8 @@ impl AgentControl for Sessions {
     ) -> Result<Response<Self::SessionStream>, Status> {
         let (orders, messages) = mpsc::channel(16);
         let (update_sender, updates) = mpsc::channel(4096);
-        let welcome = Welcome { protocol: 1, dead_after_ms: 600_000, ..Welcome::default() };
+        let welcome =
+            Welcome { protocol: *PROTOCOL.end(), dead_after_ms: 600_000, ..Welcome::default() };
         let message = ServerMessage { kind: Some(ToAgent::Welcome(welcome)) };
         let gone = |_| Status::unavailable("the trial is over");
         orders.send(Ok(message)).await.map_err(gone)?;
@@ -143,7 +145,7 @@ impl AgentTransfer for ControlledUploads {
                     Some(Piece::Trailer(trailer)) => {
                         let stored = Stored {
                             size: trailer.total_size,
-                            sha256: trailer.sha256,
+                            blake3: trailer.blake3,
                             ..Stored::default()
                         };
                         let kind = Some(upload_response::Kind::Stored(stored));

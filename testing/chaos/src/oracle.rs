@@ -11,6 +11,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use filepull_core::digest::Digest;
+use filepull_core::file_digest::{Blake3, FileDigests};
 use serde_json::Value;
 use tokio::task::block_in_place;
 
@@ -39,7 +41,7 @@ const RECENT: Duration = Duration::from_secs(3);
 struct AnsweredTrigger {
     key: DownloadKey,
     len: u64,
-    digest: String,
+    digests: FileDigests,
 }
 
 impl Oracle {
@@ -117,7 +119,7 @@ impl Oracle {
                     return Err(self.wrong(text));
                 }
                 Some(observed)
-                    if observed.len == answered.len && observed.digest == answered.digest => {}
+                    if observed.len == answered.len && observed.digests == answered.digests => {}
                 Some(observed) => {
                     let text = format!(
                         "{client}/{name} is {observed:?}, but {answered:?} was acknowledged"
@@ -155,9 +157,7 @@ impl Oracle {
             known.unchecked = false;
         } else {
             if let Err(flaw) = TestPattern::read(client, &bytes) {
-                return Err(
-                    self.wrong(format!("{client}/{name} (sha256 {}): {flaw}", observed.digest))
-                );
+                return Err(self.wrong(format!("{client}/{name} ({:?}): {flaw}", observed.digests)));
             }
             self.files.insert(key.clone(), observed);
         }
@@ -222,7 +222,7 @@ impl Oracle {
             let same = on_disk.is_some_and(|observed| {
                 !observed.foreign
                     && observed.len == answered.len
-                    && observed.digest == answered.digest
+                    && observed.digests == answered.digests
             });
             if !same && !self.deleted.contains(&answered.key) {
                 let id = &transfer["id"];
@@ -300,8 +300,9 @@ impl AnsweredTrigger {
         let parse = || {
             let key = (text(&transfer["client"])?, text(&download["name"])?);
             let len = download["size"].as_u64()?;
-            let digest = text(&download["sha256"])?;
-            Some(Self { key, len, digest })
+            let blake3 = Blake3::parse(download["blake3"].as_str()?)?;
+            let sha256 = Digest::parse(download["sha256"].as_str()?)?;
+            Some(Self { key, len, digests: FileDigests { blake3, sha256 } })
         };
         parse().map(Some).with_context(|| format!("done without a download: {transfer}"))
     }

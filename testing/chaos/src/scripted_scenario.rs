@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bytes::Bytes;
 use fastrand::Rng;
-use filepull_core::digest::Digest;
+use filepull_core::file_digest::Blake3;
 use filepull_proto::v1::StartTransfer;
 use filepull_proto::v1::upload_response::Kind as Answer;
 use filepull_testkit::{ScriptedAgent, ScriptedUpload};
@@ -102,7 +102,7 @@ impl ScriptedScenario {
         let len = self.file.len();
         let offset = usize::try_from(order.offset)?;
         let prefix = self.file.get(..offset).context("the server holds more than the file")?;
-        let same = order.prefix_sha256.as_ref() == Digest::of(prefix).as_bytes();
+        let same = order.prefix_blake3.as_ref() == Blake3::of(prefix).as_bytes();
         let start = if same { offset } else { 0 };
         let upload = self.upload(order, start as u64, self.chunks(start, len)).await?;
         let _ = upload.trailer(&self.file).await;

@@ -1,6 +1,6 @@
 //! Agents that send wrong data, and uploads that end early: neither is ever published.
 
-use filepull_core::digest::Digest;
+use filepull_core::file_digest::Blake3;
 use filepull_proto::v1::agent_message::Kind as FromAgent;
 use filepull_proto::v1::agent_transfer_client::AgentTransferClient;
 use filepull_proto::v1::transfer_update::State;
@@ -45,8 +45,8 @@ fn chunk(offset: u64, data: &'static [u8]) -> Kind {
 }
 
 fn trailer(total_size: u64, of: &[u8]) -> Kind {
-    let sha256 = Digest::of(of).as_bytes().to_vec().into();
-    Kind::Trailer(UploadTrailer { total_size, sha256, ..UploadTrailer::default() })
+    let blake3 = Blake3::of(of).as_bytes().to_vec().into();
+    Kind::Trailer(UploadTrailer { total_size, blake3, ..UploadTrailer::default() })
 }
 
 /// A correct upload of the file `data`.

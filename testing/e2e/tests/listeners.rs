@@ -1,11 +1,13 @@
 //! Both listeners have limits: no caller and no agent takes capacity that others need.
 
+use filepull_core::PROTOCOL;
 use filepull_proto::v1::agent_control_client::AgentControlClient;
 use filepull_proto::v1::agent_message::Kind as FromAgent;
 use filepull_proto::v1::server_message::Kind as ToAgent;
 use filepull_proto::v1::transfer_update::State;
 use filepull_proto::v1::{AgentMessage, Error, ErrorCode, Hello, Pong, TransferUpdate};
 use filepull_testkit::{DEADLINE, ScriptedAgent, TestServer, soon};
+use futures::StreamExt as _;
 use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
@@ -74,8 +76,8 @@ async fn a_message_before_the_welcome_is_rejected() -> anyhow::Result<()> {
     let hello = Hello {
         client_id: "client4".into(),
         instance_id: vec![7; 16].into(),
-        protocol_min: 1,
-        protocol_max: 1,
+        protocol_min: *PROTOCOL.start(),
+        protocol_max: *PROTOCOL.end(),
         ..Hello::default()
     };
     let kinds = [FromAgent::Hello(hello), FromAgent::Pong(Pong::default())];
@@ -88,6 +90,36 @@ async fn a_message_before_the_welcome_is_rejected() -> anyhow::Result<()> {
     assert_eq!(end.error.unwrap_or_default().code(), ErrorCode::Protocol);
     let event = server.server()?.says("session.rejected").await?;
     assert!(event.contains("a message arrived before the welcome"), "{event}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_agent_with_another_wire_format_is_told_both_versions() -> anyhow::Result<()> {
+    let server = TestServer::start_process().await?;
+    let other = ScriptedAgent::connect(server.grpc(), "client4", DEADLINE).await?;
+    let cases = [
+        (1, "this server speaks protocol 2, the agent speaks 1: update the agent"),
+        (3, "this server speaks protocol 2, the agent speaks 3: update the server"),
+    ];
+    for (version, text) in cases {
+        let hello = Hello {
+            client_id: format!("version-{version}"),
+            instance_id: vec![version; 16].into(),
+            protocol_min: version.into(),
+            protocol_max: version.into(),
+            ..Hello::default()
+        };
+        let messages = [AgentMessage { kind: Some(FromAgent::Hello(hello)) }];
+        let mut control = AgentControlClient::new(other.channel());
+        let messages = futures::stream::iter(messages).chain(futures::stream::pending());
+        let mut responses = soon("a response", control.session(messages)).await??.into_inner();
+        let response = soon("an end", responses.message()).await??.and_then(|message| message.kind);
+        let Some(ToAgent::End(end)) = response else { anyhow::bail!("admitted: {response:?}") };
+        let error = end.error.unwrap_or_default();
+        assert_eq!((error.code(), &*error.message), (ErrorCode::Unsupported, text));
+        let event = server.server()?.says(&format!("version-{version}")).await?;
+        assert!(event.contains("session.rejected") && event.contains(text), "{event}");
+    }
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use filepull_core::digest::Digest;
+use filepull_core::file_digest::Blake3;
 use filepull_core::source::{Consistency, Source};
 use filepull_proto::v1::upload_response::Kind as Response;
 use filepull_proto::v1::{ErrorCode, StartTransfer};
@@ -101,7 +101,7 @@ fn receipt(order: &StartTransfer, file: &[u8], key: &AgentKey) -> String {
         attempt: order.attempt,
         path: None,
         size: file.len() as u64,
-        digests: ReceiptClaims::digests_of(Digest::of(file)),
+        digests: ReceiptClaims::digests_of(Blake3::of(file)),
         source: SourceClaims::from(&source),
         consistency: ConsistencyClaims::unchanged(Consistency::DoubleRead),
         requested_by: order.requested_by.clone(),
@@ -150,7 +150,7 @@ async fn only_the_receipt_of_the_connections_key_publishes_the_file() -> anyhow:
 }
 
 /// Verifies with a JOSE library of another language. The environment variable `JOSE_PYTHON` names a Python
-/// that has `joserfc`; without it there is nothing to compare with. `.ci/run` sets it.
+/// that has `joserfc` and `blake3`; without them there is nothing to compare with. `.ci/run` sets it.
 #[tokio::test]
 async fn a_jose_library_accepts_the_receipt_and_rejects_one_changed_byte() -> anyhow::Result<()> {
     let Some(python) = std::env::var_os("JOSE_PYTHON") else { return Ok(()) };

@@ -1,5 +1,6 @@
 //! Interrupted transfers resume: few bytes are sent again, and none is corrupted.
 
+use filepull_core::file_digest::FileDigests;
 use filepull_testkit::{Proxy, TestClient, TestServer, same_bytes, test_data};
 use serde_json::Value;
 
@@ -33,6 +34,10 @@ async fn check_arrival(
     let downloads = server.downloads("client4")?;
     assert_eq!(downloads.len(), 1);
     assert!(same_bytes(&downloads[0], &client.data())?, "the download is not the client's file");
+    let FileDigests { blake3, sha256 } = FileDigests::of(&std::fs::read(client.data())?);
+    let download = &done["download"];
+    assert_eq!(download["blake3"], blake3.to_string(), "{done}");
+    assert_eq!(download["sha256"], sha256.to_string(), "{done}");
     assert!(server.leftovers("client4")?.is_empty());
     Ok(done)
 }

@@ -1,13 +1,14 @@
 """Verifies a file against a receipt of filepull with a JOSE library of another language.
 
 Usage: verify_receipt.py FILE RECEIPT [SHA256:fingerprint]
-Needs: joserfc (PyPI). Exit codes: 0 the file is what was signed; 1 it is not.
+Needs: joserfc and blake3 (PyPI). Exit codes: 0 the file is what was signed; 1 it is not.
 """
 
 import hashlib
 import json
 import sys
 
+from blake3 import blake3
 from joserfc import jws
 from joserfc.jwk import OKPKey
 
@@ -38,7 +39,7 @@ def main():
         content = data.read()
     if len(content) != claims["size"]:
         fail("the receipt is about another size")
-    if hashlib.sha256(content).hexdigest() != claims["digests"]["sha-256"]:
+    if blake3(content).hexdigest() != claims["digests"]["blake3"]:
         fail("the receipt is about another digest")
     print(f"valid: {claims['iss']} signed {claims['size']} bytes with {fingerprint}")
 

@@ -3,6 +3,7 @@
 
 use filepull_core::backoff::ReconnectPolicy;
 use filepull_core::digest::Digest;
+use filepull_core::file_digest::{Blake3, FileDigests};
 use filepull_core::receive::Receiver;
 use filepull_core::source::Source;
 use filepull_core::{bounds, human};
@@ -50,11 +51,13 @@ impl FuzzUpload {
                 }
             }
             Some(Kind::Trailer(trailer)) => {
-                let Ok(digest) = Digest::try_from(&trailer.sha256[..]) else { return };
+                let Ok(digest) = Blake3::try_from(&trailer.blake3[..]) else { return };
                 let Some(receiver) = &self.receiver else { return };
-                if let Ok(proof) = receiver.finish(trailer.total_size, digest) {
+                if let Ok(proof) =
+                    receiver.finish(trailer.total_size, digest, Digest::of(&self.bytes))
+                {
                     assert_eq!(proof.size(), self.bytes.len() as u64);
-                    assert_eq!(proof.digest(), Digest::of(&self.bytes));
+                    assert_eq!(proof.digests(), FileDigests::of(&self.bytes));
                 }
             }
             Some(Kind::Abort(error)) => check_error(&error),

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use filepull_core::digest::Digest;
+use filepull_core::PROTOCOL;
+use filepull_core::file_digest::Blake3;
 use filepull_proto::v1::agent_control_client::AgentControlClient;
 use filepull_proto::v1::agent_message::Kind as FromAgent;
 use filepull_proto::v1::agent_transfer_client::AgentTransferClient;
@@ -64,8 +65,8 @@ impl ScriptedAgent {
         let hello = Hello {
             client_id: client.into(),
             instance_id: uuid::Uuid::new_v4().as_bytes().to_vec().into(),
-            protocol_min: 1,
-            protocol_max: 1,
+            protocol_min: *PROTOCOL.start(),
+            protocol_max: *PROTOCOL.end(),
             ..Hello::default()
         };
         to_server.send(AgentMessage { kind: Some(FromAgent::Hello(hello)) }).await?;
@@ -159,9 +160,9 @@ impl ScriptedUpload {
 
     /// Sends the trailer for a file with these bytes, with this receipt.
     pub async fn trailer_with(&self, file: &[u8], receipt: String) -> anyhow::Result<()> {
-        let sha256 = Digest::of(file).as_bytes().to_vec().into();
+        let blake3 = Blake3::of(file).as_bytes().to_vec().into();
         let total_size = file.len() as u64;
-        self.send(Kind::Trailer(UploadTrailer { total_size, sha256, receipt })).await
+        self.send(Kind::Trailer(UploadTrailer { total_size, blake3, receipt })).await
     }
 
     /// Closes the stream to the server. Responses still arrive.

@@ -3,7 +3,7 @@
 use std::fs::{self, OpenOptions};
 use std::path::PathBuf;
 
-use filepull_core::digest::Digest;
+use filepull_core::file_digest::Blake3;
 use filepull_core::id::TransferId;
 use filepull_core::receive::Receiver;
 use tempfile::TempDir;
@@ -97,7 +97,7 @@ fn check_whole(fixture: &ReadFixture, sent: &Sent, offset: usize) {
     assert!(sent.bytes == fixture.content[offset..], "other bytes were sent");
     let trailer = sent.trailer.as_ref().unwrap();
     assert_eq!(trailer.total_size, fixture.content.len() as u64);
-    assert_eq!(&trailer.sha256[..], Digest::of(&fixture.content).as_bytes());
+    assert_eq!(&trailer.blake3[..], Blake3::of(&fixture.content).as_bytes());
 }
 
 fn check_changed(sent: &Sent, result: &Result<(), ReadError>) {
@@ -153,8 +153,8 @@ fn a_slow_comparison_of_the_prefix_sends_keepalives() {
 #[test]
 fn a_reader_starts_at_zero_when_the_prefixes_differ() {
     let fixture = ReadFixture::new(LEN);
-    let other = Prefix { len: 5, digest: Digest::of(b"other") };
-    let longer = Prefix { len: LEN as u64 + 1, digest: Digest::of(b"other") };
+    let other = Prefix { len: 5, digest: Blake3::of(b"other") };
+    let longer = Prefix { len: LEN as u64 + 1, digest: Blake3::of(b"other") };
     for prefix in [other, longer] {
         let (sent, result) = run(&fixture.reader(Some(prefix)), |_| {});
         assert_eq!(result, Ok(()));

@@ -15,6 +15,7 @@ use filepull_agent::Agent;
 use filepull_agent::config::Config;
 use filepull_agent::dial::ServerAddr;
 use filepull_agent::share::Shares;
+use filepull_core::PROTOCOL;
 use filepull_core::fingerprint::Fingerprint;
 use filepull_core::id::{ClientId, TransferId};
 use filepull_process::Lifecycle;
@@ -130,7 +131,7 @@ impl FakeServer {
 /// A welcome that makes the agent reconnect at once.
 pub(crate) fn welcome() -> v1::Welcome {
     let reconnect = v1::ReconnectPolicy { base_ms: 1, cap_ms: 1, spread_ms: 1, stable_ms: 1 };
-    v1::Welcome { protocol: 1, reconnect: Some(reconnect), ..v1::Welcome::default() }
+    v1::Welcome { protocol: *PROTOCOL.end(), reconnect: Some(reconnect), ..v1::Welcome::default() }
 }
 
 pub(crate) fn order(attempt: u32) -> v1::StartTransfer {

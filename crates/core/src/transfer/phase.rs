@@ -118,8 +118,8 @@ impl Receiving {
     /// transfer stays sealed, and [`recovery`](super::Transfer::recovery) determines the outcome.
     pub fn seal(self, proof: Verified, name: DownloadName, inode: u64, _synced: Durable) -> Sealed {
         let size = proof.size();
-        let digest = proof.digest();
-        Sealed { download: Download { source: self.source, name, size, digest, inode } }
+        let digests = proof.digests();
+        Sealed { download: Download { source: self.source, name, size, digests, inode } }
     }
 }
 

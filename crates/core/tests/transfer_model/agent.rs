@@ -1,9 +1,9 @@
 //! A model of the client: a source file that changes at any time, and the agent that reads it.
 
-use filepull_core::digest::Digest;
+use filepull_core::file_digest::{Blake3, Blake3Hasher};
 use filepull_core::id::TransferId;
 use filepull_core::receive::Prefix;
-use filepull_core::source::{Consistency, FastHash, Source, SourceChange, SourceRead, Stat};
+use filepull_core::source::{Consistency, Source, SourceChange, SourceRead, Stat};
 
 /// The length of a cell in bytes. A cell holds its version and its position, so that mixed and
 /// shifted files are detected.
@@ -157,7 +157,7 @@ pub(crate) struct Upload {
 enum Stage {
     Proving,
     Sending,
-    Again(FastHash),
+    Again(Blake3Hasher),
 }
 
 /// The next message of the agent.
@@ -166,7 +166,7 @@ pub(crate) enum Message {
     Nothing,
     Begin { offset: u64, source: Source },
     Chunk { offset: u64, bytes: Vec<u8> },
-    Trailer { size: u64, digest: Digest },
+    Trailer { size: u64, digest: Blake3 },
     Changed,
 }
 
@@ -236,7 +236,7 @@ impl Upload {
         match client.consistency {
             Consistency::Stat => Ok(self.trailer()),
             Consistency::DoubleRead => {
-                (self.at, self.stage) = (0, Stage::Again(FastHash::default()));
+                (self.at, self.stage) = (0, Stage::Again(Blake3Hasher::default()));
                 Ok(Message::Nothing)
             }
         }
@@ -244,18 +244,18 @@ impl Upload {
 
     fn read_again(&mut self, client: &Client) -> Result<Message, SourceChange> {
         let bytes = self.read(client, usize::MAX)?;
-        let Stage::Again(fast_hash) = &mut self.stage else { return Err(SourceChange) };
+        let Stage::Again(hasher) = &mut self.stage else { return Err(SourceChange) };
         if !bytes.is_empty() {
-            fast_hash.update(&bytes);
+            hasher.update(&bytes);
             return Ok(Message::Nothing);
         }
-        self.reading.check_again(fast_hash)?;
+        self.reading.check_again(hasher.digest())?;
         Ok(self.trailer())
     }
 
     fn trailer(&self) -> Message {
         let is_wrong = self.lie == Some(Lie::Digest);
-        let digest = if is_wrong { Digest::of(b"a lie") } else { self.reading.digest() };
+        let digest = if is_wrong { Blake3::of(b"a lie") } else { self.reading.digest() };
         Message::Trailer { size: self.before.size, digest }
     }
 

@@ -1,9 +1,10 @@
 //! One transfer in a server process. Applies the rules of the core.
 
-use filepull_core::digest::Digest;
+use filepull_core::digest::Hasher;
 use filepull_core::disk::{
     self, CommitResult, Disk as _, DiskError, Extent, PartialKey, ResumedPartial, SealedLocation,
 };
+use filepull_core::file_digest::Blake3;
 use filepull_core::name::DownloadName;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::receive::{Prefix, ReceiveError, Receiver};
@@ -24,6 +25,8 @@ pub(crate) struct Live {
     pub(crate) transfer: Transfer,
     /// While a partial of the current generation exists.
     pub(crate) receiver: Option<Receiver>,
+    /// Has the bytes of the receiver.
+    sha256: Hasher,
     /// A running checkpoint, concurrent with the upload.
     checkpoint_job: Option<CheckpointJob>,
 }
@@ -39,7 +42,7 @@ enum CheckpointJob {
 
 impl Live {
     pub(crate) fn new(transfer: Transfer) -> Self {
-        Self { transfer, receiver: None, checkpoint_job: None }
+        Self { transfer, receiver: None, sha256: Hasher::default(), checkpoint_job: None }
     }
 
     pub(crate) fn recover(&mut self, machine: &mut Machine) -> Result<(), Stop> {
@@ -48,8 +51,10 @@ impl Live {
             Recovery::ReadPrefix(checkpoint) => {
                 let result = disk::resume(machine, &self.transfer.partial(), checkpoint);
                 let resumed = self.check(machine, result)?;
-                self.receiver = resumed.map(|resumed| resumed.receiver);
-                if self.receiver.is_some() { Ok(()) } else { self.start_over(machine) }
+                let Some(resumed) = resumed else { return self.start_over(machine) };
+                self.receiver = Some(resumed.receiver);
+                self.sha256 = resumed.sha256;
+                Ok(())
             }
             Recovery::FindSealed(_) => {
                 let published = self.publish_found(machine);
@@ -139,6 +144,7 @@ impl Live {
                     self.transfer.receive(source.clone(), begun).expect("it is queued");
                     machine.record(&self.transfer)?;
                     self.receiver = Some(Receiver::new(size));
+                    self.sha256 = Hasher::default();
                     break;
                 }
             }
@@ -155,6 +161,7 @@ impl Live {
         bytes: &[u8],
     ) -> Result<(), Stop> {
         self.receiver_of(order)?.chunk(offset, bytes).map_err(|_| Stop::Refused)?;
+        self.sha256.update(bytes);
         let done = machine.append(&mut self.transfer.partial(), &[bytes]);
         self.check(machine, done)
     }
@@ -165,11 +172,12 @@ impl Live {
         machine: &mut Machine,
         order: &Order,
         size: u64,
-        digest: Digest,
+        digest: Blake3,
     ) -> Result<(), Stop> {
         self.receiver_of(order)?;
         self.settle(machine)?;
-        match self.receiver_of(order)?.finish(size, digest) {
+        let sha256 = self.sha256.digest();
+        match self.receiver_of(order)?.finish(size, digest, sha256) {
             Ok(proof) => {
                 let partial = self.transfer.partial();
                 let name = partial_name(&partial);

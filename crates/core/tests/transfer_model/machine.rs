@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use filepull_core::digest::Digest;
 use filepull_core::disk::{self, CommitResult, DiskError, Durable, Extent, PartialKey};
+use filepull_core::file_digest::FileDigests;
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::name::DownloadName;
 use filepull_core::transfer::{Download, Transfer};
@@ -292,7 +292,7 @@ impl disk::Disk for Machine {
     }
 }
 
-/// Returns whether these bytes have the length and the digest of the download.
+/// Returns whether these bytes have the length and the digests of the download.
 pub(crate) fn is(download: &Download, bytes: &[u8]) -> bool {
-    bytes.len() as u64 == download.size && Digest::of(bytes) == download.digest
+    bytes.len() as u64 == download.size && FileDigests::of(bytes) == download.digests
 }

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use filepull_core::digest::Digest;
+use filepull_core::file_digest::{Blake3, FileDigests};
 use filepull_core::id::TransferId;
 use filepull_core::transfer::{Download, Phase, Transfer};
 
@@ -22,7 +22,7 @@ pub(crate) struct Oracle {
     durable: BTreeMap<TransferId, u64>,
     ordered: BTreeMap<TransferId, u32>,
     /// Files that must never change: downloads that are done, and files of other programs.
-    kept: BTreeMap<String, (Inode, Digest)>,
+    kept: BTreeMap<String, (Inode, FileDigests)>,
     intruders: BTreeSet<String>,
     /// The version of the source when the transfer was triggered.
     requested: BTreeMap<TransferId, usize>,
@@ -33,7 +33,7 @@ pub(crate) struct Oracle {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Commit {
     pub(crate) id: TransferId,
-    pub(crate) digest: Digest,
+    pub(crate) digest: Blake3,
     pub(crate) opened: usize,
     pub(crate) closed: usize,
 }
@@ -86,7 +86,7 @@ impl Oracle {
             let bytes = machine.disk.bytes(&name).expect("I3: a download is gone");
             assert_eq!(download.size, download.source.size, "I9: not all that was announced");
             let is_its =
-                |commit: &&Commit| commit.id == done.id && commit.digest == download.digest;
+                |commit: &&Commit| commit.id == done.id && commit.digest == download.digests.blake3;
             let mut commits = self.commits.iter().filter(is_its).peekable();
             assert!(commits.peek().is_some(), "I9: published without a commit: {done:?}");
             let is_true = |commit: &Commit| {
@@ -118,12 +118,12 @@ impl Oracle {
     fn keep(&mut self, machine: &Machine, name: &str) {
         let inode = machine.disk.inode(name).expect("what is kept exists");
         let bytes = machine.disk.bytes(name).expect("what is kept exists");
-        self.kept.insert(name.to_owned(), (inode, Digest::of(bytes)));
+        self.kept.insert(name.to_owned(), (inode, FileDigests::of(bytes)));
     }
 
     fn has_kept(&self, download: &Download) -> bool {
         let kept = self.kept.get(&download.name.to_string());
-        kept == Some(&(download.inode, download.digest))
+        kept == Some(&(download.inode, download.digests))
     }
 
     fn done(&mut self, machine: &Machine, done: &Transfer) {
@@ -135,7 +135,7 @@ impl Oracle {
 
     fn check_names(&self, machine: &Machine) {
         for (name, kept) in &self.kept {
-            let now = machine.disk.inode(name).zip(machine.disk.bytes(name).map(Digest::of));
+            let now = machine.disk.inode(name).zip(machine.disk.bytes(name).map(FileDigests::of));
             assert_eq!(now, Some(*kept), "I3: {name} has changed");
         }
         for name in machine.disk.names() {
@@ -164,7 +164,7 @@ impl Oracle {
                 let partial = partial_name(&transfer.partial());
                 let bytes = machine.disk.bytes(&partial).expect("I12 holds");
                 assert_eq!(receiver.received(), bytes.len() as u64, "I7: a hole in {partial}");
-                assert_eq!(receiver.prefix().digest, Digest::of(bytes), "I7: other bytes");
+                assert_eq!(receiver.prefix().digest, Blake3::of(bytes), "I7: other bytes");
                 assert!(durable <= receiver.received(), "I5: acknowledged and lost: {transfer:?}");
                 let checkpoint = receiving.checkpoint().len;
                 assert!(checkpoint <= receiver.received(), "I6: {transfer:?}");

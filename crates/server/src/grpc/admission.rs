@@ -1,6 +1,7 @@
 //! Admits an agent to a session: its key, its id, the session of another machine, the records.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 
 use chrono::Utc;
 use filepull_core::{CHUNK_LEN, PROTOCOL};
@@ -139,15 +140,22 @@ async fn check_again(
 fn choose_protocol(hello: &Hello) -> Result<u32, Error> {
     let known = hello.protocol_min..=hello.protocol_max;
     PROTOCOL.rev().find(|version| known.contains(version)).ok_or_else(|| {
+        let older = if known.end() < PROTOCOL.start() { "agent" } else { "server" };
         let reason = format!(
-            "this server speaks protocol {}-{}, the agent {}-{}: update the older one",
-            PROTOCOL.start(),
-            PROTOCOL.end(),
-            known.start(),
-            known.end()
+            "this server speaks protocol {}, the agent speaks {}: update the {older}",
+            versions(&PROTOCOL),
+            versions(&known)
         );
         rejection(ErrorCode::Unsupported, &reason, PERSON_RETRY)
     })
+}
+
+/// Returns `2`, or `2 to 3`.
+fn versions(range: &RangeInclusive<u32>) -> String {
+    match (range.start(), range.end()) {
+        (oldest, newest) if oldest == newest => newest.to_string(),
+        (oldest, newest) => format!("{oldest} to {newest}"),
+    }
 }
 
 /// Returns the error for an agent that sent something, or closed the session, before the welcome.

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use filepull_core::digest::Digest;
+use filepull_core::file_digest::{Blake3, FileDigests};
 use filepull_core::fingerprint::Fingerprint;
 use filepull_core::id::TransferId;
 use filepull_core::problem::Code;
@@ -151,11 +151,11 @@ fn received_trailer(
     trailer: UploadTrailer,
     key: Option<Fingerprint>,
 ) -> Result<ReceivedTrailer, String> {
-    let UploadTrailer { total_size, sha256, receipt } = trailer;
-    let digest = Digest::try_from(sha256.as_ref())
-        .map_err(|_| "the trailer's sha256 must be 32 bytes".to_owned())?;
+    let UploadTrailer { total_size, blake3, receipt } = trailer;
+    let blake3 = Blake3::try_from(blake3.as_ref())
+        .map_err(|_| "the trailer's blake3 must be 32 bytes".to_owned())?;
     let receipt = SignedReceipt::verify(receipt, key);
-    Ok(ReceivedTrailer { total_size, digest, receipt })
+    Ok(ReceivedTrailer { total_size, blake3, receipt })
 }
 
 /// Describes the failure of a stream for an operator. The innermost cause is the clearest.
@@ -173,8 +173,13 @@ fn response(reply: Reply) -> UploadResponse {
     let kind = match reply {
         Reply::Ack { received, durable } => Response::Ack(UploadAck { received, durable }),
         Reply::Stored { name, proof } => {
-            let sha256 = proof.digest().as_bytes().to_vec().into();
-            Response::Stored(Stored { name, size: proof.size(), sha256 })
+            let FileDigests { blake3, sha256 } = proof.digests();
+            Response::Stored(Stored {
+                name,
+                size: proof.size(),
+                blake3: blake3.as_bytes().to_vec().into(),
+                sha256: sha256.as_bytes().to_vec().into(),
+            })
         }
         Reply::Violation { reason } => Response::Error(Error {
             code: ErrorCode::Protocol.into(),

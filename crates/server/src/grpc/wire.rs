@@ -156,7 +156,7 @@ fn start(order: SendOrder) -> StartTransfer {
         attempt: order.attempt,
         path: order.path.map(|path| path.as_str().to_owned()).unwrap_or_default(),
         offset: order.prefix.len,
-        prefix_sha256: order.prefix.digest.as_bytes().to_vec().into(),
+        prefix_blake3: order.prefix.digest.as_bytes().to_vec().into(),
         upload_token: order.token.as_bytes().to_vec().into(),
         max_bytes_per_s: 0,
         max_size: order.max_size,

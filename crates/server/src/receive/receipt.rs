@@ -45,7 +45,7 @@ impl SignedReceipt {
             wrong("transfer")
         } else if claims.size != proof.size() {
             wrong("size")
-        } else if claims.sha256() != Some(proof.digest()) {
+        } else if claims.blake3() != Some(proof.digests().blake3) {
             wrong("digest")
         } else {
             Ok(())

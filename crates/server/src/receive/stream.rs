@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 
 use bytes::Bytes;
-use filepull_core::digest::Digest;
+use filepull_core::file_digest::Blake3;
 use filepull_core::problem::Problem;
 use futures::{Stream, StreamExt as _};
 use tokio::time::sleep;
@@ -37,7 +37,7 @@ pub(crate) struct ReceivedTrailer {
     /// The size of the file in bytes.
     pub total_size: u64,
     /// The digest of the bytes that the agent read.
-    pub digest: Digest,
+    pub blake3: Blake3,
     /// The receipt, if the agent has a key; or why it is not valid.
     pub receipt: Result<Option<SignedReceipt>, String>,
 }

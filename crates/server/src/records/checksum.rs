@@ -70,7 +70,8 @@ impl ChecksumHasher {
         self.source(&download.source);
         self.text(&download.name.to_string());
         self.number(download.size);
-        self.text(&download.digest.to_string());
+        self.text(&download.digests.blake3.to_string());
+        self.text(&download.digests.sha256.to_string());
         self.number(download.inode);
     }
 

@@ -4,14 +4,14 @@ INSERT INTO transfers (
     id, client, path, requested_by, created_at, queue_until, started_at, finished_at,
     attempt, epoch, generation, changed, damaged, stalled, state,
     source_name, source_size, source_modified_ns, checkpoint_len, checkpoint_digest,
-    download_name, download_size, download_digest, download_inode,
+    download_name, download_size, download_blake3, download_sha256, download_inode,
     received, error_code, error_detail, error_hint, row_check
 ) VALUES (
     $1, $2, $3, $4, $5, $6, $7, $8,
     $9, $10, $11, $12, $13, $14,
     $15, $16, $17, $18, $19,
-    $20, $21, $22, $23,
-    $24, $25, $26, $27, $28, $29
+    $20, $21, $22, $23, $24,
+    $25, $26, $27, $28, $29, $30
 )
 ON CONFLICT (id) DO UPDATE SET
     client = excluded.client,
@@ -35,7 +35,8 @@ ON CONFLICT (id) DO UPDATE SET
     checkpoint_digest = excluded.checkpoint_digest,
     download_name = excluded.download_name,
     download_size = excluded.download_size,
-    download_digest = excluded.download_digest,
+    download_blake3 = excluded.download_blake3,
+    download_sha256 = excluded.download_sha256,
     download_inode = excluded.download_inode,
     received = excluded.received,
     error_code = excluded.error_code,

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
 use filepull_core::digest::Digest;
+use filepull_core::file_digest::{Blake3, FileDigests};
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::name::DownloadName;
 use filepull_core::path::SharedPath;
@@ -111,13 +112,13 @@ fn download() -> Download {
         source: source(),
         name: DownloadName::new(time(0), "data.txt").next(),
         size: 104_857_600,
-        digest: Digest::of(b"abc"),
+        digests: FileDigests::of(b"abc"),
         inode: u64::MAX - 1,
     }
 }
 
 fn phases() -> [Phase; 6] {
-    let checkpoint = Prefix { len: 3, digest: Digest::of(b"abc") };
+    let checkpoint = Prefix { len: 3, digest: Blake3::of(b"abc") };
     let missing = Problem::new(Code::FileMissing, "There is no \"data.txt\".").hint("Try again.");
     [
         Phase::Queued,
@@ -230,6 +231,29 @@ async fn records_of_a_newer_version_are_rejected() {
     fixture.run("PRAGMA user_version = 99");
     let error = Records::open(&fixture.folder()).await.unwrap_err();
     assert!(matches!(error, RecordsError::TooNew { found: 99, .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_download_of_a_build_without_blake3_is_unreadable_and_the_rest_is_kept() {
+    let fixture = RecordsFixture::new();
+    let records = fixture.open().await;
+    let [waiting, receiving, _, done, ..] = phases().map(in_phase);
+    for transfer in [&waiting, &receiving, &done] {
+        records.save(transfer).await.unwrap();
+    }
+    records.close().await.unwrap();
+    fixture.run(
+        "ALTER TABLE transfers DROP COLUMN download_blake3;
+         ALTER TABLE transfers RENAME COLUMN download_sha256 TO download_digest;
+         PRAGMA user_version = 2",
+    );
+    let records = fixture.open().await;
+    for transfer in [waiting, receiving] {
+        assert_eq!(saved(&records, transfer.id).await, Some(transfer));
+    }
+    let found = records.transfer(done.id).await.unwrap();
+    let Some(RecordedTransfer::Damaged(damaged)) = found else { panic!("{found:?}") };
+    assert_eq!(damaged.reason, "download_blake3 is missing");
 }
 
 #[tokio::test]

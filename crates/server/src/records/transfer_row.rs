@@ -1,6 +1,7 @@
 //! Writes a transfer into a row of the table `transfers`, and reads it back.
 
 use filepull_core::digest::Digest;
+use filepull_core::file_digest::{Blake3, FileDigests};
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::name::DownloadName;
 use filepull_core::path::SharedPath;
@@ -82,7 +83,8 @@ fn bind_phase(phase: &Phase, statement: Statement) -> Statement {
         .bind(checkpoint.map(|prefix| prefix.digest.to_string()))
         .bind(download.map(|file| file.name.to_string()))
         .bind(download.map(|file| file.size.cast_signed()))
-        .bind(download.map(|file| file.digest.to_string()))
+        .bind(download.map(|file| file.digests.blake3.to_string()))
+        .bind(download.map(|file| file.digests.sha256.to_string()))
         .bind(download.map(|file| file.inode.cast_signed()))
         .bind(failure.map(|failure| failure.reached.received.cast_signed()))
         .bind(problem.map(|problem| problem.code.as_str().to_owned()))
@@ -136,7 +138,7 @@ fn read_phase(fields: &RowFields<'_>) -> Result<Phase, RecordsError> {
         PhaseName::Receiving => {
             let checkpoint = Prefix {
                 len: fields.unsigned("checkpoint_len")?,
-                digest: fields.parse("checkpoint_digest", Digest::parse)?,
+                digest: fields.parse("checkpoint_digest", Blake3::parse)?,
             };
             Phase::Receiving(Receiving::from_record(read_source(fields)?, checkpoint))
         }
@@ -156,7 +158,10 @@ fn read_download(fields: &RowFields<'_>) -> Result<Download, RecordsError> {
         source: read_source(fields)?,
         name: fields.parse("download_name", DownloadName::parse)?,
         size: fields.unsigned("download_size")?,
-        digest: fields.parse("download_digest", Digest::parse)?,
+        digests: FileDigests {
+            blake3: fields.parse("download_blake3", Blake3::parse)?,
+            sha256: fields.parse("download_sha256", Digest::parse)?,
+        },
         inode: fields.unsigned("download_inode")?,
     })
 }

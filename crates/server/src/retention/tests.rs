@@ -1,7 +1,7 @@
 use std::fs;
 
 use chrono::{DateTime, TimeDelta};
-use filepull_core::digest::Digest;
+use filepull_core::file_digest::FileDigests;
 use filepull_core::id::ClientId;
 use filepull_core::name::DownloadName;
 use filepull_core::problem::{Code, Problem};
@@ -25,7 +25,7 @@ fn transfer(at: DateTime<Utc>, phase: Phase) -> Transfer {
 fn done(at: DateTime<Utc>) -> Transfer {
     let source = Source { name: "menu.txt".to_owned(), size: 3, modified_ns: 0 };
     let name = DownloadName::new(at, "menu.txt");
-    let download = Download { source, name, size: 3, digest: Digest::of(b"abc"), inode: 1 };
+    let download = Download { source, name, size: 3, digests: FileDigests::of(b"abc"), inode: 1 };
     transfer(at, Phase::Done(Published::from_record(download)))
 }
 

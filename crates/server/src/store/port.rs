@@ -108,7 +108,7 @@ impl Store {
             path: path.clone(),
             source,
         })?;
-        Ok(found == (download.size, download.digest))
+        Ok(found == (download.size, download.digests.blake3))
     }
 
     /// Removes a partial, if it exists.

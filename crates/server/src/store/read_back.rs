@@ -3,11 +3,11 @@
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 
-use filepull_core::digest::{Digest, Hasher};
+use filepull_core::file_digest::{Blake3, Blake3Hasher};
 
 /// Reads an open file from its start and returns its length in bytes and its digest.
-pub(crate) fn digest_of(mut file: &File) -> io::Result<(u64, Digest)> {
-    let mut hasher = Hasher::default();
+pub(crate) fn digest_of(mut file: &File) -> io::Result<(u64, Blake3)> {
+    let mut hasher = Blake3Hasher::default();
     let mut len = 0;
     file.seek(SeekFrom::Start(0))?;
     read_all(file, &mut |bytes: &[u8]| {

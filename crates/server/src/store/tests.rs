@@ -1,5 +1,5 @@
-use filepull_core::digest::Digest;
 use filepull_core::disk::{CommitResult, Disk as _, Extent, PartialKey};
+use filepull_core::file_digest::{Blake3, FileDigests};
 use filepull_core::id::TransferId;
 use filepull_core::source::Source;
 use filepull_core::transfer::Download;
@@ -44,7 +44,7 @@ fn a_published_partial_has_its_name_and_no_other() {
         .collect();
     assert_eq!(names, ["download-19700101-000000.txt"]);
     let file = store.find_download(&client(), &name()).unwrap().unwrap();
-    assert_eq!(digest_of(&file).unwrap(), (5, Digest::of(b"whole")));
+    assert_eq!(digest_of(&file).unwrap(), (5, Blake3::of(b"whole")));
     assert!(file.metadata().unwrap().permissions().readonly());
 }
 
@@ -56,7 +56,7 @@ fn a_taken_name_is_never_overwritten() {
     let second = partial(&mut store, b"second");
     assert!(matches!(store.commit(&second, &name()), Ok(CommitResult::Taken)));
     let first = store.find_download(&client(), &name()).unwrap().unwrap();
-    assert_eq!(digest_of(&first).unwrap().1, Digest::of(b"first"));
+    assert_eq!(digest_of(&first).unwrap().1, Blake3::of(b"first"));
 }
 
 #[test]
@@ -93,9 +93,9 @@ fn another_entry_with_the_name_of_a_download_is_not_found() {
     let (folder, mut store) = store();
     let partial = partial(&mut store, b"whole");
     let source = Source { name: "data.txt".to_owned(), size: 5, modified_ns: 0 };
-    let digest = Digest::of(b"whole");
+    let digests = FileDigests::of(b"whole");
     let inode = partial.inode().unwrap();
-    let download = Download { source, name: name(), size: 5, digest, inode };
+    let download = Download { source, name: name(), size: 5, digests, inode };
     let path = folder.path().join("client4").join(name().to_string());
     assert!(store.find(&client(), &download).unwrap().is_none(), "nothing is there");
     symlink("elsewhere", &path).unwrap();

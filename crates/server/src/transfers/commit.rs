@@ -32,8 +32,8 @@ impl TransferTask {
         upload: CompleteUpload,
         trailer: ReceivedTrailer,
     ) -> Result<(), Outcome> {
-        let ReceivedTrailer { total_size, digest, receipt } = trailer;
-        let proof = match upload.partial.receiver.finish(total_size, digest) {
+        let ReceivedTrailer { total_size, blake3, receipt } = trailer;
+        let proof = match upload.partial.verify(total_size, blake3) {
             Ok(proof) => proof,
             Err(error) => return self.damaged(upload, error.to_string()).await,
         };

@@ -1,5 +1,6 @@
 //! Why the work on a transfer stops early, and what the log and the caller get.
 
+use filepull_core::file_digest::FileDigests;
 use filepull_core::human::chain;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::transfer::{PhaseError, Transfer};
@@ -129,10 +130,11 @@ pub(crate) fn log_lost(attempt: u32) {
 /// Logs the download of a transfer that is done.
 pub(crate) fn log_done(transfer: &Transfer) {
     let Some(download) = transfer.download() else { return };
+    let FileDigests { blake3, sha256 } = download.digests;
     info!(
         event = "transfer.done", size = download.size,
-        duration_seconds = seconds_taken(transfer), attempt = transfer.attempt,
-        sha256 = %download.digest, file = %download.name, "transfer done"
+        duration_seconds = seconds_taken(transfer), attempt = transfer.attempt, %sha256, %blake3,
+        file = %download.name, "transfer done"
     );
 }
 

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use tokio::sync::watch;
 
-use filepull_core::digest::Digest;
+use filepull_core::file_digest::{Blake3, FileDigests};
 use filepull_core::name::DownloadName;
 use filepull_core::path::SharedPath;
 use filepull_core::receive::Prefix;
@@ -56,8 +56,8 @@ fn client() -> ClientId {
     ClientId::parse("client4").unwrap()
 }
 
-fn trailer(total_size: u64, digest: Digest) -> UploadItem {
-    UploadItem::End(ReceivedTrailer { total_size, digest, receipt: Ok(None) })
+fn trailer(total_size: u64, blake3: Blake3) -> UploadItem {
+    UploadItem::End(ReceivedTrailer { total_size, blake3, receipt: Ok(None) })
 }
 
 fn source(size: usize) -> Source {
@@ -234,7 +234,7 @@ fn chunk(offset: u64, bytes: &'static [u8]) -> UploadItem {
 }
 
 fn whole(bytes: &'static [u8]) -> Vec<UploadItem> {
-    let end = trailer(bytes.len() as u64, Digest::of(bytes));
+    let end = trailer(bytes.len() as u64, Blake3::of(bytes));
     vec![chunk(0, bytes), end]
 }
 
@@ -274,7 +274,7 @@ async fn records_that_fail_between_two_attempts_do_not_lose_the_received_bytes()
     fixture.accept_again();
     let again = fixture.order().await;
     assert_eq!((again.attempt, again.prefix.len), (2, 2));
-    let end = trailer(4, Digest::of(b"data"));
+    let end = trailer(4, Blake3::of(b"data"));
     fixture.upload(&again, 4, vec![chunk(2, b"ta"), end]);
     assert!(fixture.ended(id).await.download().is_some());
 }
@@ -311,12 +311,12 @@ async fn cancelled(folder: PathBuf, records: &Records, is_named: bool) -> Transf
     let path = folder.join(if is_named { name.to_string() } else { partial });
     std::fs::write(&path, "data").unwrap();
     let inode = path.metadata().unwrap().ino();
-    let digest = Digest::of(b"data");
+    let digests = FileDigests::of(b"data");
     transfer.phase = Phase::Sealed(Sealed::from_record(Download {
         source: source(4),
         name,
         size: 4,
-        digest,
+        digests,
         inode,
     }));
     records.save(&transfer).await.unwrap();
@@ -397,8 +397,8 @@ async fn sealed(folder: PathBuf, records: &Records) -> Transfer {
     let path = folder.join(name.to_string());
     std::fs::write(&path, "data").unwrap();
     let inode = path.metadata().unwrap().ino();
-    let digest = Digest::of(b"data");
-    let download = Download { source: source(4), name, size: 4, digest, inode };
+    let digests = FileDigests::of(b"data");
+    let download = Download { source: source(4), name, size: 4, digests, inode };
     let mut transfer = Transfer::new(client(), None, "test".to_owned(), now());
     transfer.phase = Phase::Sealed(Sealed::from_record(download));
     records.save(&transfer).await.unwrap();
@@ -434,7 +434,7 @@ async fn the_partial_of_a_damaged_transfer_stays_until_its_record_is_final() {
     let mut id = None;
     let folder = async |folder: PathBuf, records: &Records| {
         let mut transfer = Transfer::new(client(), None, "test".to_owned(), now());
-        let checkpoint = Prefix { len: 4, digest: Digest::of(b"data") };
+        let checkpoint = Prefix { len: 4, digest: Blake3::of(b"data") };
         transfer.phase = Phase::Receiving(Receiving::from_record(source(9), checkpoint));
         transfer.generation = 1;
         records.save(&transfer).await.unwrap();

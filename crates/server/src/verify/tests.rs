@@ -2,7 +2,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use chrono::DateTime;
-use filepull_core::digest::Digest;
+use filepull_core::file_digest::{Blake3, FileDigests};
 use filepull_core::name::DownloadName;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::receive::Prefix;
@@ -32,7 +32,7 @@ fn download(seconds: i64) -> Download {
         source: Source { name: "data.txt".to_owned(), size: 9, modified_ns: 0 },
         name: DownloadName::new(time(seconds), "data.txt"),
         size: bytes.len() as u64,
-        digest: Digest::of(&bytes),
+        digests: FileDigests::of(&bytes),
         inode: 1,
     }
 }
@@ -48,7 +48,7 @@ fn transfer(seconds: i64, phase: Phase) -> Transfer {
 }
 
 fn receiving() -> Phase {
-    let checkpoint = Prefix { len: 0, digest: Digest::of(b"") };
+    let checkpoint = Prefix { len: 0, digest: Blake3::of(b"") };
     Phase::Receiving(Receiving::from_record(download(0).source, checkpoint))
 }
 
@@ -153,6 +153,32 @@ async fn exactly_the_changed_downloads_are_found() {
 }
 
 #[tokio::test]
+async fn each_digest_that_differs_is_named() {
+    let fixture = VerifyFixture::new().await;
+    let right = download(1).digests;
+    let other = FileDigests::of(b"other bytes");
+    let cases = [
+        (FileDigests { sha256: other.sha256, ..right }, [false, true]),
+        (FileDigests { blake3: other.blake3, ..right }, [true, false]),
+        (other, [true, true]),
+    ];
+    let mut transfer = transfer(1, Phase::Queued);
+    fixture.put(&download(1).name.to_string(), &bytes(1));
+    for (digests, expected) in cases {
+        transfer.id = TransferId::generate();
+        let recorded = Download { digests, ..download(1) };
+        transfer.phase = Phase::Done(Published::from_record(recorded));
+        fixture.records.save(&transfer).await.unwrap();
+        let events = fixture.verify().await;
+        let [VerifyEvent::Found(finding)] = &events[..] else { panic!("{events:?}") };
+        assert_eq!(finding.kind, FindingKind::Changed);
+        let named = ["its BLAKE3 is ", "its SHA-256 is "].map(|name| finding.detail.contains(name));
+        assert_eq!(named, expected, "{}", finding.detail);
+        fixture.records.forget(&[transfer.id]).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn an_entry_without_a_record_is_foreign() {
     let fixture = VerifyFixture::new().await;
     fixture.done(1).await;
@@ -207,7 +233,7 @@ async fn a_record_that_cannot_be_read_is_found() {
     fixture.records.close().await.unwrap();
     let database = fixture.folder.path().join(RECORDS_FOLDER).join("records.db");
     let connection = rusqlite::Connection::open(&database).unwrap();
-    let damage = "UPDATE transfers SET download_digest = 'x' WHERE download_name = $1";
+    let damage = "UPDATE transfers SET download_sha256 = 'x' WHERE download_name = $1";
     assert_eq!(connection.execute(damage, [download(1).name.to_string()]).unwrap(), 1);
     connection.close().unwrap();
     // Without its record the file belongs to no transfer.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use chrono::{DateTime, NaiveTime, TimeDelta, Utc};
-use filepull_core::digest::Digest;
+use filepull_core::file_digest::FileDigests;
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::name::DownloadName;
 use filepull_core::problem::{Code, Problem};
@@ -128,7 +128,7 @@ impl GeneratedRecords {
             0..90 => Phase::Done(Published::from_record(Download {
                 name: DownloadName::new(created_at, &source.name),
                 size: source.size,
-                digest: Digest::of(&number.to_le_bytes()),
+                digests: FileDigests::of(&number.to_le_bytes()),
                 inode: number.into(),
                 source,
             })),

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use filepull_core::digest::Digest;
+use filepull_core::file_digest::FileDigests;
 
 /// The client, and the file name in its folder.
 pub(super) type DownloadKey = (String, String);
@@ -15,7 +15,7 @@ pub(super) type DownloadKey = (String, String);
 pub(super) struct ObservedFile {
     pub(super) inode: u64,
     pub(super) len: u64,
-    pub(super) digest: String,
+    pub(super) digests: FileDigests,
     /// Created by the trial, not by the server.
     pub(super) foreign: bool,
     /// Its disk lost power after the file was read.
@@ -29,9 +29,9 @@ pub(super) fn path(data_dir: &Path, (client, name): &DownloadKey) -> PathBuf {
 pub(super) fn read(path: &Path) -> anyhow::Result<(Vec<u8>, ObservedFile)> {
     let inode = fs::metadata(path).with_context(|| path.display().to_string())?.ino();
     let bytes = fs::read(path).with_context(|| path.display().to_string())?;
-    let digest = Digest::of(&bytes).to_string();
+    let digests = FileDigests::of(&bytes);
     let len = bytes.len() as u64;
-    Ok((bytes, ObservedFile { inode, len, digest, foreign: false, unchecked: false }))
+    Ok((bytes, ObservedFile { inode, len, digests, foreign: false, unchecked: false }))
 }
 
 /// Lists the files in the folders of all clients.

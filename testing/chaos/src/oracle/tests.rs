@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use filepull_core::digest::Digest;
+use filepull_core::file_digest::FileDigests;
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -21,8 +21,9 @@ fn bytes(version: u32) -> Vec<u8> {
     TestPattern::new("client4", version, 6400).bytes()
 }
 
-fn done(id: &str, digest: &str) -> Value {
-    let download = json!({ "name": NAME, "size": 6400, "sha256": digest });
+fn done(id: &str, digests: FileDigests) -> Value {
+    let FileDigests { sha256, blake3 } = digests;
+    let download = json!({ "name": NAME, "size": 6400, "sha256": sha256, "blake3": blake3 });
     json!({ "id": id, "client": "client4", "state": "done", "download": download })
 }
 
@@ -41,7 +42,7 @@ fn assert_error(result: anyhow::Result<()>, text: &str) {
 fn a_complete_file_that_an_answer_names_is_right() {
     let (folder, _) = folder();
     let mut oracle = checked(&folder);
-    oracle.check_transfers(&[done("t1", &Digest::of(&bytes(1)).to_string())]).unwrap();
+    oracle.check_transfers(&[done("t1", FileDigests::of(&bytes(1)))]).unwrap();
     oracle.check_files(folder.path(), true).unwrap();
     assert_eq!((oracle.counters.n_files(), oracle.counters.n_wrong()), (2, 0));
 }
@@ -78,7 +79,7 @@ fn a_power_cut_may_take_only_what_was_not_acknowledged() {
     let (folder, file) = folder();
     let mut unacknowledged = checked(&folder);
     let mut acknowledged = checked(&folder);
-    acknowledged.record_answer(&done("t1", &Digest::of(&bytes(1)).to_string())).unwrap();
+    acknowledged.record_answer(&done("t1", FileDigests::of(&bytes(1)))).unwrap();
     fs::remove_file(&file).unwrap();
     unacknowledged.after_power_cut();
     unacknowledged.check_files(folder.path(), false).unwrap();
@@ -89,10 +90,16 @@ fn a_power_cut_may_take_only_what_was_not_acknowledged() {
 #[test]
 fn answers_that_contradict_the_disk_or_each_other_are_wrong() {
     let (folder, file) = folder();
-    let digest = Digest::of(&bytes(1)).to_string();
-    assert_error(checked(&folder).check_transfers(&[done("t1", "00")]), "the disk Some");
+    let digests = FileDigests::of(&bytes(1));
+    let other = FileDigests::of(&bytes(2));
+    for wrong in [
+        FileDigests { sha256: other.sha256, ..digests },
+        FileDigests { blake3: other.blake3, ..digests },
+    ] {
+        assert_error(checked(&folder).check_transfers(&[done("t1", wrong)]), "the disk Some");
+    }
     assert_error(
-        checked(&folder).check_transfers(&[done("t1", &digest), done("t2", &digest)]),
+        checked(&folder).check_transfers(&[done("t1", digests), done("t2", digests)]),
         "have the same file",
     );
     assert_error(checked(&folder).check_transfers(&[]), "a second file");
@@ -101,17 +108,17 @@ fn answers_that_contradict_the_disk_or_each_other_are_wrong() {
     let mut oracle = checked(&folder);
     oracle.record_id("t9");
     assert_error(
-        oracle.check_transfers(&[done("t1", &digest)]),
+        oracle.check_transfers(&[done("t1", digests)]),
         "t9 was in an answer and is not on record",
     );
     let mut oracle = checked(&folder);
-    oracle.record_answer(&done("t1", &digest)).unwrap();
+    oracle.record_answer(&done("t1", digests)).unwrap();
     let failed = json!({ "id": "t1", "client": "client4", "state": "failed" });
     assert_error(oracle.check_transfers(&[failed]), "was done and is now");
     fs::remove_file(file).unwrap();
     let mut oracle = Oracle::new(Counters::default());
     oracle.check_files(folder.path(), false).unwrap();
-    assert_error(oracle.check_transfers(&[done("t1", &digest)]), "the disk None");
+    assert_error(oracle.check_transfers(&[done("t1", digests)]), "the disk None");
 }
 
 #[test]

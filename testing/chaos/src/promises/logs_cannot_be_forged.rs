@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use filepull_core::PROTOCOL;
 use filepull_core::id::TransferId;
 use filepull_proto::v1::agent_control_client::AgentControlClient;
 use filepull_proto::v1::agent_message::Kind;
@@ -124,8 +125,8 @@ fn agent_messages(id: &str, text: &str) -> Vec<Kind> {
     let hello = Hello {
         client_id: id.to_owned(),
         instance_id: vec![7; 16].into(),
-        protocol_min: 1,
-        protocol_max: 1,
+        protocol_min: *PROTOCOL.start(),
+        protocol_max: *PROTOCOL.end(),
         hostname: text.clone(),
         os: text.clone(),
         arch: text.clone(),

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use filepull_core::CHUNK_LEN;
-use filepull_core::digest::Digest;
+use filepull_core::file_digest::Blake3;
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::invite::{GroupName, Invite, Invitee, Secret, ServerAddress};
 use filepull_fuzz::join;
@@ -90,8 +90,8 @@ fn uploads() -> Vec<Vec<u8>> {
         upload(Kind::Chunk(v1::DataChunk { offset, data: data.into() }))
     };
     let trailer = |total_size: u64, content: &[u8]| {
-        let sha256 = Digest::of(content).as_bytes().to_vec().into();
-        upload(Kind::Trailer(v1::UploadTrailer { total_size, sha256, receipt: String::new() }))
+        let blake3 = Blake3::of(content).as_bytes().to_vec().into();
+        upload(Kind::Trailer(v1::UploadTrailer { total_size, blake3, receipt: String::new() }))
     };
     let error = v1::Error {
         code: ErrorCode::NotAFile.into(),
@@ -143,7 +143,7 @@ fn sessions() -> Vec<Vec<u8>> {
     let start = |path: &str| server(FromServer::Start(order(path)));
     let resume = v1::StartTransfer {
         offset: 5,
-        prefix_sha256: vec![0; 32].into(),
+        prefix_blake3: vec![0; 32].into(),
         max_size: 1,
         max_bytes_per_s: u64::MAX,
         ..order("logs/a.log")

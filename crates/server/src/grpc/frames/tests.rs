@@ -12,7 +12,7 @@ fn message() -> impl Strategy<Value = Option<Kind>> {
     let bytes = prop::collection::vec(any::<u8>(), 0..300).prop_map(Bytes::from);
     prop_oneof![
         8 => (offset, bytes.clone()).prop_map(|(offset, data)| Some(Kind::Chunk(DataChunk { offset, data }))),
-        1 => bytes.prop_map(|sha256| Some(Kind::Trailer(UploadTrailer { total_size: 7, sha256, ..UploadTrailer::default() }))),
+        1 => bytes.prop_map(|blake3| Some(Kind::Trailer(UploadTrailer { total_size: 7, blake3, ..UploadTrailer::default() }))),
         1 => ".{0,40}".prop_map(|transfer_id| {
             Some(Kind::Header(UploadHeader { transfer_id, ..UploadHeader::default() }))
         }),

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use axum::http::HeaderValue;
 use filepull_core::digest::Digest;
+use filepull_core::file_digest::Blake3;
 use filepull_core::fingerprint::Fingerprint;
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::path::SharedPath;
@@ -39,7 +40,7 @@ pub(crate) struct TransferJson<'a> {
     started_at: Option<String>,
     finished_at: Option<String>,
     expires_at: Option<String>,
-    download: Option<DownloadJson<'a>>,
+    download: Option<DownloadJson>,
     error: Option<ProblemJson<'a>>,
 }
 
@@ -146,22 +147,24 @@ impl<'a> From<&'a Source> for FileJson<'a> {
 }
 
 #[derive(Debug, Serialize)]
-struct DownloadJson<'a> {
+struct DownloadJson {
     name: String,
     path: String,
     url: String,
     size: u64,
-    sha256: &'a Digest,
+    sha256: Digest,
+    blake3: Blake3,
 }
 
-impl<'a> DownloadJson<'a> {
-    fn new(view: &View, download: &'a Download, data_dir: &str) -> Self {
+impl DownloadJson {
+    fn new(view: &View, download: &Download, data_dir: &str) -> Self {
         Self {
             name: download.name.to_string(),
             path: text::saved_path(view, download, data_dir),
             url: format!("/api/v1/transfers/{}/file", view.transfer.id),
             size: download.size,
-            sha256: &download.digest,
+            sha256: download.digests.sha256,
+            blake3: download.digests.blake3,
         }
     }
 }

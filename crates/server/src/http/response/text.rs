@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use filepull_core::file_digest::FileDigests;
 use filepull_core::human;
 use filepull_core::transfer::Download;
 
@@ -70,22 +71,26 @@ fn without_stop(sentence: &str) -> &str {
     sentence.trim_end_matches('.')
 }
 
-/// Returns `Done: client4 sent menu.txt, 100.0 MiB in 19.8 s (5.1 MiB/s).`, the path and the digest.
+/// Returns `Done: client4 sent menu.txt, 100.0 MiB in 19.8 s (5.1 MiB/s).`, the path and the digests.
 pub(crate) fn done(view: &View, download: &Download, data_dir: &str) -> String {
     let summary = summary(view, download);
     let path = saved_path(view, download, data_dir);
-    let digest = download.digest;
-    format!("Done: {summary}.\n  saved   {path}\n  sha256  {digest}\n")
+    let digests = digest_lines(download);
+    format!("Done: {summary}.\n  saved   {path}\n{digests}")
 }
 
 /// Like [`done`], for a download that was removed from the disk or replaced.
 pub(crate) fn done_and_deleted(view: &View, download: &Download, data_dir: &str) -> String {
     let summary = summary(view, download);
     let path = saved_path(view, download, data_dir);
-    let digest = download.digest;
-    format!(
-        "Done: {summary}. The file is no longer stored.\n  was     {path}\n  sha256  {digest}\n"
-    )
+    let digests = digest_lines(download);
+    format!("Done: {summary}. The file is no longer stored.\n  was     {path}\n{digests}")
+}
+
+/// Returns one line for each digest, as `sha256sum` and `b3sum` print it.
+fn digest_lines(download: &Download) -> String {
+    let FileDigests { blake3, sha256 } = download.digests;
+    format!("  sha256  {sha256}\n  blake3  {blake3}\n")
 }
 
 /// Returns `client4 sent menu.txt, 100.0 MiB in 19.8 s (5.1 MiB/s)`.

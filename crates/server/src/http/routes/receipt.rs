@@ -43,7 +43,7 @@ pub(crate) async fn of_transfer(
 /// Returns whether the receipt states the digest of the download. The receipt of an earlier upload of
 /// the transfer does not, if the source changed since.
 fn is_of_download(receipt: &str, transfer: &Transfer) -> bool {
-    let stated = Receipt::verify(receipt).ok().and_then(|receipt| receipt.claims.sha256());
-    let digest = transfer.download().map(|download| download.digest);
+    let stated = Receipt::verify(receipt).ok().and_then(|receipt| receipt.claims.blake3());
+    let digest = transfer.download().map(|download| download.digests.blake3);
     stated.is_some() && stated == digest
 }

@@ -26,7 +26,8 @@ async fn a_damaged_record_is_an_item_with_its_reason() {
         ("created_at", "9223372036854775807"),
         ("source_size", "NULL"),
         ("download_name", "'passwd'"),
-        ("download_digest", "x'ff00'"),
+        ("download_blake3", "x'ff00'"),
+        ("download_sha256", "x'ff00'"),
         ("requested_by", "CAST(x'ff00' AS TEXT)"),
     ];
     for (column, value) in damages {

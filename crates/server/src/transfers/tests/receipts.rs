@@ -14,7 +14,7 @@ fn claims(transfer: TransferId, bytes: &[u8]) -> ReceiptClaims {
         attempt: 1,
         path: None,
         size: bytes.len() as u64,
-        digests: ReceiptClaims::digests_of(Digest::of(bytes)),
+        digests: ReceiptClaims::digests_of(Blake3::of(bytes)),
         source: SourceClaims::from(&source(bytes.len())),
         consistency: ConsistencyClaims::unchanged(Consistency::DoubleRead),
         requested_by: "test".to_owned(),
@@ -26,7 +26,7 @@ fn claims(transfer: TransferId, bytes: &[u8]) -> ReceiptClaims {
 fn end(receipt: String, key: &AgentKey) -> UploadItem {
     UploadItem::End(ReceivedTrailer {
         total_size: 4,
-        digest: Digest::of(b"data"),
+        blake3: Blake3::of(b"data"),
         receipt: SignedReceipt::verify(receipt, Some(key.fingerprint())),
     })
 }
@@ -62,7 +62,7 @@ async fn a_wrong_receipt_ends_the_attempt_and_the_second_one_the_transfer() {
         ("size", ReceiptClaims { size: 5, ..right.clone() }, &key),
         (
             "digest",
-            ReceiptClaims { digests: ReceiptClaims::digests_of(Digest::of(b"other")), ..right },
+            ReceiptClaims { digests: ReceiptClaims::digests_of(Blake3::of(b"other")), ..right },
             &key,
         ),
     ];

@@ -113,7 +113,7 @@ async fn a_slow_upload_releases_its_permit_and_keeps_its_bytes() {
     assert!(fixture.ended(other).await.download().is_some());
     let again = fixture.order().await;
     assert_eq!((again.transfer, again.attempt, again.prefix.len), (slow, 2, 2));
-    let end = trailer(4, Digest::of(b"data"));
+    let end = trailer(4, Blake3::of(b"data"));
     fixture.upload(&again, 4, vec![chunk(2, b"ta"), end]);
     assert!(fixture.ended(slow).await.download().is_some());
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fastrand::Rng;
-use filepull_core::digest::Digest;
+use filepull_core::file_digest::Blake3;
 use filepull_proto::v1::StartTransfer;
 use filepull_proto::v1::upload_response::Kind as Answer;
 use filepull_testkit::ScriptedAgent;
@@ -114,7 +114,7 @@ impl Rounds<'_> {
     async fn next_order(&mut self, agent: &mut ScriptedAgent) -> anyhow::Result<StartTransfer> {
         self.scenario.trigger_with(&json!({ "client": CLIENT, "queue": "1h" })).await?;
         let order = agent.order().await?;
-        self.check(order.offset, &order.prefix_sha256)?;
+        self.check(order.offset, &order.prefix_blake3)?;
         Ok(order)
     }
 
@@ -162,7 +162,7 @@ impl Rounds<'_> {
             self.proven
         );
         let bytes = &self.file[..usize::try_from(offset)?];
-        let prefix = block_in_place(|| Digest::of(bytes));
+        let prefix = block_in_place(|| Blake3::of(bytes));
         anyhow::ensure!(offset == 0 || prefix.as_bytes() == digest, "wrong bytes before {offset}");
         Ok(())
     }

@@ -15,7 +15,7 @@ const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
 
 /// Returns the entity tag of a download: its SHA-256 in quotes.
 pub(crate) fn etag(download: &Download) -> ETag {
-    format!("\"{}\"", download.digest).parse().expect("a digest in quotes is an entity tag")
+    format!("\"{}\"", download.digests.sha256).parse().expect("a digest in quotes is an entity tag")
 }
 
 /// Sets the headers of a response with a file, or of a 304.
@@ -31,7 +31,7 @@ pub(crate) fn set_headers(
     // With the client's id, so that files saved from many clients do not collide.
     let saved_as = format!("{}-{}", transfer.client, download.name);
     let texts = [
-        (REPR_DIGEST, format!("sha-256=:{}:", BASE64.encode(download.digest.as_bytes()))),
+        (REPR_DIGEST, format!("sha-256=:{}:", BASE64.encode(download.digests.sha256.as_bytes()))),
         (CONTENT_DISPOSITION, format!("attachment; filename=\"{saved_as}\"")),
         (CONTENT_TYPE, "application/octet-stream".to_owned()),
         (X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
@@ -50,7 +50,7 @@ pub(crate) fn set_headers(
 mod tests {
     use axum::http::header::{ETAG, LAST_MODIFIED};
     use chrono::DateTime;
-    use filepull_core::digest::Digest;
+    use filepull_core::file_digest::FileDigests;
     use filepull_core::id::ClientId;
     use filepull_core::name::DownloadName;
     use filepull_core::source::Source;
@@ -63,7 +63,8 @@ mod tests {
         let transfer = Transfer::new(client, None, "test".to_owned(), DateTime::UNIX_EPOCH);
         let source = Source { name: "a.txt".to_owned(), size: 4, modified_ns: 0 };
         let name = DownloadName::new(DateTime::UNIX_EPOCH, "a.txt");
-        let download = Download { source, name, size: 4, digest: Digest::of(b"test"), inode: 1 };
+        let download =
+            Download { source, name, size: 4, digests: FileDigests::of(b"test"), inode: 1 };
         let mut headers = HeaderMap::new();
         let modified_at = std::time::UNIX_EPOCH;
         let version = FileVersion { etag: etag(&download), modified_at, size: 4, changes: false };

@@ -49,7 +49,7 @@ pub(crate) fn find(
     // another machine has another clock. In these cases only the digest proves that the bytes are
     // the same.
     let is_unchanged = is_untouched(&metadata, transfer, download)
-        || digest_of(&file)? == (download.size, download.digest);
+        || digest_of(&file)? == (download.size, download.digests.blake3);
     Ok(if is_unchanged { StoredFile::Unchanged(file) } else { StoredFile::Other })
 }
 

@@ -1,4 +1,4 @@
-use filepull_core::digest::Digest;
+use filepull_core::file_digest::FileDigests;
 use filepull_core::id::ClientId;
 use filepull_core::name::DownloadName;
 use filepull_core::path::SharedPath;
@@ -49,8 +49,8 @@ fn half_done() -> View {
 fn done(size: u64) -> View {
     let mut view = view(Activity::Running);
     let name = DownloadName::new(at("14:23:25"), "menu.txt");
-    let digest = Digest::of(b"test");
-    let download = Download { source: source(size), name, size, digest, inode: 1 };
+    let digests = FileDigests::of(b"test");
+    let download = Download { source: source(size), name, size, digests, inode: 1 };
     view.transfer.phase = Phase::Done(Published::from_record(download));
     view.transfer.finished_at = Some(at("14:23:24.800"));
     view
@@ -212,12 +212,13 @@ fn the_answer_to_a_repeated_pull_gives_the_progress_of_the_first() {
 
 #[test]
 fn the_answer_to_a_finished_pull_gives_the_path_of_the_file() {
-    let digest = Digest::of(b"test");
+    let FileDigests { sha256, blake3 } = FileDigests::of(b"test");
     let done = done(100 * MIB);
     let text = format!(
         "Done: client4 sent menu.txt, 100.0 MiB in 19.8 s (5.1 MiB/s).\n  \
            saved   server-data/client4/download-20250612-142325.txt\n  \
-           sha256  {digest}\n"
+           sha256  {sha256}\n  \
+           blake3  {blake3}\n"
     );
     check(
         &AnswerContext {
