@@ -10,9 +10,11 @@ pub mod keyword;
 pub mod path;
 pub mod problem;
 
+pub mod compression;
 pub mod digest;
 pub mod disk;
 mod download;
+pub mod extent;
 pub mod file_digest;
 pub mod name;
 pub mod receive;

@@ -108,16 +108,22 @@ impl Receiver {
     /// # Errors
     /// The chunk leaves a gap, repeats bytes, or exceeds the announced size. The receiver is unchanged.
     pub fn chunk(&mut self, offset: u64, bytes: &[u8]) -> Result<(), ReceiveError> {
+        self.received = self.check(offset, bytes.len() as u64)?;
+        self.hasher.update(bytes);
+        Ok(())
+    }
+
+    /// Returns the end of `len` bytes at `offset`, if they may come next.
+    ///
+    /// # Errors
+    /// They leave a gap, repeat bytes, or exceed the announced size.
+    pub(crate) fn check(&self, offset: u64, len: u64) -> Result<u64, ReceiveError> {
         if offset != self.received {
             return Err(ReceiveError::Gap { expected: self.received, found: offset });
         }
-        let end = offset.saturating_add(bytes.len() as u64);
-        if self.announced < end {
-            return Err(ReceiveError::Overrun { announced: self.announced, end });
-        }
-        self.hasher.update(bytes);
-        self.received = end;
-        Ok(())
+        let announced = self.announced;
+        let overrun = ReceiveError::Overrun { announced, end: offset.saturating_add(len) };
+        offset.checked_add(len).filter(|end| *end <= announced).ok_or(overrun)
     }
 
     /// Returns the number of received bytes.
