@@ -11,6 +11,7 @@ pub mod path;
 pub mod problem;
 
 pub mod compression;
+pub mod delta;
 pub mod digest;
 pub mod disk;
 mod download;
