@@ -18,6 +18,7 @@ use filepull_process::telemetry::LogFormat;
 use crate::grpc::SessionSettings;
 use crate::records::KEEP_KEYS;
 use crate::retention::Keep;
+use crate::scrubber::ScrubInterval;
 use crate::transfers::Limits;
 pub use access::{AccessArgs, AccessConfig, HttpAuth, TriggerGet, default_tokens_file};
 pub(crate) use access::{HostList, ProxyList, is_exposed};
@@ -100,6 +101,10 @@ pub struct Args {
     /// download is still in the data folder.
     #[arg(long, env = "KEEP_RECORDS", default_value = "30d")]
     pub keep_records: Keep,
+    /// Every download is read back from the disk within an hour, and again after this time, such as
+    /// 30d, or `off`; one that has changed is marked as damaged.
+    #[arg(long, env = "SCRUB_EVERY", default_value = "30d")]
+    pub scrub_every: ScrubInterval,
     /// How long running transfers may continue at shutdown; the rest resume after the restart.
     #[arg(long, env = "SHUTDOWN_GRACE", default_value = "30s", value_parser = parse_duration)]
     pub shutdown_grace: Duration,
@@ -164,6 +169,8 @@ pub struct Config {
     pub session: SessionSettings,
     /// How long finished transfers stay on record.
     pub keep_records: Keep,
+    /// How often downloads are read back from the disk.
+    pub scrub_every: ScrubInterval,
     /// How long running transfers may continue at shutdown.
     pub shutdown_grace: Duration,
     /// Minimum log level. The server only shows it; the program starts the log.
@@ -228,6 +235,7 @@ impl TryFrom<Args> for Config {
                 stream_window,
             },
             keep_records: args.keep_records,
+            scrub_every: args.scrub_every,
             shutdown_grace: args.shutdown_grace,
             log_level: args.log_level,
             log_format: args.log_format,

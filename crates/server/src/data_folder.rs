@@ -7,6 +7,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use rustix::io::Errno;
 use rustix::process::geteuid;
+use tokio::task::spawn_blocking;
+
+use crate::records::Records;
+use crate::store::{DataFolderError, Store};
 
 /// The folder of the records inside the data folder. No client id starts with a dot.
 pub const RECORDS_FOLDER: &str = ".filepull";
@@ -14,6 +18,23 @@ pub const RECORDS_FOLDER: &str = ".filepull";
 /// Returns an absolute path, so that a message is clear in any working directory.
 pub(crate) fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// Opens the data folder and its records.
+///
+/// # Errors
+/// The folder cannot be used, and why.
+pub(crate) async fn open(data_dir: &Path) -> anyhow::Result<(Store, Records)> {
+    let opened = async {
+        let folder = data_dir.to_owned();
+        let store = spawn_blocking(move || Store::open_checked(&folder)).await??;
+        anyhow::Ok((store, Records::open(&data_dir.join(RECORDS_FOLDER)).await?))
+    };
+    opened.await.map_err(|error| match error.downcast_ref() {
+        // An unresponsive disk is not queried again.
+        Some(DataFolderError::Unsuitable { .. } | DataFolderError::Unresponsive { .. }) => error,
+        Some(DataFolderError::Store(_)) | None => explained(data_dir, error),
+    })
 }
 
 /// Adds an explanation to an error of opening the data folder: which path is the problem, its owner,

@@ -26,6 +26,7 @@ mod registry;
 mod rejection_audit;
 mod retention;
 pub mod scope;
+mod scrubber;
 mod settings_audit;
 mod store;
 mod tls;
@@ -33,21 +34,18 @@ mod transfers;
 pub mod verify;
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::time::Duration;
 
 use chrono::Utc;
 use filepull_core::backoff::{Backoff, ReconnectPolicy};
 use filepull_process::Lifecycle;
 use tokio::net::TcpListener;
-use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout};
 use tracing::{error, info, warn};
 
 use access::TokensKeeper;
 use client_admin::{ClientAdmin, public_addresses};
 pub use config::{Args, Config};
-use data_folder::RECORDS_FOLDER;
 use disk_sampler::{DiskSampler, SampleError};
 use grpc::{AgentListener, EnrolmentLimit, Gateway, GrpcShutdown, RejectionLog};
 pub use http::{Access, RouteRule, route_rules};
@@ -57,7 +55,7 @@ use readiness::Readiness;
 use records::Records;
 use registry::{EndReason, Message, Registry};
 use rejection_audit::RejectionAudit;
-use store::{DataFolderError, Store};
+use store::Store;
 use tls::{CaRotation, ServerTls};
 use transfers::Transfers;
 
@@ -97,7 +95,7 @@ impl Server {
     pub async fn bind(mut config: Config) -> anyhow::Result<Self> {
         let tokens = access::startup::open(&config.access, config.http_addr).await?;
         let limits = ConnectionLimits::from_open_files();
-        let (store, records) = open_data(&config.data_dir).await?;
+        let (store, records) = data_folder::open(&config.data_dir).await?;
         let listen = |setting, addr| {
             listener::listen(addr).map_err(|error| port::explained(setting, addr, error))
         };
@@ -207,7 +205,9 @@ impl Server {
             connections.spawn(tokens.run(records.clone(), drain));
         }
         let drain = work.drain().clone();
-        work.spawn(retention::run(records.clone(), store, config.keep_records, drain));
+        let keep = config.keep_records;
+        work.spawn(retention::run(records.clone(), store.clone(), keep, drain.clone()));
+        work.spawn(scrubber::run(records.clone(), store, config.scrub_every, drain));
         let shutdown = GrpcShutdown::default();
         let router = http::router(app);
         let operators = http::OperatorListener {
@@ -314,19 +314,6 @@ impl Server {
             enrolments: EnrolmentLimit::default(),
         }
     }
-}
-
-async fn open_data(data_dir: &Path) -> anyhow::Result<(Store, Records)> {
-    let opened = async {
-        let folder = data_dir.to_owned();
-        let store = spawn_blocking(move || Store::open_checked(&folder)).await??;
-        anyhow::Ok((store, Records::open(&data_dir.join(RECORDS_FOLDER)).await?))
-    };
-    opened.await.map_err(|error| match error.downcast_ref() {
-        // An unresponsive disk is not queried again.
-        Some(DataFolderError::Unsuitable { .. } | DataFolderError::Unresponsive { .. }) => error,
-        Some(DataFolderError::Store(_)) | None => data_folder::explained(data_dir, error),
-    })
 }
 
 /// Ends when all connections have ended after `finish`, or when the process stops.

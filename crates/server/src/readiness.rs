@@ -12,6 +12,9 @@ use crate::store::FreeSpace;
 use crate::tls::{CertificateView, Expiry, TlsStatus};
 use crate::transfers::{Transfers, shortage};
 
+/// Counting damaged downloads stops here.
+const MAX_DAMAGED: u32 = 1000;
+
 /// Runs the checks of `/readyz`.
 #[derive(Clone, Debug)]
 pub struct Readiness {
@@ -35,7 +38,12 @@ pub struct ReadyCheck {
 impl Readiness {
     /// Runs all checks. The server is ready if all of them pass.
     pub async fn check(&self) -> Vec<ReadyCheck> {
-        let mut checks = vec![self.data_folder().await, self.storing(), self.grpc().await];
+        let mut checks = vec![
+            self.data_folder().await,
+            self.storing(),
+            self.downloads().await,
+            self.grpc().await,
+        ];
         checks.extend(self.certificates());
         checks.push(self.draining().await);
         checks
@@ -52,6 +60,21 @@ impl Readiness {
         let problem = self.transfers.storing_problem();
         let ok = problem.is_none();
         ReadyCheck { ok, name: "storing", finding: problem.unwrap_or_else(|| "works".to_owned()) }
+    }
+
+    /// Reports damaged downloads. The server stays ready: a new pull does not depend on an old file,
+    /// and is the remedy for it.
+    async fn downloads(&self) -> ReadyCheck {
+        let finding = match self.transfers.n_damaged_downloads(MAX_DAMAGED + 1).await {
+            Ok(0) => "none is damaged".to_owned(),
+            Ok(n_damaged) => {
+                let more = if u64::from(MAX_DAMAGED) < n_damaged { "more than " } else { "" };
+                let n_shown = n_damaged.min(MAX_DAMAGED.into());
+                format!("{more}{n_shown} damaged, listed at /transfers?download=damaged")
+            }
+            Err(error) => format!("unknown: {error}"),
+        };
+        ReadyCheck { ok: true, name: "downloads", finding }
     }
 
     async fn data_folder(&self) -> ReadyCheck {

@@ -5,7 +5,7 @@
 //! one of them: a final transfer never changes.
 //!
 //! Each table has one file: `transfers`, `idempotency`, `cancels`, `clients`, `client_keys`, `invites`,
-//! `redemptions`, `receipts` and `audit`. A change and its audit record are one `Change`. The SQL is
+//! `redemptions`, `receipts`, `scrubs` and `audit`. A change and its audit record are one `Change`. The SQL is
 //! the dialect that PostgreSQL shares, so that another engine can replace SQLite.
 
 mod audit;
@@ -36,6 +36,7 @@ mod receipts;
 mod redemptions;
 mod schema;
 mod scope;
+mod scrubs;
 mod statement;
 #[cfg(test)]
 mod tests;
@@ -71,6 +72,7 @@ pub use reader::DownloadTotals;
 pub(crate) use reader::RecordsReader;
 use readers::Readers;
 pub(crate) use redemptions::{EnrolledKey, RedeemRejection, RedeemRequest};
+pub(crate) use scrubs::{DownloadState, UnreadDownloads};
 pub use transfers::UnfinishedRecords;
 use writer::RecordsWriter;
 

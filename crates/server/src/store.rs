@@ -33,7 +33,6 @@ use names::remove_if_exists;
 pub(crate) use partial::{LastChange, Partial};
 pub(crate) use partial::{partial_name, transfer_of};
 pub(crate) use read_back::digest_of;
-pub(crate) use read_back::read_all;
 
 /// A disk operation failed. The error has the step, the file and the system's reason.
 #[derive(Debug, thiserror::Error)]

@@ -6,6 +6,8 @@ mod finding;
 use std::collections::{BTreeSet, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::io::{self, Read as _};
+use std::num::NonZeroU64;
 use std::path::Path;
 
 use chrono::{TimeDelta, Utc};
@@ -24,6 +26,9 @@ pub use finding::{Finding, FindingKind, VerifyEvent};
 
 /// Number of records that are read at once.
 const PAGE_LEN: u32 = 256;
+
+/// Number of bytes that are read at once.
+const BLOCK_LEN: usize = 256 * 1024;
 
 /// How long the partial of an ended transfer may exist. The server removes it after it has recorded
 /// the end.
@@ -219,7 +224,24 @@ fn check(
     let Some(file) = found? else {
         return Err((FindingKind::Missing, "there is no such file".to_owned()));
     };
-    let stat = file.metadata().map_err(|error| unreadable(&error))?;
+    compare(&file, download, &mut |len_bytes| {
+        let _ = events.blocking_send(VerifyEvent::Read(len_bytes));
+        Ok(())
+    })
+}
+
+/// Reads an open download from the disk, and compares it with its record. `on_read` is called with
+/// the number of bytes after each block; its error ends the reading.
+///
+/// # Errors
+/// The file is changed or unreadable, and why.
+pub(crate) fn compare(
+    file: &File,
+    download: &Download,
+    on_read: &mut impl FnMut(u64) -> io::Result<()>,
+) -> Result<(), (FindingKind, String)> {
+    let unreadable = |error: io::Error| (FindingKind::Unreadable, chain(&error));
+    let stat = file.metadata().map_err(unreadable)?;
     if !stat.is_file() {
         return Err((FindingKind::Changed, "this is not a file".to_owned()));
     }
@@ -228,11 +250,11 @@ fn check(
         return Err((FindingKind::Changed, detail));
     }
     let mut hasher = FileHasher::default();
-    let read = read_from_disk(&file, &mut |bytes| {
+    let read = read_from_disk(file, &mut |bytes| {
         hasher.update(bytes);
-        let _ = events.blocking_send(VerifyEvent::Read(bytes.len() as u64));
+        on_read(bytes.len() as u64)
     });
-    read.map_err(|error| unreadable(&error))?;
+    read.map_err(unreadable)?;
     match difference(hasher.digests(), download.digests) {
         None => Ok(()),
         Some(detail) => Err((FindingKind::Changed, detail)),
@@ -250,17 +272,30 @@ fn difference(found: FileDigests, expected: FileDigests) -> Option<String> {
 }
 
 /// Reads a file from the disk. Drops it from the system's cache before, because cached bytes may
-/// differ from the disk, and after, because no other program needs them.
-fn read_from_disk(file: &File, take: &mut impl FnMut(&[u8])) -> std::io::Result<()> {
-    let advise = |advice| {
+/// differ from the disk, and each block after it was read, because no other program needs it.
+fn read_from_disk(file: &File, take: &mut impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+    let advise = |offset, len: usize, advice| {
         // Errors are ignored, because the file can be read without the advice.
-        let _ = rustix::fs::fadvise(file, 0, None, advice);
+        let _ = rustix::fs::fadvise(file, offset, NonZeroU64::new(len as u64), advice);
     };
-    advise(Advice::DontNeed);
-    advise(Advice::Sequential);
-    let read = store::read_all(file, take);
-    advise(Advice::DontNeed);
-    read
+    advise(0, 0, Advice::DontNeed);
+    advise(0, 0, Advice::Sequential);
+    let mut buffer = vec![0; BLOCK_LEN];
+    let mut offset = 0;
+    let mut reader = file;
+    loop {
+        let len = match reader.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(len) => len,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        take(&buffer[..len])?;
+        advise(offset, len, Advice::DontNeed);
+        offset += len as u64;
+    }
+    advise(0, 0, Advice::DontNeed);
+    Ok(())
 }
 
 fn transfer_of(name: &OsStr) -> Option<TransferId> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use filepull_core::{bounds, human};
 
 use super::Args;
+use crate::scrubber::ScrubInterval;
 
 /// The maximum of RFC 9113, section 6.9.1, minus the 4 MiB by which the window of a connection
 /// exceeds the windows of its streams, in bytes.
@@ -38,6 +39,8 @@ pub(crate) fn errors(args: &Args) -> Vec<String> {
         check("HEARTBEAT", args.heartbeat, bounds::HEARTBEAT, span),
         check("DEAD_AFTER", args.dead_after, bounds::DEAD_AFTER, span),
         check("RECONNECT_CAP", args.reconnect_cap, bounds::RECONNECT_CAP, span),
+        scrub_interval(args.scrub_every)
+            .and_then(|time| check("SCRUB_EVERY", time, Duration::from_secs(1)..=YEAR, span)),
         check("SHUTDOWN_GRACE", args.shutdown_grace, Duration::ZERO..=DAY, span),
     ];
     found.into_iter().flatten().collect()
@@ -56,6 +59,13 @@ fn check<T: PartialOrd + Copy, S: fmt::Display>(
     let min = show(*range.start());
     let max = show(*range.end());
     Some(format!("{name} is {found}; it must be from {min} to {max}."))
+}
+
+fn scrub_interval(interval: ScrubInterval) -> Option<Duration> {
+    match interval {
+        ScrubInterval::Every(time) => Some(time),
+        ScrubInterval::Off => None,
+    }
 }
 
 /// Formats a number with thousands separators: `10,000`.
@@ -104,12 +114,14 @@ mod tests {
         check("--heartbeat=100d", "HEARTBEAT", hundred_days, "50ms to 5m");
         check("--stall-timeout=1ms", "STALL_TIMEOUT", "1ms", "100ms to 1day");
         check("--dead-after=100d", "DEAD_AFTER", hundred_days, "100ms to 15m");
+        check("--scrub-every=500ms", "SCRUB_EVERY", "500ms", "1s to 1year 18h");
         check("--reconnect-cap=0", "RECONNECT_CAP", "0s", "100ms to 2m");
     }
 
     #[test]
     fn a_duration_that_exceeds_every_date_is_out_of_range() {
-        let flags = ["stall-timeout", "resume-within", "heartbeat", "dead-after", "shutdown-grace"];
+        let flags =
+            ["stall-timeout", "resume-within", "heartbeat", "scrub-every", "shutdown-grace"];
         for flag in flags {
             assert_eq!(errors_of(&[&format!("--{flag}=1000000years")]).len(), 1, "{flag}");
         }
@@ -119,7 +131,12 @@ mod tests {
     fn the_ends_of_a_range_are_accepted() {
         let minima = ["--max-running=1", "--max-waiting=0", "--shutdown-grace=0", "--min-free=0"];
         assert_eq!(errors_of(&minima), NONE);
-        let maxima = ["--max-running=10000", "--max-waiting=1000000", "--resume-within=366d"];
+        let maxima = [
+            "--max-running=10000",
+            "--max-waiting=1000000",
+            "--resume-within=366d",
+            "--scrub-every=off",
+        ];
         assert_eq!(errors_of(&maxima), NONE);
     }
 

@@ -10,6 +10,7 @@ use serde::{Serialize, Serializer};
 
 use super::Config;
 use crate::retention::Keep;
+use crate::scrubber::ScrubInterval;
 
 /// The value of a setting. Text shows a size or a duration with its unit; JSON has bytes and
 /// seconds.
@@ -91,6 +92,7 @@ impl Config {
             ("dead_after", Span(session.dead_after)),
             ("reconnect_cap", Span(session.reconnect.cap)),
             ("keep_records", keep(self.keep_records)),
+            ("scrub_every", interval(self.scrub_every)),
             ("shutdown_grace", Span(self.shutdown_grace)),
             ("log_level", Text(self.log_level.clone())),
             ("log_format", choice(&self.log_format)),
@@ -112,6 +114,13 @@ fn keep(keep: Keep) -> Setting {
     match keep {
         Keep::For(time) => Setting::Span(time),
         Keep::Forever => Setting::Text("forever".to_owned()),
+    }
+}
+
+fn interval(interval: ScrubInterval) -> Setting {
+    match interval {
+        ScrubInterval::Every(time) => Setting::Span(time),
+        ScrubInterval::Off => Setting::Text("off".to_owned()),
     }
 }
 

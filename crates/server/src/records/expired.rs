@@ -8,7 +8,7 @@ use super::error::RecordsError;
 use super::idempotency::KEEP_KEYS;
 use super::statement::Statement;
 use super::walk::RowWalk;
-use super::{Records, receipts, transfer_row};
+use super::{Records, receipts, scrubs, transfer_row};
 
 /// Completed with a time. Newer rows are not read.
 const OLDER: &str = "SELECT * FROM transfers WHERE created_at < ";
@@ -32,11 +32,13 @@ impl Records {
         OldTransfers { records: self.clone(), walk: RowWalk::default() }
     }
 
-    /// Removes final transfers and their receipts in one commit. Other writes wait for it. After an error the transfers
-    /// may be removed or not.
+    /// Removes final transfers with their receipts and readings in one commit. Other writes wait for it.
+    /// After an error the transfers may be removed or not.
     pub(crate) async fn forget(&self, transfers: &[TransferId]) -> Result<(), RecordsError> {
-        let forget =
-            |id: &TransferId| [Statement::new(FORGET).bind(id.to_string()), receipts::forget(*id)];
+        let forget = |id: &TransferId| {
+            let transfer = Statement::new(FORGET).bind(id.to_string());
+            [transfer, receipts::forget(*id), scrubs::forget(*id)]
+        };
         self.writer.write_all(transfers.iter().flat_map(forget).collect()).await.map(drop)
     }
 

@@ -30,6 +30,8 @@ pub struct TransferFilter {
     pub until: Option<DateTime<Utc>>,
     /// Transfers that ended with this problem.
     pub error: Option<Code>,
+    /// Only transfers whose download is damaged.
+    pub only_damaged: bool,
     /// Maximum number of transfers on the page, 1 to [`MAX_LIMIT`](Self::MAX_LIMIT).
     pub limit: u32,
     /// The end of the previous page.
@@ -52,6 +54,7 @@ impl Default for TransferFilter {
             since: None,
             until: None,
             error: None,
+            only_damaged: false,
             limit: Self::DEFAULT_LIMIT,
             cursor: None,
         }
@@ -167,6 +170,9 @@ fn matching(select: &'static str, filter: &TransferFilter) -> Statement {
     }
     if let Some(error) = filter.error {
         query.push(" AND error_code").push(by_client).push(" = ").push_bind(error.as_str());
+    }
+    if filter.only_damaged {
+        query.push(" AND id IN (SELECT transfer FROM scrubs WHERE state = 'damaged')");
     }
     query
 }

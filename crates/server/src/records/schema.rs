@@ -10,8 +10,12 @@ use rusqlite::{Connection, OpenFlags};
 use super::error::RecordsError;
 
 /// Step `n` updates the schema from version `n` to version `n + 1`. Steps are added, never edited.
-const STEPS: [&str; 3] =
-    [include_str!("schema.sql"), include_str!("trust.sql"), include_str!("digests.sql")];
+const STEPS: [&str; 4] = [
+    include_str!("schema.sql"),
+    include_str!("trust.sql"),
+    include_str!("digests.sql"),
+    include_str!("scrubs.sql"),
+];
 
 /// Only this process writes, but an operator's `sqlite3` may hold a lock for a moment.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);

@@ -132,6 +132,12 @@ impl Statement {
         self
     }
 
+    /// Returns the text of the statement.
+    #[cfg(test)]
+    pub(crate) fn sql(&self) -> &str {
+        &self.sql
+    }
+
     /// Runs the statement to its end and returns every row.
     pub(crate) fn run(&self, connection: &Connection) -> rusqlite::Result<Vec<Row>> {
         let mut prepared = connection.prepare_cached(&self.sql)?;

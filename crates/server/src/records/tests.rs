@@ -6,6 +6,7 @@ mod damaged;
 mod enrolment;
 mod keys;
 mod old;
+mod scrubs;
 mod transfers;
 
 use std::collections::HashMap;
@@ -245,6 +246,8 @@ async fn a_download_of_a_build_without_blake3_is_unreadable_and_the_rest_is_kept
     fixture.run(
         "ALTER TABLE transfers DROP COLUMN download_blake3;
          ALTER TABLE transfers RENAME COLUMN download_sha256 TO download_digest;
+         DROP TABLE scrubs;
+         DROP INDEX transfers_by_end;
          PRAGMA user_version = 2",
     );
     let records = fixture.open().await;

@@ -54,7 +54,7 @@ impl Transfers {
         let records = &self.context.records;
         let item = match self.watch(id) {
             Some(view) => Some(TransferListItem::view(view.borrow().clone())),
-            None => records.transfer(id).await.map_err(failed)?.map(|item| self.listed(item)),
+            None => self.on_record(id).await.map_err(failed)?,
         };
         let unknown = || Problem::new(Code::TransferUnknown, format!("No transfer {id} is known."));
         let item = item.ok_or_else(unknown)?;
@@ -64,6 +64,36 @@ impl Transfers {
             None => scope.is_everything(),
         };
         if is_in_scope { Ok(item) } else { Err(unknown()) }
+    }
+
+    /// Returns a transfer on record with the state of its download.
+    async fn on_record(&self, id: TransferId) -> Result<Option<TransferListItem>, RecordsError> {
+        let found = self.context.records.transfer(id).await?;
+        let mut item = found.map(|item| self.listed(item));
+        self.mark(item.as_mut_slice()).await?;
+        Ok(item)
+    }
+
+    /// Sets the states of downloads that are not stored any more.
+    async fn mark(&self, items: &mut [TransferListItem]) -> Result<(), RecordsError> {
+        let views = items.iter().filter_map(TransferListItem::as_view);
+        let with_download = views.filter(|view| view.transfer.download().is_some());
+        let ids: Vec<TransferId> = with_download.map(|view| view.transfer.id).collect();
+        let marks = self.context.records.download_marks(&ids).await?;
+        for item in items {
+            if let TransferListItem::View(view) = item {
+                view.download_state = marks.get(&view.transfer.id).copied().unwrap_or_default();
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the number of damaged downloads, up to `max`.
+    ///
+    /// # Errors
+    /// The records cannot be read.
+    pub(crate) async fn n_damaged_downloads(&self, max: u32) -> Result<u64, RecordsError> {
+        self.context.records.n_damaged_downloads(max).await
     }
 
     /// Converts a record to a list item. An unfinished transfer is shown as its task shows it.
@@ -92,8 +122,10 @@ impl Transfers {
     /// # Errors
     /// The records cannot be read.
     pub(crate) async fn list(&self, filter: &TransferFilter) -> Result<TransferListPage, Problem> {
-        let page = self.context.records.transfers(filter).await.map_err(|e| records_failed(&e))?;
-        let items = page.items.into_iter().map(|item| self.listed(item)).collect();
+        let failed = |error: RecordsError| records_failed(&error);
+        let page = self.context.records.transfers(filter).await.map_err(failed)?;
+        let mut items: Vec<_> = page.items.into_iter().map(|item| self.listed(item)).collect();
+        self.mark(&mut items).await.map_err(failed)?;
         Ok(TransferListPage { items, next_cursor: page.next_cursor, total: page.total })
     }
 

@@ -7,7 +7,7 @@ use filepull_core::id::ClientId;
 use filepull_core::source::Source;
 use filepull_core::transfer::{Phase, Transfer};
 
-use crate::records::DamagedTransfer;
+use crate::records::{DamagedTransfer, DownloadState};
 
 /// A transfer at one point in time.
 #[derive(Clone, Debug)]
@@ -26,6 +26,8 @@ pub(crate) struct View {
     pub expires_at: Option<DateTime<Utc>>,
     /// Why the transfer waits, as text; none if `waiting_for` is the complete reason.
     pub reason: Option<String>,
+    /// What is known about the download; not used before the transfer is done.
+    pub download_state: DownloadState,
 }
 
 /// What an unfinished transfer does.
@@ -97,6 +99,7 @@ impl View {
             bytes_per_second: None,
             expires_at,
             reason: None,
+            download_state: DownloadState::Stored,
         }
     }
 

@@ -17,7 +17,7 @@ use super::problem::ProblemJson;
 use super::text;
 use crate::client::{AgentInfo, Disconnect, Labels};
 use crate::http::request::params::rfc3339;
-use crate::records::DamagedTransfer;
+use crate::records::{DamagedTransfer, DownloadState};
 use crate::registry::ClientView;
 use crate::transfers::{TransferListItem, TransferState, View, WaitingFor};
 
@@ -67,7 +67,7 @@ impl<'a> TransferJson<'a> {
             started_at: transfer.started_at.map(rfc3339),
             finished_at: transfer.finished_at.map(rfc3339),
             expires_at: view.expires_at.filter(|_| is_active).map(rfc3339),
-            download: transfer.download().map(|d| DownloadJson::new(view, d, data_dir)),
+            download: transfer.download().map(|d| DownloadJson::new(view, d, data_dir, host)),
             error: transfer.problem().map(|problem| ProblemJson::new(problem, host)),
         }
     }
@@ -154,10 +154,16 @@ struct DownloadJson {
     size: u64,
     sha256: Digest,
     blake3: Blake3,
+    /// `stored`, `damaged` or `deleted`, as last found on the disk.
+    state: &'static str,
+    /// What to do next if the file is not stored any more.
+    hint: Option<String>,
 }
 
 impl DownloadJson {
-    fn new(view: &View, download: &Download, data_dir: &str) -> Self {
+    fn new(view: &View, download: &Download, data_dir: &str, host: &str) -> Self {
+        let state = view.download_state;
+        let is_lost = state != DownloadState::Stored;
         Self {
             name: download.name.to_string(),
             path: text::saved_path(view, download, data_dir),
@@ -165,6 +171,8 @@ impl DownloadJson {
             size: download.size,
             sha256: download.digests.sha256,
             blake3: download.digests.blake3,
+            state: state.as_str(),
+            hint: is_lost.then(|| format!("pull it again: {}", text::pull_again(view, host))),
         }
     }
 }

@@ -7,6 +7,8 @@ use filepull_core::file_digest::FileDigests;
 use filepull_core::human;
 use filepull_core::transfer::Download;
 
+use crate::http::request::pull::path_param;
+use crate::records::DownloadState;
 use crate::transfers::{View, WaitingFor};
 
 /// Returns `42 %, about 12 s left`. `None` if the size is unknown.
@@ -79,18 +81,35 @@ pub(crate) fn done(view: &View, download: &Download, data_dir: &str) -> String {
     format!("Done: {summary}.\n  saved   {path}\n{digests}")
 }
 
-/// Like [`done`], for a download that was removed from the disk or replaced.
-pub(crate) fn done_and_deleted(view: &View, download: &Download, data_dir: &str) -> String {
+/// Like [`done`], for a download that is damaged or was removed from the disk.
+pub(crate) fn done_and_lost(
+    view: &View,
+    download: &Download,
+    data_dir: &str,
+    host: &str,
+) -> String {
+    let fate = match view.download_state {
+        DownloadState::Damaged => "damaged: it has changed since it arrived",
+        DownloadState::Stored | DownloadState::Deleted => "no longer stored",
+    };
     let summary = summary(view, download);
     let path = saved_path(view, download, data_dir);
     let digests = digest_lines(download);
-    format!("Done: {summary}. The file is no longer stored.\n  was     {path}\n{digests}")
+    let again = pull_again(view, host);
+    format!("Done: {summary}. The file is {fate}.\n  was     {path}\n{digests}  again   {again}\n")
 }
 
 /// Returns one line for each digest, as `sha256sum` and `b3sum` print it.
 fn digest_lines(download: &Download) -> String {
     let FileDigests { blake3, sha256 } = download.digests;
     format!("  sha256  {sha256}\n  blake3  {blake3}\n")
+}
+
+/// Returns the command that pulls the file of a transfer again.
+pub(crate) fn pull_again(view: &View, host: &str) -> String {
+    let client = &view.transfer.client;
+    let path_param = path_param(view.transfer.path.as_ref());
+    format!("curl \"{host}/trigger?id={client}{path_param}&wait\"")
 }
 
 /// Returns `client4 sent menu.txt, 100.0 MiB in 19.8 s (5.1 MiB/s)`.

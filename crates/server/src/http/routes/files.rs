@@ -36,7 +36,7 @@ use crate::http::request::rejection::Rejection;
 use crate::http::response::problem::records_failed;
 use crate::http::response::text;
 use crate::known_clients::ScopedClients;
-use crate::records::{AuditEntry, RecordedTransfer};
+use crate::records::{AuditEntry, DownloadState, RecordedTransfer};
 use crate::transfers::View;
 use conditions::{FileVersion, Precondition};
 use stored::StoredFile;
@@ -133,7 +133,10 @@ async fn serve_file(
     let Some(download) = transfer.download() else {
         return Err(deleted(transfer, &StoredFile::Missing).into());
     };
-    let stored = find(app, transfer, download).await?;
+    let marked = app.records.download_marks(&[transfer.id]).await;
+    let marks = marked.map_err(|error| records_failed(&error))?;
+    let mark = marks.get(&transfer.id).copied().unwrap_or_default();
+    let stored = find(app, transfer, download, mark).await?;
     let StoredFile::Unchanged(opened) = stored else {
         return Err(deleted(transfer, &stored).into());
     };
@@ -205,12 +208,18 @@ fn file_response(
     Ok(response)
 }
 
-/// Returns whether the download is still on the disk, unchanged. True if the disk cannot be read.
-pub(crate) async fn is_stored(app: &App, transfer: &Transfer) -> bool {
-    let Some(download) = transfer.download() else { return false };
-    match find(app, transfer, download).await {
-        Ok(StoredFile::Unchanged(_)) | Err(_) => true,
-        Ok(StoredFile::Other | StoredFile::Missing) => false,
+/// Returns the state of a download on the disk now, as far as it shows without reading a file that
+/// seems untouched. If the disk cannot be read, the last known state.
+pub(crate) async fn download_state(app: &App, view: &View) -> DownloadState {
+    let last_state = view.download_state;
+    let Some(download) = view.transfer.download() else { return last_state };
+    match find(app, &view.transfer, download, DownloadState::Stored).await {
+        Ok(StoredFile::Missing) => DownloadState::Deleted,
+        Ok(StoredFile::Other) => DownloadState::Damaged,
+        Ok(StoredFile::Unchanged(_)) if last_state == DownloadState::Deleted => {
+            DownloadState::Stored
+        }
+        Ok(StoredFile::Unchanged(_)) | Err(_) => last_state,
     }
 }
 
@@ -243,11 +252,17 @@ fn unnamed_version(transfer: &Transfer) -> Problem {
     Problem::new(Code::PreconditionFailed, detail).hint(hint)
 }
 
-async fn find(app: &App, transfer: &Transfer, download: &Download) -> Result<StoredFile, Problem> {
+/// Finds a download. One with the mark `damaged` is read whole.
+async fn find(
+    app: &App,
+    transfer: &Transfer,
+    download: &Download,
+    mark: DownloadState,
+) -> Result<StoredFile, Problem> {
     let store = app.store.clone();
     let transfer = transfer.clone();
     let download = download.clone();
-    let found = spawn_blocking(move || stored::find(&store, &transfer, &download)).await;
+    let found = spawn_blocking(move || stored::find(&store, &transfer, &download, mark)).await;
     found.map_err(io::Error::from).and_then(|found| found).map_err(|error| unreadable(&error))
 }
 

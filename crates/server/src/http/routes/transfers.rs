@@ -114,7 +114,7 @@ pub(crate) async fn show(
     let mut params = Params::from_query(query.as_deref())?;
     let applied = AppliedPreference::apply(&headers, &mut params);
     params.only(&["wait"])?;
-    let view = match wait::find(&app, id, caller.scope(), extract::wait(&params)?).await? {
+    let mut view = match wait::find(&app, id, caller.scope(), extract::wait(&params)?).await? {
         TransferListItem::View(view) => view,
         TransferListItem::Damaged(damaged) => {
             let text = || text::damaged(&damaged);
@@ -123,10 +123,10 @@ pub(crate) async fn show(
     };
     let data_dir = &app.about.data_dir;
     let place = app.transfers.queue_position(id, caller.scope());
-    let stored = files::is_stored(&app, &view.transfer).await;
+    view.download_state = files::download_state(&app, &view).await;
     let mut response = response::text_or_json(
         &caller,
-        || text::transfer(&view, place, stored, data_dir, &caller.host),
+        || text::transfer(&view, place, data_dir, &caller.host),
         || TransferJson::new(&view, data_dir, &caller.host),
     );
     applied.add_to(&mut response);

@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
+use chrono::{TimeDelta, Utc};
 use filepull_core::digest::Digest;
 use filepull_core::transfer::Transfer;
 
 use super::fixture::{HttpFixture, TestResponse};
+use crate::records::DownloadState;
 
 async fn request(
     fixture: &HttpFixture,
@@ -153,27 +155,53 @@ async fn a_deleted_or_changed_download_is_not_served() {
     assert!(fixture.get(&page).await.body.contains("\n  saved   server-data/client4/download-"));
     assert!(path.starts_with(fixture.folder.path()));
     let etag = format!("\"{}\"", Digest::of(b"test"));
-    let check_gone = async |reason: &str| {
+    let check_gone = async |reason: &str, fate: &str| {
         let response =
             request(&fixture, "GET", "/clients/client4/file", &[("if-none-match", &etag)]).await;
         assert_eq!(response.status, StatusCode::GONE, "{}", response.body);
         let sentence = format!("{name}, which client4 sent, {reason}.\n");
         assert!(response.body.starts_with(&sentence), "{}", response.body);
         let page = fixture.get(&page).await.body;
-        assert!(page.contains(". The file is no longer stored.\n  was     "), "{page}");
+        assert!(page.contains(&format!(". The file is {fate}.\n  was     ")), "{page}");
+        let again = "\n  again   curl \"pull:80/trigger?id=client4&wait\"\n";
+        assert!(page.contains(again), "{page}");
         assert!(!page.contains("curl -OJ"), "{page}");
     };
-    let changed = "was changed or replaced after it arrived";
+    let check_damaged = async || {
+        let fate = "damaged: it has changed since it arrived";
+        check_gone("was changed or replaced after it arrived", fate).await;
+    };
     std::fs::write(&path, "tampered with").unwrap();
-    check_gone(changed).await;
+    check_damaged().await;
     change(&path, "TEST", &transfer);
-    check_gone(changed).await;
+    check_damaged().await;
     std::fs::remove_file(&path).unwrap();
-    check_gone("was removed from the data folder").await;
+    check_gone("was removed from the data folder", "no longer stored").await;
     let elsewhere = fixture.folder.path().join("elsewhere");
     std::fs::write(&elsewhere, "test").unwrap();
     std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
-    check_gone(changed).await;
+    check_damaged().await;
+}
+
+#[tokio::test]
+async fn a_download_that_the_disk_changed_is_not_served_once_it_is_marked() {
+    let fixture = HttpFixture::start().await;
+    let mut transfer = fixture.store_download().await;
+    let path = download_path(&fixture, &transfer);
+    std::fs::write(&path, "TEST").unwrap();
+    // With a later end on record the inode looks untouched, as if the disk had changed the bytes.
+    let records = &fixture.app.records;
+    records.forget(&[transfer.id]).await.unwrap();
+    transfer.finished_at = Some(Utc::now() + TimeDelta::minutes(1));
+    records.save(&transfer).await.unwrap();
+    let url = format!("/transfers/{}/file", transfer.id);
+    assert_eq!(fixture.get(&url).await.status.as_u16(), 200, "nothing shows the change yet");
+    records.note_scrubs(&[(transfer.id, DownloadState::Damaged)], Utc::now()).await.unwrap();
+    let damaged = fixture.get(&url).await;
+    assert_eq!(damaged.status.as_u16(), 410, "{}", damaged.body);
+    assert!(damaged.body.contains("curl \"pull:80/trigger?id=client4&wait\""), "{}", damaged.body);
+    std::fs::write(&path, "test").unwrap();
+    assert_eq!(fixture.get(&url).await.body, "test", "restored");
 }
 
 #[tokio::test]

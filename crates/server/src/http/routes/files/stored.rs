@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use tokio::io::AsyncReadExt as _;
 use tokio_util::io::ReaderStream;
 
+use crate::records::DownloadState;
 use crate::store::{Store, StoreError, digest_of};
 
 /// How many bytes are read from the disk at once.
@@ -26,7 +27,8 @@ pub(crate) enum StoredFile {
     Missing,
 }
 
-/// Opens a download without following links, and compares it with its record. Blocking.
+/// Opens a download without following links, and compares it with its record. Blocking. A file that
+/// is marked as damaged looks untouched if the disk changed it, so its bytes decide.
 ///
 /// # Errors
 /// Reading the disk failed.
@@ -34,6 +36,7 @@ pub(crate) fn find(
     store: &Store,
     transfer: &Transfer,
     download: &Download,
+    mark: DownloadState,
 ) -> io::Result<StoredFile> {
     let opened = match store.find_download(&transfer.client, &download.name) {
         Ok(opened) => opened,
@@ -48,8 +51,8 @@ pub(crate) fn find(
     // A restored backup has another inode, a change of the owner sets another time, and the disk of
     // another machine has another clock. In these cases only the digest proves that the bytes are
     // the same.
-    let is_unchanged = is_untouched(&metadata, transfer, download)
-        || digest_of(&file)? == (download.size, download.digests.blake3);
+    let is_trusted = mark != DownloadState::Damaged && is_untouched(&metadata, transfer, download);
+    let is_unchanged = is_trusted || digest_of(&file)? == (download.size, download.digests.blake3);
     Ok(if is_unchanged { StoredFile::Unchanged(file) } else { StoredFile::Other })
 }
 

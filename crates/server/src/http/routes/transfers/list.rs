@@ -6,12 +6,14 @@ use filepull_core::transfer::PhaseName;
 
 use crate::http::App;
 use crate::http::request::params::Params;
+use crate::http::request::rejection::invalid;
 use crate::http::response::paging::{self, ListPage};
 use crate::records::{Cursor, TransferFilter};
 use crate::scope::Scope;
 use crate::transfers::{ActivityFilter, TransferListItem};
 
-const PARAMS: &[&str] = &["client", "state", "since", "until", "error", "limit", "cursor"];
+const PARAMS: &[&str] =
+    &["client", "state", "since", "until", "error", "download", "limit", "cursor"];
 
 /// The values of the parameter `state`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,9 +32,13 @@ const STATES: &[(&str, TransferSelection)] = &[
     ("cancelled", TransferSelection::Final(PhaseName::Cancelled)),
 ];
 
+/// The values of the parameter `download`.
+const DOWNLOADS: &[(&str, ())] = &[("damaged", ())];
+
 /// Returns whether the parameters exclude some transfers from the list.
 pub(crate) fn is_filtered(params: &Params) -> bool {
-    ["client", "state", "since", "until", "error"].iter().any(|name| params.get(name).is_some())
+    let filters = ["client", "state", "since", "until", "error", "download"];
+    filters.iter().any(|name| params.get(name).is_some())
 }
 
 /// Returns the page that the parameters select, newest first.
@@ -46,6 +52,10 @@ pub(crate) async fn fetch(
     let selection = params.choice("state", STATES)?;
     let mut filter = filter(scope, params, now)?;
     let page = match selection {
+        Some(TransferSelection::Unfinished(_)) if filter.only_damaged => {
+            let detail = "download=damaged selects transfers that are done.";
+            return Err(invalid(detail, "Leave out state, or write state=done."));
+        }
         Some(TransferSelection::Unfinished(activity)) => {
             app.transfers.list_unfinished(activity, &filter).await?
         }
@@ -66,6 +76,7 @@ fn filter(scope: &Scope, params: &Params, now: DateTime<Utc>) -> Result<Transfer
         since: params.time("since", now)?,
         until: params.time("until", now)?,
         error: error(params)?,
+        only_damaged: params.choice("download", DOWNLOADS)?.is_some(),
         limit: paging::limit(params)?,
         cursor: paging::cursor(params, Cursor::parse)?,
     })

@@ -8,24 +8,18 @@ use crate::http::response::paging::ListPage;
 use crate::http::response::problem::to_text;
 use crate::http::response::resource::DAMAGED;
 use crate::http::response::text::{self, table};
-use crate::records::DamagedTransfer;
+use crate::records::{DamagedTransfer, DownloadState};
 use crate::transfers::{Activity, TransferCounts, TransferListItem, TransferState, View};
 
-/// The text of `/transfers/ID`. `stored`: whether the download is still on the disk.
-pub(crate) fn transfer(
-    view: &View,
-    place: Option<usize>,
-    stored: bool,
-    data_dir: &str,
-    host: &str,
-) -> String {
+/// The text of `/transfers/ID`.
+pub(crate) fn transfer(view: &View, place: Option<usize>, data_dir: &str, host: &str) -> String {
     let transfer = &view.transfer;
     let path = transfer.path.as_ref().map_or("the default file".to_owned(), ToString::to_string);
     let created = text::second(transfer.created_at);
     let requested_by = text::name(&transfer.requested_by);
     let head = match &transfer.phase {
-        Phase::Done(published) if !stored => {
-            text::done_and_deleted(view, published.download(), data_dir)
+        Phase::Done(published) if view.download_state != DownloadState::Stored => {
+            text::done_and_lost(view, published.download(), data_dir, host)
         }
         Phase::Done(published) => {
             let done = text::done(view, published.download(), data_dir);
@@ -142,14 +136,22 @@ pub(crate) fn damaged(damaged: &DamagedTransfer) -> String {
     )
 }
 
-/// Returns the last column: the size, the progress, the problem, or what the transfer waits for.
+/// Returns the last column: the size and the fate of the file, the progress, the problem, or what the transfer waits for.
 fn outcome(view: &View, place: Option<usize>) -> String {
     match (view.state(), &view.transfer.phase) {
         (TransferState::Waiting(waiting_for), _) => text::waits(view, waiting_for, place),
         (TransferState::Running, _) => {
             text::progress(view).unwrap_or_else(|| "no answer yet".to_owned())
         }
-        (_, Phase::Done(published)) => human::size(published.download().size),
+        (_, Phase::Done(published)) => {
+            let size = human::size(published.download().size);
+            match view.download_state {
+                DownloadState::Stored => size,
+                lost @ (DownloadState::Damaged | DownloadState::Deleted) => {
+                    format!("{size}, {}", lost.as_str())
+                }
+            }
+        }
         (_, Phase::Failed(failure) | Phase::Cancelled(failure)) => failure.problem.code.to_string(),
         (_, Phase::Queued | Phase::Receiving(_) | Phase::Sealed(_)) => String::new(),
     }

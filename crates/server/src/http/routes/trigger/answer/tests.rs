@@ -8,6 +8,7 @@ use filepull_core::source::Source;
 use filepull_core::transfer::{Download, Failure, LastProgress, Published, Receiving, Transfer};
 
 use super::*;
+use crate::records::DownloadState;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -27,6 +28,7 @@ fn view(activity: Activity) -> View {
         bytes_per_second: None,
         expires_at: None,
         reason: None,
+        download_state: DownloadState::Stored,
     }
 }
 
