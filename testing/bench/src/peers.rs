@@ -1,9 +1,10 @@
 //! The programs that filepull is compared with. Each does the same work on the same disk, in a
 //! temporary setup of its own.
 
+mod checked;
 mod disk;
 mod nginx;
-mod rsync;
+pub(crate) mod rsync;
 mod rsync_ssh;
 mod scp;
 mod sshd;
@@ -20,7 +21,7 @@ use tokio::process::Command;
 use tokio::time::sleep;
 
 use crate::source::SourceFile;
-use crate::targets::Target;
+use crate::targets::{self, SizedTarget};
 
 /// A program that is ready to copy files.
 pub(crate) struct Peer {
@@ -43,7 +44,7 @@ pub(crate) struct Facts {
     /// What the program guarantees when it reports success.
     pub(crate) guarantees: &'static str,
     /// Required ratio of filepull's throughput to this program's (PERFORMANCE.md).
-    pub(crate) target: Option<Target>,
+    pub(crate) target: Option<SizedTarget>,
 }
 
 /// The time and CPU of one copy.
@@ -56,17 +57,34 @@ pub(crate) struct CopyResult {
     pub(crate) client_cpu: Duration,
 }
 
+/// The programs that get the guarantees of filepull from others.
+const SCP_CHECKED: &str = "scp, sums, sync";
+const NGINX_CHECKED: &str = "nginx, sums, sync";
+
 /// Starts every peer that is installed, or only those that encrypt. Also returns why the others are
 /// missing.
 pub(crate) async fn start_all(folder: &Path, is_encrypted: bool) -> (Vec<Peer>, Vec<String>) {
+    let checked_folder = folder.join("checked");
+    let checked_scp = scp::start(&checked_folder, is_encrypted).await;
     let mut started = vec![
         ("scp", scp::start(folder, is_encrypted).await),
+        (SCP_CHECKED, checked_scp.and_then(|scp| checked::add_sums(scp, SCP_CHECKED, None))),
         ("rsync via ssh", rsync_ssh::start(folder).await),
     ];
     if !is_encrypted {
-        started.push(("write and fsync", disk::start(folder).await));
-        started.push(("rsync daemon", rsync::start(folder).await));
-        started.push(("curl -T to nginx", nginx::start(folder).await));
+        let target = Some(targets::OVER_CHECKED_NGINX);
+        let nginx = nginx::start(&checked_folder).await;
+        started.extend([
+            ("rsync daemon", rsync::start(folder).await),
+            ("rsync daemon, --fsync", rsync::start_synced(folder).await),
+            ("curl -T to nginx", nginx::start(folder).await),
+            (
+                NGINX_CHECKED,
+                nginx.and_then(|nginx| checked::add_sums(nginx, NGINX_CHECKED, target)),
+            ),
+            ("dd conv=fsync", disk::start(folder).await),
+            ("dd oflag=direct", disk::start_direct(folder).await),
+        ]);
     }
     let mut peers = Vec::new();
     let mut missing = Vec::new();
@@ -128,12 +146,12 @@ async fn cpu_after_exit(daemon: &Process, n_processes: usize) -> anyhow::Result<
 }
 
 /// Returns the path of a program; fails if it is not installed.
-fn find(program: &str) -> anyhow::Result<PathBuf> {
+pub(crate) fn find(program: &str) -> anyhow::Result<PathBuf> {
     process::installed(program).with_context(|| format!("{program} is not installed"))
 }
 
 /// Returns the first words of the version that a program prints for `flag`.
-async fn version(program: &Path, flag: &str, n_words: usize) -> anyhow::Result<String> {
+pub(crate) async fn version(program: &Path, flag: &str, n_words: usize) -> anyhow::Result<String> {
     let mut command = process::command(program);
     command.arg(flag);
     let text = process::finish(command, DEADLINE).await?;

@@ -6,19 +6,34 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 /// CPU seconds per GB of server and agent together.
-pub(crate) const CPU_PER_GB: Target = Target::AtMost(2.6);
+pub(crate) const CPU_PER_GB: Target = Target::AtMost(2.0);
 
-/// The same with TLS.
+/// CPU seconds per GB of the agent.
+pub(crate) const AGENT_CPU_PER_GB: Target = Target::AtMost(0.8);
+
+/// CPU seconds per GB of server and agent together, with TLS.
 pub(crate) const TLS_CPU_PER_GB: Target = Target::AtMost(3.4);
 
+/// Ratio of the throughput to an rsync daemon's.
+pub(crate) const OVER_RSYNC: SizedTarget = SizedTarget::at_base_size(1.5);
+
+/// Ratio of the throughput to an rsync daemon's, with `--fsync`.
+pub(crate) const OVER_SYNCED_RSYNC: SizedTarget = SizedTarget::from_gib(1.2);
+
+/// Ratio of the throughput to scp.
+pub(crate) const OVER_SCP: SizedTarget = SizedTarget::at_base_size(3.0);
+
+/// Ratio of the throughput to nginx with SHA-256 at both ends and a sync.
+pub(crate) const OVER_CHECKED_NGINX: SizedTarget = SizedTarget::at_any_size(1.3);
+
 /// Ratio of the throughput with TLS to the throughput in plain text.
-pub(crate) const TLS_OVER_PLAIN: Target = Target::AtLeast(0.75);
+pub(crate) const TLS_OVER_PLAIN: SizedTarget = SizedTarget::at_base_size(0.75);
 
 /// Ratio of the throughput with TLS to scp.
-pub(crate) const TLS_OVER_SCP: Target = Target::AtLeast(2.5);
+pub(crate) const TLS_OVER_SCP: SizedTarget = SizedTarget::at_base_size(2.5);
 
 /// Ratio of the throughput with TLS to rsync through ssh.
-pub(crate) const TLS_OVER_RSYNC_SSH: Target = Target::AtLeast(3.0);
+pub(crate) const TLS_OVER_RSYNC_SSH: SizedTarget = SizedTarget::at_base_size(3.0);
 
 /// Memory of the server for each idle client with TLS, in KiB.
 pub(crate) const TLS_CLIENT_KIB: Target = Target::AtMost(70.0);
@@ -69,7 +84,7 @@ pub(crate) const NONE_LOST: Target = Target::AtMost(0.0);
 /// Number of clients for the targets of fleets.
 pub(crate) const FLEET: u32 = 10_000;
 
-/// File size in bytes for the targets of throughput and CPU.
+/// File size in bytes for the targets of CPU, and for most targets of throughput.
 pub(crate) const SIZE: u64 = 100 << 20;
 
 /// The target for a figure.
@@ -93,16 +108,44 @@ impl Target {
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::AtLeast(min) if *min < 1.0 => write!(f, "at least {min:.2}"),
-            Self::AtLeast(min) => write!(f, "at least {min:.1}"),
-            Self::AtMost(max) => write!(f, "at most {max:.1}"),
+            Self::AtLeast(min) => write!(f, "at least {min:?}"),
+            Self::AtMost(max) => write!(f, "at most {max:?}"),
         }
     }
 }
 
-impl Serialize for Target {
+/// A minimum that holds for some file sizes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct SizedTarget {
+    min: f64,
+    /// Bytes of the smallest and of the largest file.
+    sizes: (u64, u64),
+}
+
+impl SizedTarget {
+    const fn at_base_size(min: f64) -> Self {
+        Self { min, sizes: (SIZE, SIZE) }
+    }
+
+    const fn from_gib(min: f64) -> Self {
+        Self { min, sizes: (1 << 30, u64::MAX) }
+    }
+
+    const fn at_any_size(min: f64) -> Self {
+        Self { min, sizes: (0, u64::MAX) }
+    }
+
+    /// Returns the verdict, or an empty text for a size without a target.
+    pub(crate) fn verdict(self, size: u64, figure: f64) -> String {
+        let (smallest, largest) = self.sizes;
+        let has_target = (smallest..=largest).contains(&size);
+        if has_target { Target::AtLeast(self.min).verdict(figure) } else { String::new() }
+    }
+}
+
+impl Serialize for SizedTarget {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        serializer.collect_str(&Target::AtLeast(self.min))
     }
 }
 
@@ -116,5 +159,16 @@ mod tests {
         assert_eq!(Target::AtLeast(1.3).verdict(1.3), "(target: at least 1.3: met)");
         assert_eq!(Target::AtMost(2.6).verdict(2.61), "(target: at most 2.6: MISSED)");
         assert_eq!(Target::AtMost(2.6).verdict(f64::NAN), "(target: at most 2.6: MISSED)");
+    }
+
+    #[test]
+    fn a_target_is_for_some_sizes() {
+        let check = |target: SizedTarget, with: &[u64], without: &[u64]| {
+            assert!(with.iter().all(|&size| target.verdict(size, 1.0).contains("target")));
+            assert!(without.iter().all(|&size| target.verdict(size, 1.0).is_empty()));
+        };
+        check(OVER_RSYNC, &[100 << 20], &[10 << 20, 1 << 30]);
+        check(OVER_SYNCED_RSYNC, &[1 << 30, 10 << 30], &[100 << 20]);
+        check(OVER_CHECKED_NGINX, &[1 << 20, 100 << 20, 10 << 30], &[]);
     }
 }

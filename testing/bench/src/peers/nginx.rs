@@ -7,9 +7,8 @@ use filepull_testkit::process::{self, Process};
 
 use super::{Facts, Peer, find, folders, free_port, version};
 use crate::source::SourceFile;
-use crate::targets::Target;
 
-pub(super) async fn start(folder: &Path) -> anyhow::Result<Peer> {
+pub(crate) async fn start(folder: &Path) -> anyhow::Result<Peer> {
     let nginx = find("nginx")?;
     let curl = find("curl")?;
     let (home, inbox) = folders(folder, "nginx")?;
@@ -26,11 +25,12 @@ pub(super) async fn start(folder: &Path) -> anyhow::Result<Peer> {
         name: "curl -T to nginx",
         version: versions.join("; "),
         guarantees: "nothing, not synced",
-        target: Some(Target::AtLeast(0.6)),
+        target: None,
     };
     let copy = move |source: &SourceFile, name: &str| {
         let mut command = process::command(&curl);
-        command.args(["-q", "-sS", "--fail", "--max-time", "600", "-T"]).arg(&source.path);
+        let limit = source.limit().as_secs().to_string();
+        command.args(["-q", "-sS", "--fail", "--max-time", &limit, "-T"]).arg(&source.path);
         command.arg(format!("http://127.0.0.1:{port}/{name}"));
         command
     };

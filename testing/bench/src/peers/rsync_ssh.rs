@@ -9,7 +9,7 @@ use super::{Facts, Peer, find, folders, version};
 use crate::source::SourceFile;
 use crate::targets;
 
-pub(super) async fn start(folder: &Path) -> anyhow::Result<Peer> {
+pub(crate) async fn start(folder: &Path) -> anyhow::Result<Peer> {
     let rsync = find("rsync")?;
     let ssh = find("ssh")?;
     let (home, inbox) = folders(folder, "rsync-ssh")?;

@@ -7,19 +7,18 @@ use filepull_testkit::process;
 use super::sshd::Sshd;
 use super::{Facts, Peer, find, folders};
 use crate::source::SourceFile;
-use crate::targets::{self, Target};
+use crate::targets;
 
 /// Starts the peer. The target depends on whether filepull encrypts too.
-pub(super) async fn start(folder: &Path, is_encrypted: bool) -> anyhow::Result<Peer> {
+pub(crate) async fn start(folder: &Path, is_encrypted: bool) -> anyhow::Result<Peer> {
     let scp = find("scp")?;
     let (home, inbox) = folders(folder, "ssh")?;
     let sshd = Sshd::start(&home).await?;
-    let plain = Target::AtLeast(3.0);
     let facts = Facts {
         name: "scp",
         version: sshd.version.clone(),
         guarantees: "encrypted, not synced",
-        target: Some(if is_encrypted { targets::TLS_OVER_SCP } else { plain }),
+        target: Some(if is_encrypted { targets::TLS_OVER_SCP } else { targets::OVER_SCP }),
     };
     let options = sshd.options();
     let port = sshd.port.to_string();
