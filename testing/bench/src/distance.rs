@@ -67,7 +67,7 @@ pub(crate) async fn run(args: &Args, bench: &Bench) -> anyhow::Result<()> {
     let mut measured = Vec::new();
     for &rtt in &args.rtt {
         for &rate in &args.rate {
-            let link = Link { rtt, rate, loss_percent: 0.0, queue: args.queue };
+            let link = Link { rtt, rate, downlink: None, loss_percent: 0.0, queue: args.queue };
             log_progress(link.to_string());
             let run_folder = folder.path().join(measured.len().to_string());
             let setup = Setup { bench, network: &network, source: &source, folder: &run_folder };

@@ -40,6 +40,13 @@ impl Machine {
         }
     }
 
+    /// Returns what other readers need: not the device of the disk, and not the load.
+    pub(crate) fn hardware(&self) -> String {
+        let Self { cpu, cores, memory, file_system, .. } = self;
+        let kind = file_system.split(' ').next().unwrap_or_default();
+        format!("{cpu}, {cores} cores, {memory}, {kind}")
+    }
+
     pub(crate) fn description(&self) -> String {
         let Self { cpu, cores, memory, kernel, file_system, load } = self;
         format!("{cpu}, {cores} cores, {memory}; Linux {kernel}; {file_system}; load {load}")

@@ -19,6 +19,7 @@ mod stats;
 mod targets;
 mod throughput;
 mod uplink;
+mod wire;
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -80,12 +81,15 @@ enum Mode {
     Distance(distance::Args),
     /// Response time of control messages while a file uses a slow uplink (needs root).
     Uplink(uplink::Args),
+    /// Bytes on the wire and seconds of a pull over a slow uplink, beside rsync: for a new, an
+    /// unchanged and a changed file (needs root).
+    Wire(wire::Args),
 }
 
 const EXAMPLES: &str = "\
 Before:  cargo build --release -p filepull-cli -p filepull-agent
 Then:    cargo run --release -p filepull-bench -- throughput --peers --json throughput.json
-         cargo run --release -p filepull-bench -- throughput --size 100MiB,1GiB --runs 5
+         cargo run --release -p filepull-bench -- throughput --size 1MiB,10MiB,100MiB,1GiB,10GiB --peers
          cargo run --release -p filepull-bench -- memory --size 10MiB,1GiB --clients 1,20
          cargo run --release -p filepull-bench -- latency --dir /srv/fast
          cargo run --release -p filepull-bench -- fleet --clients 100,1000,10000
@@ -94,6 +98,8 @@ Then:    cargo run --release -p filepull-bench -- throughput --peers --json thro
          cargo run --release -p filepull-bench -- scale --records 1000000 --clients 100000
          sudo target/release/filepull-bench distance --rtt 40ms,100ms --rate 1Gbit,none
          sudo target/release/filepull-bench uplink --rate 5Mbit,2Mbit --loss-percent 1
+         sudo target/release/filepull-bench wire --json wire.json --svg wire.svg
+         sudo target/release/filepull-bench wire --size 10MB --data text,appended,database
 Peers:   apt-get install rsync openssh-server nginx-light";
 
 /// Enough time for killed processes to end.
@@ -148,6 +154,7 @@ async fn run(cli: &Cli) -> anyhow::Result<()> {
         Mode::Scale(args) => scale::run(args, &Bench::new(cli)?).await,
         Mode::Distance(args) => distance::run(args, &Bench::new(cli)?).await,
         Mode::Uplink(args) => uplink::run(args, &Bench::new(cli)?).await,
+        Mode::Wire(args) => wire::run(args, &Bench::new(cli)?).await,
     }
 }
 
@@ -179,7 +186,7 @@ fn command(mut args: impl Iterator<Item = String>) -> String {
     let mut command = "filepull-bench".to_owned();
     while let Some(arg) = args.next() {
         let is_path = |flag| arg == flag || arg.strip_prefix(flag).is_some_and(is_value);
-        if !["--bin-dir", "--dir", "--json"].into_iter().any(is_path) {
+        if !["--bin-dir", "--dir", "--json", "--svg"].into_iter().any(is_path) {
             command = format!("{command} {arg}");
         } else if !arg.contains('=') {
             let _ = args.next();
@@ -198,7 +205,8 @@ mod tests {
 
     #[test]
     fn a_command_line_is_shown_without_paths() {
-        let line = "/a/filepull-bench --dir /b fleet --clients 1,2 --json=/c --bin-dir /d --x";
+        let line =
+            "/a/filepull-bench --dir /b fleet --clients 1,2 --json=/c --bin-dir /d --svg /e --x";
         let args = line.split(' ').map(str::to_owned);
         assert_eq!(command(args), "filepull-bench fleet --clients 1,2 --x");
     }

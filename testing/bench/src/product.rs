@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use filepull_testkit::{DEADLINE, HttpClient, Programs, process};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::agent::AgentProcess;
@@ -139,16 +139,32 @@ pub(crate) async fn pull(
     source: &SourceFile,
     limit: Duration,
 ) -> anyhow::Result<Duration> {
-    let body = json!({ "client": client, "path": source.name() });
-    let http = HttpClient::new(server.http).limit(limit);
     let began = Instant::now();
-    let answer = http.post("/api/v1/transfers?wait=10m", &body).await;
+    let transfer = request(server, client, source, limit).await?;
     let duration = began.elapsed();
-    let response = answer.with_context(|| server.process.last_output())?;
-    let transfer = response.success_json()?;
     anyhow::ensure!(transfer["state"] == "done", "the transfer is not done: {transfer:#}");
-    let path = transfer["download"]["path"].as_str().context("a download has a path")?;
-    source.check_copy(Path::new(path))?;
-    fs::remove_file(path).with_context(|| path.to_owned())?;
+    let path = download_path(&transfer)?;
+    source.check_copy(&path)?;
+    fs::remove_file(&path).with_context(|| path.display().to_string())?;
     Ok(duration)
+}
+
+/// Requests a file from a client. Returns the transfer once it is final, or as it is after `limit`.
+pub(crate) async fn request(
+    server: &ServerProcess,
+    client: &str,
+    source: &SourceFile,
+    limit: Duration,
+) -> anyhow::Result<Value> {
+    let body = json!({ "client": client, "path": source.name() });
+    let http = HttpClient::new(server.http).limit(limit + DEADLINE);
+    let path = format!("/api/v1/transfers?wait={}s", limit.as_secs());
+    let answer = http.post(&path, &body).await;
+    answer.with_context(|| server.process.last_output())?.success_json()
+}
+
+/// Returns the path of the download of a transfer that is done.
+pub(crate) fn download_path(transfer: &Value) -> anyhow::Result<PathBuf> {
+    let path = transfer["download"]["path"].as_str().context("a download has a path")?;
+    Ok(PathBuf::from(path))
 }

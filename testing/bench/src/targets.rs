@@ -69,6 +69,15 @@ pub(crate) const FAR: Duration = Duration::from_millis(40);
 /// upload.
 pub(crate) const OVER_REST: Target = Target::AtMost(2.0);
 
+/// [`crate::wire`]: seconds of a pull over the seconds of plain rsync.
+pub(crate) const OVER_RSYNC_SECONDS: Target = Target::AtMost(1.0);
+
+/// Seconds for a sparse file.
+pub(crate) const SPARSE_SECONDS: Target = Target::AtMost(2.0);
+
+/// Megabytes of the copy of a sparse file, on the disk.
+pub(crate) const SPARSE_DISK_MB: Target = Target::AtMost(1.0);
+
 /// [`crate::scale`]: 99th percentile of the response times, in ms.
 pub(crate) const ANSWER_MS: Target = Target::AtMost(50.0);
 

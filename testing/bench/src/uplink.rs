@@ -109,7 +109,7 @@ pub(crate) async fn run(args: &Args, bench: &Bench) -> anyhow::Result<()> {
     let mut measured = Vec::new();
     for &rate in &args.rate {
         let Args { rtt, loss_percent, queue, .. } = *args;
-        let link = Link { rtt, rate, loss_percent, queue };
+        let link = Link { rtt, rate, downlink: None, loss_percent, queue };
         log_progress(link.to_string());
         let run_folder = folder.path().join(measured.len().to_string());
         let setup = Setup { bench, network: &network, source: &source, folder: &run_folder };

@@ -4,6 +4,7 @@
 //! Several networks may exist at once; each has its own agent and router. A drop of the [`Network`]
 //! removes its namespaces. After a kill the next run removes them.
 
+mod counters;
 pub(crate) mod delay;
 mod link;
 pub(crate) mod sender;
@@ -21,6 +22,7 @@ use tokio::net::TcpStream;
 use tokio::process::Command;
 
 use crate::{DEADLINE, process};
+pub use counters::{PacketCount, RouterCount};
 pub use link::{Link, LinkedNetwork, parse_rate};
 pub use sender::{SendReport, measure_sender};
 

@@ -283,6 +283,14 @@ impl Process {
         Ok(ended.with_context(|| self.last_output())??)
     }
 
+    /// Waits for the end, at most `limit`. Returns `None` if the process still runs.
+    pub async fn ended_within(&mut self, limit: Duration) -> anyhow::Result<Option<ExitStatus>> {
+        match timeout(limit, self.child.wait()).await {
+            Ok(ended) => Ok(Some(ended.with_context(|| self.last_output())?)),
+            Err(_) => Ok(None),
+        }
+    }
+
     /// Waits for the end, and checks the exit code and that a line contains `text`. Returns the line.
     pub async fn fails_with(mut self, code: i32, text: &str) -> anyhow::Result<String> {
         let status = self.ended().await?;

@@ -1,6 +1,7 @@
 //! A server in a folder of its own, and the requests of an operator.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -322,9 +323,27 @@ pub fn settings_in<'a>(folder: &Path, more: &[(&'a str, &str)]) -> Vec<(&'a str,
     settings
 }
 
-/// Whether two files have equal contents.
+/// Bytes of a file that are compared at once.
+const BLOCK_LEN: usize = 1 << 20;
+
+/// Whether two files have equal contents. They are read in blocks: a file may be larger than the
+/// memory.
 pub fn same_bytes(a: &Path, b: &Path) -> anyhow::Result<bool> {
-    Ok(fs::read(a)? == fs::read(b)?)
+    let mut reader_of_a = BufReader::with_capacity(BLOCK_LEN, File::open(a)?);
+    let mut reader_of_b = BufReader::with_capacity(BLOCK_LEN, File::open(b)?);
+    loop {
+        let block_of_a = reader_of_a.fill_buf()?;
+        let block_of_b = reader_of_b.fill_buf()?;
+        let n_bytes = block_of_a.len().min(block_of_b.len());
+        if block_of_a[..n_bytes] != block_of_b[..n_bytes] {
+            return Ok(false);
+        }
+        if n_bytes == 0 {
+            return Ok(block_of_a.len() == block_of_b.len());
+        }
+        reader_of_a.consume(n_bytes);
+        reader_of_b.consume(n_bytes);
+    }
 }
 
 /// Returns `len` random bytes. The name and the length determine all of them.

@@ -57,7 +57,7 @@ async fn run(trial: &Trial) -> anyhow::Result<()> {
     networked.prepare_faults(ROUTER).await?;
     let rtt = Duration::ZERO;
     let queue = Duration::from_millis(20);
-    let link = Link { rtt, rate: Some(RATE), loss_percent: 0.0, queue };
+    let link = Link { rtt, rate: Some(RATE), downlink: None, loss_percent: 0.0, queue };
     link.apply_rate(&networked.network).await?;
     networked.add_client("client1", FILE_LEN, &[])?;
     networked.scenario.connect(0).await?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use serde::{Serialize, Serializer};
 
-use super::{Namespace, Network, TO_SERVER, delay};
+use super::{Namespace, Network, TO_AGENT, TO_SERVER, delay};
 use crate::tool::{self, ToolProcess};
 
 /// The wanted properties of a link.
@@ -19,6 +19,8 @@ pub struct Link {
     pub rtt: Duration,
     /// Bits per second towards the server; `None` is unlimited.
     pub rate: Option<u64>,
+    /// Bits per second towards the agent; `None` is unlimited.
+    pub downlink: Option<u64>,
     /// The percentage of packets lost in each direction.
     pub loss_percent: f64,
     /// The queue of the router for a sender that is faster than the link.
@@ -47,20 +49,28 @@ impl Link {
         Ok(LinkedNetwork { delay })
     }
 
-    /// Sets the rate only: no packet is delayed or lost.
+    /// Sets the rates only: no packet is delayed or lost.
     pub async fn apply_rate(&self, network: &Network) -> anyhow::Result<()> {
+        for (port, rate) in [(TO_SERVER, self.rate), (TO_AGENT, self.downlink)] {
+            self.limit(network, port, rate).await?;
+        }
+        Ok(())
+    }
+
+    /// Limits what the router sends through `port`.
+    async fn limit(&self, network: &Network, port: &str, rate: Option<u64>) -> anyhow::Result<()> {
         let tc = async |args: &str| {
             let args: Vec<&str> = args.split(' ').collect();
             network.run_in(Namespace::Router, "tc", &args).await
         };
         // An error means that no rate was set before.
-        let _ = tc(&format!("qdisc del dev {TO_SERVER} root")).await;
-        if let Some(rate) = self.rate {
+        let _ = tc(&format!("qdisc del dev {port} root")).await;
+        if let Some(rate) = rate {
             // Two milliseconds of traffic, and at least two packets.
             let burst = (rate / 8 / 500).max(3200);
             let queue_us = self.queue.as_micros();
             tc(&format!(
-                "qdisc add dev {TO_SERVER} root tbf rate {rate}bit burst {burst} latency {queue_us}us"
+                "qdisc add dev {port} root tbf rate {rate}bit burst {burst} latency {queue_us}us"
             ))
             .await?;
         }
@@ -69,9 +79,12 @@ impl Link {
 }
 
 impl fmt::Display for Link {
-    /// Writes `100 ms round trip, 5 Mbit/s, 1 % lost`.
+    /// Writes `100 ms round trip, 5 Mbit/s, 50 Mbit/s down, 1 % lost`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ms round trip, {}", self.rtt.as_millis(), format_rate(self.rate))?;
+        if self.downlink.is_some() {
+            write!(f, ", {} down", format_rate(self.downlink))?;
+        }
         match self.loss_percent {
             0.0 => Ok(()),
             percent => write!(f, ", {percent} % lost"),
@@ -150,6 +163,16 @@ mod tests {
         for text in ["", "fast", "5", "0Mbit", "-1Mbit", "99999999999Gbit"] {
             assert!(parse_rate(text).is_err(), "{text:?} was accepted");
         }
+    }
+
+    #[test]
+    fn a_link_names_its_downlink_and_its_loss_only_if_it_has_them() {
+        let rtt = Duration::from_millis(60);
+        let queue = Duration::ZERO;
+        let plain = Link { rtt, rate: Some(5_000_000), downlink: None, loss_percent: 0.0, queue };
+        assert_eq!(plain.to_string(), "60 ms round trip, 5 Mbit/s");
+        let lossy = Link { downlink: Some(50_000_000), loss_percent: 1.0, ..plain };
+        assert_eq!(lossy.to_string(), "60 ms round trip, 5 Mbit/s, 50 Mbit/s down, 1 % lost");
     }
 
     #[test]

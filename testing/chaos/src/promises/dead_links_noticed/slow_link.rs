@@ -50,7 +50,8 @@ async fn run_worker(trial: &Trial, number: u8, rtt: Duration) -> anyhow::Result<
         let index = networked.add_client(&format!("client{n}"), FIRST_LEN, &[])?;
         networked.scenario.connect(index).await?;
     }
-    let link = Link { rtt, rate: Some(RATE), loss_percent: LOSS_PERCENT, queue: QUEUE };
+    let link =
+        Link { rtt, rate: Some(RATE), downlink: None, loss_percent: LOSS_PERCENT, queue: QUEUE };
     let linked = link.apply(&networked.network).await?;
     let tried = keep_sessions(trial, &mut networked, link).await;
     networked.scenario.explain(&link.to_string(), tried)?;
