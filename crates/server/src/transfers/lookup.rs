@@ -70,22 +70,22 @@ impl Transfers {
     async fn on_record(&self, id: TransferId) -> Result<Option<TransferListItem>, RecordsError> {
         let found = self.context.records.transfer(id).await?;
         let mut item = found.map(|item| self.listed(item));
-        self.mark(item.as_mut_slice()).await?;
+        self.mark(item.as_mut_slice()).await;
         Ok(item)
     }
 
-    /// Sets the states of downloads that are not stored any more.
-    async fn mark(&self, items: &mut [TransferListItem]) -> Result<(), RecordsError> {
+    /// Sets the states of downloads that are not stored any more. Marks that cannot be read are left
+    /// out: the damaged table must not hide the transfers, and `/readyz` names the damage.
+    async fn mark(&self, items: &mut [TransferListItem]) {
         let views = items.iter().filter_map(TransferListItem::as_view);
         let with_download = views.filter(|view| view.transfer.download().is_some());
         let ids: Vec<TransferId> = with_download.map(|view| view.transfer.id).collect();
-        let marks = self.context.records.download_marks(&ids).await?;
+        let marks = self.context.records.download_marks(&ids).await.unwrap_or_default();
         for item in items {
             if let TransferListItem::View(view) = item {
                 view.download_state = marks.get(&view.transfer.id).copied().unwrap_or_default();
             }
         }
-        Ok(())
     }
 
     /// Returns the number of damaged downloads, up to `max`.
@@ -122,10 +122,9 @@ impl Transfers {
     /// # Errors
     /// The records cannot be read.
     pub(crate) async fn list(&self, filter: &TransferFilter) -> Result<TransferListPage, Problem> {
-        let failed = |error: RecordsError| records_failed(&error);
-        let page = self.context.records.transfers(filter).await.map_err(failed)?;
+        let page = self.context.records.transfers(filter).await.map_err(|e| records_failed(&e))?;
         let mut items: Vec<_> = page.items.into_iter().map(|item| self.listed(item)).collect();
-        self.mark(&mut items).await.map_err(failed)?;
+        self.mark(&mut items).await;
         Ok(TransferListPage { items, next_cursor: page.next_cursor, total: page.total })
     }
 

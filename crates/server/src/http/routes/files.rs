@@ -133,9 +133,11 @@ async fn serve_file(
     let Some(download) = transfer.download() else {
         return Err(deleted(transfer, &StoredFile::Missing).into());
     };
-    let marked = app.records.download_marks(&[transfer.id]).await;
-    let marks = marked.map_err(|error| records_failed(&error))?;
-    let mark = marks.get(&transfer.id).copied().unwrap_or_default();
+    let mark = match app.records.download_marks(&[transfer.id]).await {
+        Ok(marks) => marks.get(&transfer.id).copied().unwrap_or_default(),
+        // A mark that cannot be read may exist, so the bytes decide.
+        Err(_) => DownloadState::Damaged,
+    };
     let stored = find(app, transfer, download, mark).await?;
     let StoredFile::Unchanged(opened) = stored else {
         return Err(deleted(transfer, &stored).into());

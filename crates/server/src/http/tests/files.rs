@@ -10,6 +10,7 @@ use filepull_core::digest::Digest;
 use filepull_core::transfer::Transfer;
 
 use super::fixture::{HttpFixture, TestResponse};
+use crate::data_folder::RECORDS_FOLDER;
 use crate::records::DownloadState;
 
 async fn request(
@@ -202,6 +203,14 @@ async fn a_download_that_the_disk_changed_is_not_served_once_it_is_marked() {
     assert!(damaged.body.contains("curl \"pull:80/trigger?id=client4&wait\""), "{}", damaged.body);
     std::fs::write(&path, "test").unwrap();
     assert_eq!(fixture.get(&url).await.body, "test", "restored");
+    // Marks that cannot be read hide no transfer, and let no changed byte out.
+    let file = fixture.folder.path().join(RECORDS_FOLDER).join("records.db");
+    let database = rusqlite::Connection::open(file).unwrap();
+    database.execute("DROP TABLE scrubs", []).unwrap();
+    assert!(fixture.get("/transfers").await.body.contains(&transfer.id.to_string()));
+    assert_eq!(fixture.get(&url).await.body, "test");
+    std::fs::write(&path, "TEST").unwrap();
+    assert_eq!(fixture.get(&url).await.status.as_u16(), 410);
 }
 
 #[tokio::test]
