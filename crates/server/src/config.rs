@@ -105,6 +105,9 @@ pub struct Args {
     /// 30d, or `off`; one that has changed is marked as damaged.
     #[arg(long, env = "SCRUB_EVERY", default_value = "30d")]
     pub scrub_every: ScrubInterval,
+    /// Where a complete file is read back from before it gets its name.
+    #[arg(long, env = "READ_BACK", default_value = "resumed")]
+    pub read_back: ReadBackPolicy,
     /// How long running transfers may continue at shutdown; the rest resume after the restart.
     #[arg(long, env = "SHUTDOWN_GRACE", default_value = "30s", value_parser = parse_duration)]
     pub shutdown_grace: Duration,
@@ -130,6 +133,16 @@ pub enum AgentAuth {
     Invite,
     /// Every agent, with any free id, on any address.
     Open,
+}
+
+/// Where a complete file is read back from before it gets its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ReadBackPolicy {
+    /// From the page cache, as far as it holds the file. What arrived before a restart is read back
+    /// once more, before the transfer resumes.
+    Resumed,
+    /// From the disk, past the page cache; slower.
+    Always,
 }
 
 /// Which agents get a session. Decided by `AGENT_AUTH` and `GRPC_ADDR`.
@@ -214,6 +227,7 @@ impl TryFrom<Args> for Config {
             min_rate_window: MIN_RATE_WINDOW,
             resume_within: args.resume_within,
             checkpoint_every: CHECKPOINT_EVERY,
+            read_back: args.read_back,
         };
         // Checked above to fit HTTP/2's windows.
         let stream_window = u32::try_from(args.stream_window).unwrap_or(bounds::MAX_WINDOW);

@@ -40,6 +40,7 @@ use futures::future::join_all;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::config::ReadBackPolicy;
 use crate::disk_sampler::DiskSampler;
 use crate::known_clients::KnownClients;
 use crate::records::{Actor, AuditEntry, Records, UnfinishedRecords};
@@ -59,7 +60,7 @@ pub(crate) use view::{
     Activity, ActivityFilter, TransferListItem, TransferState, View, WaitingFor,
 };
 
-/// The limits of all transfers.
+/// The limits of all transfers, and how they are received.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Maximum number of running transfers.
@@ -82,6 +83,8 @@ pub struct Limits {
     pub resume_within: Duration,
     /// How often received bytes are made durable.
     pub checkpoint_every: Duration,
+    /// Where a complete file is read back from before it gets its name.
+    pub read_back: ReadBackPolicy,
 }
 
 /// A handle on all transfers.

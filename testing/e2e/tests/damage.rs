@@ -10,7 +10,9 @@ use filepull_proto::v1::{
     DataChunk, Error, ErrorCode, SourceInfo, StartTransfer, TransferUpdate, UploadHeader,
     UploadRequest, UploadTrailer,
 };
-use filepull_testkit::{DEADLINE, ScriptedAgent, Strace, TestServer, poll, soon, test_data};
+use filepull_testkit::{
+    DEADLINE, ScriptedAgent, Strace, TestServer, poll, same_bytes, soon, test_data,
+};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
@@ -318,5 +320,34 @@ async fn a_disk_that_rejects_a_name_keeps_no_permit_and_allows_a_cancel() -> any
     refusing.detach().await?;
     server.pull("client4").await?;
     assert_eq!(server.downloads("client4")?.len(), 2);
+    Ok(())
+}
+
+/// Returns how many bytes a process has read from disks. The page cache does not count.
+fn read_from_disks(pid: u32) -> anyhow::Result<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/io"))?;
+    let count = text.lines().find_map(|line| line.strip_prefix("read_bytes: "));
+    Ok(count.unwrap_or_default().parse()?)
+}
+
+#[tokio::test]
+async fn with_read_back_always_each_byte_is_read_from_the_disk_before_the_name()
+-> anyhow::Result<()> {
+    const TMPFS: i64 = 0x0102_1994; // `man 2 statfs`
+    const LEN: usize = 3_000_001;
+    let server = TestServer::process_with(&[("READ_BACK", "always")]).await?;
+    if rustix::fs::statfs(server.folder())?.f_type == TMPFS {
+        println!("skipped: the temp folder is in memory");
+        return Ok(());
+    }
+    let client = server.connect("client4", &test_data("client4", LEN)).await?;
+    let pid = server.server()?.pid();
+    for _ in 0..2 {
+        let before = read_from_disks(pid)?;
+        let download = server.pull("client4").await?;
+        let n_read = read_from_disks(pid)? - before;
+        assert!(LEN as u64 <= n_read, "{n_read} bytes were read from the disk");
+        assert!(same_bytes(&download, &client.data())?);
+    }
     Ok(())
 }

@@ -93,6 +93,7 @@ impl Config {
             ("reconnect_cap", Span(session.reconnect.cap)),
             ("keep_records", keep(self.keep_records)),
             ("scrub_every", interval(self.scrub_every)),
+            ("read_back", choice(&limits.read_back)),
             ("shutdown_grace", Span(self.shutdown_grace)),
             ("log_level", Text(self.log_level.clone())),
             ("log_format", choice(&self.log_format)),

@@ -9,6 +9,7 @@ use filepull_core::file_digest::{Blake3, Blake3Hasher};
 use filepull_core::receive::{ReceiveError, Receiver, Verified};
 
 use super::UploadEnd;
+use crate::config::ReadBackPolicy;
 use crate::store::{LastChange, Partial, Store, StoreError};
 
 /// A complete partial up to this size is read back at once, while the agent reads its file again. A
@@ -28,6 +29,7 @@ pub(crate) struct ReceivedPartial {
     /// Has the bytes of the receiver.
     sha256: Hasher,
     read_back: Option<ReadBack>,
+    policy: ReadBackPolicy,
 }
 
 /// The result of reading the partial back.
@@ -42,13 +44,21 @@ impl ReceivedPartial {
     /// An empty partial for a source of `size` bytes.
     pub(crate) fn new(disk: Store, partial: Partial, size: u64) -> Self {
         let receiver = Receiver::new(size);
-        Self { disk, partial, receiver, sha256: Hasher::default(), read_back: None }
+        let sha256 = Hasher::default();
+        let policy = ReadBackPolicy::Resumed;
+        Self { disk, partial, receiver, sha256, read_back: None, policy }
     }
 
     /// A partial that an earlier attempt or process received.
     pub(crate) fn resumed(disk: Store, resumed: ResumedPartial<Partial>) -> Self {
         let ResumedPartial { partial, receiver, sha256 } = resumed;
-        Self { disk, partial, receiver, sha256, read_back: None }
+        let policy = ReadBackPolicy::Resumed;
+        Self { disk, partial, receiver, sha256, read_back: None, policy }
+    }
+
+    /// Sets where the complete partial is read back from.
+    pub(crate) fn read_back_as(self, policy: ReadBackPolicy) -> Self {
+        Self { policy, ..self }
     }
 
     /// Writes consecutive chunks, up to the first chunk that does not follow.
@@ -135,6 +145,9 @@ impl ReceivedPartial {
     /// # Errors
     /// The disk failed.
     fn read_back(&mut self) -> Result<bool, StoreError> {
+        if self.policy == ReadBackPolicy::Always {
+            self.partial.drop_cached()?;
+        }
         let last_change = self.partial.last_change()?;
         let mut found = Blake3Hasher::default();
         self.partial.read_back(|bytes| found.update(bytes))?;

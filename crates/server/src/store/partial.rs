@@ -203,6 +203,15 @@ impl Partial {
         read_all(&self.file, &mut take).map_err(failed)
     }
 
+    /// Makes the appended bytes durable and drops them from the page cache, so that they are next read
+    /// from the disk. After an error the partial must not be used again, as for [`sync`](Self::sync).
+    pub(crate) fn drop_cached(&self) -> Result<(), StoreError> {
+        self.sync()?;
+        // Fails only on file systems without a page cache.
+        let _ = rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed);
+        Ok(())
+    }
+
     /// Returns when the partial was last changed, by any program. With a kernel before 6.13, two
     /// changes within one clock tick look like one.
     pub(crate) fn last_change(&self) -> Result<LastChange, StoreError> {

@@ -152,7 +152,9 @@ impl TransferTask {
         let size = source.size;
         let result = self.on_disk(move |store| store.begin(&key, size)).await;
         let (partial, begun) = result.map_err(|error| classify(&error.into_cause()))?;
-        let partial = ReceivedPartial::new(self.context.store.clone(), partial, size);
+        let policy = self.context.limits.read_back;
+        let partial =
+            ReceivedPartial::new(self.context.store.clone(), partial, size).read_back_as(policy);
         let mut next = self.start_change();
         next.receive(source, begun)?;
         let receiving = next.receiving()?;
@@ -178,7 +180,9 @@ impl TransferTask {
         match found.map_err(|error| classify(&error.into_cause()))? {
             Some(resumed) => {
                 let store = self.context.store.clone();
-                self.partial = Some(ReceivedPartial::resumed(store, resumed));
+                let policy = self.context.limits.read_back;
+                let partial = ReceivedPartial::resumed(store, resumed).read_back_as(policy);
+                self.partial = Some(partial);
                 Ok(())
             }
             None => self.start_over().await,

@@ -36,6 +36,7 @@ pub(crate) const LIMITS: Limits = Limits {
     min_rate_window: Duration::from_mins(5),
     resume_within: Duration::from_mins(1),
     checkpoint_every: Duration::from_mins(1),
+    read_back: ReadBackPolicy::Resumed,
 };
 
 /// A server in a folder, and the session of its only client.
