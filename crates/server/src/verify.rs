@@ -263,11 +263,11 @@ pub(crate) fn compare(
 
 /// Names each digest that differs.
 fn difference(found: FileDigests, expected: FileDigests) -> Option<String> {
-    let blake3 = (found.blake3 != expected.blake3)
-        .then(|| format!("its BLAKE3 is {}, not {}", found.blake3, expected.blake3));
     let sha256 = (found.sha256 != expected.sha256)
         .then(|| format!("its SHA-256 is {}, not {}", found.sha256, expected.sha256));
-    let differences: Vec<_> = blake3.into_iter().chain(sha256).collect();
+    let blake3 = (found.blake3 != expected.blake3)
+        .then(|| format!("its BLAKE3 is {}, not {}", found.blake3, expected.blake3));
+    let differences: Vec<_> = sha256.into_iter().chain(blake3).collect();
     (!differences.is_empty()).then(|| differences.join("; "))
 }
 

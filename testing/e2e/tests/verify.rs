@@ -60,7 +60,7 @@ async fn one_flipped_bit_in_two_hundred_downloads_is_found() -> anyhow::Result<(
     let (code, lines) = verify(&server.data_dir()).await?;
     let named = format!("changed     {}  its SHA-256 is ", paths[123].display());
     assert_eq!((code, lines.len()), (Some(1), 2), "{lines:?}");
-    assert!(lines[0].starts_with(&named), "{lines:?}");
+    assert!(lines[0].starts_with(&named) && lines[0].contains("; its BLAKE3 is "), "{lines:?}");
     assert!(lines[1].starts_with("200 downloads: 199 as they arrived, 1 changed. "), "{lines:?}");
 
     // More damage, without a running server.

@@ -110,7 +110,7 @@ impl VerifyReport {
     }
 }
 
-/// `changed     server-data/client4/download-20260205-140000.txt  its SHA-256 is …, not …`
+/// `changed     server-data/client4/download-20260205-140000.txt  its SHA-256 is …, not …; …`
 pub(crate) fn line(finding: &Finding) -> String {
     let path = human::printable(&finding.path.to_string_lossy(), 1000);
     format!("{:<10}  {path}  {}", finding.kind.as_str(), finding.detail)

@@ -58,7 +58,7 @@ fn each_change_of_a_file_is_damage_and_a_missing_file_is_deleted() {
     assert_eq!(fixture.inspect(|_| {}), Reading::of(DownloadState::Stored));
     let mut flipped = BYTES.to_vec();
     flipped[599_999] ^= 1;
-    for (bytes, reason) in [(&flipped[..], "its BLAKE3 is"), (b"short", "5 bytes instead of")] {
+    for (bytes, reason) in [(&flipped[..], "its SHA-256 is"), (b"short", "5 bytes instead of")] {
         fs::write(fixture.path(), bytes).unwrap();
         let reading = fixture.inspect(|_| {});
         assert_eq!(reading.state, DownloadState::Damaged);
