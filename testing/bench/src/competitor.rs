@@ -36,7 +36,7 @@ impl Competitor {
             Self::Product(product) => Facts {
                 name: if product.server.uses_tls { WITH_TLS } else { "filepull" },
                 version: VERSION.to_owned(),
-                guarantees: "SHA-256, synced, source unchanged",
+                guarantees: "BLAKE3, SHA-256, synced, source unchanged",
                 // Compared with the row of TLS, if there is one.
                 target: (!product.server.uses_tls).then_some(targets::TLS_OVER_PLAIN),
             },

@@ -100,8 +100,8 @@ pub(crate) async fn run(args: &Args, bench: &Bench) -> anyhow::Result<()> {
 const NOTES: &str = "
 MB is 10^6 bytes. The rates are the median, the minimum and the maximum of the runs.
 Time of filepull: from the HTTP request (POST /api/v1/transfers?wait) to the answer `done`: recorded,
-sent, read twice at the source, SHA-256 at both ends, fsync, rename, fsync of the folder. Time of the
-others: from the start of their client program to its end. `server` accepts the connection.
+sent, read twice at the source, BLAKE3 at both ends, SHA-256 at the server, fsync, rename, fsync of the
+folder. Time of the others: from the start of their client program to its end. `server` accepts the connection.
 CPU: user and system time of the processes and their children, as the mean of all runs, because its
 clock has a resolution of 10 ms.
 `filepull is`: the median rate of the first row divided by the rate of that program. The disk is synced before each run.
