@@ -131,7 +131,7 @@ impl BlockList {
         self.filter.contains(BlockId::smallest(hash))
     }
 
-    /// Returns the index of a block whose id is that of `block`: of `expected`, or the first one.
+    /// Returns the index of a block with the id of `block`: `expected`, or the first one.
     ///
     /// # Errors
     /// The rolling hash is in the list, but the block is not.

@@ -97,7 +97,9 @@ fn test_files() -> impl Strategy<Value = TestFile> {
 
 fn sendings() -> impl Strategy<Value = Vec<(Sending, usize)>> {
     let sending = prop_oneof![Just(Sending::Data), Just(Sending::Zstd), Just(Sending::Short)];
-    prop::collection::vec((sending, 1usize..3000), 1..8)
+    // One long extent among up to seven short ones: more would be too many.
+    (prop::collection::vec((sending, 1usize..3000), 0..7), Just((Sending::Short, 3000)))
+        .prop_map(|(sendings, long)| sendings.into_iter().chain([long]).collect())
 }
 
 /// Returns the extents of an upload that starts at `offset`, with an encoder of its own.
@@ -260,6 +262,46 @@ proptest! {
         let mut receiver = ExtentReceiver::new(resumed, 0);
         let rejected = receiver.next(extents[extent_idx].borrow());
         prop_assert!(matches!(rejected, Err(ExtentError::Compression(_))), "{:?}", rejected);
+    }
+}
+
+/// An extent that a hostile agent may send: nearly in place, or with any numbers.
+fn hostile_extents() -> impl Strategy<Value = (i64, OwnedContent, Vec<u8>)> {
+    let shift = prop_oneof![9 => Just(0_i64), 1 => any::<i64>(), 1 => -2..3_i64];
+    let len = || prop_oneof![4 => 0..300_u64, 1 => 0..2 * MAX_SPAN_LEN, 1 => any::<u64>()];
+    let base_offset = prop_oneof![4 => 0..300_u64, 1 => any::<u64>()];
+    let kind = prop_oneof![
+        Just(OwnedContent::Data),
+        (0..2 * CHUNK_LEN).prop_map(|len| OwnedContent::Zstd { len }),
+        len().prop_map(|len| OwnedContent::Hole { len }),
+        (base_offset, len()).prop_map(|(base_offset, len)| OwnedContent::Copy { base_offset, len }),
+    ];
+    (shift, kind, prop::collection::vec(any::<u8>(), 0..300))
+}
+
+proptest! {
+    #[test]
+    fn any_extents_stay_within_the_announced_size_and_the_base(
+        extents in prop::collection::vec(hostile_extents(), 1..30),
+        announced in prop_oneof![0..3000_u64, 0..1_u64 << 22],
+        base_len in 0..400_usize,
+    ) {
+        let base = vec![7; base_len];
+        let mut receiver = ExtentReceiver::new(Receiver::new(announced), base_len as u64);
+        let mut encoder = Encoder::new().unwrap();
+        let mut partial = Vec::new();
+        for (shift, kind, mut bytes) in extents {
+            let received = receiver.receiver().received();
+            if let OwnedContent::Zstd { len } = kind && len % 2 == 0 {
+                bytes = encoder.encode(&bytes).unwrap().to_vec();
+            }
+            let offset = received.wrapping_add_signed(shift);
+            let extent = OwnedExtent { offset, kind, bytes };
+            let accepted = receive(&mut receiver, &extent, &base, &mut partial);
+            prop_assert_eq!(receiver.receiver().received(), partial.len() as u64);
+            prop_assert!(partial.len() as u64 <= announced);
+            prop_assert!(accepted.is_ok() || received == partial.len() as u64);
+        }
     }
 }
 
