@@ -153,7 +153,13 @@ mod tests {
             .map(|request| match request.kind.as_ref().unwrap() {
                 Kind::Chunk(chunk) => (chunk.offset, &chunk.data[..]),
                 Kind::Trailer(trailer) => (trailer.total_size, &b"end"[..]),
-                Kind::Header(_) | Kind::Abort(_) => unreachable!(),
+                Kind::Header(_)
+                | Kind::Zstd(_)
+                | Kind::Hole(_)
+                | Kind::Copy(_)
+                | Kind::Abort(_) => {
+                    unreachable!()
+                }
             })
             .collect();
         let expected: [(u64, &[u8]); 5] =

@@ -284,10 +284,7 @@ async fn call_upload(
 }
 
 fn offset_of(first: &v1::UploadRequest) -> u64 {
-    match &first.kind {
-        Some(Kind::Header(header)) => header.offset,
-        Some(Kind::Chunk(_) | Kind::Trailer(_) | Kind::Abort(_)) | None => 0,
-    }
+    if let Some(Kind::Header(header)) = &first.kind { header.offset } else { 0 }
 }
 
 fn from_offset(offset: u64) -> String {

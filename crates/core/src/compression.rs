@@ -221,6 +221,15 @@ mod tests {
     }
 
     #[test]
+    fn a_piece_that_is_longer_than_a_chunk_is_encoded_completely() {
+        let piece = noise((1 << 20) + 5);
+        let mut encoder = Encoder::new().unwrap();
+        let encoded = encoder.encode(&piece).unwrap().to_vec();
+        let mut decoder = Decoder::new().unwrap();
+        assert!(decoder.decode(&encoded, piece.len()).unwrap() == piece);
+    }
+
+    #[test]
     fn decoding_stops_after_the_announced_length() {
         let encoded = Encoder::new().unwrap().encode(&vec![0; CHUNK_LEN]).unwrap().to_vec();
         assert!(encoded.len() < 100, "{} bytes", encoded.len());

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use filepull_core::backoff::ReconnectPolicy;
 use filepull_core::bounds;
+use filepull_core::extent::{Content, UploadExtent};
 use filepull_core::human;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::source::Source;
 
+use crate::v1::upload_request::Kind;
 use crate::v1::{self, ErrorCode};
 
 /// Maximum length of the message of a [`v1::Error`], in characters. Longer messages exceed header
@@ -61,6 +63,24 @@ impl From<v1::ReconnectPolicy> for ReconnectPolicy {
         }
         .clamped()
     }
+}
+
+/// Returns the extent that a message of an upload brings; none for its other messages.
+pub fn extent(kind: &Kind) -> Option<UploadExtent<'_>> {
+    let (offset, content) = match kind {
+        Kind::Chunk(chunk) => (chunk.offset, Content::Data(&chunk.data)),
+        Kind::Zstd(zstd) => {
+            let len = usize::try_from(zstd.len).unwrap_or(usize::MAX);
+            (zstd.offset, Content::Zstd { len, encoded: &zstd.data })
+        }
+        Kind::Hole(hole) => (hole.offset, Content::Hole { len: hole.len }),
+        Kind::Copy(copy) => {
+            let v1::BaseCopy { offset, base_offset, len } = *copy;
+            (offset, Content::Copy { base_offset, len })
+        }
+        Kind::Header(_) | Kind::Trailer(_) | Kind::Abort(_) => return None,
+    };
+    Some(UploadExtent { offset, content })
 }
 
 /// Returns the earliest and the latest time after which a drained agent dials again.
@@ -185,6 +205,20 @@ fn wire_code(code: Code) -> ErrorCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_extent_keeps_its_numbers() {
+        let extent_at_1 = |content| Some(UploadExtent { offset: 1, content });
+        let chunk = Kind::Chunk(v1::DataChunk { offset: 1, data: "ab".into() });
+        assert_eq!(extent(&chunk), extent_at_1(Content::Data(b"ab")));
+        let zstd = Kind::Zstd(v1::ZstdChunk { offset: 1, len: 2, data: "cd".into() });
+        assert_eq!(extent(&zstd), extent_at_1(Content::Zstd { len: 2, encoded: b"cd" }));
+        let hole = Kind::Hole(v1::Hole { offset: 1, len: 2 });
+        assert_eq!(extent(&hole), extent_at_1(Content::Hole { len: 2 }));
+        let copy = Kind::Copy(v1::BaseCopy { offset: 1, base_offset: 2, len: 3 });
+        assert_eq!(extent(&copy), extent_at_1(Content::Copy { base_offset: 2, len: 3 }));
+        assert_eq!(extent(&Kind::Trailer(v1::UploadTrailer::default())), None);
+    }
 
     #[test]
     fn an_agent_can_report_errors_of_a_file_only() {

@@ -152,7 +152,7 @@ impl AgentTransfer for ControlledUploads {
                         let _ = answers.send(Ok(UploadResponse { kind })).await;
                         break;
                     }
-                    Some(Piece::Header(_) | Piece::Chunk(_) | Piece::Abort(_)) | None => {}
+                    Some(_) | None => {}
                 }
             }
             let _ = done.send(ReceivedUpload { bytes }).await;

@@ -3,12 +3,13 @@
 
 use filepull_core::backoff::ReconnectPolicy;
 use filepull_core::digest::Digest;
+use filepull_core::extent::{ExtentReceiver, Fill};
 use filepull_core::file_digest::{Blake3, FileDigests};
 use filepull_core::receive::Receiver;
 use filepull_core::source::Source;
 use filepull_core::{bounds, human};
 use filepull_proto::v1::upload_request::Kind;
-use filepull_proto::{answered, drain_times, reported, retry_after, v1};
+use filepull_proto::{answered, drain_times, extent, reported, retry_after, v1};
 use prost::Message as _;
 
 /// Decodes each message of the input as every kind that a peer may send.
@@ -27,10 +28,16 @@ pub fn messages(data: &[u8]) {
     }
 }
 
+/// The last download of the client.
+const BASE: &[u8] = b"the last download";
+
+/// Maximum length of a file: a few holes of the maximum length fit.
+const MAX_FILE_LEN: u64 = 4 << 20;
+
 /// What the core has accepted of an upload.
 #[derive(Default)]
 struct FuzzUpload {
-    receiver: Option<Receiver>,
+    receiver: Option<ExtentReceiver>,
     bytes: Vec<u8>,
 }
 
@@ -41,18 +48,17 @@ impl FuzzUpload {
                 let source = Source::from(header.source.unwrap_or_default());
                 check_source(&source);
                 self.bytes.clear();
-                self.receiver = Some(Receiver::new(source.size));
+                // A file that has no more zeros than memory.
+                let receiver = Receiver::new(source.size.min(MAX_FILE_LEN));
+                self.receiver = Some(ExtentReceiver::new(receiver, BASE.len() as u64));
             }
-            Some(Kind::Chunk(chunk)) => {
-                let Some(receiver) = &mut self.receiver else { return };
-                if receiver.chunk(chunk.offset, &chunk.data).is_ok() {
-                    self.bytes.extend_from_slice(&chunk.data);
-                    assert_eq!(receiver.received(), self.bytes.len() as u64);
-                }
+            Some(kind @ (Kind::Chunk(_) | Kind::Zstd(_) | Kind::Hole(_) | Kind::Copy(_))) => {
+                self.receive_extent(&kind);
             }
             Some(Kind::Trailer(trailer)) => {
                 let Ok(digest) = Blake3::try_from(&trailer.blake3[..]) else { return };
                 let Some(receiver) = &self.receiver else { return };
+                let receiver = receiver.receiver();
                 if let Ok(proof) =
                     receiver.finish(trailer.total_size, digest, Digest::of(&self.bytes))
                 {
@@ -63,6 +69,26 @@ impl FuzzUpload {
             Some(Kind::Abort(error)) => check_error(&error),
             None => {}
         }
+    }
+
+    fn receive_extent(&mut self, kind: &Kind) {
+        let Some(receiver) = &mut self.receiver else { return };
+        let Some(extent) = extent(kind) else { return };
+        match receiver.next(extent) {
+            Ok(Fill::Bytes(bytes)) => self.bytes.extend_from_slice(bytes),
+            Ok(Fill::Zeros(len)) => {
+                let len = usize::try_from(len).unwrap();
+                self.bytes.resize(self.bytes.len() + len, 0);
+            }
+            Ok(Fill::Base(range)) => {
+                let start = usize::try_from(range.base_offset()).unwrap();
+                let bytes = &BASE[start..][..usize::try_from(range.n_bytes()).unwrap()];
+                receiver.base_bytes(&range, bytes).unwrap();
+                self.bytes.extend_from_slice(bytes);
+            }
+            Err(error) => assert!(!error.to_string().is_empty()),
+        }
+        assert_eq!(receiver.receiver().received(), self.bytes.len() as u64);
     }
 }
 

@@ -83,6 +83,9 @@ fn run(reader: &Reader, mut hook: impl FnMut(&Step)) -> (Sent, Result<(), ReadEr
             Step::Send(Kind::Chunk(chunk)) => {
                 assert!(chunk.data.is_empty(), "a keepalive is empty");
             }
+            Step::Send(Kind::Zstd(_) | Kind::Hole(_) | Kind::Copy(_)) => {
+                panic!("an extent that no server offers");
+            }
             Step::Send(Kind::Trailer(trailer)) => sent.trailer = Some(trailer),
             Step::Send(Kind::Abort(error)) => sent.abort = Some(filepull_proto::reported(&error)),
             Step::Read | Step::Proving => {}

@@ -142,6 +142,9 @@ fn item(
         }
         Some(Kind::Trailer(trailer)) => received_trailer(trailer, key).map(UploadItem::End),
         Some(Kind::Abort(error)) => Ok(UploadItem::Abort(filepull_proto::reported(&error))),
+        Some(Kind::Zstd(_) | Kind::Hole(_) | Kind::Copy(_)) => {
+            Err("an extent of a kind that this server did not offer arrived".into())
+        }
         Some(Kind::Header(_)) => Err("a second header arrived".into()),
         None => Err("a message of unknown kind arrived".into()),
     }

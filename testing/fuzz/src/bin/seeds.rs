@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use filepull_core::CHUNK_LEN;
+use filepull_core::compression::Encoder;
 use filepull_core::file_digest::Blake3;
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::invite::{GroupName, Invite, Invitee, Secret, ServerAddress};
@@ -125,7 +126,29 @@ fn uploads() -> Vec<Vec<u8>> {
             reconnect_min_ms: u32::MAX,
             reconnect_max_ms: 0,
         }))]),
+        join(&extents()),
     ]
+}
+
+/// An upload with each kind of extent.
+fn extents() -> Vec<Vec<u8>> {
+    let size = 20;
+    let source = Some(v1::SourceInfo { size, ..v1::SourceInfo::default() });
+    let header = v1::UploadHeader { source, ..v1::UploadHeader::default() };
+    let mut encoder = Encoder::new().unwrap();
+    let mut zstd = |offset, text: &'static str| {
+        let data = encoder.encode(text.as_bytes()).unwrap().to_vec().into();
+        Kind::Zstd(v1::ZstdChunk { offset, len: 5, data })
+    };
+    let chunks = [zstd(0, "first"), zstd(5, "fifth")];
+    let hole = v1::Hole { offset: 10, len: 5 };
+    let copy = v1::BaseCopy { offset: 15, base_offset: 4, len: 4 };
+    let chunk = v1::DataChunk { offset: 19, data: "!".into() };
+    let blake3 = Blake3::of(b"firstfifth\0\0\0\0\0last!").as_bytes().to_vec().into();
+    let trailer = v1::UploadTrailer { total_size: size, blake3, receipt: String::new() };
+    let rest = [Kind::Hole(hole), Kind::Copy(copy), Kind::Chunk(chunk), Kind::Trailer(trailer)];
+    let kinds = [Kind::Header(header)].into_iter().chain(chunks).chain(rest);
+    kinds.map(upload).collect()
 }
 
 fn server(kind: FromServer) -> Vec<u8> {
