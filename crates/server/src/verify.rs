@@ -272,16 +272,16 @@ fn difference(found: FileDigests, expected: FileDigests) -> Option<String> {
 }
 
 /// Reads a file from the disk. Drops it from the system's cache before, because cached bytes may
-/// differ from the disk, and each block after it was read, because no other program needs it.
+/// differ from the disk, and again while it is read, because no other program needs it.
 fn read_from_disk(file: &File, take: &mut impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
-    let advise = |offset, len: usize, advice| {
-        // Errors are ignored, because the file can be read without the advice.
-        let _ = rustix::fs::fadvise(file, offset, NonZeroU64::new(len as u64), advice);
+    // Errors are ignored, because the file can be read without the advice. A length of 0 is all.
+    let advise = |len: u64, advice| {
+        let _ = rustix::fs::fadvise(file, 0, NonZeroU64::new(len), advice);
     };
-    advise(0, 0, Advice::DontNeed);
-    advise(0, 0, Advice::Sequential);
+    advise(0, Advice::DontNeed);
+    advise(0, Advice::Sequential);
     let mut buffer = vec![0; BLOCK_LEN];
-    let mut offset = 0;
+    let mut n_read = 0;
     let mut reader = file;
     loop {
         let len = match reader.read(&mut buffer) {
@@ -291,10 +291,12 @@ fn read_from_disk(file: &File, take: &mut impl FnMut(&[u8]) -> io::Result<()>) -
             Err(error) => return Err(error),
         };
         take(&buffer[..len])?;
-        advise(offset, len, Advice::DontNeed);
-        offset += len as u64;
+        n_read += len as u64;
+        // From the start: the system caches a file in pieces that may be longer than a block, and
+        // drops a piece only as a whole.
+        advise(n_read, Advice::DontNeed);
     }
-    advise(0, 0, Advice::DontNeed);
+    advise(0, Advice::DontNeed);
     Ok(())
 }
 
