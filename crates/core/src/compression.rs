@@ -222,7 +222,8 @@ mod tests {
 
     #[test]
     fn a_piece_that_is_longer_than_a_chunk_is_encoded_completely() {
-        let piece = noise((1 << 20) + 5);
+        // The flush has 100,000 bytes left, more than the output has space for.
+        let piece = noise((1 << 20) + 100_000);
         let mut encoder = Encoder::new().unwrap();
         let encoded = encoder.encode(&piece).unwrap().to_vec();
         let mut decoder = Decoder::new().unwrap();
