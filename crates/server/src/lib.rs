@@ -204,6 +204,7 @@ impl Server {
             let drain = connections.drain().clone();
             connections.spawn(tokens.run(records.clone(), drain));
         }
+        let writes = store.write_mode().as_str();
         let drain = work.drain().clone();
         let keep = config.keep_records;
         work.spawn(retention::run(records.clone(), store.clone(), keep, drain.clone()));
@@ -226,7 +227,10 @@ impl Server {
         connections.spawn(tls.maintain(rotation, connections.clone()));
         connections.spawn(serve_agents(gateway, agents, shutdown.clone()));
         let Config { http_addr, grpc_addr, .. } = config;
-        info!(event = "server.ready", %http_addr, %grpc_addr, version = VERSION, "server ready");
+        info!(
+            event = "server.ready", %http_addr, %grpc_addr, version = VERSION, writes,
+            "server ready"
+        );
         stop.await;
         let grace = config.shutdown_grace;
         info!(event = "server.stopping", grace_seconds = grace.as_secs(), "server stopping");

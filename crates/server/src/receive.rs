@@ -51,12 +51,14 @@ pub(crate) enum WriteEvent {
 
 /// Enough for one large write. While it runs, at most as many bytes are read from the connection.
 const BATCH_LEN: usize = 1024 * 1024;
-/// Maximum for all waiting batches. Larger batches make one upload faster, but hardly many uploads.
-const BATCHES_LEN: usize = 5 * BATCH_LEN;
+/// Maximum for all waiting batches, and for all that are being written. Larger batches make one upload
+/// faster, but hardly many uploads. The buffers of direct writes have 2 MiB more (`store/buffers.rs`).
+const BATCHES_LEN: usize = 4 * BATCH_LEN;
 
-/// Returns the maximum length in bytes of one batch while `n_running` uploads run.
+/// Returns the maximum length in bytes of one batch while `n_running` uploads run: whole chunks.
 pub(crate) fn batch_len(n_running: usize) -> usize {
-    (BATCHES_LEN / n_running.max(1)).clamp(CHUNK_LEN, BATCH_LEN)
+    let len = (BATCHES_LEN / n_running.max(1)).clamp(CHUNK_LEN, BATCH_LEN);
+    len - len % CHUNK_LEN
 }
 
 /// Minimum cost of a chunk in bytes: its entry in the batch. Empty chunks are not free.
@@ -251,11 +253,11 @@ mod tests {
 
     #[test]
     fn many_uploads_hold_no_more_than_a_few() {
-        for n_running in 0..=80 {
+        for n_running in 0..=64 {
             let total = n_running * batch_len(n_running);
             assert!(total <= BATCHES_LEN, "{n_running} uploads hold {total} bytes");
         }
-        assert_eq!([0, 1, 5, 20].map(batch_len), [1 << 20, 1 << 20, 1 << 20, 256 << 10]);
+        assert_eq!([0, 1, 4, 20].map(batch_len), [1 << 20, 1 << 20, 1 << 20, 192 << 10]);
         assert_eq!(batch_len(1000), CHUNK_LEN, "a whole chunk must fit");
     }
 }

@@ -6,7 +6,9 @@
 //! All access is relative to open folders, and links are never followed. So a program that may write
 //! into a client's folder cannot lead the server out of it.
 
+mod buffers;
 mod capability;
+mod direct;
 mod entries;
 mod names;
 mod partial;
@@ -28,6 +30,8 @@ use rustix::io::Errno;
 
 use crate::data_folder::{RECORDS_FOLDER, absolute};
 pub(crate) use capability::DataFolderError;
+use direct::DirectWrites;
+pub(crate) use direct::WriteMode;
 pub(crate) use entries::not_a_folder;
 use names::remove_if_exists;
 pub(crate) use partial::{LastChange, Partial};
@@ -94,6 +98,7 @@ pub(crate) struct Store {
 struct DataRoot {
     path: PathBuf,
     folder: OwnedFd,
+    direct: Arc<DirectWrites>,
     /// The partials begun since the start, which the sweep does not remove. None after the sweep.
     begun: Mutex<Option<BTreeSet<PartialKey>>>,
 }
@@ -117,12 +122,18 @@ impl Store {
             rustix::fs::fsync(&parent).map_err(|errno| failed("sync")(errno.into()))?;
         }
         let begun = Mutex::new(Some(BTreeSet::new()));
-        Ok(Self { root: Arc::new(DataRoot { path: path.to_owned(), folder, begun }) })
+        let direct = Arc::default();
+        Ok(Self { root: Arc::new(DataRoot { path: path.to_owned(), folder, direct, begun }) })
     }
 
     /// Returns the path of the data folder, as it was given.
     pub(crate) fn root(&self) -> &Path {
         &self.root.path
+    }
+
+    /// Returns how large partials are written.
+    pub(crate) fn write_mode(&self) -> WriteMode {
+        self.root.direct.mode()
     }
 
     /// Returns the free space of the file system.

@@ -81,7 +81,7 @@ const NOTES: &str = "\
 VmHWM in MiB: the peak of the resident memory since the start of the process, code included; the highest
 of several agents. Each row is a new server with new agents; `connected` is before the transfers. A window
 is what HTTP/2 lets an agent send in advance. Each upload also has a batch that is being written and a
-batch that waits, 256 KiB each with 20 uploads.";
+batch that waits, 192 KiB each with 20 uploads, and 2 MiB for direct writes.";
 
 async fn measure(bench: &Bench, clients: u32, bytes: u64) -> anyhow::Result<MemoryMeasurement> {
     let folder = source::folder(&bench.folder)?;

@@ -28,7 +28,7 @@ const MASKS: [(&str, &str); 9] = [
 ];
 
 /// JSON fields whose values depend on the machine.
-const MACHINE_FIELDS: [&str; 9] = [
+const MACHINE_FIELDS: [&str; 10] = [
     "free_bytes",
     "hostname",
     "os",
@@ -38,6 +38,7 @@ const MACHINE_FIELDS: [&str; 9] = [
     "eta_seconds",
     "version",
     "uptime_seconds",
+    "writes",
 ];
 
 fn root() -> PathBuf {

@@ -247,7 +247,8 @@ async fn a_transfer_survives_a_disk_that_fills_up() -> anyhow::Result<()> {
     let server = TestServer::start_process().await?;
     let (client, location, path) = transfer_with_checkpoint(&server).await?;
     let partial = path.display().to_string();
-    let args = ["-P", &partial, "-e", "trace=writev", "-e", "inject=writev:error=ENOSPC"];
+    let full = "inject=pwrite64,pwritev:error=ENOSPC";
+    let args = ["-P", &partial, "-e", "trace=pwrite64,pwritev", "-e", full];
     let Some(full) = Strace::attach(server.server()?.pid(), &args).await? else {
         println!("skipped: no strace");
         return Ok(());
@@ -271,8 +272,8 @@ async fn a_stalled_disk_is_not_treated_as_a_silent_agent() -> anyhow::Result<()>
     let server = TestServer::process_with(&[("STALL_TIMEOUT", "2s")]).await?;
     let (client, location, path) = transfer_with_checkpoint(&server).await?;
     let partial = path.display().to_string();
-    let stall = "inject=writev:delay_enter=8000000:when=1";
-    let stalls = ["-P", &partial, "-e", "trace=writev", "-e", stall];
+    let stall = "inject=pwrite64,pwritev:delay_enter=8000000:when=1";
+    let stalls = ["-P", &partial, "-e", "trace=pwrite64,pwritev", "-e", stall];
     let Some(stalling) = Strace::attach(server.server()?.pid(), &stalls).await? else {
         println!("skipped: no strace");
         return Ok(());
@@ -285,6 +286,38 @@ async fn a_stalled_disk_is_not_treated_as_a_silent_agent() -> anyhow::Result<()>
     stalling.detach().await?;
     Ok(())
 }
+
+/// Only direct writes are single buffers (`pwrite64`).
+#[tokio::test]
+async fn a_disk_that_refuses_direct_writes_midway_gets_the_rest_through_the_page_cache()
+-> anyhow::Result<()> {
+    let server = TestServer::start_process().await?;
+    if write_mode(&server).await? != "direct" {
+        println!("skipped: this file system has no direct writes");
+        return Ok(());
+    }
+    let (client, location, path) = transfer_with_checkpoint(&server).await?;
+    let partial = path.display().to_string();
+    let refuses = ["-P", &partial, "-e", "trace=pwrite64", "-e", "inject=pwrite64:error=EINVAL"];
+    let Some(refusing) = Strace::attach(server.server()?.pid(), &refuses).await? else {
+        println!("skipped: no strace");
+        return Ok(());
+    };
+    let done = server.finished(&location).await?;
+    assert_eq!((&done["state"], &done["attempt"]), (&"done".into(), &1.into()), "{done}");
+    assert!(same_bytes(&server.downloads("client4")?[0], &client.data())?);
+    refusing.detach().await?;
+    server.server()?.says("direct_writes.refused").await?;
+    assert_eq!(write_mode(&server).await?, "buffered");
+    assert_eq!(server.server()?.count("direct_writes.refused"), 1);
+    Ok(())
+}
+
+/// Returns how the server writes large files.
+async fn write_mode(server: &TestServer) -> anyhow::Result<Value> {
+    Ok(server.get("/api/v1/server").await?.json()?["disk"]["writes"].clone())
+}
+
 /// After a failed fsync the system may report the lost bytes as written.
 #[tokio::test]
 async fn a_failed_fsync_of_a_partial_is_not_repeated() -> anyhow::Result<()> {

@@ -166,6 +166,22 @@ async fn a_disk_that_cannot_publish_safely_is_rejected_at_the_start() -> anyhow:
 }
 
 #[tokio::test]
+async fn a_disk_that_refuses_direct_writes_is_used_through_the_page_cache() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let probe = "trace=pwrite64 -e inject=pwrite64:error=EINVAL:when=1";
+    let path = folder.path().join("server-data/.probe-from");
+    let strace = format!("strace -f -qq -o /dev/null -P {} -e {probe}", path.display());
+    let launcher: Vec<&str> = strace.split(' ').collect();
+    let Ok(server) = start(&launcher, folder.path(), &[]) else {
+        println!("skipped: no strace");
+        return Ok(());
+    };
+    let ready = server.says("server.ready").await?;
+    assert!(ready.contains("buffered"), "{ready}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_command_reports_output_that_it_cannot_write() -> anyhow::Result<()> {
     let server = TestServer::start().await?;
     let http_addr = server.http().to_string();

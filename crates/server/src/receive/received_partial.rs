@@ -12,9 +12,8 @@ use super::UploadEnd;
 use crate::config::ReadBackPolicy;
 use crate::store::{LastChange, Partial, Store, StoreError};
 
-/// A complete partial up to this size is read back at once, while the agent reads its file again. A
-/// larger one may no longer be in the page cache, and reading it may take longer than an upload may
-/// pause. It is read after the trailer.
+/// A complete partial up to this size is read back at once, while the agent reads its file again.
+/// Reading a larger one may take longer than an upload may pause. It is read after the trailer.
 const EARLY_LEN: u64 = 1 << 30;
 
 /// The SHA-256 of a shorter batch is computed before the next batch, without a thread. Batches are short

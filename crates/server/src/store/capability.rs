@@ -1,5 +1,6 @@
 //! Checks at the start of the server that the disk has every operation that a download needs.
 
+use std::fs::File;
 use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -69,13 +70,15 @@ impl Store {
         checked.map_err(|(what, errno)| unsuitable(&self.root.path, what, errno.into()))
     }
 
-    /// Publishes a file with the same calls as a download.
+    /// Publishes a file with the same calls as a download. A disk that refuses direct writes is
+    /// suitable.
     fn publish_probe(&self) -> Result<(), (&'static str, Errno)> {
         let folder = &self.root.folder;
         let [from, to] = PROBE;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(folder, from, flags, Mode::RUSR | Mode::WUSR)
-            .map_err(|errno| ("create files", errno))?;
+        let opened = rustix::fs::openat(folder, from, flags, Mode::RUSR | Mode::WUSR);
+        let file: File = opened.map_err(|errno| ("create files", errno))?.into();
+        self.root.direct.probe(&file);
         rustix::fs::fsync(&file).map_err(|errno| ("sync files", errno))?;
         let what = "rename a file without replacing another, and has no hard links";
         let has_name = rename_new(folder, from, to).map_err(|errno| (what, errno))?;

@@ -1,7 +1,7 @@
 //! A file before it is published: `<transfer>-<generation>.tmp`.
 
 use std::fs::File;
-use std::io::{self, IoSlice, Seek as _, SeekFrom, Write as _};
+use std::io::{self, IoSlice, Seek as _, SeekFrom};
 use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
@@ -13,6 +13,7 @@ use filepull_core::id::{ClientId, TransferId};
 use rustix::fs::{Advice, FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::direct::{DirectFile, DirectWrites, write_all};
 use super::names::{is_refusal, remove_if_exists, rename_new};
 use super::read_back::read_all;
 use super::{StoreError, lacks_inodes, no_inodes as no_inodes_left};
@@ -25,6 +26,8 @@ use super::{StoreError, lacks_inodes, no_inodes as no_inodes_left};
 #[derive(Clone, Debug)]
 pub(crate) struct Partial {
     file: Arc<File>,
+    /// None if all bytes go through the page cache.
+    direct: Option<DirectFile>,
     folder: Arc<OwnedFd>,
     place: Arc<PartialPath>,
     /// Number of bytes in the file.
@@ -87,6 +90,7 @@ impl Partial {
         folder: OwnedFd,
         place: PartialPath,
         size: u64,
+        direct: &Arc<DirectWrites>,
     ) -> Result<Self, StoreError> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let open = || rustix::fs::openat(&folder, &place.name, flags, MODE);
@@ -95,11 +99,12 @@ impl Partial {
             Err(Errno::EXIST) => remove_if_exists(&folder, &place.name).and_then(|()| open()),
             opened => opened,
         };
-        let file = opened.map_err(|errno| {
+        let file: File = opened.map(Into::into).map_err(|errno| {
             let no_inodes = errno == Errno::NOSPC && lacks_inodes(&folder);
             place.failed("create", if no_inodes { no_inodes_left() } else { errno.into() })
         })?;
-        let partial = Self::new(file.into(), folder, place, 0);
+        let direct = direct.of_partial(&file, size);
+        let partial = Self::new(file, direct, folder, place, 0);
         // A disk without space for the file fails now, not after an hour of uploading.
         let begun = partial.reserve(size).and_then(|()| partial.sync_folder());
         match begun {
@@ -112,9 +117,16 @@ impl Partial {
         }
     }
 
-    fn new(file: File, folder: OwnedFd, place: PartialPath, len: u64) -> Self {
+    fn new(
+        file: File,
+        direct: Option<DirectFile>,
+        folder: OwnedFd,
+        place: PartialPath,
+        len: u64,
+    ) -> Self {
         Self {
             file: Arc::new(file),
+            direct,
             folder: Arc::new(folder),
             place: Arc::new(place),
             appended: len,
@@ -135,10 +147,14 @@ impl Partial {
     }
 
     /// Opens the partial and cuts it to `len` bytes. Returns none if it is missing or shorter.
+    ///
+    /// The size of the whole file is not known here. A file of which less than the minimum for direct
+    /// writes was received until a checkpoint arrives slowly, and gains nothing from them.
     pub(crate) fn open(
         folder: OwnedFd,
         place: PartialPath,
         len: u64,
+        direct: &Arc<DirectWrites>,
     ) -> Result<Option<Self>, StoreError> {
         let open = |access: OFlags| {
             let flags = access | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -160,25 +176,21 @@ impl Partial {
             return Ok(None);
         }
         file.set_len(len).map_err(failed("cut"))?;
-        (&file).seek(SeekFrom::Start(len)).map_err(failed("seek in"))?;
-        Ok(Some(Self::new(file, folder, place, len)))
+        let direct = direct.of_partial(&file, len);
+        Ok(Some(Self::new(file, direct, folder, place, len)))
     }
 
     /// Appends chunks, in order. After an error it is unknown how much was written.
     pub(crate) fn append<B: AsRef<[u8]>>(&mut self, chunks: &[B]) -> Result<(), StoreError> {
-        let mut slices: Vec<IoSlice<'_>> =
-            chunks.iter().map(|chunk| IoSlice::new(chunk.as_ref())).collect();
-        let mut left = slices.as_mut_slice();
-        while left.iter().any(|slice| !slice.is_empty()) {
-            match (&*self.file).write_vectored(left) {
-                Ok(0) => {
-                    return Err(self.place.failed("write", io::ErrorKind::WriteZero.into()));
-                }
-                Ok(written) => IoSlice::advance_slices(&mut left, written),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.place.failed("write", error)),
+        let written = match &self.direct {
+            Some(direct) => direct.append(&self.file, self.appended, chunks),
+            None => {
+                let mut slices: Vec<IoSlice<'_>> =
+                    chunks.iter().map(|chunk| IoSlice::new(chunk.as_ref())).collect();
+                write_all(&self.file, &mut slices, self.appended)
             }
-        }
+        };
+        written.map_err(|error| self.place.failed("write", error))?;
         self.appended += chunks.iter().map(|chunk| chunk.as_ref().len() as u64).sum::<u64>();
         self.start_write_back();
         Ok(())
@@ -196,9 +208,13 @@ impl Partial {
         self.started = self.appended;
     }
 
-    /// Reads the whole partial from its start. The next append continues at its end.
+    /// Reads the whole partial from its start. The next append continues at its end. The bytes of
+    /// direct writes are read from the disk, other bytes possibly from the page cache.
     pub(crate) fn read_back(&mut self, mut take: impl FnMut(&[u8])) -> Result<(), StoreError> {
         let failed = |error| self.place.failed("read", error);
+        if let Some(direct) = &self.direct {
+            return direct.read_back(&self.file, &mut take).map_err(failed);
+        }
         (&*self.file).seek(SeekFrom::Start(0)).map_err(failed)?;
         read_all(&self.file, &mut take).map_err(failed)
     }

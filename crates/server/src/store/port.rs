@@ -21,7 +21,8 @@ impl Disk for Store {
     fn begin(&mut self, key: &PartialKey, size: u64) -> Result<(Partial, Durable), Error> {
         self.note_begun(key);
         let folder = self.create_folder(&key.client).map_err(DiskError::NotDone)?;
-        let partial = Partial::create(folder, self.place(key), size).map_err(DiskError::Unknown)?;
+        let created = Partial::create(folder, self.place(key), size, &self.root.direct);
+        let partial = created.map_err(DiskError::Unknown)?;
         Ok((partial, Durable::promise()))
     }
 
@@ -64,8 +65,8 @@ impl Disk for Store {
         let Some(folder) = self.open_folder(&key.client).map_err(DiskError::NotDone)? else {
             return Ok(None);
         };
-        let opened = Partial::open(folder, self.place(key), len).map_err(DiskError::Unknown)?;
-        let Some(mut partial) = opened else { return Ok(None) };
+        let opened = Partial::open(folder, self.place(key), len, &self.root.direct);
+        let Some(mut partial) = opened.map_err(DiskError::Unknown)? else { return Ok(None) };
         partial.read_back(take).map_err(DiskError::Unknown)?;
         Ok(Some(partial))
     }

@@ -1,3 +1,5 @@
+mod direct_writes;
+
 use filepull_core::disk::{CommitResult, Disk as _, Extent, PartialKey};
 use filepull_core::file_digest::{Blake3, FileDigests};
 use filepull_core::id::TransferId;

@@ -23,8 +23,9 @@ pub(super) const N_CLIENTS: u32 = 20;
 /// The default of STREAM_WINDOW.
 pub(super) const WINDOW: u64 = 16 << 20;
 
-/// Memory of each upload besides its window: a batch that is being written, and a batch that waits.
-pub(super) const BATCHES: u64 = 2 * (256 << 10);
+/// Memory of each upload besides its window: a batch that is being written, a batch that waits, and its
+/// share of the buffers of direct writes.
+pub(super) const BATCHES: u64 = 2 * (192 << 10) + (2 << 20) / 20;
 
 /// Large enough that no upload ends before all have started.
 const SIZE: u64 = 1 << 30;

@@ -18,6 +18,7 @@ use crate::http::response;
 use crate::http::response::text::table;
 use crate::http::{About, App};
 use crate::known_clients::ClientCounts;
+use crate::store::WriteMode;
 use crate::tls::CertificateView;
 use crate::transfers::{Limits, TransferCounts};
 
@@ -29,6 +30,7 @@ struct ServerStats {
     counts: TransferCounts,
     limits: Limits,
     free_bytes: Option<u64>,
+    writes: WriteMode,
     certificates: Vec<CertificateView>,
 }
 
@@ -49,6 +51,7 @@ pub(crate) async fn respond(app: &App, caller: &Caller) -> Response {
         counts: app.transfers.counts(caller.scope()).await,
         limits: app.transfers.limits(),
         free_bytes: space.ok().map(|space| space.bytes),
+        writes: app.store.write_mode(),
         certificates: app.tls.views(SystemTime::now()),
     };
     response::text_or_json(
@@ -70,6 +73,7 @@ fn to_text(about: &About, stats: &ServerStats) -> String {
         ["clients".to_owned(), format!("{online} online, {offline} offline")],
         ["transfers".to_owned(), format!("{running} running, {waiting} waiting")],
         ["disk".to_owned(), format!("{}  {free} free, {min_free} must stay free", about.data_dir)],
+        ["writes".to_owned(), stats.writes.as_text().to_owned()],
     ];
     rows.extend(stats.certificates.iter().map(|certificate| {
         let CertificateView { text, fingerprint, .. } = certificate;
@@ -113,6 +117,8 @@ struct DiskJson<'a> {
     path: &'a str,
     free_bytes: Option<u64>,
     min_free_bytes: u64,
+    /// `direct`: large files are written past the page cache. `buffered`: all are written through it.
+    writes: &'static str,
 }
 
 /// A certificate of this server, or its own authority.
@@ -164,6 +170,7 @@ impl<'a> ServerJson<'a> {
                 path: &about.data_dir,
                 free_bytes: stats.free_bytes,
                 min_free_bytes: limits.min_free,
+                writes: stats.writes.as_str(),
             },
             certificates: stats.certificates.iter().map(Into::into).collect(),
             limits: LimitsJson {

@@ -25,6 +25,9 @@ const FILE_LEN: usize = 192 << 20;
 /// Beyond this offset, the rest of the file is too short for a round.
 const MAX_OFFSET: u64 = 64 << 20;
 const CHUNK_LEN: usize = 64 << 10;
+/// Bytes in each chunk of a round. With the second length, nearly every checkpoint is in the middle of a
+/// block of the disk.
+const CHUNK_LENS: [usize; 2] = [CHUNK_LEN, 50_021];
 /// Time between two chunks: slow enough for several checkpoints, or so fast that many bytes are
 /// unsynced when the power fails.
 const PAUSES: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(1)];
@@ -73,10 +76,11 @@ impl Rounds<'_> {
         let mut at = usize::try_from(order.offset)?;
         let deadline = Instant::now() + WAIT_LIMIT;
         let pause = PAUSES[rng.usize(0..PAUSES.len())];
+        let chunk_len = CHUNK_LENS[rng.usize(0..CHUNK_LENS.len())];
         // Waits for one or two acknowledgements.
         let mut n_acks = rng.u8(1..3);
         loop {
-            let end = (at + CHUNK_LEN).min(self.file.len());
+            let end = (at + chunk_len).min(self.file.len());
             upload.chunk(at as u64, self.file.slice(at..end)).await?;
             at = end;
             anyhow::ensure!(
