@@ -16,12 +16,12 @@ const MAX_BUFFERS: usize = 2;
 /// At most [`MAX_BUFFERS`] buffers, created when they are first needed and then kept.
 #[derive(Debug, Default)]
 pub(crate) struct BufferPool {
-    buffers: Mutex<Buffers>,
+    buffers: Mutex<PoolState>,
     returned: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct Buffers {
+struct PoolState {
     free: Vec<AlignedBuffer>,
     n_created: usize,
 }
@@ -49,11 +49,11 @@ pub(crate) struct PooledBuffer<'a> {
 }
 
 impl BufferPool {
-    /// Returns a buffer, whose bytes are those of its last use. Blocks while all are in use.
+    /// Returns a buffer, which still has the bytes of its last use. Blocks while all are in use.
     pub(crate) fn take(&self) -> PooledBuffer<'_> {
         let buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
         let used_up =
-            |buffers: &mut Buffers| buffers.free.is_empty() && MAX_BUFFERS <= buffers.n_created;
+            |buffers: &mut PoolState| buffers.free.is_empty() && MAX_BUFFERS <= buffers.n_created;
         let waited = self.returned.wait_while(buffers, used_up);
         let mut buffers = waited.unwrap_or_else(PoisonError::into_inner);
         let buffer = buffers.free.pop().unwrap_or_else(|| {
@@ -105,7 +105,8 @@ mod tests {
         let (sender, taken) = mpsc::channel();
         std::thread::scope(|scope| {
             for _ in 0..20 {
-                let (pool, sender) = (&pool, sender.clone());
+                let pool = &pool;
+                let sender = sender.clone();
                 scope.spawn(move || {
                     let buffer = pool.take();
                     sender.send(buffer[BUFFER_LEN - 1]).unwrap();

@@ -10,7 +10,7 @@ use super::*;
 
 /// One step of a transfer on its partial.
 #[derive(Clone, Debug)]
-enum Step {
+enum PartialStep {
     /// Appends chunks of these lengths.
     Append(Vec<usize>),
     Sync,
@@ -19,7 +19,7 @@ enum Step {
     Resume(usize),
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = PartialStep> {
     let chunk = prop_oneof![
         3 => Just(64 << 10),
         2 => 0..70_000_usize,
@@ -27,10 +27,10 @@ fn step() -> impl Strategy<Value = Step> {
         1 => 0..1_200_000_usize,
     ];
     prop_oneof![
-        6 => prop::collection::vec(chunk, 0..12).prop_map(Step::Append),
-        1 => Just(Step::Sync),
-        1 => Just(Step::ReadBack),
-        1 => (0..=100_usize).prop_map(Step::Resume),
+        6 => prop::collection::vec(chunk, 0..12).prop_map(PartialStep::Append),
+        1 => Just(PartialStep::Sync),
+        1 => Just(PartialStep::ReadBack),
+        1 => (0..=100_usize).prop_map(PartialStep::Resume),
     ]
 }
 
@@ -103,12 +103,12 @@ impl Fixture {
         assert!(found == self.expected(), "the bytes that are read back differ");
     }
 
-    fn run(&mut self, step: &Step) {
+    fn run(&mut self, step: &PartialStep) {
         match step {
-            Step::Append(lens) => self.append(lens),
-            Step::Sync => _ = self.store.sync(&self.partial, Extent::Prefix).unwrap(),
-            Step::ReadBack => self.check_read_back(),
-            Step::Resume(percent) => self.resume(self.n_appended * percent / 100),
+            PartialStep::Append(lens) => self.append(lens),
+            PartialStep::Sync => _ = self.store.sync(&self.partial, Extent::Prefix).unwrap(),
+            PartialStep::ReadBack => self.check_read_back(),
+            PartialStep::Resume(percent) => self.resume(self.n_appended * percent / 100),
         }
     }
 
@@ -149,7 +149,7 @@ proptest! {
 fn a_checkpoint_holds_the_bytes_behind_the_last_block() {
     let mut fixture = Fixture::begin(3 << 20);
     fixture.append(&[(2 << 20) + 1]);
-    // A second handle, as a checkpoint has. The appends go on from the middle of a block.
+    // A second handle, as a checkpoint has. The appends continue from the middle of a block.
     let handle = fixture.partial.clone();
     fixture.append(&[4094]);
     fixture.append(&[1, 5000]);
