@@ -1,6 +1,7 @@
 //! An order, parsed from the wire.
 
 use bytes::Bytes;
+use filepull_core::base_offer::BaseOffer;
 use filepull_core::file_digest::Blake3;
 use filepull_core::id::TransferId;
 use filepull_core::path::SharedPath;
@@ -19,6 +20,10 @@ pub(crate) struct SendOrder {
     pub(crate) path: Option<SharedPath>,
     /// The bytes that the server already has.
     pub(crate) resume: Option<Prefix>,
+    /// What the server has of an earlier version of the file.
+    pub(crate) base: Option<BaseOffer>,
+    /// A file that equals the base is not sent.
+    pub(crate) if_changed: bool,
     /// Returned in the header of the upload: it proves that the upload belongs to this order.
     pub(crate) token: Bytes,
     /// The limit of the server, in bytes per second.
@@ -52,6 +57,8 @@ impl TryFrom<v1::StartTransfer> for SendOrder {
             attempt: start.attempt,
             path,
             resume,
+            base: start.base.as_ref().and_then(filepull_proto::base_offer),
+            if_changed: start.if_changed,
             token: start.upload_token,
             max_rate: bounds::upload_rate(start.max_bytes_per_s),
             // On the wire zero is no limit.

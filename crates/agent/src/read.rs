@@ -210,6 +210,7 @@ impl Reader {
             upload_token: self.order.token.clone(),
             offset,
             source: Some((&self.open_file.source).into()),
+            wants_blocks: false,
         }
     }
 

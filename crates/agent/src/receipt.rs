@@ -83,6 +83,8 @@ mod tests {
             attempt: 2,
             path: Some(SharedPath::parse("logs/a.log").unwrap()),
             resume: None,
+            base: None,
+            if_changed: false,
             token: Bytes::new(),
             max_rate: None,
             max_size: None,

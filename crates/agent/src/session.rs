@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use filepull_core::backoff::ReconnectPolicy;
+use filepull_core::extent::ExtentKinds;
 use filepull_core::id::TransferId;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::{bounds, human};
@@ -133,13 +134,19 @@ impl SessionTask {
         let connected = self.status_log.open_session();
         let policy = welcome.reconnect.map_or_else(ReconnectPolicy::default, Into::into);
         let _ = self.events.send(SessionEvent::Connected(policy)).await;
+        let extents = ExtentKinds::from_capabilities(&welcome.capabilities);
         let max_chunk = bounds::chunk_len(welcome.max_chunk_bytes);
         let liveness = Liveness::new(welcome.heartbeat_ms, welcome.dead_after_ms, now());
         let mut trust = self.trust_messages(welcome.session_id, outbox.clone(), ended);
         trust.on_welcome(welcome.ca_pins.as_ref());
         Ok(OpenSession {
             task: self,
-            handle: SessionHandle { channel: AgentChannel { channel, key }, outbox, max_chunk },
+            handle: SessionHandle {
+                channel: AgentChannel { channel, key },
+                outbox,
+                max_chunk,
+                extents,
+            },
             messages,
             liveness,
             trust,

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use filepull_core::extent::ExtentKinds;
 use filepull_core::id::ClientId;
 use filepull_core::pace::Pace;
 use filepull_core::problem::{Code, Problem};
@@ -56,6 +57,8 @@ pub(crate) struct SessionHandle {
     pub(crate) outbox: mpsc::Sender<v1::AgentMessage>,
     /// The longest chunk that the server accepts, in bytes.
     pub(crate) max_chunk: u32,
+    /// The extents that the server accepts.
+    pub(crate) extents: ExtentKinds,
 }
 
 impl SessionHandle {
@@ -274,7 +277,8 @@ async fn call_upload(
             Some(Some(FromServer::Error(error))) => {
                 return Err(UploadError::Rejected(answered(&error)));
             }
-            Some(Some(FromServer::Ack(_)) | None) => {}
+            // No header of this agent requests a list.
+            Some(Some(FromServer::Ack(_) | FromServer::Blocks(_)) | None) => {}
             None => {
                 let reason = "the server closed the stream without a response";
                 return Err(UploadError::Failed(reason.to_owned()));

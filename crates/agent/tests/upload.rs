@@ -14,7 +14,7 @@ use filepull_proto::v1::{self, ErrorCode, upload_request, upload_response};
 fn code(state: State) -> ErrorCode {
     match state {
         State::Failed(error) => error.code(),
-        State::Accepted(_) => panic!("the order was accepted"),
+        State::Accepted(_) | State::Unchanged(_) => panic!("the order was accepted"),
     }
 }
 

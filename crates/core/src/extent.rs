@@ -5,6 +5,10 @@
 //! the bytes before it. It lies between two extents, and an agent that resumes there sends new
 //! extents from that offset, with a new stream of zstd: no extent of the earlier upload is continued.
 
+mod kinds;
+
+pub use kinds::ExtentKinds;
+
 use crate::CHUNK_LEN;
 use crate::compression::{CompressionError, Decoder, MAX_ENCODED_LEN};
 use crate::receive::{ReceiveError, Receiver};

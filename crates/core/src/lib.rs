@@ -10,6 +10,7 @@ pub mod keyword;
 pub mod path;
 pub mod problem;
 
+pub mod base_offer;
 pub mod compression;
 pub mod delta;
 pub mod digest;

@@ -4,8 +4,11 @@
 use std::time::Duration;
 
 use filepull_core::backoff::ReconnectPolicy;
+use filepull_core::base_offer::{BaseOffer, BlockListOffer};
 use filepull_core::bounds;
+use filepull_core::delta::BlockKey;
 use filepull_core::extent::{Content, UploadExtent};
+use filepull_core::file_digest::Blake3;
 use filepull_core::human;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::source::Source;
@@ -23,8 +26,32 @@ const MAX_NAME: usize = 255;
 impl From<&Source> for v1::SourceInfo {
     fn from(source: &Source) -> Self {
         let Source { name, size, modified_ns } = source.clone();
-        Self { name, size, modified_unix_ns: modified_ns }
+        Self { name, size, modified_unix_ns: modified_ns, stored: size }
     }
+}
+
+impl From<&BaseOffer> for v1::BaseOffer {
+    fn from(base: &BaseOffer) -> Self {
+        let BaseOffer { len, blake3, blocks } = base;
+        Self {
+            size: *len,
+            blake3: blake3.as_bytes().to_vec().into(),
+            block_len: blocks.map_or(0, |blocks| blocks.block_len),
+            block_key: blocks
+                .map(|blocks| blocks.key.as_bytes().to_vec().into())
+                .unwrap_or_default(),
+        }
+    }
+}
+
+/// Returns the base that a server offers; none if it cannot be used. A file can always be sent without
+/// a base.
+pub fn base_offer(offer: &v1::BaseOffer) -> Option<BaseOffer> {
+    let blake3 = Blake3::try_from(offer.blake3.as_ref()).ok()?;
+    let key = <[u8; 32]>::try_from(offer.block_key.as_ref()).ok();
+    let key = key.filter(|_| offer.block_len != 0).map(BlockKey::new);
+    let blocks = key.map(|key| BlockListOffer { block_len: offer.block_len, key });
+    (offer.size != 0).then_some(BaseOffer { len: offer.size, blake3, blocks })
 }
 
 impl From<v1::SourceInfo> for Source {

@@ -4,7 +4,7 @@
 pub mod codec;
 mod convert;
 
-pub use convert::{answered, drain_times, extent, millis, reported, retry_after};
+pub use convert::{answered, base_offer, drain_times, extent, millis, reported, retry_after};
 
 /// Generated from `proto/filepull/v1`, where every message and field has a comment.
 #[allow(

@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use chrono::{DateTime, Utc};
+use filepull_core::extent::ExtentKinds;
 use filepull_core::fingerprint::Fingerprint;
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::keyword::Keyword;
@@ -32,6 +33,8 @@ pub struct Greeting {
     pub shares: Vec<String>,
     /// The answer to a trigger without a path.
     pub default_file: DefaultFile,
+    /// The extents that the agent can send.
+    pub extents: ExtentKinds,
     /// The uploads that the agent still runs on another connection.
     pub active_transfers: Vec<TransferId>,
     /// The address from which the agent dials, as the server sees it.

@@ -32,13 +32,15 @@ async fn upload(agent: &ScriptedAgent, messages: Vec<Kind>) -> anyhow::Result<Op
 }
 
 fn header(order: &StartTransfer, size: u64) -> Kind {
-    let source = SourceInfo { name: "../../data.txt\n".into(), size, modified_unix_ns: 0 };
+    let source =
+        SourceInfo { name: "../../data.txt\n".into(), size, modified_unix_ns: 0, stored: size };
     Kind::Header(UploadHeader {
         transfer_id: order.transfer_id.clone(),
         attempt: order.attempt,
         upload_token: order.upload_token.clone(),
         offset: 0,
         source: Some(source),
+        wants_blocks: false,
     })
 }
 
@@ -59,7 +61,7 @@ fn whole_file(order: &StartTransfer) -> Vec<Kind> {
 fn error_code(response: Option<Response>) -> Option<ErrorCode> {
     match response {
         Some(Response::Error(error)) => Some(error.code()),
-        Some(Response::Ack(_) | Response::Stored(_)) | None => None,
+        Some(Response::Ack(_) | Response::Stored(_) | Response::Blocks(_)) | None => None,
     }
 }
 

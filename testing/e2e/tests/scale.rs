@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
+use filepull_core::extent::ExtentKinds;
 use filepull_core::id::ClientId;
 use filepull_core::problem::Code;
 use filepull_core::transfer::Transfer;
@@ -51,6 +52,7 @@ fn greeting(number: u32) -> anyhow::Result<Greeting> {
         agent: AgentInfo::default(),
         shares: vec!["menu.txt".to_owned(), "logs/*.log".to_owned()],
         default_file: Err(Code::FileMissing),
+        extents: ExtentKinds::default(),
         active_transfers: Vec::new(),
         remote_addr: ([127, 0, 0, 1], 1).into(),
         key: None,

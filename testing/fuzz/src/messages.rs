@@ -108,6 +108,9 @@ fn from_agent(message: v1::AgentMessage) {
             Some(State::Accepted(accepted)) => {
                 check_source(&accepted.source.unwrap_or_default().into());
             }
+            Some(State::Unchanged(unchanged)) => {
+                check_source(&unchanged.source.unwrap_or_default().into());
+            }
             Some(State::Failed(error)) => check_error(&error),
             None => {}
         },

@@ -134,13 +134,15 @@ impl ScriptedUpload {
         size: u64,
     ) -> anyhow::Result<Self> {
         let (requests, stream) = mpsc::channel(64);
-        let source = SourceInfo { name: "data.txt".into(), size, modified_unix_ns: 0 };
+        let source =
+            SourceInfo { name: "data.txt".into(), size, modified_unix_ns: 0, stored: size };
         let header = UploadHeader {
             transfer_id: order.transfer_id.clone(),
             attempt: order.attempt,
             upload_token: order.upload_token.clone(),
             offset,
             source: Some(source),
+            wants_blocks: false,
         };
         requests.send(UploadRequest { kind: Some(Kind::Header(header)) }).await?;
         let mut transfer = AgentTransferClient::new(channel);

@@ -53,6 +53,8 @@ impl ReadFixture {
             attempt: 1,
             path: None,
             resume,
+            base: None,
+            if_changed: false,
             token: Bytes::from_static(b"token"),
             max_rate: None,
             max_size: None,

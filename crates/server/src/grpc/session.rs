@@ -198,7 +198,14 @@ impl SessionTask {
         let Ok(id) = TransferId::parse(&update.transfer_id) else { return };
         let answer = match update.state {
             Some(State::Accepted(accepted)) => match accepted.source {
-                Some(source) => Answer::Accepted(source.into()),
+                Some(source) => {
+                    let stored = source.stored.min(source.size);
+                    Answer::Accepted { source: source.into(), stored }
+                }
+                None => return,
+            },
+            Some(State::Unchanged(unchanged)) => match unchanged.source {
+                Some(source) => Answer::Unchanged(source.into()),
                 None => return,
             },
             Some(State::Failed(error)) if error.retryable => {

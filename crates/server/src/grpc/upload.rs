@@ -120,7 +120,9 @@ fn upload(
         attempt: header.attempt,
         token,
         offset: header.offset,
+        stored: source.stored.min(source.size),
         source: source.into(),
+        wants_blocks: header.wants_blocks,
         stream: UploadStream::new(Box::pin(items), read_budget),
         replies,
     })

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::Utc;
+use filepull_core::extent::ExtentKinds;
 use filepull_core::fingerprint::Fingerprint;
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::problem::Code;
@@ -55,6 +56,7 @@ pub(crate) fn greeting(
         agent,
         shares,
         default_file: default_file(hello.default_file, hello.default_file_error),
+        extents: ExtentKinds::from_capabilities(&hello.capabilities),
         active_transfers: active.take(bounds::MAX_ACTIVE_UPLOADS).collect(),
         remote_addr,
         key,
@@ -157,6 +159,8 @@ fn start(order: SendOrder) -> StartTransfer {
         path: order.path.map(|path| path.as_str().to_owned()).unwrap_or_default(),
         offset: order.prefix.len,
         prefix_blake3: order.prefix.digest.as_bytes().to_vec().into(),
+        base: order.base.as_ref().map(Into::into),
+        if_changed: order.if_changed,
         upload_token: order.token.as_bytes().to_vec().into(),
         max_bytes_per_s: 0,
         max_size: order.max_size,

@@ -1,6 +1,7 @@
 //! Lists and lookups with a real registry and real records.
 
 use chrono::TimeDelta;
+use filepull_core::extent::ExtentKinds;
 use filepull_core::problem::Code;
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -51,6 +52,7 @@ impl KnownClientsFixture {
             agent,
             shares: Vec::new(),
             default_file: Err(Code::FileMissing),
+            extents: ExtentKinds::default(),
             active_transfers: Vec::new(),
             remote_addr: ([127, 0, 0, 1], 1).into(),
             key: None,

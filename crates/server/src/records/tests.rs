@@ -14,6 +14,7 @@ use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
 use filepull_core::digest::Digest;
+use filepull_core::extent::ExtentKinds;
 use filepull_core::file_digest::{Blake3, FileDigests};
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::name::DownloadName;
@@ -158,6 +159,7 @@ fn greeting() -> Greeting {
         },
         shares: vec!["menu.txt".to_owned(), "logs/*.log".to_owned()],
         default_file: Ok(source()),
+        extents: ExtentKinds::default(),
         active_transfers: Vec::new(),
         remote_addr: "[2001:db8::1]:4711".parse().unwrap(),
         key: None,

@@ -211,6 +211,7 @@ mod tests {
             agent: AgentInfo { hostname: format!("host{instance}"), ..AgentInfo::default() },
             shares: Vec::new(),
             default_file: Err(Code::FileMissing),
+            extents: filepull_core::extent::ExtentKinds::default(),
             active_transfers: Vec::new(),
             remote_addr: SocketAddr::from(([127, 0, 0, 1], 1000)),
             key: None,

@@ -59,6 +59,7 @@ mod tests {
             agent: AgentInfo::default(),
             shares: Vec::new(),
             default_file: Err(Code::FileMissing),
+            extents: filepull_core::extent::ExtentKinds::default(),
             active_transfers: Vec::new(),
             remote_addr: ([127, 0, 0, 1], 1).into(),
             key: None,

@@ -4,6 +4,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use filepull_core::base_offer::BaseOffer;
+use filepull_core::extent::ExtentKinds;
 use filepull_core::fingerprint::Fingerprint;
 use filepull_core::id::TransferId;
 use filepull_core::path::SharedPath;
@@ -24,6 +26,8 @@ pub(crate) struct SessionHandle {
     pub(crate) instance: Uuid,
     /// The key that the agent proved to have.
     pub(crate) key: Option<Fingerprint>,
+    /// The extents that the agent can send.
+    pub(crate) extents: ExtentKinds,
     /// The uploads that the agent still ran when it opened this session.
     pub(crate) active: Arc<[TransferId]>,
     pub(crate) heard: watch::Receiver<LastHeard>,
@@ -73,6 +77,10 @@ pub(crate) struct SendOrder {
     pub(crate) path: Option<SharedPath>,
     /// The bytes that the server has already.
     pub(crate) prefix: Prefix,
+    /// The last good download of the file, if the upload may copy from it.
+    pub(crate) base: Option<BaseOffer>,
+    /// A file that equals the base is not sent.
+    pub(crate) if_changed: bool,
     /// Proves that an upload answers this order.
     pub(crate) token: Uuid,
     /// The agent rejects a larger file. In bytes.
@@ -127,6 +135,7 @@ impl SessionHandle {
             epoch,
             instance: greeting.instance,
             key: greeting.key,
+            extents: greeting.extents,
             active: greeting.active_transfers.as_slice().into(),
             heard,
             outbox,

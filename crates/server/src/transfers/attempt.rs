@@ -53,7 +53,17 @@ impl TransferTask {
             self.partial.as_ref().map_or_else(Prefix::empty, |partial| partial.receiver.prefix());
         let max_size = self.context.limits.max_file_size;
         let token = Uuid::new_v4();
-        SendOrder { transfer: id, attempt, path, prefix, token, max_size, requested_by }
+        SendOrder {
+            transfer: id,
+            attempt,
+            path,
+            prefix,
+            base: None,
+            if_changed: false,
+            token,
+            max_size,
+            requested_by,
+        }
     }
 
     /// Waits for the upload that answers the order.
@@ -111,7 +121,11 @@ impl TransferTask {
         answer: Answer,
     ) -> Result<(), Outcome> {
         let source = match answer {
-            Answer::Accepted(source) => source,
+            Answer::Accepted { source, stored: _ } => source,
+            Answer::Unchanged(_) => {
+                let reason = "the agent compared the file with a base that it was not offered";
+                return Err(Outcome::no_progress(reason));
+            }
             Answer::Refused(problem) => {
                 if is_about_the_file(problem.code) {
                     self.note_default_file(Err(problem.code));

@@ -13,7 +13,14 @@ use crate::receive::UploadStream;
 #[derive(Clone, Debug)]
 pub(crate) enum Answer {
     /// The agent has opened the file and sends it.
-    Accepted(Source),
+    Accepted {
+        /// The file.
+        source: Source,
+        /// The bytes that its disk stores: less than its size if holes are sent as such.
+        stored: u64,
+    },
+    /// The agent has read the file, and it equals the base of the order.
+    Unchanged(Source),
     /// The file cannot be sent.
     Refused(Problem),
     /// The file cannot be sent now. The reason is a text.
@@ -31,6 +38,10 @@ pub(crate) struct Upload {
     pub offset: u64,
     /// The file as the agent opened it.
     pub source: Source,
+    /// The bytes that the disk of the agent stores, at most the size.
+    pub stored: u64,
+    /// The agent waits for the list of the blocks of the base.
+    pub wants_blocks: bool,
     /// The chunks and the trailer.
     pub stream: UploadStream,
     /// The responses to the agent.

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use tokio::sync::watch;
 
+use filepull_core::extent::ExtentKinds;
 use filepull_core::file_digest::{Blake3, FileDigests};
 use filepull_core::name::DownloadName;
 use filepull_core::path::SharedPath;
@@ -91,6 +92,7 @@ impl TransfersFixture {
             agent: AgentInfo::default(),
             shares: Vec::new(),
             default_file: Err(Code::FileMissing),
+            extents: ExtentKinds::default(),
             active_transfers: Vec::new(),
             remote_addr: ([127, 0, 0, 1], 1).into(),
             key: None,
@@ -174,6 +176,8 @@ impl TransfersFixture {
             token: order.token,
             offset,
             source: source(size),
+            stored: size as u64,
+            wants_blocks: false,
             stream: UploadStream::new(items, ReadBudget::default()),
             replies,
         };

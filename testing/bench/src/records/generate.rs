@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use chrono::{DateTime, NaiveTime, TimeDelta, Utc};
+use filepull_core::extent::ExtentKinds;
 use filepull_core::file_digest::FileDigests;
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::name::DownloadName;
@@ -179,6 +180,7 @@ fn greeting(number: u32) -> anyhow::Result<Greeting> {
         },
         shares: vec!["menu.txt".to_owned(), "logs/*.log".to_owned()],
         default_file: Ok(source()),
+        extents: ExtentKinds::default(),
         active_transfers: Vec::new(),
         remote_addr: ([127, 0, 0, 1], 1).into(),
         key: None,

@@ -81,8 +81,9 @@ fn upload(kind: Kind) -> Vec<u8> {
 }
 
 fn uploads() -> Vec<Vec<u8>> {
-    let source =
-        || Some(v1::SourceInfo { name: "a.log".to_owned(), size: 6, modified_unix_ns: -1 });
+    let source = || {
+        Some(v1::SourceInfo { name: "a.log".to_owned(), size: 6, modified_unix_ns: -1, stored: 6 })
+    };
     let header = || {
         let header = v1::UploadHeader { source: source(), ..v1::UploadHeader::default() };
         upload(Kind::Header(header))

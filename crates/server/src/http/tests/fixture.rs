@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, Method, Request, StatusCode};
 use chrono::Utc;
 use clap::Parser as _;
 use filepull_core::digest::Digest;
+use filepull_core::extent::ExtentKinds;
 use filepull_core::file_digest::FileDigests;
 use filepull_core::id::ClientId;
 use filepull_core::invite::ServerAddress;
@@ -240,6 +241,7 @@ fn greeting(id: &str) -> Greeting {
         agent: AgentInfo::default(),
         shares: Vec::new(),
         default_file: Err(Code::FileMissing),
+        extents: ExtentKinds::default(),
         active_transfers: Vec::new(),
         remote_addr: ([203, 0, 113, 7], 1).into(),
         key: None,
