@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use crate::cpu_limit::CpuLimit;
 use crate::read::{ClosedSink, ReadError, Reader, Step};
 use crate::transfer_log::SentBytes;
 
@@ -65,14 +66,28 @@ pub(crate) fn block_channel(
 }
 
 impl BlockSender {
-    /// Runs `reader` to its end. Blocks, so it needs its own thread.
-    pub(crate) fn run(self, reader: &Reader) -> Result<(), ReadError> {
+    /// Runs `reader` to its end, with pauses if the CPU time is limited. Blocks, so it needs its own
+    /// thread.
+    pub(crate) fn run(
+        self,
+        reader: &Reader,
+        cpu_limit: Option<&CpuLimit>,
+    ) -> Result<(), ReadError> {
         let runtime = Handle::current();
         reader.read(&mut |step| {
             // `blocking_send` would ignore `stop` while the network is blocked.
-            let sent = self.stop.run_until_cancelled(self.send(step));
-            runtime.block_on(sent).unwrap_or(Err(ClosedSink))
+            let taken = self.stop.run_until_cancelled(self.take(step, cpu_limit));
+            runtime.block_on(taken).unwrap_or(Err(ClosedSink))
         })
+    }
+
+    /// Sends a step, then pauses the reader as long as the limit requires.
+    async fn take(&self, step: Step, cpu_limit: Option<&CpuLimit>) -> Result<(), ClosedSink> {
+        self.send(step).await?;
+        if let Some(cpu_limit) = cpu_limit {
+            sleep(cpu_limit.pause()).await;
+        }
+        Ok(())
     }
 
     async fn send(&self, step: Step) -> Result<(), ClosedSink> {

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use filepull_core::cpu_budget::CpuShare;
 use filepull_core::id::ClientId;
 use filepull_core::invite::Invite;
 use filepull_core::source::Consistency;
@@ -56,6 +57,10 @@ pub struct Args {
     /// Maximum rate of an upload, such as 10MiB/s; at least 1KiB/s [default: unlimited].
     #[arg(long, env, global = true)]
     pub(crate) max_rate: Option<String>,
+    /// Maximum CPU time while files are sent, all uploads together: a share of one core, such as 50%;
+    /// at least 5% [default: unlimited].
+    #[arg(long, env, global = true)]
+    pub(crate) max_cpu: Option<String>,
     /// How to detect that a file changes while it is read.
     #[arg(long, env, global = true, value_enum, default_value = "double-read")]
     pub(crate) consistency: ConsistencyArg,
@@ -203,6 +208,8 @@ pub struct Config {
     pub shares: Shares,
     /// Maximum rate of each upload, in bytes per second; `None` is unlimited.
     pub max_rate: Option<u64>,
+    /// Maximum CPU time of the process while it sends files; `None` is unlimited.
+    pub max_cpu: Option<CpuShare>,
     /// How to detect that a file changes while it is read.
     pub consistency: Consistency,
     /// The connection on which files are sent.
@@ -236,6 +243,7 @@ impl Config {
             source_addr: None,
             shares,
             max_rate: None,
+            max_cpu: None,
             consistency: Consistency::DoubleRead,
             data_conn: DataConn::Separate,
             state_dir: None,
@@ -262,11 +270,14 @@ impl TryFrom<Args> for Config {
         let mut mistakes = membership.as_ref().err().cloned().unwrap_or_default();
         let shares = or_note(Shares::new(&args.file_path, args.shares()), &mut mistakes);
         let max_rate = or_note(args.max_rate(), &mut mistakes);
+        let max_cpu = or_note(args.max_cpu(), &mut mistakes);
         for (name, path) in [("STATE_DIR", &args.state_dir), ("CA_FILE", &args.ca_file)] {
             let path_check = path.as_deref().map_or(Ok(()), environment::check_path);
             or_note(path_check.map_err(|error| format!("{name}: {error}")), &mut mistakes);
         }
-        let (Ok(membership), Some(shares), Some(max_rate)) = (membership, shares, max_rate) else {
+        let (Ok(membership), Some(shares), Some(max_rate), Some(max_cpu)) =
+            (membership, shares, max_rate, max_cpu)
+        else {
             return Err(ConfigError { mistakes });
         };
         if !mistakes.is_empty() {
@@ -287,6 +298,7 @@ impl TryFrom<Args> for Config {
             source_addr: None,
             shares,
             max_rate,
+            max_cpu,
             consistency,
             data_conn,
             state_dir,
@@ -312,11 +324,17 @@ mod tests {
 
     #[test]
     fn every_mistake_is_reported_at_once() {
-        let flags = ["--client-id=a/b", "--server-addr=ftp://x", "--share=../x,[", "--max-rate=0"];
+        let flags = [
+            "--client-id=a/b",
+            "--server-addr=ftp://x",
+            "--share=../x,[",
+            "--max-rate=0",
+            "--max-cpu=1",
+        ];
         let mistakes = parse(&flags).unwrap_err().mistakes;
-        assert_eq!(mistakes.len(), 4, "{mistakes:#?}");
+        assert_eq!(mistakes.len(), 5, "{mistakes:#?}");
         for (mistake, setting) in
-            mistakes.iter().zip(["CLIENT_ID", "SERVER_ADDR", "SHARE", "MAX_RATE"])
+            mistakes.iter().zip(["CLIENT_ID", "SERVER_ADDR", "SHARE", "MAX_RATE", "MAX_CPU"])
         {
             assert!(mistake.starts_with(setting), "{mistake}");
         }
@@ -325,10 +343,13 @@ mod tests {
     #[test]
     fn arguments_become_settings() {
         let flags = ["--client-id=client4", "--server-addr=server", "--max-rate=10MiB/s"];
-        let config =
-            parse(&[&flags[..], &["--consistency=stat", "--state-dir=/s"]].concat()).unwrap();
+        let config = parse(
+            &[&flags[..], &["--consistency=stat", "--max-cpu=50%", "--state-dir=/s"]].concat(),
+        )
+        .unwrap();
         assert_eq!(config.client.as_str(), "client4");
         assert_eq!(config.max_rate, Some(10 << 20));
+        assert_eq!(config.max_cpu, CpuShare::parse("50%").ok());
         assert_eq!(config.consistency, Consistency::Stat);
         assert_eq!(config.data_conn, DataConn::Separate);
         assert_eq!(config.state_dir, Some(PathBuf::from("/s")));

@@ -17,6 +17,7 @@ use tracing::{Instrument as _, error_span, field};
 use uuid::Uuid;
 
 use crate::config::{self, Config};
+use crate::cpu_limit::CpuLimit;
 use crate::credentials::Credentials;
 use crate::diagnosis::{Diagnosis, DiagnosisCode};
 use crate::enrol::{EnrolOutcome, enrol};
@@ -75,6 +76,7 @@ impl Supervisor {
             client: config.client.clone(),
             shares: Arc::clone(&shares),
             max_rate: config.max_rate,
+            cpu_limit: config.max_cpu.map(CpuLimit::new),
             consistency: config.consistency,
             connections,
             status_log: status_log.clone(),

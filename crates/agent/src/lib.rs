@@ -13,6 +13,7 @@ pub mod share;
 
 mod chunker;
 mod connect;
+mod cpu_limit;
 mod credentials;
 mod diagnosis;
 mod enrol;

@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 use crate::chunker::{Chunker, FirstMessage, block_channel};
+use crate::cpu_limit::CpuLimit;
 use crate::error_text;
 use crate::order::SendOrder;
 use crate::read::{KEEPALIVE_INTERVAL, ReadError, Reader};
@@ -44,6 +45,7 @@ pub(crate) struct UploadContext {
     pub(crate) client: ClientId,
     pub(crate) shares: Arc<Shares>,
     pub(crate) max_rate: Option<u64>,
+    pub(crate) cpu_limit: Option<CpuLimit>,
     pub(crate) consistency: Consistency,
     pub(crate) connections: UploadConnections,
     pub(crate) status_log: StatusLog,
@@ -242,7 +244,8 @@ impl UploadContext {
             consistency: self.consistency,
             keepalive_interval: KEEPALIVE_INTERVAL,
         };
-        (chunker, spawn_blocking(move || blocks.run(&reader)))
+        let cpu_limit = self.cpu_limit.clone();
+        (chunker, spawn_blocking(move || blocks.run(&reader, cpu_limit.as_ref())))
     }
 
     /// Returns the lower of the limits of the agent and of the server.

@@ -25,6 +25,7 @@ pub mod transfer;
 
 pub mod backoff;
 pub mod bounds;
+pub mod cpu_budget;
 pub mod human;
 pub mod pace;
 

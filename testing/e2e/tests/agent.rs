@@ -80,6 +80,7 @@ async fn an_empty_variable_is_not_set() -> anyhow::Result<()> {
         "FILE_PATH",
         "SHARE",
         "MAX_RATE",
+        "MAX_CPU",
         "CONSISTENCY",
         "STATE_DIR",
         "DATA_CONN",

@@ -1,6 +1,7 @@
 //! Limits: of transfers, of file sizes, of the disk and of open files.
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use filepull_testkit::{HttpResponse, Strace, TestClient, TestServer, same_bytes, test_data};
@@ -155,6 +156,34 @@ async fn a_new_version_needs_no_space_beside_the_old_one() -> anyhow::Result<()>
     std::fs::write(client.data(), test_data("new", 32 << 20))?;
     client.connect().await?;
     server.done(started.header("location")).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn uploads_at_once_stay_within_the_cpu_limit() -> anyhow::Result<()> {
+    let server = TestServer::start().await?;
+    let data = test_data("client4", 4 << 20);
+    let client = server.client("client4", &data)?.as_process().setting("SHARE", "*.bin");
+    let client = client.setting("MAX_CPU", "10%").connected().await?;
+    std::fs::write(client.files.join("more.bin"), &data)?;
+    let used_before = client.agent()?.usage()?.cpu;
+    let start = Instant::now();
+    let mut n_pulls = 0;
+    while start.elapsed() < Duration::from_secs(3) {
+        let pulls = ["data.txt", "more.bin"].map(|name| {
+            let path = format!("/trigger?id=client4&path={name}&fresh&wait=100s");
+            let server = &server;
+            async move { server.get(&path).await }
+        });
+        for response in futures::future::try_join_all(pulls).await? {
+            assert_eq!(response.status, 200, "{}", response.text());
+        }
+        n_pulls += 1;
+    }
+    let used = client.agent()?.usage()?.cpu - used_before;
+    // The kernel counts in ticks of 10 ms, and a burst and the last blocks are not paid for yet.
+    let allowed = start.elapsed() / 10 + Duration::from_millis(300);
+    assert!(used <= allowed, "{used:?} of CPU time, {allowed:?} allowed, for {n_pulls} pulls");
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
+use filepull_core::cpu_budget::CpuShare;
 use filepull_core::human;
 use filepull_core::id::ClientId;
 use filepull_core::invite::{Invite, Invitee};
@@ -128,6 +129,11 @@ impl Args {
             }
             rate => Ok(rate),
         }
+    }
+
+    pub(crate) fn max_cpu(&self) -> Result<Option<CpuShare>, String> {
+        let parsed = non_empty(self.max_cpu.as_deref()).map(CpuShare::parse).transpose();
+        parsed.map_err(|error| format!("MAX_CPU: {error}"))
     }
 
     /// Returns the state folder of a client: `STATE_DIR`, else the package's folder if it is writable,

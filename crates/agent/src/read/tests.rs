@@ -7,9 +7,14 @@ use filepull_core::file_digest::Blake3;
 use filepull_core::id::TransferId;
 use filepull_core::receive::Receiver;
 use tempfile::TempDir;
+use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::chunker::{FirstMessage, block_channel};
+use crate::cpu_limit::CpuLimit;
 use crate::share::Shares;
+use crate::transfer_log::SentBytes;
 
 /// No multiple of a block or of a chunk.
 const LEN: usize = 3 * BLOCK_LEN + 12_345;
@@ -278,4 +283,18 @@ fn without_a_second_reading_a_file_that_grows_has_changed() {
     assert!(sent.trailer.is_none(), "a trailer was sent");
     let Err(ReadError::Failed(problem)) = result else { panic!("{result:?}") };
     assert_eq!(problem.code, Code::FileChanged);
+}
+
+#[tokio::test]
+async fn a_pause_for_the_cpu_limit_ends_when_the_upload_is_stopped() {
+    let stop = CancellationToken::new();
+    let (sender, mut chunker) = block_channel(4, None, SentBytes::default(), stop.clone());
+    let limit = CpuLimit::exhausted();
+    let reader = ReadFixture::new(LEN).reader(None);
+    let result = spawn_blocking(move || sender.run(&reader, Some(&limit)));
+    assert!(matches!(chunker.first().await, Some(FirstMessage::Message(_))));
+    assert!(!result.is_finished(), "the reader did not pause");
+    stop.cancel();
+    assert_eq!(result.await.unwrap(), Err(ReadError::Stopped));
+    assert_eq!(chunker.next().await, None);
 }
