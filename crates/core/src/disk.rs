@@ -13,15 +13,16 @@ use crate::receive::{Prefix, Receiver};
 
 /// Stores partials and downloads.
 ///
-/// After an error of [`append`](Self::append) or [`sync`](Self::sync) the partial must not be used
-/// any more, because an operating system reports a lost write only once. [`resume`](Self::resume) it.
+/// After an error of an append or of [`sync`](Self::sync) the partial must not be used any more, because an operating system reports a lost write only once. [`resume`](Self::resume) it.
 pub trait Disk {
     /// A partial that can be written to. A clone is a second handle, to sync beside the appends.
     type Partial: Clone;
+    /// An open download, which the next download of the same file may copy.
+    type Base;
     /// The cause of a failure.
     type Error;
 
-    /// Creates an empty partial, reserves `size` bytes for it and makes its entry durable. Replaces
+    /// Creates an empty partial, reserves `stored` bytes for it and makes its entry durable. Replaces
     /// a partial with the same key: no record names it yet, so it is left over.
     ///
     /// # Errors
@@ -29,7 +30,7 @@ pub trait Disk {
     fn begin(
         &mut self,
         key: &PartialKey,
-        size: u64,
+        stored: u64,
     ) -> Result<(Self::Partial, Durable), DiskError<Self::Error>>;
 
     /// Appends chunks, in order.
@@ -41,6 +42,32 @@ pub trait Disk {
         partial: &mut Self::Partial,
         chunks: &[B],
     ) -> Result<(), DiskError<Self::Error>>;
+
+    /// Appends zeros. A disk with sparse files stores none.
+    ///
+    /// # Errors
+    /// The disk failed. The number of appended zeros is unknown.
+    fn append_zeros(
+        &mut self,
+        partial: &mut Self::Partial,
+        n_bytes: u64,
+    ) -> Result<(), DiskError<Self::Error>>;
+
+    /// Appends the bytes of `base` at this offset, at most
+    /// [`MAX_SPAN_LEN`](crate::extent::MAX_SPAN_LEN), and passes to `take` what the partial has then.
+    /// Returns the number of bytes that the base has there. If it has fewer than `n_bytes`, or cannot
+    /// be read, nothing is appended or taken.
+    ///
+    /// # Errors
+    /// There is no space, or the disk of the partial failed. The number of written bytes is unknown.
+    fn append_base(
+        &mut self,
+        partial: &mut Self::Partial,
+        base: &Self::Base,
+        offset: u64,
+        n_bytes: u64,
+        take: impl FnOnce(&[u8]),
+    ) -> Result<u64, DiskError<Self::Error>>;
 
     /// Makes the appended bytes durable.
     ///

@@ -27,6 +27,16 @@ const MIN_MEAN_LEN: u64 = 256;
 /// Zeros to hash in place of a hole.
 static ZEROS: [u8; CHUNK_LEN] = [0; CHUNK_LEN];
 
+/// Returns `n_bytes` zeros in parts.
+pub fn zeros(n_bytes: u64) -> impl Iterator<Item = &'static [u8]> {
+    let mut n_left = n_bytes;
+    std::iter::from_fn(move || {
+        let len = usize::try_from(n_left).unwrap_or(usize::MAX).min(ZEROS.len());
+        n_left -= len as u64;
+        (0 < len).then(|| &ZEROS[..len])
+    })
+}
+
 /// The next bytes of the file, as they travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UploadExtent<'a> {
@@ -195,7 +205,9 @@ impl ExtentReceiver {
                 Ok(Fill::Bytes(bytes))
             }
             Content::Hole { len } => {
-                self.zeros(offset, len)?;
+                for zeros in zeros(len) {
+                    self.receiver.chunk(self.receiver.received(), zeros)?;
+                }
                 Ok(Fill::Zeros(len))
             }
             Content::Copy { base_offset, len } => {
@@ -266,16 +278,6 @@ impl ExtentReceiver {
         } else {
             Err(ExtentError::TooMany { n_extents, n_bytes })
         }
-    }
-
-    fn zeros(&mut self, offset: u64, len: u64) -> Result<(), ReceiveError> {
-        let end = offset + len;
-        while self.receiver.received() < end {
-            let received = self.receiver.received();
-            let n_left = usize::try_from(end - received).unwrap_or(usize::MAX);
-            self.receiver.chunk(received, &ZEROS[..n_left.min(ZEROS.len())])?;
-        }
-        Ok(())
     }
 }
 

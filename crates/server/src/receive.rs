@@ -4,12 +4,12 @@
 //! batches are small on a slow connection and large on a fast one. While a batch waits for a slow
 //! disk, nothing more is read from the connection: the agent slows down and memory stays bounded.
 
+mod extent;
 mod receipt;
 mod received_partial;
 mod stall;
 mod stream;
 
-use bytes::Bytes;
 use filepull_core::CHUNK_LEN;
 use filepull_core::problem::Problem;
 use filepull_core::receive::ReceiveError;
@@ -17,6 +17,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Duration, Instant, sleep_until};
 
 use crate::store::StoreError;
+pub(crate) use extent::{ReceivedContent, ReceivedExtent};
 pub(crate) use receipt::SignedReceipt;
 pub(crate) use received_partial::ReceivedPartial;
 #[cfg(test)]
@@ -32,8 +33,12 @@ pub(crate) enum UploadEnd {
     Abort(Problem),
     /// The stream broke, or ended without a trailer. The reason is a text.
     Broken(String),
-    /// A chunk was not the next one.
+    /// An extent was not the next one.
     Bad(ReceiveError),
+    /// An extent broke another rule of the protocol. The reason is a text.
+    Violation(String),
+    /// The base no longer has the bytes that an extent copies. The reason is a text.
+    BaseChanged(String),
     /// The disk failed: the partial must not be used any more.
     Disk(StoreError),
 }
@@ -61,8 +66,9 @@ pub(crate) fn batch_len(n_running: usize) -> usize {
     len - len % CHUNK_LEN
 }
 
-/// Minimum cost of a chunk in bytes: its entry in the batch. Empty chunks are not free.
-const MIN_COST: usize = 256;
+/// Maximum work of one batch, as a number of bytes to hash and to write. Holes, copies and compressed
+/// bytes need little memory, and a job must leave time for acks, checkpoints and the stall timer.
+const MAX_WORK: u64 = 8 * 1024 * 1024;
 
 /// A disk that works longer on one job has stalled. By then, the agent has not waited too long for
 /// the answer to an HTTP/2 ping.
@@ -71,8 +77,11 @@ const STALLS_AFTER: Duration = Duration::from_secs(5);
 /// Writes one upload into its partial.
 pub(crate) struct BatchWriter {
     stream: UploadStream,
-    batch: Vec<(u64, Bytes)>,
+    batch: Vec<ReceivedExtent>,
+    /// Memory of the batch in bytes.
     batch_len: usize,
+    /// Work of the batch, as a number of bytes.
+    batch_work: u64,
     /// None while a job writes to it.
     partial: Option<ReceivedPartial>,
     job: Option<WriteJob>,
@@ -91,6 +100,7 @@ impl BatchWriter {
             stream,
             batch: Vec::new(),
             batch_len: 0,
+            batch_work: 0,
             partial: Some(partial),
             job: None,
             end: None,
@@ -110,7 +120,8 @@ impl BatchWriter {
                 return WriteEvent::Ended(end);
             }
             let capacity = batch_len.saturating_sub(self.batch_len);
-            let takes_more = self.end.is_none() && 0 < capacity && !self.stream.is_stalled();
+            let has_capacity = 0 < capacity && self.batch_work < MAX_WORK;
+            let takes_more = self.end.is_none() && has_capacity && !self.stream.is_stalled();
             tokio::select! {
                 // Items that have arrived join the batch first: a job costs two thread switches.
                 biased;
@@ -155,7 +166,7 @@ impl BatchWriter {
         }
         match finished(&mut self.job).await {
             (_, Err(UploadEnd::Disk(error))) => Err(error),
-            // A chunk that was not the next one leaves the partial intact.
+            // A rejected extent leaves the partial intact.
             (partial, _) => Ok(partial),
         }
     }
@@ -164,8 +175,9 @@ impl BatchWriter {
         let Some(mut partial) = self.partial.take() else { return };
         let batch = std::mem::take(&mut self.batch);
         self.batch_len = 0;
+        self.batch_work = 0;
         self.stalls_at = Some(Instant::now() + STALLS_AFTER);
-        self.n_expected = partial.receiver.announced().saturating_sub(partial.receiver.received());
+        self.n_expected = partial.n_missing();
         self.job = Some(spawn_blocking(move || {
             let result = partial.write(batch);
             (partial, result)
@@ -188,9 +200,10 @@ impl BatchWriter {
 
     fn take(&mut self, item: Option<Result<UploadItem, String>>) {
         match item {
-            Some(Ok(UploadItem::Chunk { offset, bytes })) => {
-                self.batch_len += bytes.len().max(MIN_COST);
-                self.batch.push((offset, bytes));
+            Some(Ok(UploadItem::Extent(extent))) => {
+                self.batch_len += extent.memory();
+                self.batch_work = self.batch_work.saturating_add(extent.work());
+                self.batch.push(extent);
             }
             Some(Ok(UploadItem::End(trailer))) => self.end = Some(UploadEnd::Complete(trailer)),
             Some(Ok(UploadItem::Abort(problem))) => self.end = Some(UploadEnd::Abort(problem)),
@@ -226,28 +239,52 @@ async fn finished(job: &mut Option<WriteJob>) -> (ReceivedPartial, Result<(), Up
 mod tests {
     use std::pin::pin;
 
+    use bytes::Bytes;
     use futures::stream;
 
     use super::*;
     use crate::read_budget::ReadBudget;
 
-    #[tokio::test]
-    async fn no_more_than_a_batch_is_read_ahead_of_the_disk() {
-        let chunk = || UploadItem::Chunk { offset: 0, bytes: Bytes::from_static(&[0; 1000]) };
-        let items = stream::repeat_with(move || Ok(chunk()));
-        let mut writer = BatchWriter {
+    /// A writer whose job never ends, and an agent that sends this content again and again.
+    fn blocked_writer(content: ReceivedContent) -> BatchWriter {
+        let extent = move || ReceivedExtent { offset: 0, content: content.clone() };
+        let items = stream::repeat_with(move || Ok(UploadItem::Extent(extent())));
+        BatchWriter {
             stream: UploadStream::new(Box::pin(items), ReadBudget::default()),
             batch: Vec::new(),
             batch_len: 0,
+            batch_work: 0,
             partial: None,
             job: None,
             end: None,
             stalls_at: None,
             n_expected: 0,
-        };
+        }
+    }
+
+    #[tokio::test]
+    async fn no_more_than_a_batch_is_read_ahead_of_the_disk() {
+        let bytes = Bytes::from_static(&[0; 1000]);
+        let mut writer = blocked_writer(ReceivedContent::Data(bytes));
         for (batch_len, expected) in [(5_000, 5_000), (2_000, 5_000), (6_500, 7_000)] {
             assert!(futures::poll!(pin!(writer.next(batch_len))).is_pending());
             assert_eq!(writer.batch_len, expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_batch_of_short_messages_has_a_bounded_work_too() {
+        let mib = 1024 * 1024;
+        for content in [
+            ReceivedContent::Hole { len: mib },
+            ReceivedContent::Hole { len: u64::MAX },
+            ReceivedContent::Copy { base_offset: 0, len: mib },
+            ReceivedContent::Copy { base_offset: 0, len: 1 },
+            ReceivedContent::Zstd { len: CHUNK_LEN, encoded: Bytes::from_static(&[0; 10]) },
+        ] {
+            let mut writer = blocked_writer(content);
+            assert!(futures::poll!(pin!(writer.next(BATCH_LEN))).is_pending());
+            assert!(writer.batch.len() <= 128, "{} extents", writer.batch.len());
         }
     }
 

@@ -6,6 +6,7 @@
 //! All access is relative to open folders, and links are never followed. So a program that may write
 //! into a client's folder cannot lead the server out of it.
 
+mod base;
 mod buffers;
 mod capability;
 mod direct;
@@ -29,6 +30,8 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::data_folder::{RECORDS_FOLDER, absolute};
+pub(crate) use base::Base;
+use buffers::BufferPool;
 pub(crate) use capability::DataFolderError;
 use direct::DirectWrites;
 pub(crate) use direct::WriteMode;
@@ -99,6 +102,9 @@ struct DataRoot {
     path: PathBuf,
     folder: OwnedFd,
     direct: Arc<DirectWrites>,
+    /// Memory for copies from a base. Not the buffers of direct writes: a job that holds one of these
+    /// waits for one of those.
+    copies: BufferPool,
     /// The partials begun since the start, which the sweep does not remove. None after the sweep.
     begun: Mutex<Option<BTreeSet<PartialKey>>>,
 }
@@ -122,8 +128,10 @@ impl Store {
             rustix::fs::fsync(&parent).map_err(|errno| failed("sync")(errno.into()))?;
         }
         let begun = Mutex::new(Some(BTreeSet::new()));
+        let path = path.to_owned();
         let direct = Arc::default();
-        Ok(Self { root: Arc::new(DataRoot { path: path.to_owned(), folder, direct, begun }) })
+        let copies = BufferPool::default();
+        Ok(Self { root: Arc::new(DataRoot { path, folder, direct, copies, begun }) })
     }
 
     /// Returns the path of the data folder, as it was given.

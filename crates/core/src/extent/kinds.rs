@@ -1,6 +1,8 @@
 //! The kinds of extents that two ends may use beside plain data. Each is a capability in their
 //! greetings.
 
+use super::Content;
+
 /// The kinds of extents that a machine supports, beside plain data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ExtentKinds {
@@ -20,6 +22,16 @@ impl ExtentKinds {
     pub fn from_capabilities(capabilities: &[String]) -> Self {
         let has = |name| capabilities.iter().any(|capability| capability == name);
         Self { zstd: has("zstd"), hole: has("hole"), copy: has("copy") }
+    }
+
+    /// Returns whether an upload between two such ends may have this content.
+    pub fn permit(self, content: &Content<'_>) -> bool {
+        match content {
+            Content::Data(_) => true,
+            Content::Zstd { .. } => self.zstd,
+            Content::Hole { .. } => self.hole,
+            Content::Copy { .. } => self.copy,
+        }
     }
 
     /// Returns the capability of each kind.

@@ -135,6 +135,11 @@ impl Disk {
         Some(&self.files[&self.inode(name)?].bytes)
     }
 
+    /// Returns the bytes of an open file, also after it was removed.
+    pub(crate) fn open_bytes(&self, inode: Inode) -> Option<&[u8]> {
+        self.files.get(&inode).map(|file| &file.bytes[..])
+    }
+
     /// Returns the folder as a reader sees it.
     pub(crate) fn contents(&self) -> BTreeMap<String, (Inode, Vec<u8>)> {
         let entry = |(name, inode): (&String, &Inode)| {

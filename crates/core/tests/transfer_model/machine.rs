@@ -8,7 +8,7 @@ use filepull_core::id::{ClientId, TransferId};
 use filepull_core::name::DownloadName;
 use filepull_core::transfer::{Download, Transfer};
 
-use crate::disk::Disk;
+use crate::disk::{Disk, Inode};
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Machine {
@@ -180,12 +180,13 @@ impl Machine {
 
 impl disk::Disk for Machine {
     type Partial = PartialKey;
+    type Base = Inode;
     type Error = Stop;
 
     fn begin(
         &mut self,
         key: &PartialKey,
-        _size: u64,
+        _stored: u64,
     ) -> Result<(PartialKey, Durable), DiskError<Stop>> {
         self.tick().map_err(DiskError::NotDone)?;
         self.check_space().map_err(DiskError::NotDone)?;
@@ -220,6 +221,34 @@ impl disk::Disk for Machine {
             space.map_err(DiskError::Unknown)?;
         }
         Ok(())
+    }
+
+    fn append_zeros(
+        &mut self,
+        partial: &mut PartialKey,
+        n_bytes: u64,
+    ) -> Result<(), DiskError<Stop>> {
+        let n_bytes = usize::try_from(n_bytes).expect("model files are small");
+        self.append(partial, &[vec![0; n_bytes]])
+    }
+
+    fn append_base(
+        &mut self,
+        partial: &mut PartialKey,
+        base: &Inode,
+        offset: u64,
+        n_bytes: u64,
+        take: impl FnOnce(&[u8]),
+    ) -> Result<u64, DiskError<Stop>> {
+        let small = |n| usize::try_from(n).expect("model files are small");
+        let bytes = self.disk.open_bytes(*base).unwrap_or_default();
+        let found: Vec<u8> =
+            bytes.iter().copied().skip(small(offset)).take(small(n_bytes)).collect();
+        if found.len() == small(n_bytes) {
+            self.append(partial, &[&found])?;
+            take(&found);
+        }
+        Ok(found.len() as u64)
     }
 
     fn sync(&mut self, partial: &PartialKey, _extent: Extent) -> Result<Durable, DiskError<Stop>> {

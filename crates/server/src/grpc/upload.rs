@@ -9,7 +9,8 @@ use filepull_core::problem::Code;
 use filepull_proto::v1::upload_request::Kind;
 use filepull_proto::v1::upload_response::Kind as Response;
 use filepull_proto::v1::{
-    Error, ErrorCode, Stored, UploadAck, UploadHeader, UploadRequest, UploadResponse, UploadTrailer,
+    BaseCopy, Error, ErrorCode, Hole, Stored, UploadAck, UploadHeader, UploadRequest,
+    UploadResponse, UploadTrailer, ZstdChunk,
 };
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt as _};
@@ -24,7 +25,9 @@ use super::frames::{self, RawBody, UploadFrame};
 use super::incoming::ConnectionInfo;
 use super::{GREETING_LIMIT, Gateway};
 use crate::read_budget::ReadBudget;
-use crate::receive::{ReceivedTrailer, SignedReceipt, UploadItem, UploadStream};
+use crate::receive::{
+    ReceivedContent, ReceivedExtent, ReceivedTrailer, SignedReceipt, UploadItem, UploadStream,
+};
 use crate::transfers::{Reply, Upload};
 
 /// Maximum number of queued replies. A reply that finds the queue full is dropped: the agent has read
@@ -134,22 +137,31 @@ fn item(
     key: Option<Fingerprint>,
 ) -> Result<UploadItem, String> {
     let request = match frame {
-        Ok(UploadFrame::Bytes { offset, bytes }) => return Ok(UploadItem::Chunk { offset, bytes }),
+        Ok(UploadFrame::Bytes { offset, bytes }) => {
+            return Ok(extent(offset, ReceivedContent::Data(bytes)));
+        }
         Ok(UploadFrame::Message(request)) => request,
         Err(status) => return Err(connection_error(&status)),
     };
     match request.kind {
-        Some(Kind::Chunk(chunk)) => {
-            Ok(UploadItem::Chunk { offset: chunk.offset, bytes: chunk.data })
+        Some(Kind::Chunk(chunk)) => Ok(extent(chunk.offset, ReceivedContent::Data(chunk.data))),
+        Some(Kind::Zstd(ZstdChunk { offset, len, data: encoded })) => {
+            let len = usize::try_from(len).map_err(|_| "an extent is too long".to_owned())?;
+            Ok(extent(offset, ReceivedContent::Zstd { len, encoded }))
+        }
+        Some(Kind::Hole(Hole { offset, len })) => Ok(extent(offset, ReceivedContent::Hole { len })),
+        Some(Kind::Copy(BaseCopy { offset, base_offset, len })) => {
+            Ok(extent(offset, ReceivedContent::Copy { base_offset, len }))
         }
         Some(Kind::Trailer(trailer)) => received_trailer(trailer, key).map(UploadItem::End),
         Some(Kind::Abort(error)) => Ok(UploadItem::Abort(filepull_proto::reported(&error))),
-        Some(Kind::Zstd(_) | Kind::Hole(_) | Kind::Copy(_)) => {
-            Err("an extent of a kind that this server did not offer arrived".into())
-        }
         Some(Kind::Header(_)) => Err("a second header arrived".into()),
         None => Err("a message of unknown kind arrived".into()),
     }
+}
+
+fn extent(offset: u64, content: ReceivedContent) -> UploadItem {
+    UploadItem::Extent(ReceivedExtent { offset, content })
 }
 
 fn received_trailer(

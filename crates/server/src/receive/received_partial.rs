@@ -5,12 +5,13 @@ use std::thread;
 use bytes::Bytes;
 use filepull_core::digest::Hasher;
 use filepull_core::disk::{Disk as _, DiskError, Durable, Extent, ResumedPartial};
+use filepull_core::extent::{self, BaseRange, ExtentError, ExtentKinds, ExtentReceiver, Fill};
 use filepull_core::file_digest::{Blake3, Blake3Hasher};
 use filepull_core::receive::{ReceiveError, Receiver, Verified};
 
-use super::UploadEnd;
+use super::{ReceivedContent, ReceivedExtent, UploadEnd};
 use crate::config::ReadBackPolicy;
-use crate::store::{LastChange, Partial, Store, StoreError};
+use crate::store::{Base, LastChange, Partial, Store, StoreError};
 
 /// A complete partial up to this size is read back at once, while the agent reads its file again.
 /// Reading a larger one may take longer than an upload may pause. It is read after the trailer.
@@ -21,14 +22,24 @@ const EARLY_LEN: u64 = 1 << 30;
 /// nothing. Starting one takes about 30 µs, the SHA-256 of 512 KiB about 300 µs.
 const BESIDE_LEN: usize = 512 * 1024;
 
-/// The partial of a transfer, and the receiver that checks its next bytes.
+/// Maximum memory of decompressed bytes that wait to be appended at once.
+const MAX_DECODED_LEN: usize = 256 * 1024;
+
+/// The partial of a transfer, and the receiver that checks the next extents of its upload.
 #[derive(Debug)]
 pub(crate) struct ReceivedPartial {
     disk: Store,
     pub(crate) partial: Partial,
-    pub(crate) receiver: Receiver,
+    extents: ExtentReceiver,
     /// Has the bytes of the receiver.
     sha256: Hasher,
+    /// The kinds of extents that this upload may have.
+    kinds: ExtentKinds,
+    base: Option<Base>,
+    /// How many content bytes the agent has sent in this upload.
+    n_sent: u64,
+    /// How many bytes were copied from a base.
+    n_copied: u64,
     read_back: Option<ReadBack>,
     policy: ReadBackPolicy,
 }
@@ -41,20 +52,40 @@ struct ReadBack {
     is_intact: bool,
 }
 
+/// Accepted bytes that are appended at once: chunks or zeros.
+#[derive(Debug, Default)]
+struct PendingBytes {
+    chunks: Vec<Bytes>,
+    /// Memory of the decompressed chunks, in bytes.
+    decoded_len: usize,
+    n_zeros: u64,
+}
+
 impl ReceivedPartial {
     /// An empty partial for a source of `size` bytes.
     pub(crate) fn new(disk: Store, partial: Partial, size: u64) -> Self {
-        let receiver = Receiver::new(size);
-        let sha256 = Hasher::default();
-        let policy = ReadBackPolicy::Resumed;
-        Self { disk, partial, receiver, sha256, read_back: None, policy }
+        Self::with_bytes(disk, partial, Receiver::new(size), Hasher::default())
     }
 
     /// A partial that an earlier attempt or process received.
     pub(crate) fn resumed(disk: Store, resumed: ResumedPartial<Partial>) -> Self {
         let ResumedPartial { partial, receiver, sha256 } = resumed;
-        let policy = ReadBackPolicy::Resumed;
-        Self { disk, partial, receiver, sha256, read_back: None, policy }
+        Self::with_bytes(disk, partial, receiver, sha256)
+    }
+
+    fn with_bytes(disk: Store, partial: Partial, receiver: Receiver, sha256: Hasher) -> Self {
+        Self {
+            disk,
+            partial,
+            extents: ExtentReceiver::new(receiver, 0),
+            sha256,
+            kinds: ExtentKinds::default(),
+            base: None,
+            n_sent: 0,
+            n_copied: 0,
+            read_back: None,
+            policy: ReadBackPolicy::Resumed,
+        }
     }
 
     /// Sets where the complete partial is read back from.
@@ -62,28 +93,140 @@ impl ReceivedPartial {
         Self { policy, ..self }
     }
 
-    /// Writes consecutive chunks, up to the first chunk that does not follow.
-    pub(crate) fn write(&mut self, batch: Vec<(u64, Bytes)>) -> Result<(), UploadEnd> {
-        let mut accepted = Vec::with_capacity(batch.len());
-        let mut checked = Ok(());
-        for (offset, bytes) in batch {
-            // Hashed here, while the bytes are still in the processor's cache.
-            checked = self.receiver.chunk(offset, &bytes);
-            if checked.is_err() {
-                break;
-            }
-            if !bytes.is_empty() {
-                accepted.push(bytes);
-            }
+    /// Begins an upload that continues the partial to a file of `size` bytes. Nothing of an earlier
+    /// upload but its bytes is kept. The agent may send extents of these kinds, and copy from `base`.
+    ///
+    /// # Errors
+    /// The partial has more bytes.
+    pub(crate) fn begin_upload(
+        &mut self,
+        size: u64,
+        kinds: ExtentKinds,
+        base: Option<Base>,
+    ) -> Result<(), ReceiveError> {
+        let mut receiver = self.receiver().clone();
+        receiver.expect(size)?;
+        self.extents = ExtentReceiver::new(receiver, base.as_ref().map_or(0, Base::len));
+        self.kinds = kinds;
+        self.base = base;
+        self.n_sent = 0;
+        Ok(())
+    }
+
+    /// Returns the received bytes.
+    pub(crate) fn receiver(&self) -> &Receiver {
+        self.extents.receiver()
+    }
+
+    /// Returns how many bytes of the file are missing.
+    pub(crate) fn n_missing(&self) -> u64 {
+        self.receiver().announced().saturating_sub(self.receiver().received())
+    }
+
+    /// Returns how many content bytes of data and compressed data the agent has sent in this upload.
+    pub(crate) fn n_sent(&self) -> u64 {
+        self.n_sent
+    }
+
+    /// Returns how many bytes of the partial were copied from a base. Bytes that an earlier process has
+    /// copied are not counted.
+    pub(crate) fn n_copied(&self) -> u64 {
+        self.n_copied
+    }
+
+    /// Writes consecutive extents, up to the first one that is rejected.
+    pub(crate) fn write(&mut self, batch: Vec<ReceivedExtent>) -> Result<(), UploadEnd> {
+        let before = self.receiver().received();
+        let mut pending = PendingBytes::default();
+        let accepted = batch.into_iter().try_for_each(|extent| self.accept(extent, &mut pending));
+        if matches!(accepted, Err(UploadEnd::Disk(_))) {
+            return accepted;
         }
-        let appended = self.append(&accepted);
-        appended.map_err(|error| UploadEnd::Disk(error.into_cause()))?;
-        checked.map_err(UploadEnd::Bad)?;
-        let is_complete = self.receiver.received() == self.receiver.announced();
-        if is_complete && !accepted.is_empty() && self.receiver.received() <= EARLY_LEN {
+        self.append(pending)?;
+        accepted?;
+        let received = self.receiver().received();
+        let is_complete = self.n_missing() == 0 && before < received;
+        if is_complete && received <= EARLY_LEN {
             self.read_back().map_err(UploadEnd::Disk)?;
         }
         Ok(())
+    }
+
+    /// Accepts the next extent. Its bytes are appended, or join the pending ones.
+    fn accept(
+        &mut self,
+        extent: ReceivedExtent,
+        pending: &mut PendingBytes,
+    ) -> Result<(), UploadEnd> {
+        self.n_sent += extent.n_sent() as u64;
+        let next = extent.borrow();
+        if !self.kinds.permit(&next.content) {
+            let reason = "an extent of a kind arrived that the two ends did not agree on";
+            return Err(UploadEnd::Violation(reason.to_owned()));
+        }
+        // Data is hashed here, while the bytes are still in the processor's cache.
+        match self.extents.next(next).map_err(rejected)? {
+            Fill::Bytes(bytes) => {
+                let chunk = match &extent.content {
+                    ReceivedContent::Data(chunk) => chunk.clone(),
+                    ReceivedContent::Zstd { .. }
+                    | ReceivedContent::Hole { .. }
+                    | ReceivedContent::Copy { .. } => pending.decoded(bytes),
+                };
+                if 0 < pending.n_zeros {
+                    self.append(std::mem::take(pending))?;
+                }
+                pending.push(chunk);
+                if MAX_DECODED_LEN <= pending.decoded_len {
+                    self.append(std::mem::take(pending))?;
+                }
+            }
+            Fill::Zeros(n_bytes) => {
+                if !pending.chunks.is_empty() {
+                    self.append(std::mem::take(pending))?;
+                }
+                pending.n_zeros += n_bytes;
+            }
+            Fill::Base(range) => {
+                self.append(std::mem::take(pending))?;
+                self.append_base(&range)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, pending: PendingBytes) -> Result<(), UploadEnd> {
+        let PendingBytes { chunks, n_zeros, .. } = pending;
+        if !chunks.is_empty() {
+            let appended = self.append_chunks(&chunks);
+            appended.map_err(|error| UploadEnd::Disk(error.into_cause()))?;
+        }
+        if 0 < n_zeros {
+            let appended = self.disk.append_zeros(&mut self.partial, n_zeros);
+            appended.map_err(|error| UploadEnd::Disk(error.into_cause()))?;
+            extent::zeros(n_zeros).for_each(|zeros| self.sha256.update(zeros));
+        }
+        Ok(())
+    }
+
+    /// Appends bytes of the base. What is hashed are the bytes that the partial has then.
+    fn append_base(&mut self, range: &BaseRange) -> Result<(), UploadEnd> {
+        let Self { disk, partial, extents, sha256, base, .. } = self;
+        let len = range.n_bytes();
+        let mut found = 0;
+        let mut accepted = Ok(());
+        if let Some(base) = base {
+            let appended = disk.append_base(partial, base, range.base_offset(), len, |bytes| {
+                accepted = extents.base_bytes(range, bytes);
+                sha256.update(bytes);
+            });
+            found = appended.map_err(|error| UploadEnd::Disk(error.into_cause()))?;
+        }
+        if found != len {
+            return Err(rejected(ExtentError::BaseChanged { len, found }));
+        }
+        self.n_copied += len;
+        accepted.map_err(rejected)
     }
 
     /// Appends chunks, and computes their SHA-256 beside the write. Both have ended when it returns.
@@ -91,7 +234,7 @@ impl ReceivedPartial {
     /// A thread for each batch is the simplest helper: it borrows the batch, so that nothing is copied or
     /// kept, and it waits for no other job. The blocking pool has a maximum: jobs that wait there for
     /// others can block each other.
-    fn append(&mut self, chunks: &[Bytes]) -> Result<(), DiskError<StoreError>> {
+    fn append_chunks(&mut self, chunks: &[Bytes]) -> Result<(), DiskError<StoreError>> {
         let Self { disk, partial, sha256, .. } = self;
         let len: usize = chunks.iter().map(Bytes::len).sum();
         let mut hash = || chunks.iter().for_each(|chunk| sha256.update(chunk));
@@ -112,7 +255,7 @@ impl ReceivedPartial {
     /// # Errors
     /// Bytes are missing or damaged. The partial must not be published.
     pub(crate) fn verify(&self, total_size: u64, sent: Blake3) -> Result<Verified, ReceiveError> {
-        self.receiver.finish(total_size, sent, self.sha256.digest())
+        self.receiver().finish(total_size, sent, self.sha256.digest())
     }
 
     /// Makes a complete file durable, and returns the inode of the partial. Returns none if the
@@ -152,9 +295,36 @@ impl ReceivedPartial {
         let last_change = self.partial.last_change()?;
         let mut found = Blake3Hasher::default();
         self.partial.read_back(|bytes| found.update(bytes))?;
-        let is_intact = found.digest() == self.receiver.prefix().digest;
+        let is_intact = found.digest() == self.receiver().prefix().digest;
         self.read_back = Some(ReadBack { last_change, is_intact });
         Ok(is_intact)
+    }
+}
+
+impl PendingBytes {
+    fn push(&mut self, chunk: Bytes) {
+        if !chunk.is_empty() {
+            self.chunks.push(chunk);
+        }
+    }
+
+    /// Copies decompressed bytes, because the decoder uses its buffer again.
+    fn decoded(&mut self, bytes: &[u8]) -> Bytes {
+        self.decoded_len += bytes.len();
+        Bytes::copy_from_slice(bytes)
+    }
+}
+
+/// Returns the end of an upload whose extent was rejected.
+fn rejected(error: ExtentError) -> UploadEnd {
+    match error {
+        ExtentError::Received(error) => UploadEnd::Bad(error),
+        ExtentError::BaseChanged { .. } => UploadEnd::BaseChanged(error.to_string()),
+        ExtentError::Empty { .. }
+        | ExtentError::TooLong { .. }
+        | ExtentError::TooMany { .. }
+        | ExtentError::OutsideBase { .. }
+        | ExtentError::Compression(_) => UploadEnd::Violation(error.to_string()),
     }
 }
 
@@ -195,10 +365,13 @@ mod tests {
         }
 
         /// Returns a batch with a part of the file, in chunks.
-        fn batch(&self, range: Range<usize>) -> Vec<(u64, Bytes)> {
+        fn batch(&self, range: Range<usize>) -> Vec<ReceivedExtent> {
             let end = range.end;
             let starts = range.step_by(CHUNK_LEN);
-            let chunk = |at: usize| (at as u64, self.file.slice(at..end.min(at + CHUNK_LEN)));
+            let chunk = |at: usize| ReceivedExtent {
+                offset: at as u64,
+                content: ReceivedContent::Data(self.file.slice(at..end.min(at + CHUNK_LEN))),
+            };
             starts.map(chunk).collect()
         }
 
@@ -227,10 +400,10 @@ mod tests {
             let mut fixture = PartialFixture::new();
             let mut partial = fixture.begin();
             partial.write(fixture.batch(0..received)).unwrap();
-            let checkpoint = partial.receiver.prefix();
+            let checkpoint = partial.receiver().prefix();
             let resumed = disk::resume(&mut fixture.store, &fixture.key, checkpoint).unwrap();
             let mut partial = ReceivedPartial::resumed(fixture.store.clone(), resumed.unwrap());
-            partial.receiver.expect(LEN as u64).unwrap();
+            partial.begin_upload(LEN as u64, ExtentKinds::default(), None).unwrap();
             partial.write(fixture.batch(received..LEN)).unwrap();
             fixture.check_whole(&mut partial);
         }
@@ -241,9 +414,9 @@ mod tests {
         let mut fixture = PartialFixture::new();
         let mut partial = fixture.begin();
         let mut batch = fixture.batch(0..LEN);
-        let rest = batch.remove(1).0;
+        let rest = batch.remove(1).offset;
         assert!(matches!(partial.write(batch), Err(UploadEnd::Bad(_))));
-        assert_eq!(partial.receiver.received(), rest);
+        assert_eq!(partial.receiver().received(), rest);
         partial.write(fixture.batch(CHUNK_LEN..LEN)).unwrap();
         fixture.check_whole(&mut partial);
     }

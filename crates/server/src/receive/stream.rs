@@ -4,13 +4,13 @@ use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
 
-use bytes::Bytes;
 use filepull_core::file_digest::Blake3;
 use filepull_core::problem::Problem;
 use futures::{Stream, StreamExt as _};
 use tokio::time::sleep;
 
 use super::STALLS_AFTER;
+use super::extent::ReceivedExtent;
 use super::receipt::SignedReceipt;
 use super::stall::Stall;
 use crate::read_budget::ReadBudget;
@@ -18,13 +18,8 @@ use crate::read_budget::ReadBudget;
 /// What an agent sends after the header of an upload.
 #[derive(Clone, Debug)]
 pub(crate) enum UploadItem {
-    /// The next bytes.
-    Chunk {
-        /// The offset of the first byte in the file.
-        offset: u64,
-        /// At most `CHUNK_LEN` bytes. An empty chunk is a keepalive.
-        bytes: Bytes,
-    },
+    /// The next bytes, or where they are.
+    Extent(ReceivedExtent),
     /// The complete file has been sent.
     End(ReceivedTrailer),
     /// The agent cannot send the file.

@@ -3,7 +3,7 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::{Condvar, Mutex, PoisonError};
 
-/// Length of a buffer in bytes. One write takes a whole batch of a fast upload.
+/// Length of a buffer in bytes. One write takes a whole batch of a fast upload, or a whole copy.
 pub(crate) const BUFFER_LEN: usize = 1024 * 1024;
 
 /// Alignment of a buffer in memory, and the largest alignment of a file that direct writes support.

@@ -34,6 +34,8 @@ pub(crate) struct Partial {
     appended: u64,
     /// Number of bytes whose write-back has been started.
     started: u64,
+    /// The end of the reserved space, as an offset.
+    reserved: u64,
 }
 
 /// Size and times of a file. They stay equal as long as the file is unchanged.
@@ -85,11 +87,11 @@ pub(crate) fn transfer_of(name: &str) -> Option<TransferId> {
 }
 
 impl Partial {
-    /// Creates the partial, durably, and reserves `size` bytes. Leaves no file after an error.
+    /// Creates the partial, durably, and reserves `stored` bytes. Leaves no file after an error.
     pub(crate) fn create(
         folder: OwnedFd,
         place: PartialPath,
-        size: u64,
+        stored: u64,
         direct: &Arc<DirectWrites>,
     ) -> Result<Self, StoreError> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
@@ -103,10 +105,10 @@ impl Partial {
             let no_inodes = errno == Errno::NOSPC && lacks_inodes(&folder);
             place.failed("create", if no_inodes { no_inodes_left() } else { errno.into() })
         })?;
-        let direct = direct.of_partial(&file, size);
-        let partial = Self::new(file, direct, folder, place, 0);
+        let direct = direct.of_partial(&file, stored);
+        let mut partial = Self::new(file, direct, folder, place, 0);
         // A disk without space for the file fails now, not after an hour of uploading.
-        let begun = partial.reserve(size).and_then(|()| partial.sync_folder());
+        let begun = partial.reserve_at(0, stored).and_then(|()| partial.sync_folder());
         match begun {
             Ok(()) => Ok(partial),
             Err(error) => {
@@ -131,19 +133,27 @@ impl Partial {
             place: Arc::new(place),
             appended: len,
             started: len,
+            reserved: 0,
         }
     }
 
-    /// Reserves disk space for `size` bytes in total.
-    pub(crate) fn reserve(&self, size: u64) -> Result<(), StoreError> {
-        if size == 0 {
+    /// Reserves the space that the partial lacks to use `stored` bytes of the disk, for the bytes that
+    /// are appended next.
+    pub(crate) fn reserve(&mut self, stored: u64) -> Result<(), StoreError> {
+        self.reserve_at(self.appended, stored.saturating_sub(self.allocated()))
+    }
+
+    fn reserve_at(&mut self, offset: u64, n_bytes: u64) -> Result<(), StoreError> {
+        if n_bytes == 0 {
             return Ok(());
         }
-        match rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, 0, size) {
+        match rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, offset, n_bytes) {
+            Ok(()) => self.reserved = self.reserved.max(offset + n_bytes),
             // Some file systems cannot reserve space. Then an append fails on a full disk.
-            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
-            Err(errno) => Err(self.place.failed("reserve space for", errno.into())),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
+            Err(errno) => return Err(self.place.failed("reserve space for", errno.into())),
         }
+        Ok(())
     }
 
     /// Opens the partial and cuts it to `len` bytes. Returns none if it is missing or shorter.
@@ -194,6 +204,32 @@ impl Partial {
         self.appended += chunks.iter().map(|chunk| chunk.as_ref().len() as u64).sum::<u64>();
         self.start_write_back();
         Ok(())
+    }
+
+    /// Appends zeros, without storing them where the file system has sparse files. After an error it is
+    /// unknown how many were appended.
+    pub(crate) fn append_zeros(&mut self, n_bytes: u64) -> Result<(), StoreError> {
+        let end = self.appended + n_bytes;
+        self.file.set_len(end).map_err(|error| self.place.failed("extend", error))?;
+        self.move_reserved_space(end)?;
+        self.appended = end;
+        self.start_write_back();
+        Ok(())
+    }
+
+    /// Moves the space that is reserved for the next bytes behind the zeros that end at `end`.
+    fn move_reserved_space(&mut self, end: u64) -> Result<(), StoreError> {
+        let Some(n_reserved) = self.reserved.checked_sub(self.appended).filter(|n| 0 < *n) else {
+            return Ok(());
+        };
+        let n_moved = n_reserved.min(end - self.appended);
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        // A file system that cannot do this has stored the zeros in the reserved space.
+        if rustix::fs::fallocate(&self.file, flags, self.appended, n_moved).is_err() {
+            return Ok(());
+        }
+        let from = self.reserved.max(end);
+        self.reserve_at(from, n_moved)
     }
 
     /// Starts to write appended bytes to the disk, without waiting for it.
@@ -271,6 +307,10 @@ impl Partial {
     /// Makes the partial read-only, because a download is never writable, and fsyncs its bytes and
     /// its mode. After an error the partial must not be used again, as for [`sync`](Self::sync).
     pub(crate) fn seal(&self) -> Result<(), StoreError> {
+        if self.appended < self.reserved {
+            // Releases reserved space behind the end.
+            self.file.set_len(self.appended).map_err(|error| self.place.failed("cut", error))?;
+        }
         rustix::fs::fchmod(&self.file, Mode::RUSR | Mode::RGRP)
             .map_err(|errno| self.place.failed("protect", errno.into()))?;
         // Not `sync_data`, which does not guarantee that the mode is durable.

@@ -1,33 +1,65 @@
 //! [`Store`] implements the disk port of `core`.
 
 use filepull_core::disk::{CommitResult, Disk, DiskError, Durable, Extent, PartialKey};
+use filepull_core::human::chain;
 use filepull_core::id::ClientId;
 use filepull_core::name::DownloadName;
 use filepull_core::transfer::Download;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
+use tracing::warn;
 
 use super::names::remove_if_exists;
 use super::partial::{Partial, PartialPath};
-use super::{Store, StoreError, digest_of, partial_name};
+use super::{Base, Store, StoreError, digest_of, partial_name};
 
 type Error = DiskError<StoreError>;
 
 impl Disk for Store {
     type Partial = Partial;
+    type Base = Base;
     type Error = StoreError;
 
     /// Creates the client's folder, durably, if it is missing.
-    fn begin(&mut self, key: &PartialKey, size: u64) -> Result<(Partial, Durable), Error> {
+    fn begin(&mut self, key: &PartialKey, stored: u64) -> Result<(Partial, Durable), Error> {
         self.note_begun(key);
         let folder = self.create_folder(&key.client).map_err(DiskError::NotDone)?;
-        let created = Partial::create(folder, self.place(key), size, &self.root.direct);
+        let created = Partial::create(folder, self.place(key), stored, &self.root.direct);
         let partial = created.map_err(DiskError::Unknown)?;
         Ok((partial, Durable::promise()))
     }
 
     fn append<B: AsRef<[u8]>>(&mut self, partial: &mut Partial, chunks: &[B]) -> Result<(), Error> {
         partial.append(chunks).map_err(DiskError::Unknown)
+    }
+
+    fn append_zeros(&mut self, partial: &mut Partial, n_bytes: u64) -> Result<(), Error> {
+        partial.append_zeros(n_bytes).map_err(DiskError::Unknown)
+    }
+
+    fn append_base(
+        &mut self,
+        partial: &mut Partial,
+        base: &Base,
+        offset: u64,
+        n_bytes: u64,
+        take: impl FnOnce(&[u8]),
+    ) -> Result<u64, Error> {
+        let mut buffer = self.root.copies.take();
+        let len = usize::try_from(n_bytes).unwrap_or(usize::MAX).min(buffer.len());
+        let bytes = &mut buffer[..len];
+        let found = match base.read_at(bytes, offset) {
+            Ok(found) => found,
+            Err(error) => {
+                warn!(event = "base.failed", error = %chain(&error), "the base cannot be read");
+                0
+            }
+        };
+        if found == len {
+            partial.append(&[&*bytes]).map_err(DiskError::Unknown)?;
+            take(bytes);
+        }
+        Ok(found as u64)
     }
 
     fn sync(&mut self, partial: &Partial, extent: Extent) -> Result<Durable, Error> {

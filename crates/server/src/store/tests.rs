@@ -200,7 +200,7 @@ fn a_partial_counts_the_space_that_it_reserved() {
     let (partial, _begun) = store.begin(&key(transfer, 1), size).unwrap();
     assert!(size <= partial.allocated());
     drop(partial);
-    let reopened = store.resume(&key(transfer, 1), 0, |_| ()).unwrap().unwrap();
+    let mut reopened = store.resume(&key(transfer, 1), 0, |_| ()).unwrap().unwrap();
     reopened.reserve(size).unwrap();
     assert!(size <= reopened.allocated());
 }

@@ -50,7 +50,7 @@ impl TransferTask {
     fn order(&self) -> SendOrder {
         let Transfer { id, attempt, path, requested_by, .. } = self.transfer.clone();
         let prefix =
-            self.partial.as_ref().map_or_else(Prefix::empty, |partial| partial.receiver.prefix());
+            self.partial.as_ref().map_or_else(Prefix::empty, |partial| partial.receiver().prefix());
         let max_size = self.context.limits.max_file_size;
         let token = Uuid::new_v4();
         SendOrder {

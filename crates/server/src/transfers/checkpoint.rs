@@ -49,7 +49,7 @@ impl Checkpoints {
             return;
         }
         let transfer = Transfer { phase: Phase::Receiving(receiving.clone()), ..transfer.clone() };
-        let prefix = partial.receiver.prefix();
+        let prefix = partial.receiver().prefix();
         let job = checkpoint(Arc::clone(context), transfer, partial.partial.clone(), prefix);
         self.job = Some(Box::pin(job));
     }

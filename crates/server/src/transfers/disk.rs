@@ -196,7 +196,7 @@ impl TransferTask {
         partial: &ReceivedPartial,
     ) -> Result<(), Outcome> {
         let handle = partial.partial.clone();
-        let prefix = partial.receiver.prefix();
+        let prefix = partial.receiver().prefix();
         let result = self.on_disk(move |store| store.sync(&handle, Extent::Prefix)).await;
         let synced = result.map_err(|error| classify(&error.into_cause()))?;
         let mut next = self.start_change();

@@ -284,13 +284,13 @@ impl TransferTask {
     /// Returns the progress that callers have seen, with the bytes that arrived since.
     fn last_progress(&self) -> LastProgress {
         let view = self.view.borrow();
-        let received = self.partial.as_ref().map(|partial| partial.receiver.received());
+        let received = self.partial.as_ref().map(|partial| partial.receiver().received());
         LastProgress { source: view.source.clone(), received: received.unwrap_or(view.bytes_done) }
     }
 
     /// Returns the bytes received in all attempts.
     pub(crate) fn received(&self) -> u64 {
-        self.partial.as_ref().map_or(0, |partial| partial.receiver.received())
+        self.partial.as_ref().map_or(0, |partial| partial.receiver().received())
     }
 
     pub(crate) fn log_interrupted(&self, reason: &str) {

@@ -23,7 +23,9 @@ use super::*;
 use crate::client::{AgentInfo, Greeting, OnRecord};
 use crate::data_folder::RECORDS_FOLDER;
 use crate::read_budget::ReadBudget;
-use crate::receive::{ReceivedTrailer, UploadItem, UploadItems, UploadStream};
+use crate::receive::{
+    ReceivedContent, ReceivedExtent, ReceivedTrailer, UploadItem, UploadItems, UploadStream,
+};
 use crate::registry::{LastHeard, Message, SendOrder, SessionGuard, SessionHandle};
 
 pub(crate) const LIMITS: Limits = Limits {
@@ -235,7 +237,7 @@ impl TransfersFixture {
 }
 
 fn chunk(offset: u64, bytes: &'static [u8]) -> UploadItem {
-    UploadItem::Chunk { offset, bytes: bytes.into() }
+    UploadItem::Extent(ReceivedExtent { offset, content: ReceivedContent::Data(bytes.into()) })
 }
 
 fn whole(bytes: &'static [u8]) -> Vec<UploadItem> {

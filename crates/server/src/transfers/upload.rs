@@ -2,6 +2,7 @@
 
 mod active_upload;
 
+use filepull_core::extent::ExtentKinds;
 use filepull_core::human;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::source::Source;
@@ -30,7 +31,7 @@ impl TransferTask {
         let Upload { offset, source, mut stream, replies, .. } = upload;
         let n_expected = source.size.saturating_sub(offset);
         let view = self.view.clone();
-        let admit = self.admit(offset, source, &replies);
+        let admit = self.admit(offset, source, session.extents, &replies);
         let admitted = stream.while_disk_works(n_expected, admit, || show_disk(&view)).await;
         let received = match admitted {
             Ok((receiving, partial)) => {
@@ -52,11 +53,12 @@ impl TransferTask {
         &mut self,
         offset: u64,
         source: Source,
+        extents: ExtentKinds,
         replies: &mpsc::Sender<Reply>,
     ) -> Result<(Receiving, ReceivedPartial), Outcome> {
         let attempt = self.transfer.attempt;
         let start = loop {
-            let held = self.partial.as_ref().map(|partial| partial.receiver.received());
+            let held = self.partial.as_ref().map(|partial| partial.receiver().received());
             match self.transfer.begin(attempt, offset, &source, held) {
                 Ok(UploadStart::Restart) => {
                     self.count_change_between_attempts()?;
@@ -68,7 +70,7 @@ impl TransferTask {
         };
         self.check_size_and_space(source.size).await?;
         let opened = source.clone();
-        let admitted = match (start, self.partial.take()) {
+        let (receiving, mut partial) = match (start, self.partial.take()) {
             (UploadStart::Resume(receiving), Some(partial)) => {
                 (receiving, reserve(partial, source.size).await?)
             }
@@ -76,8 +78,11 @@ impl TransferTask {
                 self.begin_partial(source).await?
             }
         };
+        partial
+            .begin_upload(opened.size, extents, None)
+            .map_err(|error| Outcome::no_progress(error.to_string()))?;
         self.log_admitted(offset, &opened);
-        Ok(admitted)
+        Ok((receiving, partial))
     }
 
     /// Counts an attempt whose file no longer begins with the received bytes, even if the attempt
@@ -142,7 +147,7 @@ impl TransferTask {
         let ActiveUpload { writer, receiving, replies, .. } = upload;
         let disk_stalled = writer.disk_stalled();
         let partial = writer.finish().await.map_err(|error| classify(&error))?;
-        let received = partial.receiver.received();
+        let received = partial.receiver().received();
         let progress = before < received;
         match end {
             Ok(UploadEnd::Complete(trailer)) => {
@@ -160,6 +165,17 @@ impl TransferTask {
             Ok(UploadEnd::Bad(error)) => {
                 self.partial = Some(partial);
                 let reason = error.to_string();
+                refuse(&replies, Problem::new(Code::AgentError, &*reason), Some(received));
+                Err(Outcome::Interrupted { reason, progress })
+            }
+            Ok(UploadEnd::Violation(reason)) => {
+                self.partial = Some(partial);
+                // An agent that has disconnected needs no response.
+                let _ = replies.try_send(Reply::Violation { reason: reason.clone() });
+                Err(Outcome::Interrupted { reason, progress })
+            }
+            Ok(UploadEnd::BaseChanged(reason)) => {
+                self.partial = Some(partial);
                 refuse(&replies, Problem::new(Code::AgentError, &*reason), Some(received));
                 Err(Outcome::Interrupted { reason, progress })
             }
@@ -301,16 +317,12 @@ fn broken(reason: String, progress: bool, disk_stalled: bool) -> Outcome {
     Outcome::Deferred(Problem::new(Code::StorageFailed, detail))
 }
 
-/// Expects `size` bytes in all, and reserves their space: an earlier process released it when it cut
-/// the partial to its checkpoint.
+/// Reserves space for `size` bytes in all: an earlier process released it when it cut the partial to
+/// its checkpoint.
 async fn reserve(partial: ReceivedPartial, size: u64) -> Result<ReceivedPartial, Outcome> {
     let mut partial = partial;
-    let expected = partial.receiver.expect(size);
-    expected.map_err(|error| Outcome::no_progress(error.to_string()))?;
-    let handle = partial.partial.clone();
-    let reserved = run(move || handle.reserve(size)).await;
-    reserved.map_err(|error| classify(&error))?;
-    Ok(partial)
+    let reserve = move || partial.partial.reserve(size).map(|()| partial);
+    run(reserve).await.map_err(|error| classify(&error))
 }
 
 /// Shows that the transfer waits for a disk that does not respond. A wait for the records keeps its

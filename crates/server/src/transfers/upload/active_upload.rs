@@ -39,7 +39,7 @@ impl ActiveUpload {
     ) -> Self {
         let now = Instant::now();
         let Limits { min_rate, min_rate_window, stall_timeout, checkpoint_every, .. } = limits;
-        let receiver = &partial.receiver;
+        let receiver = partial.receiver();
         Self {
             progress: Progress::new(receiver, stall_timeout, now),
             min_rate: MinRate::new(min_rate, min_rate_window, receiver.received(), now),
@@ -60,7 +60,7 @@ impl ActiveUpload {
         view: &ViewSender,
     ) {
         let Some(partial) = self.writer.partial() else { return };
-        let update = self.progress.on_write(&partial.receiver, Instant::now());
+        let update = self.progress.on_write(partial.receiver(), Instant::now());
         let received = update.received;
         if update.is_shown {
             view.send_modify(|view| {
