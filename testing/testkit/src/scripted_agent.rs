@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bytes::Bytes;
 use filepull_core::PROTOCOL;
+use filepull_core::extent::ExtentKinds;
 use filepull_core::file_digest::Blake3;
 use filepull_proto::v1::agent_control_client::AgentControlClient;
 use filepull_proto::v1::agent_message::Kind as FromAgent;
@@ -49,8 +50,18 @@ impl ScriptedAgent {
         client: &str,
         limit: Duration,
     ) -> anyhow::Result<Self> {
+        Self::connect_with(server, client, ExtentKinds::default(), limit).await
+    }
+
+    /// Opens a session as `client` that can send these kinds of extents.
+    pub async fn connect_with(
+        server: SocketAddr,
+        client: &str,
+        extents: ExtentKinds,
+        limit: Duration,
+    ) -> anyhow::Result<Self> {
         let channel = Channel::from_shared(format!("http://{server}"))?.connect().await?;
-        let opened = Self::open(channel, client, limit).await?;
+        let opened = Self::open_with(channel, client, extents, limit).await?;
         opened.map_err(|error| anyhow::anyhow!("rejected: {error:?}"))
     }
 
@@ -61,12 +72,22 @@ impl ScriptedAgent {
         client: &str,
         limit: Duration,
     ) -> anyhow::Result<Result<Self, Error>> {
+        Self::open_with(channel, client, ExtentKinds::default(), limit).await
+    }
+
+    async fn open_with(
+        channel: Channel,
+        client: &str,
+        extents: ExtentKinds,
+        limit: Duration,
+    ) -> anyhow::Result<Result<Self, Error>> {
         let (to_server, messages) = mpsc::channel(8);
         let hello = Hello {
             client_id: client.into(),
             instance_id: uuid::Uuid::new_v4().as_bytes().to_vec().into(),
             protocol_min: *PROTOCOL.start(),
             protocol_max: *PROTOCOL.end(),
+            capabilities: extents.capabilities().map(str::to_owned).collect(),
             ..Hello::default()
         };
         to_server.send(AgentMessage { kind: Some(FromAgent::Hello(hello)) }).await?;

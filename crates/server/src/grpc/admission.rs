@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 
 use chrono::Utc;
+use filepull_core::extent::ExtentKinds;
 use filepull_core::{CHUNK_LEN, PROTOCOL};
 use filepull_proto::millis;
 use filepull_proto::v1::server_message::Kind as ToAgent;
@@ -195,7 +196,11 @@ fn outgoing(
     let welcome = ToAgent::Welcome(Welcome {
         session_id: session.id.to_string(),
         protocol,
-        capabilities: vec!["drain".into(), "resume".into()],
+        capabilities: ["drain", "resume"]
+            .into_iter()
+            .chain(ExtentKinds::ALL.capabilities())
+            .map(str::to_owned)
+            .collect(),
         heartbeat_ms: millis(settings.heartbeat),
         dead_after_ms: millis(settings.dead_after),
         max_chunk_bytes: u32::try_from(CHUNK_LEN).unwrap_or(u32::MAX),

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::outcome::Outcome;
 use super::progress::StallTimer;
 use super::task::TransferTask;
+use super::upload::bytes_to_store;
 use super::view::Activity;
 use super::{Answer, Command, Upload, now};
 use crate::client::DefaultFile;
@@ -120,8 +121,8 @@ impl TransferTask {
         session: &SessionHandle,
         answer: Answer,
     ) -> Result<(), Outcome> {
-        let source = match answer {
-            Answer::Accepted { source, stored: _ } => source,
+        let (source, stored) = match answer {
+            Answer::Accepted { source, stored } => (source, stored),
             Answer::Unchanged(_) => {
                 let reason = "the agent compared the file with a base that it was not offered";
                 return Err(Outcome::no_progress(reason));
@@ -135,8 +136,9 @@ impl TransferTask {
             Answer::TryAgain(reason) => return Err(Outcome::no_progress(reason)),
         };
         self.source_opened(&source);
+        let stored = bytes_to_store(session, source.size, stored);
         // Checked while the trigger still waits for its answer. The upload is checked again.
-        let checked = self.check_size_and_space(source.size).await;
+        let checked = self.check_size_and_space(source.size, stored).await;
         if let Err(Outcome::Failed(problem) | Outcome::Deferred(problem)) = &checked {
             self.send_cancel(session, problem);
         }

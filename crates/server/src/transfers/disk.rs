@@ -143,14 +143,15 @@ impl TransferTask {
         run(move || job(&mut store)).await
     }
 
-    /// Creates the partial that receives `source`, and records the phase.
+    /// Creates the partial that receives `source`, with space for `stored` bytes, and records the phase.
     pub(crate) async fn begin_partial(
         &mut self,
         source: Source,
+        stored: u64,
     ) -> Result<(Receiving, ReceivedPartial), Outcome> {
         let key = self.transfer.next_partial();
         let size = source.size;
-        let result = self.on_disk(move |store| store.begin(&key, size)).await;
+        let result = self.on_disk(move |store| store.begin(&key, stored)).await;
         let (partial, begun) = result.map_err(|error| classify(&error.into_cause()))?;
         let policy = self.context.limits.read_back;
         let partial =

@@ -49,6 +49,8 @@ pub(crate) struct TransferTask {
     pub(crate) retry: Retry,
     /// This process admitted an upload of the transfer.
     pub(crate) was_admitted: bool,
+    /// How many bytes of the disk the file uses; none if its agent has not reported it to this process.
+    pub(crate) stored: Option<u64>,
 }
 
 impl Drop for TransferTask {
@@ -91,6 +93,7 @@ impl TransferTask {
             request_id: Uuid::nil(),
             cancel: None,
             was_admitted: false,
+            stored: None,
         };
         (task, handle)
     }

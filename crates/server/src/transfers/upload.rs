@@ -28,10 +28,11 @@ impl TransferTask {
         session: &SessionHandle,
         upload: Upload,
     ) -> Result<(), Outcome> {
-        let Upload { offset, source, mut stream, replies, .. } = upload;
+        let Upload { offset, source, stored, mut stream, replies, .. } = upload;
         let n_expected = source.size.saturating_sub(offset);
         let view = self.view.clone();
-        let admit = self.admit(offset, source, session.extents, &replies);
+        let stored = bytes_to_store(session, source.size, stored);
+        let admit = self.admit(offset, source, stored, session.extents, &replies);
         let admitted = stream.while_disk_works(n_expected, admit, || show_disk(&view)).await;
         let received = match admitted {
             Ok((receiving, partial)) => {
@@ -53,6 +54,7 @@ impl TransferTask {
         &mut self,
         offset: u64,
         source: Source,
+        stored: u64,
         extents: ExtentKinds,
         replies: &mpsc::Sender<Reply>,
     ) -> Result<(Receiving, ReceivedPartial), Outcome> {
@@ -68,14 +70,14 @@ impl TransferTask {
                 Err(error) => return Err(reject(error, replies)),
             }
         };
-        self.check_size_and_space(source.size).await?;
+        self.check_size_and_space(source.size, stored).await?;
         let opened = source.clone();
         let (receiving, mut partial) = match (start, self.partial.take()) {
             (UploadStart::Resume(receiving), Some(partial)) => {
-                (receiving, reserve(partial, source.size).await?)
+                (receiving, reserve(partial, stored).await?)
             }
             (UploadStart::Resume(_) | UploadStart::Create | UploadStart::Restart, _) => {
-                self.begin_partial(source).await?
+                self.begin_partial(source, stored).await?
             }
         };
         partial
@@ -111,12 +113,16 @@ impl TransferTask {
         self.show(Activity::Running);
     }
 
-    /// Checks that a source of `size` bytes is allowed and fits on the disk. The received bytes
-    /// already have their space, also if a new partial replaces them.
+    /// Checks that a source of `size` bytes is allowed, and that the `stored` bytes that its disk uses fit
+    /// on this disk. The received bytes already have their space, also if a new partial replaces them.
     ///
     /// # Errors
     /// [`Outcome::Failed`] if the file is too large, [`Outcome::Deferred`] if it does not fit now.
-    pub(crate) async fn check_size_and_space(&self, size: u64) -> Result<(), Outcome> {
+    pub(crate) async fn check_size_and_space(
+        &mut self,
+        size: u64,
+        stored: u64,
+    ) -> Result<(), Outcome> {
         let max_file_size = self.context.limits.max_file_size;
         if max_file_size < size {
             let client = &self.transfer.client;
@@ -125,7 +131,8 @@ impl TransferTask {
             let detail = format!("{client}'s file has {size}; this server accepts up to {max}.");
             return Err(Problem::new(Code::FileTooLarge, detail).into());
         }
-        let needed = size.saturating_sub(self.allocated().await);
+        self.stored = Some(stored);
+        let needed = stored.saturating_sub(self.allocated().await);
         self.context.check_space_for(needed).await.map_err(Outcome::Deferred)
     }
 
@@ -317,11 +324,16 @@ fn broken(reason: String, progress: bool, disk_stalled: bool) -> Outcome {
     Outcome::Deferred(Problem::new(Code::StorageFailed, detail))
 }
 
-/// Reserves space for `size` bytes in all: an earlier process released it when it cut the partial to
+/// Returns how many bytes of the disk a file may use. An agent that sends no holes fills them.
+pub(crate) fn bytes_to_store(session: &SessionHandle, size: u64, stored: u64) -> u64 {
+    if session.extents.hole { stored.min(size) } else { size }
+}
+
+/// Reserves space for `stored` bytes in all: an earlier process released it when it cut the partial to
 /// its checkpoint.
-async fn reserve(partial: ReceivedPartial, size: u64) -> Result<ReceivedPartial, Outcome> {
+async fn reserve(partial: ReceivedPartial, stored: u64) -> Result<ReceivedPartial, Outcome> {
     let mut partial = partial;
-    let reserve = move || partial.partial.reserve(size).map(|()| partial);
+    let reserve = move || partial.partial.reserve(stored).map(|()| partial);
     run(reserve).await.map_err(|error| classify(&error))
 }
 

@@ -305,6 +305,6 @@ impl TransferTask {
     /// Returns how many bytes the file still needs on the disk; 0 while its size is unknown.
     async fn needed(&self) -> u64 {
         let size = self.view.borrow().source.as_ref().map_or(0, |source| source.size);
-        size.saturating_sub(self.allocated().await)
+        self.stored.unwrap_or(size).saturating_sub(self.allocated().await)
     }
 }
