@@ -105,7 +105,8 @@ pub struct Args {
     /// 30d, or `off`; one that has changed is marked as damaged.
     #[arg(long, env = "SCRUB_EVERY", default_value = "30d")]
     pub scrub_every: ScrubInterval,
-    /// Where a complete file is read back from before it gets its name.
+    /// Which files are read back before they get their name: those that were resumed after a restart,
+    /// or always, from the disk itself.
     #[arg(long, env = "READ_BACK", default_value = "resumed")]
     pub read_back: ReadBackPolicy,
     /// How long running transfers may continue at shutdown; the rest resume after the restart.
@@ -135,13 +136,12 @@ pub enum AgentAuth {
     Open,
 }
 
-/// Where a complete file is read back from before it gets its name.
+/// Which complete files are read back before they get their name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum ReadBackPolicy {
-    /// From the page cache, as far as it holds the file. What arrived before a restart is read back
-    /// once more, before the transfer resumes.
+    /// Those that another process began to receive. The scrubber reads the others within an hour.
     Resumed,
-    /// From the disk, past the page cache; slower.
+    /// All, from the disk, past the page cache; slower.
     Always,
 }
 

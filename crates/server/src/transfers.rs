@@ -83,7 +83,7 @@ pub struct Limits {
     pub resume_within: Duration,
     /// How often received bytes are made durable.
     pub checkpoint_every: Duration,
-    /// Where a complete file is read back from before it gets its name.
+    /// Which complete files are read back before they get their name.
     pub read_back: ReadBackPolicy,
 }
 

@@ -143,8 +143,10 @@ async fn a_flipped_bit_never_gets_a_final_name() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
-async fn a_bit_that_flips_in_the_partial_is_not_published() -> anyhow::Result<()> {
-    let (server, mut agent, order, _) = ordered().await?;
+async fn with_read_back_always_a_bit_that_flips_in_the_partial_is_not_published()
+-> anyhow::Result<()> {
+    let read_back = TestServer::process_with(&[("READ_BACK", "always")]);
+    let (server, mut agent, order, _) = ordered_by(read_back).await?;
     let mut sent = agent.upload(&order, 0, 4).await?;
     sent.chunk(0, "data".into()).await?;
     let complete_partial = async || match &server.leftovers("client4")?[..] {

@@ -41,6 +41,9 @@ pub(crate) struct ReceivedPartial {
     /// How many bytes were copied from a base.
     n_copied: u64,
     read_back: Option<ReadBack>,
+    /// The complete partial is read before it is published. Else its digest is the digest of the bytes
+    /// that this process gave to the disk.
+    must_read_back: bool,
     policy: ReadBackPolicy,
 }
 
@@ -67,10 +70,12 @@ impl ReceivedPartial {
         Self::with_bytes(disk, partial, Receiver::new(size), Hasher::default())
     }
 
-    /// A partial that an earlier attempt or process received.
+    /// A partial that an earlier process received, or whose writes failed. It is read back once it is
+    /// complete, because not all of its bytes were written through this file descriptor.
     pub(crate) fn resumed(disk: Store, resumed: ResumedPartial<Partial>) -> Self {
         let ResumedPartial { partial, receiver, sha256 } = resumed;
-        Self::with_bytes(disk, partial, receiver, sha256)
+        let received = Self::with_bytes(disk, partial, receiver, sha256);
+        Self { must_read_back: true, ..received }
     }
 
     fn with_bytes(disk: Store, partial: Partial, receiver: Receiver, sha256: Hasher) -> Self {
@@ -84,13 +89,15 @@ impl ReceivedPartial {
             n_sent: 0,
             n_copied: 0,
             read_back: None,
+            must_read_back: false,
             policy: ReadBackPolicy::Resumed,
         }
     }
 
-    /// Sets where the complete partial is read back from.
+    /// Sets whether, and where the complete partial is read back from.
     pub(crate) fn read_back_as(self, policy: ReadBackPolicy) -> Self {
-        Self { policy, ..self }
+        let must_read_back = self.must_read_back || policy == ReadBackPolicy::Always;
+        Self { must_read_back, policy, ..self }
     }
 
     /// Begins an upload that continues the partial to a file of `size` bytes. Nothing of an earlier
@@ -266,6 +273,7 @@ impl ReceivedPartial {
     pub(crate) fn sync_intact(&mut self) -> Result<Option<(u64, Durable)>, DiskError<StoreError>> {
         let is_intact = match self.is_known_intact() {
             Some(is_intact) => is_intact,
+            None if !self.must_read_back => true,
             None => self.read_back().map_err(DiskError::NotDone)?,
         };
         if !is_intact {
