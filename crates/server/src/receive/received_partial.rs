@@ -94,7 +94,7 @@ impl ReceivedPartial {
         }
     }
 
-    /// Sets whether, and where the complete partial is read back from.
+    /// Sets whether the complete partial is read back, and where from.
     pub(crate) fn read_back_as(self, policy: ReadBackPolicy) -> Self {
         let must_read_back = self.must_read_back || policy == ReadBackPolicy::Always;
         Self { must_read_back, policy, ..self }
@@ -153,7 +153,7 @@ impl ReceivedPartial {
         accepted?;
         let received = self.receiver().received();
         let is_complete = self.n_missing() == 0 && before < received;
-        if is_complete && received <= EARLY_LEN {
+        if self.must_read_back && is_complete && received <= EARLY_LEN {
             self.read_back().map_err(UploadEnd::Disk)?;
         }
         Ok(())
