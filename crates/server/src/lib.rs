@@ -205,6 +205,7 @@ impl Server {
             connections.spawn(tokens.run(records.clone(), drain));
         }
         let writes = store.write_mode().as_str();
+        let copies = store.copy_mode().as_str();
         let drain = work.drain().clone();
         let keep = config.keep_records;
         work.spawn(retention::run(records.clone(), store.clone(), keep, drain.clone()));
@@ -228,7 +229,7 @@ impl Server {
         connections.spawn(serve_agents(gateway, agents, shutdown.clone()));
         let Config { http_addr, grpc_addr, .. } = config;
         info!(
-            event = "server.ready", %http_addr, %grpc_addr, version = VERSION, writes,
+            event = "server.ready", %http_addr, %grpc_addr, version = VERSION, writes, copies,
             "server ready"
         );
         stop.await;

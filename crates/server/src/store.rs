@@ -9,6 +9,7 @@
 mod base;
 mod buffers;
 mod capability;
+mod clones;
 mod direct;
 mod entries;
 mod names;
@@ -33,6 +34,8 @@ use crate::data_folder::{RECORDS_FOLDER, absolute};
 pub(crate) use base::Base;
 use buffers::BufferPool;
 pub(crate) use capability::DataFolderError;
+use clones::Clones;
+pub(crate) use clones::CopyMode;
 use direct::DirectWrites;
 pub(crate) use direct::WriteMode;
 pub(crate) use entries::not_a_folder;
@@ -105,6 +108,7 @@ struct DataRoot {
     /// Memory for copies from a base. Not the buffers of direct writes: a job that holds one of these
     /// waits for one of those.
     copies: BufferPool,
+    clones: Clones,
     /// The partials begun since the start, which the sweep does not remove. None after the sweep.
     begun: Mutex<Option<BTreeSet<PartialKey>>>,
 }
@@ -131,7 +135,8 @@ impl Store {
         let path = path.to_owned();
         let direct = Arc::default();
         let copies = BufferPool::default();
-        Ok(Self { root: Arc::new(DataRoot { path, folder, direct, copies, begun }) })
+        let clones = Clones::default();
+        Ok(Self { root: Arc::new(DataRoot { path, folder, direct, copies, clones, begun }) })
     }
 
     /// Returns the path of the data folder, as it was given.
@@ -142,6 +147,11 @@ impl Store {
     /// Returns how large partials are written.
     pub(crate) fn write_mode(&self) -> WriteMode {
         self.root.direct.mode()
+    }
+
+    /// Returns how copies from a base get into a partial.
+    pub(crate) fn copy_mode(&self) -> CopyMode {
+        self.root.clones.mode()
     }
 
     /// Returns the free space of the file system.

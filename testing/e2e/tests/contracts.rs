@@ -28,7 +28,7 @@ const MASKS: [(&str, &str); 9] = [
 ];
 
 /// JSON fields whose values depend on the machine.
-const MACHINE_FIELDS: [&str; 10] = [
+const MACHINE_FIELDS: [&str; 11] = [
     "free_bytes",
     "hostname",
     "os",
@@ -39,6 +39,7 @@ const MACHINE_FIELDS: [&str; 10] = [
     "version",
     "uptime_seconds",
     "writes",
+    "copies",
 ];
 
 fn root() -> PathBuf {

@@ -2,16 +2,16 @@
 
 use std::fs::File;
 use std::io;
-use std::num::NonZeroU64;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use filepull_core::id::ClientId;
 use filepull_core::transfer::Download;
-use rustix::fs::{Advice, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use super::read_back::read_uncached;
 use super::{Store, StoreError};
 
 /// An open download. It can be read until the last clone is dropped, also after it was removed. Another
@@ -61,20 +61,12 @@ impl Base {
     /// Reads bytes at this offset, and drops them from the page cache. Returns the number of bytes: fewer
     /// than `buffer` has only at the end of the file.
     pub(crate) fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize, StoreError> {
-        let mut len = 0;
-        while len < buffer.len() {
-            match rustix::io::pread(&self.file, &mut buffer[len..], offset + len as u64) {
-                Ok(0) => break,
-                Ok(n_read) => len += n_read,
-                Err(Errno::INTR) => {}
-                Err(errno) => return Err(self.failed("read", errno.into())),
-            }
-        }
-        if let Some(n_read) = NonZeroU64::new(len as u64) {
-            // Without this hint only the page cache is larger.
-            let _ = rustix::fs::fadvise(&self.file, offset, Some(n_read), Advice::DontNeed);
-        }
-        Ok(len)
+        read_uncached(&self.file, buffer, offset).map_err(|error| self.failed("read", error))
+    }
+
+    /// Returns the open file.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
     }
 
     fn failed(&self, step: &'static str, source: io::Error) -> StoreError {

@@ -70,15 +70,17 @@ impl Store {
         checked.map_err(|(what, errno)| unsuitable(&self.root.path, what, errno.into()))
     }
 
-    /// Publishes a file with the same calls as a download. A disk that refuses direct writes is
+    /// Publishes a file with the same calls as a download. A disk that refuses direct writes or clones is
     /// suitable.
     fn publish_probe(&self) -> Result<(), (&'static str, Errno)> {
         let folder = &self.root.folder;
-        let [from, to] = PROBE;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let [from, to, clone] = PROBE;
+        // A clone needs a file that can be read.
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let opened = rustix::fs::openat(folder, from, flags, Mode::RUSR | Mode::WUSR);
         let file: File = opened.map_err(|errno| ("create files", errno))?.into();
         self.root.direct.probe(&file);
+        self.root.clones.probe(folder, clone, &file);
         rustix::fs::fsync(&file).map_err(|errno| ("sync files", errno))?;
         let what = "rename a file without replacing another, and has no hard links";
         let has_name = rename_new(folder, from, to).map_err(|errno| (what, errno))?;
@@ -95,8 +97,9 @@ impl Store {
     }
 }
 
-/// The first name of the probe file, and its name when published. No client id starts with a dot.
-const PROBE: [&str; 2] = [".probe-from", ".probe-to"];
+/// The first name of the probe file, its name when published, and a clone of it. No client id starts with
+/// a dot.
+const PROBE: [&str; 3] = [".probe-from", ".probe-to", ".probe-clone"];
 
 /// Returns the error of a folder that did not open. A folder that cannot be synced is unsuitable.
 fn not_opened(path: &Path, error: StoreError) -> DataFolderError {

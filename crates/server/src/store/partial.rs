@@ -3,19 +3,24 @@
 use std::fs::File;
 use std::io::{self, IoSlice, Seek as _, SeekFrom};
 use std::num::NonZeroU64;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use filepull_core::disk::{DiskError, PartialKey};
+use filepull_core::human::chain;
 use filepull_core::id::{ClientId, TransferId};
 use rustix::fs::{Advice, FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
+use tracing::warn;
 
+use super::base::Base;
+use super::clones::{Clones, clone_blocks};
 use super::direct::{DirectFile, DirectWrites, write_all};
 use super::names::{is_refusal, remove_if_exists, rename_new};
-use super::read_back::read_all;
+use super::read_back::{read_all, read_uncached};
 use super::{StoreError, lacks_inodes, no_inodes as no_inodes_left};
 
 /// A file that is being received. Only [`sync`](Self::sync) and [`seal`](Self::seal) make its bytes
@@ -203,6 +208,77 @@ impl Partial {
         written.map_err(|error| self.place.failed("write", error))?;
         self.appended += chunks.iter().map(|chunk| chunk.as_ref().len() as u64).sum::<u64>();
         self.start_write_back();
+        Ok(())
+    }
+
+    /// Appends bytes of a base, and fills `bytes` with what the partial has then. Blocks that the disk can
+    /// clone are read back from the partial. Returns how many bytes the base has: if it has fewer than
+    /// `bytes`, or cannot be read, nothing is appended.
+    pub(crate) fn append_base(
+        &mut self,
+        base: &Base,
+        offset: u64,
+        bytes: &mut [u8],
+        clones: &Clones,
+    ) -> Result<usize, StoreError> {
+        let before = self.appended;
+        let n_bytes = bytes.len();
+        let Range { start, end } =
+            clones.blocks_of(before, offset, n_bytes).unwrap_or(n_bytes..n_bytes);
+        let mut found = self.append_written(base, offset, &mut bytes[..start])?;
+        if found == start {
+            found += self.append_cloned(base, offset + start as u64, &mut bytes[start..end])?;
+        }
+        if found == end {
+            found += self.append_written(base, offset + end as u64, &mut bytes[end..])?;
+        }
+        if found < n_bytes {
+            self.cut(before)?;
+        }
+        Ok(found)
+    }
+
+    /// Reads bytes of a base and appends them, if it has all of them.
+    fn append_written(
+        &mut self,
+        base: &Base,
+        offset: u64,
+        bytes: &mut [u8],
+    ) -> Result<usize, StoreError> {
+        let found = base.read_at(bytes, offset).unwrap_or_else(|error| {
+            warn!(event = "base.read_failed", error = %chain(&error), "the base cannot be read");
+            0
+        });
+        if found == bytes.len() {
+            self.append(&[&*bytes])?;
+        }
+        Ok(found)
+    }
+
+    /// Clones blocks of a base, and reads them back.
+    fn append_cloned(
+        &mut self,
+        base: &Base,
+        offset: u64,
+        blocks: &mut [u8],
+    ) -> Result<usize, StoreError> {
+        let n_bytes = blocks.len();
+        let at = self.appended;
+        match clone_blocks(base.file(), offset, &self.file, at, n_bytes) {
+            Ok(n_cloned) if n_cloned == n_bytes => {}
+            // Reading the base shows what is wrong with it. A disk that does not clone writes.
+            Ok(_) | Err(_) => return self.append_written(base, offset, blocks),
+        }
+        self.appended += n_bytes as u64;
+        read_uncached(&self.file, blocks, at).map_err(|error| self.place.failed("read", error))
+    }
+
+    /// Cuts the partial, which releases its reserved space.
+    fn cut(&mut self, len: u64) -> Result<(), StoreError> {
+        self.file.set_len(len).map_err(|error| self.place.failed("cut", error))?;
+        self.appended = len;
+        self.started = self.started.min(len);
+        self.reserved = len;
         Ok(())
     }
 

@@ -1,13 +1,11 @@
 //! [`Store`] implements the disk port of `core`.
 
 use filepull_core::disk::{CommitResult, Disk, DiskError, Durable, Extent, PartialKey};
-use filepull_core::human::chain;
 use filepull_core::id::ClientId;
 use filepull_core::name::DownloadName;
 use filepull_core::transfer::Download;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
-use tracing::warn;
 
 use super::names::remove_if_exists;
 use super::partial::{Partial, PartialPath};
@@ -48,15 +46,9 @@ impl Disk for Store {
         let mut buffer = self.root.copies.take();
         let len = usize::try_from(n_bytes).unwrap_or(usize::MAX).min(buffer.len());
         let bytes = &mut buffer[..len];
-        let found = match base.read_at(bytes, offset) {
-            Ok(found) => found,
-            Err(error) => {
-                warn!(event = "base.failed", error = %chain(&error), "the base cannot be read");
-                0
-            }
-        };
+        let appended = partial.append_base(base, offset, bytes, &self.root.clones);
+        let found = appended.map_err(DiskError::Unknown)?;
         if found == len {
-            partial.append(&[&*bytes]).map_err(DiskError::Unknown)?;
             take(bytes);
         }
         Ok(found as u64)

@@ -18,7 +18,7 @@ use crate::http::response;
 use crate::http::response::text::table;
 use crate::http::{About, App};
 use crate::known_clients::ClientCounts;
-use crate::store::WriteMode;
+use crate::store::{CopyMode, WriteMode};
 use crate::tls::CertificateView;
 use crate::transfers::{Limits, TransferCounts};
 
@@ -31,6 +31,7 @@ struct ServerStats {
     limits: Limits,
     free_bytes: Option<u64>,
     writes: WriteMode,
+    copies: CopyMode,
     certificates: Vec<CertificateView>,
 }
 
@@ -52,6 +53,7 @@ pub(crate) async fn respond(app: &App, caller: &Caller) -> Response {
         limits: app.transfers.limits(),
         free_bytes: space.ok().map(|space| space.bytes),
         writes: app.store.write_mode(),
+        copies: app.store.copy_mode(),
         certificates: app.tls.views(SystemTime::now()),
     };
     response::text_or_json(
@@ -74,6 +76,7 @@ fn to_text(about: &About, stats: &ServerStats) -> String {
         ["transfers".to_owned(), format!("{running} running, {waiting} waiting")],
         ["disk".to_owned(), format!("{}  {free} free, {min_free} must stay free", about.data_dir)],
         ["writes".to_owned(), stats.writes.as_text().to_owned()],
+        ["copies".to_owned(), stats.copies.as_text().to_owned()],
     ];
     rows.extend(stats.certificates.iter().map(|certificate| {
         let CertificateView { text, fingerprint, .. } = certificate;
@@ -119,6 +122,8 @@ struct DiskJson<'a> {
     min_free_bytes: u64,
     /// `direct`: large files are written past the page cache. `buffered`: all are written through it.
     writes: &'static str,
+    /// `cloned`: a download shares blocks with the last one of its file. `written`: all are written.
+    copies: &'static str,
 }
 
 /// A certificate of this server, or its own authority.
@@ -171,6 +176,7 @@ impl<'a> ServerJson<'a> {
                 free_bytes: stats.free_bytes,
                 min_free_bytes: limits.min_free,
                 writes: stats.writes.as_str(),
+                copies: stats.copies.as_str(),
             },
             certificates: stats.certificates.iter().map(Into::into).collect(),
             limits: LimitsJson {
