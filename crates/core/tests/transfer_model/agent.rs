@@ -1,12 +1,18 @@
 //! A model of the client: a source file that changes at any time, and the agent that reads it.
 
+use std::cell::RefCell;
+use std::fmt;
+use std::rc::Rc;
+
+use filepull_core::compression::Encoder;
+use filepull_core::extent::{Content, UploadExtent};
 use filepull_core::file_digest::{Blake3, Blake3Hasher};
 use filepull_core::id::TransferId;
 use filepull_core::receive::Prefix;
 use filepull_core::source::{Consistency, Source, SourceChange, SourceRead, Stat};
 
 /// The length of a cell in bytes. A cell holds its version and its position, so that mixed and
-/// shifted files are detected.
+/// shifted files are detected. Some cells are zeros in each version: the holes.
 pub(crate) const CELL_LEN: usize = 8;
 /// Not a divisor of each file length, so that last chunks are short.
 const CHUNK_LEN: usize = 2 * CELL_LEN;
@@ -112,16 +118,30 @@ impl File {
 
 fn cells(version: usize, indices: std::ops::Range<usize>) -> Vec<u8> {
     let word = |n: usize| u32::try_from(n).expect("model files are small").to_le_bytes();
-    indices.flat_map(|index| [word(version), word(index)].concat()).collect()
+    let cell = |index| match index % 6 {
+        4 | 5 => vec![0; CELL_LEN],
+        _ => [word(version + 1), word(index)].concat(),
+    };
+    indices.flat_map(cell).collect()
 }
 
 /// An order of the server: the attempt, and the bytes that the server already has.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Order {
     pub(crate) id: TransferId,
     pub(crate) attempt: u32,
     pub(crate) held: Prefix,
     pub(crate) token: usize,
+    pub(crate) base: Option<BaseList>,
+}
+
+/// What an order says about the base, and the list of its blocks.
+#[derive(Clone, Debug)]
+pub(crate) struct BaseList {
+    /// The length and the digest on record.
+    pub(crate) whole: Prefix,
+    /// What the server has read. The base may be damaged.
+    pub(crate) bytes: Vec<u8>,
 }
 
 /// A bug of an agent.
@@ -137,6 +157,12 @@ pub(crate) enum Lie {
     Gap,
     /// It ends before the last byte.
     Short,
+    /// It sends a hole in place of bytes.
+    Hole,
+    /// It copies bytes behind the end of the base.
+    OutsideBase,
+    /// It continues the zstd stream of another upload.
+    Stream,
 }
 
 /// One attempt of the agent.
@@ -150,7 +176,49 @@ pub(crate) struct Upload {
     before: Stat,
     reading: SourceRead,
     at: usize,
+    /// The beginning of the file, if it equals the base. It is read once, for the proof.
+    grown: Vec<u8>,
+    encoder: UploadEncoder,
     stage: Stage,
+}
+
+/// The zstd stream of an upload. A clone of an upload that has sent nothing has one of its own.
+#[derive(Clone, Default)]
+struct UploadEncoder(Option<Rc<RefCell<Encoder>>>);
+
+impl fmt::Debug for UploadEncoder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("UploadEncoder")
+    }
+}
+
+impl UploadEncoder {
+    fn encode(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let new = || Rc::new(RefCell::new(Encoder::new().expect("there is memory")));
+        let mut encoder = self.0.get_or_insert_with(new).borrow_mut();
+        encoder.encode(bytes).expect("there is memory").to_vec()
+    }
+}
+
+/// An extent that owns its bytes.
+#[derive(Clone, Debug)]
+pub(crate) enum Extent {
+    Data(Vec<u8>),
+    Zstd { len: usize, encoded: Vec<u8> },
+    Hole { len: u64 },
+    Copy { base_offset: u64, len: u64 },
+}
+
+impl Extent {
+    pub(crate) fn borrow(&self, offset: u64) -> UploadExtent<'_> {
+        let content = match *self {
+            Self::Data(ref bytes) => Content::Data(bytes),
+            Self::Zstd { len, ref encoded } => Content::Zstd { len, encoded },
+            Self::Hole { len } => Content::Hole { len },
+            Self::Copy { base_offset, len } => Content::Copy { base_offset, len },
+        };
+        UploadExtent { offset, content }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -165,7 +233,7 @@ enum Stage {
 pub(crate) enum Message {
     Nothing,
     Begin { offset: u64, source: Source },
-    Chunk { offset: u64, bytes: Vec<u8> },
+    Extent { offset: u64, extent: Extent },
     Trailer { size: u64, digest: Blake3 },
     Changed,
 }
@@ -182,6 +250,8 @@ impl Upload {
             before,
             reading: SourceRead::new(before),
             at: 0,
+            grown: Vec::new(),
+            encoder: UploadEncoder::default(),
             stage: Stage::Proving,
         }
     }
@@ -212,8 +282,12 @@ impl Upload {
         let offset = match self.lie {
             Some(Lie::Proof) => len,
             Some(Lie::Offset) => self.at as u64 + 1,
-            Some(Lie::Digest | Lie::Gap | Lie::Short) | None => self.at as u64,
+            Some(
+                Lie::Digest | Lie::Gap | Lie::Short | Lie::Hole | Lie::OutsideBase | Lie::Stream,
+            )
+            | None => self.at as u64,
         };
+        self.prove_base(client);
         let Stat { size, modified_ns, .. } = self.before;
         Message::Begin { offset, source: Source { name: "data.bin".to_owned(), size, modified_ns } }
     }
@@ -224,13 +298,13 @@ impl Upload {
             return Ok(self.trailer());
         }
         if offset < self.before.size {
-            let bytes = self.read(client, usize::MAX)?;
+            let bytes = self.read_or_grown(client)?;
             self.reading.update(&bytes);
             if self.lie == Some(Lie::Gap) {
                 self.lie = None;
                 return Ok(Message::Nothing);
             }
-            return Ok(Message::Chunk { offset, bytes });
+            return Ok(Message::Extent { offset, extent: self.extent(offset, bytes) });
         }
         self.reading.check_stat(client.files[self.file_idx].stat(), client.consistency)?;
         match client.consistency {
@@ -240,6 +314,62 @@ impl Upload {
                 Ok(Message::Nothing)
             }
         }
+    }
+
+    /// Compares the beginning of the file with the base on record.
+    fn prove_base(&mut self, client: &Client) {
+        let Some(BaseList { whole, .. }) = &self.order.base else { return };
+        let len = usize::try_from(whole.len).expect("model files are small");
+        let beginning = client.files[self.file_idx].bytes.get(..len);
+        let proved = beginning.filter(|bytes| Blake3::of(bytes) == whole.digest);
+        self.grown = proved.unwrap_or_default().to_vec();
+    }
+
+    fn read_or_grown(&mut self, client: &Client) -> Result<Vec<u8>, SourceChange> {
+        let end = self.grown.len().min(self.at + CHUNK_LEN);
+        match self.grown.get(self.at..end) {
+            Some(bytes) if !bytes.is_empty() => {
+                self.at = end;
+                Ok(bytes.to_vec())
+            }
+            _ => self.read(client, usize::MAX),
+        }
+    }
+
+    /// Chooses how to send these bytes.
+    fn extent(&mut self, offset: u64, bytes: Vec<u8>) -> Extent {
+        let len = bytes.len();
+        let n_bytes = len as u64;
+        let base_len = self.order.base.as_ref().map_or(0, |base| base.whole.len);
+        match self.lie {
+            Some(Lie::Hole) => return Extent::Hole { len: n_bytes },
+            Some(Lie::OutsideBase) => return Extent::Copy { base_offset: base_len, len: n_bytes },
+            Some(Lie::Stream) => {
+                let mut other = UploadEncoder::default();
+                other.encode(&bytes);
+                return Extent::Zstd { len, encoded: other.encode(&bytes) };
+            }
+            Some(Lie::Digest | Lie::Proof | Lie::Offset | Lie::Gap | Lie::Short) | None => {}
+        }
+        if offset < self.grown.len() as u64 {
+            return Extent::Copy { base_offset: offset, len: n_bytes };
+        }
+        if let Some(base_offset) = self.listed(&bytes) {
+            return Extent::Copy { base_offset, len: n_bytes };
+        }
+        let idx = self.at / CHUNK_LEN + usize::try_from(self.order.attempt).expect("few");
+        match idx % 3 {
+            _ if bytes.iter().all(|&byte| byte == 0) => Extent::Hole { len: n_bytes },
+            0 => Extent::Data(bytes),
+            _ => Extent::Zstd { len, encoded: self.encoder.encode(&bytes) },
+        }
+    }
+
+    /// Returns where the list of the base has these bytes.
+    fn listed(&self, bytes: &[u8]) -> Option<u64> {
+        let base = self.order.base.as_ref()?;
+        let at = base.bytes.windows(bytes.len()).step_by(CELL_LEN).position(|at| at == bytes)?;
+        Some((at * CELL_LEN) as u64)
     }
 
     fn read_again(&mut self, client: &Client) -> Result<Message, SourceChange> {

@@ -123,6 +123,13 @@ impl Disk {
         }
     }
 
+    /// Cuts a file, in memory and on the disk.
+    pub(crate) fn truncate(&mut self, name: &str, len: usize) {
+        let file = self.file_mut(name);
+        file.bytes.truncate(len);
+        file.safe_bytes.truncate(len);
+    }
+
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.folder.keys().map(String::as_str)
     }

@@ -4,6 +4,7 @@ use filepull_core::digest::Hasher;
 use filepull_core::disk::{
     self, CommitResult, Disk as _, DiskError, Extent, PartialKey, ResumedPartial, SealedLocation,
 };
+use filepull_core::extent::{self, BaseRange, ExtentReceiver, Fill};
 use filepull_core::file_digest::Blake3;
 use filepull_core::name::DownloadName;
 use filepull_core::problem::{Code, Problem};
@@ -13,18 +14,25 @@ use filepull_core::transfer::{
     LastProgress, Phase, Published, Recovery, Sealed, Transfer, UploadStart,
 };
 
-use crate::agent::Order;
+use crate::agent::{Extent as SentExtent, Order};
+use crate::disk::Inode;
 use crate::machine::{Event, Machine, Stop, partial_name};
 use crate::server::NOW;
 
 /// How often a disk may reject a name before the deadline of the transfer passes.
 const MAX_REFUSED: usize = 2;
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Live {
     pub(crate) transfer: Transfer,
     /// While a partial of the current generation exists.
-    pub(crate) receiver: Option<Receiver>,
+    pub(crate) extents: Option<ExtentReceiver>,
+    /// The base of the current order, which is open.
+    base: Option<Base>,
+    /// Bytes of a base are in the partial.
+    has_copied: bool,
+    /// A base was damaged, so no further order has one.
+    pub(crate) is_without_base: bool,
     /// Has the bytes of the receiver.
     sha256: Hasher,
     /// A running checkpoint, concurrent with the upload.
@@ -40,9 +48,24 @@ enum CheckpointJob {
     Synced(Box<Transfer>),
 }
 
+/// An open download.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Base {
+    pub(crate) inode: Inode,
+    pub(crate) len: u64,
+}
+
 impl Live {
     pub(crate) fn new(transfer: Transfer) -> Self {
-        Self { transfer, receiver: None, sha256: Hasher::default(), checkpoint_job: None }
+        Self {
+            transfer,
+            extents: None,
+            base: None,
+            has_copied: false,
+            is_without_base: false,
+            sha256: Hasher::default(),
+            checkpoint_job: None,
+        }
     }
 
     pub(crate) fn recover(&mut self, machine: &mut Machine) -> Result<(), Stop> {
@@ -52,7 +75,7 @@ impl Live {
                 let result = disk::resume(machine, &self.transfer.partial(), checkpoint);
                 let resumed = self.check(machine, result)?;
                 let Some(resumed) = resumed else { return self.start_over(machine) };
-                self.receiver = Some(resumed.receiver);
+                self.extents = Some(ExtentReceiver::new(resumed.receiver, 0));
                 self.sha256 = resumed.sha256;
                 Ok(())
             }
@@ -82,8 +105,7 @@ impl Live {
     pub(crate) fn checkpoint_step(&mut self, machine: &mut Machine) -> Result<(), Stop> {
         match self.checkpoint_job.take() {
             None => {
-                self.checkpoint_job =
-                    self.receiver.as_ref().map(|of| CheckpointJob::Begun(of.prefix()));
+                self.checkpoint_job = self.receiver().map(|of| CheckpointJob::Begun(of.prefix()));
             }
             Some(CheckpointJob::Begun(prefix)) => {
                 let result = machine.sync(&self.transfer.partial(), Extent::Prefix);
@@ -122,13 +144,11 @@ impl Live {
         self.settle(machine)?;
         let size = source.size;
         loop {
-            let held = self.receiver.as_ref().map(Receiver::received);
+            let held = self.receiver().map(Receiver::received);
             let begin = self.transfer.begin(order.attempt, offset, source, held);
             match begin.map_err(|_| Stop::Refused)? {
                 UploadStart::Resume(receiving) => {
                     self.transfer.phase = Phase::Receiving(receiving);
-                    let receiver = self.receiver.as_mut().ok_or(Stop::Refused)?;
-                    receiver.expect(size).map_err(|_| Stop::Refused)?;
                     break;
                 }
                 UploadStart::Restart => {
@@ -143,27 +163,64 @@ impl Live {
                     let (_, begun) = self.check(machine, begun)?;
                     self.transfer.receive(source.clone(), begun).expect("it is queued");
                     machine.record(&self.transfer)?;
-                    self.receiver = Some(Receiver::new(size));
+                    self.extents = Some(ExtentReceiver::new(Receiver::new(size), 0));
                     self.sha256 = Hasher::default();
+                    self.has_copied = false;
                     break;
                 }
             }
         }
+        // The upload has no decoder and no extents of an earlier one.
+        let mut receiver = self.receiver().ok_or(Stop::Refused)?.clone();
+        receiver.expect(size).map_err(|_| Stop::Refused)?;
+        let base_len = self.base.map_or(0, |base| base.len);
+        self.extents = Some(ExtentReceiver::new(receiver, base_len));
         machine.events.push(Event::Began(order.id, order.attempt));
         Ok(())
     }
 
-    pub(crate) fn chunk(
+    /// Receives the next extent. The disk has its bytes before the next step.
+    pub(crate) fn extent(
         &mut self,
         machine: &mut Machine,
         order: &Order,
         offset: u64,
-        bytes: &[u8],
+        extent: &SentExtent,
     ) -> Result<(), Stop> {
-        self.receiver_of(order)?.chunk(offset, bytes).map_err(|_| Stop::Refused)?;
-        self.sha256.update(bytes);
-        let done = machine.append(&mut self.transfer.partial(), &[bytes]);
-        self.check(machine, done)
+        self.check_attempt(order)?;
+        let mut partial = self.transfer.partial();
+        let extents = self.extents.as_mut().ok_or(Stop::Refused)?;
+        let filled = match extents.next(extent.borrow(offset)).map_err(|_| Stop::Refused)? {
+            Fill::Bytes(bytes) => {
+                self.sha256.update(bytes);
+                machine.append(&mut partial, &[bytes])
+            }
+            Fill::Zeros(n_bytes) => {
+                extent::zeros(n_bytes).for_each(|zeros| self.sha256.update(zeros));
+                machine.append_zeros(&mut partial, n_bytes)
+            }
+            Fill::Base(range) => return self.copy(machine, &range),
+        };
+        self.check(machine, filled)
+    }
+
+    fn copy(&mut self, machine: &mut Machine, range: &BaseRange) -> Result<(), Stop> {
+        let base = self.base.ok_or(Stop::Refused)?;
+        let mut partial = self.transfer.partial();
+        let Self { extents, sha256, .. } = self;
+        let extents = extents.as_mut().ok_or(Stop::Refused)?;
+        let len = range.n_bytes();
+        let from = range.base_offset();
+        let appended = machine.append_base(&mut partial, &base.inode, from, len, |bytes| {
+            extents.base_bytes(range, bytes).expect("the base has them all");
+            sha256.update(bytes);
+        });
+        self.has_copied = true;
+        if self.check(machine, appended)? != len {
+            self.is_without_base = true;
+            return Err(Stop::Refused);
+        }
+        Ok(())
     }
 
     /// The agent has sent the complete file.
@@ -174,10 +231,11 @@ impl Live {
         size: u64,
         digest: Blake3,
     ) -> Result<(), Stop> {
-        self.receiver_of(order)?;
+        self.check_attempt(order)?;
         self.settle(machine)?;
         let sha256 = self.sha256.digest();
-        match self.receiver_of(order)?.finish(size, digest, sha256) {
+        let received = self.receiver().ok_or(Stop::Refused)?;
+        match received.finish(size, digest, sha256) {
             Ok(proof) => {
                 let partial = self.transfer.partial();
                 let name = partial_name(&partial);
@@ -188,10 +246,15 @@ impl Live {
                 let receiving = self.transfer.receiving().expect("an upload is active");
                 let sealed = receiving.seal(proof, name, inode, synced);
                 self.transfer.phase = Phase::Sealed(sealed.clone());
-                self.receiver = None;
+                self.extents = None;
                 machine.record(&self.transfer)?;
                 let published = self.name(machine, sealed, &partial);
                 self.publish(machine, published)
+            }
+            // The base is damaged. The next attempt sends everything.
+            Err(ReceiveError::Damaged { .. }) if self.has_copied => {
+                self.is_without_base = true;
+                self.set_back(machine, false, Code::ChecksumMismatch)
             }
             Err(ReceiveError::Damaged { .. }) => {
                 self.transfer.setbacks.damaged += 1;
@@ -208,17 +271,27 @@ impl Live {
 
     /// The agent reports that the source has changed.
     pub(crate) fn changed(&mut self, machine: &mut Machine, order: &Order) -> Result<(), Stop> {
-        self.receiver_of(order)?;
+        self.check_attempt(order)?;
         self.settle(machine)?;
         self.transfer.setbacks.changed += 1;
         let too_often = Transfer::MAX_CHANGED <= self.transfer.setbacks.changed;
         self.set_back(machine, too_often, Code::FileChanged)
     }
 
-    /// Returns the receiver of the current attempt. Rejects other attempts.
-    fn receiver_of(&mut self, order: &Order) -> Result<&mut Receiver, Stop> {
-        let is_current = order.attempt == self.transfer.attempt;
-        self.receiver.as_mut().filter(|_| is_current).ok_or(Stop::Refused)
+    /// Returns the received bytes, while a partial of the current generation exists.
+    pub(crate) fn receiver(&self) -> Option<&Receiver> {
+        self.extents.as_ref().map(ExtentReceiver::receiver)
+    }
+
+    /// Opens the base of the next order.
+    pub(crate) fn open_base(&mut self, base: Option<Base>) {
+        self.base = base;
+    }
+
+    /// Rejects an order that is not the current attempt, and one without a partial.
+    fn check_attempt(&self, order: &Order) -> Result<(), Stop> {
+        let is_current = order.attempt == self.transfer.attempt && self.extents.is_some();
+        if is_current { Ok(()) } else { Err(Stop::Refused) }
     }
 
     fn set_back(&mut self, machine: &mut Machine, too_often: bool, code: Code) -> Result<(), Stop> {
@@ -230,7 +303,7 @@ impl Live {
     }
 
     fn start_over(&mut self, machine: &mut Machine) -> Result<(), Stop> {
-        self.receiver = None;
+        self.extents = None;
         self.transfer.start_over().expect("it is not final");
         machine.record(&self.transfer)?;
         Ok(machine.abort(&self.transfer.partial(), None)?)
@@ -239,7 +312,8 @@ impl Live {
     pub(crate) fn fail(&mut self, machine: &mut Machine, code: Code) -> Result<(), Stop> {
         machine.events.push(Event::Lapsed(self.transfer.id));
         self.checkpoint_job = None;
-        let received = self.receiver.take().map_or(0, |receiver| receiver.received());
+        let received = self.receiver().map_or(0, Receiver::received);
+        self.extents = None;
         let reached = LastProgress { source: self.transfer.source().cloned(), received };
         let problem = Problem::new(code, "in the model");
         self.transfer.fail(problem, reached, NOW).expect("it is not final");

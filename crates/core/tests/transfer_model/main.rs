@@ -1,11 +1,12 @@
-//! Tests the rules of the core under random failures: the real [`Transfer`], [`Receiver`] and
+//! Tests the rules of the core under random failures: the real [`Transfer`], [`ExtentReceiver`] and
 //! [`SourceRead`] with models of a disk that loses power, of a server that is killed between any two
-//! steps, and of an agent whose file changes while it is read.
+//! steps, and of an agent whose file changes while it is read. The agent sends extents of every kind:
+//! data, zstd, holes, and copies of the last download, which may be damaged at any time.
 //!
 //! `world` runs the steps. `oracle` checks the invariants of RELIABILITY.md 3.6 after each step.
 //!
 //! [`Transfer`]: filepull_core::transfer::Transfer
-//! [`Receiver`]: filepull_core::receive::Receiver
+//! [`ExtentReceiver`]: filepull_core::extent::ExtentReceiver
 //! [`SourceRead`]: filepull_core::source::SourceRead
 
 mod agent;
@@ -22,7 +23,7 @@ use proptest::prelude::*;
 use agent::{Change, Lie, Mutation, Trace};
 use disk::Fate;
 use machine::{Failing, Fault};
-use world::{Crash, Op, Step, World};
+use world::{Crash, Op, Spoil, Step, World};
 
 /// An operation in which the source does not change and the agent is correct.
 fn server_op() -> impl Strategy<Value = Op> {
@@ -44,10 +45,30 @@ fn any_op() -> impl Strategy<Value = Op> {
     prop_oneof![
         16 => server_op(),
         4 => mutation().prop_map(Op::Mutate),
-        1 => prop::sample::select(vec![Lie::Digest, Lie::Proof, Lie::Offset, Lie::Gap, Lie::Short])
-            .prop_map(Op::Lie),
+        1 => prop::sample::select(LIES.to_vec()).prop_map(Op::Lie),
         1 => Just(Op::Cancel),
+        1 => spoil(),
     ]
+}
+
+const LIES: [Lie; 8] = [
+    Lie::Digest,
+    Lie::Proof,
+    Lie::Offset,
+    Lie::Gap,
+    Lie::Short,
+    Lie::Hole,
+    Lie::OutsideBase,
+    Lie::Stream,
+];
+
+/// Damages the last download.
+fn spoil() -> impl Strategy<Value = Op> {
+    let spoil = prop_oneof![
+        2 => any::<usize>().prop_map(|pick| Spoil::Flip { pick }),
+        1 => (0usize..80).prop_map(|len| Spoil::Truncate { len }),
+    ];
+    spoil.prop_map(Op::Spoil)
 }
 
 fn mutation() -> impl Strategy<Value = Mutation> {
@@ -148,6 +169,52 @@ fn eventful_story() -> Vec<Op> {
     ]
 }
 
+/// A second download that copies from the first, with a checkpoint between two copies, and a base that is
+/// damaged meanwhile.
+fn story_of_a_base(spoiled: Option<Spoil>) -> Vec<Op> {
+    let append = Mutation { change: Change::Append { n_cells: 3 }, trace: Trace::Both };
+    let change = Mutation { change: Change::InPlace { from: 2, n_cells: 1 }, trace: Trace::Both };
+    vec![
+        Op::Deliver { n_steps: 30 },
+        Op::Mutate(append),
+        Op::Trigger { fresh: true },
+        Op::Deliver { n_steps: 4 },
+        Op::Checkpoint,
+        Op::Deliver { n_steps: 1 },
+        Op::DropConnection,
+        spoiled.map_or(Op::Idle, Op::Spoil),
+        Op::Deliver { n_steps: 40 },
+        Op::Mutate(change),
+        Op::Trigger { fresh: true },
+        Op::Deliver { n_steps: 4 },
+        spoiled.map_or(Op::Idle, Op::Spoil),
+        Op::Deliver { n_steps: 40 },
+    ]
+}
+
+#[test]
+fn a_crash_between_any_two_extents_is_survived_with_a_base_in_any_state() {
+    let spoils = [None, Some(Spoil::Truncate { len: 20 }), Some(Spoil::Flip { pick: 3 })];
+    for spoiled in spoils {
+        for step_idx in 0..story_of_a_base(spoiled).len() {
+            for after in 0..30 {
+                for power_cut in [None, Some(Fate(0)), Some(Fate(0x5555_5555_5555_5555))] {
+                    let crash = Crash { after, power_cut, flip: None };
+                    let planned = |(idx, op)| Step {
+                        op,
+                        crash: (idx == step_idx).then_some(crash),
+                        fault: None,
+                    };
+                    let story: Vec<_> =
+                        story_of_a_base(spoiled).into_iter().enumerate().map(planned).collect();
+                    let world = run(14, false, &story);
+                    assert!(world.all_are_done(), "step {step_idx}, {crash:?}, {spoiled:?}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn a_crash_before_any_single_step_is_survived() {
     let power_cuts = [None, Some(0), Some(u64::MAX), Some(0x5555_5555_5555_5555)];
@@ -217,6 +284,14 @@ proptest! {
         story in story(prop_oneof![8 => server_op(), 4 => plain_write()], Just(None), any_fault()),
     ) {
         replay(World::new(n_cells, Consistency::Stat, false), &story);
+    }
+
+    #[test]
+    fn a_file_arrives_despite_a_damaged_base(
+        n_cells in 0usize..10,
+        story in story(prop_oneof![8 => server_op(), 2 => spoil()], Just(None), Just(None)),
+    ) {
+        prop_assert!(run(n_cells, false, &story).all_accepted_are_done());
     }
 
     #[test]

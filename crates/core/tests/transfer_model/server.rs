@@ -6,16 +6,16 @@ use chrono::{DateTime, Utc};
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::problem::{Code, Problem};
 use filepull_core::receive::{Prefix, Receiver};
-use filepull_core::transfer::{LastProgress, Phase, Transfer};
+use filepull_core::transfer::{Download, LastProgress, Phase, Transfer};
 
-use crate::agent::Order;
-use crate::live::Live;
+use crate::agent::{BaseList, Order};
+use crate::live::{Base, Live};
 use crate::machine::{Event, Machine, Stop, is_partial, partial_name};
 
 /// The clock does not move, so that all downloads compete for one name.
 pub(crate) const NOW: DateTime<Utc> = DateTime::UNIX_EPOCH;
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Server {
     transfers: BTreeMap<TransferId, Live>,
     /// The token of all orders of this process. Each process has another one.
@@ -105,13 +105,29 @@ impl Server {
     /// process may count it again: the token tells the two orders apart.
     pub(crate) fn order(&mut self, machine: &mut Machine) -> Result<Option<Order>, Stop> {
         let token = self.token;
+        let last_download = self.last_download(machine);
         let Some(live) = self.open().next() else { return Ok(None) };
         live.settle(machine)?;
-        let Live { transfer, receiver, .. } = live;
-        let attempt = transfer.next_attempt(NOW);
-        machine.events.push(Event::Ordered(transfer.id, attempt));
-        let held = receiver.as_ref().map_or_else(Prefix::empty, Receiver::prefix);
-        Ok(Some(Order { id: transfer.id, attempt, held, token }))
+        let download = last_download.filter(|_| !live.is_without_base);
+        live.open_base(download.as_ref().map(|of| Base { inode: of.inode, len: of.size }));
+        let base = download.map(|of| BaseList {
+            whole: Prefix { len: of.size, digest: of.digests.blake3 },
+            bytes: machine.disk.open_bytes(of.inode).unwrap_or_default().to_vec(),
+        });
+        let attempt = live.transfer.next_attempt(NOW);
+        machine.events.push(Event::Ordered(live.transfer.id, attempt));
+        let held = live.receiver().map_or_else(Prefix::empty, Receiver::prefix);
+        Ok(Some(Order { id: live.transfer.id, attempt, held, token, base }))
+    }
+
+    /// Returns the last download, if it has its name, its inode and its size.
+    fn last_download(&self, machine: &Machine) -> Option<Download> {
+        let downloads = self.transfers().filter_map(|live| live.transfer.download());
+        let last = downloads.last().filter(|of| 0 < of.size)?;
+        let name = last.name.to_string();
+        let len = machine.disk.bytes(&name)?.len() as u64;
+        let is_there = machine.disk.inode(&name) == Some(last.inode) && len == last.size;
+        is_there.then(|| last.clone())
     }
 
     /// Returns the transfer of `order`, if this process sent the order.

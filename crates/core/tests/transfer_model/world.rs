@@ -20,8 +20,12 @@ pub(crate) struct Step {
 #[derive(Clone, Debug)]
 pub(crate) enum Op {
     Idle,
-    Trigger { fresh: bool },
-    Deliver { n_steps: usize },
+    Trigger {
+        fresh: bool,
+    },
+    Deliver {
+        n_steps: usize,
+    },
     DropConnection,
     KillAgent,
     Checkpoint,
@@ -29,8 +33,22 @@ pub(crate) enum Op {
     Cancel,
     Mutate(Mutation),
     Lie(Lie),
-    NameTaken { n_names: usize, same_bytes: bool },
-    StaleUpload { pick: usize },
+    NameTaken {
+        n_names: usize,
+        same_bytes: bool,
+    },
+    StaleUpload {
+        pick: usize,
+    },
+    /// Damages the last download, which may be the base of an upload.
+    Spoil(Spoil),
+}
+
+/// What happens to the bytes of a download outside the server.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Spoil {
+    Flip { pick: usize },
+    Truncate { len: usize },
 }
 
 /// A crash of the server process, at the end of the step or earlier.
@@ -182,6 +200,7 @@ impl World {
             }
             Op::NameTaken { n_names, same_bytes } => self.intrude(n_names, same_bytes),
             Op::StaleUpload { pick } => self.replay(pick)?,
+            Op::Spoil(spoil) => self.spoil(spoil),
         }
         Ok(())
     }
@@ -202,6 +221,16 @@ impl World {
             self.oracle.requested(id, version);
         }
         Ok(())
+    }
+
+    fn spoil(&mut self, spoil: Spoil) {
+        let last = self.machine.records.values().rev().find_map(Transfer::download);
+        let Some(name) = last.map(|download| download.name.to_string()) else { return };
+        match spoil {
+            Spoil::Flip { pick } => self.machine.disk.flip_bit(&name, pick),
+            Spoil::Truncate { len } => self.machine.disk.truncate(&name, len),
+        }
+        self.oracle.spoiled(name);
     }
 
     /// Another program creates files with the names of the next downloads.
@@ -270,7 +299,7 @@ impl World {
         match message {
             Message::Nothing => Ok(()),
             Message::Begin { offset, source } => live.begin(machine, order, offset, &source),
-            Message::Chunk { offset, bytes } => live.chunk(machine, order, offset, &bytes),
+            Message::Extent { offset, extent } => live.extent(machine, order, offset, &extent),
             Message::Trailer { size, digest } => live.trailer(machine, order, size, digest),
             Message::Changed => live.changed(machine, order),
         }
