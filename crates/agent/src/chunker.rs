@@ -1,9 +1,10 @@
-//! Connects the thread of a reader with its upload: takes blocks, and returns chunks at the pace of
-//! the upload.
+//! Connects the thread of a reader with its upload: takes blocks and extents, and returns messages at
+//! the pace of the upload.
 //!
 //! A block is one message between the two threads, however many chunks it has, because waking a
-//! thread costs as much as sending a chunk.
+//! thread costs as much as sending a chunk. Extents are passed in batches for the same reason.
 
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -17,8 +18,10 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use crate::compressor::content_len;
 use crate::cpu_limit::CpuLimit;
 use crate::read::{ClosedSink, ReadError, Reader, Step};
+use crate::server_answers::ServerAnswers;
 use crate::transfer_log::SentBytes;
 
 /// One block waits while another one is split into chunks. If the queue is full the reader waits,
@@ -36,6 +39,8 @@ pub(crate) struct BlockSender {
 #[derive(Debug)]
 pub(crate) struct Chunker {
     steps: mpsc::Receiver<Step>,
+    /// The rest of the current batch.
+    extents: VecDeque<Kind>,
     /// The rest of the current block, and its offset in the file.
     block: Bytes,
     offset: u64,
@@ -49,11 +54,13 @@ pub(crate) struct Chunker {
 pub(crate) enum FirstMessage {
     /// The reader still compares the file with the bytes of the server.
     Proving,
+    /// The file equals the base, and nothing is sent.
+    Unchanged,
     Message(v1::UploadRequest),
 }
 
 /// Connects a reader with an upload. The reader stops at `stop`, or when the chunker is dropped. `sent`
-/// counts the bytes of the chunks.
+/// counts the bytes that the extents bring.
 pub(crate) fn block_channel(
     chunk_len: usize,
     pace: Option<Pace>,
@@ -61,7 +68,15 @@ pub(crate) fn block_channel(
     stop: CancellationToken,
 ) -> (BlockSender, Chunker) {
     let (sender, steps) = mpsc::channel(QUEUE_LEN);
-    let chunker = Chunker { steps, block: Bytes::new(), offset: 0, chunk_len, pace, sent };
+    let chunker = Chunker {
+        steps,
+        extents: VecDeque::new(),
+        block: Bytes::new(),
+        offset: 0,
+        chunk_len,
+        pace,
+        sent,
+    };
     (BlockSender { steps: sender, stop }, chunker)
 }
 
@@ -71,10 +86,11 @@ impl BlockSender {
     pub(crate) fn run(
         self,
         reader: &Reader,
+        answers: &mut ServerAnswers,
         cpu_limit: Option<&CpuLimit>,
     ) -> Result<(), ReadError> {
         let runtime = Handle::current();
-        reader.read(&mut |step| {
+        reader.read(answers, &mut |step| {
             // `blocking_send` would ignore `stop` while the network is blocked.
             let taken = self.stop.run_until_cancelled(self.take(step, cpu_limit));
             runtime.block_on(taken).unwrap_or(Err(ClosedSink))
@@ -93,9 +109,11 @@ impl BlockSender {
     async fn send(&self, step: Step) -> Result<(), ClosedSink> {
         match step {
             Step::Read => Ok(()),
-            step @ (Step::Send(_) | Step::Block { .. } | Step::Proving) => {
-                self.steps.send(step).await.map_err(|_| ClosedSink)
-            }
+            step @ (Step::Send(_)
+            | Step::Block { .. }
+            | Step::Extents(_)
+            | Step::Proving
+            | Step::Unchanged) => self.steps.send(step).await.map_err(|_| ClosedSink),
         }
     }
 }
@@ -110,32 +128,48 @@ impl Chunker {
                     return Some(FirstMessage::Message(v1::UploadRequest { kind: Some(kind) }));
                 }
                 Step::Proving => return Some(FirstMessage::Proving),
-                Step::Block { .. } | Step::Read => {}
+                Step::Unchanged => return Some(FirstMessage::Unchanged),
+                Step::Block { .. } | Step::Extents(_) | Step::Read => {}
             }
         }
     }
 
     /// Returns the next message to the server; `None` if the reader has ended.
     pub(crate) async fn next(&mut self) -> Option<v1::UploadRequest> {
-        while self.block.is_empty() {
+        loop {
+            if let Some(extent) = self.next_extent() {
+                return Some(self.paced(extent).await);
+            }
             match self.steps.recv().await? {
                 Step::Send(kind) => return Some(v1::UploadRequest { kind: Some(kind) }),
                 Step::Block { offset, bytes } => {
                     self.offset = offset;
                     self.block = bytes;
                 }
-                Step::Read | Step::Proving => {}
+                Step::Extents(extents) => self.extents = extents.into(),
+                Step::Read | Step::Proving | Step::Unchanged => {}
             }
         }
-        let data = self.block.split_to(self.chunk_len.min(self.block.len()));
-        let len_bytes = data.len() as u64;
-        if let Some(pace) = &mut self.pace {
-            sleep(pace.wait_for(len_bytes, Instant::now())).await;
+    }
+
+    /// Returns the next extent that the reader has sent already.
+    fn next_extent(&mut self) -> Option<Kind> {
+        if self.block.is_empty() {
+            return self.extents.pop_front();
         }
-        let kind = Some(Kind::Chunk(v1::DataChunk { offset: self.offset, data }));
-        self.offset += len_bytes;
-        self.sent.fetch_add(len_bytes, Ordering::Relaxed);
-        Some(v1::UploadRequest { kind })
+        let data = self.block.split_to(self.chunk_len.min(self.block.len()));
+        let offset = self.offset;
+        self.offset += data.len() as u64;
+        Some(Kind::Chunk(v1::DataChunk { offset, data }))
+    }
+
+    /// Counts an extent, and waits until the pace admits its bytes on the wire.
+    async fn paced(&mut self, extent: Kind) -> v1::UploadRequest {
+        if let Some(pace) = &mut self.pace {
+            sleep(pace.wait_for(extent.encoded_len() as u64, Instant::now())).await;
+        }
+        self.sent.fetch_add(content_len(&extent), Ordering::Relaxed);
+        v1::UploadRequest { kind: Some(extent) }
     }
 
     /// Returns the remaining messages as a stream.
@@ -146,6 +180,8 @@ impl Chunker {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use futures::StreamExt as _;
 
     use super::*;
@@ -197,6 +233,39 @@ mod tests {
         let ([one, two, three], ()) = futures::join!(receive, send);
         assert_eq!([one, two], [Some(FirstMessage::Proving), Some(FirstMessage::Proving)]);
         assert!(matches!(three, Some(FirstMessage::Message(_))), "{three:?}");
+    }
+
+    #[tokio::test]
+    async fn extents_are_returned_one_by_one_and_counted_by_the_bytes_that_they_bring() {
+        let sent = SentBytes::default();
+        let stop = CancellationToken::new();
+        let (sender, chunker) = block_channel(4, None, Arc::clone(&sent), stop);
+        let zstd = Kind::Zstd(v1::ZstdChunk { offset: 0, len: 9, data: "abc".into() });
+        let hole = Kind::Hole(v1::Hole { offset: 9, len: 1 << 20 });
+        let copy = Kind::Copy(v1::BaseCopy { offset: 9 + (1 << 20), base_offset: 5, len: 7 });
+        let extents = vec![zstd, hole, copy];
+        let send = async {
+            sender.send(Step::Extents(extents.clone())).await.unwrap();
+            drop(sender);
+        };
+        let (requests, ()) = futures::join!(chunker.rest().collect::<Vec<_>>(), send);
+        let kinds: Vec<_> = requests.into_iter().map(|request| request.kind.unwrap()).collect();
+        assert_eq!(kinds, extents);
+        assert_eq!(sent.load(Ordering::Relaxed), 3);
+    }
+
+    #[tokio::test]
+    async fn the_pace_counts_bytes_on_the_wire() {
+        // The bytes of the file would take 35 years.
+        let pace = Some(Pace::new(1_000_000, Instant::now()));
+        let (sender, mut chunker) =
+            block_channel(4, pace, SentBytes::default(), CancellationToken::new());
+        let copy = |offset| Kind::Copy(v1::BaseCopy { offset, base_offset: 0, len: 1 << 50 });
+        sender.send(Step::Extents(vec![copy(0), copy(1 << 50)])).await.unwrap();
+        chunker.next().await.unwrap();
+        let start = Instant::now();
+        chunker.next().await.unwrap();
+        assert!(start.elapsed() < std::time::Duration::from_secs(30));
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use filepull_core::backoff::Backoff;
+use filepull_core::extent::ExtentKinds;
 use filepull_core::invite::Invite;
 use filepull_core::source::Source;
 use filepull_core::{PROTOCOL, human};
@@ -251,7 +252,11 @@ impl Supervisor {
             connects: self.connects,
             protocol_min: *PROTOCOL.start(),
             protocol_max: *PROTOCOL.end(),
-            capabilities: vec!["resume".to_owned(), "drain".to_owned()],
+            capabilities: ["resume", "drain"]
+                .into_iter()
+                .chain(ExtentKinds::ALL.capabilities())
+                .map(str::to_owned)
+                .collect(),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             os: std::env::consts::OS.to_owned(),
             arch: std::env::consts::ARCH.to_owned(),

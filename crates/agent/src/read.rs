@@ -1,26 +1,41 @@
-//! Reads a file for one upload: compares the prefix with the bytes of the server, reads the rest,
-//! and checks that the file did not change meanwhile.
+//! Reads a file for one upload: compares its begin with the bytes of the server, reads the rest, and
+//! checks that the file did not change meanwhile.
 //!
 //! Reading blocks, so it needs its own thread. Every read uses the same file descriptor, and ends
 //! at the size that the file had when it was opened.
+//!
+//! The first reading covers each byte once, before any byte is read a second time. What is sent, copied
+//! or left out as a hole is what the first reading found, and the digest in the trailer is its digest.
+//! If the second reading finds the same bytes, they are the file as it was at one instant between the
+//! two readings.
 
-use std::collections::VecDeque;
+mod base;
+mod delta;
+mod first_reading;
+mod parts;
+
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt as _;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+use filepull_core::extent::ExtentKinds;
 use filepull_core::file_digest::Blake3Hasher;
 use filepull_core::id::ClientId;
 use filepull_core::problem::{Code, Problem};
-use filepull_core::receive::Prefix;
-use filepull_core::source::{Consistency, SourceRead};
+use filepull_core::source::Consistency;
 use filepull_proto::v1;
 use filepull_proto::v1::upload_request::Kind;
 
+use self::base::ReadStart;
+use self::first_reading::{FirstReading, StoredDigest, for_zeros};
+use self::parts::Part;
+use crate::compressor::Compressor;
 use crate::error_text;
+use crate::extents::{ExtentSender, keepalive};
+use crate::holes::Stretch;
 use crate::order::SendOrder;
+use crate::server_answers::ServerAnswers;
 use crate::share::{self, OpenFile};
 
 /// Length of one read from the disk and of one message to the upload, in bytes. An upload needs
@@ -33,6 +48,10 @@ const N_BLOCKS: usize = 3;
 /// How often a keepalive is sent while the reader reads bytes that are not sent.
 pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 
+/// How long the server may need for the next message of a list: a message names up to 6 GiB of a base,
+/// which the server may read from a slow disk. Then everything is sent as data.
+pub(crate) const LIST_TIMEOUT: Duration = Duration::from_secs(300);
+
 /// What the reader passes to its sink.
 #[derive(Debug)]
 pub(crate) enum Step {
@@ -40,10 +59,14 @@ pub(crate) enum Step {
     Send(Kind),
     /// Bytes of the file at `offset`, at most [`BLOCK_LEN`].
     Block { offset: u64, bytes: Bytes },
+    /// Extents that follow each other.
+    Extents(Vec<Kind>),
     /// A block was read that is not sent. The sink can stop the reader here.
     Read,
-    /// Like `Read`, while the prefix is compared, and a keepalive is due.
+    /// Like `Read`, before the header, and a keepalive is due.
     Proving,
+    /// The file equals the base of an order with `if_changed`. No other step follows.
+    Unchanged,
 }
 
 /// The sink takes no more steps, because the upload has ended.
@@ -71,42 +94,46 @@ pub(crate) struct Reader {
     pub(crate) open_file: OpenFile,
     pub(crate) order: SendOrder,
     pub(crate) consistency: Consistency,
+    /// The extents that the server accepts.
+    pub(crate) extents: ExtentKinds,
     pub(crate) keepalive_interval: Duration,
+    pub(crate) list_timeout: Duration,
 }
 
 /// Takes the steps of a reader.
 pub(crate) type StepSink<'a> = dyn FnMut(Step) -> Result<(), ClosedSink> + 'a;
 
 impl Reader {
-    /// Passes a header, the blocks and a trailer to `sink`. An abort replaces the trailer if the
-    /// file cannot be sent.
+    /// Passes a header, extents and a trailer to `sink`. An abort replaces the trailer if the file
+    /// cannot be sent.
     ///
     /// A trailer is sent only for a file that stayed unchanged, or whose content was read at open.
     /// If the reader panics no trailer is sent, and the server keeps the partial.
-    pub(crate) fn read(&self, sink: &mut StepSink<'_>) -> Result<(), ReadError> {
-        let result = self.read_file(sink);
+    pub(crate) fn read(
+        &self,
+        answers: &mut ServerAnswers,
+        sink: &mut StepSink<'_>,
+    ) -> Result<(), ReadError> {
+        let result = self.read_file(answers, sink);
         if let Err(ReadError::Failed(problem)) = &result {
             sink(Step::Send(Kind::Abort(problem.into())))?;
         }
         result
     }
 
-    fn read_file(&self, sink: &mut StepSink<'_>) -> Result<(), ReadError> {
-        let mut source = SourceRead::new(self.open_file.stat);
-        let offset = match self.order.resume {
-            Some(prefix) => self.matching_offset(prefix, &mut source, sink)?,
-            None => 0,
-        };
-        sink(Step::Send(Kind::Header(self.header(offset))))?;
-        self.for_each_block(offset..self.size(), |offset, bytes| {
-            source.update(&bytes);
-            sink(Step::Block { offset, bytes })
-        })?;
-        // Content in memory does not change.
-        if self.open_file.content.is_none() {
-            self.check_unchanged(&source, sink)?;
+    fn read_file(
+        &self,
+        answers: &mut ServerAnswers,
+        sink: &mut StepSink<'_>,
+    ) -> Result<(), ReadError> {
+        let start = self.find_start(sink)?;
+        if self.is_unchanged(&start, sink)? {
+            return Ok(sink(Step::Unchanged)?);
         }
-        let blake3 = Bytes::copy_from_slice(source.digest().as_bytes());
+        let first = self.send_extents(start, answers, sink)?;
+        let end = self.size();
+        self.check_unchanged(&first, || keepalive(end), sink)?;
+        let blake3 = Bytes::copy_from_slice(first.digest().as_bytes());
         sink(Step::Send(Kind::Trailer(v1::UploadTrailer {
             total_size: self.size(),
             blake3,
@@ -115,102 +142,150 @@ impl Reader {
         Ok(())
     }
 
-    /// Returns the offset to send from: the end of `prefix` if the file starts with it, else 0.
-    fn matching_offset(
-        &self,
-        prefix: Prefix,
-        source: &mut SourceRead,
-        sink: &mut StepSink<'_>,
-    ) -> Result<u64, ReadError> {
-        if self.size() < prefix.len {
-            return Ok(0);
+    /// Returns whether the order is for a changed file, and the complete file equals the base. It is
+    /// checked like a file that is sent, because the answer says what the file is: its bytes are those
+    /// of the base at one instant.
+    fn is_unchanged(&self, start: &ReadStart, sink: &mut StepSink<'_>) -> Result<bool, ReadError> {
+        let is_base = start.begins_with_base && self.base().is_some_and(|it| it.len == self.size());
+        if !self.order.if_changed || !is_base {
+            return Ok(false);
         }
-        let mut read = source.clone();
-        let result =
-            self.read_unsent(prefix.len, |block| read.update(block), || Step::Proving, sink);
-        match result {
+        match self.check_unchanged(&start.first, || Step::Proving, sink) {
+            Ok(()) => Ok(true),
+            // An upload reports that the file changes.
+            Err(ReadError::Failed(_)) => Ok(false),
             Err(ReadError::Stopped) => Err(ReadError::Stopped),
-            Ok(()) if read.digest() == prefix.digest => {
-                *source = read;
-                Ok(prefix.len)
-            }
-            // After a disk error the file is read from the start. If the error persists it is
-            // reported there.
-            Ok(()) | Err(ReadError::Failed(_)) => Ok(0),
         }
+    }
+
+    /// Sends the header and the extents. Returns what the complete first reading found.
+    fn send_extents(
+        &self,
+        start: ReadStart,
+        answers: &mut ServerAnswers,
+        sink: &mut StepSink<'_>,
+    ) -> Result<FirstReading, ReadError> {
+        let list_request = self.needed_list(&start);
+        let ReadStart { offset, mut first, .. } = start;
+        sink(Step::Send(Kind::Header(self.header(offset, list_request.is_some()))))?;
+        let compressor = self
+            .extents
+            .zstd
+            .then(|| Compressor::new(offset, answers.acks.clone(), Instant::now()));
+        let mut extents = ExtentSender::new(sink, offset, compressor, self.keepalive_interval);
+        self.send_copies(offset..first.n_bytes(), &mut extents)?;
+        let list = match list_request {
+            Some(request) => self.receive_list(request, answers, &mut extents)?,
+            None => None,
+        };
+        match list {
+            Some(list) => self.send_changes(&list, &mut first, &mut extents)?,
+            None => self.send_rest(&mut first, &mut extents)?,
+        }
+        Ok(first)
+    }
+
+    /// Sends bytes that the base has at the same offsets. A hole stays a hole, because a copy of zeros
+    /// may be stored.
+    fn send_copies(
+        &self,
+        range: Range<u64>,
+        extents: &mut ExtentSender<'_, '_>,
+    ) -> Result<(), ReadError> {
+        let mut offset = range.start;
+        while offset < range.end {
+            offset = match self.next_stretch(offset..range.end) {
+                Stretch::Hole { end } => {
+                    extents.hole(end - offset)?;
+                    end
+                }
+                Stretch::Stored { end } => {
+                    extents.copy(offset, end - offset)?;
+                    end
+                }
+            };
+        }
+        Ok(())
+    }
+
+    /// Reads the file from the end of `first`, and sends it.
+    fn send_rest(
+        &self,
+        first: &mut FirstReading,
+        extents: &mut ExtentSender<'_, '_>,
+    ) -> Result<(), ReadError> {
+        self.for_each_part(first.n_bytes()..self.size(), |part| {
+            first.update(&part);
+            match part {
+                Part::Bytes(bytes) => extents.data(bytes),
+                Part::Zeros(len) => extents.hole(len),
+            }
+        })
     }
 
     /// Checks that the file stayed unchanged: its metadata, then its bytes by a second reading.
     fn check_unchanged(
         &self,
-        source: &SourceRead,
-        sink: &mut StepSink<'_>,
-    ) -> Result<(), ReadError> {
-        self.check_stat(source)?;
-        if self.consistency == Consistency::Stat {
-            return Ok(());
-        }
-        let mut second = Blake3Hasher::default();
-        let empty_chunk = || {
-            let chunk = v1::DataChunk { offset: self.size(), data: Bytes::new() };
-            Step::Send(Kind::Chunk(chunk))
-        };
-        self.read_unsent(self.size(), |block| second.update(block), empty_chunk, sink)?;
-        source.check_again(second.digest()).map_err(|_| self.changed())?;
-        self.check_stat(source)
-    }
-
-    fn check_stat(&self, source: &SourceRead) -> Result<(), ReadError> {
-        let after = share::stat(&self.open_file.file).map_err(|error| self.unreadable(&error))?;
-        source.check_stat(after, self.consistency).map_err(|_| self.changed())
-    }
-
-    /// Reads the first `len_bytes` without sending them, and passes a `keepalive` to `sink` at each
-    /// interval. Otherwise a large file on a slow disk would look like a stalled upload.
-    fn read_unsent(
-        &self,
-        len_bytes: u64,
-        mut visit: impl FnMut(&[u8]),
+        first: &FirstReading,
         keepalive: impl Fn() -> Step,
         sink: &mut StepSink<'_>,
     ) -> Result<(), ReadError> {
-        let mut last_keepalive = Instant::now();
-        self.for_each_block(0..len_bytes, |_, block| {
-            visit(&block);
-            if last_keepalive.elapsed() < self.keepalive_interval {
-                return sink(Step::Read);
-            }
-            last_keepalive = Instant::now();
-            sink(keepalive())
-        })
-    }
-
-    /// Reads `range`, and passes each block to `visit` with its offset.
-    fn for_each_block(
-        &self,
-        range: Range<u64>,
-        mut visit: impl FnMut(u64, Bytes) -> Result<(), ClosedSink>,
-    ) -> Result<(), ReadError> {
-        let mut buffers = Buffers::default();
-        let mut offset = range.start;
-        while offset < range.end {
-            let remaining = usize::try_from(range.end - offset).unwrap_or(usize::MAX);
-            let len = remaining.min(BLOCK_LEN);
-            let block = buffers.fill(&self.open_file, offset, len);
-            visit(offset, block.map_err(|error| self.read_error(&error))?)?;
-            offset += len as u64;
+        // Content in memory does not change.
+        if self.open_file.content.is_some() {
+            return Ok(());
         }
-        Ok(())
+        self.check_stat(first)?;
+        if self.consistency == Consistency::Stat {
+            return Ok(());
+        }
+        if !self.stores_the_same(first, &keepalive, sink)? {
+            let mut second = Blake3Hasher::default();
+            let visit = |part: &Part| match part {
+                Part::Bytes(bytes) => second.update(bytes),
+                Part::Zeros(len) => for_zeros(*len, |zeros| second.update(zeros)),
+            };
+            self.read_unsent(0..self.size(), visit, &keepalive, sink)?;
+            first.source().check_again(second.digest()).map_err(|_| self.changed())?;
+        }
+        self.check_stat(first)
     }
 
-    fn header(&self, offset: u64) -> v1::UploadHeader {
+    /// Reads what the disk stores of a file with holes. Returns whether it equals the first reading. If
+    /// not, the complete bytes may be equal nevertheless.
+    fn stores_the_same(
+        &self,
+        first: &FirstReading,
+        keepalive: impl Fn() -> Step,
+        sink: &mut StepSink<'_>,
+    ) -> Result<bool, ReadError> {
+        let Some(stored) = first.stored() else { return Ok(false) };
+        let mut second = StoredDigest::default();
+        self.read_unsent(0..self.size(), |part| second.update(part), keepalive, sink)?;
+        Ok(stored.equals(&second))
+    }
+
+    fn new_reading(&self) -> FirstReading {
+        let is_read_again = self.consistency == Consistency::DoubleRead;
+        FirstReading::new(self.open_file.stat, is_read_again && self.sends_holes())
+    }
+
+    fn sends_holes(&self) -> bool {
+        self.extents.hole && self.open_file.stored < self.size()
+    }
+
+    fn check_stat(&self, first: &FirstReading) -> Result<(), ReadError> {
+        let after = share::stat(&self.open_file.file).map_err(|error| self.unreadable(&error))?;
+        first.source().check_stat(after, self.consistency).map_err(|_| self.changed())
+    }
+
+    fn header(&self, offset: u64, wants_blocks: bool) -> v1::UploadHeader {
         v1::UploadHeader {
             transfer_id: self.order.transfer.to_string(),
             attempt: self.order.attempt,
             upload_token: self.order.token.clone(),
             offset,
-            source: Some((&self.open_file.source).into()),
-            wants_blocks: false,
+            source: Some(self.open_file.source_info(self.extents)),
+            wants_blocks,
         }
     }
 
@@ -234,33 +309,6 @@ impl Reader {
         let reason = error_text::io_error(error);
         let detail = format!("{} cannot read {name}: {reason}.", self.client);
         ReadError::Failed(Problem::new(Code::FileUnreadable, detail))
-    }
-}
-
-/// Up to [`N_BLOCKS`] buffers, oldest first. The oldest is reused, unless its block is still being
-/// sent.
-#[derive(Debug, Default)]
-struct Buffers {
-    filled: VecDeque<Bytes>,
-}
-
-impl Buffers {
-    fn fill(&mut self, open_file: &OpenFile, offset: u64, len: usize) -> io::Result<Bytes> {
-        if let Some(content) = &open_file.content {
-            let start = usize::try_from(offset).unwrap_or(usize::MAX);
-            return Ok(content.slice(start..start + len));
-        }
-        let mut buffer = self.next_buffer(len);
-        open_file.file.read_exact_at(&mut buffer[..len], offset)?;
-        let filled = buffer.freeze();
-        self.filled.push_back(filled.clone());
-        Ok(filled.slice(..len))
-    }
-
-    fn next_buffer(&mut self, len: usize) -> BytesMut {
-        let oldest = if self.filled.len() < N_BLOCKS { None } else { self.filled.pop_front() };
-        let unused = oldest.and_then(|bytes| bytes.try_into_mut().ok());
-        unused.filter(|buffer| len <= buffer.len()).unwrap_or_else(|| BytesMut::zeroed(len))
     }
 }
 

@@ -40,6 +40,28 @@ struct CurrentStatus {
 #[derive(Debug)]
 pub(crate) struct ConnectedGuard(StatusLog);
 
+/// The sizes of one upload, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SentSizes {
+    /// The complete file.
+    pub(crate) file: u64,
+    /// The part from the offset of the upload to the end of the file.
+    pub(crate) upload: u64,
+    /// What was sent for that part.
+    pub(crate) sent: u64,
+}
+
+impl SentSizes {
+    fn text(self, took: Duration) -> String {
+        let Self { file, upload, sent } = self;
+        if upload <= sent {
+            return human::took_for(took, upload);
+        }
+        let took = human::took(took);
+        format!("{took} ({} file, {} sent)", human::size(file), human::size(sent))
+    }
+}
+
 impl Drop for ConnectedGuard {
     fn drop(&mut self) {
         self.0.change_n_sessions(|n_sessions| n_sessions - 1);
@@ -153,12 +175,12 @@ impl StatusLog {
         self.info("agent stopped");
     }
 
-    /// Logs a file that was sent. `len_bytes` is the number of bytes of this upload.
-    pub(crate) fn log_sent(&self, name: &str, stored_as: &str, len_bytes: u64, took: Duration) {
+    /// Logs a file that was sent.
+    pub(crate) fn log_sent(&self, name: &str, stored_as: &str, bytes: SentSizes, took: Duration) {
         let stored_as = human::printable(stored_as, 255);
         let last = LastTransfer { name: name.to_owned(), stored_as, at: Utc::now() };
         self.with_status(|status| status.last_transfer = Some(last));
-        self.info(&format!("sent {name} in {}", human::took_for(took, len_bytes)));
+        self.info(&format!("sent {name} in {}", bytes.text(took)));
     }
 
     /// Logs a start or an end.

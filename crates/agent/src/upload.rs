@@ -3,6 +3,7 @@
 //! [`share`](crate::share) opens the file, and [`read`](crate::read) reads it on its own thread.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use filepull_core::extent::ExtentKinds;
@@ -11,28 +12,25 @@ use filepull_core::pace::Pace;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::source::Consistency;
 use filepull_core::{CHUNK_LEN, human};
-use filepull_proto::answered;
-use filepull_proto::v1::agent_transfer_client::AgentTransferClient;
-use filepull_proto::v1::transfer_update::{Accepted, State};
+use filepull_proto::v1;
+use filepull_proto::v1::transfer_update::{Accepted, State, Unchanged};
 use filepull_proto::v1::upload_request::Kind;
-use filepull_proto::v1::upload_response::Kind as FromServer;
-use filepull_proto::v1::{self, ErrorCode};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_blocking, yield_now};
 use tokio::time::timeout;
 use tokio_stream::StreamExt as _;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 
 use crate::chunker::{Chunker, FirstMessage, block_channel};
 use crate::cpu_limit::CpuLimit;
-use crate::error_text;
 use crate::order::SendOrder;
-use crate::read::{KEEPALIVE_INTERVAL, ReadError, Reader};
+use crate::read::{KEEPALIVE_INTERVAL, LIST_TIMEOUT, ReadError, Reader};
 use crate::receipt::ReceiptDraft;
+use crate::server_answers::{AnswerSender, answer_channel};
 use crate::share::{OpenFile, Shares};
-use crate::status_log::StatusLog;
+use crate::status_log::{SentSizes, StatusLog};
 use crate::transfer_log::{OrderText, SentBytes, TransferEvent, TransferLog};
+use crate::upload_call::{UploadError, call_upload};
 use crate::upload_connections::{AgentChannel, UploadConnections};
 
 /// How long the disk may take to open a file. Shorter than the 10 s within which an order must be
@@ -72,12 +70,12 @@ impl SessionHandle {
     }
 }
 
-/// Why an upload did not end with `Stored`.
-enum UploadError {
-    /// The agent or the server rejects the file as it is.
-    Rejected(Problem),
-    /// The network failed: another attempt can succeed.
-    Failed(String),
+/// How an order ended that was carried out.
+enum OrderOutcome {
+    /// The server has stored the upload.
+    Sent,
+    /// The server has the file already.
+    Unchanged,
 }
 
 /// Opens the file, answers the order, sends the file and reports the outcome. The future may be
@@ -104,7 +102,8 @@ pub(crate) async fn upload(
         status_log.set_file_problem(None);
     }
     let name = open_file.source.name.clone();
-    session.answer(transfer.clone(), attempt, accepted(&open_file)).await;
+    let source = Some(open_file.source_info(session.extents));
+    session.answer(transfer.clone(), attempt, State::Accepted(Accepted { source })).await;
     // Sends the answer before the file is read: a trigger may be waiting for it.
     yield_now().await;
     let sent = SentBytes::default();
@@ -112,7 +111,8 @@ pub(crate) async fn upload(
     let order_text = context.text(&order, &transfer);
     let record = context.transfer_log.start(order_text, size, Arc::clone(&sent)).await;
     match context.send(order, open_file, sent, &session, stop).await {
-        Ok(()) => record.end(TransferEvent::Sent, ""),
+        Ok(OrderOutcome::Sent) => record.end(TransferEvent::Sent, ""),
+        Ok(OrderOutcome::Unchanged) => record.end(TransferEvent::Unchanged, ""),
         Err(UploadError::Rejected(problem)) if problem.code == Code::Cancelled => {
             record.end(TransferEvent::Stopped, "cancelled");
             status_log.info(&format!("stopped sending {name}: cancelled {about}"));
@@ -129,6 +129,21 @@ pub(crate) async fn upload(
             session.answer(transfer, attempt, State::Failed(error)).await;
         }
     }
+}
+
+/// A file that is being read.
+struct ReadingFile {
+    chunker: Chunker,
+    server_answers: AnswerSender,
+    reader: JoinHandle<Result<(), ReadError>>,
+}
+
+/// Answers one order whose file is open.
+struct OrderAnswers<'a> {
+    session: &'a SessionHandle,
+    transfer: String,
+    attempt: u32,
+    source: v1::SourceInfo,
 }
 
 impl UploadContext {
@@ -177,30 +192,21 @@ impl UploadContext {
         sent: SentBytes,
         session: &SessionHandle,
         stop: &CancellationToken,
-    ) -> Result<(), UploadError> {
+    ) -> Result<OrderOutcome, UploadError> {
         let start = Instant::now();
         let name = open_file.source.name.clone();
         let size = open_file.source.size;
         let about = order.about();
-        let accepted = accepted(&open_file);
         let receipt = ReceiptDraft::new(&self.client, &order, &open_file.source, self.consistency);
-        let transfer = order.transfer.to_string();
-        let attempt = order.attempt;
+        let answers = OrderAnswers::new(session, &order, &open_file);
         let stop = stop.child_token();
         // The reader ends with this function, even if the future is dropped.
         let _stop_reader = stop.clone().drop_guard();
-        let (mut chunker, reader) =
-            self.read(order, open_file, sent, session.max_chunk, stop.clone());
-        // The rpc starts when the prefix has been compared, which takes as long as the disk needs.
-        // Until then `accepted` is sent repeatedly, as a keepalive.
-        let header = loop {
-            match chunker.first().await {
-                Some(FirstMessage::Message(header)) => break header,
-                Some(FirstMessage::Proving) => {
-                    session.answer(transfer.clone(), attempt, accepted.clone()).await;
-                }
-                None => return Err(UploadError::Failed("the reader stopped".to_owned())),
-            }
+        let ReadingFile { mut chunker, server_answers, reader } =
+            self.read(order, open_file, Arc::clone(&sent), session, stop.clone());
+        let Some(header) = answers.until_header(&mut chunker).await? else {
+            self.status_log.info(&format!("{name} is unchanged: nothing to send {about}"));
+            return Ok(OrderOutcome::Unchanged);
         };
         let offset = offset_of(&header);
         let range = format!("{}{}", human::size(size), from_offset(offset));
@@ -208,9 +214,10 @@ impl UploadContext {
         let connection = self.connections.acquire(&session.channel, size - offset);
         let AgentChannel { channel, key } = connection.channel().clone();
         let receipt = receipt.signed_by(key);
-        let messages = tokio_stream::once(header).chain(chunker.rest());
-        let response =
-            call_upload(channel, messages.map(move |message| receipt.sign(message))).await;
+        let messages = tokio_stream::once(header)
+            .chain(chunker.rest())
+            .map(move |message| receipt.sign(message));
+        let response = call_upload(channel, messages, server_answers).await;
         stop.cancel();
         let read = reader.await.unwrap_or(Err(ReadError::Stopped));
         if let Err(UploadError::Failed(_)) = &response {
@@ -222,8 +229,9 @@ impl UploadContext {
             // The agent's own problem is more precise than the server's response to it.
             return Err(UploadError::Rejected(problem));
         }
-        self.status_log.log_sent(&name, &response?.name, size - offset, start.elapsed());
-        Ok(())
+        let bytes = SentSizes { file: size, upload: size - offset, sent: sent.load(Relaxed) };
+        self.status_log.log_sent(&name, &response?.name, bytes, start.elapsed());
+        Ok(OrderOutcome::Sent)
     }
 
     /// Starts the reader. It ends with the file, at `stop`, or when the chunker is dropped.
@@ -232,20 +240,25 @@ impl UploadContext {
         order: SendOrder,
         open_file: OpenFile,
         sent: SentBytes,
-        max_chunk: u32,
+        session: &SessionHandle,
         stop: CancellationToken,
-    ) -> (Chunker, JoinHandle<Result<(), ReadError>>) {
-        let chunk_len = CHUNK_LEN.min(usize::try_from(max_chunk).unwrap_or(CHUNK_LEN));
-        let (blocks, chunker) = block_channel(chunk_len, self.pace(&order), sent, stop);
+    ) -> ReadingFile {
+        let max_chunk = usize::try_from(session.max_chunk).unwrap_or(CHUNK_LEN);
+        let (blocks, chunker) =
+            block_channel(CHUNK_LEN.min(max_chunk), self.pace(&order), sent, stop);
+        let (server_answers, mut answers) = answer_channel();
         let reader = Reader {
             client: self.client.clone(),
             open_file,
             order,
             consistency: self.consistency,
+            extents: session.extents,
             keepalive_interval: KEEPALIVE_INTERVAL,
+            list_timeout: LIST_TIMEOUT,
         };
         let cpu_limit = self.cpu_limit.clone();
-        (chunker, spawn_blocking(move || blocks.run(&reader, cpu_limit.as_ref())))
+        let reader = spawn_blocking(move || blocks.run(&reader, &mut answers, cpu_limit.as_ref()));
+        ReadingFile { chunker, server_answers, reader }
     }
 
     /// Returns the lower of the limits of the agent and of the server.
@@ -255,38 +268,39 @@ impl UploadContext {
     }
 }
 
-fn accepted(open_file: &OpenFile) -> State {
-    State::Accepted(Accepted { source: Some((&open_file.source).into()) })
-}
+impl<'a> OrderAnswers<'a> {
+    fn new(session: &'a SessionHandle, order: &SendOrder, open_file: &OpenFile) -> Self {
+        let transfer = order.transfer.to_string();
+        let source = open_file.source_info(session.extents);
+        Self { session, transfer, attempt: order.attempt, source }
+    }
 
-/// Calls the rpc, and waits for the final response.
-async fn call_upload(
-    channel: Channel,
-    requests: impl tokio_stream::Stream<Item = v1::UploadRequest> + Send + 'static,
-) -> Result<v1::Stored, UploadError> {
-    let failed =
-        |status: tonic::Status| UploadError::Failed(error_text::connection_error(&status).text);
-    let mut client = AgentTransferClient::new(channel).max_decoding_message_size(64 * 1024);
-    let mut responses = client.upload(requests).await.map_err(failed)?.into_inner();
-    loop {
-        match responses.message().await.map_err(failed)?.map(|message| message.kind) {
-            Some(Some(FromServer::Stored(stored))) => return Ok(stored),
-            Some(Some(FromServer::Error(error))) if error.code() == ErrorCode::UnknownTransfer => {
-                // This connection leads to another server than the session.
-                let text = human::printable(&error.message, 200);
-                let reason = format!("the server does not know the transfer: {text}");
-                return Err(UploadError::Failed(reason));
-            }
-            Some(Some(FromServer::Error(error))) => {
-                return Err(UploadError::Rejected(answered(&error)));
-            }
-            // No header of this agent requests a list.
-            Some(Some(FromServer::Ack(_) | FromServer::Blocks(_)) | None) => {}
-            None => {
-                let reason = "the server closed the stream without a response";
-                return Err(UploadError::Failed(reason.to_owned()));
+    /// Returns the first message of the upload; none if the file is unchanged, which the server is told.
+    ///
+    /// The rpc starts when the begin of the file has been compared, which takes as long as the disk
+    /// needs. Until then `accepted` is sent repeatedly, as a keepalive.
+    async fn until_header(
+        &self,
+        chunker: &mut Chunker,
+    ) -> Result<Option<v1::UploadRequest>, UploadError> {
+        loop {
+            let source = Some(self.source.clone());
+            match chunker.first().await {
+                Some(FirstMessage::Message(header)) => return Ok(Some(header)),
+                Some(FirstMessage::Proving) => {
+                    self.send(State::Accepted(Accepted { source })).await;
+                }
+                Some(FirstMessage::Unchanged) => {
+                    self.send(State::Unchanged(Unchanged { source })).await;
+                    return Ok(None);
+                }
+                None => return Err(UploadError::Failed("the reader stopped".to_owned())),
             }
         }
+    }
+
+    async fn send(&self, state: State) {
+        self.session.answer(self.transfer.clone(), self.attempt, state).await;
     }
 }
 

@@ -37,8 +37,8 @@ struct RunningUpload {
 pub(crate) struct TooManyUploads;
 
 impl Uploads {
-    /// Maximum number of uploads at once. A server orders one file at a time. An upload needs 3 MiB
-    /// and a thread, so this bounds what a faulty server can use on a small machine.
+    /// Maximum number of uploads at once. A server orders one file at a time. An upload needs up
+    /// to 10 MiB and a thread, so this bounds what a faulty server can use on a small machine.
     const MAX_RUNNING: usize = 8;
 
     pub(crate) fn new(context: UploadContext, lifecycle: Lifecycle) -> Self {

@@ -1,20 +1,32 @@
 //! Readers of a file that stays unchanged, and of files that are changed while they are read.
 
 use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 
+use filepull_core::CHUNK_LEN;
 use filepull_core::file_digest::Blake3;
 use filepull_core::id::TransferId;
-use filepull_core::receive::Receiver;
+use filepull_core::receive::{Prefix, Receiver};
 use tempfile::TempDir;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
+use super::parts::Buffers;
 use super::*;
 use crate::chunker::{FirstMessage, block_channel};
 use crate::cpu_limit::CpuLimit;
+use crate::server_answers::answer_channel;
 use crate::share::Shares;
 use crate::transfer_log::SentBytes;
+
+#[path = "../../tests/fake/assembly.rs"]
+mod assembly;
+mod delta;
+mod holes;
+mod server_has;
+
+use assembly::Assembly;
 
 /// No multiple of a block or of a chunk.
 const LEN: usize = 3 * BLOCK_LEN + 12_345;
@@ -24,13 +36,13 @@ struct ReadFixture {
     content: Vec<u8>,
 }
 
-/// The header offset, the bytes and the end of one reader's messages.
-#[derive(Default)]
+/// The messages of one reader.
 struct Sent {
-    offset: u64,
-    bytes: Vec<u8>,
+    header: Option<v1::UploadHeader>,
+    assembly: Assembly,
     trailer: Option<v1::UploadTrailer>,
     abort: Option<Problem>,
+    is_unchanged: bool,
 }
 
 impl ReadFixture {
@@ -70,31 +82,68 @@ impl ReadFixture {
             open_file,
             order,
             consistency: Consistency::DoubleRead,
+            extents: ExtentKinds::default(),
             keepalive_interval: KEEPALIVE_INTERVAL,
+            list_timeout: LIST_TIMEOUT,
         }
     }
 }
 
 /// Runs the reader to its end. Calls `hook` with each step before the step is taken.
-fn run(reader: &Reader, mut hook: impl FnMut(&Step)) -> (Sent, Result<(), ReadError>) {
-    let mut sent = Sent::default();
-    let result = reader.read(&mut |step| {
+fn run(reader: &Reader, hook: impl FnMut(&Step)) -> (Sent, Result<(), ReadError>) {
+    run_with_base(reader, b"", hook)
+}
+
+/// Like [`run`], with a server that has `base`, and the first bytes of the current file.
+fn run_with_base(
+    reader: &Reader,
+    base: &[u8],
+    hook: impl FnMut(&Step),
+) -> (Sent, Result<(), ReadError>) {
+    let (_answer_sender, mut answers) = answer_channel();
+    run_with_answers(reader, base, &mut answers, hook)
+}
+
+fn run_with_answers(
+    reader: &Reader,
+    base: &[u8],
+    answers: &mut ServerAnswers,
+    mut hook: impl FnMut(&Step),
+) -> (Sent, Result<(), ReadError>) {
+    let prefix_len = reader.order.resume.map_or(0, |prefix| prefix.len).min(reader.size());
+    let mut prefix = vec![0; usize::try_from(prefix_len).unwrap()];
+    reader.open_file.file.read_exact_at(&mut prefix, 0).unwrap();
+    let mut sent = Sent {
+        header: None,
+        assembly: Assembly::new(reader.size(), b"", base),
+        trailer: None,
+        abort: None,
+        is_unchanged: false,
+    };
+    let result = reader.read(answers, &mut |step| {
         hook(&step);
         match step {
-            Step::Send(Kind::Header(header)) => sent.offset = header.offset,
+            Step::Send(Kind::Header(header)) => {
+                let offset = usize::try_from(header.offset).unwrap();
+                sent.assembly = Assembly::new(reader.size(), &prefix[..offset], base);
+                sent.header = Some(header);
+            }
             Step::Block { offset, bytes } => {
-                assert_eq!(offset, sent.offset + sent.bytes.len() as u64);
                 assert!(bytes.len() <= BLOCK_LEN);
-                sent.bytes.extend_from_slice(&bytes);
+                let offsets = (offset..).step_by(CHUNK_LEN);
+                for (offset, chunk) in offsets.zip(bytes.chunks(CHUNK_LEN)) {
+                    let data = Bytes::copy_from_slice(chunk);
+                    sent.assembly.add(&Kind::Chunk(v1::DataChunk { offset, data }));
+                }
             }
-            Step::Send(Kind::Chunk(chunk)) => {
-                assert!(chunk.data.is_empty(), "a keepalive is empty");
-            }
-            Step::Send(Kind::Zstd(_) | Kind::Hole(_) | Kind::Copy(_)) => {
-                panic!("an extent that no server offers");
-            }
+            Step::Extents(extents) => extents.iter().for_each(|it| sent.assembly.add(it)),
             Step::Send(Kind::Trailer(trailer)) => sent.trailer = Some(trailer),
             Step::Send(Kind::Abort(error)) => sent.abort = Some(filepull_proto::reported(&error)),
+            Step::Send(kind) => {
+                sent.assembly.add(&kind);
+                assert!(matches!(kind, Kind::Chunk(chunk) if chunk.data.is_empty()));
+            }
+            Step::Unchanged => sent.is_unchanged = true,
             Step::Read | Step::Proving => {}
         }
         Ok(())
@@ -103,8 +152,8 @@ fn run(reader: &Reader, mut hook: impl FnMut(&Step)) -> (Sent, Result<(), ReadEr
 }
 
 fn check_whole(fixture: &ReadFixture, sent: &Sent, offset: usize) {
-    assert_eq!(sent.offset, offset as u64);
-    assert!(sent.bytes == fixture.content[offset..], "other bytes were sent");
+    assert_eq!(sent.header.as_ref().unwrap().offset, offset as u64);
+    assert!(sent.assembly.bytes == fixture.content, "other bytes were sent");
     let trailer = sent.trailer.as_ref().unwrap();
     assert_eq!(trailer.total_size, fixture.content.len() as u64);
     assert_eq!(&trailer.blake3[..], Blake3::of(&fixture.content).as_bytes());
@@ -233,7 +282,8 @@ fn a_write_that_the_times_do_not_show_is_detected_by_the_second_reading() {
 fn a_reader_whose_sink_is_closed_stops_without_a_trailer() {
     let fixture = ReadFixture::new(LEN);
     let mut steps = 0;
-    let result = fixture.reader(None).read(&mut |_| {
+    let (_answer_sender, mut answers) = answer_channel();
+    let result = fixture.reader(None).read(&mut answers, &mut |_| {
         steps += 1;
         if steps == 3 { Err(ClosedSink) } else { Ok(()) }
     });
@@ -265,8 +315,11 @@ fn a_file_of_unknown_size_is_sent_as_it_was_at_open() {
         let open_file = shares.open(&client, None).unwrap();
         let reader = Reader { open_file, consistency, ..ReadFixture::new(1).reader(None) };
         let (sent, result) = run(&reader, |_| {});
-        assert_eq!((result, sent.bytes.len() as u64), (Ok(()), sent.trailer.unwrap().total_size));
-        assert!(sent.bytes == expected, "other bytes were sent");
+        assert_eq!(
+            (result, sent.assembly.bytes.len() as u64),
+            (Ok(()), sent.trailer.unwrap().total_size)
+        );
+        assert!(sent.assembly.bytes == expected, "other bytes were sent");
     }
 }
 
@@ -291,7 +344,8 @@ async fn a_pause_for_the_cpu_limit_ends_when_the_upload_is_stopped() {
     let (sender, mut chunker) = block_channel(4, None, SentBytes::default(), stop.clone());
     let limit = CpuLimit::exhausted();
     let reader = ReadFixture::new(LEN).reader(None);
-    let result = spawn_blocking(move || sender.run(&reader, Some(&limit)));
+    let (_answer_sender, mut answers) = answer_channel();
+    let result = spawn_blocking(move || sender.run(&reader, &mut answers, Some(&limit)));
     assert!(matches!(chunker.first().await, Some(FirstMessage::Message(_))));
     assert!(!result.is_finished(), "the reader did not pause");
     stop.cancel();

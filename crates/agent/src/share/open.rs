@@ -7,12 +7,15 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use cap_std::fs::{Dir, OpenOptions, OpenOptionsExt as _};
+use filepull_core::extent::ExtentKinds;
 use filepull_core::source::{Source, Stat};
+use filepull_proto::v1;
 use rustix::fs::OFlags;
 
 use super::error::OpenError;
 use super::root::ShareRoot;
 use super::unsized_file;
+use crate::holes;
 
 /// An open file, and its metadata when it was opened.
 #[derive(Debug)]
@@ -20,8 +23,18 @@ pub(crate) struct OpenFile {
     pub(crate) file: File,
     pub(crate) source: Source,
     pub(crate) stat: Stat,
+    /// The number of its bytes that are not in holes, when it was opened.
+    pub(crate) stored: u64,
     /// Its whole content, if its size was unknown before it was read.
     pub(crate) content: Option<Bytes>,
+}
+
+impl OpenFile {
+    /// Returns the metadata for a server that accepts these extents.
+    pub(crate) fn source_info(&self, extents: ExtentKinds) -> v1::SourceInfo {
+        let stored = if extents.hole { self.stored } else { self.source.size };
+        v1::SourceInfo { stored, ..v1::SourceInfo::from(&self.source) }
+    }
 }
 
 /// Where to search for a file.
@@ -79,7 +92,8 @@ impl SharePlace<'_> {
         let size = content.as_ref().map_or(stat.size, |content| content.len() as u64);
         let name = self.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let source = Source { name, size, modified_ns: stat.modified_ns };
-        Ok(OpenFile { file, source, stat, content })
+        let stored = if content.is_some() { size } else { holes::stored_len(&file, size) };
+        Ok(OpenFile { file, source, stat, stored, content })
     }
 }
 

@@ -17,6 +17,8 @@ pub(crate) enum TransferEvent {
     Started,
     /// The server confirmed that it has the whole file.
     Sent,
+    /// The server has the whole file already: nothing was sent.
+    Unchanged,
     /// The transfer ended before the file was sent.
     Failed,
     /// The server cancelled the transfer, or the agent was stopped.
@@ -39,7 +41,8 @@ pub(crate) struct TransferRecord {
     /// The length of the file, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) size: Option<u64>,
-    /// The bytes of the file that left this machine.
+    /// The bytes that left this machine: of the file, or compressed. Parts that the server has already
+    /// and holes have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) sent_bytes: Option<u64>,
     /// The operator, as the server names it.

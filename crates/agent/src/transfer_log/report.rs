@@ -111,6 +111,7 @@ fn row(record: &TransferRecord) -> [String; 7] {
     let outcome = match record.event {
         TransferEvent::Started => "unfinished",
         TransferEvent::Sent => "sent",
+        TransferEvent::Unchanged => "unchanged",
         TransferEvent::Failed => "failed",
         TransferEvent::Stopped => "stopped",
         TransferEvent::Refused => "refused",

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "only tests use it")]
 
+pub(crate) mod assembly;
 pub(crate) mod trust;
 
 use std::fs;
@@ -16,6 +17,7 @@ use filepull_agent::config::Config;
 use filepull_agent::dial::ServerAddr;
 use filepull_agent::share::Shares;
 use filepull_core::PROTOCOL;
+use filepull_core::extent::ExtentKinds;
 use filepull_core::fingerprint::Fingerprint;
 use filepull_core::id::{ClientId, TransferId};
 use filepull_process::Lifecycle;
@@ -30,6 +32,7 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
+use self::assembly::Assembly;
 use self::trust::PeerKey;
 
 /// Length of the agent's default file, in bytes.
@@ -106,11 +109,20 @@ impl FakeServer {
 
     /// Receives the hello of the next session, and answers with a welcome.
     pub(crate) async fn open_session(&mut self) -> (FakeSession, v1::Hello) {
+        self.open_session_with(ExtentKinds::default()).await
+    }
+
+    /// Like [`open_session`](Self::open_session), as a server that accepts these extents.
+    pub(crate) async fn open_session_with(
+        &mut self,
+        extents: ExtentKinds,
+    ) -> (FakeSession, v1::Hello) {
         let mut session = self.next_session().await;
         let Some(ToServer::Hello(hello)) = session.receive().await else {
             panic!("expected a hello")
         };
-        session.send(FromServer::Welcome(welcome())).await;
+        let capabilities = extents.capabilities().map(str::to_owned).collect();
+        session.send(FromServer::Welcome(v1::Welcome { capabilities, ..welcome() })).await;
         (session, hello)
     }
 
@@ -190,6 +202,23 @@ impl FakeUpload {
                 Some(upload_request::Kind::Trailer(trailer)) => return (bytes, Some(trailer)),
                 _ => return (bytes, None),
             }
+        }
+    }
+
+    /// Receives the extents of a file of `size` bytes, up to the trailer or the abort.
+    pub(crate) async fn assemble(
+        &mut self,
+        size: u64,
+        prefix: &[u8],
+        base: &[u8],
+    ) -> (Assembly, upload_request::Kind) {
+        let mut assembly = Assembly::new(size, prefix, base);
+        loop {
+            let kind = self.next().await.expect("the upload ended without a trailer");
+            if matches!(kind, upload_request::Kind::Trailer(_) | upload_request::Kind::Abort(_)) {
+                return (assembly, kind);
+            }
+            assembly.add(&kind);
         }
     }
 
