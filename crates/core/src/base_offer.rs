@@ -32,3 +32,33 @@ impl BaseOffer {
         (len != 0).then_some(Self { len, blake3, blocks })
     }
 }
+
+/// How a transfer has used the base of its file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BaseUse {
+    /// No byte was copied from a base.
+    #[default]
+    Unused,
+    /// Bytes of the base are in the received file.
+    Copied,
+    /// The base was damaged, changed or removed, so the complete file is sent.
+    Failed,
+}
+
+impl BaseUse {
+    const ALL: [Self; 3] = [Self::Unused, Self::Copied, Self::Failed];
+
+    /// Returns the use as text: `unused`, `copied` or `failed`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unused => "unused",
+            Self::Copied => "copied",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// Parses the text of a use.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|base_use| base_use.as_str() == text)
+    }
+}

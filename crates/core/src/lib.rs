@@ -20,6 +20,7 @@ pub mod extent;
 pub mod file_digest;
 pub mod name;
 pub mod receive;
+pub mod send_mode;
 pub mod source;
 pub mod transfer;
 

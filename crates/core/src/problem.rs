@@ -93,6 +93,9 @@ catalogue! {
     /// The download was removed from the server's disk.
     DownloadDeleted = "download-deleted", 410, exit 4, "The download is no longer stored",
         "Pull the file again.";
+    /// The file of a pull with `if-changed` equalled an earlier download, so there is no new one.
+    FileUnchanged = "file-unchanged", 404, exit 4, "The transfer made no file: nothing had changed",
+        "Fetch the earlier download, which the transfer names.";
     /// The client is known and not connected.
     ClientOffline = "client-offline", 409, exit 5, "The client is offline",
         "Add queue=24h to pull when it returns.";

@@ -11,15 +11,18 @@ mod phase_name;
 
 use chrono::{DateTime, Utc};
 
+use crate::base_offer::BaseUse;
 use crate::disk::{Durable, PartialKey};
 pub use crate::download::Download;
 use crate::id::{ClientId, TransferId};
+use crate::name::DownloadName;
 use crate::path::SharedPath;
 use crate::problem::{Code, Problem};
 use crate::receive::Prefix;
+use crate::send_mode::SendMode;
 use crate::source::Source;
 pub use begin::{BeginError, UploadStart};
-pub use phase::{Failure, LastProgress, Phase, Published, Receiving, Sealed};
+pub use phase::{Failure, LastProgress, Phase, Published, Receiving, Sealed, Unchanged};
 pub use phase_name::PhaseName;
 
 /// The transfer of one file, as it is on record.
@@ -31,6 +34,8 @@ pub struct Transfer {
     pub client: ClientId,
     /// The path of the file; none is the client's default file.
     pub path: Option<SharedPath>,
+    /// How much of the file it sends.
+    pub mode: SendMode,
     /// The caller that requested the file, for the record.
     pub requested_by: String,
     /// When the transfer was requested.
@@ -49,6 +54,11 @@ pub struct Transfer {
     pub generation: u32,
     /// Counts failures that did not end the transfer.
     pub setbacks: Setbacks,
+    /// How many bytes of content the client has sent in all attempts, compressed if it compressed
+    /// them. Holes and copies from the base cost none.
+    pub sent: u64,
+    /// How it has used the last good download of the file.
+    pub base_use: BaseUse,
     /// The current phase.
     pub phase: Phase,
 }
@@ -110,6 +120,7 @@ impl Transfer {
             id: TransferId::generate(),
             client,
             path,
+            mode: SendMode::Changes,
             requested_by,
             created_at: now,
             queue_until: None,
@@ -119,15 +130,17 @@ impl Transfer {
             epoch: 0,
             generation: 0,
             setbacks: Setbacks::default(),
+            sent: 0,
+            base_use: BaseUse::Unused,
             phase: Phase::Queued,
         }
     }
 
-    /// Returns whether the transfer is done, failed or cancelled. A final transfer never changes.
+    /// Returns whether the transfer is done, unchanged, failed or cancelled. A final transfer never changes.
     pub fn is_final(&self) -> bool {
         match self.phase {
             Phase::Queued | Phase::Receiving(_) | Phase::Sealed(_) => false,
-            Phase::Done(_) | Phase::Failed(_) | Phase::Cancelled(_) => true,
+            Phase::Done(_) | Phase::Unchanged(_) | Phase::Failed(_) | Phase::Cancelled(_) => true,
         }
     }
 
@@ -143,6 +156,7 @@ impl Transfer {
             Phase::Queued
             | Phase::Receiving(_)
             | Phase::Sealed(_)
+            | Phase::Unchanged(_)
             | Phase::Failed(_)
             | Phase::Cancelled(_) => None,
         }
@@ -154,6 +168,7 @@ impl Transfer {
             Phase::Receiving(receiving) => Some(receiving.source()),
             Phase::Sealed(sealed) => Some(&sealed.download().source),
             Phase::Done(published) => Some(&published.download().source),
+            Phase::Unchanged(unchanged) => Some(&unchanged.source),
             Phase::Failed(failure) | Phase::Cancelled(failure) => failure.reached.source.as_ref(),
             Phase::Queued => None,
         }
@@ -170,7 +185,7 @@ impl Transfer {
             Phase::Receiving(receiving) => receiving.checkpoint().len,
             Phase::Sealed(sealed) => sealed.download().size,
             Phase::Done(published) => published.download().size,
-            Phase::Queued | Phase::Failed(_) | Phase::Cancelled(_) => 0,
+            Phase::Queued | Phase::Unchanged(_) | Phase::Failed(_) | Phase::Cancelled(_) => 0,
         }
     }
 
@@ -184,6 +199,7 @@ impl Transfer {
             Phase::Queued
             | Phase::Sealed(_)
             | Phase::Done(_)
+            | Phase::Unchanged(_)
             | Phase::Failed(_)
             | Phase::Cancelled(_) => Err(self.phase_error("seal")),
         }
@@ -243,6 +259,7 @@ impl Transfer {
             | Phase::Receiving(_)
             | Phase::Sealed(_)
             | Phase::Done(_)
+            | Phase::Unchanged(_)
             | Phase::Failed(_)
             | Phase::Cancelled(_) => Err(self.phase_error("publish")),
         }
@@ -258,6 +275,36 @@ impl Transfer {
             return Err(self.phase_error("start over"));
         }
         self.phase = Phase::Queued;
+        if self.base_use == BaseUse::Copied {
+            self.base_use = BaseUse::Unused;
+        }
+        Ok(())
+    }
+
+    /// Ends the transfer without a download, because `source` equals the download `since`. Abort
+    /// the [`partial`](Self::partial) once this is on record.
+    ///
+    /// # Errors
+    /// The transfer makes a file in any case, or it is sealed or final.
+    pub fn end_unchanged(
+        &mut self,
+        source: Source,
+        since: DownloadName,
+        now: DateTime<Utc>,
+    ) -> Result<(), PhaseError> {
+        let may_end = match self.phase {
+            Phase::Queued | Phase::Receiving(_) => self.mode == SendMode::IfChanged,
+            Phase::Sealed(_)
+            | Phase::Done(_)
+            | Phase::Unchanged(_)
+            | Phase::Failed(_)
+            | Phase::Cancelled(_) => false,
+        };
+        if !may_end {
+            return Err(self.phase_error("end without a change"));
+        }
+        self.phase = Phase::Unchanged(Unchanged { source, since });
+        self.finished_at = Some(now);
         Ok(())
     }
 
@@ -285,9 +332,11 @@ impl Transfer {
     /// Returns what a starting server must check before this transfer can continue.
     pub fn recovery(&self) -> Recovery {
         match &self.phase {
-            Phase::Queued | Phase::Done(_) | Phase::Failed(_) | Phase::Cancelled(_) => {
-                Recovery::Nothing
-            }
+            Phase::Queued
+            | Phase::Done(_)
+            | Phase::Unchanged(_)
+            | Phase::Failed(_)
+            | Phase::Cancelled(_) => Recovery::Nothing,
             Phase::Receiving(receiving) => Recovery::ReadPrefix(receiving.checkpoint()),
             Phase::Sealed(sealed) => Recovery::FindSealed(sealed.clone()),
         }

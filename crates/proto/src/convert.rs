@@ -214,6 +214,7 @@ fn wire_code(code: Code) -> ErrorCode {
         | Code::TooManyClients
         | Code::ReceiptMissing
         | Code::DownloadDeleted
+        | Code::FileUnchanged
         | Code::ClientOffline
         | Code::ClientGone
         | Code::AgentError

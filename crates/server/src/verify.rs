@@ -175,9 +175,11 @@ impl Verification {
                 unknown.remove(OsStr::new(&sealed.download().name.to_string()));
                 return;
             }
-            Phase::Queued | Phase::Receiving(_) | Phase::Failed(_) | Phase::Cancelled(_) => {
-                return;
-            }
+            Phase::Queued
+            | Phase::Receiving(_)
+            | Phase::Unchanged(_)
+            | Phase::Failed(_)
+            | Phase::Cancelled(_) => return,
         };
         unknown.remove(OsStr::new(&download.name.to_string()));
         let store = self.store.clone();

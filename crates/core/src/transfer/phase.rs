@@ -24,6 +24,8 @@ pub enum Phase {
     Sealed(Sealed),
     /// The download is durable under its final name.
     Done(Published),
+    /// The file equals an earlier download, so there is no new one.
+    Unchanged(Unchanged),
     /// The transfer ended without a download.
     Failed(Failure),
     /// The transfer ended because a caller cancelled it.
@@ -57,6 +59,7 @@ impl Phase {
             Self::Receiving(_) => PhaseName::Receiving,
             Self::Sealed(_) => PhaseName::Sealed,
             Self::Done(_) => PhaseName::Done,
+            Self::Unchanged(_) => PhaseName::Unchanged,
             Self::Failed(_) => PhaseName::Failed,
             Self::Cancelled(_) => PhaseName::Cancelled,
         }
@@ -67,15 +70,28 @@ impl Phase {
         match self {
             Self::Sealed(sealed) => Some(&sealed.download),
             Self::Done(published) => Some(&published.download),
-            Self::Queued | Self::Receiving(_) | Self::Failed(_) | Self::Cancelled(_) => None,
+            Self::Queued
+            | Self::Receiving(_)
+            | Self::Unchanged(_)
+            | Self::Failed(_)
+            | Self::Cancelled(_) => None,
         }
+    }
+
+    /// Returns the earlier download that the file equals.
+    pub fn unchanged(&self) -> Option<&Unchanged> {
+        if let Self::Unchanged(unchanged) = self { Some(unchanged) } else { None }
     }
 
     /// Returns how a failed or cancelled transfer ended.
     pub fn failure(&self) -> Option<&Failure> {
         match self {
             Self::Failed(failure) | Self::Cancelled(failure) => Some(failure),
-            Self::Queued | Self::Receiving(_) | Self::Sealed(_) | Self::Done(_) => None,
+            Self::Queued
+            | Self::Receiving(_)
+            | Self::Sealed(_)
+            | Self::Done(_)
+            | Self::Unchanged(_) => None,
         }
     }
 }
@@ -168,6 +184,15 @@ impl Published {
     pub fn download(&self) -> &Download {
         &self.download
     }
+}
+
+/// Phase: the file on the client equals an earlier download.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unchanged {
+    /// The file, as the client read it.
+    pub source: Source,
+    /// The earlier download, in the client's folder.
+    pub since: DownloadName,
 }
 
 /// Why a transfer ended without a download, and how much of the file was received.

@@ -11,6 +11,8 @@ pub enum PhaseName {
     Sealed,
     /// The download has its final name.
     Done,
+    /// The file equals an earlier download.
+    Unchanged,
     /// The transfer ended without a download.
     Failed,
     /// The transfer was cancelled before it was complete.
@@ -18,16 +20,25 @@ pub enum PhaseName {
 }
 
 impl PhaseName {
-    const ALL: [Self; 6] =
-        [Self::Queued, Self::Receiving, Self::Sealed, Self::Done, Self::Failed, Self::Cancelled];
+    const ALL: [Self; 7] = [
+        Self::Queued,
+        Self::Receiving,
+        Self::Sealed,
+        Self::Done,
+        Self::Unchanged,
+        Self::Failed,
+        Self::Cancelled,
+    ];
 
-    /// Returns the name as text: `queued`, `receiving`, `sealed`, `done`, `failed` or `cancelled`.
+    /// Returns the name as text: `queued`, `receiving`, `sealed`, `done`, `unchanged`, `failed` or
+    /// `cancelled`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Queued => "queued",
             Self::Receiving => "receiving",
             Self::Sealed => "sealed",
             Self::Done => "done",
+            Self::Unchanged => "unchanged",
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
         }

@@ -184,7 +184,7 @@ impl Oracle {
                 assert!(receiver.received() <= receiving.source().size, "I8: more than announced");
             }
             Phase::Sealed(_) => panic!("a sealed transfer was not continued: {transfer:?}"),
-            Phase::Done(_) | Phase::Failed(_) | Phase::Cancelled(_) => {
+            Phase::Done(_) | Phase::Unchanged(_) | Phase::Failed(_) | Phase::Cancelled(_) => {
                 assert_eq!(Some(transfer), machine.records.get(&transfer.id), "I15");
             }
         }

@@ -57,7 +57,11 @@ impl Server {
     pub(crate) fn partials(&self) -> BTreeSet<String> {
         let owned = |live: &Live| match live.transfer.phase {
             Phase::Receiving(_) | Phase::Sealed(_) => Some(partial_name(&live.transfer.partial())),
-            Phase::Queued | Phase::Done(_) | Phase::Failed(_) | Phase::Cancelled(_) => None,
+            Phase::Queued
+            | Phase::Done(_)
+            | Phase::Unchanged(_)
+            | Phase::Failed(_)
+            | Phase::Cancelled(_) => None,
         };
         self.transfers().filter_map(owned).collect()
     }

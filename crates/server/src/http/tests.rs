@@ -36,7 +36,7 @@ async fn a_rejected_trigger_gives_the_reason_and_the_next_step() {
     let unknown = "No client called cleint4 has ever connected. Did you mean client4?";
     check("/trigger?id=cleint4", 404, [unknown, "list them: curl pull:80/clients"]).await;
     let misspelt = "There is no parameter \"wiat\" here. Did you mean wait?";
-    let known = "Parameters are: id, path, wait, queue, fresh.";
+    let known = "Parameters are: id, path, wait, queue, fresh, if-changed.";
     check("/trigger?id=client4&wiat", 400, [misspelt, known]).await;
     let offline = fixture.get("/trigger?id=client4").await;
     assert_eq!(offline.status, StatusCode::CONFLICT);

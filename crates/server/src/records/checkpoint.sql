@@ -6,7 +6,9 @@ UPDATE transfers SET
     source_modified_ns = $12,
     checkpoint_len = $13,
     checkpoint_digest = $14,
-    row_check = $15
+    sent = $15,
+    base_use = $16,
+    row_check = $17
 WHERE id = $1 AND state = 'receiving' AND attempt = $2 AND epoch = $3 AND generation = $4
     AND changed = $5 AND damaged = $6 AND stalled = $7
     AND queue_until IS NOT DISTINCT FROM $8 AND started_at IS NOT DISTINCT FROM $9

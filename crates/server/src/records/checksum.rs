@@ -2,9 +2,11 @@
 //! database, so a flipped bit in a digest would look like a correct digest.
 
 use chrono::{DateTime, Utc};
+use filepull_core::base_offer::BaseUse;
 use filepull_core::digest::Hasher;
+use filepull_core::send_mode::SendMode;
 use filepull_core::source::Source;
-use filepull_core::transfer::{Download, Failure, Phase, Transfer};
+use filepull_core::transfer::{Download, Failure, Phase, Transfer, Unchanged};
 
 /// Returns the checksum over all stored fields. It must never change for the same fields, or every
 /// record looks damaged.
@@ -33,6 +35,13 @@ pub(crate) fn checksum(transfer: &Transfer) -> String {
     if transfer.epoch != 0 {
         hasher.number(transfer.epoch);
     }
+    let Transfer { mode, sent, base_use, .. } = *transfer;
+    // Older versions had none of these. Without them the checksum is the same as theirs.
+    if (mode, sent, base_use) != (SendMode::Changes, 0, BaseUse::Unused) {
+        hasher.text(mode.as_str());
+        hasher.number(sent);
+        hasher.text(base_use.as_str());
+    }
     hasher.0.digest().to_string()
 }
 
@@ -52,6 +61,10 @@ impl ChecksumHasher {
             }
             Phase::Sealed(sealed) => self.download(sealed.download()),
             Phase::Done(published) => self.download(published.download()),
+            Phase::Unchanged(Unchanged { source, since }) => {
+                self.source(source);
+                self.text(&since.to_string());
+            }
             Phase::Failed(Failure { problem, reached })
             | Phase::Cancelled(Failure { problem, reached }) => {
                 self.number(u64::from(reached.source.is_some()));

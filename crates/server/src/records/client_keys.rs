@@ -43,7 +43,7 @@ const SET_PINS: &str = "UPDATE client_keys SET pins = $3 WHERE client = $1 \
 
 const CANCEL_UNFINISHED: &str = "INSERT INTO cancels (transfer, detail) \
      SELECT id, $2 FROM transfers WHERE client = $1 \
-         AND state NOT IN ('done', 'failed', 'cancelled') \
+         AND state NOT IN ('done', 'unchanged', 'failed', 'cancelled') \
      ON CONFLICT (transfer) DO NOTHING";
 
 /// What `forget` removes. Downloads and the records of transfers stay, and so does the use of a group

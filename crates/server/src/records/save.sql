@@ -5,13 +5,14 @@ INSERT INTO transfers (
     attempt, epoch, generation, changed, damaged, stalled, state,
     source_name, source_size, source_modified_ns, checkpoint_len, checkpoint_digest,
     download_name, download_size, download_blake3, download_sha256, download_inode,
-    received, error_code, error_detail, error_hint, row_check
+    received, error_code, error_detail, error_hint, mode, sent, base_use, unchanged_since, row_check
 ) VALUES (
     $1, $2, $3, $4, $5, $6, $7, $8,
     $9, $10, $11, $12, $13, $14,
     $15, $16, $17, $18, $19,
     $20, $21, $22, $23, $24,
-    $25, $26, $27, $28, $29, $30
+    $25, $26, $27, $28, $29, $30,
+    $31, $32, $33, $34
 )
 ON CONFLICT (id) DO UPDATE SET
     client = excluded.client,
@@ -42,8 +43,12 @@ ON CONFLICT (id) DO UPDATE SET
     error_code = excluded.error_code,
     error_detail = excluded.error_detail,
     error_hint = excluded.error_hint,
+    mode = excluded.mode,
+    sent = excluded.sent,
+    base_use = excluded.base_use,
+    unchanged_since = excluded.unchanged_since,
     row_check = excluded.row_check
 WHERE transfers.row_check = excluded.row_check
-    OR (transfers.state NOT IN ('done', 'failed', 'cancelled')
+    OR (transfers.state NOT IN ('done', 'unchanged', 'failed', 'cancelled')
         AND transfers.attempt <= excluded.attempt)
 RETURNING 1

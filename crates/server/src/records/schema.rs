@@ -10,11 +10,12 @@ use rusqlite::{Connection, OpenFlags};
 use super::error::RecordsError;
 
 /// Step `n` updates the schema from version `n` to version `n + 1`. Steps are added, never edited.
-const STEPS: [&str; 4] = [
+const STEPS: [&str; 5] = [
     include_str!("schema.sql"),
     include_str!("trust.sql"),
     include_str!("digests.sql"),
     include_str!("scrubs.sql"),
+    include_str!("bases.sql"),
 ];
 
 /// Only this process writes, but an operator's `sqlite3` may hold a lock for a moment.

@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
+use filepull_core::base_offer::BaseUse;
 use filepull_core::digest::Digest;
 use filepull_core::extent::ExtentKinds;
 use filepull_core::file_digest::{Blake3, FileDigests};
@@ -21,10 +22,11 @@ use filepull_core::name::DownloadName;
 use filepull_core::path::SharedPath;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::receive::Prefix;
+use filepull_core::send_mode::SendMode;
 use filepull_core::source::Source;
 use filepull_core::transfer::{
     Download, Failure, LastProgress, Phase, PhaseName, Published, Receiving, Sealed, Setbacks,
-    Transfer,
+    Transfer, Unchanged,
 };
 use futures::future::{join, join_all, try_join_all};
 use tempfile::TempDir;
@@ -119,7 +121,7 @@ fn download() -> Download {
     }
 }
 
-fn phases() -> [Phase; 6] {
+fn phases() -> [Phase; 7] {
     let checkpoint = Prefix { len: 3, digest: Blake3::of(b"abc") };
     let missing = Problem::new(Code::FileMissing, "There is no \"data.txt\".").hint("Try again.");
     [
@@ -132,6 +134,7 @@ fn phases() -> [Phase; 6] {
             problem: Problem::new(Code::Cancelled, "Cancelled by 127.0.0.1."),
             reached: LastProgress { source: Some(source()), received: u64::MAX - 1 },
         }),
+        Phase::Unchanged(Unchanged { source: source(), since: download().name }),
     ]
 }
 
@@ -144,6 +147,9 @@ fn full(phase: Phase) -> Transfer {
         attempt: u32::MAX,
         generation: 2,
         setbacks: Setbacks { changed: 1, damaged: 2, stalled: 3 },
+        mode: SendMode::IfChanged,
+        sent: u64::MAX - 2,
+        base_use: BaseUse::Failed,
         ..in_phase(phase)
     }
 }
@@ -248,6 +254,10 @@ async fn a_download_of_a_build_without_blake3_is_unreadable_and_the_rest_is_kept
     fixture.run(
         "ALTER TABLE transfers DROP COLUMN download_blake3;
          ALTER TABLE transfers RENAME COLUMN download_sha256 TO download_digest;
+         ALTER TABLE transfers DROP COLUMN mode;
+         ALTER TABLE transfers DROP COLUMN sent;
+         ALTER TABLE transfers DROP COLUMN base_use;
+         ALTER TABLE transfers DROP COLUMN unchanged_since;
          DROP TABLE scrubs;
          DROP INDEX transfers_by_end;
          PRAGMA user_version = 2",

@@ -1,5 +1,6 @@
 //! Writes a transfer into a row of the table `transfers`, and reads it back.
 
+use filepull_core::base_offer::BaseUse;
 use filepull_core::digest::Digest;
 use filepull_core::file_digest::{Blake3, FileDigests};
 use filepull_core::id::{ClientId, TransferId};
@@ -7,10 +8,11 @@ use filepull_core::name::DownloadName;
 use filepull_core::path::SharedPath;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::receive::Prefix;
+use filepull_core::send_mode::SendMode;
 use filepull_core::source::Source;
 use filepull_core::transfer::{
     Download, Failure, LastProgress, Phase, PhaseName, Published, Receiving, Sealed, Setbacks,
-    Transfer,
+    Transfer, Unchanged,
 };
 
 use super::checksum::checksum;
@@ -42,7 +44,12 @@ pub(crate) fn save(transfer: &Transfer) -> Statement {
         .bind(setbacks.changed)
         .bind(setbacks.damaged)
         .bind(setbacks.stalled);
-    bind_phase(&transfer.phase, statement).bind(checksum(transfer))
+    bind_phase(&transfer.phase, statement)
+        .bind(transfer.mode.as_str())
+        .bind(transfer.sent.cast_signed())
+        .bind(transfer.base_use.as_str())
+        .bind(transfer.phase.unchanged().map(|unchanged| unchanged.since.to_string()))
+        .bind(checksum(transfer))
 }
 
 /// Returns the statement that saves the checkpoint of a receiving transfer, or none in another phase.
@@ -64,6 +71,8 @@ pub(crate) fn checkpoint(transfer: &Transfer) -> Option<Statement> {
     let statement = bind_source(Some(receiving.source()), fence)
         .bind(checkpoint.len.cast_signed())
         .bind(checkpoint.digest.to_string())
+        .bind(transfer.sent.cast_signed())
+        .bind(transfer.base_use.as_str())
         .bind(checksum(transfer));
     Some(statement)
 }
@@ -76,6 +85,7 @@ fn bind_phase(phase: &Phase, statement: Statement) -> Statement {
     let source = receiving
         .map(Receiving::source)
         .or(download.map(|file| &file.source))
+        .or(phase.unchanged().map(|unchanged| &unchanged.source))
         .or(failure.and_then(|failure| failure.reached.source.as_ref()));
     let problem = failure.map(|failure| &failure.problem);
     bind_source(source, statement.bind(phase.name().as_str().to_owned()))
@@ -109,6 +119,7 @@ pub(crate) fn read(row: &Row) -> Result<Transfer, RecordsError> {
         id: fields.parse("id", |text| TransferId::parse(text).ok())?,
         client: fields.parse("client", |text| ClientId::parse(text).ok())?,
         path: path.map(parse_path).transpose()?,
+        mode: fields.parse("mode", SendMode::parse)?,
         requested_by: fields.text("requested_by")?.to_owned(),
         created_at: fields.time("created_at")?,
         queue_until: fields.time_if_any("queue_until")?,
@@ -122,6 +133,8 @@ pub(crate) fn read(row: &Row) -> Result<Transfer, RecordsError> {
             damaged: fields.count("damaged")?,
             stalled: fields.count("stalled")?,
         },
+        sent: fields.unsigned("sent")?,
+        base_use: fields.parse("base_use", BaseUse::parse)?,
         phase: read_phase(&fields)?,
     };
     let recorded = fields.text("row_check")?;
@@ -144,6 +157,10 @@ fn read_phase(fields: &RowFields<'_>) -> Result<Phase, RecordsError> {
         }
         PhaseName::Sealed => Phase::Sealed(Sealed::from_record(read_download(fields)?)),
         PhaseName::Done => Phase::Done(Published::from_record(read_download(fields)?)),
+        PhaseName::Unchanged => Phase::Unchanged(Unchanged {
+            source: read_source(fields)?,
+            since: fields.parse("unchanged_since", DownloadName::parse)?,
+        }),
         PhaseName::Failed => Phase::Failed(read_failure(fields)?),
         PhaseName::Cancelled => Phase::Cancelled(read_failure(fields)?),
     })

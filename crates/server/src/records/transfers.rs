@@ -20,7 +20,7 @@ const ONE: &str = "SELECT * FROM transfers WHERE id = $1";
 /// Has the same condition as the index of unfinished transfers. An unknown state counts as
 /// unfinished.
 pub(crate) const UNFINISHED: &str = "SELECT * FROM transfers \
-     WHERE state NOT IN ('done', 'failed', 'cancelled') ORDER BY created_at, id";
+     WHERE state NOT IN ('done', 'unchanged', 'failed', 'cancelled') ORDER BY created_at, id";
 
 const NEWEST: &str = "SELECT * FROM transfers WHERE client = $1 \
      ORDER BY created_at DESC, id DESC LIMIT 1";

@@ -16,6 +16,7 @@ use chrono::{DateTime, Utc};
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::path::SharedPath;
 use filepull_core::problem::{Code, Problem};
+use filepull_core::send_mode::SendMode;
 use tokio::sync::{mpsc, watch};
 
 use super::{ActivityFilter, Command, TransferCounts, TransferListItem, TransferListPage, View};
@@ -29,6 +30,7 @@ pub(crate) struct TaskHandle {
     pub(crate) id: TransferId,
     pub(crate) client: ClientId,
     pub(crate) path: Option<SharedPath>,
+    pub(crate) mode: SendMode,
     pub(crate) created_at: DateTime<Utc>,
     pub(crate) view: watch::Receiver<View>,
     pub(crate) commands: mpsc::Sender<Command>,
@@ -106,22 +108,21 @@ impl ActiveTransfers {
         &self,
         client: &ClientId,
         path: Option<&SharedPath>,
-        fresh: bool,
+        mode: SendMode,
     ) -> Option<TaskHandle> {
-        self.lock().joinable(client, path, fresh).cloned()
+        self.lock().joinable(client, path, mode).cloned()
     }
 
     /// Inserts a new transfer, unless another pull has inserted one meanwhile that it can join.
     pub(crate) fn join_or_insert(
         &self,
         handle: TaskHandle,
-        fresh: bool,
         max_active: usize,
         max_waiting_per_client: usize,
     ) -> Result<JoinResult, Problem> {
         let standing = Standing::of(&handle.view.borrow());
         let mut index = self.lock();
-        if let Some(other) = index.joinable(&handle.client, handle.path.as_ref(), fresh) {
+        if let Some(other) = index.joinable(&handle.client, handle.path.as_ref(), handle.mode) {
             return Ok(JoinResult::Other(other.clone()));
         }
         if max_active <= index.len() {

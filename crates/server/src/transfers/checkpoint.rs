@@ -36,21 +36,19 @@ impl Checkpoints {
         Self { job: None, every, due: Instant::now() + every }
     }
 
-    /// Starts a checkpoint of `partial` if one is due. `transfer` is on record, and `receiving` is
-    /// its phase with the source of this upload.
+    /// Starts a checkpoint of `partial` if one is due. `transfer` returns the transfer as it is on
+    /// record, but with the source and the sent bytes of this upload.
     pub(crate) fn start_if_due(
         &mut self,
         context: &Arc<TaskContext>,
-        transfer: &Transfer,
-        receiving: &Receiving,
         partial: &ReceivedPartial,
+        transfer: impl FnOnce() -> Transfer,
     ) {
         if self.job.is_some() || Instant::now() < self.due {
             return;
         }
-        let transfer = Transfer { phase: Phase::Receiving(receiving.clone()), ..transfer.clone() };
         let prefix = partial.receiver().prefix();
-        let job = checkpoint(Arc::clone(context), transfer, partial.partial.clone(), prefix);
+        let job = checkpoint(Arc::clone(context), transfer(), partial.partial.clone(), prefix);
         self.job = Some(Box::pin(job));
     }
 

@@ -252,6 +252,7 @@ impl TransferTask {
         self.view.send_modify(|view| {
             view.transfer = self.transfer.clone();
             view.bytes_done = size;
+            view.bytes_sent = self.sent;
             view.bytes_per_second = None;
         });
         Ok(())

@@ -132,7 +132,8 @@ pub(crate) fn log_done(transfer: &Transfer) {
     let Some(download) = transfer.download() else { return };
     let FileDigests { blake3, sha256 } = download.digests;
     info!(
-        event = "transfer.done", size = download.size,
+        event = "transfer.done", size = download.size, sent = transfer.sent,
+        base = transfer.base_use.as_str(),
         duration_seconds = seconds_taken(transfer), attempt = transfer.attempt, %sha256, %blake3,
         file = %download.name, "transfer done"
     );

@@ -12,6 +12,7 @@ use filepull_core::human;
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::path::SharedPath;
 use filepull_core::problem::{Code, Problem};
+use filepull_core::send_mode::SendMode;
 use filepull_core::transfer::Transfer;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
@@ -37,8 +38,8 @@ pub(crate) struct Pull {
     pub path: Option<SharedPath>,
     /// How long the transfer waits for a client that is offline; none if it does not wait.
     pub queue: Option<Duration>,
-    /// Do not join a transfer whose source may be open already.
-    pub fresh: bool,
+    /// How much of the file is sent, and which transfers the pull may join.
+    pub mode: SendMode,
     /// The clients that the caller may see.
     pub scope: Scope,
     /// The caller, for the record and the audit.
@@ -56,21 +57,22 @@ impl Pull {
 
     /// Returns the digest of what the pull requests, without its caller.
     fn digest(&self) -> Digest {
-        let Self { client, path, queue, fresh, scope: _, requested_by: _, key: _ } = self;
+        let Self { client, path, queue, mode, scope: _, requested_by: _, key: _ } = self;
         let path = path.as_ref().map(|path| path.as_str());
         let seconds = queue.map(|queue| queue.as_secs());
-        Digest::of(format!("{:?}", (client.as_str(), path, seconds, fresh)).as_bytes())
+        Digest::of(format!("{:?}", (client.as_str(), path, seconds, mode)).as_bytes())
     }
 
     /// Returns the entry for the audit, without the transfer that the pull leads to.
     fn audit(&self, action: AuditAction) -> AuditEntry {
-        let Self { client, path, queue, fresh, scope: _, requested_by, key } = self;
+        let Self { client, path, queue, mode, scope: _, requested_by, key } = self;
         let seconds = queue.map(|queue| queue.as_secs());
         requested_by
             .did(action, client.as_str())
             .with("path", path.as_ref().map(|path| path.as_str()))
             .with("queue_seconds", seconds)
-            .with("fresh", *fresh)
+            .with("fresh", *mode == SendMode::All)
+            .with("if_changed", *mode == SendMode::IfChanged)
             .with("has_key", key.is_some())
     }
 }
@@ -169,7 +171,7 @@ impl Transfers {
         if client.record.is_pending() {
             return Err(pending(&client));
         }
-        let joined = context.active.join(&pull.client, pull.path.as_ref(), pull.fresh);
+        let joined = context.active.join(&pull.client, pull.path.as_ref(), pull.mode);
         if let Some(handle) = joined {
             return Ok(JoinResult::Other(handle));
         }
@@ -195,12 +197,13 @@ impl Transfers {
         let context = &self.context;
         let max_active = context.limits.max_running + context.limits.max_waiting;
         let max_waiting = context.limits.max_waiting_per_client;
-        let Pull { client, path, requested_by, .. } = pull.clone();
-        let mut transfer = Transfer::new(client, path, requested_by.name, now());
+        let Pull { client, path, mode, requested_by, .. } = pull.clone();
+        let created = Transfer::new(client, path, requested_by.name, now());
+        let mut transfer = Transfer { mode, ..created };
         let queue_until = pull.queue.map(|queue| transfer.created_at + queue);
         transfer.queue_until = queue_until.or(expected_until);
         let (mut task, handle) = TransferTask::new(context, transfer);
-        let result = context.active.join_or_insert(handle, pull.fresh, max_active, max_waiting)?;
+        let result = context.active.join_or_insert(handle, max_active, max_waiting)?;
         if let JoinResult::Inserted(_) = &result {
             // The key is recorded with the transfer, even if this caller disconnects.
             task.key = key.cloned();

@@ -62,7 +62,11 @@ async fn is_wanted(context: &TaskContext, partial: &PartialKey) -> bool {
         Ok(None) => false,
         Ok(Some(RecordedTransfer::Readable(transfer))) => match transfer.phase {
             Phase::Receiving(_) | Phase::Sealed(_) => transfer.partial() == *partial,
-            Phase::Queued | Phase::Done(_) | Phase::Failed(_) | Phase::Cancelled(_) => false,
+            Phase::Queued
+            | Phase::Done(_)
+            | Phase::Unchanged(_)
+            | Phase::Failed(_)
+            | Phase::Cancelled(_) => false,
         },
         Ok(Some(RecordedTransfer::Damaged(_))) | Err(_) => true,
     }

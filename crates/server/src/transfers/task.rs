@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use chrono::{DateTime, Utc};
+use filepull_core::base_offer::BaseUse;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::transfer::{LastProgress, Phase, Transfer};
 use tokio::sync::{mpsc, oneshot};
@@ -47,6 +48,10 @@ pub(crate) struct TransferTask {
     /// An accepted cancel that waits until it is known whether the name exists.
     pub(crate) cancel: Option<Problem>,
     pub(crate) retry: Retry,
+    /// The bytes of content that were sent, in all attempts. The next change records them.
+    pub(crate) sent: u64,
+    /// How the base was used. The next change records it.
+    pub(crate) base_use: BaseUse,
     /// This process admitted an upload of the transfer.
     pub(crate) was_admitted: bool,
     /// How many bytes of the disk the file uses; none if its agent has not reported it to this process.
@@ -72,6 +77,7 @@ impl TransferTask {
             id: transfer.id,
             client: transfer.client.clone(),
             path: transfer.path.clone(),
+            mode: transfer.mode,
             created_at: transfer.created_at,
             view: receiver,
             commands: command_sender,
@@ -82,6 +88,8 @@ impl TransferTask {
             slot: context.registry.slot(&transfer.client),
             may_be_named: matches!(transfer.phase, Phase::Sealed(_)),
             retry: Retry::new(transfer.setbacks, context.limits.resume_within),
+            sent: transfer.sent,
+            base_use: transfer.base_use,
             transfer,
             partial: None,
             view,
@@ -278,6 +286,7 @@ impl TransferTask {
         log_failed(&failed);
         self.view.send_modify(|view| {
             view.bytes_done = failed.received();
+            view.bytes_sent = failed.sent;
             view.transfer = failed;
             view.activity = Activity::Starting;
             view.bytes_per_second = None;

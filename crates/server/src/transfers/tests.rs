@@ -9,6 +9,7 @@ use filepull_core::file_digest::{Blake3, FileDigests};
 use filepull_core::name::DownloadName;
 use filepull_core::path::SharedPath;
 use filepull_core::receive::Prefix;
+use filepull_core::send_mode::SendMode;
 use filepull_core::source::Source;
 use filepull_core::transfer::{Download, Phase, Receiving, Sealed, Transfer};
 use futures::StreamExt as _;
@@ -131,7 +132,7 @@ impl TransfersFixture {
             client: client(),
             path: path.map(|path| SharedPath::parse(path).unwrap()),
             queue,
-            fresh: false,
+            mode: SendMode::Changes,
             scope: Scope::Everything,
             requested_by: actor(),
             key: None,

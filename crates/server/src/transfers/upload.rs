@@ -37,8 +37,7 @@ impl TransferTask {
         let received = match admitted {
             Ok((receiving, partial)) => {
                 let replies = replies.clone();
-                let limits = self.context.limits;
-                let upload = ActiveUpload::new(stream, partial, receiving, replies, limits);
+                let upload = ActiveUpload::new(stream, partial, receiving, replies, self);
                 self.receive_bytes(session, upload).await
             }
             Err(outcome) => Err(outcome),
@@ -151,7 +150,9 @@ impl TransferTask {
     ) -> Result<(), Outcome> {
         let before = upload.progress.received();
         let end = self.drive(session, &mut upload).await;
-        let ActiveUpload { writer, receiving, replies, .. } = upload;
+        let ActiveUpload { writer, receiving, replies, sent, base_use, .. } = upload;
+        self.sent = sent;
+        self.base_use = base_use;
         let disk_stalled = writer.disk_stalled();
         let partial = writer.finish().await.map_err(|error| classify(&error))?;
         let received = partial.receiver().received();

@@ -20,7 +20,9 @@ pub(crate) struct View {
     pub source: Option<Source>,
     /// The bytes received in all attempts.
     pub bytes_done: u64,
-    /// The smoothed speed; none while no byte arrives.
+    /// The bytes of content on the wire in all attempts.
+    pub bytes_sent: u64,
+    /// The smoothed speed of the file; none while no byte arrives.
     pub bytes_per_second: Option<u64>,
     /// The transfer fails if it still waits at this time.
     pub expires_at: Option<DateTime<Utc>>,
@@ -67,6 +69,8 @@ pub(crate) enum TransferState {
     Running,
     /// The download has its final name.
     Done,
+    /// The file equals an earlier download, so there is no new one.
+    Unchanged,
     /// The transfer ended with an error.
     Failed,
     /// A caller cancelled the transfer.
@@ -80,6 +84,7 @@ impl TransferState {
             Self::Waiting(_) => "waiting",
             Self::Running => "running",
             Self::Done => "done",
+            Self::Unchanged => "unchanged",
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
         }
@@ -90,12 +95,14 @@ impl View {
     pub(crate) fn new(transfer: Transfer) -> Self {
         let source = transfer.source().cloned();
         let bytes_done = transfer.received();
+        let bytes_sent = transfer.sent;
         let expires_at = transfer.queue_until;
         Self {
             transfer,
             activity: Activity::Recording,
             source,
             bytes_done,
+            bytes_sent,
             bytes_per_second: None,
             expires_at,
             reason: None,
@@ -114,6 +121,7 @@ impl View {
     pub(crate) fn state(&self) -> TransferState {
         match (&self.transfer.phase, self.activity) {
             (Phase::Done(_), _) => TransferState::Done,
+            (Phase::Unchanged(_), _) => TransferState::Unchanged,
             (Phase::Failed(_), _) => TransferState::Failed,
             (Phase::Cancelled(_), _) => TransferState::Cancelled,
             (_, Activity::Waiting(waiting_for)) => TransferState::Waiting(waiting_for),
@@ -164,7 +172,10 @@ impl ActivityFilter {
         match state {
             TransferState::Waiting(_) => self == Self::Waiting,
             TransferState::Running => self == Self::Running,
-            TransferState::Done | TransferState::Failed | TransferState::Cancelled => false,
+            TransferState::Done
+            | TransferState::Unchanged
+            | TransferState::Failed
+            | TransferState::Cancelled => false,
         }
     }
 }

@@ -106,7 +106,9 @@ fn from_json(body: &[u8], example: &str) -> Result<Params, Problem> {
     })?;
     let mut params = Params::default();
     let mut seen = Params::default();
-    for (name, value) in fields {
+    // `if_changed` in JSON is `if-changed` in a URL.
+    for (field, value) in fields {
+        let name = field.replace('_', "-");
         let value = to_param(&name, value)?;
         // A field that counts as absent must not be repeated either.
         seen.add(name.clone(), String::new())?;
@@ -183,8 +185,9 @@ mod tests {
 
     #[test]
     fn a_form_and_a_json_object_give_the_same_parameters() {
-        let form = parsed("application/x-www-form-urlencoded", "id=client4&queue=90&fresh\n");
-        let json = r#"{"id": "client4", "queue": 90, "fresh": true, "path": null, "wait": false}"#;
+        let form = parsed("application/x-www-form-urlencoded", "id=client4&queue=90&if-changed\n");
+        let json =
+            r#"{"id": "client4", "queue": 90, "if_changed": true, "path": null, "wait": false}"#;
         assert_eq!(form, parsed("application/json; charset=utf-8", json));
         assert!(form.is_ok());
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::path::SharedPath;
 use filepull_core::problem::{Code, Problem};
+use filepull_core::send_mode::SendMode;
 
 use super::caller::Caller;
 use super::extract::wait;
@@ -30,7 +31,7 @@ pub(crate) struct PullRequest {
     /// The path with each typed `+` as a plus sign: in a query it means a space.
     path_with_plus: Option<String>,
     queue: Option<Duration>,
-    fresh: bool,
+    mode: SendMode,
 }
 
 impl PullRequest {
@@ -44,7 +45,7 @@ impl PullRequest {
             wait: wait(params)?,
             path_with_plus: params.with_plus("path").map(str::to_owned),
             queue: params.span("queue", DAY, 30 * DAY)?,
-            fresh: params.flag("fresh")?,
+            mode: mode(params)?,
         })
     }
 
@@ -54,10 +55,23 @@ impl PullRequest {
             client: self.client.clone(),
             path: self.path.clone(),
             queue: self.queue,
-            fresh: self.fresh,
+            mode: self.mode,
             scope: caller.scope().clone(),
             requested_by: caller.actor(),
             key: None,
+        }
+    }
+}
+
+/// Parses the switches `fresh` and `if-changed`.
+fn mode(params: &Params) -> Result<SendMode, Problem> {
+    match (params.flag("fresh")?, params.flag("if-changed")?) {
+        (false, false) => Ok(SendMode::Changes),
+        (false, true) => Ok(SendMode::IfChanged),
+        (true, false) => Ok(SendMode::All),
+        (true, true) => {
+            let detail = "fresh always makes a file, and if-changed makes none without a change.";
+            Err(invalid(detail, "Write one of them."))
         }
     }
 }
@@ -188,7 +202,7 @@ pub(crate) fn path_param(path: Option<&SharedPath>) -> String {
 mod tests {
     use super::*;
 
-    const KNOWN: &[&str] = &["id", "path", "wait", "queue", "fresh"];
+    const KNOWN: &[&str] = &["id", "path", "wait", "queue", "fresh", "if-changed"];
 
     fn parsed(query: &str) -> Result<PullRequest, String> {
         let params = Params::from_query(Some(query)).unwrap();
@@ -202,14 +216,15 @@ mod tests {
         assert_eq!(request.path.unwrap().as_str(), "logs/pos.log");
         assert_eq!(request.wait, Some(Duration::from_secs(50)));
         assert_eq!(request.queue, Some(DAY));
-        assert!(request.fresh);
+        assert_eq!(request.mode, SendMode::All);
     }
 
     #[test]
     fn a_plain_pull_does_not_wait_and_does_not_queue() {
         let request = parsed("id=client4&path=").unwrap();
         assert_eq!((request.path, request.wait, request.queue), (None, None, None));
-        assert!(!request.fresh);
+        assert_eq!(request.mode, SendMode::Changes);
+        assert_eq!(parsed("id=client4&if-changed").unwrap().mode, SendMode::IfChanged);
     }
 
     #[test]
@@ -231,6 +246,10 @@ mod tests {
         );
         check("id=client4&queue=31d", "queue is at most 30d.");
         check("id=client4&fresh=maybe", "fresh: \"maybe\" is not a switch.");
+        check(
+            "id=client4&fresh&if-changed",
+            "fresh always makes a file, and if-changed makes none without a change.",
+        );
         check("id=client4&frsh", "There is no parameter \"frsh\" here. Did you mean fresh?");
     }
 

@@ -29,8 +29,14 @@ pub(crate) struct TransferJson<'a> {
     state: &'static str,
     waiting_for: Option<&'static str>,
     path: Option<&'a SharedPath>,
+    /// `changes`, `if-changed` or `all`.
+    mode: &'static str,
     file: Option<FileJson<'a>>,
     bytes_done: u64,
+    /// Bytes of content on the wire in all attempts, as far as they are on record.
+    bytes_sent: u64,
+    /// `unused`, `copied` or `failed`.
+    base: &'static str,
     bytes_per_second: Option<u64>,
     eta_seconds: Option<u64>,
     attempt: u32,
@@ -41,6 +47,8 @@ pub(crate) struct TransferJson<'a> {
     finished_at: Option<String>,
     expires_at: Option<String>,
     download: Option<DownloadJson>,
+    /// The earlier download that the file of a transfer in state `unchanged` equals.
+    unchanged_since: Option<String>,
     error: Option<ProblemJson<'a>>,
 }
 
@@ -56,8 +64,11 @@ impl<'a> TransferJson<'a> {
             state: state.as_str(),
             waiting_for: waiting_for(state),
             path: transfer.path.as_ref(),
+            mode: transfer.mode.as_str(),
             file: view.source.as_ref().map(FileJson::from),
             bytes_done: view.bytes_done,
+            bytes_sent: view.bytes_sent,
+            base: transfer.base_use.as_str(),
             bytes_per_second: view.bytes_per_second.filter(|_| is_active),
             eta_seconds: view.eta().filter(|_| is_active).map(|eta| eta.as_secs()),
             attempt: transfer.attempt,
@@ -68,6 +79,7 @@ impl<'a> TransferJson<'a> {
             finished_at: transfer.finished_at.map(rfc3339),
             expires_at: view.expires_at.filter(|_| is_active).map(rfc3339),
             download: transfer.download().map(|d| DownloadJson::new(view, d, data_dir, host)),
+            unchanged_since: transfer.phase.unchanged().map(|found| found.since.to_string()),
             error: transfer.problem().map(|problem| ProblemJson::new(problem, host)),
         }
     }
@@ -126,6 +138,7 @@ fn waiting_for(state: TransferState) -> Option<&'static str> {
         TransferState::Waiting(WaitingFor::Disk) => Some("disk"),
         TransferState::Running
         | TransferState::Done
+        | TransferState::Unchanged
         | TransferState::Failed
         | TransferState::Cancelled => None,
     }

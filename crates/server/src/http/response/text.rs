@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use filepull_core::base_offer::BaseUse;
 use filepull_core::file_digest::FileDigests;
 use filepull_core::human;
-use filepull_core::transfer::Download;
+use filepull_core::name::DownloadName;
+use filepull_core::transfer::{Download, Unchanged};
 
 use crate::http::request::pull::path_param;
 use crate::records::DownloadState;
@@ -99,6 +101,19 @@ pub(crate) fn done_and_lost(
     format!("Done: {summary}. The file is {fate}.\n  was     {path}\n{digests}  again   {again}\n")
 }
 
+/// Returns `Unchanged: menu.txt of client4 (100.0 MiB) is unchanged since download-….txt.`, and the
+/// path of that download.
+pub(crate) fn unchanged(view: &View, unchanged: &Unchanged, data_dir: &str) -> String {
+    let Unchanged { source, since } = unchanged;
+    let client = &view.transfer.client;
+    let name = name(&source.name);
+    let size = human::size(source.size);
+    let path = file_path(view, since, data_dir);
+    format!(
+        "Unchanged: {name} of {client} ({size}) is unchanged since {since}.\n  saved   {path}\n"
+    )
+}
+
 /// Returns one line for each digest, as `sha256sum` and `b3sum` print it.
 fn digest_lines(download: &Download) -> String {
     let FileDigests { blake3, sha256 } = download.digests;
@@ -112,21 +127,37 @@ pub(crate) fn pull_again(view: &View, host: &str) -> String {
     format!("curl \"{host}/trigger?id={client}{path_param}&wait\"")
 }
 
-/// Returns `client4 sent menu.txt, 100.0 MiB in 19.8 s (5.1 MiB/s)`.
+/// Returns `client4 sent menu.txt, 100.0 MiB in 19.8 s (5.1 MiB/s)`, or with other bytes on the wire
+/// than in the file `client4 sent menu.txt, 100.0 MiB file, 3.1 MiB sent in 0.9 s (111.1 MiB/s)`. The
+/// speed is the speed of the file.
 fn summary(view: &View, download: &Download) -> String {
-    let client = &view.transfer.client;
+    let transfer = &view.transfer;
+    let client = &transfer.client;
     let source = name(&download.source.name);
+    let sent = transfer.sent;
     let amount = match download.size {
         0 => "which is empty (0 B)".to_owned(),
-        size => format!("{} in {}", human::size(size), took(view, size)),
+        size if sent == size => format!("{} in {}", human::size(size), took(view, size)),
+        size => {
+            let file = human::size(size);
+            format!("{file} file, {} sent in {}", human::size(sent), took(view, size))
+        }
     };
-    format!("{client} sent {source}, {amount}")
+    let base = match transfer.base_use {
+        BaseUse::Unused | BaseUse::Copied => "",
+        BaseUse::Failed => "; the earlier download could not be used, so all bytes were sent",
+    };
+    format!("{client} sent {source}, {amount}{base}")
 }
 
 /// Returns the path of a download. It starts with the data folder as the operator wrote it.
 pub(crate) fn saved_path(view: &View, download: &Download, data_dir: &str) -> String {
+    file_path(view, &download.name, data_dir)
+}
+
+fn file_path(view: &View, name: &DownloadName, data_dir: &str) -> String {
     let folder = data_dir.trim_start_matches("./").trim_end_matches('/');
-    format!("{folder}/{}/{}", view.transfer.client, download.name)
+    format!("{folder}/{}/{name}", view.transfer.client)
 }
 
 fn took(view: &View, size: u64) -> String {

@@ -109,10 +109,17 @@ pub(crate) async fn of_transfer(
 /// Checks that a transfer is done.
 ///
 /// # Errors
-/// The problem of a transfer that failed, or how to wait for one that is not finished.
+/// The problem of a transfer that failed or made no file, or how to wait for one that is not finished.
 pub(crate) fn check_done(view: &View) -> Result<(), Problem> {
     match &view.transfer.phase {
         Phase::Done(_) => Ok(()),
+        Phase::Unchanged(unchanged) => {
+            let client = &view.transfer.client;
+            let since = &unchanged.since;
+            let detail = format!("The transfer made no file: the file is unchanged since {since}.");
+            let hint = format!("list the files: curl localhost:8080/transfers?client={client}");
+            Err(Problem::new(Code::FileUnchanged, detail).hint(hint))
+        }
         Phase::Failed(failure) | Phase::Cancelled(failure) => Err(failure.problem.clone()),
         Phase::Queued | Phase::Receiving(_) | Phase::Sealed(_) => {
             let progress =

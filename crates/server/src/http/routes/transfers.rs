@@ -28,7 +28,7 @@ use crate::records::RecordedTransfer;
 use crate::transfers::{Pull, TransferListItem, View};
 
 /// The fields of `POST /api/v1/transfers`.
-const CREATE_PARAMS: &[&str] = &["client", "path", "queue", "fresh", "wait"];
+const CREATE_PARAMS: &[&str] = &["client", "path", "queue", "fresh", "if-changed", "wait"];
 
 /// Handles `POST /api/v1/transfers`. The status describes the request; the field `state` describes the
 /// transfer.

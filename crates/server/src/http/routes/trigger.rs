@@ -30,7 +30,7 @@ use crate::http::{App, response};
 use crate::transfers::{PullResult, View};
 use answer::{AnswerContext, WaitResult};
 
-const PARAMS: &[&str] = &["id", "path", "wait", "queue", "fresh"];
+const PARAMS: &[&str] = &["id", "path", "wait", "queue", "fresh", "if-changed"];
 
 /// How long a trigger waits for the client to accept or reject the order, so that the response can
 /// contain a reason such as "no such file".

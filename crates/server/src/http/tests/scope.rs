@@ -180,7 +180,7 @@ async fn hints_name_only_clients_in_scope() {
 async fn idempotency_keys_of_two_callers_are_apart() {
     let scoped = ScopeFixture::start().await;
     let post = async |token: &str, client: &str| {
-        let request = Request::post(format!("/api/v1/transfers?client={client}&queue=1h&fresh"))
+        let request = Request::post(format!("/api/v1/transfers?client={client}&queue=1h"))
             .header("authorization", format!("Bearer {token}"))
             .header("idempotency-key", "k1");
         scoped.fixture.send(request.body(Body::empty()).unwrap()).await

@@ -103,10 +103,11 @@ async fn a_filter_finds_exactly_the_matching_transfers() {
     };
     let any = TransferFilter::default;
     let running = vec![PhaseName::Receiving, PhaseName::Sealed];
-    check(any(), &[6, 5, 4, 3, 2, 1, 0]).await;
-    check(TransferFilter { client: Some(client("client5")), ..any() }, &[6]).await;
+    check(any(), &[7, 6, 5, 4, 3, 2, 1, 0]).await;
+    check(TransferFilter { states: vec![PhaseName::Unchanged], ..any() }, &[6]).await;
+    check(TransferFilter { client: Some(client("client5")), ..any() }, &[7]).await;
     check(TransferFilter { states: running.clone(), ..any() }, &[2, 1]).await;
-    check(TransferFilter { since: Some(time(5)), ..any() }, &[6, 5]).await;
+    check(TransferFilter { since: Some(time(5)), ..any() }, &[7, 6, 5]).await;
     check(TransferFilter { until: Some(time(2)), ..any() }, &[1, 0]).await;
     check(TransferFilter { error: Some(Code::FileMissing), ..any() }, &[4]).await;
     check(TransferFilter { states: running, until: Some(time(2)), ..any() }, &[1]).await;

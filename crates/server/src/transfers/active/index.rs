@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::path::SharedPath;
+use filepull_core::send_mode::SendMode;
 
 use super::super::{Activity, ActivityFilter, TransferCounts, TransferState, View, WaitingFor};
 use super::TaskHandle;
@@ -32,9 +33,13 @@ pub(crate) enum Standing {
 impl Standing {
     pub(crate) fn of(view: &View) -> Self {
         match (view.state(), view.activity) {
-            (TransferState::Done | TransferState::Failed | TransferState::Cancelled, _) => {
-                Self::Final
-            }
+            (
+                TransferState::Done
+                | TransferState::Unchanged
+                | TransferState::Failed
+                | TransferState::Cancelled,
+                _,
+            ) => Self::Final,
             (TransferState::Running, _) => Self::Running,
             (TransferState::Waiting(_), Activity::Recording) => Self::Unrecorded,
             (TransferState::Waiting(_), Activity::Starting) => Self::Starting,
@@ -177,19 +182,18 @@ impl Index {
         [common, own, permit].into_iter().flatten()
     }
 
-    /// Returns the newest unfinished transfer of the same file that a pull may join. A fresh pull
-    /// joins only a transfer whose source cannot be open yet, so that the source is opened after the
-    /// pull. That may be an older transfer, because clocks are set back.
+    /// Returns the newest unfinished transfer of the same file that a pull of this mode
+    /// [may join](SendMode::may_join). That may be an older transfer, because clocks are set back.
     pub(crate) fn joinable(
         &self,
         client: &ClientId,
         path: Option<&SharedPath>,
-        fresh: bool,
+        mode: SendMode,
     ) -> Option<&TaskHandle> {
         let same = self.by_client.get(client)?.by_path.get(&path.cloned())?;
         let may_be_joined = |entry: &&ActiveEntry| {
-            let too_late = fresh && entry.handle.ordered.load(Ordering::SeqCst);
-            !too_late && entry.standing != Standing::Final
+            let is_ordered = entry.handle.ordered.load(Ordering::SeqCst);
+            mode.may_join(entry.handle.mode, is_ordered) && entry.standing != Standing::Final
         };
         let mut entries = same.newest_first().filter_map(|id| self.by_id.get(&id));
         entries.find(may_be_joined).map(|entry| &entry.handle)

@@ -13,7 +13,19 @@ struct TestTask {
     handle: TaskHandle,
 }
 
+const MODES: [SendMode; 3] = [SendMode::Changes, SendMode::IfChanged, SendMode::All];
+
 fn begin(active: &ActiveTransfers, client: &str, path: Option<&str>, minutes: i64) -> TestTask {
+    begin_as(SendMode::Changes, active, client, path, minutes)
+}
+
+fn begin_as(
+    mode: SendMode,
+    active: &ActiveTransfers,
+    client: &str,
+    path: Option<&str>,
+    minutes: i64,
+) -> TestTask {
     let client = ClientId::parse(client).unwrap();
     let path = path.map(|path| SharedPath::parse(path).unwrap());
     let created_at = DateTime::UNIX_EPOCH + TimeDelta::minutes(minutes);
@@ -22,7 +34,7 @@ fn begin(active: &ActiveTransfers, client: &str, path: Option<&str>, minutes: i6
     let (view, seen) = ViewSender::new(active.clone(), View::new(transfer));
     let (commands, _) = mpsc::channel(1);
     let ordered = Arc::default();
-    let handle = TaskHandle { id, client, path, created_at, view: seen, commands, ordered };
+    let handle = TaskHandle { id, client, path, mode, created_at, view: seen, commands, ordered };
     TestTask { view, handle }
 }
 
@@ -74,13 +86,13 @@ impl Walk<'_> {
         same_permit.position(|task| task.handle.id == of.handle.id).map(|idx| idx + 1)
     }
 
-    fn joinable(&self, like: &TestTask, fresh: bool) -> Option<TransferId> {
+    fn joinable(&self, like: &TestTask, mode: SendMode) -> Option<TransferId> {
         let mut newest_first = self.0.iter().rev();
         let found = newest_first.find(|task| {
             let ordered = task.handle.ordered.load(Ordering::SeqCst);
             task.handle.client == like.handle.client
                 && task.handle.path == like.handle.path
-                && !(fresh && ordered)
+                && mode.may_join(task.handle.mode, ordered)
                 && !task.view.borrow().transfer.is_final()
         });
         found.map(|task| task.handle.id)
@@ -131,7 +143,8 @@ fn the_index_agrees_with_a_walk_over_all_views() {
         match random.u32(..10) {
             // A clock may be set back, so a later transfer may have an earlier time.
             0..4 => {
-                let task = begin(&active, client, path, random.i64(0..60));
+                let mode = MODES[random.usize(..3)];
+                let task = begin_as(mode, &active, client, path, random.i64(0..60));
                 active.insert(task.handle.clone());
                 tasks.push(task);
             }
@@ -167,9 +180,9 @@ fn the_index_agrees_with_a_walk_over_all_views() {
             assert_eq!(active.queue_position(task.handle.id), walk.place(task));
         }
         let like = begin(&active, client, path, 0);
-        for fresh in [false, true] {
-            let joined = active.join(&like.handle.client, like.handle.path.as_ref(), fresh);
-            assert_eq!(joined.map(|handle| handle.id), walk.joinable(&like, fresh));
+        for mode in MODES {
+            let joined = active.join(&like.handle.client, like.handle.path.as_ref(), mode);
+            assert_eq!(joined.map(|handle| handle.id), walk.joinable(&like, mode));
         }
         let current = active.current(&like.handle.client);
         assert_eq!(current.map(|view| view.transfer.id), walk.current(&like.handle.client));

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use filepull_core::base_offer::BaseUse;
 use filepull_core::human;
 use filepull_core::problem::{Code, Problem};
-use filepull_core::transfer::{Receiving, Transfer};
+use filepull_core::transfer::{Phase, Receiving, Transfer};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -13,6 +14,7 @@ use crate::transfers::active::ViewSender;
 use crate::transfers::checkpoint::Checkpoints;
 use crate::transfers::min_rate::MinRate;
 use crate::transfers::progress::Progress;
+use crate::transfers::task::TransferTask;
 use crate::transfers::{Limits, Reply, TaskContext, refuse};
 
 /// An upload that may write. It owns its partial.
@@ -26,6 +28,10 @@ pub(crate) struct ActiveUpload {
     pub(crate) checkpoints: Checkpoints,
     /// How many received bytes survive a power cut.
     pub(crate) durable: u64,
+    /// The bytes of content that were sent, in all attempts.
+    pub(crate) sent: u64,
+    pub(crate) base_use: BaseUse,
+    sent_before: u64,
     limits: Limits,
 }
 
@@ -35,8 +41,9 @@ impl ActiveUpload {
         partial: ReceivedPartial,
         receiving: Receiving,
         replies: mpsc::Sender<Reply>,
-        limits: Limits,
+        task: &TransferTask,
     ) -> Self {
+        let limits = task.context.limits;
         let now = Instant::now();
         let Limits { min_rate, min_rate_window, stall_timeout, checkpoint_every, .. } = limits;
         let receiver = partial.receiver();
@@ -45,6 +52,9 @@ impl ActiveUpload {
             min_rate: MinRate::new(min_rate, min_rate_window, receiver.received(), now),
             checkpoints: Checkpoints::new(checkpoint_every),
             durable: 0,
+            sent: task.sent,
+            base_use: task.base_use,
+            sent_before: task.sent,
             writer: BatchWriter::new(stream, partial),
             receiving,
             replies,
@@ -62,9 +72,17 @@ impl ActiveUpload {
         let Some(partial) = self.writer.partial() else { return };
         let update = self.progress.on_write(partial.receiver(), Instant::now());
         let received = update.received;
+        self.sent = self.sent_before + partial.n_sent();
+        if 0 < partial.n_copied() {
+            self.base_use = BaseUse::Copied;
+        }
+        let sent = self.sent;
+        let base_use = self.base_use;
+        let receiving = &self.receiving;
         if update.is_shown {
             view.send_modify(|view| {
                 view.bytes_done = received;
+                view.bytes_sent = sent;
                 view.bytes_per_second = update.bytes_per_second.or(view.bytes_per_second);
             });
         }
@@ -72,7 +90,13 @@ impl ActiveUpload {
             // If the queue is full, the agent has not read the last ack yet.
             let _ = self.replies.try_send(Reply::Ack { received, durable: self.durable });
         }
-        self.checkpoints.start_if_due(context, transfer, &self.receiving, partial);
+        let current = || Transfer {
+            sent,
+            base_use,
+            phase: Phase::Receiving(receiving.clone()),
+            ..transfer.clone()
+        };
+        self.checkpoints.start_if_due(context, partial, current);
     }
 
     /// The stall timer has run out. Returns the end of the upload, unless the agent waits for this

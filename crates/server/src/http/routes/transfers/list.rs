@@ -28,6 +28,7 @@ const STATES: &[(&str, TransferSelection)] = &[
     ("waiting", TransferSelection::Unfinished(ActivityFilter::Waiting)),
     ("running", TransferSelection::Unfinished(ActivityFilter::Running)),
     ("done", TransferSelection::Final(PhaseName::Done)),
+    ("unchanged", TransferSelection::Final(PhaseName::Unchanged)),
     ("failed", TransferSelection::Final(PhaseName::Failed)),
     ("cancelled", TransferSelection::Final(PhaseName::Cancelled)),
 ];

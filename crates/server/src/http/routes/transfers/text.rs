@@ -25,6 +25,7 @@ pub(crate) fn transfer(view: &View, place: Option<usize>, data_dir: &str, host: 
             let done = text::done(view, published.download(), data_dir);
             format!("{done}  file    curl -OJ {host}/transfers/{}/file\n", transfer.id)
         }
+        Phase::Unchanged(unchanged) => text::unchanged(view, unchanged, data_dir),
         Phase::Failed(failure) => format!("Failed: {}", to_text(&failure.problem, host)),
         Phase::Cancelled(failure) => to_text(&failure.problem, host),
         Phase::Queued | Phase::Receiving(_) | Phase::Sealed(_) => {
@@ -54,6 +55,9 @@ pub(crate) fn cancelled(view: &View, data_dir: &str, host: &str) -> String {
         }
         Phase::Done(published) => {
             format!("Nothing to cancel. {}", text::done(view, published.download(), data_dir))
+        }
+        Phase::Unchanged(unchanged) => {
+            format!("Nothing to cancel. {}", text::unchanged(view, unchanged, data_dir))
         }
         Phase::Queued | Phase::Receiving(_) | Phase::Sealed(_) => format!(
             "The cancel was sent; the transfer has not ended yet.\n  \
@@ -152,6 +156,7 @@ fn outcome(view: &View, place: Option<usize>) -> String {
                 }
             }
         }
+        (_, Phase::Unchanged(unchanged)) => format!("since {}", unchanged.since),
         (_, Phase::Failed(failure) | Phase::Cancelled(failure)) => failure.problem.code.to_string(),
         (_, Phase::Queued | Phase::Receiving(_) | Phase::Sealed(_)) => String::new(),
     }

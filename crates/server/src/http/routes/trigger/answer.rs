@@ -48,6 +48,9 @@ pub(crate) fn answer(context: &AnswerContext<'_>) -> Result<(StatusCode, String)
         Phase::Done(published) => {
             Ok((StatusCode::OK, text::done(context.view, published.download(), context.data_dir)))
         }
+        Phase::Unchanged(unchanged) => {
+            Ok((StatusCode::OK, text::unchanged(context.view, unchanged, context.data_dir)))
+        }
         Phase::Failed(failure) | Phase::Cancelled(failure) => Err(failure.problem.clone()),
         Phase::Queued | Phase::Receiving(_) | Phase::Sealed(_) => {
             let (status, sentence) = match (context.waited, context.joined) {

@@ -1,3 +1,4 @@
+use filepull_core::base_offer::BaseUse;
 use filepull_core::file_digest::FileDigests;
 use filepull_core::id::ClientId;
 use filepull_core::name::DownloadName;
@@ -5,7 +6,9 @@ use filepull_core::path::SharedPath;
 use filepull_core::problem::Code;
 use filepull_core::receive::Prefix;
 use filepull_core::source::Source;
-use filepull_core::transfer::{Download, Failure, LastProgress, Published, Receiving, Transfer};
+use filepull_core::transfer::{
+    Download, Failure, LastProgress, Published, Receiving, Transfer, Unchanged,
+};
 
 use super::*;
 use crate::records::DownloadState;
@@ -25,6 +28,7 @@ fn view(activity: Activity) -> View {
         activity,
         source: None,
         bytes_done: 0,
+        bytes_sent: 0,
         bytes_per_second: None,
         expires_at: None,
         reason: None,
@@ -53,6 +57,7 @@ fn done(size: u64) -> View {
     let name = DownloadName::new(at("14:23:25"), "menu.txt");
     let digests = FileDigests::of(b"test");
     let download = Download { source: source(size), name, size, digests, inode: 1 };
+    view.transfer.sent = size;
     view.transfer.phase = Phase::Done(Published::from_record(download));
     view.transfer.finished_at = Some(at("14:23:24.800"));
     view
@@ -268,6 +273,40 @@ fn the_answer_during_a_shutdown_says_that_the_transfer_continues() {
         503,
         "The server is restarting; the transfer continues afterwards.",
     );
+}
+
+#[test]
+fn the_answer_to_a_finished_pull_tells_how_much_was_sent() {
+    let check = |size, sent, base_use, expected: &str| {
+        let mut view = done(size);
+        view.transfer.sent = sent;
+        view.transfer.base_use = base_use;
+        let (_, text) = answer(&context(&view)).unwrap();
+        assert_eq!(text.lines().next().unwrap(), expected);
+    };
+    let (size, sent) = (100 * MIB, 31 * MIB / 10);
+    let head = "Done: client4 sent menu.txt, 100.0 MiB";
+    check(size, size, BaseUse::Unused, &format!("{head} in 19.8 s (5.1 MiB/s)."));
+    let copied = format!("{head} file, 3.1 MiB sent in 19.8 s (5.1 MiB/s).");
+    check(size, sent, BaseUse::Copied, &copied);
+    check(size, sent, BaseUse::Unused, &copied);
+    let twice = format!(
+        "{head} file, 200.0 MiB sent in 19.8 s (5.1 MiB/s); the earlier download could not be \
+         used, so all bytes were sent."
+    );
+    check(size, 2 * size, BaseUse::Failed, &twice);
+    check(0, 0, BaseUse::Unused, "Done: client4 sent menu.txt, which is empty (0 B).");
+}
+
+#[test]
+fn the_answer_to_an_unchanged_file_names_the_earlier_download() {
+    let mut view = view(Activity::Ordered);
+    let since = DownloadName::new(at("14:23:25"), "menu.txt");
+    view.transfer.phase = Phase::Unchanged(Unchanged { source: source(100 * MIB), since });
+    let text = "Unchanged: menu.txt of client4 (100.0 MiB) is unchanged since \
+                download-20250612-142325.txt.\n  saved   \
+                server-data/client4/download-20250612-142325.txt\n";
+    assert_eq!(answer(&context(&view)), Ok((StatusCode::OK, text.to_owned())));
 }
 
 #[test]
