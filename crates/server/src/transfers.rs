@@ -5,6 +5,7 @@
 
 mod active;
 mod attempt;
+mod base;
 mod checkpoint;
 mod commit;
 mod disk;
@@ -22,6 +23,7 @@ mod sweep;
 mod task;
 #[cfg(test)]
 pub(crate) mod tests;
+mod traffic;
 mod upload;
 mod view;
 mod wait;
@@ -56,6 +58,7 @@ pub(crate) use pull::{Pull, PullResult};
 use resource_wait::ResourceWaits;
 pub(crate) use space::shortage;
 use task::TransferTask;
+pub(crate) use upload::BlockListPart;
 pub(crate) use view::{
     Activity, ActivityFilter, TransferListItem, TransferState, View, WaitingFor,
 };

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use bytes::Bytes;
 use filepull_core::file_digest::{Blake3, FileDigests};
 use filepull_core::fingerprint::Fingerprint;
 use filepull_core::id::TransferId;
@@ -9,7 +10,7 @@ use filepull_core::problem::Code;
 use filepull_proto::v1::upload_request::Kind;
 use filepull_proto::v1::upload_response::Kind as Response;
 use filepull_proto::v1::{
-    BaseCopy, Error, ErrorCode, Hole, Stored, UploadAck, UploadHeader, UploadRequest,
+    BaseBlocks, BaseCopy, Error, ErrorCode, Hole, Stored, UploadAck, UploadHeader, UploadRequest,
     UploadResponse, UploadTrailer, ZstdChunk,
 };
 use futures::stream::{self, BoxStream};
@@ -28,11 +29,15 @@ use crate::read_budget::ReadBudget;
 use crate::receive::{
     ReceivedContent, ReceivedExtent, ReceivedTrailer, SignedReceipt, UploadItem, UploadStream,
 };
-use crate::transfers::{Reply, Upload};
+use crate::transfers::{BlockListPart, Reply, Upload};
 
 /// Maximum number of queued replies. A reply that finds the queue full is dropped: the agent has read
 /// nothing for at least 16 acks.
 const REPLIES_LEN: usize = 16;
+
+/// Maximum number of queued parts of a list of blocks, of 48 KiB each. If the queue is full, the base is
+/// not read on.
+const LIST_LEN: usize = 1;
 
 /// What the agent receives.
 type Responses = BoxStream<'static, Result<UploadResponse, Status>>;
@@ -83,8 +88,10 @@ async fn admit(
         return Ok(reject(gateway, client.as_str(), remote_addr, &rejected).await);
     }
     let (replies, responses) = mpsc::channel(REPLIES_LEN);
+    let (parts, list) = mpsc::channel(LIST_LEN);
+    let block_list = header.wants_blocks.then_some(parts);
     let items = frames.map(move |frame| item(frame, key));
-    gateway.transfers.upload(id, upload(header, items, read_budget, replies)?);
+    gateway.transfers.upload(id, upload(header, items, read_budget, block_list, replies)?);
     let rejections = gateway.rejections.clone();
     let log = move |reply: &Reply| {
         if let Reply::Refused { problem, .. } = reply
@@ -93,7 +100,9 @@ async fn admit(
             rejections.upload(id, remote_addr, &problem.detail);
         }
     };
-    Ok(ReceiverStream::new(responses).inspect(log).map(|reply| Ok(response(reply))).boxed())
+    let replies = ReceiverStream::new(responses).inspect(log).map(|reply| Ok(response(reply)));
+    let list = ReceiverStream::new(list).map(|part| Ok(list_response(part)));
+    Ok(stream::select(replies, list).boxed())
 }
 
 /// Reports an agent whose key does not allow the upload, and returns the answer for it. The answer does not
@@ -114,6 +123,7 @@ fn upload(
     header: UploadHeader,
     items: impl Stream<Item = Result<UploadItem, String>> + Send + 'static,
     read_budget: ReadBudget,
+    block_list: Option<mpsc::Sender<BlockListPart>>,
     replies: mpsc::Sender<Reply>,
 ) -> Result<Upload, Status> {
     let token = Uuid::from_slice(&header.upload_token)
@@ -125,7 +135,7 @@ fn upload(
         offset: header.offset,
         stored: source.stored.min(source.size),
         source: source.into(),
-        wants_blocks: header.wants_blocks,
+        block_list,
         stream: UploadStream::new(Box::pin(items), read_budget),
         replies,
     })
@@ -184,6 +194,14 @@ fn connection_error(status: &Status) -> String {
         cause = error.source();
     }
     format!("the connection broke: {reason}")
+}
+
+fn list_response(part: BlockListPart) -> UploadResponse {
+    let blocks = match part {
+        BlockListPart::Ids(ids) => BaseBlocks { ids, gone: false },
+        BlockListPart::Gone => BaseBlocks { ids: Bytes::new(), gone: true },
+    };
+    UploadResponse { kind: Some(Response::Blocks(blocks)) }
 }
 
 fn response(reply: Reply) -> UploadResponse {

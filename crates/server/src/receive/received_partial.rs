@@ -120,6 +120,11 @@ impl ReceivedPartial {
         Ok(())
     }
 
+    /// Closes the base, whose disk space may be needed. The next upload has another one.
+    pub(crate) fn close_base(&mut self) {
+        self.base = None;
+    }
+
     /// Returns the received bytes.
     pub(crate) fn receiver(&self) -> &Receiver {
         self.extents.receiver()

@@ -31,6 +31,17 @@ const NEWEST_DOWNLOAD: &str = "SELECT * FROM transfers WHERE client = $1 AND sta
 const NEWEST_DOWNLOAD_OF_PATH: &str = "SELECT * FROM transfers WHERE client = $1 AND path = $2 AND state = 'done' \
      ORDER BY finished_at DESC, id DESC LIMIT 1";
 
+/// The last good download of a path; NULL is the default file. At most 32 downloads are checked, so that a
+/// path whose files were all removed costs no more.
+pub(crate) const BASE: &str = "SELECT * FROM ( \
+         SELECT * FROM transfers \
+         WHERE client = $1 AND path IS NOT DISTINCT FROM $2 AND state = 'done' \
+         ORDER BY finished_at DESC, id DESC LIMIT 32 \
+     ) AS newest \
+     WHERE download_size > 0 AND NOT EXISTS ( \
+         SELECT 1 FROM scrubs WHERE transfer = newest.id AND state <> 'stored' \
+     ) ORDER BY finished_at DESC, id DESC LIMIT 1";
+
 const NAMES_BETWEEN: &str = "SELECT download_name FROM transfers \
      WHERE client = $1 AND download_name >= $2 AND download_name < $3 AND id <> $4";
 
@@ -126,6 +137,17 @@ impl Records {
             }
         };
         self.one(statement).await
+    }
+
+    /// Returns the transfer of the last download of exactly this path that is not empty, and neither
+    /// damaged nor deleted as far as it is known.
+    pub(crate) async fn base(
+        &self,
+        client: &ClientId,
+        path: Option<&SharedPath>,
+    ) -> Result<Option<RecordedTransfer>, RecordsError> {
+        let path = path.map(|path| path.as_str().to_owned());
+        self.one(Statement::new(BASE).bind(client.as_str()).bind(path)).await
     }
 
     /// Returns the recorded names of the client's other downloads with the time of `name`, also of

@@ -1,17 +1,21 @@
 //! One attempt of a transfer: an order to a connected client, and its answer.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use filepull_core::human;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::receive::Prefix;
+use filepull_core::send_mode::SendMode;
 use filepull_core::source::Source;
 use filepull_core::transfer::Transfer;
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
-use super::outcome::Outcome;
+use super::base::OfferedBase;
+use super::disk::run;
+use super::outcome::{Outcome, log_unchanged};
 use super::progress::StallTimer;
 use super::task::TransferTask;
 use super::upload::bytes_to_store;
@@ -23,10 +27,19 @@ use crate::registry::{EndReason, Message, SendOrder, SessionHandle};
 /// A live agent answers an order within this time.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
+/// What follows an order.
+enum OrderResponse {
+    /// The agent sends the file.
+    Upload(Box<Upload>),
+    /// The file equals the base.
+    Unchanged(Source),
+}
+
 impl TransferTask {
     /// Orders the file from a connected client, and receives the upload.
     pub(crate) async fn attempt(&mut self, session: &SessionHandle) -> Result<(), Outcome> {
         self.recover_prefix().await?;
+        self.base = self.find_base(session).await?;
         // From now on the source may be open.
         self.ordered.store(true, Ordering::SeqCst);
         let mut next = self.start_change();
@@ -44,8 +57,57 @@ impl TransferTask {
         if let Err(error) = session.send(Message::Start(Box::new(order))) {
             return Err(Outcome::no_progress(error.to_string()));
         }
-        let upload = self.wait_for_upload(session, token).await?;
-        self.receive(session, *upload).await
+        match self.wait_for_response(session, token).await? {
+            OrderResponse::Upload(upload) => self.receive(session, *upload).await,
+            OrderResponse::Unchanged(source) => self.end_unchanged(source).await,
+        }
+    }
+
+    /// Opens the base that the next order offers.
+    async fn find_base(&mut self, session: &SessionHandle) -> Result<Option<OfferedBase>, Outcome> {
+        let context = Arc::clone(&self.context);
+        let transfer = self.start_change();
+        let session = session.clone();
+        self.or_cancelled(async move { context.open_base(&transfer, &session).await }).await
+    }
+
+    /// Ends the transfer without a file, once the base is proven to have the bytes of the client.
+    async fn end_unchanged(&mut self, source: Source) -> Result<(), Outcome> {
+        let may_end = self.transfer.mode == SendMode::IfChanged;
+        let compared = self.base.clone().filter(|base| may_end && base.offer.len == source.size);
+        let Some(base) = compared else {
+            let reason = "the agent compared the file with a base that it was not offered";
+            return Err(Outcome::no_progress(reason));
+        };
+        let since = base.download.name.clone();
+        let store = self.context.store.clone();
+        let checked = self.or_cancelled(run(move || base.check(&store))).await?;
+        if let Err(reason) = checked {
+            return self.base_failed(reason).await;
+        }
+        let mut next = self.start_change();
+        next.end_unchanged(source, since, now())?;
+        self.finish_change(next).await?;
+        self.abort().await;
+        log_unchanged(&self.transfer);
+        self.view.send_modify(|view| {
+            view.bytes_done = 0;
+            view.bytes_sent = self.transfer.sent;
+            view.transfer = self.transfer.clone();
+            view.bytes_per_second = None;
+        });
+        Ok(())
+    }
+
+    /// Starts over without a base, because the last download is damaged or gone. The next attempt sends
+    /// the complete file.
+    pub(crate) async fn base_failed(&mut self, reason: String) -> Result<(), Outcome> {
+        self.traffic.base_failed();
+        if let Some(base) = self.base.take() {
+            self.context.report_base(&base, &reason);
+        }
+        self.start_over().await?;
+        Err(Outcome::Interrupted { reason, progress: true })
     }
 
     fn order(&self) -> SendOrder {
@@ -53,26 +115,27 @@ impl TransferTask {
         let prefix =
             self.partial.as_ref().map_or_else(Prefix::empty, |partial| partial.receiver().prefix());
         let max_size = self.context.limits.max_file_size;
+        let base = self.base.as_ref().map(|base| base.offer);
         let token = Uuid::new_v4();
         SendOrder {
             transfer: id,
             attempt,
             path,
             prefix,
-            base: None,
-            if_changed: false,
+            base,
+            if_changed: self.transfer.mode == SendMode::IfChanged && base.is_some(),
             token,
             max_size,
             requested_by,
         }
     }
 
-    /// Waits for the upload that answers the order.
-    async fn wait_for_upload(
+    /// Waits for the upload that answers the order, or for the answer that makes it unnecessary.
+    async fn wait_for_response(
         &mut self,
         session: &SessionHandle,
         token: Uuid,
-    ) -> Result<Box<Upload>, Outcome> {
+    ) -> Result<OrderResponse, Outcome> {
         let attempt = self.transfer.attempt;
         let answer_by = Instant::now() + ANSWER_LIMIT;
         // Set once the agent has opened the file. Before its upload begins, the agent hashes the
@@ -93,11 +156,13 @@ impl TransferTask {
                 Command::Upload(upload) if upload.attempt == attempt && upload.token == token => {
                     // The upload has its own connection, so it may arrive before `accepted`.
                     self.source_opened(&upload.source);
-                    return Ok(upload);
+                    return Ok(OrderResponse::Upload(upload));
                 }
                 Command::Answer { attempt: answered, answer } if answered == attempt => {
                     self.renew_timer(&mut stall_timer);
-                    self.handle_answer(session, answer).await?;
+                    if let Some(response) = self.handle_answer(session, answer).await? {
+                        return Ok(response);
+                    }
                 }
                 Command::Cancel(problem) => return Err(self.cancel_upload(session, problem)),
                 command
@@ -115,17 +180,17 @@ impl TransferTask {
         stall_timer.get_or_insert_with(new).keepalive(now);
     }
 
-    /// Handles the answer to the order. Any answer but `accepted` ends the attempt.
+    /// Handles the answer to the order. Any answer but `accepted` and `unchanged` ends the attempt.
     async fn handle_answer(
         &mut self,
         session: &SessionHandle,
         answer: Answer,
-    ) -> Result<(), Outcome> {
+    ) -> Result<Option<OrderResponse>, Outcome> {
         let (source, stored) = match answer {
             Answer::Accepted { source, stored } => (source, stored),
-            Answer::Unchanged(_) => {
-                let reason = "the agent compared the file with a base that it was not offered";
-                return Err(Outcome::no_progress(reason));
+            Answer::Unchanged(source) => {
+                self.source_opened(&source);
+                return Ok(Some(OrderResponse::Unchanged(source)));
             }
             Answer::Refused(problem) => {
                 if is_about_the_file(problem.code) {
@@ -144,7 +209,7 @@ impl TransferTask {
         }
         checked?;
         self.show(Activity::Running);
-        Ok(())
+        Ok(None)
     }
 
     /// The client has opened the file.

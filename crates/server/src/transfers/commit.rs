@@ -1,5 +1,6 @@
 //! From the trailer of an upload to the published download: verifies, seals and publishes.
 
+use filepull_core::base_offer::BaseUse;
 use filepull_core::disk::{self, CommitResult, Disk as _, DiskError, Extent, SealedLocation};
 use filepull_core::name::DownloadName;
 use filepull_core::problem::{Code, Problem};
@@ -107,6 +108,10 @@ impl TransferTask {
         self.partial = Some(partial);
         let problem =
             Problem::new(Code::ChecksumMismatch, format!("The bytes were damaged: {reason}."));
+        if self.traffic.base_use() == BaseUse::Copied {
+            refuse(&replies, problem, None);
+            return self.base_failed(reason).await;
+        }
         if !self.retry.damaged() {
             return Err(problem.into());
         }
@@ -252,7 +257,7 @@ impl TransferTask {
         self.view.send_modify(|view| {
             view.transfer = self.transfer.clone();
             view.bytes_done = size;
-            view.bytes_sent = self.sent;
+            view.bytes_sent = self.traffic.sent();
             view.bytes_per_second = None;
         });
         Ok(())

@@ -26,8 +26,8 @@ use crate::store::{Store, StoreError};
 impl TransferTask {
     /// Returns a copy of the transfer to change. [`finish_change`](Self::finish_change) records it.
     pub(crate) fn start_change(&self) -> Transfer {
-        let Self { sent, base_use, .. } = *self;
-        Transfer { setbacks: self.retry.setbacks(), sent, base_use, ..self.transfer.clone() }
+        let setbacks = self.retry.setbacks();
+        self.traffic.of(Transfer { setbacks, ..self.transfer.clone() })
     }
 
     /// Records a changed copy, and then replaces the transfer by it. Retries until the copy is on
@@ -210,7 +210,7 @@ impl TransferTask {
     pub(crate) async fn start_over(&mut self) -> Result<(), Outcome> {
         let mut next = self.start_change();
         next.start_over()?;
-        self.base_use = next.base_use;
+        self.traffic.started_over(&next);
         self.view.send_modify(|view| view.bytes_done = 0);
         self.finish_change(next).await?;
         self.abort().await;

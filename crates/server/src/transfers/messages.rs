@@ -7,6 +7,7 @@ use filepull_core::source::Source;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
+use super::upload::BlockListPart;
 use crate::receive::UploadStream;
 
 /// The answer of an agent to an order.
@@ -40,8 +41,8 @@ pub(crate) struct Upload {
     pub source: Source,
     /// The bytes that the disk of the agent stores, at most the size.
     pub stored: u64,
-    /// The agent waits for the list of the blocks of the base.
-    pub wants_blocks: bool,
+    /// Takes the list of the blocks of the base, if the agent waits for it.
+    pub block_list: Option<mpsc::Sender<BlockListPart>>,
     /// The chunks and the trailer.
     pub stream: UploadStream,
     /// The responses to the agent.

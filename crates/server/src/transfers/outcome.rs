@@ -3,10 +3,12 @@
 use filepull_core::file_digest::FileDigests;
 use filepull_core::human::chain;
 use filepull_core::problem::{Code, Problem};
-use filepull_core::transfer::{PhaseError, Transfer};
+use filepull_core::transfer::{BeginError, PhaseError, Transfer, Unchanged};
+use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
+use super::{Reply, refuse};
 use crate::records::RecordsError;
 use crate::store::StoreError;
 
@@ -90,6 +92,27 @@ pub(crate) fn store_failed(error: &StoreError) -> Problem {
     }
 }
 
+/// Sends the agent the reason why its upload may not begin.
+pub(crate) fn reject(error: BeginError, replies: &mpsc::Sender<Reply>) -> Outcome {
+    let expected = match error {
+        BeginError::WrongOffset { expected, .. } => Some(expected),
+        BeginError::StaleAttempt { .. } => None,
+    };
+    let reason = error.to_string();
+    refuse(replies, Problem::new(Code::TransferUnknown, &*reason), expected);
+    Outcome::no_progress(reason)
+}
+
+/// Returns the outcome of an upload without a trailer. If the agent waited for this server's disk
+/// before, the disk is the reason.
+pub(crate) fn broken(reason: String, progress: bool, disk_stalled: bool) -> Outcome {
+    if !disk_stalled {
+        return Outcome::Interrupted { reason, progress };
+    }
+    let detail = format!("The server's disk did not answer in time, and then {reason}.");
+    Outcome::Deferred(Problem::new(Code::StorageFailed, detail))
+}
+
 /// Logs a database error, and returns a problem without its details.
 pub(crate) fn records_failed(error: &RecordsError) -> Problem {
     error!(event = "records.failed", error = %chain(error), "the records failed");
@@ -136,6 +159,16 @@ pub(crate) fn log_done(transfer: &Transfer) {
         base = transfer.base_use.as_str(),
         duration_seconds = seconds_taken(transfer), attempt = transfer.attempt, %sha256, %blake3,
         file = %download.name, "transfer done"
+    );
+}
+
+/// Logs that the file of a transfer equals an earlier download.
+pub(crate) fn log_unchanged(transfer: &Transfer) {
+    let Some(Unchanged { source, since }) = transfer.phase.unchanged() else { return };
+    info!(
+        event = "transfer.unchanged", size = source.size,
+        duration_seconds = seconds_taken(transfer), attempt = transfer.attempt, since = %since,
+        "transfer ended without a file, because nothing has changed"
     );
 }
 

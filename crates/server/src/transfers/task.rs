@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use chrono::{DateTime, Utc};
-use filepull_core::base_offer::BaseUse;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::transfer::{LastProgress, Phase, Transfer};
 use tokio::sync::{mpsc, oneshot};
@@ -16,8 +15,10 @@ use tracing::{Instrument as _, error_span, warn};
 use uuid::Uuid;
 
 use super::active::{TaskHandle, ViewSender};
+use super::base::OfferedBase;
 use super::outcome::{Outcome, log_created, log_failed};
 use super::retry::Retry;
+use super::traffic::Traffic;
 use super::view::{Activity, View};
 use super::{COMMANDS_LEN, Command, TaskContext, now, refuse};
 use crate::receive::ReceivedPartial;
@@ -48,10 +49,9 @@ pub(crate) struct TransferTask {
     /// An accepted cancel that waits until it is known whether the name exists.
     pub(crate) cancel: Option<Problem>,
     pub(crate) retry: Retry,
-    /// The bytes of content that were sent, in all attempts. The next change records them.
-    pub(crate) sent: u64,
-    /// How the base was used. The next change records it.
-    pub(crate) base_use: BaseUse,
+    pub(crate) traffic: Traffic,
+    /// The base of the newest attempt, while it may be used.
+    pub(crate) base: Option<OfferedBase>,
     /// This process admitted an upload of the transfer.
     pub(crate) was_admitted: bool,
     /// How many bytes of the disk the file uses; none if its agent has not reported it to this process.
@@ -88,8 +88,8 @@ impl TransferTask {
             slot: context.registry.slot(&transfer.client),
             may_be_named: matches!(transfer.phase, Phase::Sealed(_)),
             retry: Retry::new(transfer.setbacks, context.limits.resume_within),
-            sent: transfer.sent,
-            base_use: transfer.base_use,
+            traffic: Traffic::new(&transfer),
+            base: None,
             transfer,
             partial: None,
             view,
@@ -161,6 +161,7 @@ impl TransferTask {
                 continue; // the session ended while the task waited for its permits
             }
             let attempted = self.attempt(&session).await;
+            self.base = None;
             drop(permits);
             match attempted {
                 Ok(()) => return Ok(()),

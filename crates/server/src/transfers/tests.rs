@@ -17,6 +17,7 @@ use futures::stream;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+mod bases;
 mod receipts;
 mod waits;
 
@@ -57,6 +58,18 @@ fn actor() -> Actor {
     Actor { name: "test".to_owned(), address: String::new(), request_id: None }
 }
 
+fn any_pull() -> Pull {
+    Pull {
+        client: client(),
+        path: None,
+        queue: None,
+        mode: SendMode::Changes,
+        scope: Scope::Everything,
+        requested_by: actor(),
+        key: None,
+    }
+}
+
 fn client() -> ClientId {
     ClientId::parse("client4").unwrap()
 }
@@ -86,6 +99,16 @@ impl TransfersFixture {
 
     async fn start_within(limits: Limits, prepare: impl AsyncFnOnce(PathBuf, &Records)) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        Self::start_in(folder, limits, ExtentKinds::ALL, prepare).await
+    }
+
+    /// Starts a server in a folder. Its client can send these extents.
+    async fn start_in(
+        folder: tempfile::TempDir,
+        limits: Limits,
+        extents: ExtentKinds,
+        prepare: impl AsyncFnOnce(PathBuf, &Records),
+    ) -> Self {
         let records = Records::open(&folder.path().join(RECORDS_FOLDER)).await.unwrap();
         prepare(folder.path().join("client4"), &records).await;
         let registry = Registry::new();
@@ -95,7 +118,7 @@ impl TransfersFixture {
             agent: AgentInfo::default(),
             shares: Vec::new(),
             default_file: Err(Code::FileMissing),
-            extents: ExtentKinds::default(),
+            extents,
             active_transfers: Vec::new(),
             remote_addr: ([127, 0, 0, 1], 1).into(),
             key: None,
@@ -123,21 +146,17 @@ impl TransfersFixture {
         self.pull_of(None, None).await
     }
 
+    async fn pull_as(&self, mode: SendMode) -> Result<PullResult, Problem> {
+        soon(self.transfers.pull(Pull { mode, ..any_pull() })).await
+    }
+
     async fn pull_of(
         &self,
         path: Option<&str>,
         queue: Option<Duration>,
     ) -> Result<PullResult, Problem> {
-        let pull = Pull {
-            client: client(),
-            path: path.map(|path| SharedPath::parse(path).unwrap()),
-            queue,
-            mode: SendMode::Changes,
-            scope: Scope::Everything,
-            requested_by: actor(),
-            key: None,
-        };
-        soon(self.transfers.pull(pull)).await
+        let path = path.map(|path| SharedPath::parse(path).unwrap());
+        soon(self.transfers.pull(Pull { path, queue, ..any_pull() })).await
     }
 
     async fn order(&mut self) -> SendOrder {
@@ -180,7 +199,7 @@ impl TransfersFixture {
             offset,
             source: source(size),
             stored: size as u64,
-            wants_blocks: false,
+            block_list: None,
             stream: UploadStream::new(items, ReadBudget::default()),
             replies,
         };

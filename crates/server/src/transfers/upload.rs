@@ -1,25 +1,28 @@
 //! One upload of a transfer, from its header to its end.
 
 mod active_upload;
+mod block_list;
 
 use filepull_core::extent::ExtentKinds;
 use filepull_core::human;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::source::Source;
-use filepull_core::transfer::{BeginError, Phase, Receiving, UploadStart};
+use filepull_core::transfer::{Phase, Receiving, UploadStart};
 use tokio::sync::mpsc;
-use tokio::time::sleep_until;
+use tokio::time::{Instant, sleep_until};
 use tracing::info;
 
 use super::active::ViewSender;
 use super::commit::CompleteUpload;
 use super::disk::run;
-use super::outcome::{Outcome, classify};
+use super::outcome::{Outcome, broken, classify, reject};
 use super::task::TransferTask;
 use super::{Activity, Answer, Command, Reply, Upload, WaitingFor, refuse};
 use crate::receive::{self, ReceivedPartial, UploadEnd, WriteEvent, sleep_until_some};
 use crate::registry::SessionHandle;
 use active_upload::ActiveUpload;
+pub(crate) use block_list::BlockListPart;
+use block_list::{BlockListSender, ListEvent};
 
 impl TransferTask {
     /// Receives an upload, and returns how it ended.
@@ -28,7 +31,7 @@ impl TransferTask {
         session: &SessionHandle,
         upload: Upload,
     ) -> Result<(), Outcome> {
-        let Upload { offset, source, stored, mut stream, replies, .. } = upload;
+        let Upload { offset, source, stored, mut stream, block_list, replies, .. } = upload;
         let n_expected = source.size.saturating_sub(offset);
         let view = self.view.clone();
         let stored = bytes_to_store(session, source.size, stored);
@@ -37,7 +40,8 @@ impl TransferTask {
         let received = match admitted {
             Ok((receiving, partial)) => {
                 let replies = replies.clone();
-                let upload = ActiveUpload::new(stream, partial, receiving, replies, self);
+                let mut upload = ActiveUpload::new(stream, partial, receiving, replies, self);
+                upload.block_list = BlockListSender::start(block_list, self.base.as_ref());
                 self.receive_bytes(session, upload).await
             }
             Err(outcome) => Err(outcome),
@@ -79,8 +83,10 @@ impl TransferTask {
                 self.begin_partial(source, stored).await?
             }
         };
+        self.traffic.begin_upload();
+        let base = self.base.as_ref().map(|base| base.file.clone());
         partial
-            .begin_upload(opened.size, extents, None)
+            .begin_upload(opened.size, extents, base)
             .map_err(|error| Outcome::no_progress(error.to_string()))?;
         self.log_admitted(offset, &opened);
         Ok((receiving, partial))
@@ -150,11 +156,12 @@ impl TransferTask {
     ) -> Result<(), Outcome> {
         let before = upload.progress.received();
         let end = self.drive(session, &mut upload).await;
-        let ActiveUpload { writer, receiving, replies, sent, base_use, .. } = upload;
-        self.sent = sent;
-        self.base_use = base_use;
+        let ActiveUpload { writer, receiving, replies, traffic, .. } = upload;
+        self.traffic = traffic;
         let disk_stalled = writer.disk_stalled();
-        let partial = writer.finish().await.map_err(|error| classify(&error))?;
+        let mut partial = writer.finish().await.map_err(|error| classify(&error))?;
+        self.traffic.update(&partial);
+        partial.close_base();
         let received = partial.receiver().received();
         let progress = before < received;
         match end {
@@ -180,12 +187,16 @@ impl TransferTask {
                 self.partial = Some(partial);
                 // An agent that has disconnected needs no response.
                 let _ = replies.try_send(Reply::Violation { reason: reason.clone() });
-                Err(Outcome::Interrupted { reason, progress })
+                match self.base {
+                    // The agent may break the rules only because of its base.
+                    Some(_) => self.base_failed(reason).await,
+                    None => Err(Outcome::Interrupted { reason, progress }),
+                }
             }
             Ok(UploadEnd::BaseChanged(reason)) => {
                 self.partial = Some(partial);
-                refuse(&replies, Problem::new(Code::AgentError, &*reason), Some(received));
-                Err(Outcome::Interrupted { reason, progress })
+                refuse(&replies, Problem::new(Code::AgentError, &*reason), None);
+                self.base_failed(reason).await
             }
             // The partial must not be used any more: only its checkpoint is valid.
             Ok(UploadEnd::Disk(error)) => Err(classify(&error)),
@@ -229,6 +240,10 @@ impl TransferTask {
                     self.checkpoint_done(upload, recorded?);
                     None
                 }
+                event = upload.block_list.next() => {
+                    self.handle_list(upload, event);
+                    None
+                }
                 Some(command) = self.commands.recv() => {
                     self.handle_during_upload(session, upload, command).await?
                 }
@@ -243,6 +258,17 @@ impl TransferTask {
             };
             if let Some(end) = end {
                 return Ok(end);
+            }
+        }
+    }
+
+    /// Until the agent has the list, it waits for this server.
+    fn handle_list(&mut self, upload: &mut ActiveUpload, event: ListEvent) {
+        upload.progress.renew(Instant::now());
+        if let ListEvent::Failed(reason) = event {
+            upload.traffic.base_failed();
+            if let Some(base) = &self.base {
+                self.context.report_base(base, &reason);
             }
         }
     }
@@ -302,27 +328,6 @@ impl TransferTask {
             self.transfer.phase = Phase::Receiving(receiving);
         }
     }
-}
-
-/// Sends the agent the reason why its upload may not begin.
-fn reject(error: BeginError, replies: &mpsc::Sender<Reply>) -> Outcome {
-    let expected = match error {
-        BeginError::WrongOffset { expected, .. } => Some(expected),
-        BeginError::StaleAttempt { .. } => None,
-    };
-    let reason = error.to_string();
-    refuse(replies, Problem::new(Code::TransferUnknown, &*reason), expected);
-    Outcome::no_progress(reason)
-}
-
-/// Returns the outcome of an upload without a trailer. If the agent waited for this server's disk
-/// before, the disk is the reason.
-fn broken(reason: String, progress: bool, disk_stalled: bool) -> Outcome {
-    if !disk_stalled {
-        return Outcome::Interrupted { reason, progress };
-    }
-    let detail = format!("The server's disk did not answer in time, and then {reason}.");
-    Outcome::Deferred(Problem::new(Code::StorageFailed, detail))
 }
 
 /// Returns how many bytes of the disk a file may use. An agent that sends no holes fills them.

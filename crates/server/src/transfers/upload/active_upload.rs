@@ -2,19 +2,20 @@
 
 use std::sync::Arc;
 
-use filepull_core::base_offer::BaseUse;
 use filepull_core::human;
 use filepull_core::problem::{Code, Problem};
 use filepull_core::transfer::{Phase, Receiving, Transfer};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::block_list::BlockListSender;
 use crate::receive::{BatchWriter, ReceivedPartial, UploadEnd, UploadStream};
 use crate::transfers::active::ViewSender;
 use crate::transfers::checkpoint::Checkpoints;
 use crate::transfers::min_rate::MinRate;
 use crate::transfers::progress::Progress;
 use crate::transfers::task::TransferTask;
+use crate::transfers::traffic::Traffic;
 use crate::transfers::{Limits, Reply, TaskContext, refuse};
 
 /// An upload that may write. It owns its partial.
@@ -28,10 +29,8 @@ pub(crate) struct ActiveUpload {
     pub(crate) checkpoints: Checkpoints,
     /// How many received bytes survive a power cut.
     pub(crate) durable: u64,
-    /// The bytes of content that were sent, in all attempts.
-    pub(crate) sent: u64,
-    pub(crate) base_use: BaseUse,
-    sent_before: u64,
+    pub(crate) traffic: Traffic,
+    pub(crate) block_list: BlockListSender,
     limits: Limits,
 }
 
@@ -52,9 +51,8 @@ impl ActiveUpload {
             min_rate: MinRate::new(min_rate, min_rate_window, receiver.received(), now),
             checkpoints: Checkpoints::new(checkpoint_every),
             durable: 0,
-            sent: task.sent,
-            base_use: task.base_use,
-            sent_before: task.sent,
+            traffic: task.traffic,
+            block_list: BlockListSender::start(None, None),
             writer: BatchWriter::new(stream, partial),
             receiving,
             replies,
@@ -72,17 +70,13 @@ impl ActiveUpload {
         let Some(partial) = self.writer.partial() else { return };
         let update = self.progress.on_write(partial.receiver(), Instant::now());
         let received = update.received;
-        self.sent = self.sent_before + partial.n_sent();
-        if 0 < partial.n_copied() {
-            self.base_use = BaseUse::Copied;
-        }
-        let sent = self.sent;
-        let base_use = self.base_use;
+        self.traffic.update(partial);
+        let traffic = self.traffic;
         let receiving = &self.receiving;
         if update.is_shown {
             view.send_modify(|view| {
                 view.bytes_done = received;
-                view.bytes_sent = sent;
+                view.bytes_sent = traffic.sent();
                 view.bytes_per_second = update.bytes_per_second.or(view.bytes_per_second);
             });
         }
@@ -90,11 +84,9 @@ impl ActiveUpload {
             // If the queue is full, the agent has not read the last ack yet.
             let _ = self.replies.try_send(Reply::Ack { received, durable: self.durable });
         }
-        let current = || Transfer {
-            sent,
-            base_use,
-            phase: Phase::Receiving(receiving.clone()),
-            ..transfer.clone()
+        let current = || {
+            let phase = Phase::Receiving(receiving.clone());
+            traffic.of(Transfer { phase, ..transfer.clone() })
         };
         self.checkpoints.start_if_due(context, partial, current);
     }
@@ -102,7 +94,7 @@ impl ActiveUpload {
     /// The stall timer has run out. Returns the end of the upload, unless the agent waits for this
     /// server.
     pub(crate) fn check_stall(&mut self) -> Option<UploadEnd> {
-        if self.writer.is_writing() {
+        if self.writer.is_writing() || self.block_list.is_reading() {
             self.progress.renew(Instant::now());
             return None;
         }
@@ -115,7 +107,8 @@ impl ActiveUpload {
     pub(crate) fn is_too_slow(&mut self) -> bool {
         let received = self.progress.received();
         let now = Instant::now();
-        if self.writer.is_writing() || self.progress.is_complete() {
+        let waits_for_server = self.writer.is_writing() || self.block_list.is_active();
+        if waits_for_server || self.progress.is_complete() {
             self.min_rate.restart(received, now);
             return false;
         }
