@@ -22,7 +22,7 @@ use crate::receive::Prefix;
 use crate::send_mode::SendMode;
 use crate::source::Source;
 pub use begin::{BeginError, UploadStart};
-pub use phase::{Failure, LastProgress, Phase, Published, Receiving, Sealed, Unchanged};
+pub use phase::{Failure, LastProgress, Phase, Published, Receiving, Sealed, UnchangedFile};
 pub use phase_name::PhaseName;
 
 /// The transfer of one file, as it is on record.
@@ -303,7 +303,7 @@ impl Transfer {
         if !may_end {
             return Err(self.phase_error("end without a change"));
         }
-        self.phase = Phase::Unchanged(Unchanged { source, since });
+        self.phase = Phase::Unchanged(UnchangedFile { source, since });
         self.finished_at = Some(now);
         Ok(())
     }

@@ -25,7 +25,7 @@ pub enum Phase {
     /// The download is durable under its final name.
     Done(Published),
     /// The file equals an earlier download, so there is no new one.
-    Unchanged(Unchanged),
+    Unchanged(UnchangedFile),
     /// The transfer ended without a download.
     Failed(Failure),
     /// The transfer ended because a caller cancelled it.
@@ -79,7 +79,7 @@ impl Phase {
     }
 
     /// Returns the earlier download that the file equals.
-    pub fn unchanged(&self) -> Option<&Unchanged> {
+    pub fn unchanged(&self) -> Option<&UnchangedFile> {
         if let Self::Unchanged(unchanged) = self { Some(unchanged) } else { None }
     }
 
@@ -188,7 +188,7 @@ impl Published {
 
 /// Phase: the file on the client equals an earlier download.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unchanged {
+pub struct UnchangedFile {
     /// The file, as the client read it.
     pub source: Source,
     /// The earlier download, in the client's folder.

@@ -6,7 +6,7 @@ use filepull_core::base_offer::BaseUse;
 use filepull_core::digest::Hasher;
 use filepull_core::send_mode::SendMode;
 use filepull_core::source::Source;
-use filepull_core::transfer::{Download, Failure, Phase, Transfer, Unchanged};
+use filepull_core::transfer::{Download, Failure, Phase, Transfer, UnchangedFile};
 
 /// Returns the checksum over all stored fields. It must never change for the same fields, or every
 /// record looks damaged.
@@ -61,7 +61,7 @@ impl ChecksumHasher {
             }
             Phase::Sealed(sealed) => self.download(sealed.download()),
             Phase::Done(published) => self.download(published.download()),
-            Phase::Unchanged(Unchanged { source, since }) => {
+            Phase::Unchanged(UnchangedFile { source, since }) => {
                 self.source(source);
                 self.text(&since.to_string());
             }

@@ -1,6 +1,7 @@
 //! Tests of the database file, its folder and its writer. The modules below test the tables.
 
 mod audit;
+mod bases;
 mod clients;
 mod damaged;
 mod enrolment;
@@ -26,7 +27,7 @@ use filepull_core::send_mode::SendMode;
 use filepull_core::source::Source;
 use filepull_core::transfer::{
     Download, Failure, LastProgress, Phase, PhaseName, Published, Receiving, Sealed, Setbacks,
-    Transfer, Unchanged,
+    Transfer, UnchangedFile,
 };
 use futures::future::{join, join_all, try_join_all};
 use tempfile::TempDir;
@@ -134,7 +135,7 @@ fn phases() -> [Phase; 7] {
             problem: Problem::new(Code::Cancelled, "Cancelled by 127.0.0.1."),
             reached: LastProgress { source: Some(source()), received: u64::MAX - 1 },
         }),
-        Phase::Unchanged(Unchanged { source: source(), since: download().name }),
+        Phase::Unchanged(UnchangedFile { source: source(), since: download().name }),
     ]
 }
 

@@ -12,7 +12,7 @@ use filepull_core::send_mode::SendMode;
 use filepull_core::source::Source;
 use filepull_core::transfer::{
     Download, Failure, LastProgress, Phase, PhaseName, Published, Receiving, Sealed, Setbacks,
-    Transfer, Unchanged,
+    Transfer, UnchangedFile,
 };
 
 use super::checksum::checksum;
@@ -157,7 +157,7 @@ fn read_phase(fields: &RowFields<'_>) -> Result<Phase, RecordsError> {
         }
         PhaseName::Sealed => Phase::Sealed(Sealed::from_record(read_download(fields)?)),
         PhaseName::Done => Phase::Done(Published::from_record(read_download(fields)?)),
-        PhaseName::Unchanged => Phase::Unchanged(Unchanged {
+        PhaseName::Unchanged => Phase::Unchanged(UnchangedFile {
             source: read_source(fields)?,
             since: fields.parse("unchanged_since", DownloadName::parse)?,
         }),

@@ -25,10 +25,10 @@ pub(crate) const UNFINISHED: &str = "SELECT * FROM transfers \
 const NEWEST: &str = "SELECT * FROM transfers WHERE client = $1 \
      ORDER BY created_at DESC, id DESC LIMIT 1";
 
-const NEWEST_DOWNLOAD: &str = "SELECT * FROM transfers WHERE client = $1 AND state = 'done' \
+pub(crate) const NEWEST_DOWNLOAD: &str = "SELECT * FROM transfers WHERE client = $1 AND state = 'done' \
      ORDER BY finished_at DESC, id DESC LIMIT 1";
 
-const NEWEST_DOWNLOAD_OF_PATH: &str = "SELECT * FROM transfers WHERE client = $1 AND path = $2 AND state = 'done' \
+pub(crate) const NEWEST_DOWNLOAD_OF_PATH: &str = "SELECT * FROM transfers WHERE client = $1 AND path = $2 AND state = 'done' \
      ORDER BY finished_at DESC, id DESC LIMIT 1";
 
 /// The last good download of a path; NULL is the default file. At most 32 downloads are checked, so that a

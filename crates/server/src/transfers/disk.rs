@@ -271,6 +271,17 @@ impl TaskContext {
     }
 }
 
+/// Reserves space for `stored` bytes in all: an earlier process released it when it cut the partial to
+/// its checkpoint.
+pub(crate) async fn reserve(
+    partial: ReceivedPartial,
+    stored: u64,
+) -> Result<ReceivedPartial, Outcome> {
+    let mut partial = partial;
+    let reserve = move || partial.partial.reserve(stored).map(|()| partial);
+    run(reserve).await.map_err(|error| classify(&error))
+}
+
 /// Runs a job on the blocking pool. A panic in the job continues in the caller.
 pub(crate) async fn run<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> T {
     spawn_blocking(job).await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))

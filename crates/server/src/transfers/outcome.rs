@@ -3,7 +3,7 @@
 use filepull_core::file_digest::FileDigests;
 use filepull_core::human::chain;
 use filepull_core::problem::{Code, Problem};
-use filepull_core::transfer::{BeginError, PhaseError, Transfer, Unchanged};
+use filepull_core::transfer::{BeginError, PhaseError, Transfer, UnchangedFile};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 use uuid::Uuid;
@@ -164,7 +164,7 @@ pub(crate) fn log_done(transfer: &Transfer) {
 
 /// Logs that the file of a transfer equals an earlier download.
 pub(crate) fn log_unchanged(transfer: &Transfer) {
-    let Some(Unchanged { source, since }) = transfer.phase.unchanged() else { return };
+    let Some(UnchangedFile { source, since }) = transfer.phase.unchanged() else { return };
     info!(
         event = "transfer.unchanged", size = source.size,
         duration_seconds = seconds_taken(transfer), attempt = transfer.attempt, since = %since,

@@ -14,7 +14,7 @@ use tracing::info;
 
 use super::active::ViewSender;
 use super::commit::CompleteUpload;
-use super::disk::run;
+use super::disk::{reserve, run};
 use super::outcome::{Outcome, broken, classify, reject};
 use super::task::TransferTask;
 use super::{Activity, Answer, Command, Reply, Upload, WaitingFor, refuse};
@@ -333,14 +333,6 @@ impl TransferTask {
 /// Returns how many bytes of the disk a file may use. An agent that sends no holes fills them.
 pub(crate) fn bytes_to_store(session: &SessionHandle, size: u64, stored: u64) -> u64 {
     if session.extents.hole { stored.min(size) } else { size }
-}
-
-/// Reserves space for `stored` bytes in all: an earlier process released it when it cut the partial to
-/// its checkpoint.
-async fn reserve(partial: ReceivedPartial, stored: u64) -> Result<ReceivedPartial, Outcome> {
-    let mut partial = partial;
-    let reserve = move || partial.partial.reserve(stored).map(|()| partial);
-    run(reserve).await.map_err(|error| classify(&error))
 }
 
 /// Shows that the transfer waits for a disk that does not respond. A wait for the records keeps its

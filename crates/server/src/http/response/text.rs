@@ -7,7 +7,7 @@ use filepull_core::base_offer::BaseUse;
 use filepull_core::file_digest::FileDigests;
 use filepull_core::human;
 use filepull_core::name::DownloadName;
-use filepull_core::transfer::{Download, Unchanged};
+use filepull_core::transfer::{Download, UnchangedFile};
 
 use crate::http::request::pull::path_param;
 use crate::records::DownloadState;
@@ -103,8 +103,8 @@ pub(crate) fn done_and_lost(
 
 /// Returns `Unchanged: menu.txt of client4 (100.0 MiB) is unchanged since download-….txt.`, and the
 /// path of that download.
-pub(crate) fn unchanged(view: &View, unchanged: &Unchanged, data_dir: &str) -> String {
-    let Unchanged { source, since } = unchanged;
+pub(crate) fn unchanged(view: &View, unchanged: &UnchangedFile, data_dir: &str) -> String {
+    let UnchangedFile { source, since } = unchanged;
     let client = &view.transfer.client;
     let name = name(&source.name);
     let size = human::size(source.size);

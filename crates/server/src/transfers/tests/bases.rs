@@ -5,7 +5,7 @@ use std::fs;
 use filepull_core::CHUNK_LEN;
 use filepull_core::base_offer::BaseUse;
 use filepull_core::delta::BlockHasher;
-use filepull_core::transfer::Unchanged;
+use filepull_core::transfer::UnchangedFile;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::*;
@@ -183,7 +183,7 @@ async fn a_file_that_equals_the_base_makes_no_file() {
     fixture.answer_unchanged(&order, FIRST.len());
     let ended = fixture.ended(id).await;
     let since = first.download().unwrap().name.clone();
-    assert_eq!(ended.phase, Phase::Unchanged(Unchanged { source: source(FIRST.len()), since }));
+    assert_eq!(ended.phase, Phase::Unchanged(UnchangedFile { source: source(FIRST.len()), since }));
     assert_eq!(traffic(&ended), (0, BaseUse::Unused));
     assert!(ended.finished_at.is_some());
     assert_eq!(fixture.names().len(), 1);

@@ -7,7 +7,7 @@ use filepull_core::problem::Code;
 use filepull_core::receive::Prefix;
 use filepull_core::source::Source;
 use filepull_core::transfer::{
-    Download, Failure, LastProgress, Published, Receiving, Transfer, Unchanged,
+    Download, Failure, LastProgress, Published, Receiving, Transfer, UnchangedFile,
 };
 
 use super::*;
@@ -284,7 +284,8 @@ fn the_answer_to_a_finished_pull_tells_how_much_was_sent() {
         let (_, text) = answer(&context(&view)).unwrap();
         assert_eq!(text.lines().next().unwrap(), expected);
     };
-    let (size, sent) = (100 * MIB, 31 * MIB / 10);
+    let size = 100 * MIB;
+    let sent = 31 * MIB / 10;
     let head = "Done: client4 sent menu.txt, 100.0 MiB";
     check(size, size, BaseUse::Unused, &format!("{head} in 19.8 s (5.1 MiB/s)."));
     let copied = format!("{head} file, 3.1 MiB sent in 19.8 s (5.1 MiB/s).");
@@ -302,7 +303,7 @@ fn the_answer_to_a_finished_pull_tells_how_much_was_sent() {
 fn the_answer_to_an_unchanged_file_names_the_earlier_download() {
     let mut view = view(Activity::Ordered);
     let since = DownloadName::new(at("14:23:25"), "menu.txt");
-    view.transfer.phase = Phase::Unchanged(Unchanged { source: source(100 * MIB), since });
+    view.transfer.phase = Phase::Unchanged(UnchangedFile { source: source(100 * MIB), since });
     let text = "Unchanged: menu.txt of client4 (100.0 MiB) is unchanged since \
                 download-20250612-142325.txt.\n  saved   \
                 server-data/client4/download-20250612-142325.txt\n";
