@@ -40,6 +40,7 @@
 mod cli;
 mod clock;
 mod counters;
+mod data_set;
 mod dir_watcher;
 mod disk;
 mod failing_disk;

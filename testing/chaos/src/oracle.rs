@@ -17,7 +17,7 @@ use serde_json::Value;
 use tokio::task::block_in_place;
 
 use crate::counters::Counters;
-use crate::test_pattern::TestPattern;
+use crate::test_pattern::{Flaw, TestPattern};
 use observed_file::{DownloadKey, ObservedFile, list, path, read};
 
 /// What is known of one data folder.
@@ -29,6 +29,8 @@ pub(crate) struct Oracle {
     done: BTreeMap<String, AnsweredTrigger>,
     /// Transfer ids that an answer contained.
     answered_ids: BTreeSet<String>,
+    /// The version of the file at the trigger of a transfer. Its download is not older.
+    versions: BTreeMap<String, u32>,
     /// Downloads that the trial deleted to free space.
     deleted: BTreeSet<DownloadKey>,
 }
@@ -52,6 +54,11 @@ impl Oracle {
     /// Records that an answer contained this transfer id: the transfer must stay on record.
     pub(crate) fn record_id(&mut self, transfer: &str) {
         self.answered_ids.insert(transfer.to_owned());
+    }
+
+    /// Records the version that the source had when this transfer was triggered.
+    pub(crate) fn record_version(&mut self, transfer: &str, oldest: u32) {
+        self.versions.insert(transfer.to_owned(), oldest);
     }
 
     /// Records a transfer as an answer showed it. If it is done, its file must stay forever.
@@ -148,18 +155,23 @@ impl Oracle {
         }
         let (bytes, observed) = read(&path)?;
         if let Some(known) = self.files.get_mut(key) {
-            let now =
-                ObservedFile { foreign: known.foreign, unchecked: known.unchecked, ..observed };
+            let now = ObservedFile {
+                foreign: known.foreign,
+                unchecked: known.unchecked,
+                version: known.version,
+                ..observed
+            };
             if now != *known {
                 let text = format!("{client}/{name} has changed: it was {known:?}, it is {now:?}");
                 return Err(self.wrong(text));
             }
             known.unchecked = false;
         } else {
-            if let Err(flaw) = TestPattern::read(client, &bytes) {
-                return Err(self.wrong(format!("{client}/{name} ({:?}): {flaw}", observed.digests)));
-            }
-            self.files.insert(key.clone(), observed);
+            let found = TestPattern::read(client, &bytes).map_err(|flaw| {
+                self.wrong(format!("{client}/{name} ({:?}): {flaw}", observed.digests))
+            })?;
+            let version = found.version;
+            self.files.insert(key.clone(), ObservedFile { version, ..observed });
         }
         self.counters.right_file();
         Ok(())
@@ -219,13 +231,22 @@ impl Oracle {
         for transfer in transfers {
             let Some(answered) = AnsweredTrigger::read(transfer)? else { continue };
             let on_disk = self.files.get(&answered.key);
+            let id = &transfer["id"];
+            let oldest = id.as_str().and_then(|id| self.versions.get(id));
+            if let (Some(observed), Some(oldest)) = (on_disk, oldest)
+                && observed.version < *oldest
+            {
+                let found = observed.version;
+                return Err(
+                    self.wrong(format!("{id}: {}", Flaw::Stale { expected: *oldest, found }))
+                );
+            }
             let same = on_disk.is_some_and(|observed| {
                 !observed.foreign
                     && observed.len == answered.len
                     && observed.digests == answered.digests
             });
             if !same && !self.deleted.contains(&answered.key) {
-                let id = &transfer["id"];
                 return Err(
                     self.wrong(format!("{id}: the answer has {answered:?}, the disk {on_disk:?}"))
                 );

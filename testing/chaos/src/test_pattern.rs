@@ -1,8 +1,12 @@
 //! Self-describing test data. Every 64-byte cell states its client, its version, its index and the
 //! number of cells. So a file alone shows whether it is truncated, mixed, shifted, stale or
 //! foreign.
+//!
+//! A file that was made from an earlier version has cells of several versions. Its last cell is a
+//! seal with the version, the number of cells and a hash of all bytes before.
 
 use std::fmt;
+use std::ops::Range;
 
 pub(crate) const CELL_LEN: usize = 64;
 
@@ -14,6 +18,15 @@ pub(crate) struct TestPattern {
     /// Incremented with each change of the file.
     pub(crate) version: u32,
     pub(crate) n_cells: u32,
+}
+
+/// How the cells of a file look to a compressor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// Random bytes.
+    Random,
+    /// Text that shrinks.
+    Text,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +42,10 @@ pub(crate) enum Flaw {
         index: u32,
         /// The first 16 bytes, escaped.
         found: String,
+    },
+    /// The bytes before the seal are not those that were sealed.
+    Unsealed {
+        version: u32,
     },
     /// A cell has another version than the first cell.
     Mixed {
@@ -64,16 +81,51 @@ impl TestPattern {
         u64::from(self.n_cells) * CELL_LEN as u64
     }
 
+    /// The whole file, of random bytes.
     pub(crate) fn bytes(self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(self.n_cells as usize * CELL_LEN);
-        (0..self.n_cells).for_each(|index| bytes.extend_from_slice(self.cell(index).as_bytes()));
+        self.cells(0..self.n_cells, Content::Random)
+    }
+
+    /// The cells of this range.
+    pub(crate) fn cells(self, range: Range<u32>, content: Content) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(range.len() * CELL_LEN);
+        for index in range {
+            match content {
+                Content::Random => bytes.extend_from_slice(&self.random_cell(index)),
+                Content::Text => bytes.extend_from_slice(self.text_cell("fp", index).as_bytes()),
+            }
+        }
         bytes
     }
 
-    fn cell(self, index: u32) -> String {
+    /// The last cell of a file that has the bytes `before` and was made from an earlier version.
+    pub(crate) fn seal(self, before: &[u8]) -> Vec<u8> {
+        let [low, high] = halves(hash(before));
+        // The hash takes the place of the owner; the index names the owner.
+        let sealed = Self { owner: u64::from(high) << 32 | u64::from(low), ..self };
+        let [owner, _] = halves(self.owner);
+        sealed.text_cell("fs", owner).into_bytes()
+    }
+
+    fn text_cell(self, kind: &str, index: u32) -> String {
         let Self { owner, version, n_cells } = self;
-        let body = format!("fp {owner:016x} {version:08x} {index:08x} {n_cells:08x}");
+        let body = format!("{kind} {owner:016x} {version:08x} {index:08x} {n_cells:08x}");
         format!("{body} {:016x}\n", hash(body.as_bytes()))
+    }
+
+    fn random_cell(self, index: u32) -> [u8; CELL_LEN] {
+        let Self { owner, version, n_cells } = self;
+        let [low, high] = halves(owner);
+        let mut cell = [0; CELL_LEN];
+        for (at, number) in [low, high, version, index, n_cells].into_iter().enumerate() {
+            cell[8 + at * 4..][..4].copy_from_slice(&number.to_le_bytes());
+        }
+        let key = hash(&cell);
+        cell[..8].copy_from_slice(&key.to_le_bytes());
+        mask(&mut cell[8..CHECK_AT], key);
+        let check = hash(&cell[..CHECK_AT]);
+        cell[CHECK_AT..].copy_from_slice(&check.to_le_bytes());
+        cell
     }
 
     /// Returns the version of each cell of a file. It may have several versions and any number of
@@ -92,6 +144,9 @@ impl TestPattern {
     /// Reads a file of `client` and requires that it is one complete version.
     pub(crate) fn read(client: &str, bytes: &[u8]) -> Result<Self, Flaw> {
         let owner = hash(client.as_bytes());
+        if let Some(sealed) = read_seal(owner, bytes) {
+            return sealed;
+        }
         let mut first: Option<Self> = None;
         for (cell, index) in bytes.chunks(CELL_LEN).zip(0..) {
             let Some((found, at)) = parse(cell) else {
@@ -131,20 +186,75 @@ impl TestPattern {
     }
 }
 
+/// Where the checksum of a random cell begins.
+const CHECK_AT: usize = CELL_LEN - 8;
+
+/// Reads a file whose last cell is a seal; `None` if it is not.
+fn read_seal(owner: u64, bytes: &[u8]) -> Option<Result<TestPattern, Flaw>> {
+    let (before, seal) = bytes.split_at_checked(bytes.len().checked_sub(CELL_LEN)?)?;
+    let (sealed, owner_part) = parse_text("fs", seal)?;
+    let found = TestPattern { owner, ..sealed };
+    Some(if owner_part != halves(owner)[0] {
+        Err(Flaw::Foreign { index: sealed.n_cells - 1 })
+    } else if found.len() != bytes.len() as u64 {
+        Err(Flaw::Torn { expected: found.len(), found: bytes.len() as u64 })
+    } else if hash(before) != sealed.owner {
+        Err(Flaw::Unsealed { version: sealed.version })
+    } else {
+        Ok(found)
+    })
+}
+
 /// Returns the cell and its index if the checksum is right.
 fn parse(cell: &[u8]) -> Option<(TestPattern, u32)> {
+    parse_text("fp", cell).or_else(|| parse_random(cell))
+}
+
+fn parse_text(kind: &str, cell: &[u8]) -> Option<(TestPattern, u32)> {
     let text = std::str::from_utf8(cell).ok()?.strip_suffix('\n')?;
     let (body, check) = text.rsplit_once(' ')?;
     if cell.len() != CELL_LEN || check != format!("{:016x}", hash(body.as_bytes())) {
         return None;
     }
-    let mut fields = body.strip_prefix("fp ")?.split(' ');
+    let mut fields = body.strip_prefix(kind)?.strip_prefix(' ')?.split(' ');
     let owner = u64::from_str_radix(fields.next()?, 16).ok()?;
     let mut number = || u32::from_str_radix(fields.next()?, 16).ok();
     let version = number()?;
     let index = number()?;
     let n_cells = number()?;
     Some((TestPattern { owner, version, n_cells }, index))
+}
+
+fn parse_random(cell: &[u8]) -> Option<(TestPattern, u32)> {
+    let mut cell: [u8; CELL_LEN] = cell.try_into().ok()?;
+    let (body, check) = cell.split_at_mut(CHECK_AT);
+    if hash(body).to_le_bytes() != *check {
+        return None;
+    }
+    let (key, fields) = body.split_first_chunk_mut::<8>()?;
+    mask(fields, u64::from_le_bytes(*key));
+    let mut numbers =
+        fields.chunks(4).filter_map(|field| Some(u32::from_le_bytes(field.try_into().ok()?)));
+    let owner = u64::from(numbers.next()?) | u64::from(numbers.next()?) << 32;
+    let [version, index, n_cells] = [numbers.next()?, numbers.next()?, numbers.next()?];
+    Some((TestPattern { owner, version, n_cells }, index))
+}
+
+/// Exchanges bytes with random ones, and back. The key decides which.
+fn mask(bytes: &mut [u8], key: u64) {
+    for (block, n) in bytes.chunks_mut(8).zip(1_u64..) {
+        let stream = (key ^ n).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let stream = (stream ^ stream >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        for (byte, random) in block.iter_mut().zip((stream ^ stream >> 32).to_le_bytes()) {
+            *byte ^= random;
+        }
+    }
+}
+
+/// Returns the low and the high half of a number.
+fn halves(number: u64) -> [u32; 2] {
+    let [a, b, c, d, e, f, g, h] = number.to_le_bytes();
+    [u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h])]
 }
 
 fn damaged(cell: &[u8], index: u32) -> Flaw {
@@ -167,6 +277,9 @@ impl fmt::Display for Flaw {
             Self::Torn { expected, found } => write!(f, "torn: {found} bytes of {expected}"),
             Self::Damaged { index, found } => {
                 write!(f, "damaged: cell {index} begins with {found:?}")
+            }
+            Self::Unsealed { version } => {
+                write!(f, "mixed or damaged: not what version {version} was made of")
             }
             Self::Mixed { index, first, found } => {
                 write!(f, "mixed: cell {index} has version {found}, the first cell {first}")
@@ -194,15 +307,52 @@ mod tests {
         assert_eq!(file().len(), 6400);
     }
 
+    /// Version 8, made from version 7: one cell is replaced, and one is a hole.
+    fn sealed_file() -> Vec<u8> {
+        let new = TestPattern::new("client4", 8, 6400);
+        let hole = [0; CELL_LEN];
+        let parts = [&file()[..640], &new.cells(10..11, Content::Text), &hole, &file()[768..6336]];
+        let before = parts.concat();
+        [&before[..], &new.seal(&before)].concat()
+    }
+
     #[test]
     fn every_flipped_bit_is_found() {
-        for at in 0..CELL_LEN * 2 {
-            for bit in 0..8 {
-                let mut bytes = file();
-                bytes[at] ^= 1 << bit;
-                assert!(TestPattern::read("client4", &bytes).is_err(), "byte {at}, bit {bit}");
+        let text = TestPattern::new("client4", 7, 6400).cells(0..100, Content::Text);
+        for file in [file(), text, sealed_file()] {
+            for at in (0..CELL_LEN * 2).chain(640..768).chain(6336..6400) {
+                for bit in 0..8 {
+                    let mut bytes = file.clone();
+                    bytes[at] ^= 1 << bit;
+                    assert!(TestPattern::read("client4", &bytes).is_err(), "byte {at}, bit {bit}");
+                }
             }
         }
+    }
+
+    #[test]
+    fn a_sealed_file_is_recognized_only_as_it_was_sealed() {
+        let sealed = sealed_file();
+        assert_eq!(TestPattern::read("client4", &sealed), Ok(TestPattern::new("client4", 8, 6400)));
+        let flaw = |bytes: &[u8]| TestPattern::read("client4", bytes).unwrap_err();
+        let other_page = [&sealed[..640], &file()[640..704], &sealed[704..]].concat();
+        assert_eq!(flaw(&other_page), Flaw::Unsealed { version: 8 });
+        let shorter = [&sealed[..6272], &sealed[6336..]].concat();
+        assert_eq!(flaw(&shorter), Flaw::Torn { expected: 6400, found: 6336 });
+        assert!(matches!(flaw(&sealed[..6336]), Flaw::Mixed { .. } | Flaw::Damaged { .. }));
+        let foreign = TestPattern::read("client5", &sealed);
+        assert_eq!(foreign, Err(Flaw::Foreign { index: 99 }));
+    }
+
+    #[test]
+    fn text_shrinks_and_random_bytes_do_not() {
+        let pattern = TestPattern::new("client4", 7, 64_000);
+        let n_of = |content| {
+            let cells = pattern.cells(0..1000, content);
+            let words: std::collections::BTreeSet<&[u8]> = cells.chunks(4).collect();
+            words.len()
+        };
+        assert!(n_of(Content::Text) < 13_000 && 15_900 < n_of(Content::Random));
     }
 
     #[test]

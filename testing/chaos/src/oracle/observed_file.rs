@@ -16,6 +16,8 @@ pub(super) struct ObservedFile {
     pub(super) inode: u64,
     pub(super) len: u64,
     pub(super) digests: FileDigests,
+    /// The version of its content; 0 for a foreign file.
+    pub(super) version: u32,
     /// Created by the trial, not by the server.
     pub(super) foreign: bool,
     /// Its disk lost power after the file was read.
@@ -31,7 +33,7 @@ pub(super) fn read(path: &Path) -> anyhow::Result<(Vec<u8>, ObservedFile)> {
     let bytes = fs::read(path).with_context(|| path.display().to_string())?;
     let digests = FileDigests::of(&bytes);
     let len = bytes.len() as u64;
-    Ok((bytes, ObservedFile { inode, len, digests, foreign: false, unchecked: false }))
+    Ok((bytes, ObservedFile { inode, len, digests, version: 0, foreign: false, unchecked: false }))
 }
 
 /// Lists the files in the folders of all clients.

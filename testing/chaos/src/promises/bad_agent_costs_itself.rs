@@ -59,7 +59,7 @@ async fn run(trial: &Trial) -> anyhow::Result<()> {
 async fn honest_transfers(trial: &Trial, scenario: &mut Scenario) -> anyhow::Result<Duration> {
     let mut times = Vec::new();
     for _ in 0..trial.times(TRANSFERS) {
-        scenario.new_version(0)?;
+        scenario.rewrite(0, FILE_LEN)?;
         let began = Instant::now();
         let id = scenario.trigger(0).await?;
         scenario.wait_until_done(&id).await?;

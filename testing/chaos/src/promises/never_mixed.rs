@@ -3,6 +3,7 @@
 mod single_version;
 mod source_writer;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -39,8 +40,14 @@ async fn run(trial: &Trial) -> anyhow::Result<()> {
 async fn run_worker(trial: &Trial, method: WriteMethod) -> anyhow::Result<()> {
     let name = format!("r6-{method:?}").to_lowercase();
     let scenario = Scenario::prepare(trial, &[]).await?;
-    let mut worker =
-        ChangingSourceWorker { trial, method, rng: trial.rng(&name), scenario, n_published: 0 };
+    let mut worker = ChangingSourceWorker {
+        trial,
+        method,
+        rng: trial.rng(&name),
+        scenario,
+        n_published: 0,
+        base: None,
+    };
     let workers = u32::try_from(WriteMethod::ALL.len() * CHANGES_PER_SECOND.len())?;
     let tried = worker.run(&name, trial.share(TRANSFERS, workers)).await;
     worker.scenario.explain(&name, tried)
@@ -52,6 +59,8 @@ struct ChangingSourceWorker<'a> {
     rng: Rng,
     scenario: Scenario,
     n_published: u32,
+    /// The last download.
+    base: Option<PathBuf>,
 }
 
 impl ChangingSourceWorker<'_> {
@@ -121,7 +130,11 @@ impl ChangingSourceWorker<'_> {
             anyhow::bail!("{name} does not match any version of the client's file: {flaw}");
         }
         self.trial.counters.right_file();
-        // The file was checked; keeping it would fill the memory.
-        Ok(std::fs::remove_file(path)?)
+        // The last one stays, because the next upload may copy from it. All of them would fill the
+        // memory.
+        match self.base.replace(path) {
+            Some(checked) => Ok(std::fs::remove_file(checked)?),
+            None => Ok(()),
+        }
     }
 }

@@ -106,7 +106,7 @@ impl Bursts<'_> {
     /// open.
     async fn burst(&mut self, agent: AgentCondition, fresh: bool) -> anyhow::Result<()> {
         let count = self.trial.times(TRIGGERS);
-        self.scenario.new_version(0)?;
+        self.scenario.rewrite(0, FILE_LEN)?;
         if agent == AgentCondition::IsStopped {
             self.scenario.agent(0)?.signal(Signal::STOP)?;
             self.trial.counters.fault("agents stopped");

@@ -120,7 +120,7 @@ impl WholeOrAbsentWorker<'_> {
         let before = self.scenario.proxy.sent();
         self.begin().await?;
         let id = self.unfinished.clone().context("there is a transfer")?;
-        let at = before + self.rng.u64(0..self.scenario.pattern(0).len() * 5 / 4);
+        let at = before + self.rng.u64(0..self.scenario.n_new_bytes(0) * 5 / 4);
         let late = Duration::from_micros(self.rng.u64(0..20_000));
         let Scenario { proxy, .. } = &self.scenario;
         let path = format!("/api/v1/transfers/{id}?wait=20s");

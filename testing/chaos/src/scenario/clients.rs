@@ -6,13 +6,16 @@ use filepull_testkit::{Process, TestClient};
 use tokio::task::block_in_place;
 
 use super::Scenario;
-use crate::test_pattern::TestPattern;
+use crate::data_set::DataSet;
+use crate::test_pattern::{Content, TestPattern};
 
-/// A client, and the version of its file.
+/// A client and its file.
 #[derive(Debug)]
 pub(super) struct ScenarioClient {
     pub(super) client: TestClient,
-    pub(super) pattern: TestPattern,
+    pub(super) data_set: DataSet,
+    /// About the length of each version, in bytes.
+    pub(super) len: usize,
 }
 
 /// The first version of the twin's file. The versions of the original stay below it.
@@ -26,7 +29,7 @@ impl Scenario {
         len: usize,
         settings: &[(&'static str, &str)],
     ) -> anyhow::Result<usize> {
-        self.add_machine(id, TestPattern::new(id, 1, len), settings)
+        self.add_machine(id, DataSet::new(id, 1, len), settings)
     }
 
     /// Adds a client with an invite for a secure scenario, whose server must run. Its agent enrols
@@ -51,9 +54,8 @@ impl Scenario {
         settings: &[(&'static str, &str)],
     ) -> anyhow::Result<usize> {
         let id = self.id(of);
-        let len = usize::try_from(self.pattern(of).len())?;
-        let index =
-            self.add_machine(name, TestPattern::new(&id, FIRST_TWIN_VERSION, len), settings)?;
+        let data_set = DataSet::new(&id, FIRST_TWIN_VERSION, self.clients[of].len);
+        let index = self.add_machine(name, data_set, settings)?;
         let client = &mut self.clients[index].client;
         client.set("CLIENT_ID", &id);
         client.id = id;
@@ -63,17 +65,17 @@ impl Scenario {
     fn add_machine(
         &mut self,
         name: &str,
-        pattern: TestPattern,
+        data_set: DataSet,
         settings: &[(&'static str, &str)],
     ) -> anyhow::Result<usize> {
         let (mark, value) = self.sandbox.mark();
-        let bytes = block_in_place(|| pattern.bytes());
+        let bytes = block_in_place(|| data_set.pattern.bytes());
         let mut client = self.server.client(name, &bytes)?.dialling(self.proxy.addr());
         client = client.setting(mark, &value).setting("NO_COLOR", "1");
         for &(key, value) in settings {
             client.set(key, value);
         }
-        self.clients.push(ScenarioClient { client, pattern });
+        self.clients.push(ScenarioClient { client, len: bytes.len(), data_set });
         Ok(self.clients.len() - 1)
     }
 
@@ -102,23 +104,37 @@ impl Scenario {
 
     /// The current file of a client.
     pub(crate) fn pattern(&self, index: usize) -> TestPattern {
-        self.clients[index].pattern
+        self.clients[index].data_set.pattern
     }
 
-    /// Gives a client a new version of its file, through a rename.
+    /// Returns about how many bytes of the current file must be sent, if the version before it was
+    /// pulled.
+    pub(crate) fn n_new_bytes(&self, index: usize) -> u64 {
+        self.clients[index].data_set.n_new
+    }
+
+    /// Returns the lowest version of a client's file. Two machines with one id have two files.
+    pub(crate) fn lowest_version(&self, id: &str) -> u32 {
+        let same = self.clients.iter().filter(|known| known.client.id == id);
+        same.map(|known| known.data_set.pattern.version).min().unwrap_or(0)
+    }
+
+    /// Gives a client a new version of its file, which has parts of the version before it or not.
     pub(crate) fn new_version(&mut self, index: usize) -> anyhow::Result<()> {
-        let len = self.clients[index].pattern.len();
-        self.resize(index, usize::try_from(len)?)
+        self.resize(index, self.clients[index].len)
     }
 
-    /// Gives a client a new version of its file, of about `len` bytes.
+    /// Like [`new_version`](Self::new_version), with about `len` bytes.
     pub(crate) fn resize(&mut self, index: usize, len: usize) -> anyhow::Result<()> {
-        let ScenarioClient { client, pattern } = &mut self.clients[index];
-        *pattern = TestPattern::new(&client.id, pattern.version + 1, len);
-        let new = client.files.join("data.new");
-        block_in_place(|| std::fs::write(&new, pattern.bytes()))?;
-        std::fs::rename(new, client.data())?;
-        Ok(())
+        let ScenarioClient { client, data_set, .. } = &mut self.clients[index];
+        Ok(block_in_place(|| data_set.change(&client.data(), len))?)
+    }
+
+    /// Gives a client a new version of its file that has nothing of the version before it: a pull
+    /// sends about `len` bytes.
+    pub(crate) fn rewrite(&mut self, index: usize, len: usize) -> anyhow::Result<()> {
+        let ScenarioClient { client, data_set, .. } = &mut self.clients[index];
+        Ok(block_in_place(|| data_set.rewrite(&client.data(), len, Content::Random))?)
     }
 
     /// Starts an agent, unless it runs.

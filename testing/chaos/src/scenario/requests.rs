@@ -18,8 +18,14 @@ impl Scenario {
 
     /// Triggers a pull with this JSON body.
     pub(crate) async fn trigger_with(&mut self, body: &Value) -> anyhow::Result<String> {
+        let oldest = self.lowest_version(body["client"].as_str().unwrap_or_default());
         let response = self.post_transfer(body).await?;
-        self.record_trigger(&response)
+        let id = self.record_trigger(&response)?;
+        // Another file than the default one has versions of its own.
+        if response.json()?["joined"] == false && body["path"].is_null() {
+            self.oracle.record_version(&id, oldest);
+        }
+        Ok(id)
     }
 
     /// Triggers a pull with this JSON body. Returns any response.

@@ -90,7 +90,7 @@ async fn keep_sessions(
             ordered.elapsed().as_secs_f64(),
         ));
         scenario.oracle.check_files(&scenario.data_dir(), true)?;
-        scenario.resize(0, NEXT_LEN)?;
+        scenario.rewrite(0, NEXT_LEN)?;
     }
     let survived = began.elapsed();
     let lost_by_server = scenario.server_process()?.count(r#""client.disconnected""#);

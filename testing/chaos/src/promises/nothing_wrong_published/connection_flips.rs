@@ -46,7 +46,7 @@ async fn flips(
         remaining = remaining.checked_sub(1).context("too few flips took place")?;
         scenario.connect(0).await?;
         scenario.resize(0, FILE_LEN - rng.usize(0..FILE_LEN / 2))?;
-        let len = scenario.pattern(0).len();
+        let len = scenario.n_new_bytes(0);
         let (direction, after) = match rng.u8(0..5) {
             0 => (Direction::ToAgents, rng.u64(0..FROM_SERVER)),
             _ => (Direction::ToServer, rng.u64(0..len + AROUND as u64)),

@@ -73,8 +73,8 @@ async fn meet(
     n_before: usize,
     rng: &mut Rng,
 ) -> anyhow::Result<usize> {
-    scenario.new_version(present)?;
-    scenario.new_version(newcomer)?;
+    scenario.rewrite(present, FILE_LEN)?;
+    scenario.rewrite(newcomer, FILE_LEN)?;
     let id = scenario.trigger(present).await?;
     let halfway = rng.u64(1..FILE_LEN as u64 / 2);
     let begun = |transfer: &Value| halfway <= transfer["bytes_done"].as_u64().unwrap_or(0);
