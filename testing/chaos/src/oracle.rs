@@ -331,7 +331,7 @@ impl AnsweredTrigger {
 
 /// Returns true if a transfer will not change any more.
 pub(crate) fn is_final(transfer: &Value) -> bool {
-    matches!(transfer["state"].as_str(), Some("done" | "failed" | "cancelled"))
+    matches!(transfer["state"].as_str(), Some("done" | "unchanged" | "failed" | "cancelled"))
 }
 
 pub(crate) fn is_partial(name: &str) -> bool {

@@ -31,10 +31,14 @@ pub(crate) struct ScriptedScenario {
 }
 
 impl ScriptedScenario {
-    pub(crate) async fn prepare(trial: &Trial, name: &str) -> anyhow::Result<Self> {
+    pub(crate) async fn prepare(
+        trial: &Trial,
+        name: &str,
+        settings: &[(&str, &str)],
+    ) -> anyhow::Result<Self> {
         // A scripted agent does not answer pings.
-        let settings = [("SHUTDOWN_GRACE", "50ms"), ("DEAD_AFTER", "15m")];
-        let mut scenario = Scenario::prepare(trial, &settings).await?;
+        let needed = [("SHUTDOWN_GRACE", "50ms"), ("DEAD_AFTER", "15m")];
+        let mut scenario = Scenario::prepare(trial, &[&needed, settings].concat()).await?;
         scenario.start_server().await?;
         scenario.add_client(CLIENT, 1, &[])?;
         let agent = ScriptedAgent::connect(scenario.server.grpc(), CLIENT, WAIT_LIMIT).await?;

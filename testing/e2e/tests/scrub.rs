@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use filepull_testkit::{TestServer, test_data};
+use filepull_testkit::{DEADLINE, ScriptedAgent, TestServer, poll, test_data};
 use serde_json::Value;
 
 /// The shortest interval. A download is due a second after it arrived.
@@ -82,6 +82,29 @@ async fn a_flipped_bit_is_found_and_marked() -> anyhow::Result<()> {
     server.server()?.says("\"download.restored\"").await?;
     assert_eq!(transfer_of(&server, &flipped).await?["download"]["state"], "stored");
     assert_eq!(server.server()?.count(DAMAGED), 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_bit_that_flipped_before_the_name_is_found_and_marked() -> anyhow::Result<()> {
+    let server = TestServer::process_with(&[OFTEN]).await?;
+    let mut agent = ScriptedAgent::connect(server.grpc(), "client4", DEADLINE).await?;
+    let triggered = server.get("/trigger?id=client4&queue=1h").await?;
+    let order = agent.order().await?;
+    let mut upload = agent.upload(&order, 0, 4).await?;
+    upload.chunk(0, "data".into()).await?;
+    let complete_partial = async || match &server.leftovers("client4")?[..] {
+        [partial] if fs::read(partial)? == b"data" => Ok(Some(partial.clone())),
+        _ => Ok(None),
+    };
+    let partial = poll("the bytes on the disk", complete_partial).await?;
+    fs::write(partial, b"dat\x60")?;
+    upload.trailer(b"data").await?;
+    while upload.response(DEADLINE).await?.is_some() {}
+    // With READ_BACK=resumed the file is published, and does not stay unnoticed.
+    let transfer = server.done(triggered.header("location")).await?;
+    let line = server.server()?.says(DAMAGED).await?;
+    assert!(line.contains(transfer["id"].as_str().unwrap_or_default()), "{line}");
     Ok(())
 }
 

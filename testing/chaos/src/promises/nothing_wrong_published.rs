@@ -3,6 +3,7 @@
 
 mod connection_flips;
 mod lying_agent;
+
 mod partial_flips;
 
 use std::time::Duration;
@@ -16,7 +17,8 @@ use crate::trial::Trial;
 
 pub(super) const PROMISE: Promise = Promise {
     id: "R5",
-    statement: "End to end: a flipped bit, on the connection or in the partial, is never published.",
+    statement: "End to end: a flipped bit is never published. In partials that needs READ_BACK=always, \
+                or a restart.",
     requirements: &[],
     limit: Duration::from_secs(60),
     run: |trial| run(trial).boxed_local(),

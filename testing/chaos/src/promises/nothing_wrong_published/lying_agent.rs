@@ -49,7 +49,7 @@ impl Lie {
 }
 
 pub(super) async fn run(trial: &Trial, n: u32, count: u32) -> anyhow::Result<()> {
-    let mut scripted = ScriptedScenario::prepare(trial, &format!("r5-lies-{n}")).await?;
+    let mut scripted = ScriptedScenario::prepare(trial, &format!("r5-lies-{n}"), &[]).await?;
     for lie in Lie::ALL.into_iter().cycle().take(count as usize) {
         let tried = send_lie(&mut scripted, lie).await.with_context(|| format!("{lie:?}"));
         scripted.scenario.explain("a lying agent", tried)?;

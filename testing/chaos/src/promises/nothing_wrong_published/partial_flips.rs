@@ -8,9 +8,13 @@ use crate::scenario::WAIT_LIMIT;
 use crate::scripted_scenario::{CHUNK_LEN, CLIENT, ScriptedScenario, is_stored};
 use crate::trial::Trial;
 
+/// Without it, bytes that this process received are not read back, and such a flip is the scrubber's.
+const READ_BACK: (&str, &str) = ("READ_BACK", "always");
+
 /// After the last byte, before the commit.
 pub(super) async fn before_the_commit(trial: &Trial, n: u32, count: u32) -> anyhow::Result<()> {
-    let mut scripted = ScriptedScenario::prepare(trial, &format!("r5-commit-{n}")).await?;
+    let mut scripted =
+        ScriptedScenario::prepare(trial, &format!("r5-commit-{n}"), &[READ_BACK]).await?;
     for flip in 0..count {
         let tried = flip_before_commit(&mut scripted).await.with_context(|| format!("flip {flip}"));
         scripted.scenario.explain("flips before the commit", tried)?;
@@ -34,7 +38,8 @@ async fn flip_before_commit(scripted: &mut ScriptedScenario) -> anyhow::Result<(
 
 /// After a part of the file; the rest follows in another upload to the same server.
 pub(super) async fn before_a_resume(trial: &Trial, n: u32, count: u32) -> anyhow::Result<()> {
-    let mut scripted = ScriptedScenario::prepare(trial, &format!("r5-resume-{n}")).await?;
+    let mut scripted =
+        ScriptedScenario::prepare(trial, &format!("r5-resume-{n}"), &[READ_BACK]).await?;
     for flip in 0..count {
         let tried = flip_before_resume(&mut scripted).await.with_context(|| format!("flip {flip}"));
         scripted.scenario.explain("flips before a resume", tried)?;
@@ -68,7 +73,7 @@ async fn upload_half_and_flip(scripted: &mut ScriptedScenario) -> anyhow::Result
 
 /// After a part of the file is on record; then the server restarts.
 pub(super) async fn before_a_restart(trial: &Trial, n: u32, count: u32) -> anyhow::Result<()> {
-    let mut scripted = ScriptedScenario::prepare(trial, &format!("r5-restart-{n}")).await?;
+    let mut scripted = ScriptedScenario::prepare(trial, &format!("r5-restart-{n}"), &[]).await?;
     for flip in 0..count {
         let tried =
             flip_before_restart(&mut scripted).await.with_context(|| format!("flip {flip}"));

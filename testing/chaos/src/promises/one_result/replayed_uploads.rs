@@ -6,7 +6,7 @@ use crate::trial::Trial;
 const MIN_LEN: usize = 64;
 
 pub(super) async fn run(trial: &Trial, count: u32) -> anyhow::Result<()> {
-    let mut scripted = ScriptedScenario::prepare(trial, "r4-replays").await?;
+    let mut scripted = ScriptedScenario::prepare(trial, "r4-replays", &[]).await?;
     for n in 0..count {
         let tried = replay(&mut scripted).await;
         scripted.scenario.explain(&format!("replay {n}"), tried)?;
