@@ -14,8 +14,10 @@ mod direct;
 mod entries;
 mod names;
 mod partial;
+mod partial_name;
 mod port;
 mod read_back;
+mod reservation;
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -41,7 +43,7 @@ pub(crate) use direct::WriteMode;
 pub(crate) use entries::not_a_folder;
 use names::remove_if_exists;
 pub(crate) use partial::{LastChange, Partial};
-pub(crate) use partial::{partial_name, transfer_of};
+pub(crate) use partial_name::{partial_name, transfer_of};
 pub(crate) use read_back::digest_of;
 
 /// A disk operation failed. The error has the step, the file and the system's reason.
@@ -214,7 +216,7 @@ impl Store {
     /// Returns the partials in the folder of a client.
     pub(crate) fn partials(&self, client: &ClientId) -> Result<Vec<PartialKey>, StoreError> {
         let names = self.entries(client)?;
-        Ok(names.iter().filter_map(|name| partial::key_of(client, name.to_str()?)).collect())
+        Ok(names.iter().filter_map(|name| partial_name::key_of(client, name.to_str()?)).collect())
     }
 
     /// Removes a partial, unless it was begun since the start. Returns whether it was removed.

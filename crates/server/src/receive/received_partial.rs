@@ -346,9 +346,13 @@ mod tests {
     use std::ops::Range;
 
     use filepull_core::CHUNK_LEN;
-    use filepull_core::disk::{self, PartialKey};
+    use filepull_core::compression::Encoder;
+    use filepull_core::disk::{self, CommitResult, PartialKey};
     use filepull_core::file_digest::FileDigests;
     use filepull_core::id::{ClientId, TransferId};
+    use filepull_core::name::DownloadName;
+    use filepull_core::source::Source;
+    use filepull_core::transfer::Download;
 
     use super::*;
 
@@ -431,6 +435,97 @@ mod tests {
         assert!(matches!(partial.write(batch), Err(UploadEnd::Bad(_))));
         assert_eq!(partial.receiver().received(), rest);
         partial.write(fixture.batch(CHUNK_LEN..LEN)).unwrap();
+        fixture.check_whole(&mut partial);
+    }
+
+    /// Publishes the file of the fixture, and opens it. Also returns its path.
+    fn base_of(fixture: &mut PartialFixture) -> (Base, std::path::PathBuf) {
+        let mut partial = fixture.begin();
+        partial.write(fixture.batch(0..LEN)).unwrap();
+        let (inode, _synced) = partial.sync_intact().unwrap().unwrap();
+        let name = DownloadName::new(chrono::DateTime::UNIX_EPOCH, "data.txt");
+        let committed = fixture.store.commit(&partial.partial, &name);
+        assert!(matches!(committed, Ok(CommitResult::Named(_))));
+        let size = LEN as u64;
+        let source = Source { name: "data.txt".to_owned(), size, modified_ns: 0 };
+        let digests = FileDigests::of(&fixture.file);
+        let path = fixture.store.download_path(&fixture.key.client, &name);
+        let download = Download { source, name, size, digests, inode };
+        let base = fixture.store.open_base(&fixture.key.client, &download);
+        (base.unwrap().unwrap(), path)
+    }
+
+    /// Extents of every kind, and the bytes that they make.
+    fn extents_of(base: &[u8]) -> (Vec<ReceivedExtent>, Vec<u8>) {
+        let mut encoder = Encoder::new().unwrap();
+        let mut file = Vec::new();
+        let mut extents = Vec::new();
+        for n in 0..40_usize {
+            let part = &base[n * 30_000..][..CHUNK_LEN - n];
+            let len = part.len() as u64;
+            let base_offset = n as u64 * 30_000;
+            let zeros = vec![0; part.len()];
+            let (content, bytes) = match n % 5 {
+                0 => (ReceivedContent::Data(Bytes::copy_from_slice(part)), part),
+                1 | 2 => {
+                    let encoded = Bytes::copy_from_slice(encoder.encode(part).unwrap());
+                    (ReceivedContent::Zstd { len: part.len(), encoded }, part)
+                }
+                3 => (ReceivedContent::Hole { len }, &zeros[..]),
+                _ => (ReceivedContent::Copy { base_offset, len }, part),
+            };
+            extents.push(ReceivedExtent { offset: file.len() as u64, content });
+            file.extend_from_slice(bytes);
+        }
+        (extents, file)
+    }
+
+    #[test]
+    fn every_kind_of_extent_is_in_the_file_and_in_both_digests() {
+        for batch_len in [1, 7, 100] {
+            let mut fixture = PartialFixture::new();
+            let (base, _) = base_of(&mut fixture);
+            let (extents, file) = extents_of(&fixture.file);
+            let size = file.len() as u64;
+            let (partial, _begun) = fixture.store.begin(&fixture.key, size).unwrap();
+            let mut partial = ReceivedPartial::new(fixture.store.clone(), partial, size)
+                .read_back_as(ReadBackPolicy::Always);
+            partial.begin_upload(size, ExtentKinds::ALL, Some(base)).unwrap();
+            for batch in extents.chunks(batch_len) {
+                partial.write(batch.to_vec()).unwrap();
+            }
+            let digests = FileDigests::of(&file);
+            assert_eq!(partial.verify(size, digests.blake3).unwrap().digests(), digests);
+            assert!(partial.sync_intact().unwrap().is_some(), "the disk holds other bytes");
+            let copied = |extent: &ReceivedExtent| {
+                if let ReceivedContent::Copy { len, .. } = extent.content { len } else { 0 }
+            };
+            assert_eq!(partial.n_copied(), extents.iter().map(copied).sum::<u64>());
+            assert!(partial.n_sent() < size / 2, "{} bytes of {size} were sent", partial.n_sent());
+        }
+    }
+
+    #[test]
+    fn a_truncated_base_ends_the_upload_and_the_bytes_before_it_stay() {
+        let mut fixture = PartialFixture::new();
+        let (base, path) = base_of(&mut fixture);
+        let (partial, _begun) = fixture.store.begin(&fixture.key, LEN as u64).unwrap();
+        let mut partial = ReceivedPartial::new(fixture.store.clone(), partial, LEN as u64)
+            .read_back_as(ReadBackPolicy::Always);
+        partial.begin_upload(LEN as u64, ExtentKinds::ALL, Some(base)).unwrap();
+        let file = std::fs::OpenOptions::new().write(true).open(path);
+        file.unwrap().set_len(150_000).unwrap();
+        let copy = |offset: u64| ReceivedExtent {
+            offset,
+            content: ReceivedContent::Copy { base_offset: offset, len: 100_000 },
+        };
+        let end = partial.write(vec![copy(0), copy(100_000)]).unwrap_err();
+        assert!(matches!(end, UploadEnd::BaseChanged(_)), "{end:?}");
+        assert_eq!((partial.receiver().received(), partial.n_copied()), (100_000, 100_000));
+        partial.begin_upload(LEN as u64, ExtentKinds::ALL, None).unwrap();
+        let end = partial.write(vec![copy(100_000)]).unwrap_err();
+        assert!(matches!(end, UploadEnd::Violation(_)), "{end:?}");
+        partial.write(fixture.batch(100_000..LEN)).unwrap();
         fixture.check_whole(&mut partial);
     }
 }

@@ -1,18 +1,16 @@
 //! A file before it is published: `<transfer>-<generation>.tmp`.
 
 use std::fs::File;
-use std::io::{self, IoSlice, Seek as _, SeekFrom};
+use std::io::{IoSlice, Seek as _, SeekFrom};
 use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use filepull_core::disk::{DiskError, PartialKey};
+use filepull_core::disk::DiskError;
 use filepull_core::human::chain;
-use filepull_core::id::{ClientId, TransferId};
-use rustix::fs::{Advice, FallocateFlags, Mode, OFlags};
+use rustix::fs::{Advice, Mode, OFlags};
 use rustix::io::Errno;
 use tracing::warn;
 
@@ -20,7 +18,9 @@ use super::base::Base;
 use super::clones::{Clones, clone_blocks};
 use super::direct::{DirectFile, DirectWrites, write_all};
 use super::names::{is_refusal, remove_if_exists, rename_new};
+use super::partial_name::PartialPath;
 use super::read_back::{read_all, read_uncached};
+use super::reservation::Reservation;
 use super::{StoreError, lacks_inodes, no_inodes as no_inodes_left};
 
 /// A file that is being received. Only [`sync`](Self::sync) and [`seal`](Self::seal) make its bytes
@@ -39,8 +39,7 @@ pub(crate) struct Partial {
     appended: u64,
     /// Number of bytes whose write-back has been started.
     started: u64,
-    /// The end of the reserved space, as an offset.
-    reserved: u64,
+    reservation: Reservation,
 }
 
 /// Size and times of a file. They stay equal as long as the file is unchanged.
@@ -56,40 +55,6 @@ const MODE: Mode = Mode::RUSR.union(Mode::WUSR).union(Mode::RGRP);
 
 /// Write-back starts after this many bytes, so that the sync at the end has little to write.
 const WRITE_BACK_LEN: u64 = 8 * 1024 * 1024;
-
-/// The path of a partial: its folder and its name.
-#[derive(Debug)]
-pub(crate) struct PartialPath {
-    pub(crate) folder_path: PathBuf,
-    pub(crate) name: String,
-}
-
-impl PartialPath {
-    pub(crate) fn failed(&self, step: &'static str, source: io::Error) -> StoreError {
-        StoreError { step, path: self.folder_path.join(&self.name), source }
-    }
-}
-
-pub(crate) fn partial_name(transfer: TransferId, generation: u32) -> String {
-    format!("{transfer}-{generation}.tmp")
-}
-
-/// Returns the partial with this file name. Returns none if [`partial_name`] cannot return the name.
-pub(crate) fn key_of(client: &ClientId, name: &str) -> Option<PartialKey> {
-    let (_, generation_text) = name.strip_suffix(".tmp")?.rsplit_once('-')?;
-    let transfer = transfer_of(name)?;
-    let generation = generation_text.parse().ok()?;
-    // A file name in another form is not a partial of the server.
-    let is_partial = partial_name(transfer, generation) == name;
-    is_partial.then(|| PartialKey { client: client.clone(), transfer, generation })
-}
-
-/// Returns the transfer whose partial has this name.
-pub(crate) fn transfer_of(name: &str) -> Option<TransferId> {
-    let (transfer, generation) = name.strip_suffix(".tmp")?.rsplit_once('-')?;
-    let transfer = TransferId::parse(transfer).ok()?;
-    generation.parse::<u32>().is_ok().then_some(transfer)
-}
 
 impl Partial {
     /// Creates the partial, durably, and reserves `stored` bytes. Leaves no file after an error.
@@ -113,7 +78,7 @@ impl Partial {
         let direct = direct.of_partial(&file, stored);
         let mut partial = Self::new(file, direct, folder, place, 0);
         // A disk without space for the file fails now, not after an hour of uploading.
-        let begun = partial.reserve_at(0, stored).and_then(|()| partial.sync_folder());
+        let begun = partial.reserve(stored).and_then(|()| partial.sync_folder());
         match begun {
             Ok(()) => Ok(partial),
             Err(error) => {
@@ -138,27 +103,16 @@ impl Partial {
             place: Arc::new(place),
             appended: len,
             started: len,
-            reserved: 0,
+            reservation: Reservation::default(),
         }
     }
 
     /// Reserves the space that the partial lacks to use `stored` bytes of the disk, for the bytes that
     /// are appended next.
     pub(crate) fn reserve(&mut self, stored: u64) -> Result<(), StoreError> {
-        self.reserve_at(self.appended, stored.saturating_sub(self.allocated()))
-    }
-
-    fn reserve_at(&mut self, offset: u64, n_bytes: u64) -> Result<(), StoreError> {
-        if n_bytes == 0 {
-            return Ok(());
-        }
-        match rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, offset, n_bytes) {
-            Ok(()) => self.reserved = self.reserved.max(offset + n_bytes),
-            // Some file systems cannot reserve space. Then an append fails on a full disk.
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
-            Err(errno) => return Err(self.place.failed("reserve space for", errno.into())),
-        }
-        Ok(())
+        let n_missing = stored.saturating_sub(self.allocated());
+        let reserved = self.reservation.extend(&self.file, self.appended, n_missing);
+        reserved.map_err(|error| self.place.failed("reserve space for", error))
     }
 
     /// Opens the partial and cuts it to `len` bytes. Returns none if it is missing or shorter.
@@ -278,7 +232,7 @@ impl Partial {
         self.file.set_len(len).map_err(|error| self.place.failed("cut", error))?;
         self.appended = len;
         self.started = self.started.min(len);
-        self.reserved = len;
+        self.reservation = Reservation::default();
         Ok(())
     }
 
@@ -287,25 +241,11 @@ impl Partial {
     pub(crate) fn append_zeros(&mut self, n_bytes: u64) -> Result<(), StoreError> {
         let end = self.appended + n_bytes;
         self.file.set_len(end).map_err(|error| self.place.failed("extend", error))?;
-        self.move_reserved_space(end)?;
+        let moved = self.reservation.move_behind(&self.file, self.appended..end);
+        moved.map_err(|error| self.place.failed("reserve space for", error))?;
         self.appended = end;
         self.start_write_back();
         Ok(())
-    }
-
-    /// Moves the space that is reserved for the next bytes behind the zeros that end at `end`.
-    fn move_reserved_space(&mut self, end: u64) -> Result<(), StoreError> {
-        let Some(n_reserved) = self.reserved.checked_sub(self.appended).filter(|n| 0 < *n) else {
-            return Ok(());
-        };
-        let n_moved = n_reserved.min(end - self.appended);
-        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        // A file system that cannot do this has stored the zeros in the reserved space.
-        if rustix::fs::fallocate(&self.file, flags, self.appended, n_moved).is_err() {
-            return Ok(());
-        }
-        let from = self.reserved.max(end);
-        self.reserve_at(from, n_moved)
     }
 
     /// Starts to write appended bytes to the disk, without waiting for it.
@@ -383,8 +323,8 @@ impl Partial {
     /// Makes the partial read-only, because a download is never writable, and fsyncs its bytes and
     /// its mode. After an error the partial must not be used again, as for [`sync`](Self::sync).
     pub(crate) fn seal(&self) -> Result<(), StoreError> {
-        if self.appended < self.reserved {
-            // Releases reserved space behind the end.
+        if self.reservation.reaches_behind(self.appended) {
+            // Releases the space behind the end.
             self.file.set_len(self.appended).map_err(|error| self.place.failed("cut", error))?;
         }
         rustix::fs::fchmod(&self.file, Mode::RUSR | Mode::RGRP)

@@ -8,7 +8,8 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::names::remove_if_exists;
-use super::partial::{Partial, PartialPath};
+use super::partial::Partial;
+use super::partial_name::PartialPath;
 use super::{Base, Store, StoreError, digest_of, partial_name};
 
 type Error = DiskError<StoreError>;
