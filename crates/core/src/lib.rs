@@ -19,8 +19,8 @@ mod download;
 pub mod extent;
 pub mod file_digest;
 pub mod name;
+pub mod pull_mode;
 pub mod receive;
-pub mod send_mode;
 pub mod source;
 pub mod transfer;
 

@@ -18,8 +18,8 @@ use crate::id::{ClientId, TransferId};
 use crate::name::DownloadName;
 use crate::path::SharedPath;
 use crate::problem::{Code, Problem};
+use crate::pull_mode::PullMode;
 use crate::receive::Prefix;
-use crate::send_mode::SendMode;
 use crate::source::Source;
 pub use begin::{BeginError, UploadStart};
 pub use phase::{Failure, LastProgress, Phase, Published, Receiving, Sealed, UnchangedFile};
@@ -35,7 +35,7 @@ pub struct Transfer {
     /// The path of the file; none is the client's default file.
     pub path: Option<SharedPath>,
     /// How much of the file it sends.
-    pub mode: SendMode,
+    pub mode: PullMode,
     /// The caller that requested the file, for the record.
     pub requested_by: String,
     /// When the transfer was requested.
@@ -120,7 +120,7 @@ impl Transfer {
             id: TransferId::generate(),
             client,
             path,
-            mode: SendMode::Changes,
+            mode: PullMode::Changes,
             requested_by,
             created_at: now,
             queue_until: None,
@@ -293,7 +293,7 @@ impl Transfer {
         now: DateTime<Utc>,
     ) -> Result<(), PhaseError> {
         let may_end = match self.phase {
-            Phase::Queued | Phase::Receiving(_) => self.mode == SendMode::IfChanged,
+            Phase::Queued | Phase::Receiving(_) => self.mode == PullMode::IfChanged,
             Phase::Sealed(_)
             | Phase::Done(_)
             | Phase::Unchanged(_)

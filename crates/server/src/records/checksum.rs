@@ -4,7 +4,7 @@
 use chrono::{DateTime, Utc};
 use filepull_core::base_offer::BaseUse;
 use filepull_core::digest::Hasher;
-use filepull_core::send_mode::SendMode;
+use filepull_core::pull_mode::PullMode;
 use filepull_core::source::Source;
 use filepull_core::transfer::{Download, Failure, Phase, Transfer, UnchangedFile};
 
@@ -37,7 +37,7 @@ pub(crate) fn checksum(transfer: &Transfer) -> String {
     }
     let Transfer { mode, sent, base_use, .. } = *transfer;
     // Older versions had none of these. Without them the checksum is the same as theirs.
-    if (mode, sent, base_use) != (SendMode::Changes, 0, BaseUse::Unused) {
+    if (mode, sent, base_use) != (PullMode::Changes, 0, BaseUse::Unused) {
         hasher.text(mode.as_str());
         hasher.number(sent);
         hasher.text(base_use.as_str());

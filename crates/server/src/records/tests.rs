@@ -22,8 +22,8 @@ use filepull_core::id::{ClientId, TransferId};
 use filepull_core::name::DownloadName;
 use filepull_core::path::SharedPath;
 use filepull_core::problem::{Code, Problem};
+use filepull_core::pull_mode::PullMode;
 use filepull_core::receive::Prefix;
-use filepull_core::send_mode::SendMode;
 use filepull_core::source::Source;
 use filepull_core::transfer::{
     Download, Failure, LastProgress, Phase, PhaseName, Published, Receiving, Sealed, Setbacks,
@@ -148,7 +148,7 @@ fn full(phase: Phase) -> Transfer {
         attempt: u32::MAX,
         generation: 2,
         setbacks: Setbacks { changed: 1, damaged: 2, stalled: 3 },
-        mode: SendMode::IfChanged,
+        mode: PullMode::IfChanged,
         sent: u64::MAX - 2,
         base_use: BaseUse::Failed,
         ..in_phase(phase)

@@ -7,8 +7,8 @@ use filepull_core::id::{ClientId, TransferId};
 use filepull_core::name::DownloadName;
 use filepull_core::path::SharedPath;
 use filepull_core::problem::{Code, Problem};
+use filepull_core::pull_mode::PullMode;
 use filepull_core::receive::Prefix;
-use filepull_core::send_mode::SendMode;
 use filepull_core::source::Source;
 use filepull_core::transfer::{
     Download, Failure, LastProgress, Phase, PhaseName, Published, Receiving, Sealed, Setbacks,
@@ -119,7 +119,7 @@ pub(crate) fn read(row: &Row) -> Result<Transfer, RecordsError> {
         id: fields.parse("id", |text| TransferId::parse(text).ok())?,
         client: fields.parse("client", |text| ClientId::parse(text).ok())?,
         path: path.map(parse_path).transpose()?,
-        mode: fields.parse("mode", SendMode::parse)?,
+        mode: fields.parse("mode", PullMode::parse)?,
         requested_by: fields.text("requested_by")?.to_owned(),
         created_at: fields.time("created_at")?,
         queue_until: fields.time_if_any("queue_until")?,

@@ -16,7 +16,7 @@ use chrono::{DateTime, Utc};
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::path::SharedPath;
 use filepull_core::problem::{Code, Problem};
-use filepull_core::send_mode::SendMode;
+use filepull_core::pull_mode::PullMode;
 use tokio::sync::{mpsc, watch};
 
 use super::{ActivityFilter, Command, TransferCounts, TransferListItem, TransferListPage, View};
@@ -30,7 +30,7 @@ pub(crate) struct TaskHandle {
     pub(crate) id: TransferId,
     pub(crate) client: ClientId,
     pub(crate) path: Option<SharedPath>,
-    pub(crate) mode: SendMode,
+    pub(crate) mode: PullMode,
     pub(crate) created_at: DateTime<Utc>,
     pub(crate) view: watch::Receiver<View>,
     pub(crate) commands: mpsc::Sender<Command>,
@@ -108,7 +108,7 @@ impl ActiveTransfers {
         &self,
         client: &ClientId,
         path: Option<&SharedPath>,
-        mode: SendMode,
+        mode: PullMode,
     ) -> Option<TaskHandle> {
         self.lock().joinable(client, path, mode).cloned()
     }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use filepull_core::human;
 use filepull_core::problem::{Code, Problem};
+use filepull_core::pull_mode::PullMode;
 use filepull_core::receive::Prefix;
-use filepull_core::send_mode::SendMode;
 use filepull_core::source::Source;
 use filepull_core::transfer::Transfer;
 use tokio::time::{Instant, sleep_until};
@@ -73,7 +73,7 @@ impl TransferTask {
 
     /// Ends the transfer without a file, once the base is proven to have the bytes of the client.
     async fn end_unchanged(&mut self, source: Source) -> Result<(), Outcome> {
-        let may_end = self.transfer.mode == SendMode::IfChanged;
+        let may_end = self.transfer.mode == PullMode::IfChanged;
         let compared = self.base.clone().filter(|base| may_end && base.offer.len == source.size);
         let Some(base) = compared else {
             let reason = "the agent compared the file with a base that it was not offered";
@@ -123,7 +123,7 @@ impl TransferTask {
             path,
             prefix,
             base,
-            if_changed: self.transfer.mode == SendMode::IfChanged && base.is_some(),
+            if_changed: self.transfer.mode == PullMode::IfChanged && base.is_some(),
             token,
             max_size,
             requested_by,

@@ -12,7 +12,7 @@ use filepull_core::human;
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::path::SharedPath;
 use filepull_core::problem::{Code, Problem};
-use filepull_core::send_mode::SendMode;
+use filepull_core::pull_mode::PullMode;
 use filepull_core::transfer::Transfer;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
@@ -39,7 +39,7 @@ pub(crate) struct Pull {
     /// How long the transfer waits for a client that is offline; none if it does not wait.
     pub queue: Option<Duration>,
     /// How much of the file is sent, and which transfers the pull may join.
-    pub mode: SendMode,
+    pub mode: PullMode,
     /// The clients that the caller may see.
     pub scope: Scope,
     /// The caller, for the record and the audit.
@@ -71,8 +71,8 @@ impl Pull {
             .did(action, client.as_str())
             .with("path", path.as_ref().map(|path| path.as_str()))
             .with("queue_seconds", seconds)
-            .with("fresh", *mode == SendMode::All)
-            .with("if_changed", *mode == SendMode::IfChanged)
+            .with("fresh", *mode == PullMode::All)
+            .with("if_changed", *mode == PullMode::IfChanged)
             .with("has_key", key.is_some())
     }
 }

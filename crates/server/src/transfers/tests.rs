@@ -8,8 +8,8 @@ use filepull_core::extent::ExtentKinds;
 use filepull_core::file_digest::{Blake3, FileDigests};
 use filepull_core::name::DownloadName;
 use filepull_core::path::SharedPath;
+use filepull_core::pull_mode::PullMode;
 use filepull_core::receive::Prefix;
-use filepull_core::send_mode::SendMode;
 use filepull_core::source::Source;
 use filepull_core::transfer::{Download, Phase, Receiving, Sealed, Transfer};
 use futures::StreamExt as _;
@@ -63,7 +63,7 @@ fn any_pull() -> Pull {
         client: client(),
         path: None,
         queue: None,
-        mode: SendMode::Changes,
+        mode: PullMode::Changes,
         scope: Scope::Everything,
         requested_by: actor(),
         key: None,
@@ -146,7 +146,7 @@ impl TransfersFixture {
         self.pull_of(None, None).await
     }
 
-    async fn pull_as(&self, mode: SendMode) -> Result<PullResult, Problem> {
+    async fn pull_as(&self, mode: PullMode) -> Result<PullResult, Problem> {
         soon(self.transfers.pull(Pull { mode, ..any_pull() })).await
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::path::SharedPath;
 use filepull_core::problem::{Code, Problem};
-use filepull_core::send_mode::SendMode;
+use filepull_core::pull_mode::PullMode;
 
 use super::caller::Caller;
 use super::extract::wait;
@@ -31,7 +31,7 @@ pub(crate) struct PullRequest {
     /// The path with each typed `+` as a plus sign: in a query it means a space.
     path_with_plus: Option<String>,
     queue: Option<Duration>,
-    mode: SendMode,
+    mode: PullMode,
 }
 
 impl PullRequest {
@@ -64,11 +64,11 @@ impl PullRequest {
 }
 
 /// Parses the switches `fresh` and `if-changed`.
-fn mode(params: &Params) -> Result<SendMode, Problem> {
+fn mode(params: &Params) -> Result<PullMode, Problem> {
     match (params.flag("fresh")?, params.flag("if-changed")?) {
-        (false, false) => Ok(SendMode::Changes),
-        (false, true) => Ok(SendMode::IfChanged),
-        (true, false) => Ok(SendMode::All),
+        (false, false) => Ok(PullMode::Changes),
+        (false, true) => Ok(PullMode::IfChanged),
+        (true, false) => Ok(PullMode::All),
         (true, true) => {
             let detail = "fresh always makes a file, and if-changed makes none without a change.";
             Err(invalid(detail, "Write one of them."))
@@ -216,15 +216,15 @@ mod tests {
         assert_eq!(request.path.unwrap().as_str(), "logs/pos.log");
         assert_eq!(request.wait, Some(Duration::from_secs(50)));
         assert_eq!(request.queue, Some(DAY));
-        assert_eq!(request.mode, SendMode::All);
+        assert_eq!(request.mode, PullMode::All);
     }
 
     #[test]
     fn a_plain_pull_does_not_wait_and_does_not_queue() {
         let request = parsed("id=client4&path=").unwrap();
         assert_eq!((request.path, request.wait, request.queue), (None, None, None));
-        assert_eq!(request.mode, SendMode::Changes);
-        assert_eq!(parsed("id=client4&if-changed").unwrap().mode, SendMode::IfChanged);
+        assert_eq!(request.mode, PullMode::Changes);
+        assert_eq!(parsed("id=client4&if-changed").unwrap().mode, PullMode::IfChanged);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 
 use filepull_core::id::{ClientId, TransferId};
 use filepull_core::path::SharedPath;
-use filepull_core::send_mode::SendMode;
+use filepull_core::pull_mode::PullMode;
 
 use super::super::{Activity, ActivityFilter, TransferCounts, TransferState, View, WaitingFor};
 use super::TaskHandle;
@@ -183,12 +183,12 @@ impl Index {
     }
 
     /// Returns the newest unfinished transfer of the same file that a pull of this mode
-    /// [may join](SendMode::may_join). That may be an older transfer, because clocks are set back.
+    /// [may join](PullMode::may_join). That may be an older transfer, because clocks are set back.
     pub(crate) fn joinable(
         &self,
         client: &ClientId,
         path: Option<&SharedPath>,
-        mode: SendMode,
+        mode: PullMode,
     ) -> Option<&TaskHandle> {
         let same = self.by_client.get(client)?.by_path.get(&path.cloned())?;
         let may_be_joined = |entry: &&ActiveEntry| {

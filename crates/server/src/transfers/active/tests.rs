@@ -13,14 +13,14 @@ struct TestTask {
     handle: TaskHandle,
 }
 
-const MODES: [SendMode; 3] = [SendMode::Changes, SendMode::IfChanged, SendMode::All];
+const MODES: [PullMode; 3] = [PullMode::Changes, PullMode::IfChanged, PullMode::All];
 
 fn begin(active: &ActiveTransfers, client: &str, path: Option<&str>, minutes: i64) -> TestTask {
-    begin_as(SendMode::Changes, active, client, path, minutes)
+    begin_as(PullMode::Changes, active, client, path, minutes)
 }
 
 fn begin_as(
-    mode: SendMode,
+    mode: PullMode,
     active: &ActiveTransfers,
     client: &str,
     path: Option<&str>,
@@ -86,7 +86,7 @@ impl Walk<'_> {
         same_permit.position(|task| task.handle.id == of.handle.id).map(|idx| idx + 1)
     }
 
-    fn joinable(&self, like: &TestTask, mode: SendMode) -> Option<TransferId> {
+    fn joinable(&self, like: &TestTask, mode: PullMode) -> Option<TransferId> {
         let mut newest_first = self.0.iter().rev();
         let found = newest_first.find(|task| {
             let ordered = task.handle.ordered.load(Ordering::SeqCst);

@@ -39,7 +39,7 @@ impl TransfersFixture {
     }
 
     /// Pulls in a mode, and returns the transfer and its order.
-    async fn pull_and_order(&mut self, mode: SendMode) -> (TransferId, SendOrder) {
+    async fn pull_and_order(&mut self, mode: PullMode) -> (TransferId, SendOrder) {
         let id = self.pull_as(mode).await.unwrap().id;
         let order = self.order().await;
         assert_eq!(order.transfer, id);
@@ -112,7 +112,7 @@ async fn an_upload_that_copies_is_the_whole_file_and_tells_what_was_sent() {
     let mut fixture = TransfersFixture::start().await;
     let first = fixture.download(FIRST).await;
     assert_eq!(traffic(&first), (FIRST.len() as u64, BaseUse::Unused));
-    let (_, order) = fixture.pull_and_order(SendMode::Changes).await;
+    let (_, order) = fixture.pull_and_order(PullMode::Changes).await;
     let offer = order.base.unwrap();
     assert_eq!((offer.len, offer.blake3), (FIRST.len() as u64, Blake3::of(FIRST)));
     fixture.upload(&order, SECOND.len(), grown());
@@ -120,7 +120,7 @@ async fn an_upload_that_copies_is_the_whole_file_and_tells_what_was_sent() {
     let n_sent = (SECOND.len() - FIRST.len()) as u64;
     assert_eq!(traffic(&second), (n_sent, BaseUse::Copied));
     assert_eq!(fs::read(fixture.path(&second)).unwrap(), SECOND);
-    let (_, order) = fixture.pull_and_order(SendMode::Changes).await;
+    let (_, order) = fixture.pull_and_order(PullMode::Changes).await;
     assert_eq!(order.base.unwrap().blake3, Blake3::of(SECOND), "the last one is the base");
 }
 
@@ -129,11 +129,11 @@ async fn a_base_is_offered_only_for_changes_and_only_to_an_agent_that_copies() {
     let mut fixture = TransfersFixture::start().await;
     fixture.download(FIRST).await;
     for (mode, is_offered) in
-        [(SendMode::Changes, true), (SendMode::IfChanged, true), (SendMode::All, false)]
+        [(PullMode::Changes, true), (PullMode::IfChanged, true), (PullMode::All, false)]
     {
         let (id, order) = fixture.pull_and_order(mode).await;
         assert_eq!(order.base.is_some(), is_offered, "{mode:?}");
-        assert_eq!(order.if_changed, mode == SendMode::IfChanged);
+        assert_eq!(order.if_changed, mode == PullMode::IfChanged);
         soon(fixture.transfers.cancel(id, &actor(), &Scope::Everything)).await.unwrap();
     }
     let TransfersFixture { folder, records, transfers, .. } = fixture;
@@ -141,7 +141,7 @@ async fn a_base_is_offered_only_for_changes_and_only_to_an_agent_that_copies() {
     records.close().await.unwrap();
     let extents = ExtentKinds { copy: false, ..ExtentKinds::ALL };
     let mut fixture = TransfersFixture::start_in(folder, LIMITS, extents, async |_, _| {}).await;
-    let (_, order) = fixture.pull_and_order(SendMode::IfChanged).await;
+    let (_, order) = fixture.pull_and_order(PullMode::IfChanged).await;
     assert_eq!((order.base, order.if_changed), (None, false));
 }
 
@@ -156,7 +156,7 @@ async fn a_download_that_is_gone_or_has_another_size_is_no_base() {
     for change in actions {
         let done = fixture.download(FIRST).await;
         change(fixture.path(&done));
-        let (_, order) = fixture.pull_and_order(SendMode::IfChanged).await;
+        let (_, order) = fixture.pull_and_order(PullMode::IfChanged).await;
         assert_eq!((order.base, order.if_changed), (None, false));
         let done = fixture.upload_whole(&order, SECOND).await;
         assert_eq!(done.base_use, BaseUse::Unused);
@@ -167,7 +167,7 @@ async fn a_download_that_is_gone_or_has_another_size_is_no_base() {
 async fn a_base_that_is_removed_during_the_upload_is_still_copied() {
     let mut fixture = TransfersFixture::start().await;
     let first = fixture.download(FIRST).await;
-    let (_, order) = fixture.pull_and_order(SendMode::Changes).await;
+    let (_, order) = fixture.pull_and_order(PullMode::Changes).await;
     fs::remove_file(fixture.path(&first)).unwrap();
     fixture.upload(&order, SECOND.len(), grown());
     let second = fixture.ended(order.transfer).await;
@@ -179,7 +179,7 @@ async fn a_base_that_is_removed_during_the_upload_is_still_copied() {
 async fn a_file_that_equals_the_base_makes_no_file() {
     let mut fixture = TransfersFixture::start().await;
     let first = fixture.download(FIRST).await;
-    let (id, order) = fixture.pull_and_order(SendMode::IfChanged).await;
+    let (id, order) = fixture.pull_and_order(PullMode::IfChanged).await;
     fixture.answer_unchanged(&order, FIRST.len());
     let ended = fixture.ended(id).await;
     let since = first.download().unwrap().name.clone();
@@ -193,7 +193,7 @@ async fn a_file_that_equals_the_base_makes_no_file() {
 async fn a_damaged_base_is_never_called_unchanged() {
     let mut fixture = TransfersFixture::start().await;
     let first = fixture.download(FIRST).await;
-    let (id, order) = fixture.pull_and_order(SendMode::IfChanged).await;
+    let (id, order) = fixture.pull_and_order(PullMode::IfChanged).await;
     damage(&fixture.path(&first));
     fixture.answer_unchanged(&order, FIRST.len());
     let again = fixture.order().await;
@@ -209,7 +209,7 @@ async fn a_damaged_base_is_never_called_unchanged() {
 async fn a_base_that_was_removed_is_never_called_unchanged() {
     let mut fixture = TransfersFixture::start().await;
     let first = fixture.download(FIRST).await;
-    let (_, order) = fixture.pull_and_order(SendMode::IfChanged).await;
+    let (_, order) = fixture.pull_and_order(PullMode::IfChanged).await;
     fs::remove_file(fixture.path(&first)).unwrap();
     fixture.answer_unchanged(&order, FIRST.len());
     let again = fixture.order().await;
@@ -221,13 +221,13 @@ async fn a_base_that_was_removed_is_never_called_unchanged() {
 async fn only_a_transfer_that_may_make_no_file_ends_unchanged() {
     let mut fixture = TransfersFixture::start().await;
     fixture.download(FIRST).await;
-    let (_, order) = fixture.pull_and_order(SendMode::Changes).await;
+    let (_, order) = fixture.pull_and_order(PullMode::Changes).await;
     fixture.answer_unchanged(&order, FIRST.len());
     let again = fixture.order().await;
     assert_eq!(again.attempt, 2, "the answer was refused");
     assert!(again.base.is_some());
     fixture.upload_whole(&again, FIRST).await;
-    let (_, order) = fixture.pull_and_order(SendMode::IfChanged).await;
+    let (_, order) = fixture.pull_and_order(PullMode::IfChanged).await;
     fixture.answer_unchanged(&order, FIRST.len() + 1);
     let again = fixture.order().await;
     assert_eq!(again.attempt, 2, "a file of another size cannot equal the base");
@@ -237,7 +237,7 @@ async fn only_a_transfer_that_may_make_no_file_ends_unchanged() {
 async fn an_upload_with_bytes_of_a_damaged_base_is_repeated_without_one() {
     let mut fixture = TransfersFixture::start().await;
     let first = fixture.download(FIRST).await;
-    let (id, order) = fixture.pull_and_order(SendMode::Changes).await;
+    let (id, order) = fixture.pull_and_order(PullMode::Changes).await;
     damage(&fixture.path(&first));
     let mut replies = fixture.upload(&order, SECOND.len(), grown());
     assert!(matches!(soon(replies.recv()).await, Some(Reply::Refused { .. })));
@@ -255,7 +255,7 @@ async fn an_upload_with_bytes_of_a_damaged_base_is_repeated_without_one() {
 async fn a_base_that_is_cut_during_the_upload_costs_one_attempt() {
     let mut fixture = TransfersFixture::start().await;
     let first = fixture.download(FIRST).await;
-    let (_, order) = fixture.pull_and_order(SendMode::Changes).await;
+    let (_, order) = fixture.pull_and_order(PullMode::Changes).await;
     fs::OpenOptions::new().write(true).open(fixture.path(&first)).unwrap().set_len(3).unwrap();
     fixture.upload(&order, SECOND.len(), grown());
     let again = fixture.order().await;
@@ -268,7 +268,7 @@ async fn a_base_that_is_cut_during_the_upload_costs_one_attempt() {
 async fn an_upload_without_copies_that_is_damaged_keeps_its_base() {
     let mut fixture = TransfersFixture::start().await;
     fixture.download(FIRST).await;
-    let (_, order) = fixture.pull_and_order(SendMode::Changes).await;
+    let (_, order) = fixture.pull_and_order(PullMode::Changes).await;
     let wrong = trailer(SECOND.len() as u64, Blake3::of(FIRST));
     fixture.upload(&order, SECOND.len(), vec![chunk(0, SECOND), wrong]);
     let again = fixture.order().await;
@@ -281,7 +281,7 @@ async fn an_upload_without_copies_that_is_damaged_keeps_its_base() {
 async fn a_restart_keeps_what_was_copied_and_what_was_sent() {
     let mut fixture = TransfersFixture::start().await;
     let first = fixture.download(FIRST).await;
-    let (id, order) = fixture.pull_and_order(SendMode::Changes).await;
+    let (id, order) = fixture.pull_and_order(PullMode::Changes).await;
     let len = FIRST.len() as u64;
     // The upload is open when the server stops, which makes its bytes durable.
     let (items, mut replies) = fixture.begin_upload(&order, None);
@@ -324,12 +324,12 @@ async fn a_restart_keeps_what_was_copied_and_what_was_sent() {
 async fn a_pull_for_a_file_never_joins_one_that_may_make_none() {
     let mut fixture = TransfersFixture::start().await;
     fixture.download(FIRST).await;
-    let may_make_none = fixture.pull_as(SendMode::IfChanged).await.unwrap();
-    assert!(fixture.pull_as(SendMode::IfChanged).await.unwrap().joined);
-    let plain = fixture.pull_as(SendMode::Changes).await.unwrap();
+    let may_make_none = fixture.pull_as(PullMode::IfChanged).await.unwrap();
+    assert!(fixture.pull_as(PullMode::IfChanged).await.unwrap().joined);
+    let plain = fixture.pull_as(PullMode::Changes).await.unwrap();
     assert!(!plain.joined);
     assert_ne!(plain.id, may_make_none.id);
-    assert!(!fixture.pull_as(SendMode::All).await.unwrap().joined, "the others have a base");
+    assert!(!fixture.pull_as(PullMode::All).await.unwrap().joined, "the others have a base");
 }
 
 #[tokio::test]
@@ -341,7 +341,7 @@ async fn the_list_of_a_base_has_the_ids_of_its_blocks() {
     let base: &[u8] = bytes.leak();
     let mut fixture = TransfersFixture::start().await;
     fixture.download(base).await;
-    let (id, order) = fixture.pull_and_order(SendMode::Changes).await;
+    let (id, order) = fixture.pull_and_order(PullMode::Changes).await;
     let blocks = order.base.unwrap().blocks.unwrap();
     let (parts, mut list) = mpsc::channel(1);
     let _upload = fixture.begin_upload(&order, Some(parts));
@@ -356,7 +356,7 @@ async fn the_list_of_a_base_has_the_ids_of_its_blocks() {
     assert!(found == expected, "other ids");
     soon(fixture.transfers.cancel(id, &actor(), &Scope::Everything)).await.unwrap();
     assert_eq!(soon(list.recv()).await, None, "the list ends with the upload");
-    let (_, again) = fixture.pull_and_order(SendMode::Changes).await;
+    let (_, again) = fixture.pull_and_order(PullMode::Changes).await;
     assert!(again.base.unwrap().blocks.unwrap().key != blocks.key, "another key");
 }
 
@@ -365,7 +365,7 @@ async fn a_list_that_the_agent_does_not_take_delays_no_cancel() {
     let base: &[u8] = vec![7; 30 << 20].leak();
     let mut fixture = TransfersFixture::start().await;
     fixture.download(base).await;
-    let (id, order) = fixture.pull_and_order(SendMode::Changes).await;
+    let (id, order) = fixture.pull_and_order(PullMode::Changes).await;
     let (parts, list) = mpsc::channel(1);
     let _upload = fixture.begin_upload(&order, Some(parts));
     let is_full = async {
@@ -383,7 +383,7 @@ async fn a_base_that_cannot_be_read_is_gone_and_the_file_arrives_all_the_same() 
     let base: &[u8] = vec![7; 1 << 20].leak();
     let mut fixture = TransfersFixture::start().await;
     let first = fixture.download(base).await;
-    let (_, order) = fixture.pull_and_order(SendMode::Changes).await;
+    let (_, order) = fixture.pull_and_order(PullMode::Changes).await;
     fs::OpenOptions::new().write(true).open(fixture.path(&first)).unwrap().set_len(3).unwrap();
     let (parts, mut list) = mpsc::channel(1);
     let (items, _replies) = fixture.begin_upload(&order, Some(parts));
@@ -398,7 +398,7 @@ async fn a_base_that_cannot_be_read_is_gone_and_the_file_arrives_all_the_same() 
 #[tokio::test]
 async fn an_agent_without_a_base_that_wants_a_list_learns_that_there_is_none() {
     let mut fixture = TransfersFixture::start().await;
-    let (_, order) = fixture.pull_and_order(SendMode::Changes).await;
+    let (_, order) = fixture.pull_and_order(PullMode::Changes).await;
     let (parts, mut list) = mpsc::channel(1);
     let _upload = fixture.begin_upload(&order, Some(parts));
     assert_eq!(soon(list.recv()).await, Some(BlockListPart::Gone));

@@ -2,7 +2,7 @@
 
 /// What a transfer sends of a file whose last good download the server has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum SendMode {
+pub enum PullMode {
     /// The bytes that the last good download does not have. Makes a file also without a change.
     #[default]
     Changes,
@@ -12,7 +12,7 @@ pub enum SendMode {
     All,
 }
 
-impl SendMode {
+impl PullMode {
     const ALL: [Self; 3] = [Self::Changes, Self::IfChanged, Self::All];
 
     /// Returns the mode as text: `changes`, `if-changed` or `all`.
@@ -55,16 +55,16 @@ mod tests {
 
     #[test]
     fn a_mode_is_parsed_from_its_text() {
-        for mode in SendMode::ALL {
-            assert_eq!(SendMode::parse(mode.as_str()), Some(mode));
+        for mode in PullMode::ALL {
+            assert_eq!(PullMode::parse(mode.as_str()), Some(mode));
         }
-        assert_eq!(SendMode::parse("ALL"), None);
+        assert_eq!(PullMode::parse("ALL"), None);
     }
 
     #[test]
     fn a_pull_joins_only_a_transfer_that_keeps_its_promise() {
-        use SendMode::{All, Changes, IfChanged};
-        let check = |mode: SendMode, other, is_ordered, expected| {
+        use PullMode::{All, Changes, IfChanged};
+        let check = |mode: PullMode, other, is_ordered, expected| {
             assert_eq!(mode.may_join(other, is_ordered), expected, "{mode:?} {other:?}");
         };
         for is_ordered in [false, true] {
