@@ -300,6 +300,17 @@ impl Oracle {
         Ok(())
     }
 
+    /// Forgets a download that the trial damaged and removed.
+    pub(crate) fn forget(&mut self, download: &Path) -> anyhow::Result<()> {
+        let mut names = download.iter().rev().map(|name| name.to_string_lossy().into_owned());
+        let (Some(name), Some(client)) = (names.next(), names.next()) else {
+            bail!("{} is no download", download.display());
+        };
+        self.files.remove(&(client.clone(), name.clone()));
+        self.deleted.insert((client, name));
+        Ok(())
+    }
+
     /// Returns how many downloads were observed, including the deleted ones.
     pub(crate) fn n_downloads(&self) -> usize {
         self.files.values().filter(|observed| !observed.foreign).count() + self.deleted.len()
