@@ -58,8 +58,8 @@ async fn a_pull_with_if_changed_makes_no_file_without_a_change() -> anyhow::Resu
     let url = "/trigger?id=client4&if-changed&wait=100s";
     let first = server.get(url).await?;
     assert!(first.text().starts_with("Done: "), "{}", first.text());
-    let name = server.downloads("client4")?[0].clone();
-    let name = name.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let download = server.downloads("client4")?[0].clone();
+    let name = download.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let same = server.get(url).await?;
     let line = format!("Unchanged: data.txt of client4 (97.7 KiB) is unchanged since {name}.");
     assert_eq!((same.status, same.first_line()), (200, line));

@@ -13,7 +13,7 @@ async fn a_triggered_file_arrives_whole() -> anyhow::Result<()> {
     let response = server.get("/trigger?id=client4&wait=100s").await?;
     assert_eq!(response.status, 200, "{}", response.text());
     assert!(
-        response.text().starts_with("Done: client4 sent data.txt, 100.0 MiB in "),
+        response.text().starts_with("Done: client4 sent data.txt, 100.0 MiB "),
         "{}",
         response.text()
     );

@@ -369,7 +369,7 @@ async fn a_list_that_the_agent_does_not_take_delays_no_cancel() {
     let (parts, list) = mpsc::channel(1);
     let _upload = fixture.begin_upload(&order, Some(parts));
     let is_full = async {
-        while list.len() == 0 {
+        while list.is_empty() {
             tokio::task::yield_now().await;
         }
     };
