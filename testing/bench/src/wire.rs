@@ -202,6 +202,7 @@ impl Wire<'_> {
             series.push(WireSeries {
                 data_set: *data_set,
                 bytes: source.size,
+                source_disk_bytes: run::disk_bytes(&source.path)?,
                 runs: vec![measured],
             });
         }

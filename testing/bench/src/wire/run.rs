@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use filepull_testkit::net::{Network, RouterCount};
@@ -31,6 +31,8 @@ pub(crate) struct WireRun {
 pub(crate) struct WireSeries {
     pub(crate) data_set: DataSet,
     pub(crate) bytes: u64,
+    /// Bytes of the client's disk that the file occupies.
+    pub(crate) source_disk_bytes: u64,
     pub(crate) runs: Vec<WireRun>,
 }
 
@@ -51,9 +53,14 @@ pub(crate) async fn measure(
         let source = &file.source.path;
         let is_whole = same_bytes(source, &copy)?;
         anyhow::ensure!(is_whole, "{} and {} differ", source.display(), copy.display());
-        run.copy_disk_bytes = fs::metadata(copy)?.blocks() * 512;
+        run.copy_disk_bytes = disk_bytes(&copy)?;
     }
     Ok(run)
+}
+
+/// Returns how many bytes of its disk a file occupies: the unit of `st_blocks` is 512 bytes.
+pub(crate) fn disk_bytes(path: &Path) -> anyhow::Result<u64> {
+    Ok(fs::metadata(path)?.blocks() * 512)
 }
 
 /// Pulls a file with filepull and returns the path of the download, or `None` if the transfer was

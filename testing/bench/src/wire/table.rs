@@ -111,7 +111,7 @@ fn time_verdict(series: &WireSeries, has_targets: bool) -> String {
     format!("{text}, {seconds} s{absolute}")
 }
 
-/// Returns how much of the disk the copies of the sparse file occupy.
+/// Returns how much of each disk the sparse file and its copies occupy.
 fn disk(series: &WireSeries, has_targets: bool) -> Option<String> {
     let ours = series.runs.first().filter(|_| series.data_set == DataSet::Sparse)?;
     let target = targets::SPARSE_DISK_MB;
@@ -126,7 +126,11 @@ fn disk(series: &WireSeries, has_targets: bool) -> Option<String> {
         .map(|(name, run)| format!("{name} {}", occupied(run)))
         .collect();
     let [ours, rest] = [occupied(ours), rest.join(", ")];
-    Some(format!("\nThe sparse file on the server's disk: filepull {ours}{verdict}, {rest}.\n"))
+    let source = number(megabytes(series.source_disk_bytes));
+    Some(format!(
+        "\nThe sparse file occupies {source} MB of the client's disk; of the server's: filepull \
+         {ours}{verdict}, {rest}.\n"
+    ))
 }
 
 /// Returns text such as ` (target: at most 1.1: met)`. A pull that was stopped misses every target.
@@ -181,7 +185,7 @@ pub(crate) mod tests {
 
     pub(crate) fn series(data_set: DataSet, ours: WireRun) -> WireSeries {
         let runs = vec![ours, run(100_000, 160.0), run(10_000, 16.0), run(10_000, 16.5)];
-        WireSeries { data_set, bytes: 100_000_000, runs }
+        WireSeries { data_set, bytes: 100_000_000, source_disk_bytes: 8192, runs }
     }
 
     pub(crate) fn stopped_run() -> WireRun {
@@ -230,7 +234,8 @@ pub(crate) mod tests {
         let over_rsync = "0.01 x rsync (target: at most 1.0: met)";
         assert_eq!(time, format!("{over_rsync}, 1.60 s (target: at most 2.0: met)"));
         let text = disk(&sparse, true).unwrap();
-        let expected = "filepull 0.004 MB (target: at most 1.0: met), rsync 0.004 MB, ";
+        let expected = "occupies 0.008 MB of the client's disk; of the server's: filepull 0.004 MB \
+                        (target: at most 1.0: met), rsync 0.004 MB, ";
         assert!(text.contains(expected), "{text}");
         assert_eq!(disk(&series(DataSet::Text, run(10, 1.6)), true), None);
     }
