@@ -70,7 +70,9 @@ impl ManyClients {
         for id in ids {
             let path = format!("/api/v1/transfers/{id}");
             let transfer = http.get(&path).await?.success_json()?;
-            anyhow::ensure!(transfer["state"] == "running", "it does not run: {transfer:#}");
+            // After 5 s of a disk that does not respond, the upload waits for it.
+            let is_running = transfer["state"] == "running" || transfer["waiting_for"] == "disk";
+            anyhow::ensure!(is_running, "it does not run: {transfer:#}");
             written.push(transfer["bytes_done"].as_u64().context("a transfer has bytes")?);
         }
         Ok(written)

@@ -57,6 +57,12 @@ struct StalledDisk {
     mount: PathBuf,
 }
 
+/// A disk that is frozen until this is dropped.
+#[derive(Debug)]
+struct FrozenDisk<'a> {
+    mount: &'a Path,
+}
+
 /// Freezes the disk during all uploads, and waits until the memory of the server stops growing.
 pub(super) async fn measure(
     bench: &Bench,
@@ -78,14 +84,16 @@ pub(super) async fn measure(
         Err(_) => false,
     };
     process.until("bytes from every agent", all_run).await?;
-    disk.freeze().await?;
+    // Thawed before the server is killed, also after an error: a process that waits for the disk
+    // cannot be killed.
+    let frozen = disk.freeze().await?;
     log_progress(format!("the disk stalls under {N_CLIENTS} uploads, data connection {data_conn}"));
     wait_until_stable(&many_clients).await?;
     let peak = many_clients.peak_rss()?;
     let written = many_clients.written(&ids).await?;
     sleep(STABLE_TIME).await;
     anyhow::ensure!(written == many_clients.written(&ids).await?, "the disk does not stall");
-    disk.thaw().await?;
+    drop(frozen);
     many_clients.end().await?;
     Ok(StalledMeasurement { data_conn, before, peak })
 }
@@ -121,12 +129,16 @@ impl StalledDisk {
         Ok(Self { mount })
     }
 
-    async fn freeze(&self) -> anyhow::Result<()> {
-        run("fsfreeze", &["-f".as_ref(), &self.mount]).await
+    async fn freeze(&self) -> anyhow::Result<FrozenDisk<'_>> {
+        let frozen = FrozenDisk { mount: &self.mount };
+        run("fsfreeze", &["-f".as_ref(), &self.mount]).await?;
+        Ok(frozen)
     }
+}
 
-    async fn thaw(&self) -> anyhow::Result<()> {
-        run("fsfreeze", &["-u".as_ref(), &self.mount]).await
+impl Drop for FrozenDisk<'_> {
+    fn drop(&mut self) {
+        thaw(self.mount);
     }
 }
 
@@ -136,12 +148,15 @@ impl Drop for StalledDisk {
     }
 }
 
-/// Thaws the disk first: a process that waits for it cannot even be killed. The disk may be thawed
-/// already.
+/// Thaws the disk first. An earlier run may have thawed it already.
 fn unmount(mount: &Path) {
-    for (tool, flag) in [("fsfreeze", "-u"), ("umount", "-l")] {
-        let _ = std::process::Command::new(tool).arg(flag).arg(mount).output();
-    }
+    thaw(mount);
+    let _ = std::process::Command::new("umount").arg("-l").arg(mount).output();
+}
+
+/// Thaws the disk, if it is frozen.
+fn thaw(mount: &Path) {
+    let _ = std::process::Command::new("fsfreeze").arg("-u").arg(mount).output();
 }
 
 /// Unmounts the disks of earlier runs that were killed.
