@@ -28,8 +28,8 @@ pub(crate) enum Change {
 /// The length of a page of a database, and of a block of the disk, in bytes.
 const PAGE_LEN: usize = 4096;
 const CELLS_IN_A_PAGE: usize = PAGE_LEN / CELL_LEN;
-/// The longest hole, in pages.
-const MAX_HOLE: usize = 32;
+/// The longest hole, in pages. An agent sends shorter ones than 16 pages as data.
+const MAX_HOLE: usize = 64;
 /// The longest insertion, in cells.
 const MAX_INSERTION: usize = 20;
 

@@ -145,10 +145,14 @@ fn only_a_file_that_equals_the_base_is_unchanged() {
     let mut other = content.clone();
     *other.last_mut().unwrap() ^= 1;
     let longer = [&content[..], b"x"].concat();
-    for (base, expected) in
-        [(&content[..], true), (&content[..LEN - 1], false), (&other, false), (&longer, false)]
+    let bases =
+        [(&content[..], true), (&content[..LEN - 1], false), (&other, false), (&longer, false)];
+    let consistencies = [Consistency::DoubleRead, Consistency::Stat];
+    for ((base, expected), consistency) in
+        bases.into_iter().flat_map(|base| consistencies.map(|consistency| (base, consistency)))
     {
         let mut reader = fixture.reader_with_base(None, base);
+        reader.consistency = consistency;
         reader.order.if_changed = true;
         // Without a list the rest of a changed file is data.
         reader.order.base.as_mut().unwrap().blocks = None;
