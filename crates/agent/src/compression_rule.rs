@@ -32,6 +32,10 @@ const TRIALS_PER_SECOND: u64 = 2;
 /// Content before the next trial after one that failed, in bytes: four times as much after each.
 const RETRY_AFTER: u64 = 64 << 20;
 
+/// A rate is measured from the start of an upload, and later over this time. After a loss, several acks
+/// arrive at once: between two of them any line looks fast.
+const STEADY_TIME: Duration = Duration::from_secs(2);
+
 /// How often a network that carries plain content is measured again.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -140,6 +144,7 @@ impl CompressionRule {
             return;
         };
         let window = Window {
+            is_first: first.content == 0,
             content: acked.content - first.content,
             on_wire: acked.on_wire - first.on_wire,
             time: at.saturating_duration_since(first_at),
@@ -154,12 +159,14 @@ impl CompressionRule {
         let rate = window.rate();
         match self.mode {
             SendMode::Zstd if window.content < MIN_MEASURED => return false,
+            SendMode::Zstd if !window.is_first && window.time < STEADY_TIME => return false,
             SendMode::Zstd => {
                 self.zstd_rate = rate;
                 let follows = self.encoder_rate() <= 2 * rate;
-                if follows && self.next_trial <= self.sent.content {
-                    self.start_trial(window);
+                if !follows || self.sent.content < self.next_trial {
+                    return STEADY_TIME <= window.time;
                 }
+                self.start_trial(window);
             }
             SendMode::Trial { .. } if window.content < MIN_TRIAL => return false,
             SendMode::Trial { start, end } if self.zstd_rate / 10 * 9 <= rate => {
@@ -197,6 +204,8 @@ impl CompressionRule {
 /// What the network carried between two acks.
 #[derive(Clone, Copy, Debug)]
 struct Window {
+    /// It starts with the upload.
+    is_first: bool,
     content: u64,
     on_wire: u64,
     time: Duration,
@@ -350,6 +359,24 @@ mod tests {
             rule.on_sent(SentContent { end, len: 1 << 20, on_wire: 1 << 18, encoding });
             rule.on_ack(end, start + Duration::from_secs(n_sent));
             assert!(rule.compresses(), "after {n_sent} MiB");
+        }
+    }
+
+    #[test]
+    fn acks_that_arrive_at_once_after_a_loss_do_not_look_like_a_fast_line() {
+        let start = Instant::now();
+        let mut rule = CompressionRule::new(0, start);
+        let encoding = Some(Duration::from_millis(40));
+        for n_stalls in 1..=20_u64 {
+            // The line carries 2 MB/s. The acks of 5 s arrive within a millisecond.
+            let at = start + Duration::from_secs(5 * n_stalls);
+            for n_acks in 0..2 {
+                let end = (2 * n_stalls + n_acks) * (5 << 20);
+                let sent = SentContent { end, len: 5 << 20, on_wire: 2 << 20, encoding };
+                rule.on_sent(sent);
+                rule.on_ack(end, at + Duration::from_millis(n_acks));
+                assert!(rule.compresses(), "after {n_stalls} stalls");
+            }
         }
     }
 
