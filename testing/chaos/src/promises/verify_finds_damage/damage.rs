@@ -97,7 +97,12 @@ impl DownloadDamage {
         match self {
             Self::Flip { download, at, bit } => rewrite(download, &|bytes| bytes[*at] ^= 1 << bit),
             Self::Zero { download, at } => {
-                rewrite(download, &|bytes| bytes[*at..*at + HOLE_LEN].fill(0))
+                rewrite(download, &|bytes| {
+                    let range = &mut bytes[*at..*at + HOLE_LEN];
+                    // A hole of the file itself would stay as it is.
+                    let other = if range.iter().all(|&byte| byte == 0) { 1 } else { 0 };
+                    range.fill(other);
+                })
             }
             Self::Cut { download, len } => rewrite(download, &|bytes| bytes.truncate(*len)),
             Self::Grow { download } => rewrite(download, &|bytes| bytes.push(b'\n')),
