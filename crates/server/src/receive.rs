@@ -179,7 +179,7 @@ impl BatchWriter {
         self.stalls_at = Some(Instant::now() + STALLS_AFTER);
         self.n_expected = partial.n_missing();
         self.job = Some(spawn_blocking(move || {
-            let result = partial.write(batch);
+            let result = partial.write(&batch);
             (partial, result)
         }));
     }

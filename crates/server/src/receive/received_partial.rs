@@ -147,10 +147,10 @@ impl ReceivedPartial {
     }
 
     /// Writes consecutive extents, up to the first one that is rejected.
-    pub(crate) fn write(&mut self, batch: Vec<ReceivedExtent>) -> Result<(), UploadEnd> {
+    pub(crate) fn write(&mut self, batch: &[ReceivedExtent]) -> Result<(), UploadEnd> {
         let before = self.receiver().received();
         let mut pending = PendingBytes::default();
-        let accepted = batch.into_iter().try_for_each(|extent| self.accept(extent, &mut pending));
+        let accepted = batch.iter().try_for_each(|extent| self.accept(extent, &mut pending));
         if matches!(accepted, Err(UploadEnd::Disk(_))) {
             return accepted;
         }
@@ -167,7 +167,7 @@ impl ReceivedPartial {
     /// Accepts the next extent. Its bytes are appended, or join the pending ones.
     fn accept(
         &mut self,
-        extent: ReceivedExtent,
+        extent: &ReceivedExtent,
         pending: &mut PendingBytes,
     ) -> Result<(), UploadEnd> {
         self.n_sent += extent.n_sent() as u64;
@@ -177,7 +177,7 @@ impl ReceivedPartial {
             return Err(UploadEnd::Violation(reason.to_owned()));
         }
         // Data is hashed here, while the bytes are still in the processor's cache.
-        match self.extents.next(next).map_err(rejected)? {
+        match self.extents.next(next)? {
             Fill::Bytes(bytes) => {
                 let chunk = match &extent.content {
                     ReceivedContent::Data(chunk) => chunk.clone(),
@@ -235,10 +235,10 @@ impl ReceivedPartial {
             found = appended.map_err(|error| UploadEnd::Disk(error.into_cause()))?;
         }
         if found != len {
-            return Err(rejected(ExtentError::BaseChanged { len, found }));
+            return Err(ExtentError::BaseChanged { len, found }.into());
         }
         self.n_copied += len;
-        accepted.map_err(rejected)
+        Ok(accepted?)
     }
 
     /// Appends chunks, and computes their SHA-256 beside the write. Both have ended when it returns.
@@ -328,16 +328,17 @@ impl PendingBytes {
     }
 }
 
-/// Returns the end of an upload whose extent was rejected.
-fn rejected(error: ExtentError) -> UploadEnd {
-    match error {
-        ExtentError::Received(error) => UploadEnd::Bad(error),
-        ExtentError::BaseChanged { .. } => UploadEnd::BaseChanged(error.to_string()),
-        ExtentError::Empty { .. }
-        | ExtentError::TooLong { .. }
-        | ExtentError::TooMany { .. }
-        | ExtentError::OutsideBase { .. }
-        | ExtentError::Compression(_) => UploadEnd::Violation(error.to_string()),
+impl From<ExtentError> for UploadEnd {
+    fn from(error: ExtentError) -> Self {
+        match error {
+            ExtentError::Received(error) => Self::Bad(error),
+            ExtentError::BaseChanged { .. } => Self::BaseChanged(error.to_string()),
+            ExtentError::Empty { .. }
+            | ExtentError::TooLong { .. }
+            | ExtentError::TooMany { .. }
+            | ExtentError::OutsideBase { .. }
+            | ExtentError::Compression(_) => Self::Violation(error.to_string()),
+        }
     }
 }
 
@@ -405,8 +406,8 @@ mod tests {
         for end_of_first in [0, 1, BESIDE_LEN - 1, BESIDE_LEN, LEN - 1, LEN] {
             let mut fixture = PartialFixture::new();
             let mut partial = fixture.begin();
-            partial.write(fixture.batch(0..end_of_first)).unwrap();
-            partial.write(fixture.batch(end_of_first..LEN)).unwrap();
+            partial.write(&fixture.batch(0..end_of_first)).unwrap();
+            partial.write(&fixture.batch(end_of_first..LEN)).unwrap();
             fixture.check_whole(&mut partial);
         }
     }
@@ -416,12 +417,12 @@ mod tests {
         for received in [1, BESIDE_LEN + 1, LEN] {
             let mut fixture = PartialFixture::new();
             let mut partial = fixture.begin();
-            partial.write(fixture.batch(0..received)).unwrap();
+            partial.write(&fixture.batch(0..received)).unwrap();
             let checkpoint = partial.receiver().prefix();
             let resumed = disk::resume(&mut fixture.store, &fixture.key, checkpoint).unwrap();
             let mut partial = ReceivedPartial::resumed(fixture.store.clone(), resumed.unwrap());
             partial.begin_upload(LEN as u64, ExtentKinds::default(), None).unwrap();
-            partial.write(fixture.batch(received..LEN)).unwrap();
+            partial.write(&fixture.batch(received..LEN)).unwrap();
             fixture.check_whole(&mut partial);
         }
     }
@@ -432,16 +433,16 @@ mod tests {
         let mut partial = fixture.begin();
         let mut batch = fixture.batch(0..LEN);
         let rest = batch.remove(1).offset;
-        assert!(matches!(partial.write(batch), Err(UploadEnd::Bad(_))));
+        assert!(matches!(partial.write(&batch), Err(UploadEnd::Bad(_))));
         assert_eq!(partial.receiver().received(), rest);
-        partial.write(fixture.batch(CHUNK_LEN..LEN)).unwrap();
+        partial.write(&fixture.batch(CHUNK_LEN..LEN)).unwrap();
         fixture.check_whole(&mut partial);
     }
 
     /// Publishes the file of the fixture, and opens it. Also returns its path.
     fn base_of(fixture: &mut PartialFixture) -> (Base, std::path::PathBuf) {
         let mut partial = fixture.begin();
-        partial.write(fixture.batch(0..LEN)).unwrap();
+        partial.write(&fixture.batch(0..LEN)).unwrap();
         let (inode, _synced) = partial.sync_intact().unwrap().unwrap();
         let name = DownloadName::new(chrono::DateTime::UNIX_EPOCH, "data.txt");
         let committed = fixture.store.commit(&partial.partial, &name);
@@ -492,7 +493,7 @@ mod tests {
                 .read_back_as(ReadBackPolicy::Always);
             partial.begin_upload(size, ExtentKinds::ALL, Some(base)).unwrap();
             for batch in extents.chunks(batch_len) {
-                partial.write(batch.to_vec()).unwrap();
+                partial.write(batch).unwrap();
             }
             let digests = FileDigests::of(&file);
             assert_eq!(partial.verify(size, digests.blake3).unwrap().digests(), digests);
@@ -519,13 +520,13 @@ mod tests {
             offset,
             content: ReceivedContent::Copy { base_offset: offset, len: 100_000 },
         };
-        let end = partial.write(vec![copy(0), copy(100_000)]).unwrap_err();
+        let end = partial.write(&[copy(0), copy(100_000)]).unwrap_err();
         assert!(matches!(end, UploadEnd::BaseChanged(_)), "{end:?}");
         assert_eq!((partial.receiver().received(), partial.n_copied()), (100_000, 100_000));
         partial.begin_upload(LEN as u64, ExtentKinds::ALL, None).unwrap();
-        let end = partial.write(vec![copy(100_000)]).unwrap_err();
+        let end = partial.write(&[copy(100_000)]).unwrap_err();
         assert!(matches!(end, UploadEnd::Violation(_)), "{end:?}");
-        partial.write(fixture.batch(100_000..LEN)).unwrap();
+        partial.write(&fixture.batch(100_000..LEN)).unwrap();
         fixture.check_whole(&mut partial);
     }
 }
