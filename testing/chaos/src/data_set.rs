@@ -27,11 +27,11 @@ pub(crate) enum Change {
 
 /// The length of a page of a database, and of a block of the disk, in bytes.
 const PAGE_LEN: usize = 4096;
-const CELLS_IN_A_PAGE: usize = PAGE_LEN / CELL_LEN;
+const CELLS_IN_A_PAGE: u32 = 64;
 /// The longest hole, in pages. An agent sends shorter ones than 16 pages as data.
 const MAX_HOLE: usize = 64;
 /// The longest insertion, in cells.
-const MAX_INSERTION: usize = 20;
+const MAX_INSERTION: u32 = 20;
 
 /// The current file of a client.
 #[derive(Debug)]
@@ -96,7 +96,7 @@ impl DataSet {
         }
         bytes.truncate(len);
         if bytes.len() < len {
-            let index = (bytes.len() / CELL_LEN) as u32;
+            let index = u32::try_from(bytes.len() / CELL_LEN).unwrap_or(u32::MAX);
             let content = self.content();
             n_new += len - bytes.len();
             bytes.extend(self.pattern.cells(index..self.pattern.n_cells - 1, content));
@@ -118,7 +118,7 @@ impl DataSet {
         for index in 0..self.rng.u32(1..=8) {
             let at = self.rng.usize(0..=bytes.len());
             let content = self.content();
-            let n_cells = self.rng.usize(1..=MAX_INSERTION) as u32;
+            let n_cells = self.rng.u32(1..=MAX_INSERTION);
             let cells = self.pattern.cells(index..index + n_cells, content);
             n_inserted += cells.len();
             bytes.splice(at..at, cells);
@@ -131,9 +131,9 @@ impl DataSet {
         let n_changed = if n_pages == 0 { 0 } else { self.rng.usize(1..=1 + n_pages / 50) };
         for _ in 0..n_changed {
             let page = self.rng.usize(0..n_pages);
-            let first = (page * CELLS_IN_A_PAGE) as u32;
+            let first = u32::try_from(page).unwrap_or(u32::MAX) * CELLS_IN_A_PAGE;
             let content = self.content();
-            let cells = self.pattern.cells(first..first + CELLS_IN_A_PAGE as u32, content);
+            let cells = self.pattern.cells(first..first + CELLS_IN_A_PAGE, content);
             bytes[page * PAGE_LEN..][..PAGE_LEN].copy_from_slice(&cells);
         }
         n_changed * PAGE_LEN
