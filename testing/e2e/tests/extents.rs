@@ -39,19 +39,19 @@ impl ScriptedFile {
     }
 
     fn zstd(self, encoder: &mut Encoder, bytes: &[u8]) -> Self {
-        let data = Bytes::copy_from_slice(encoder.encode(bytes).unwrap());
-        let len = u32::try_from(bytes.len()).unwrap();
+        let data = Bytes::copy_from_slice(encoder.encode(bytes).expect("there is memory"));
+        let len = u32::try_from(bytes.len()).expect("at most a chunk");
         let chunk = ZstdChunk { offset: self.len, len, data };
         self.add(Kind::Zstd(chunk), bytes)
     }
 
     fn hole(mut self, len: u64) -> Self {
-        let zeros = vec![0; usize::try_from(MAX_SPAN_LEN).unwrap()];
+        let zeros = [0; 1 << 20];
         let end = self.len + len;
         while self.len < end {
             let part = MAX_SPAN_LEN.min(end - self.len);
             let hole = Hole { offset: self.len, len: part };
-            self = self.add(Kind::Hole(hole), &zeros[..usize::try_from(part).unwrap()]);
+            self = self.add(Kind::Hole(hole), &zeros[..usize::try_from(part).expect("at most 1 MiB")]);
         }
         self
     }
@@ -184,8 +184,8 @@ async fn an_agent_without_holes_needs_space_for_the_whole_file() -> anyhow::Resu
 fn violations() -> Vec<(&'static str, Vec<Kind>)> {
     let at = |offset: u64, len: u64| Hole { offset, len };
     let bomb = {
-        let mut encoder = Encoder::new().unwrap();
-        Bytes::copy_from_slice(encoder.encode(&vec![0; 65_536]).unwrap())
+        let mut encoder = Encoder::new().expect("there is memory");
+        Bytes::copy_from_slice(encoder.encode(&[0; 65_536]).expect("there is memory"))
     };
     let zstd = |len: u32, data: &Bytes| ZstdChunk { offset: 2, len, data: data.clone() };
     let copy = |base_offset: u64, len: u64| BaseCopy { offset: 2, base_offset, len };
