@@ -83,7 +83,8 @@ mod tests {
     fn work_in_any_order_gets_its_share_of_the_time() {
         let start = Instant::now();
         let mut budget = CpuBudget::new(CpuShare(20), Duration::ZERO, start);
-        let (mut cpu_time, mut now) = (Duration::ZERO, start);
+        let mut cpu_time = Duration::ZERO;
+        let mut now = start;
         for work in [1, 7, 30, 2, 60, 100] {
             cpu_time += work * MS;
             now += work * MS;

@@ -48,9 +48,10 @@ impl From<&BaseOffer> for v1::BaseOffer {
 /// a base.
 pub fn base_offer(offer: &v1::BaseOffer) -> Option<BaseOffer> {
     let blake3 = Blake3::try_from(offer.blake3.as_ref()).ok()?;
-    let key = <[u8; 32]>::try_from(offer.block_key.as_ref()).ok();
-    let key = key.filter(|_| offer.block_len != 0).map(BlockKey::new);
-    let blocks = key.map(|key| BlockListOffer { block_len: offer.block_len, key });
+    let random = <[u8; 32]>::try_from(offer.block_key.as_ref()).ok();
+    let has_list = random.filter(|_| offer.block_len != 0);
+    let blocks = has_list
+        .map(|random| BlockListOffer { block_len: offer.block_len, key: BlockKey::new(random) });
     (offer.size != 0).then_some(BaseOffer { len: offer.size, blake3, blocks })
 }
 

@@ -40,7 +40,6 @@
 mod cli;
 mod clock;
 mod counters;
-mod data_set;
 mod dir_watcher;
 mod disk;
 mod failing_disk;
@@ -61,6 +60,7 @@ mod strace_session;
 mod test_pattern;
 mod tool;
 mod trial;
+mod trial_file;
 mod write_order;
 
 fn main() -> std::process::ExitCode {

@@ -22,7 +22,7 @@ pub(crate) struct TestPattern {
 
 /// How the cells of a file look to a compressor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Content {
+pub(crate) enum CellKind {
     /// Random bytes.
     Random,
     /// Text that shrinks.
@@ -83,16 +83,16 @@ impl TestPattern {
 
     /// The whole file, of random bytes.
     pub(crate) fn bytes(self) -> Vec<u8> {
-        self.cells(0..self.n_cells, Content::Random)
+        self.cells(0..self.n_cells, CellKind::Random)
     }
 
     /// The cells of this range.
-    pub(crate) fn cells(self, range: Range<u32>, content: Content) -> Vec<u8> {
+    pub(crate) fn cells(self, range: Range<u32>, content: CellKind) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(range.len() * CELL_LEN);
         for index in range {
             match content {
-                Content::Random => bytes.extend_from_slice(&self.random_cell(index)),
-                Content::Text => bytes.extend_from_slice(self.text_cell("fp", index).as_bytes()),
+                CellKind::Random => bytes.extend_from_slice(&self.random_cell(index)),
+                CellKind::Text => bytes.extend_from_slice(self.text_cell("fp", index).as_bytes()),
             }
         }
         bytes
@@ -243,8 +243,8 @@ fn parse_random(cell: &[u8]) -> Option<(TestPattern, u32)> {
 /// Exchanges bytes with random ones, and back. The key decides which.
 fn mask(bytes: &mut [u8], key: u64) {
     for (block, n) in bytes.chunks_mut(8).zip(1_u64..) {
-        let stream = (key ^ n).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let stream = (stream ^ stream >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (key ^ n).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let stream = (mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         for (byte, random) in block.iter_mut().zip((stream ^ stream >> 32).to_le_bytes()) {
             *byte ^= random;
         }
@@ -311,14 +311,14 @@ mod tests {
     fn sealed_file() -> Vec<u8> {
         let new = TestPattern::new("client4", 8, 6400);
         let hole = [0; CELL_LEN];
-        let parts = [&file()[..640], &new.cells(10..11, Content::Text), &hole, &file()[768..6336]];
+        let parts = [&file()[..640], &new.cells(10..11, CellKind::Text), &hole, &file()[768..6336]];
         let before = parts.concat();
         [&before[..], &new.seal(&before)].concat()
     }
 
     #[test]
     fn every_flipped_bit_is_found() {
-        let text = TestPattern::new("client4", 7, 6400).cells(0..100, Content::Text);
+        let text = TestPattern::new("client4", 7, 6400).cells(0..100, CellKind::Text);
         for file in [file(), text, sealed_file()] {
             for at in (0..CELL_LEN * 2).chain(640..768).chain(6336..6400) {
                 for bit in 0..8 {
@@ -352,7 +352,7 @@ mod tests {
             let words: std::collections::BTreeSet<&[u8]> = cells.chunks(4).collect();
             words.len()
         };
-        assert!(n_of(Content::Text) < 13_000 && 15_900 < n_of(Content::Random));
+        assert!(n_of(CellKind::Text) < 13_000 && 15_900 < n_of(CellKind::Random));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Pulls of a file that the server has in part: the bytes that the agent sends, and the file that
 //! arrives.
 
+use anyhow::Context as _;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
@@ -25,7 +26,8 @@ async fn pull(server: &TestServer, client: &TestClient, switch: &str) -> anyhow:
         let downloads = server.downloads("client4")?;
         assert_eq!(downloads.len(), n_before + 1);
         let name = last["download"]["name"].as_str().unwrap_or_default();
-        let download = downloads.iter().find(|path| path.ends_with(name)).unwrap();
+        let found = downloads.iter().find(|path| path.ends_with(name));
+        let download = found.context("the download that the API names")?;
         assert!(same_bytes(download, &client.data())?, "{last}");
     }
     assert!(server.leftovers("client4")?.is_empty());

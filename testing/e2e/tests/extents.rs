@@ -51,7 +51,8 @@ impl ScriptedFile {
         while self.len < end {
             let part = MAX_SPAN_LEN.min(end - self.len);
             let hole = Hole { offset: self.len, len: part };
-            self = self.add(Kind::Hole(hole), &zeros[..usize::try_from(part).expect("at most 1 MiB")]);
+            self =
+                self.add(Kind::Hole(hole), &zeros[..usize::try_from(part).expect("at most 1 MiB")]);
         }
         self
     }

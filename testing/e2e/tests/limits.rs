@@ -4,7 +4,10 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use filepull_testkit::{HttpResponse, Strace, TestClient, TestServer, same_bytes, test_data};
+use filepull_proto::v1::server_message::Kind as ToAgent;
+use filepull_testkit::{
+    DEADLINE, HttpResponse, ScriptedAgent, Strace, TestClient, TestServer, same_bytes, test_data,
+};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::Value;
 use tokio::net::TcpStream;
@@ -64,16 +67,18 @@ async fn a_server_with_an_almost_full_disk_accepts_no_pull() -> anyhow::Result<(
 #[tokio::test]
 async fn a_file_that_cannot_fit_is_rejected_by_the_first_response() -> anyhow::Result<()> {
     let server = TestServer::with(&[("MAX_FILE_SIZE", "1PiB")]).await?;
-    let client = server.connect("client4", b"data").await?;
-    // A sparse file: larger than the free space, and without blocks of its own.
-    std::fs::File::options().write(true).open(client.data())?.set_len(8 << 40)?;
-    let response = server.get("/trigger?id=client4").await?;
-    assert_eq!(response.status, 507, "{}", response.text());
-    assert!(response.first_line().contains("the file needs 8.0 TiB"), "{}", response.text());
+    let mut agent = ScriptedAgent::connect(server.grpc(), "client4", DEADLINE).await?;
+    let accepts = async {
+        let order = agent.order().await?;
+        agent.accept(&order, 8 << 40).await?;
+        agent.next().await
+    };
+    let (response, message) = tokio::join!(server.get("/trigger?id=client4"), accepts);
+    let rejection = response?;
+    assert_eq!(rejection.status, 507, "{}", rejection.text());
+    assert!(rejection.first_line().contains("the file needs 8.0 TiB"), "{}", rejection.text());
     assert!(server.leftovers("client4")?.is_empty());
-    // The agent knows about the rejection and accepts the next order.
-    std::fs::write(client.data(), "small")?;
-    server.pull("client4").await?;
+    assert!(matches!(message?, Some(ToAgent::Cancel(_))), "the agent knows about the rejection");
     Ok(())
 }
 
@@ -163,8 +168,8 @@ async fn a_new_version_needs_no_space_beside_the_old_one() -> anyhow::Result<()>
 async fn uploads_at_once_stay_within_the_cpu_limit() -> anyhow::Result<()> {
     let server = TestServer::start().await?;
     let data = test_data("client4", 4 << 20);
-    let client = server.client("client4", &data)?.as_process().setting("SHARE", "*.bin");
-    let client = client.setting("MAX_CPU", "10%").connected().await?;
+    let settings = server.client("client4", &data)?.as_process().setting("SHARE", "*.bin");
+    let client = settings.setting("MAX_CPU", "10%").connected().await?;
     std::fs::write(client.files.join("more.bin"), &data)?;
     let used_before = client.agent()?.usage()?.cpu;
     let start = Instant::now();

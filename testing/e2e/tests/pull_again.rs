@@ -13,18 +13,18 @@ const LEN: usize = 4 * MIB;
 const OVERHEAD: u64 = 200_000;
 
 /// A client behind a proxy whose file was pulled once. The bytes on the wire are counted.
-struct Pulled {
+struct KnownFile {
     server: TestServer,
     proxy: Proxy,
     client: TestClient,
 }
 
-impl Pulled {
+impl KnownFile {
     async fn new(data: &[u8], rate: &str) -> anyhow::Result<Self> {
         let server = TestServer::start().await?;
         let proxy = server.proxy().await?;
-        let client = server.client("client4", data)?.setting("MAX_RATE", rate);
-        let client = client.dialling(proxy.addr()).connected().await?;
+        let settings = server.client("client4", data)?.setting("MAX_RATE", rate);
+        let client = settings.dialling(proxy.addr()).connected().await?;
         let pulled = Self { server, proxy, client };
         pulled.pull("").await?;
         Ok(pulled)
@@ -69,7 +69,7 @@ impl Pulled {
 
 #[tokio::test]
 async fn each_change_sends_only_what_is_new() -> anyhow::Result<()> {
-    let pulled = Pulled::new(&test_data("client4", LEN), "1GiB/s").await?;
+    let pulled = KnownFile::new(&test_data("client4", LEN), "1GiB/s").await?;
     let unchanged = pulled.pull_sends(0, 0).await?;
     assert_eq!(unchanged["base"], "copied", "{unchanged}");
 
@@ -99,7 +99,7 @@ async fn each_change_sends_only_what_is_new() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_hole_costs_no_byte_and_no_disk() -> anyhow::Result<()> {
-    let pulled = Pulled::new(&test_data("client4", MIB), "1GiB/s").await?;
+    let pulled = KnownFile::new(&test_data("client4", MIB), "1GiB/s").await?;
     let sparse = File::create(pulled.client.data())?;
     sparse.set_len(512 << 20)?;
     sparse.write_all_at(b"ten bytes!", 100 << 20)?;
@@ -115,7 +115,7 @@ async fn a_hole_costs_no_byte_and_no_disk() -> anyhow::Result<()> {
 }
 
 /// Cuts the upload when `at` bytes have passed, and checks that it resumes.
-async fn cut_and_resume(pulled: &Pulled, at: u64, max: u64) -> anyhow::Result<Value> {
+async fn cut_and_resume(pulled: &KnownFile, at: u64, max: u64) -> anyhow::Result<Value> {
     let before = pulled.proxy.sent();
     let location = pulled.start("").await?;
     pulled.proxy.sent_at_least(before + at).await?;
@@ -129,7 +129,7 @@ async fn cut_and_resume(pulled: &Pulled, at: u64, max: u64) -> anyhow::Result<Va
 
 #[tokio::test]
 async fn an_upload_of_each_kind_resumes_in_the_middle() -> anyhow::Result<()> {
-    let pulled = Pulled::new(&test_data("client4", LEN), "4MiB/s").await?;
+    let pulled = KnownFile::new(&test_data("client4", LEN), "4MiB/s").await?;
     let tail = test_data("tail", LEN);
     pulled.file()?.write_all_at(&tail, LEN as u64)?;
     let max = LEN as u64 * 3 / 2;
@@ -166,7 +166,7 @@ fn digits(len: usize) -> Vec<u8> {
 #[tokio::test]
 async fn a_compressed_upload_resumes_in_the_middle() -> anyhow::Result<()> {
     // The network is slower than the compressor.
-    let pulled = Pulled::new(b"small", "1MiB/s").await?;
+    let pulled = KnownFile::new(b"small", "1MiB/s").await?;
     let data = digits(LEN);
     fs::write(pulled.client.data(), &data)?;
     let done = cut_and_resume(&pulled, MIB as u64 / 2, LEN as u64 * 4 / 5).await?;
@@ -177,7 +177,7 @@ async fn a_compressed_upload_resumes_in_the_middle() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn an_unchanged_file_makes_no_download_with_if_changed() -> anyhow::Result<()> {
-    let pulled = Pulled::new(&test_data("client4", MIB), "1GiB/s").await?;
+    let pulled = KnownFile::new(&test_data("client4", MIB), "1GiB/s").await?;
     let downloads = pulled.server.downloads("client4")?;
     let before = pulled.proxy.sent();
     let location = pulled.start("&if-changed").await?;

@@ -12,11 +12,12 @@ use filepull_proto::v1::agent_control_client::AgentControlClient;
 use filepull_proto::v1::agent_message::Kind as FromAgent;
 use filepull_proto::v1::agent_transfer_client::AgentTransferClient;
 use filepull_proto::v1::server_message::Kind as ToAgent;
+use filepull_proto::v1::transfer_update::{Accepted, State};
 use filepull_proto::v1::upload_request::Kind;
 use filepull_proto::v1::upload_response::Kind as Response;
 use filepull_proto::v1::{
     AgentMessage, DataChunk, Error, Hello, ServerMessage, SessionEnd, SourceInfo, StartTransfer,
-    UploadHeader, UploadRequest, UploadResponse, UploadTrailer,
+    TransferUpdate, UploadHeader, UploadRequest, UploadResponse, UploadTrailer,
 };
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -135,6 +136,14 @@ impl ScriptedAgent {
         }
     }
 
+    /// Accepts an order for a file of `size` bytes. Its upload does not follow.
+    pub async fn accept(&self, order: &StartTransfer, size: u64) -> anyhow::Result<()> {
+        let state = Some(State::Accepted(Accepted { source: Some(source(size)) }));
+        let transfer_id = order.transfer_id.clone();
+        let update = TransferUpdate { transfer_id, attempt: order.attempt, state };
+        self.send(FromAgent::Transfer(update)).await
+    }
+
     /// Starts the upload of a file of `size` bytes at `offset`.
     pub async fn upload(
         &self,
@@ -155,14 +164,12 @@ impl ScriptedUpload {
         size: u64,
     ) -> anyhow::Result<Self> {
         let (requests, stream) = mpsc::channel(64);
-        let source =
-            SourceInfo { name: "data.txt".into(), size, modified_unix_ns: 0, stored: size };
         let header = UploadHeader {
             transfer_id: order.transfer_id.clone(),
             attempt: order.attempt,
             upload_token: order.upload_token.clone(),
             offset,
-            source: Some(source),
+            source: Some(source(size)),
             wants_blocks: false,
         };
         requests.send(UploadRequest { kind: Some(Kind::Header(header)) }).await?;
@@ -205,4 +212,9 @@ impl ScriptedUpload {
         let response = received.context("timed out waiting for a response to the upload")??;
         Ok(response.and_then(|response| response.kind))
     }
+}
+
+/// Returns a file of `size` bytes without holes.
+fn source(size: u64) -> SourceInfo {
+    SourceInfo { name: "data.txt".into(), size, modified_unix_ns: 0, stored: size }
 }

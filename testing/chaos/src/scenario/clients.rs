@@ -6,14 +6,14 @@ use filepull_testkit::{Process, TestClient};
 use tokio::task::block_in_place;
 
 use super::Scenario;
-use crate::data_set::DataSet;
-use crate::test_pattern::{Content, TestPattern};
+use crate::test_pattern::{CellKind, TestPattern};
+use crate::trial_file::TrialFile;
 
 /// A client and its file.
 #[derive(Debug)]
 pub(super) struct ScenarioClient {
     pub(super) client: TestClient,
-    pub(super) data_set: DataSet,
+    pub(super) trial_file: TrialFile,
     /// About the length of each version, in bytes.
     pub(super) len: usize,
 }
@@ -29,7 +29,7 @@ impl Scenario {
         len: usize,
         settings: &[(&'static str, &str)],
     ) -> anyhow::Result<usize> {
-        self.add_machine(id, DataSet::new(id, 1, len), settings)
+        self.add_machine(id, TrialFile::new(id, 1, len), settings)
     }
 
     /// Adds a client with an invite for a secure scenario, whose server must run. Its agent enrols
@@ -54,8 +54,8 @@ impl Scenario {
         settings: &[(&'static str, &str)],
     ) -> anyhow::Result<usize> {
         let id = self.id(of);
-        let data_set = DataSet::new(&id, FIRST_TWIN_VERSION, self.clients[of].len);
-        let index = self.add_machine(name, data_set, settings)?;
+        let trial_file = TrialFile::new(&id, FIRST_TWIN_VERSION, self.clients[of].len);
+        let index = self.add_machine(name, trial_file, settings)?;
         let client = &mut self.clients[index].client;
         client.set("CLIENT_ID", &id);
         client.id = id;
@@ -65,17 +65,17 @@ impl Scenario {
     fn add_machine(
         &mut self,
         name: &str,
-        data_set: DataSet,
+        trial_file: TrialFile,
         settings: &[(&'static str, &str)],
     ) -> anyhow::Result<usize> {
         let (mark, value) = self.sandbox.mark();
-        let bytes = block_in_place(|| data_set.pattern.bytes());
+        let bytes = block_in_place(|| trial_file.pattern.bytes());
         let mut client = self.server.client(name, &bytes)?.dialling(self.proxy.addr());
         client = client.setting(mark, &value).setting("NO_COLOR", "1");
         for &(key, value) in settings {
             client.set(key, value);
         }
-        self.clients.push(ScenarioClient { client, len: bytes.len(), data_set });
+        self.clients.push(ScenarioClient { client, len: bytes.len(), trial_file });
         Ok(self.clients.len() - 1)
     }
 
@@ -104,19 +104,19 @@ impl Scenario {
 
     /// The current file of a client.
     pub(crate) fn pattern(&self, index: usize) -> TestPattern {
-        self.clients[index].data_set.pattern
+        self.clients[index].trial_file.pattern
     }
 
     /// Returns about how many bytes of the current file must be sent, if the version before it was
     /// pulled.
     pub(crate) fn n_new_bytes(&self, index: usize) -> u64 {
-        self.clients[index].data_set.n_new
+        self.clients[index].trial_file.n_new
     }
 
     /// Returns the lowest version of a client's file. Two machines with one id have two files.
     pub(crate) fn lowest_version(&self, id: &str) -> u32 {
         let same = self.clients.iter().filter(|known| known.client.id == id);
-        same.map(|known| known.data_set.pattern.version).min().unwrap_or(0)
+        same.map(|known| known.trial_file.pattern.version).min().unwrap_or(0)
     }
 
     /// Gives a client a new version of its file, which has parts of the version before it or not.
@@ -126,15 +126,15 @@ impl Scenario {
 
     /// Like [`new_version`](Self::new_version), with about `len` bytes.
     pub(crate) fn resize(&mut self, index: usize, len: usize) -> anyhow::Result<()> {
-        let ScenarioClient { client, data_set, .. } = &mut self.clients[index];
-        Ok(block_in_place(|| data_set.change(&client.data(), len))?)
+        let ScenarioClient { client, trial_file, .. } = &mut self.clients[index];
+        Ok(block_in_place(|| trial_file.change(&client.data(), len))?)
     }
 
     /// Gives a client a new version of its file that has nothing of the version before it: a pull
     /// sends about `len` bytes.
     pub(crate) fn rewrite(&mut self, index: usize, len: usize) -> anyhow::Result<()> {
-        let ScenarioClient { client, data_set, .. } = &mut self.clients[index];
-        Ok(block_in_place(|| data_set.rewrite(&client.data(), len, Content::Random))?)
+        let ScenarioClient { client, trial_file, .. } = &mut self.clients[index];
+        Ok(block_in_place(|| trial_file.rewrite(&client.data(), len, CellKind::Random))?)
     }
 
     /// Starts an agent, unless it runs.

@@ -8,11 +8,11 @@ use std::path::Path;
 
 use fastrand::Rng;
 
-use crate::test_pattern::{CELL_LEN, Content, TestPattern};
+use crate::test_pattern::{CELL_LEN, CellKind, TestPattern};
 
 /// What happens to a file between two pulls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Change {
+pub(crate) enum FileChange {
     /// All bytes are new, through a rename.
     Rewritten,
     /// The old bytes, then new ones. If the new file is shorter: only a part of the old bytes.
@@ -35,7 +35,7 @@ const MAX_INSERTION: u32 = 20;
 
 /// The current file of a client.
 #[derive(Debug)]
-pub(crate) struct DataSet {
+pub(crate) struct TrialFile {
     pub(crate) pattern: TestPattern,
     /// Bytes of the current version that the version before it did not have.
     pub(crate) n_new: u64,
@@ -43,7 +43,7 @@ pub(crate) struct DataSet {
     rng: Rng,
 }
 
-impl DataSet {
+impl TrialFile {
     /// Version `version` of a file with about `len` random bytes.
     pub(crate) fn new(client: &str, version: u32, len: usize) -> Self {
         let pattern = TestPattern::new(client, version, len);
@@ -54,19 +54,19 @@ impl DataSet {
     /// Changes the file at `path` in a random way into the next version, of about `len` bytes.
     pub(crate) fn change(&mut self, path: &Path, len: usize) -> io::Result<()> {
         let change = match self.rng.u8(0..8) {
-            0 | 1 => Change::Rewritten,
-            2 | 3 => Change::Resized,
-            4 => Change::Inserted,
-            5 => Change::Punched,
-            _ => Change::Paged,
+            0 | 1 => FileChange::Rewritten,
+            2 | 3 => FileChange::Resized,
+            4 => FileChange::Inserted,
+            5 => FileChange::Punched,
+            _ => FileChange::Paged,
         };
         self.change_as(path, len, change)
     }
 
     /// Changes the file in this way. The new version replaces the old one through a rename.
-    fn change_as(&mut self, path: &Path, len: usize, change: Change) -> io::Result<()> {
+    fn change_as(&mut self, path: &Path, len: usize, change: FileChange) -> io::Result<()> {
         let content = self.content();
-        if change == Change::Rewritten {
+        if change == FileChange::Rewritten {
             return self.rewrite(path, len, content);
         }
         // A version that is shorter than the one before is as likely as a longer one.
@@ -77,21 +77,21 @@ impl DataSet {
     }
 
     /// Replaces the file by `len` bytes that the version before it did not have.
-    pub(crate) fn rewrite(&mut self, path: &Path, len: usize, content: Content) -> io::Result<()> {
+    pub(crate) fn rewrite(&mut self, path: &Path, len: usize, content: CellKind) -> io::Result<()> {
         self.pattern = TestPattern::new(&self.client, self.pattern.version + 1, len);
         self.n_new = self.pattern.len();
         replace(path, &self.pattern.cells(0..self.pattern.n_cells, content))
     }
 
-    fn content(&mut self) -> Content {
-        if self.rng.bool() { Content::Random } else { Content::Text }
+    fn content(&mut self) -> CellKind {
+        if self.rng.bool() { CellKind::Random } else { CellKind::Text }
     }
 
     /// Returns the current version, made from the bytes of the version before it.
-    fn bytes_from(&mut self, mut bytes: Vec<u8>, change: Change) -> Vec<u8> {
+    fn bytes_from(&mut self, mut bytes: Vec<u8>, change: FileChange) -> Vec<u8> {
         let len = (self.pattern.n_cells as usize - 1) * CELL_LEN;
         let mut n_new = CELL_LEN;
-        if change == Change::Inserted {
+        if change == FileChange::Inserted {
             n_new += self.insert(&mut bytes);
         }
         bytes.truncate(len);
@@ -103,9 +103,9 @@ impl DataSet {
             bytes.truncate(len);
         }
         match change {
-            Change::Paged => n_new += self.replace_pages(&mut bytes),
-            Change::Punched => self.punch_holes(&mut bytes),
-            Change::Rewritten | Change::Resized | Change::Inserted => {}
+            FileChange::Paged => n_new += self.replace_pages(&mut bytes),
+            FileChange::Punched => self.punch_holes(&mut bytes),
+            FileChange::Rewritten | FileChange::Resized | FileChange::Inserted => {}
         }
         self.n_new = n_new as u64;
         let seal = self.pattern.seal(&bytes);
@@ -184,28 +184,33 @@ mod tests {
     const LEN: usize = 1 << 20;
 
     /// Returns the old and the new bytes, and the size on the disk of the new file.
-    fn changed(change: Change, seed: u64) -> (Vec<u8>, Vec<u8>, u64) {
+    fn changed(change: FileChange, seed: u64) -> (Vec<u8>, Vec<u8>, u64) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("data.txt");
-        let mut data_set = DataSet::new("client4", 1, LEN);
-        data_set.rng = Rng::with_seed(seed);
-        fs::write(&path, data_set.pattern.bytes()).unwrap();
+        let mut trial_file = TrialFile::new("client4", 1, LEN);
+        trial_file.rng = Rng::with_seed(seed);
+        fs::write(&path, trial_file.pattern.bytes()).unwrap();
         let old = fs::read(&path).unwrap();
-        data_set.change_as(&path, LEN, change).unwrap();
+        trial_file.change_as(&path, LEN, change).unwrap();
         let new = fs::read(&path).unwrap();
-        assert_eq!(TestPattern::read("client4", &new), Ok(data_set.pattern));
-        assert_eq!((data_set.pattern.version, data_set.pattern.len()), (2, new.len() as u64));
+        assert_eq!(TestPattern::read("client4", &new), Ok(trial_file.pattern));
+        assert_eq!((trial_file.pattern.version, trial_file.pattern.len()), (2, new.len() as u64));
         (old, new, path.metadata().unwrap().blocks() * 512)
     }
 
     #[test]
     fn each_change_makes_a_complete_version() {
         for seed in 0..20 {
-            for change in [Change::Rewritten, Change::Resized, Change::Paged, Change::Inserted] {
+            for change in [
+                FileChange::Rewritten,
+                FileChange::Resized,
+                FileChange::Paged,
+                FileChange::Inserted,
+            ] {
                 let (old, new, _) = changed(change, seed);
                 assert_ne!(old, new, "{change:?}");
             }
-            let (_, new, on_disk) = changed(Change::Punched, seed);
+            let (_, new, on_disk) = changed(FileChange::Punched, seed);
             assert!(on_disk < new.len() as u64, "no hole");
         }
     }
@@ -214,12 +219,12 @@ mod tests {
     fn a_file_with_one_cell_can_change() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("data.txt");
-        let mut data_set = DataSet::new("client4", 1, 1);
-        fs::write(&path, data_set.pattern.bytes()).unwrap();
+        let mut trial_file = TrialFile::new("client4", 1, 1);
+        fs::write(&path, trial_file.pattern.bytes()).unwrap();
         for len in [1, 1, 64, 70_000, 5_000, 1, 9_000, 1 << 20, 1] {
-            data_set.change(&path, len).unwrap();
+            trial_file.change(&path, len).unwrap();
             let found = TestPattern::read("client4", &fs::read(&path).unwrap());
-            assert_eq!(found, Ok(data_set.pattern));
+            assert_eq!(found, Ok(trial_file.pattern));
         }
     }
 }
