@@ -132,7 +132,7 @@ impl<'a> KillPointWorker<'a> {
     /// Starts a transfer and freezes the connection after two thirds of the file.
     async fn send_two_thirds(&mut self) -> anyhow::Result<String> {
         self.scenario.connect(0).await?;
-        self.scenario.new_version(0)?;
+        self.scenario.rewrite(0, FILE_LEN)?;
         let before = self.scenario.proxy.sent();
         let id = self.scenario.trigger(0).await?;
         self.scenario.proxy.sent_at_least(before + FILE_LEN as u64 / 3).await?;

@@ -100,6 +100,7 @@ async fn round_of(
     under: DeviceLayer,
     rng: &mut Rng,
 ) -> anyhow::Result<()> {
+    scenario.rewrite(VICTIM, VICTIM_LEN)?;
     // At a random moment of the transfer, measured in bytes that pass the proxy.
     let part = scenario.proxy.sent() + rng.u64(1..VICTIM_LEN as u64);
     let hit = scenario.trigger(VICTIM).await?;

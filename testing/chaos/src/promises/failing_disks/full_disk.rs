@@ -109,6 +109,7 @@ async fn fill_during(
     let folder = scenario.server.folder().to_owned();
     let pid = scenario.server_process()?.pid();
     let session = StraceSession::failing(&trial.sandbox, pid, &folder, UNRESERVED).await?;
+    scenario.rewrite(VICTIM, VICTIM_LEN)?;
     let part = scenario.proxy.sent() + rng.u64(1..VICTIM_LEN as u64 / 2);
     let id = scenario.trigger(VICTIM).await?;
     scenario.proxy.sent_at_least(part).await?;
