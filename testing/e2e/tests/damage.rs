@@ -18,19 +18,6 @@ use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 
-/// Sends these messages, closes the stream, and returns the last response of the server.
-async fn upload(agent: &ScriptedAgent, messages: Vec<Kind>) -> anyhow::Result<Option<Response>> {
-    let requests = messages.into_iter().map(|kind| UploadRequest { kind: Some(kind) });
-    let mut transfer = AgentTransferClient::new(agent.channel());
-    let stream = tokio_stream::iter(requests.collect::<Vec<_>>());
-    let mut responses = transfer.upload(stream).await?.into_inner();
-    let mut last = None;
-    while let Ok(Some(response)) = soon("a response to the upload", responses.message()).await? {
-        last = response.kind;
-    }
-    Ok(last)
-}
-
 fn header(order: &StartTransfer, size: u64) -> Kind {
     let source =
         SourceInfo { name: "../../data.txt\n".into(), size, modified_unix_ns: 0, stored: size };
@@ -85,7 +72,7 @@ async fn ordered_by(
 #[tokio::test]
 async fn an_honest_upload_is_published_under_a_harmless_name() -> anyhow::Result<()> {
     let (server, agent, order, _) = ordered().await?;
-    let response = upload(&agent, whole_file(&order)).await?;
+    let response = agent.upload_messages(whole_file(&order)).await?;
     assert!(matches!(response, Some(Response::Stored(_))), "{response:?}");
     let downloads = server.downloads("client4")?;
     assert_eq!(downloads.len(), 1);
@@ -101,7 +88,7 @@ async fn an_honest_upload_is_published_under_a_harmless_name() -> anyhow::Result
 async fn the_end_of_the_stream_publishes_nothing() -> anyhow::Result<()> {
     let (server, mut agent, order, _) = ordered().await?;
     // All bytes have arrived, but no trailer.
-    upload(&agent, vec![header(&order, 4), chunk(0, b"data")]).await?;
+    agent.upload_messages(vec![header(&order, 4), chunk(0, b"data")]).await?;
     let again = agent.order().await?;
     assert_eq!((again.attempt, again.offset), (2, 4), "the bytes are kept");
     assert!(server.downloads("client4")?.is_empty());
@@ -130,11 +117,11 @@ async fn a_flipped_bit_never_gets_a_final_name() -> anyhow::Result<()> {
     let (server, mut agent, order, location) = ordered().await?;
     let damaged =
         |order: &StartTransfer| vec![header(order, 4), chunk(0, b"dat\x60"), trailer(4, b"data")];
-    let response = upload(&agent, damaged(&order)).await?;
+    let response = agent.upload_messages(damaged(&order)).await?;
     assert_eq!(error_code(response), Some(ErrorCode::ChecksumMismatch));
     let again = agent.order().await?;
     assert_eq!(again.offset, 0, "no byte is kept");
-    upload(&agent, damaged(&again)).await?;
+    agent.upload_messages(damaged(&again)).await?;
     let failed = server.finished(&location).await?;
     assert_eq!(failed["error"]["code"], "checksum-mismatch", "{failed}");
     assert!(server.downloads("client4")?.is_empty());
@@ -164,7 +151,7 @@ async fn with_read_back_always_a_bit_that_flips_in_the_partial_is_not_published(
     let again = agent.order().await?;
     assert_eq!(again.offset, 0, "no byte is kept");
     assert!(server.downloads("client4")?.is_empty());
-    let response = upload(&agent, whole_file(&again)).await?;
+    let response = agent.upload_messages(whole_file(&again)).await?;
     assert!(matches!(response, Some(Response::Stored(_))), "{response:?}");
     Ok(())
 }
@@ -178,7 +165,7 @@ async fn lost_repeated_and_surplus_chunks_are_rejected() -> anyhow::Result<()> {
     ];
     for messages in wrong {
         let (server, mut agent, order, _) = ordered().await?;
-        let response = upload(&agent, [vec![header(&order, 4)], messages].concat()).await?;
+        let response = agent.upload_messages([vec![header(&order, 4)], messages].concat()).await?;
         assert_eq!(error_code(response), Some(ErrorCode::OffsetMismatch));
         assert_eq!(agent.order().await?.attempt, 2);
         assert!(server.downloads("client4")?.is_empty());
@@ -190,7 +177,7 @@ async fn lost_repeated_and_surplus_chunks_are_rejected() -> anyhow::Result<()> {
 async fn a_short_upload_is_not_published() -> anyhow::Result<()> {
     let (server, mut agent, order, _) = ordered().await?;
     let messages = vec![header(&order, 8), chunk(0, b"data"), trailer(4, b"data")];
-    let response = upload(&agent, messages).await?;
+    let response = agent.upload_messages(messages).await?;
     assert_eq!(error_code(response), Some(ErrorCode::ChecksumMismatch));
     agent.order().await?;
     assert!(server.downloads("client4")?.is_empty());
@@ -203,15 +190,15 @@ async fn only_the_token_of_the_current_order_admits_an_upload() -> anyhow::Resul
     let mut forged = order.clone();
     forged.upload_token = uuid::Uuid::new_v4().as_bytes().to_vec().into();
     let messages = |order: &StartTransfer| whole_file(order);
-    let response = upload(&agent, messages(&forged)).await?;
+    let response = agent.upload_messages(messages(&forged)).await?;
     assert_eq!(error_code(response), Some(ErrorCode::UnknownTransfer));
     // An interrupted upload ends the current order and invalidates its token.
-    upload(&agent, vec![header(&order, 4), chunk(0, b"da")]).await?;
+    agent.upload_messages(vec![header(&order, 4), chunk(0, b"da")]).await?;
     let current = agent.order().await?;
-    let response = upload(&agent, messages(&order)).await?;
+    let response = agent.upload_messages(messages(&order)).await?;
     assert_eq!(error_code(response), Some(ErrorCode::UnknownTransfer));
     assert!(server.downloads("client4")?.is_empty());
-    let response = upload(&agent, messages(&current)).await?;
+    let response = agent.upload_messages(messages(&current)).await?;
     assert!(matches!(response, Some(Response::Stored(_))), "{response:?}");
     Ok(())
 }
@@ -230,7 +217,7 @@ async fn no_agent_can_report_for_another_client() -> anyhow::Result<()> {
     let goodbye = filepull_proto::v1::Goodbye::default();
     other.send(FromAgent::Goodbye(goodbye)).await?;
     server.server()?.says("\"reason\":\"stopped\"").await?;
-    let response = upload(&agent, whole_file(&order)).await?;
+    let response = agent.upload_messages(whole_file(&order)).await?;
     assert!(matches!(response, Some(Response::Stored(_))), "{response:?}");
     Ok(())
 }
@@ -238,7 +225,7 @@ async fn no_agent_can_report_for_another_client() -> anyhow::Result<()> {
 #[tokio::test]
 async fn an_impossible_size_is_rejected_before_the_first_byte() -> anyhow::Result<()> {
     let (server, agent, order, location) = ordered().await?;
-    let response = upload(&agent, vec![header(&order, u64::MAX)]).await?;
+    let response = agent.upload_messages(vec![header(&order, u64::MAX)]).await?;
     assert_eq!(error_code(response), Some(ErrorCode::FileTooLarge));
     let failed = server.finished(&location).await?;
     assert_eq!(failed["error"]["code"], "file-too-large", "{failed}");
@@ -254,7 +241,7 @@ async fn an_agent_cannot_forge_a_log_line() -> anyhow::Result<()> {
         message: "gone\n{\"event\":\"forged\"}\u{1b}[31m".into(),
         ..Error::default()
     };
-    upload(&agent, vec![header(&order, 4), Kind::Abort(forged)]).await?;
+    agent.upload_messages(vec![header(&order, 4), Kind::Abort(forged)]).await?;
     let failed = server.finished(&location).await?;
     assert_eq!(failed["error"]["code"], "file-unreadable", "{failed}");
     server.server()?.says("transfer.failed").await?;

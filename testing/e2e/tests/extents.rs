@@ -7,14 +7,13 @@ use bytes::Bytes;
 use filepull_core::compression::Encoder;
 use filepull_core::extent::{ExtentKinds, MAX_SPAN_LEN};
 use filepull_core::file_digest::Blake3Hasher;
-use filepull_proto::v1::agent_transfer_client::AgentTransferClient;
 use filepull_proto::v1::upload_request::Kind;
 use filepull_proto::v1::upload_response::Kind as Response;
 use filepull_proto::v1::{
-    BaseCopy, DataChunk, ErrorCode, Hole, SourceInfo, StartTransfer, UploadHeader, UploadRequest,
-    UploadTrailer, ZstdChunk,
+    BaseCopy, DataChunk, ErrorCode, Hole, SourceInfo, StartTransfer, UploadHeader, UploadTrailer,
+    ZstdChunk,
 };
-use filepull_testkit::{DEADLINE, ScriptedAgent, TestServer, soon};
+use filepull_testkit::{DEADLINE, ScriptedAgent, TestServer};
 use serde_json::json;
 
 /// A file while a scripted agent sends it.
@@ -78,19 +77,6 @@ fn header(order: &StartTransfer, offset: u64, size: u64, stored: u64) -> Kind {
     })
 }
 
-/// Sends these messages, closes the stream, and returns the last response of the server.
-async fn upload(agent: &ScriptedAgent, messages: Vec<Kind>) -> anyhow::Result<Option<Response>> {
-    let requests = messages.into_iter().map(|kind| UploadRequest { kind: Some(kind) });
-    let mut transfer = AgentTransferClient::new(agent.channel());
-    let stream = tokio_stream::iter(requests.collect::<Vec<_>>());
-    let mut responses = transfer.upload(stream).await?.into_inner();
-    let mut last = None;
-    while let Ok(Some(response)) = soon("a response to the upload", responses.message()).await? {
-        last = response.kind;
-    }
-    Ok(last)
-}
-
 /// Starts a server and an agent that can send these extents and has received an order.
 async fn ordered(
     extents: ExtentKinds,
@@ -125,7 +111,7 @@ async fn data_compressed_data_and_holes_make_one_file() -> anyhow::Result<()> {
             expected.extend([part, part].concat());
             expected.resize(expected.len() + usize::try_from(hole_len)?, 0);
         }
-        let response = upload(&agent, file.upload(&order, 110_000)).await?;
+        let response = agent.upload_messages(file.upload(&order, 110_000)).await?;
         assert!(matches!(response, Some(Response::Stored(_))), "{response:?}");
         assert!(std::fs::read(&server.downloads("client4")?[0])? == expected, "{hole_len}");
     }
@@ -139,13 +125,13 @@ async fn a_sparse_file_stays_sparse_and_needs_space_for_its_data_only() -> anyho
     let (server, agent, order) = ordered(ExtentKinds::ALL, &[("MAX_FILE_SIZE", "128TiB")]).await?;
     let mut messages = vec![header(&order, 0, size, 4096)];
     messages.push(Kind::Hole(Hole { offset: 0, len: MAX_SPAN_LEN }));
-    upload(&agent, messages).await?;
+    agent.upload_messages(messages).await?;
     let partial = std::fs::metadata(&server.leftovers("client4")?[0])?;
     assert_eq!(partial.len(), MAX_SPAN_LEN, "the upload was not admitted");
 
     let (server, agent, order) = ordered(ExtentKinds::ALL, &[]).await?;
     let file = ScriptedFile::default().hole(100 << 20).data(&[7; 20]).hole((100 << 20) + 1);
-    let response = upload(&agent, file.upload(&order, 4096)).await?;
+    let response = agent.upload_messages(file.upload(&order, 4096)).await?;
     assert!(matches!(response, Some(Response::Stored(_))), "{response:?}");
     let download = std::fs::metadata(&server.downloads("client4")?[0])?;
     assert_eq!(download.len(), (200 << 20) + 21);
@@ -162,7 +148,7 @@ async fn space_that_was_reserved_under_a_hole_is_released() -> anyhow::Result<()
         file = file.data(&bytes);
     }
     let stored = 3 << 20;
-    let response = upload(&agent, file.upload(&order, stored)).await?;
+    let response = agent.upload_messages(file.upload(&order, stored)).await?;
     assert!(matches!(response, Some(Response::Stored(_))), "{response:?}");
     let download = std::fs::metadata(&server.downloads("client4")?[0])?;
     assert_eq!(download.len(), (5 << 20) + stored);
@@ -175,7 +161,7 @@ async fn an_agent_without_holes_needs_space_for_the_whole_file() -> anyhow::Resu
     let size = 64 << 40;
     let (_server, agent, order) =
         ordered(ExtentKinds::default(), &[("MAX_FILE_SIZE", "128TiB")]).await?;
-    let response = upload(&agent, vec![header(&order, 0, size, 4096)]).await?;
+    let response = agent.upload_messages(vec![header(&order, 0, size, 4096)]).await?;
     let Some(Response::Error(error)) = response else { panic!("admitted: {response:?}") };
     assert_eq!(error.code(), ErrorCode::StorageFull, "{error:?}");
     Ok(())
@@ -212,7 +198,7 @@ async fn an_extent_that_breaks_a_rule_ends_the_upload_and_keeps_the_bytes_before
         let (server, mut agent, order) = ordered(ExtentKinds::ALL, &[]).await?;
         let data = Kind::Chunk(DataChunk { offset: 0, data: Bytes::from_static(b"da") });
         let begin = vec![header(&order, 0, 1 << 20, 1 << 20), data];
-        let response = upload(&agent, [begin, messages].concat()).await?;
+        let response = agent.upload_messages([begin, messages].concat()).await?;
         let Some(Response::Error(error)) = response else { panic!("{name}: {response:?}") };
         assert_eq!(error.code(), ErrorCode::Protocol, "{name}: {error:?}");
         let again = agent.order().await?;
@@ -231,7 +217,7 @@ async fn a_hole_past_the_announced_size_ends_the_upload() -> anyhow::Result<()> 
         Kind::Hole(Hole { offset: 0, len: 99 }),
         Kind::Hole(Hole { offset: 99, len: 2 }),
     ];
-    let response = upload(&agent, messages).await?;
+    let response = agent.upload_messages(messages).await?;
     assert!(matches!(response, Some(Response::Error(_))), "{response:?}");
     assert_eq!(agent.order().await?.offset, 99);
     assert!(server.downloads("client4")?.is_empty());
@@ -249,7 +235,7 @@ async fn an_extent_without_its_capability_ends_the_upload() -> anyhow::Result<()
     for extent in extents {
         let (server, mut agent, order) = ordered(ExtentKinds::default(), &[]).await?;
         let chunk = Kind::Chunk(DataChunk { offset: 0, data: Bytes::from_static(b"da") });
-        let response = upload(&agent, vec![header(&order, 0, 4, 4), chunk, extent]).await?;
+        let response = agent.upload_messages(vec![header(&order, 0, 4, 4), chunk, extent]).await?;
         let Some(Response::Error(error)) = response else { panic!("accepted: {response:?}") };
         assert_eq!(error.code(), ErrorCode::Protocol, "{error:?}");
         let again = agent.order().await?;
@@ -269,12 +255,12 @@ async fn a_resumed_upload_begins_a_new_zstd_stream() -> anyhow::Result<()> {
     let mut messages = whole.zstd(&mut encoder, &text[10_000..]).upload(&order, 20_000);
     let [_, second, trailer] = messages.split_off(1).try_into().unwrap();
     let first = ScriptedFile::default().zstd(&mut Encoder::new()?, &first).messages.remove(0);
-    upload(&agent, vec![header(&order, 0, 20_000, 20_000), first]).await?;
+    agent.upload_messages(vec![header(&order, 0, 20_000, 20_000), first]).await?;
 
     let order = agent.order().await?;
     assert_eq!(order.offset, 10_000);
     let continued = vec![header(&order, 10_000, 20_000, 20_000), second, trailer.clone()];
-    let response = upload(&agent, continued).await?;
+    let response = agent.upload_messages(continued).await?;
     let Some(Response::Error(error)) = response else { panic!("continued: {response:?}") };
     assert_eq!(error.code(), ErrorCode::Protocol, "{error:?}");
 
@@ -283,7 +269,7 @@ async fn a_resumed_upload_begins_a_new_zstd_stream() -> anyhow::Result<()> {
     let data = Bytes::copy_from_slice(Encoder::new()?.encode(&text[10_000..])?);
     let second = Kind::Zstd(ZstdChunk { offset: 10_000, len: 10_000, data });
     let header = header(&order, 10_000, 20_000, 20_000);
-    let response = upload(&agent, vec![header, second, trailer]).await?;
+    let response = agent.upload_messages(vec![header, second, trailer]).await?;
     assert!(matches!(response, Some(Response::Stored(_))), "{response:?}");
     assert!(std::fs::read(&server.downloads("client4")?[0])? == text);
     Ok(())

@@ -25,6 +25,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
+use crate::soon;
+
 /// A session whose messages the test sends.
 #[derive(Debug)]
 pub struct ScriptedAgent {
@@ -152,6 +154,20 @@ impl ScriptedAgent {
         size: u64,
     ) -> anyhow::Result<ScriptedUpload> {
         ScriptedUpload::start(self.channel.clone(), order, offset, size).await
+    }
+
+    /// Sends these messages in an upload, closes its stream, and returns the last response of the
+    /// server.
+    pub async fn upload_messages(&self, messages: Vec<Kind>) -> anyhow::Result<Option<Response>> {
+        let requests = messages.into_iter().map(|kind| UploadRequest { kind: Some(kind) });
+        let mut transfer = AgentTransferClient::new(self.channel());
+        let stream = tokio_stream::iter(requests.collect::<Vec<_>>());
+        let mut responses = transfer.upload(stream).await?.into_inner();
+        let mut last = None;
+        while let Ok(Some(response)) = soon("a response", responses.message()).await? {
+            last = response.kind;
+        }
+        Ok(last)
     }
 }
 
