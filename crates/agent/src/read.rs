@@ -19,7 +19,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use filepull_core::extent::ExtentKinds;
+use filepull_core::extent::{self, ExtentKinds};
 use filepull_core::file_digest::Blake3Hasher;
 use filepull_core::id::ClientId;
 use filepull_core::problem::{Code, Problem};
@@ -28,7 +28,7 @@ use filepull_proto::v1;
 use filepull_proto::v1::upload_request::Kind;
 
 use self::base::ReadStart;
-use self::first_reading::{FirstReading, StoredDigest, for_zeros};
+use self::first_reading::{FirstReading, StoredDigest};
 use self::parts::Part;
 use crate::compressor::Compressor;
 use crate::error_text;
@@ -242,7 +242,7 @@ impl Reader {
             let mut second = Blake3Hasher::default();
             let visit = |part: &Part| match part {
                 Part::Bytes(bytes) => second.update(bytes),
-                Part::Zeros(len) => for_zeros(*len, |zeros| second.update(zeros)),
+                Part::Zeros(len) => extent::zeros(*len).for_each(|zeros| second.update(zeros)),
             };
             self.read_unsent(0..self.size(), visit, &keepalive, sink)?;
             first.source().check_again(second.digest()).map_err(|_| self.changed())?;

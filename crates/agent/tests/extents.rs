@@ -5,7 +5,7 @@ mod fake;
 use std::fs;
 use std::os::unix::fs::FileExt as _;
 
-use fake::{FakeServer, FakeSession, FakeUpload, order};
+use fake::{FakeServer, FakeUpload, order};
 use filepull_core::base_offer::BaseOffer;
 use filepull_core::delta::BlockHasher;
 use filepull_core::extent::ExtentKinds;
@@ -33,16 +33,6 @@ fn resumed_at(prefix: &[u8], order: v1::StartTransfer) -> v1::StartTransfer {
 fn text(len: usize) -> Vec<u8> {
     let lines = (0_u32..).flat_map(|n| format!("{n}: till {} is ready\n", n % 7).into_bytes());
     lines.take(len).collect()
-}
-
-async fn start_upload(
-    server: &mut FakeServer,
-    session: &mut FakeSession,
-    order: v1::StartTransfer,
-) -> FakeUpload {
-    session.send(FromServer::Start(order)).await;
-    assert!(matches!(session.answer().await, State::Accepted(_)));
-    server.upload().await
 }
 
 async fn end_upload(mut upload: FakeUpload) {
@@ -82,7 +72,7 @@ async fn a_grown_file_sends_its_new_bytes() {
     let base = &content[..5 * MIB + 1];
     for offset in [0, MIB, 6 * MIB] {
         let order = resumed_at(&content[..offset], order_with_base(base));
-        let mut upload = start_upload(&mut server, &mut session, order).await;
+        let mut upload = server.start_upload(&mut session, order).await;
         let header = upload.header().await;
         assert_eq!((header.offset, header.wants_blocks), (offset as u64, false));
         let (assembly, end) = upload.assemble(content.len() as u64, &content[..offset], base).await;
@@ -108,7 +98,7 @@ async fn an_unchanged_file_is_answered_without_an_upload() {
 
     fs::write(server.path("data.txt"), [&content[..], b"more"].concat()).unwrap();
     let order = v1::StartTransfer { if_changed: true, ..order_with_base(&content) };
-    let mut upload = start_upload(&mut server, &mut session, order).await;
+    let mut upload = server.start_upload(&mut session, order).await;
     upload.header().await;
     let (assembly, _) = upload.assemble(content.len() as u64 + 4, b"", &content).await;
     assert_eq!(assembly.sent, 4);
@@ -123,7 +113,7 @@ async fn a_changed_file_sends_the_blocks_that_changed() {
     fs::write(server.path("data.txt"), &content).unwrap();
     for offset in [0, 2 * MIB] {
         let order = resumed_at(&content[..offset], order_with_base(&base));
-        let mut upload = start_upload(&mut server, &mut session, order).await;
+        let mut upload = server.start_upload(&mut session, order).await;
         let header = upload.header().await;
         assert_eq!((header.offset, header.wants_blocks), (offset as u64, true));
         send_list(&upload, &base).await;
@@ -143,7 +133,7 @@ async fn a_base_that_is_gone_means_that_everything_is_sent() {
     let (mut session, _) = server.open_session_with(copies).await;
     let base = text(2 * MIB);
     let content = server.content.clone();
-    let mut upload = start_upload(&mut server, &mut session, order_with_base(&base)).await;
+    let mut upload = server.start_upload(&mut session, order_with_base(&base)).await;
     assert!(upload.header().await.wants_blocks);
     let gone = v1::BaseBlocks { gone: true, ..v1::BaseBlocks::default() };
     upload.send(upload_response::Kind::Blocks(gone)).await;
@@ -159,7 +149,7 @@ async fn an_empty_file_needs_no_list() {
     let (mut session, _) = server.open_session_with(ExtentKinds::ALL).await;
     let base = server.content.clone();
     fs::write(server.path("data.txt"), b"").unwrap();
-    let mut upload = start_upload(&mut server, &mut session, order_with_base(&base)).await;
+    let mut upload = server.start_upload(&mut session, order_with_base(&base)).await;
     assert!(!upload.header().await.wants_blocks);
     let (assembly, end) = upload.assemble(0, b"", &base).await;
     check_trailer(&end, b"");
@@ -173,7 +163,7 @@ async fn a_file_that_changes_while_the_agent_waits_for_the_list_ends_with_an_abo
     let content = server.content.clone();
     let mut base = content.clone();
     base[5] ^= 1;
-    let mut upload = start_upload(&mut server, &mut session, order_with_base(&base)).await;
+    let mut upload = server.start_upload(&mut session, order_with_base(&base)).await;
     assert!(upload.header().await.wants_blocks);
     fs::write(server.path("data.txt"), "short").unwrap();
     send_list(&upload, &base).await;
@@ -195,7 +185,7 @@ async fn text_is_compressed_and_noise_is_not() {
         // A resumed upload has a stream of its own: the assembly has a new decoder.
         for offset in [0, MIB + 3] {
             let order = resumed_at(&content[..offset], order(1));
-            let mut upload = start_upload(&mut server, &mut session, order).await;
+            let mut upload = server.start_upload(&mut session, order).await;
             assert_eq!(upload.header().await.offset, offset as u64);
             let (assembly, end) =
                 upload.assemble(content.len() as u64, &content[..offset], b"").await;
@@ -248,7 +238,7 @@ async fn a_server_without_capabilities_gets_data_only() {
     file.write_all_at(&content[..MIB], 0).unwrap();
     file.set_len(2 * MIB as u64).unwrap();
     let (mut session, _) = server.open_session().await;
-    let mut upload = start_upload(&mut server, &mut session, order_with_base(&content)).await;
+    let mut upload = server.start_upload(&mut session, order_with_base(&content)).await;
     let header = upload.header().await;
     assert_eq!(header.source.unwrap().stored, content.len() as u64);
     let (assembly, end) = upload.assemble(content.len() as u64, b"", &content).await;

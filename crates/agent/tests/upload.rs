@@ -4,7 +4,7 @@ mod fake;
 
 use std::fs;
 
-use fake::{CONTENT_LEN, FakeServer, FakeSession, FakeUpload, order};
+use fake::{CONTENT_LEN, FakeServer, FakeSession, order};
 use filepull_agent::config::DataConn;
 use filepull_core::file_digest::Blake3;
 use filepull_proto::v1::server_message::Kind as FromServer;
@@ -16,17 +16,6 @@ fn code(state: State) -> ErrorCode {
         State::Failed(error) => error.code(),
         State::Accepted(_) | State::Unchanged(_) => panic!("the order was accepted"),
     }
-}
-
-/// Sends an order that the agent accepts, and returns its upload.
-async fn start_upload(
-    server: &mut FakeServer,
-    session: &mut FakeSession,
-    order: v1::StartTransfer,
-) -> FakeUpload {
-    session.send(FromServer::Start(order)).await;
-    assert!(matches!(session.answer().await, State::Accepted(_)));
-    server.upload().await
 }
 
 #[tokio::test]
@@ -61,7 +50,7 @@ async fn an_upload_resumes_at_the_end_of_the_prefix() {
     let prefix = &server.content[..3_000_000];
     let prefix_blake3 = Blake3::of(prefix).as_bytes().to_vec().into();
     let order = v1::StartTransfer { offset: prefix.len() as u64, prefix_blake3, ..order(2) };
-    let mut upload = start_upload(&mut server, &mut session, order).await;
+    let mut upload = server.start_upload(&mut session, order).await;
     assert_eq!(upload.header().await.offset, 3_000_000);
     let (bytes, trailer) = upload.rest().await;
     assert!(bytes == server.content[3_000_000..], "other bytes were sent");
@@ -90,7 +79,7 @@ async fn a_cancelled_upload_ends_without_a_trailer() {
     let mut server = FakeServer::start().await;
     let (mut session, _) = server.open_session().await;
     let order = order(1);
-    let mut upload = start_upload(&mut server, &mut session, order.clone()).await;
+    let mut upload = server.start_upload(&mut session, order.clone()).await;
     upload.header().await;
     let transfer_id = order.transfer_id;
     session
@@ -110,12 +99,12 @@ async fn a_new_order_replaces_an_earlier_one_and_a_repeated_one_does_not() {
         let mut server = FakeServer::start().await;
         let (mut session, _) = server.open_session().await;
         let order = v1::StartTransfer { upload_token: "first".into(), ..order(1) };
-        let mut earlier = start_upload(&mut server, &mut session, order.clone()).await;
+        let mut earlier = server.start_upload(&mut session, order.clone()).await;
         earlier.header().await;
         session.send(FromServer::Start(order.clone())).await;
         session.check_alive().await;
         let replacement = v1::StartTransfer { attempt, upload_token: "second".into(), ..order };
-        let mut later = start_upload(&mut server, &mut session, replacement).await;
+        let mut later = server.start_upload(&mut session, replacement).await;
         assert_eq!(earlier.rest().await.1, None);
         assert_eq!(later.header().await.attempt, attempt);
         assert!(later.rest().await.1.is_some());
@@ -127,7 +116,7 @@ async fn an_upload_outlives_its_session_and_is_named_in_the_next_hello() {
     let mut server = FakeServer::start().await;
     let (mut session, _) = server.open_session().await;
     let order = order(1);
-    let mut upload = start_upload(&mut server, &mut session, order.clone()).await;
+    let mut upload = server.start_upload(&mut session, order.clone()).await;
     drop(session);
     let (_session, hello) = server.open_session().await;
     assert_eq!(hello.active_transfers, [order.transfer_id]);
@@ -139,7 +128,7 @@ async fn an_upload_outlives_its_session_and_is_named_in_the_next_hello() {
 async fn a_failed_upload_is_reported_as_retryable() {
     let mut server = FakeServer::start().await;
     let (mut session, _) = server.open_session().await;
-    let upload = start_upload(&mut server, &mut session, order(1)).await;
+    let upload = server.start_upload(&mut session, order(1)).await;
     upload.answer.send(Err(tonic::Status::unavailable("gone"))).await.unwrap();
     let State::Failed(error) = session.answer().await else { panic!("it was accepted twice") };
     assert!(error.retryable);
@@ -149,7 +138,7 @@ async fn a_failed_upload_is_reported_as_retryable() {
 async fn a_changed_file_ends_with_an_abort() {
     let mut server = FakeServer::start().await;
     let (mut session, _) = server.open_session().await;
-    let mut upload = start_upload(&mut server, &mut session, order(1)).await;
+    let mut upload = server.start_upload(&mut session, order(1)).await;
     upload.header().await;
     // The window is full, so the reader waits before the end of the file.
     fs::write(server.path("data.txt"), "short").unwrap();
@@ -169,7 +158,7 @@ async fn receive_upload(
     server: &mut FakeServer,
     session: &mut FakeSession,
 ) -> Option<std::net::SocketAddr> {
-    let mut upload = start_upload(server, session, order(1)).await;
+    let mut upload = server.start_upload(session, order(1)).await;
     upload.header().await;
     assert!(upload.rest().await.1.is_some());
     upload.send(upload_response::Kind::Stored(v1::Stored::default())).await;
@@ -201,7 +190,7 @@ async fn an_upload_that_the_server_does_not_know_is_retryable() {
     let mut server = FakeServer::start().await;
     let (mut session, _) = server.open_session().await;
     let first = receive_upload(&mut server, &mut session).await;
-    let upload = start_upload(&mut server, &mut session, order(1)).await;
+    let upload = server.start_upload(&mut session, order(1)).await;
     let unknown = v1::Error { code: ErrorCode::UnknownTransfer.into(), ..v1::Error::default() };
     upload.send(upload_response::Kind::Error(unknown)).await;
     let State::Failed(error) = session.answer().await else { panic!("it was accepted twice") };

@@ -2,13 +2,11 @@
 
 use std::ops::Range;
 
+use filepull_core::extent;
 use filepull_core::file_digest::{Blake3, Blake3Hasher};
 use filepull_core::source::{SourceRead, Stat};
 
 use super::parts::Part;
-
-/// Zeros to hash in place of a hole.
-static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
 /// The digest of the parts so far, in their order from the start of the file.
 #[derive(Clone, Debug)]
@@ -40,7 +38,7 @@ impl FirstReading {
     pub(crate) fn update(&mut self, part: &Part) {
         match part {
             Part::Bytes(bytes) => self.source.update(bytes),
-            Part::Zeros(len) => for_zeros(*len, |zeros| self.source.update(zeros)),
+            Part::Zeros(len) => extent::zeros(*len).for_each(|zeros| self.source.update(zeros)),
         }
         if let Some(stored) = &mut self.stored {
             stored.update(part);
@@ -97,16 +95,6 @@ impl StoredDigest {
             self.holes.update(&self.hole.start.to_le_bytes());
             self.holes.update(&self.hole.end.to_le_bytes());
         }
-    }
-}
-
-/// Passes `len` zeros to `visit`.
-pub(crate) fn for_zeros(len: u64, mut visit: impl FnMut(&[u8])) {
-    let mut n_left = len;
-    while 0 < n_left {
-        let n_zeros = usize::try_from(n_left).unwrap_or(usize::MAX).min(ZEROS.len());
-        visit(&ZEROS[..n_zeros]);
-        n_left -= n_zeros as u64;
     }
 }
 

@@ -25,6 +25,7 @@ use filepull_proto::v1::agent_control_server::{AgentControl, AgentControlServer}
 use filepull_proto::v1::agent_message::Kind as ToServer;
 use filepull_proto::v1::agent_transfer_server::{AgentTransfer, AgentTransferServer};
 use filepull_proto::v1::server_message::Kind as FromServer;
+use filepull_proto::v1::transfer_update::State;
 use filepull_proto::v1::{self, upload_request, upload_response};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -71,6 +72,17 @@ pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
 }
 
 impl FakeServer {
+    /// Sends an order that the agent accepts, and returns its upload.
+    pub(crate) async fn start_upload(
+        &mut self,
+        session: &mut FakeSession,
+        order: v1::StartTransfer,
+    ) -> FakeUpload {
+        session.send(FromServer::Start(order)).await;
+        assert!(matches!(session.answer().await, State::Accepted(_)));
+        self.upload().await
+    }
+
     pub(crate) async fn start() -> Self {
         Self::start_with(|_| {}).await
     }
