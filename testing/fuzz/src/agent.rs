@@ -6,9 +6,12 @@ use std::os::unix::fs::symlink;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use filepull_agent::share::Shares;
+use filepull_core::extent::{ExtentReceiver, Fill};
+use filepull_core::receive::Receiver;
 use filepull_proto::v1;
 use filepull_proto::v1::agent_message::Kind as ToServer;
 use filepull_proto::v1::server_message::Kind as FromServer;
+use filepull_proto::v1::upload_request::Kind;
 use filepull_proto::v1::upload_response;
 use prost::Message as _;
 use tempfile::TempDir;
@@ -19,6 +22,9 @@ use crate::runtime;
 mod fake;
 
 use fake::{FakeServer, FakeSession, soon};
+
+/// The content of the files that are shared.
+const SHARED: &[u8] = b"shared content";
 
 /// The content of the file that is not shared.
 const CANARY: &[u8] = b"CANARY-2b7e151628aed2a6";
@@ -53,7 +59,7 @@ impl AgentFixture {
         fs::create_dir_all(shared.join("logs")).unwrap();
         fs::write(folder.path().join("canary"), CANARY).unwrap();
         for name in ["data.txt", "logs/a.log"] {
-            fs::write(shared.join(name), "shared content").unwrap();
+            fs::write(shared.join(name), SHARED).unwrap();
         }
         symlink(folder.path().join("canary"), shared.join("logs/link.log")).unwrap();
         let shares = Shares::new(&shared.join("data.txt"), ["logs/*.log"]).unwrap();
@@ -82,11 +88,27 @@ impl AgentFixture {
     }
 }
 
-/// Receives an upload to its end.
+/// Receives an upload to its end, which comes before its header if the next message cancels it.
 async fn check_upload(mut upload: fake::FakeUpload) {
     soon(async {
-        upload.header().await;
-        check(&upload.rest().await.0);
+        let Some(Kind::Header(header)) = upload.next().await else { return };
+        let size = header.source.map_or(0, |source| source.size);
+        let mut receiver = Receiver::new(size);
+        let prefix = &SHARED[..usize::try_from(header.offset).unwrap()];
+        receiver.chunk(0, prefix).unwrap();
+        let mut extents = ExtentReceiver::new(receiver, u64::MAX);
+        while let Some(kind) = upload.next().await {
+            let Some(extent) = filepull_proto::extent(&kind) else { break };
+            match extents.next(extent) {
+                Ok(Fill::Bytes(bytes)) => check(bytes),
+                Ok(Fill::Zeros(_)) => {}
+                Ok(Fill::Base(range)) => {
+                    let zeros = vec![0; usize::try_from(range.n_bytes()).unwrap()];
+                    extents.base_bytes(&range, &zeros).unwrap();
+                }
+                Err(error) => panic!("a server would reject this extent: {error}"),
+            }
+        }
         let _ = upload.answer.send(Ok(stored())).await;
     })
     .await;
