@@ -93,16 +93,19 @@ struct TriggerRequest {
 }
 
 impl TriggerRequest {
-    async fn handle(mut self, app: &App, caller: &Caller) -> Result<Response, Rejection> {
-        let is_get = self.method == Method::GET;
+    async fn handle(self, app: &App, caller: &Caller) -> Result<Response, Rejection> {
+        let Self { method, uri, headers, mut params } = self;
+        let is_get = method == Method::GET;
         if is_get && app.trigger_get == TriggerGet::Off {
-            return Ok(not_taken(app, &self.method, self.uri.path()));
+            return Ok(not_taken(app, &method, uri.path()));
         }
-        let applied = AppliedPreference::apply(&self.headers, &mut self.params);
-        let request = PullRequest::parse(&self.params, "id", PARAMS)?;
-        if is_get && is_browser(&self.headers) {
-            return Box::pin(confirm(app, caller, &request, &self.params)).await;
+        let applied = AppliedPreference::apply(&headers, &mut params);
+        let request = PullRequest::parse(&params, "id", PARAMS)?;
+        if is_get && is_browser(&headers) {
+            return Box::pin(confirm(app, caller, &request, &params)).await;
         }
+        // Both share the read buffer of the connection, 8 KiB, and a trigger may wait for hours.
+        drop((uri, headers));
         trigger(app, caller, request, applied).await
     }
 }
