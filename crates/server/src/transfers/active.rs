@@ -19,6 +19,7 @@ use filepull_core::problem::{Code, Problem};
 use filepull_core::pull_mode::PullMode;
 use tokio::sync::{mpsc, watch};
 
+use super::task::TransferTask;
 use super::{ActivityFilter, Command, TransferCounts, TransferListItem, TransferListPage, View};
 use crate::known_clients::ScopedIds;
 use crate::records::{Total, TransferFilter};
@@ -113,9 +114,12 @@ impl ActiveTransfers {
         self.lock().joinable(client, path, mode).cloned()
     }
 
-    /// Inserts a new transfer, unless another pull has inserted one meanwhile that it can join.
+    /// Inserts the transfer of a new task, unless another pull has inserted one meanwhile that the new
+    /// one can join. The first transfer of a client that sends nothing gets its permit: a later one
+    /// with `fresh` would overtake it, and the next one with `fresh` could join neither.
     pub(crate) fn join_or_insert(
         &self,
+        task: &mut TransferTask,
         handle: TaskHandle,
         max_active: usize,
         max_waiting_per_client: usize,
@@ -140,6 +144,7 @@ impl ActiveTransfers {
             return Err(Problem::new(Code::ServerBusy, detail).hint(hint));
         }
         index.insert(handle.clone(), standing);
+        task.try_client_permit();
         Ok(JoinResult::Inserted(handle))
     }
 

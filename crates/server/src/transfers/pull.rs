@@ -203,7 +203,7 @@ impl Transfers {
         let queue_until = pull.queue.map(|queue| transfer.created_at + queue);
         transfer.queue_until = queue_until.or(expected_until);
         let (mut task, handle) = TransferTask::new(context, transfer);
-        let result = context.active.join_or_insert(handle, max_active, max_waiting)?;
+        let result = context.active.join_or_insert(&mut task, handle, max_active, max_waiting)?;
         if let JoinResult::Inserted(_) = &result {
             // The key is recorded with the transfer, even if this caller disconnects.
             task.key = key.cloned();

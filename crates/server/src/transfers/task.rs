@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 use chrono::{DateTime, Utc};
 use filepull_core::problem::{Code, Problem};
 use filepull_core::transfer::{LastProgress, Phase, Transfer};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tracing::{Instrument as _, error_span, warn};
 use uuid::Uuid;
 
@@ -36,6 +36,8 @@ pub(crate) struct TransferTask {
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) ordered: Arc<AtomicBool>,
     pub(crate) slot: ClientSlot,
+    /// The permit of the client, from the start until the task waits for its permits.
+    pub(crate) client_permit: Option<OwnedSemaphorePermit>,
     /// The key of the request that created the transfer, until both are on record.
     pub(crate) key: Option<RequestKey>,
     /// The audit record of that request, until it is durable.
@@ -95,6 +97,7 @@ impl TransferTask {
             view,
             commands,
             ordered,
+            client_permit: None,
             key: None,
             audit: None,
             receipt: None,
@@ -116,6 +119,11 @@ impl TransferTask {
         task.cancel = cancel;
         task.show(Activity::Starting);
         (task, handle)
+    }
+
+    /// Takes the permit of a client that sends nothing.
+    pub(crate) fn try_client_permit(&mut self) {
+        self.client_permit = Arc::clone(&self.slot.send_permit).try_acquire_owned().ok();
     }
 
     /// Spawns the task. It ends when the transfer is final, or when the process stops.

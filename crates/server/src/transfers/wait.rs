@@ -125,6 +125,7 @@ impl TransferTask {
         if let Some(session) = self.session() {
             return Ok(session);
         }
+        self.client_permit = None;
         let since = now();
         loop {
             let deadline = self.client_deadline(since);
@@ -175,8 +176,11 @@ impl TransferTask {
         &mut self,
         session: &SessionHandle,
     ) -> Result<Permits, Outcome> {
-        let of_client = Arc::clone(&self.slot.send_permit);
-        let client = self.wait_for_permit(of_client, WaitingFor::OtherFile, session).await?;
+        let mut client = self.client_permit.take();
+        if client.is_none() {
+            let of_client = Arc::clone(&self.slot.send_permit);
+            client = self.wait_for_permit(of_client, WaitingFor::OtherFile, session).await?;
+        }
         let of_server = Arc::clone(&self.context.permits);
         let server = self.wait_for_permit(of_server, WaitingFor::Permit, session).await?;
         Ok(Permits { _client: client, _server: server })
