@@ -155,13 +155,14 @@ impl Records {
         limit: u32,
     ) -> Result<PinHolders, RecordsError> {
         let holds = format!("%{}%", hex(pin));
-        let count = self.readers.list(Statement::new(WITH_PIN).bind(holds.as_str())).await?;
-        let number = |name| count.first().and_then(|row| row.integer(name)).unwrap_or_default();
+        let count = Statement::new(WITH_PIN).bind(holds.as_str());
+        let without = Statement::new(WITHOUT_PIN).bind(holds).bind(limit);
+        let mut rows = self.readers.each(vec![count, without]).await?.into_iter();
+        let count = rows.next();
+        let number = |name| count.as_ref().and_then(|row| row.integer(name)).unwrap_or_default();
         let n_with = number("n_with").cast_unsigned();
         let n_without = number("n").cast_unsigned().saturating_sub(n_with);
-        let without = Statement::new(WITHOUT_PIN).bind(holds).bind(limit);
-        let rows = self.readers.list(without).await?;
-        let without = rows.iter().filter_map(|row| self.readable(read_id(row))).collect();
+        let without = rows.filter_map(|row| self.readable(read_id(&row))).collect();
         Ok(PinHolders { n_with, n_without, without })
     }
 

@@ -51,7 +51,7 @@ impl Readers {
         self.lists.rows(statement).await
     }
 
-    /// Runs many statements on one connection and returns the rows of all statements, in order.
+    /// Runs many statements on one snapshot of the records and returns the rows of all, in order.
     pub(crate) async fn each(&self, statements: Vec<Statement>) -> Result<Vec<Row>, RecordsError> {
         self.lists.rows_of_each(statements).await
     }
@@ -93,13 +93,11 @@ impl Pool {
         let job = move || {
             let take = || idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let connection = take().ok_or(RecordsError::Closed)?;
-            let run = |statement: &Statement| statement.run(&connection);
-            let rows = statements.iter().map(run).collect::<rusqlite::Result<Vec<_>>>();
+            let rows = rows_of_each(&connection, &statements);
             // Returned here, so that a cancelled caller does not lose the connection.
             idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
             drop(permit);
-            let rows = rows.map_err(|error| damage.noted(error.into()))?;
-            Ok(rows.into_iter().flatten().collect())
+            rows.map_err(|error| damage.noted(error.into()))
         };
         spawn_blocking(job).await.map_err(|_| RecordsError::Closed)?
     }
@@ -112,6 +110,16 @@ impl Pool {
         let close = move || idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
         let _ = spawn_blocking(close).await; // fails only if the runtime has ended
     }
+}
+
+/// Runs the statements. Several see one snapshot: nothing is written between them.
+fn rows_of_each(connection: &Connection, statements: &[Statement]) -> rusqlite::Result<Vec<Row>> {
+    if let [only] = statements {
+        return only.run(connection);
+    }
+    let snapshot = connection.unchecked_transaction()?;
+    let rows = statements.iter().map(|statement| statement.run(&snapshot));
+    Ok(rows.collect::<rusqlite::Result<Vec<_>>>()?.into_iter().flatten().collect())
 }
 
 #[cfg(test)]

@@ -286,6 +286,32 @@ async fn the_pins_that_agents_have_stored_are_counted() {
 }
 
 #[tokio::test]
+async fn the_count_of_pins_and_the_named_clients_are_of_one_moment() {
+    let fixture = RecordsFixture::new();
+    let records = fixture.open().await;
+    create(&records, vec![for_client(1, "a")]).await;
+    redeem(&records, request(1, "a", "a")).await.unwrap();
+    let pins = [key("new ca")];
+    let (a, key_of_a) = (client("a"), key("a"));
+    let changes = async {
+        for n in 0..500 {
+            records.set_pins(&a, &key_of_a, &pins[..n % 2]).await.unwrap();
+        }
+    };
+    tokio::pin!(changes);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut changes => break,
+            holders = records.pin_holders(&pins[0], 10) => {
+                let holders = holders.unwrap();
+                assert_eq!(holders.n_without, holders.without.len() as u64, "{holders:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn invites_are_removed_a_month_after_they_expired() {
     let fixture = RecordsFixture::new();
     let records = fixture.open().await;
