@@ -159,3 +159,23 @@ async fn all_bytes_are_shown_as_soon_as_they_are_received() {
     let view = fixture.sees(id, |view| view.bytes_done == 4).await;
     assert_eq!((view.percent(), view.eta()), (Some(100), None));
 }
+
+#[tokio::test]
+async fn a_newer_pull_does_not_overtake_the_first_one_of_an_idle_client() {
+    let mut fixture = TransfersFixture::start().await;
+    let context = &fixture.transfers.context;
+    let insert = |mode| {
+        let transfer = Transfer::new(client(), None, "test".to_owned(), now());
+        let (mut task, handle) = TransferTask::new(context, Transfer { mode, ..transfer });
+        let id = task.transfer.id;
+        let inserted = context.active.join_or_insert(&mut task, handle, 2, 2).unwrap();
+        assert!(matches!(inserted, active::JoinResult::Inserted(_)));
+        (id, task)
+    };
+    let (first, first_task) = insert(PullMode::Changes);
+    let (_, newer_task) = insert(PullMode::All);
+    // The scheduler may run the newer one first.
+    newer_task.spawn();
+    first_task.spawn();
+    assert_eq!(fixture.order().await.transfer, first);
+}
