@@ -292,7 +292,8 @@ async fn the_count_of_pins_and_the_named_clients_are_of_one_moment() {
     create(&records, vec![for_client(1, "a")]).await;
     redeem(&records, request(1, "a", "a")).await.unwrap();
     let pins = [key("new ca")];
-    let (a, key_of_a) = (client("a"), key("a"));
+    let a = client("a");
+    let key_of_a = key("a");
     let changes = async {
         for n in 0..500 {
             records.set_pins(&a, &key_of_a, &pins[..n % 2]).await.unwrap();
