@@ -8,13 +8,14 @@ mod file;
 mod record;
 mod report;
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 
 use self::file::LogFolder;
@@ -57,6 +58,15 @@ pub(crate) struct LogWriter {
     status_log: StatusLog,
     /// The last write failed, and the failure was logged.
     failing: bool,
+    writing: Option<BatchWrite>,
+}
+
+/// Records that are being written. The writer keeps them, so that the end of the agent waits for them.
+#[derive(Debug)]
+struct BatchWrite {
+    task: JoinHandle<io::Result<()>>,
+    /// Resolve with the end of the write.
+    _waiting: Vec<Option<oneshot::Sender<()>>>,
 }
 
 /// A transfer that has started. Its end is recorded even if the upload is dropped.
@@ -79,14 +89,18 @@ impl TransferLog {
         let (sender, queue) = mpsc::channel(QUEUE_LEN);
         let folder = dir.map(|dir| Arc::new(LogFolder::new(dir)));
         let queue_sender = folder.is_some().then_some(sender);
-        let writer = LogWriter { queue, folder, status_log: status_log.clone(), failing: false };
+        let writer_status = status_log.clone();
+        let writer =
+            LogWriter { queue, folder, status_log: writer_status, failing: false, writing: None };
         (Self { queue: queue_sender, status_log, client, server }, writer)
     }
 
     /// Records that the agent refused an order, for this reason.
     pub(crate) fn refuse(&self, order: OrderText<'_>, reason: &str) {
         let record = self.record(order, TransferEvent::Refused).because(reason);
-        let _ = self.send(record, None);
+        if self.send(record, None).is_err() {
+            self.warn_of_lost_record();
+        }
     }
 
     /// Records the start of a transfer, and waits until the record is on the disk, at most
@@ -104,13 +118,17 @@ impl TransferLog {
         if queued.is_ok() {
             let _ = timeout(DISK_TIMEOUT, written).await;
         } else {
-            self.status_log.warn("the log of transfers lacks a record: the disk does not respond");
+            self.warn_of_lost_record();
         }
         StartedRecord { log: self.clone(), record: Some(record), sent }
     }
 
     fn record(&self, order: OrderText<'_>, event: TransferEvent) -> TransferRecord {
         TransferRecord::new(&self.client, &self.server, order, event)
+    }
+
+    fn warn_of_lost_record(&self) {
+        self.status_log.warn("the log of transfers lacks a record: the disk does not respond");
     }
 
     fn send(
@@ -154,9 +172,7 @@ impl StartedRecord {
         let sent = self.sent.load(Ordering::Relaxed);
         let ended = record.ended(event, sent).because(reason);
         if self.log.send(ended, None).is_err() {
-            self.log
-                .status_log
-                .warn("the log of transfers lacks a record: the disk does not respond");
+            self.log.warn_of_lost_record();
         }
     }
 }
@@ -179,6 +195,7 @@ impl LogWriter {
     /// Writes the remaining records, within [`DISK_TIMEOUT`].
     pub(crate) async fn finish(mut self) {
         let rest = async {
+            self.written().await;
             while let Ok(record) = self.queue.try_recv() {
                 self.write(record).await;
             }
@@ -189,14 +206,23 @@ impl LogWriter {
     /// Writes a record, and those that wait behind it.
     async fn write(&mut self, first: QueuedRecord) {
         let Some(folder) = self.folder.clone() else { return };
-        let path = folder.path().display().to_string();
         let mut records = vec![first.record];
         let mut waiting = vec![first.done];
         while let Ok(QueuedRecord { record, done }) = self.queue.try_recv() {
             records.push(record);
             waiting.push(done);
         }
-        let reason = match spawn_blocking(move || folder.append(&records)).await {
+        let task = spawn_blocking(move || folder.append(&records));
+        self.writing = Some(BatchWrite { task, _waiting: waiting });
+        self.written().await;
+    }
+
+    /// Waits for the end of the current write.
+    async fn written(&mut self) {
+        let Some(writing) = &mut self.writing else { return };
+        let written = (&mut writing.task).await;
+        self.writing = None;
+        let reason = match written {
             Ok(Ok(())) => {
                 self.failing = false;
                 return;
@@ -205,6 +231,8 @@ impl LogWriter {
             Err(_panic) => "internal error in the agent".to_owned(),
         };
         if !std::mem::replace(&mut self.failing, true) {
+            let folder = self.folder.as_ref().map(|folder| folder.path());
+            let path = folder.unwrap_or(Path::new("")).display();
             self.status_log.warn(&format!(
                 "STATE_DIR: the log of transfers in {path} cannot be written: {reason}. Files are \
                  sent, but not on record."

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::pin::pin;
 
 use tempfile::TempDir;
 
@@ -94,9 +95,32 @@ async fn a_disk_that_hangs_stops_no_transfer() {
         log.refuse(ORDER, "not shared");
     }
     let started = log.start(ORDER, 7, SentBytes::default()).await;
+    log.refuse(ORDER, "not shared");
     let lines = status_log.status().lines;
-    assert!(lines[0].ends_with("lacks a record: the disk does not respond"), "{lines:?}");
+    let text = "lacks a record: the disk does not respond";
+    assert_eq!(lines.iter().filter(|line| line.ends_with(text)).count(), 2, "{lines:?}");
     started.end(TransferEvent::Sent, "");
+}
+
+#[test]
+fn the_end_of_the_agent_waits_for_the_records_that_are_being_written() {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_time().max_blocking_threads(1).build().unwrap();
+    let dir = TempDir::new().unwrap();
+    runtime.block_on(async {
+        // The disk is busy: the only thread that writes waits.
+        let (release, released) = std::sync::mpsc::channel();
+        let busy = spawn_blocking(move || released.recv());
+        let (log, mut writer, _) = log(dir.path());
+        log.refuse(ORDER, "not shared");
+        assert!(futures::poll!(pin!(writer.run())).is_pending());
+        let mut end = pin!(writer.finish());
+        assert!(futures::poll!(end.as_mut()).is_pending(), "a record is not on the disk");
+        release.send(()).unwrap();
+        end.await;
+        busy.await.unwrap().unwrap();
+    });
+    assert_eq!(events(dir.path()), [TransferEvent::Refused]);
 }
 
 #[test]
