@@ -100,7 +100,8 @@ async fn a_restarted_agent_resumes() -> anyhow::Result<()> {
     let mut client =
         connect_through(&proxy, &server, &test_data("client4", 16 << 20), "16MiB/s").await?;
     let location = trigger(&server).await?;
-    proxy.sent_at_least(8 << 20).await?;
+    let has_begun = |transfer: &Value| Some(4 << 20) < transfer["bytes_done"].as_u64();
+    server.until(&location, has_begun).await?;
     client.kill().await?;
     let waits = |transfer: &Value| transfer["waiting_for"] == "client";
     let waiting = server.until(&location, waits).await?;
